@@ -1,0 +1,134 @@
+//! Where messages come from: one thread that reads Redis or is itself the (embedded) bus, numbers messages, groups them
+//! into batches and hands them to the shards that have a subscriber. It never blocks on a shard.
+
+use std::sync::Arc;
+
+use crate::fanout::batch::{Batch, Channel};
+use crate::shard::inbox::InboxSender;
+use crate::wire::command::Id;
+
+/// A topic slot of one shard: index and generation, so that a batch for a topic that is gone finds nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TopicToken {
+    pub index: u32,
+    pub generation: u32,
+}
+
+/// A connection slot of one shard: index and generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ConnToken {
+    pub index: u32,
+    pub generation: u32,
+}
+
+/// What shards and the control thread ask of the bus thread.
+#[derive(Debug)]
+pub enum BusCommand {
+    /// The shard has its first subscriber of this channel. Answered by [`ShardMessage::Joined`] once messages flow.
+    Join {
+        shard: u16,
+        topic: TopicToken,
+        channel: Box<str>,
+    },
+    /// The shard has none any more. May come while the join is still unanswered.
+    Leave {
+        shard: u16,
+        topic: TopicToken,
+        channel: Box<str>,
+    },
+    Publish(Publish),
+    /// Up to `limit` channels from `from` on, for `GET /channels`.
+    ListChannels {
+        from: usize,
+        limit: usize,
+        reply: tokio::sync::oneshot::Sender<ChannelPage>,
+    },
+    /// Hand out what has been received, then forward [`ShardMessage::Stop`] to every shard and end.
+    Stop,
+}
+
+#[derive(Debug)]
+pub struct Publish {
+    pub channel: Box<str>,
+    pub payload: Vec<u8>,
+    pub reply: PublishReply,
+}
+
+#[derive(Debug)]
+pub enum PublishReply {
+    /// A client's `publish`: answered by [`ShardMessage::Published`].
+    Client {
+        shard: u16,
+        conn: ConnToken,
+        id: Option<Id>,
+    },
+    Control(tokio::sync::oneshot::Sender<Result<Published, PublishError>>),
+}
+
+/// The number is None when this node does not serve the channel (Redis has it, but nobody here listens).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Published {
+    pub epoch: Option<u64>,
+    pub seq: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    #[error("Redis cannot be reached; the message was not published")]
+    Unavailable,
+    #[error("too many publishes are under way; try again")]
+    Busy,
+    #[error("the payload is larger than {bytes_max} bytes")]
+    TooBig { bytes_max: usize },
+    #[error("Redis refused the publish: {0}")]
+    Refused(String),
+}
+
+#[derive(Debug)]
+pub struct ChannelPage {
+    pub channels: Vec<ChannelInfo>,
+    /// Pass it as `from` to get the next page; None after the last.
+    pub next: Option<usize>,
+}
+
+#[derive(Debug)]
+pub struct ChannelInfo {
+    pub name: String,
+    pub epoch: u64,
+    pub seq: u64,
+    pub subscribers: u32,
+    pub history_messages: usize,
+}
+
+/// What the bus thread (and the control thread) tells a shard.
+#[derive(Debug)]
+pub enum ShardMessage {
+    /// The answer to a join: messages after `seq` will follow. `history` ends at `seq` and may be empty.
+    Joined {
+        topic: TopicToken,
+        channel: Arc<Channel>,
+        seq: u64,
+        history: Vec<Arc<Batch>>,
+    },
+    Batch {
+        topic: TopicToken,
+        batch: Arc<Batch>,
+    },
+    /// Messages up to `seq` were lost on the way because this inbox was full; a shard that is behind announces a gap.
+    /// (A shard also sees a hole by itself when the next batch arrives.)
+    Head {
+        topic: TopicToken,
+        seq: u64,
+    },
+    Published {
+        conn: ConnToken,
+        id: Option<Id>,
+        channel: Box<str>,
+        result: Result<Published, PublishError>,
+    },
+    /// Send what is due, close with 1001, end.
+    Stop,
+}
+
+pub type BusSender = InboxSender<BusCommand>;
+pub type ShardSender = InboxSender<ShardMessage>;

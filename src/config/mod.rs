@@ -1,0 +1,123 @@
+//! Settings: as typed (file, environment, flags), then checked. Skeleton: the types are fixed, the rest is to come.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::wire::Format;
+use crate::wire::payload::Expect;
+
+/// All settings, checked: what the rest of the program reads.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    pub listen: Vec<SocketAddr>,
+    pub control: SocketAddr,
+    /// None: the embedded bus.
+    pub redis: Option<String>,
+    pub prefix: String,
+    pub redis_channels: Vec<String>,
+    pub redis_subscribe: RedisSubscribe,
+    /// How long a channel without subscribers stays subscribed.
+    pub linger: Duration,
+    pub shards: usize,
+    pub pin: Pin,
+    pub fd_table: FdTable,
+    pub format: Format,
+    /// None: laps start at once.
+    pub coalesce: Option<Duration>,
+    pub heartbeat: Duration,
+    /// After a ping, how long any byte may take to come back.
+    pub pong_timeout: Duration,
+    pub handshake_timeout: Duration,
+    pub close_timeout: Duration,
+    pub shutdown_timeout: Duration,
+    pub connections_max: usize,
+    pub subscriptions_max: usize,
+    /// Distinct channels served at once, whole process.
+    pub channels_max: usize,
+    /// Largest message a client may send.
+    pub message_bytes_max: usize,
+    /// Largest payload taken from the bus or from a publisher.
+    pub payload_bytes_max: usize,
+    /// All channel logs of the process together.
+    pub log_bytes_total: usize,
+    /// Split frames and unsent control frames of all connections together.
+    pub buffer_bytes_total: usize,
+    /// Messages an inbox of a shard holds.
+    pub inbox_messages: usize,
+    /// TCP_NOTSENT_LOWAT.
+    pub notsent_bytes: u32,
+    pub backlog: u32,
+    pub echo: bool,
+    pub allow_client_publish: bool,
+    pub log_format: LogFormat,
+    pub log_level: String,
+    pub channels: ChannelRules,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RedisSubscribe {
+    Exact,
+    Pattern,
+}
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pin {
+    Auto,
+    None,
+    List(Vec<usize>),
+}
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FdTable {
+    Auto,
+    Shared,
+    Private,
+}
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// What happens to a subscriber whose cursor the log's tail has passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Overrun {
+    /// Close with 4008; the client resumes.
+    Disconnect = 0,
+    /// Go on at the tail; a `gap` names what was lost.
+    Skip = 1,
+    /// Go on at the newest message; a `gap` names what was lost.
+    Latest = 2,
+}
+
+/// What to do with a payload that is not what `payload` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mismatch {
+    Opaque,
+    Drop,
+}
+
+/// Settings of a channel, found by the longest prefix of its name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ChannelRule {
+    pub overrun: Overrun,
+    pub payload: Expect,
+    pub mismatch: Mismatch,
+    /// Bytes one shard's log of the channel may hold.
+    pub log_bytes: usize,
+    /// Messages kept for resume; 0: none.
+    pub history_count: usize,
+    pub history_age: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct ChannelRules {
+    pub default: ChannelRule,
+    /// By prefix, longest first.
+    pub by_prefix: Vec<(String, ChannelRule)>,
+}
+
+impl ChannelRules {
+    pub fn of(&self, channel: &str) -> &ChannelRule {
+        self.by_prefix.iter().find(|(prefix, _)| channel.starts_with(prefix.as_str())).map_or(&self.default, |(_, rule)| rule)
+    }
+}

@@ -1,0 +1,275 @@
+//! One channel's messages that came in together: immutable, shared by every shard, encoded at most once per format.
+//!
+//! Made by the bus thread through [`BatchBuilder`], read by the shards. The payloads are kept as published; the frames of a
+//! format are made by the first shard that has a subscriber who wants them (`OnceLock`), back to back, so that any run of
+//! messages is one contiguous slice.
+
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, OnceLock};
+
+use crate::wire::Format;
+use crate::wire::event::{self, Event, GapReason};
+use crate::wire::payload::{Kind, encode_notification};
+
+/// A channel as the node knows it, from its first local subscriber to the end of its linger.
+#[derive(Debug)]
+pub struct Channel {
+    /// As clients write it: without the Redis prefix.
+    pub name: Box<str>,
+    /// Names this run of sequence numbers; below 2^53. A new one is drawn when numbering starts again.
+    pub epoch: u64,
+    /// Subscriptions on this host, all shards together.
+    pub subscribers: AtomicU32,
+}
+
+/// Nanoseconds of the monotonic clock; see [`crate::sys::monotonic_ns`].
+pub type MonotonicNs = u64;
+
+/// Consecutive messages, or one gap, of one channel.
+#[derive(Debug)]
+pub struct Batch {
+    channel: Arc<Channel>,
+    /// Sequence number of the first message, or first lost number.
+    first: u64,
+    content: Content,
+    frames: [OnceLock<Frames>; Format::COUNT],
+}
+
+#[derive(Debug)]
+enum Content {
+    Messages { bytes: Box<[u8]>, messages: Box<[Message]>, runs: Box<[Run]> },
+    Gap { to: u64, reason: GapReason },
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Message {
+    /// Where the payload ends in `bytes`.
+    end: u32,
+    kind: Kind,
+}
+
+/// Messages that were received at one moment.
+#[derive(Debug, Clone, Copy)]
+pub struct Run {
+    /// Sequence number after the run's last message.
+    pub end_seq: u64,
+    pub received: MonotonicNs,
+    pub timestamp_ms: u64,
+}
+
+/// The frames of one format, back to back.
+#[derive(Debug)]
+pub struct Frames {
+    pub bytes: Box<[u8]>,
+    /// Where each message's frame ends in `bytes`. A gap has one frame, which is empty in raw.
+    ends: Box<[u32]>,
+}
+
+impl Batch {
+    /// An announced loss of the numbers `from..=to`, an entry of the log like a message.
+    pub fn gap(channel: &Arc<Channel>, from: u64, to: u64, reason: GapReason) -> Arc<Batch> {
+        assert!(from <= to, "a gap of nothing: {from}..={to}");
+        Arc::new(Batch { channel: channel.clone(), first: from, content: Content::Gap { to, reason }, frames: Default::default() })
+    }
+
+    pub fn channel(&self) -> &Arc<Channel> {
+        &self.channel
+    }
+
+    /// First sequence number.
+    pub fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// Sequence number after the last.
+    pub fn end(&self) -> u64 {
+        match &self.content {
+            Content::Messages { messages, .. } => self.first + messages.len() as u64,
+            Content::Gap { to, .. } => to + 1,
+        }
+    }
+
+    pub fn is_gap(&self) -> bool {
+        matches!(self.content, Content::Gap { .. })
+    }
+
+    /// How many messages; 0 for a gap.
+    pub fn message_count(&self) -> usize {
+        match &self.content {
+            Content::Messages { messages, .. } => messages.len(),
+            Content::Gap { .. } => 0,
+        }
+    }
+
+    /// Bytes the batch takes before anything is encoded; what logs and history are bounded by.
+    pub fn bytes(&self) -> usize {
+        let content = match &self.content {
+            Content::Messages { bytes, messages, runs } => bytes.len() + size_of_val(&**messages) + size_of_val(&**runs),
+            Content::Gap { .. } => 0,
+        };
+        size_of::<Batch>() + content
+    }
+
+    /// When its newest message was received, Unix milliseconds; 0 for a gap.
+    pub fn timestamp_ms(&self) -> u64 {
+        self.runs().last().map_or(0, |run| run.timestamp_ms)
+    }
+
+    pub fn runs(&self) -> &[Run] {
+        match &self.content {
+            Content::Messages { runs, .. } => runs,
+            Content::Gap { .. } => &[],
+        }
+    }
+
+    /// The batch as frames of one format; encoded by whoever asks first.
+    pub fn frames(&self, format: Format) -> &Frames {
+        self.frames[format as usize].get_or_init(|| self.encode(format))
+    }
+
+    /// Whether somebody asked for this format before.
+    pub fn is_encoded(&self, format: Format) -> bool {
+        self.frames[format as usize].get().is_some()
+    }
+
+    fn encode(&self, format: Format) -> Frames {
+        let name = &*self.channel.name;
+        match &self.content {
+            Content::Messages { bytes, messages, runs } => {
+                let envelope_bytes = if format == Format::Raw { 10 } else { 96 + name.len() };
+                let mut out = Vec::with_capacity(bytes.len() + messages.len() * envelope_bytes);
+                let mut ends = Vec::with_capacity(messages.len());
+                let mut start = 0;
+                let mut run = runs.iter().peekable();
+                for (seq, message) in (self.first..).zip(messages) {
+                    let payload = &bytes[start..message.end as usize];
+                    start = message.end as usize;
+                    run.next_if(|run| seq >= run.end_seq);
+                    let timestamp_ms = run.peek().expect("runs cover every message").timestamp_ms;
+                    encode_notification(&mut out, format, name, seq, timestamp_ms, message.kind, payload);
+                    ends.push(u32::try_from(out.len()).expect("a batch is far smaller than 4 GiB"));
+                }
+                Frames { bytes: out.into_boxed_slice(), ends: ends.into_boxed_slice() }
+            }
+            Content::Gap { to, reason } => {
+                let mut out = Vec::new();
+                event::encode(&Event::Gap { channel: name, from: self.first, to: *to, reason: *reason }, format, 0, &mut out);
+                Frames { ends: Box::new([out.len() as u32]), bytes: out.into_boxed_slice() }
+            }
+        }
+    }
+
+    /// Where the frame that carries `seq` begins in [`Frames::bytes`]. `seq` must lie in `first..=end`; `end` gives the length.
+    pub fn frame_start(&self, frames: &Frames, seq: u64) -> usize {
+        debug_assert!((self.first..=self.end()).contains(&seq));
+        match self.content {
+            _ if seq == self.first => 0,
+            Content::Messages { .. } => frames.ends[(seq - self.first) as usize - 1] as usize,
+            // A gap is one frame however many numbers it names.
+            Content::Gap { to, .. } if seq <= to => 0,
+            Content::Gap { .. } => frames.bytes.len(),
+        }
+    }
+
+    /// The place of a byte offset: sequence number of the frame it lies in and the offset in that frame. An offset at the end of
+    /// a frame belongs to the next one; at the end of all, to `end` with 0.
+    pub fn place_of(&self, frames: &Frames, byte: usize) -> (u64, usize) {
+        let complete = frames.ends.partition_point(|&end| end as usize <= byte);
+        let start = if complete == 0 { 0 } else { frames.ends[complete - 1] as usize };
+        if complete == frames.ends.len() {
+            return (self.end(), 0);
+        }
+        (self.first + complete as u64, byte - start)
+    }
+
+    /// Several consecutive batches of messages as one: the same numbers and the same bytes in fewer slices. Formats that somebody
+    /// asked for are joined from what is already encoded, so nothing is encoded twice.
+    pub fn merge(parts: &[Arc<Batch>]) -> Arc<Batch> {
+        assert!(parts.len() > 1 && parts.windows(2).all(|pair| pair[0].end() == pair[1].first));
+        let (mut bytes, mut messages, mut runs) = (Vec::new(), Vec::new(), Vec::<Run>::new());
+        for part in parts {
+            let Content::Messages { bytes: part_bytes, messages: part_messages, runs: part_runs } = &part.content else {
+                panic!("a gap cannot be merged");
+            };
+            let base = bytes.len() as u32;
+            bytes.extend_from_slice(part_bytes);
+            messages.extend(part_messages.iter().map(|message| Message { end: base + message.end, ..*message }));
+            for run in part_runs {
+                match runs.last_mut() {
+                    Some(last) if last.received == run.received && last.timestamp_ms == run.timestamp_ms => last.end_seq = run.end_seq,
+                    _ => runs.push(*run),
+                }
+            }
+        }
+        let merged = Batch {
+            channel: parts[0].channel.clone(),
+            first: parts[0].first,
+            content: Content::Messages { bytes: bytes.into(), messages: messages.into(), runs: runs.into() },
+            frames: Default::default(),
+        };
+        for format in Format::ALL {
+            if parts.iter().any(|part| part.is_encoded(format)) {
+                let (mut bytes, mut ends) = (Vec::new(), Vec::with_capacity(merged.message_count()));
+                for part in parts {
+                    let frames = part.frames(format);
+                    let base = bytes.len() as u32;
+                    bytes.extend_from_slice(&frames.bytes);
+                    ends.extend(frames.ends.iter().map(|end| base + end));
+                }
+                let _ = merged.frames[format as usize].set(Frames { bytes: bytes.into(), ends: ends.into() });
+            }
+        }
+        Arc::new(merged)
+    }
+}
+
+/// Collects one channel's messages of one read.
+#[derive(Debug)]
+pub struct BatchBuilder {
+    channel: Arc<Channel>,
+    first: u64,
+    bytes: Vec<u8>,
+    messages: Vec<Message>,
+    runs: Vec<Run>,
+}
+
+impl BatchBuilder {
+    /// The first message pushed gets the number `first`.
+    pub fn new(channel: Arc<Channel>, first: u64) -> BatchBuilder {
+        BatchBuilder { channel, first, bytes: Vec::new(), messages: Vec::new(), runs: Vec::new() }
+    }
+
+    pub fn push(&mut self, kind: Kind, payload: &[u8], received: MonotonicNs, timestamp_ms: u64) {
+        self.bytes.extend_from_slice(payload);
+        self.messages.push(Message { end: u32::try_from(self.bytes.len()).expect("payloads are bounded"), kind });
+        let end_seq = self.first + self.messages.len() as u64;
+        match self.runs.last_mut() {
+            Some(run) if run.received == received => run.end_seq = end_seq,
+            _ => self.runs.push(Run { end_seq, received, timestamp_ms }),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    /// Whether a payload of this size should rather begin the next batch ([`crate::limits::BATCH_BYTES_MAX`]).
+    pub fn is_full_for(&self, payload_bytes: usize) -> bool {
+        !self.is_empty() && self.bytes.len() + payload_bytes > crate::limits::BATCH_BYTES_MAX
+    }
+
+    /// Sequence number after the last message pushed.
+    pub fn end(&self) -> u64 {
+        self.first + self.messages.len() as u64
+    }
+
+    pub fn seal(self) -> Arc<Batch> {
+        assert!(!self.is_empty(), "an empty batch has no place in a log");
+        Arc::new(Batch {
+            channel: self.channel,
+            first: self.first,
+            content: Content::Messages { bytes: self.bytes.into(), messages: self.messages.into(), runs: self.runs.into() },
+            frames: Default::default(),
+        })
+    }
+}

@@ -1,0 +1,4 @@
+//! The engine's heart, sans-IO: batches that are encoded once, a log of them per channel and shard, and cursors into it.
+#![forbid(unsafe_code)]
+
+pub mod batch;

@@ -1,0 +1,24 @@
+//! Campanile takes each message once, from Redis, and puts it on every subscribed socket of one Linux host.
+//!
+//! The folders follow the way a message takes. Read them in this order:
+//!
+//! 1. [`bus`]: one thread reads Redis (or the embedded bus), numbers each message and groups what one read brought
+//!    by channel into a [`fanout::batch::Batch`].
+//! 2. [`shard::inbox`]: the batch is handed, shared and immutable, to every shard that has a subscriber.
+//! 3. [`fanout`]: a shard appends it to the channel's log; a subscription is a cursor into that log.
+//! 4. [`shard`]: the loop that owns the sockets: accept, read, append, flush, reap.
+//! 5. [`wire`]: what the bytes mean: HTTP head, WebSocket frames, commands and events.
+//!
+//! Around them: [`config`] (settings as typed, then checked), [`control`] (HTTP for operators), [`metrics`] (counters
+//! that one thread writes and others read), [`limits`] (every bound, named), [`sys`] (the only unsafe code).
+
+pub mod bus;
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod fanout;
+pub mod limits;
+pub mod metrics;
+pub mod shard;
+pub mod sys;
+pub mod wire;

@@ -1,0 +1,201 @@
+//! Counters of the data path. Each is written by one thread with a plain load and store and read by others whenever
+//! they like, so counting costs no locked instruction. [`crate::control::metrics`] gives them their Prometheus names.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// A number that one thread writes and any thread reads.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. Must be called from the owning thread only: two writers lose counts.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+    #[inline]
+    pub fn inc(&self) {
+        self.add(1);
+    }
+    /// Subtracts one, for gauges.
+    #[inline]
+    pub fn dec(&self) {
+        self.0.store(self.0.load(Relaxed).wrapping_sub(1), Relaxed);
+    }
+    #[inline]
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Relaxed);
+    }
+    #[inline]
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Upper bounds of the latency buckets in microseconds; one more bucket holds everything above.
+pub const LATENCY_BOUNDS_US: [u64; 18] = [
+    50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000, 10_000_000,
+    30_000_000,
+];
+
+/// A histogram with fixed bounds, one writer.
+#[derive(Debug, Default)]
+pub struct Latency {
+    /// Observations per bucket, not cumulated; the last one is above every bound.
+    pub buckets: [Counter; LATENCY_BOUNDS_US.len() + 1],
+    /// Sum of all observations in microseconds.
+    pub sum_us: Counter,
+}
+
+impl Latency {
+    /// Records `n` observations of `us` microseconds.
+    #[inline]
+    pub fn record(&self, us: u64, n: u64) {
+        let bucket = LATENCY_BOUNDS_US.partition_point(|&bound| bound < us);
+        self.buckets[bucket].add(n);
+        self.sum_us.add(us.saturating_mul(n));
+    }
+}
+
+/// Declares an enum whose variants index an array of counters and have a stable name in the metrics.
+macro_rules! named_reasons {
+    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $text:literal,)* }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum $name { $($(#[$vmeta])* $variant,)* }
+        impl $name {
+            pub const ALL: &'static [$name] = &[$($name::$variant,)*];
+            /// The value of the `reason` label.
+            pub const fn name(self) -> &'static str {
+                match self { $($name::$variant => $text,)* }
+            }
+        }
+    };
+}
+
+named_reasons! {
+    /// Why a connection that had been accepted came to its end. Each is counted in `ws_connections_closed_total`.
+    CloseReason {
+        /// The client sent a close frame.
+        Client = "client",
+        /// The client closed the TCP connection without a close frame.
+        Gone = "gone",
+        /// The socket reported an error (reset, broken pipe).
+        Reset = "reset",
+        /// An HTTP answer other than 101 was sent.
+        Refused = "refused",
+        /// No complete request head within the handshake deadline.
+        HandshakeTimeout = "handshake_timeout",
+        /// No byte came back within the pong deadline.
+        HeartbeatTimeout = "heartbeat_timeout",
+        /// The channel's log passed this connection's cursor and the policy is `disconnect` (4008).
+        Overrun = "overrun",
+        /// RFC 6455 was violated (1002).
+        ProtocolError = "protocol_error",
+        /// A text message or close reason was not UTF-8 (1007).
+        InvalidUtf8 = "invalid_utf8",
+        /// A message was larger than the limit (1009).
+        MessageTooBig = "message_too_big",
+        /// The shard's budget for per-connection buffers was used up (1013).
+        Buffers = "buffers",
+        /// The server is stopping (1001).
+        Shutdown = "shutdown",
+        /// The close handshake did not end within its deadline.
+        CloseTimeout = "close_timeout",
+    }
+}
+
+named_reasons! {
+    /// Why an upgrade request was refused, each with its HTTP status.
+    RefusalReason {
+        BadRequest = "bad_request",
+        NotFound = "not_found",
+        MethodNotAllowed = "method_not_allowed",
+        RequestTimeout = "request_timeout",
+        BodyNotAllowed = "body_not_allowed",
+        UpgradeRequired = "upgrade_required",
+        HeadTooBig = "head_too_big",
+        /// `connections_max` is reached (503).
+        ConnectionsMax = "connections_max",
+        /// The descriptor limit is reached; the connection was closed without an answer.
+        Descriptors = "descriptors",
+        /// The server is stopping (503).
+        Stopping = "stopping",
+    }
+}
+
+/// Written by one shard thread.
+#[derive(Debug, Default)]
+pub struct ShardMetrics {
+    /// Open WebSocket connections now (gauge).
+    pub connections: Counter,
+    /// Accepted sockets now, whatever their phase (gauge).
+    pub sockets: Counter,
+    pub accepted: Counter,
+    /// Times accept failed for want of descriptors (EMFILE, ENFILE) or kernel memory.
+    pub accept_errors: Counter,
+    /// Messages whose last byte the kernel accepted.
+    pub messages_sent: Counter,
+    pub bytes_sent: Counter,
+    pub bytes_received: Counter,
+    pub messages_received: Counter,
+    pub commands: Counter,
+    pub command_errors: Counter,
+    pub writes: Counter,
+    /// Writes that the kernel took only in part, or not at all.
+    pub writes_blocked: Counter,
+    pub pings_sent: Counter,
+    pub closed: [Counter; CloseReason::ALL.len()],
+    pub refused: [Counter; RefusalReason::ALL.len()],
+    pub subscriptions: Counter,
+    /// Channels with a subscriber on this shard (gauge).
+    pub channels: Counter,
+    /// Times a cursor was passed by the log's tail, by what was done: disconnect, skip, latest.
+    pub overruns: [Counter; 3],
+    /// Messages that subscribers were not sent and that a `gap` announced.
+    pub messages_skipped: Counter,
+    /// Messages lost because this shard's inbox was full, announced by a `gap`.
+    pub inbox_lost: Counter,
+    /// Subscriptions that are behind the head of their channel and blocked on their socket (gauge).
+    pub lagging: Counter,
+    /// Messages waiting in the inbox at the start of the last turn (gauge).
+    pub inbox_depth: Counter,
+    /// Bytes held by channel logs (gauge).
+    pub log_bytes: Counter,
+    /// Bytes held by per-connection buffers: split frames, unsent control frames (gauge).
+    pub buffer_bytes: Counter,
+    pub turns: Counter,
+    /// Nanoseconds spent working, that is not waiting in epoll.
+    pub busy_ns: Counter,
+    /// From receipt by the bus thread to the last byte accepted by the kernel.
+    pub latency: Latency,
+}
+
+/// Written by the bus thread.
+#[derive(Debug, Default)]
+pub struct BusMetrics {
+    /// Messages received from Redis (or the embedded bus).
+    pub messages: Counter,
+    pub bytes: Counter,
+    /// Messages for channels that nobody here listens to (pattern mode).
+    pub unwanted: Counter,
+    /// Messages dropped: not what `payload` says, or larger than the limit, or a channel name that is not valid.
+    pub dropped: Counter,
+    /// Payloads that were not what `payload` says and were passed on as opaque.
+    pub mismatched: Counter,
+    pub batches: Counter,
+    /// Messages not handed to a shard because its inbox was full.
+    pub inbox_full: Counter,
+    pub published: Counter,
+    pub publish_errors: Counter,
+    pub connects: Counter,
+    pub disconnects: Counter,
+    /// Replies from Redis that could not be understood.
+    pub protocol_errors: Counter,
+    /// Channels known (gauge).
+    pub channels: Counter,
+    pub history_bytes: Counter,
+    /// 1 while messages flow: connected and every wanted channel subscribed (gauge).
+    pub ready: Counter,
+}

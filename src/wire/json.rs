@@ -1,0 +1,1 @@
+//! JSON: checking and writing values; MessagePack to JSON and back. Skeleton.

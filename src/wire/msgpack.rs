@@ -1,0 +1,1 @@
+//! MessagePack: skipping, checking and writing values. Skeleton.
