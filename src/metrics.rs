@@ -101,8 +101,6 @@ named_reasons! {
         Buffers = "buffers",
         /// The server is stopping (1001).
         Shutdown = "shutdown",
-        /// The close handshake did not end within its deadline.
-        CloseTimeout = "close_timeout",
     }
 }
 

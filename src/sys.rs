@@ -1,6 +1,11 @@
 //! The only unsafe code: system calls that no safe crate offers.
 
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
 /// Nanoseconds of CLOCK_MONOTONIC: one clock for every thread.
+#[inline]
 pub fn monotonic_ns() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a valid timespec for the kernel to fill; CLOCK_MONOTONIC always exists on Linux.
@@ -11,4 +16,103 @@ pub fn monotonic_ns() -> u64 {
 /// Unix milliseconds.
 pub fn unix_ms() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+/// An eventfd that wakes a thread asleep in epoll. Registered edge-triggered, it need never be read: each write is an edge.
+#[derive(Debug)]
+pub struct WakeFd(OwnedFd);
+
+impl WakeFd {
+    pub fn new() -> io::Result<WakeFd> {
+        // SAFETY: eventfd takes no pointers; a valid descriptor is owned by nobody yet.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+        check(fd)?;
+        // SAFETY: the descriptor was just made and is open.
+        Ok(WakeFd(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    pub fn wake(&self) {
+        let one = 1u64;
+        // SAFETY: the buffer is the 8 bytes that an eventfd takes. A counter that is full (after 2^64 wakes) reports an error and is
+        // a wake already.
+        unsafe { libc::write(self.0.as_raw_fd(), (&raw const one).cast(), size_of::<u64>()) };
+    }
+}
+
+impl AsRawFd for WakeFd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+/// The limit on open descriptors of one table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DescriptorLimit {
+    pub soft: u64,
+    pub hard: u64,
+}
+
+/// Raises the soft limit on descriptors to the hard one and returns what holds now.
+pub fn raise_descriptor_limit() -> io::Result<DescriptorLimit> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid rlimit for the kernel to fill.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) })?;
+    if limit.rlim_cur < limit.rlim_max {
+        let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
+        // SAFETY: `raised` is a valid rlimit that the kernel only reads.
+        check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raised) })?;
+        limit = raised;
+    }
+    Ok(DescriptorLimit { soft: limit.rlim_cur, hard: limit.rlim_max })
+}
+
+/// Gives the calling thread a descriptor table of its own, holding only standard input, output and error and what `keep` lists.
+/// From here on a descriptor number of another thread means nothing on this one.
+pub fn unshare_descriptors(keep: &[i32]) -> io::Result<()> {
+    // SAFETY: unshare(CLONE_FILES) changes nothing but this thread's descriptor table; other threads keep theirs.
+    check(unsafe { libc::unshare(libc::CLONE_FILES) })?;
+    let mut keep: Vec<u32> = keep.iter().map(|&fd| fd as u32).chain([0, 1, 2]).collect();
+    keep.sort_unstable();
+    keep.dedup();
+    let mut first = 0;
+    for fd in keep.into_iter().chain([u32::MAX]) {
+        if first < fd {
+            let last = if fd == u32::MAX { u32::MAX } else { fd - 1 };
+            // SAFETY: the table is this thread's own copy: the objects that own these numbers live on other threads, in their table.
+            check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } as i32)?;
+        }
+        first = fd.wrapping_add(1);
+    }
+    Ok(())
+}
+
+/// TCP_NOTSENT_LOWAT: bytes not yet sent that the kernel may hold for one socket.
+pub fn set_notsent_lowat(socket: &impl AsRawFd, bytes: u32) -> io::Result<()> {
+    let value = bytes as libc::c_int;
+    // SAFETY: the descriptor is open for the call, and the value's address and length are those of a c_int.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_NOTSENT_LOWAT,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    })
+}
+
+fn check(result: i32) -> io::Result<()> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// What an operator can do about a failed bind.
+pub fn explain_bind(error: &io::Error, address: SocketAddr) -> String {
+    match error.raw_os_error() {
+        Some(libc::EADDRINUSE) => {
+            format!("the port is in use; stop the other server or choose another port (ss -ltnp 'sport = :{}')", address.port())
+        }
+        Some(libc::EACCES) => format!("not permitted; ports below 1024 need CAP_NET_BIND_SERVICE, or choose a port above ({error})"),
+        Some(libc::EADDRNOTAVAIL) => format!("this host does not have the address {}; see `ip address`", address.ip()),
+        _ => error.to_string(),
+    }
 }

@@ -2,3 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod batch;
+pub mod cursor;
+pub mod log;
+pub mod policy;
+pub mod topics;

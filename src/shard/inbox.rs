@@ -4,30 +4,40 @@
 //! and wakes. So a busy receiver costs its senders no system call, and no message is left behind (the two sides each
 //! store, fence and load: one of them sees the other).
 
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst, fence};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
-use mio::Waker;
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+
+use crate::sys::WakeFd;
 
 /// The sending side; clone it for each thread that sends.
+#[derive(Debug)]
 pub struct InboxSender<T> {
     sender: Sender<T>,
     asleep: Arc<AtomicBool>,
-    waker: Arc<Waker>,
+    /// Our own eventfd rather than mio's `Waker`: a thread with a private descriptor table must know the number to keep it.
+    waker: Arc<WakeFd>,
 }
 
 /// The receiving side, owned by the thread that sleeps on the waker's `Poll`.
+#[derive(Debug)]
 pub struct Inbox<T> {
     receiver: Receiver<T>,
     asleep: Arc<AtomicBool>,
 }
 
-/// Makes both ends. `waker` must belong to the `Poll` that the owner of the [`Inbox`] sleeps on.
-pub fn inbox<T>(capacity: usize, waker: Arc<Waker>) -> (InboxSender<T>, Inbox<T>) {
+/// Makes both ends; a wake is an event with this token on the registry's `Poll`.
+pub fn inbox<T>(capacity: usize, registry: &Registry, token: Token) -> io::Result<(InboxSender<T>, Inbox<T>)> {
+    let waker = Arc::new(WakeFd::new()?);
+    registry.register(&mut SourceFd(&waker.as_raw_fd()), token, Interest::READABLE)?;
     let (sender, receiver) = crossbeam_channel::bounded(capacity);
     let asleep = Arc::new(AtomicBool::new(false));
-    (InboxSender { sender, asleep: asleep.clone(), waker }, Inbox { receiver, asleep })
+    Ok((InboxSender { sender, asleep: asleep.clone(), waker }, Inbox { receiver, asleep }))
 }
 
 impl<T> Clone for InboxSender<T> {
@@ -49,9 +59,13 @@ impl<T> InboxSender<T> {
     pub fn wake(&self) {
         fence(SeqCst);
         if self.asleep.load(SeqCst) && self.asleep.swap(false, SeqCst) {
-            // The only errors are those of a write to an eventfd that we own; a full one is already a wake.
-            let _ = self.waker.wake();
+            self.waker.wake();
         }
+    }
+
+    /// The descriptor that [`InboxSender::wake`] writes to: a thread that sends must have it in its table.
+    pub fn wake_fd(&self) -> RawFd {
+        self.waker.as_raw_fd()
     }
 
     /// [`InboxSender::push`] and [`InboxSender::wake`].

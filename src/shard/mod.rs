@@ -1,1 +1,297 @@
+//! One shard: the sockets of one thread and everything they need, nothing shared with other shards.
+//!
+//! [`Shard::turn`] is the loop's body and reads like the design: named stages in order, each under a budget. The shard is
+//! generic over [`net::Network`], so that the simulator drives the very same code with sockets and a clock of its own.
+//!
+//! The stages live in files of their own: `read` (handshakes, commands, pings), `subscribe` (topics and the bus's answers),
+//! `flush` (one `writev` per due connection), `close` (closing, deadlines, reaping).
+
+mod close;
+pub mod conn;
+mod flush;
 pub mod inbox;
+pub mod net;
+mod read;
+pub mod run;
+pub mod sockets;
+mod subscribe;
+pub mod wheel;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use slab::Slab;
+
+use crate::bus::{BusSender, ConnToken, ShardMessage, TopicToken};
+use crate::config::Settings;
+use crate::fanout::topics::Topics;
+use crate::limits;
+use crate::metrics::{RefusalReason, ShardMetrics};
+use conn::{Conn, Flags};
+use inbox::Inbox;
+use net::{Accepted, Network, Readiness};
+use subscribe::Waiter;
+use wheel::{TICK_NS, Tick, Wheel};
+
+/// What a shard is made with.
+#[derive(Debug)]
+pub struct Parts {
+    pub index: u16,
+    pub settings: Arc<Settings>,
+    pub metrics: Arc<ShardMetrics>,
+    pub inbox: Inbox<ShardMessage>,
+    pub bus: BusSender,
+    /// Open WebSocket connections of the whole process, for `connections_max`.
+    pub connections: Arc<AtomicUsize>,
+    /// Distinguishes this process in client ids.
+    pub node_id: u32,
+}
+
+#[derive(Debug)]
+pub struct Shard<N: Network> {
+    net: N,
+    index: u16,
+    node_id: u32,
+    settings: Arc<Settings>,
+    metrics: Arc<ShardMetrics>,
+    inbox: Inbox<ShardMessage>,
+    bus: BusSender,
+    connections: Arc<AtomicUsize>,
+
+    conns: Slab<Conn<N::Stream>>,
+    generations: u32,
+    topics: Topics,
+    waiters: Slab<Waiter>,
+    wheel: Wheel,
+
+    /// Connections with something to read, each once.
+    reading: VecDeque<ConnToken>,
+    /// Connections with something to write that no lap will bring to them: replies, replays, sockets that have room again.
+    ready: VecDeque<ConnToken>,
+    /// Topics with a lap under way, each once.
+    ring: VecDeque<TopicToken>,
+    /// Topics whose first or last member came or went since the bus was told.
+    interest: VecDeque<u32>,
+    /// Dead connections, freed by `reap`.
+    dead: Vec<u32>,
+    /// What was appended, oldest first, for the budget over all logs; entries may be out of date.
+    appended: VecDeque<(TopicToken, u64)>,
+
+    accept_ready: bool,
+    accept_retry: Option<Tick>,
+    /// Laps start no sooner (`coalesce`).
+    lap_not_before_ns: u64,
+    stopping: bool,
+
+    log_bytes: usize,
+    buffer_bytes: usize,
+
+    started_ns: u64,
+    now_ns: u64,
+    unix_ms: u64,
+    tick: Tick,
+
+    /// Every read lands here; what must outlive the turn is copied to the connection.
+    scratch: Box<[u8]>,
+    due: Vec<(ConnToken, Tick)>,
+}
+
+impl<N: Network> Shard<N> {
+    pub fn new(net: N, parts: Parts) -> Shard<N> {
+        let Parts { index, settings, metrics, inbox, bus, connections, node_id } = parts;
+        let (started_ns, unix_ms) = (net.now_ns(), net.unix_ms());
+        Shard {
+            net,
+            index,
+            node_id,
+            settings,
+            metrics,
+            inbox,
+            bus,
+            connections,
+            conns: Slab::new(),
+            generations: 0,
+            topics: Topics::default(),
+            waiters: Slab::new(),
+            wheel: Wheel::default(),
+            reading: VecDeque::new(),
+            ready: VecDeque::new(),
+            ring: VecDeque::new(),
+            interest: VecDeque::new(),
+            dead: Vec::new(),
+            appended: VecDeque::new(),
+            accept_ready: false,
+            accept_retry: None,
+            lap_not_before_ns: 0,
+            stopping: false,
+            log_bytes: 0,
+            buffer_bytes: 0,
+            started_ns,
+            now_ns: started_ns,
+            unix_ms,
+            tick: 0,
+            scratch: vec![0; limits::READ_BYTES].into_boxed_slice(),
+            due: Vec::new(),
+        }
+    }
+
+    /// One turn. The events since the last one have been told by [`Shard::on_listener`] and [`Shard::on_ready`].
+    pub fn turn(&mut self) {
+        self.read_clock();
+        self.accept();
+        self.read_ready();
+        self.drain_inbox();
+        self.expire();
+        self.flush_ready();
+        self.tell_interest();
+        self.reap();
+        self.publish_gauges();
+    }
+
+    /// The listener has connections waiting.
+    pub fn on_listener(&mut self) {
+        self.accept_ready = true;
+    }
+
+    /// A socket's edge. A token of a connection that is gone finds nothing.
+    pub fn on_ready(&mut self, token: ConnToken, readiness: Readiness) {
+        let Some(conn) = self.conns.get_mut(token.index as usize).filter(|conn| conn.generation == token.generation) else { return };
+        if readiness.closed {
+            conn.flags.set(Flags::PEER_CLOSED);
+        }
+        if (readiness.readable || readiness.closed) && conn.flags.raise(Flags::READING) {
+            self.reading.push_back(token);
+        }
+        if readiness.writable && conn.flags.has(Flags::BLOCKED) {
+            conn.flags.clear(Flags::BLOCKED);
+            // Room in the socket means that the peer has taken something: it lives.
+            conn.heard = self.tick;
+            self.mark_ready(token.index as usize);
+        }
+    }
+
+    /// How long the next turn may be put off: None until something happens, 0 while work remains.
+    pub fn wait_ns(&self, now_ns: u64) -> Option<u64> {
+        let lap_wait = if self.ring.is_empty() { None } else { Some(self.lap_not_before_ns.saturating_sub(now_ns)) };
+        if self.accept_ready || !self.reading.is_empty() || !self.ready.is_empty() || !self.dead.is_empty() || lap_wait == Some(0) {
+            return Some(0);
+        }
+        let tick = [self.wheel.next(), self.accept_retry].into_iter().flatten().min();
+        let tick_wait = tick.map(|tick| (self.started_ns + u64::from(tick) * TICK_NS).saturating_sub(now_ns));
+        // The bus takes interest again as soon as it has room.
+        let interest_wait = (!self.interest.is_empty()).then_some(1_000_000);
+        [lap_wait, tick_wait, interest_wait].into_iter().flatten().min()
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stopping
+    }
+
+    /// Nothing more will happen here: asked to stop, and every connection is gone.
+    pub fn is_finished(&self) -> bool {
+        self.stopping && self.conns.is_empty()
+    }
+
+    /// The inbox, for the runner that sleeps on it.
+    pub fn inbox(&self) -> &Inbox<ShardMessage> {
+        &self.inbox
+    }
+
+    pub fn net(&mut self) -> &mut N {
+        &mut self.net
+    }
+
+    pub fn metrics(&self) -> &ShardMetrics {
+        &self.metrics
+    }
+
+    fn read_clock(&mut self) {
+        self.now_ns = self.net.now_ns();
+        self.unix_ms = self.net.unix_ms();
+        self.tick = ((self.now_ns - self.started_ns) / TICK_NS) as Tick;
+    }
+
+    /// Takes waiting connections. What is too many is refused later, with an HTTP answer, once the head has been read.
+    fn accept(&mut self) {
+        if self.accept_retry.is_some_and(|tick| tick <= self.tick) {
+            self.accept_retry = None;
+            self.accept_ready = true;
+        }
+        for _ in 0..limits::ACCEPTS_PER_TURN {
+            if !self.accept_ready || self.stopping {
+                self.accept_ready = false;
+                return;
+            }
+            match self.net.accept() {
+                Accepted::Stream(stream) => self.admit(stream),
+                Accepted::Dropped => {
+                    self.metrics.accept_errors.inc();
+                    self.metrics.refused[RefusalReason::Descriptors as usize].inc();
+                }
+                Accepted::None => self.accept_ready = false,
+                Accepted::Later => {
+                    self.metrics.accept_errors.inc();
+                    self.accept_ready = false;
+                    self.accept_retry = Some(self.tick + limits::ACCEPT_RETRY_TICKS);
+                }
+            }
+        }
+    }
+
+    fn admit(&mut self, mut stream: N::Stream) {
+        self.metrics.accepted.inc();
+        // Room for the refusals of a crowd that is told 503, and no more: beyond it the socket is simply dropped.
+        if self.conns.len() >= self.settings.connections_max + limits::REFUSALS_UNDER_WAY_MAX {
+            self.metrics.refused[RefusalReason::ConnectionsMax as usize].inc();
+            return;
+        }
+        self.generations = self.generations.wrapping_add(1);
+        let generation = self.generations;
+        let entry = self.conns.vacant_entry();
+        let token = ConnToken { index: entry.key() as u32, generation };
+        if self.net.register(&mut stream, pack(token)).is_err() {
+            self.metrics.accept_errors.inc();
+            return;
+        }
+        entry.insert(Conn::new(stream, generation, self.settings.format, self.tick));
+        self.metrics.sockets.inc();
+        self.set_deadline(token.index as usize, self.settings.handshake_timeout);
+    }
+
+    fn token(&self, key: usize) -> ConnToken {
+        ConnToken { index: key as u32, generation: self.conns[key].generation }
+    }
+
+    /// The connection's slot, if the token is not of an earlier user of it and the connection is not dead.
+    fn resolve(&self, token: ConnToken) -> Option<usize> {
+        let conn = self.conns.get(token.index as usize)?;
+        (conn.generation == token.generation && !conn.is_dead()).then_some(token.index as usize)
+    }
+
+    /// Puts a connection on the ring to be flushed in this turn or a later one.
+    fn mark_ready(&mut self, key: usize) {
+        let conn = &mut self.conns[key];
+        if conn.flags.raise(Flags::READY) {
+            self.ready.push_back(ConnToken { index: key as u32, generation: conn.generation });
+        }
+    }
+
+    fn publish_gauges(&mut self) {
+        let metrics = &self.metrics;
+        metrics.turns.inc();
+        metrics.inbox_depth.set(self.inbox.len() as u64);
+        metrics.log_bytes.set(self.log_bytes as u64);
+        metrics.buffer_bytes.set(self.buffer_bytes as u64);
+        metrics.channels.set(self.topics.len() as u64);
+    }
+}
+
+/// A connection's token as epoll carries it.
+pub fn pack(token: ConnToken) -> usize {
+    (token.generation as usize) << 32 | token.index as usize
+}
+
+pub fn unpack(token: usize) -> ConnToken {
+    ConnToken { index: token as u32, generation: (token >> 32) as u32 }
+}

@@ -10,6 +10,8 @@ pub enum GapReason {
     Outage,
     /// The server could not keep up with the bus.
     Inbox,
+    /// Asked for with `since`, but no longer kept.
+    Expired,
 }
 impl GapReason {
     pub const fn name(self) -> &'static str {
@@ -17,6 +19,7 @@ impl GapReason {
             GapReason::Overrun => "overrun",
             GapReason::Outage => "outage",
             GapReason::Inbox => "inbox",
+            GapReason::Expired => "expired",
         }
     }
 }

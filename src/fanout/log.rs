@@ -1,0 +1,333 @@
+//! One channel's recent batches on one shard. Subscriptions are cursors into it; nothing is queued per connection.
+//!
+//! Invariants: the entries are consecutive (a hole becomes a gap entry when it is noticed), `head` follows the last one, and the
+//! entries take at most `bytes_max` (one batch may always stay). Batches that were trimmed while somebody was in the
+//! middle of one of their frames wait in limbo, again at most `bytes_max`, until that frame is finished.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::batch::{Batch, Channel, MonotonicNs};
+use super::cursor::Cursor;
+use crate::limits::{BATCH_BYTES_MAX, SLICES_BEFORE_MERGE, SLICES_PER_WRITE};
+use crate::wire::Format;
+use crate::wire::event::GapReason;
+
+/// What one `writev` gets.
+pub type Slices<'a> = SmallVec<[IoSlice<'a>; SLICES_PER_WRITE]>;
+
+#[derive(Debug)]
+pub struct Log {
+    entries: VecDeque<Arc<Batch>>,
+    /// The number the next message will have.
+    head: u64,
+    bytes: usize,
+    bytes_max: usize,
+    /// Entries appended since the last merge.
+    unmerged: usize,
+    /// Only for channels whose policy lets a slow subscriber live on.
+    cuts: Option<Box<Cuts>>,
+}
+
+/// Frames that some socket has taken in part, and the trimmed batches that still hold them.
+#[derive(Debug, Default)]
+struct Cuts {
+    /// How many cursors are in the middle of the frame of this number.
+    cursors: BTreeMap<u64, u32>,
+    limbo: Vec<Arc<Batch>>,
+    limbo_bytes: usize,
+}
+
+impl Log {
+    /// `keep_cut_frames`: the policy is not `disconnect`, so a started frame must stay readable to its end.
+    pub fn new(bytes_max: usize, keep_cut_frames: bool) -> Log {
+        let cuts = keep_cut_frames.then(Box::default);
+        Log { entries: VecDeque::new(), head: 1, bytes: 0, bytes_max, unmerged: 0, cuts }
+    }
+
+    /// Sets where numbering stands; the log must be empty.
+    pub fn start_at(&mut self, head: u64) {
+        assert!(self.entries.is_empty(), "a log in use cannot be renumbered");
+        self.head = head;
+    }
+
+    /// The number the next message will have.
+    pub fn head(&self) -> u64 {
+        self.head
+    }
+
+    /// The oldest number that can still be read; `head` when nothing can.
+    pub fn tail(&self) -> u64 {
+        self.entries.front().map_or(self.head, |batch| batch.first())
+    }
+
+    /// Bytes held, limbo included.
+    pub fn bytes(&self) -> usize {
+        self.bytes + self.cuts.as_ref().map_or(0, |cuts| cuts.limbo_bytes)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Appends what the bus sent. A hole before it becomes a gap entry; returns how many numbers the hole had. A batch that the log
+    /// already has is ignored.
+    pub fn append(&mut self, batch: Arc<Batch>) -> u64 {
+        if batch.end() <= self.head {
+            return 0;
+        }
+        assert!(batch.first() >= self.head, "batches never overlap the log in part");
+        let lost = self.advance_head(batch.channel(), batch.first());
+        self.push(batch);
+        self.trim(self.bytes_max);
+        lost
+    }
+
+    /// Announces as lost what lies between the head and `next`, the number the next message will have.
+    pub fn advance_head(&mut self, channel: &Arc<Channel>, next: u64) -> u64 {
+        let lost = next.saturating_sub(self.head);
+        if lost > 0 {
+            self.push(Batch::gap(channel, self.head, next - 1, GapReason::Inbox));
+        }
+        lost
+    }
+
+    fn push(&mut self, batch: Arc<Batch>) {
+        self.head = batch.end();
+        self.bytes += batch.bytes();
+        self.unmerged += 1;
+        self.entries.push_back(batch);
+    }
+
+    /// Drops the oldest entries until the rest takes at most `bytes_max`; the newest stays.
+    pub fn trim(&mut self, bytes_max: usize) {
+        while self.bytes > bytes_max && self.entries.len() > 1 {
+            self.drop_oldest();
+        }
+    }
+
+    /// Drops every entry that ends at `end` or earlier.
+    pub fn drop_before(&mut self, end: u64) {
+        while self.entries.front().is_some_and(|oldest| oldest.end() <= end) {
+            self.drop_oldest();
+        }
+    }
+
+    /// Drops entries that nobody needs any more: all but the newest `count` messages that are younger than `age_ms`. Called when every
+    /// cursor has reached the head.
+    pub fn retire(&mut self, count: usize, age_ms: u64, now_ms: u64) {
+        if count == 0 {
+            self.drop_all();
+            return;
+        }
+        let mut messages: usize = self.entries.iter().map(|batch| batch.message_count()).sum();
+        while let Some(oldest) = self.entries.front() {
+            let rest = messages - oldest.message_count();
+            // A gap has no age of its own; it goes with the messages before it.
+            let is_old = !oldest.is_gap() && oldest.timestamp_ms() + age_ms <= now_ms;
+            if rest < count && !is_old {
+                break;
+            }
+            messages = rest;
+            self.drop_oldest();
+        }
+    }
+
+    /// Drops every entry (a frame that somebody is in the middle of goes to limbo).
+    pub fn drop_all(&mut self) {
+        while !self.entries.is_empty() {
+            self.drop_oldest();
+        }
+        if self.entries.capacity() > 16 {
+            self.entries = VecDeque::new();
+        }
+    }
+
+    fn drop_oldest(&mut self) {
+        let Some(batch) = self.entries.pop_front() else { return };
+        self.bytes -= batch.bytes();
+        self.unmerged = self.unmerged.min(self.entries.len());
+        if let Some(cuts) = &mut self.cuts
+            && cuts.is_needed(&batch)
+            && cuts.limbo_bytes + batch.bytes() <= self.bytes_max
+        {
+            cuts.limbo_bytes += batch.bytes();
+            cuts.limbo.push(batch);
+        }
+    }
+
+    /// A cursor stopped in the middle of a frame, or went on from there: both ends are told so that limbo is exact.
+    pub fn cursor_moved(&mut self, from: Cursor, to: Cursor) {
+        let Some(cuts) = &mut self.cuts else { return };
+        if from.is_mid_frame() == to.is_mid_frame() && from.seq == to.seq {
+            return;
+        }
+        if to.is_mid_frame() {
+            *cuts.cursors.entry(to.seq).or_insert(0) += 1;
+        }
+        if from.is_mid_frame() {
+            cuts.leave(from.seq);
+        }
+    }
+
+    /// The batch that holds `seq`, in the entries or in limbo.
+    fn find(&self, seq: u64) -> Option<&Arc<Batch>> {
+        if seq >= self.tail() {
+            return self.entries.get(self.entries.partition_point(|batch| batch.end() <= seq));
+        }
+        self.cuts.as_ref()?.limbo.iter().find(|batch| (batch.first()..batch.end()).contains(&seq))
+    }
+
+    /// Whether the rest of a started frame can still be read.
+    pub fn has_frame(&self, cursor: Cursor) -> bool {
+        self.find(cursor.seq).is_some()
+    }
+
+    /// Adds the rest of the frame in whose middle the cursor stands; returns its bytes. None when the log has lost it.
+    pub fn gather_frame_rest<'a>(&'a self, cursor: Cursor, format: Format, slices: &mut Slices<'a>) -> Option<usize> {
+        let batch = self.find(cursor.seq)?;
+        let frames = batch.frames(format);
+        let start = batch.frame_start(frames, cursor.seq);
+        let next = if batch.is_gap() { batch.end() } else { cursor.seq + 1 };
+        let rest = &frames.bytes[start + cursor.offset as usize..batch.frame_start(frames, next)];
+        slices.push(IoSlice::new(rest));
+        Some(rest.len())
+    }
+
+    /// Where the cursor stands after `written` bytes of what [`Log::gather_frame_rest`] gave were taken.
+    pub fn advance_frame_rest(&self, cursor: Cursor, format: Format, written: usize, mut sent: impl FnMut(u64, MonotonicNs)) -> Cursor {
+        let batch = self.find(cursor.seq).expect("the frame was gathered from this batch");
+        let frames = batch.frames(format);
+        let next = if batch.is_gap() { batch.end() } else { cursor.seq + 1 };
+        let offset = cursor.offset as usize + written;
+        if batch.frame_start(frames, cursor.seq) + offset < batch.frame_start(frames, next) {
+            return Cursor { offset: offset as u32, ..cursor };
+        }
+        report(batch, cursor.seq, next, &mut sent);
+        Cursor::at(next)
+    }
+
+    /// The frame boundary after the frame in whose middle the cursor stands.
+    pub fn boundary_after(&self, cursor: Cursor) -> Cursor {
+        Cursor::at(self.find(cursor.seq).filter(|batch| batch.is_gap()).map_or(cursor.seq + 1, |gap| gap.end()))
+    }
+
+    /// Adds everything from the cursor (which must not be before the tail) to the head, as long as there is room in `slices` and
+    /// `bytes_max` is not reached; returns the bytes added.
+    pub fn gather<'a>(&'a self, cursor: Cursor, format: Format, bytes_max: usize, slices: &mut Slices<'a>) -> usize {
+        debug_assert!(cursor.seq >= self.tail());
+        let (mut cursor, mut bytes) = (cursor, 0);
+        let first = self.entries.partition_point(|batch| batch.end() <= cursor.seq);
+        for batch in self.entries.range(first..) {
+            if bytes >= bytes_max || slices.len() == SLICES_PER_WRITE {
+                break;
+            }
+            let frames = batch.frames(format);
+            let rest = &frames.bytes[batch.frame_start(frames, cursor.seq) + cursor.offset as usize..];
+            if !rest.is_empty() {
+                slices.push(IoSlice::new(rest));
+                bytes += rest.len();
+            }
+            cursor = Cursor::at(batch.end());
+        }
+        bytes
+    }
+
+    /// Where the cursor stands after `written` more bytes of what [`Log::gather`] gave were taken. `sent` is told of each run of
+    /// messages whose last byte was among them.
+    pub fn advance(&self, cursor: Cursor, format: Format, written: usize, mut sent: impl FnMut(u64, MonotonicNs)) -> Cursor {
+        let (mut cursor, mut written) = (cursor, written);
+        while cursor.seq < self.head {
+            let batch = self.find(cursor.seq).expect("bytes were gathered from this batch");
+            let frames = batch.frames(format);
+            let start = batch.frame_start(frames, cursor.seq) + cursor.offset as usize;
+            let rest = frames.bytes.len() - start;
+            let next = if written >= rest {
+                Cursor::at(batch.end())
+            } else if written == 0 {
+                return cursor;
+            } else {
+                let (seq, offset) = batch.place_of(frames, start + written);
+                Cursor { seq, offset: offset as u32 }
+            };
+            written -= written.min(rest);
+            report(batch, cursor.seq, next.seq, &mut sent);
+            cursor = next;
+        }
+        debug_assert_eq!(written, 0, "more was written than the log had");
+        cursor
+    }
+
+    /// Whether a write may need many slices: a `writev` of 100 slices costs a fifth more than one of 10.
+    pub fn is_scattered(&self) -> bool {
+        self.unmerged > SLICES_BEFORE_MERGE
+    }
+
+    /// Joins small neighbours. Cursors need no change: they count messages, not batches.
+    pub fn merge(&mut self) {
+        self.unmerged = 0;
+        let mut merged = VecDeque::with_capacity(self.entries.len() / 2 + 1);
+        let mut run: Vec<Arc<Batch>> = Vec::new();
+        let mut run_bytes = 0;
+        let close = |run: &mut Vec<Arc<Batch>>, merged: &mut VecDeque<Arc<Batch>>| match run.len() {
+            0 => {}
+            1 => merged.extend(run.drain(..)),
+            _ => {
+                merged.push_back(Batch::merge(run));
+                run.clear();
+            }
+        };
+        for batch in self.entries.drain(..) {
+            if batch.is_gap() || run_bytes + batch.bytes() > BATCH_BYTES_MAX {
+                close(&mut run, &mut merged);
+                run_bytes = 0;
+            }
+            if batch.is_gap() {
+                merged.push_back(batch);
+            } else {
+                run_bytes += batch.bytes();
+                run.push(batch);
+            }
+        }
+        close(&mut run, &mut merged);
+        self.bytes = merged.iter().map(|batch| batch.bytes()).sum();
+        self.entries = merged;
+    }
+}
+
+/// Tells `sent` of the runs of messages in `from..to` of a batch.
+fn report(batch: &Batch, from: u64, to: u64, sent: &mut impl FnMut(u64, MonotonicNs)) {
+    let runs = batch.runs();
+    let mut from = from;
+    for run in &runs[runs.partition_point(|run| run.end_seq <= from)..] {
+        if from >= to {
+            break;
+        }
+        let end = run.end_seq.min(to);
+        sent(end - from, run.received);
+        from = end;
+    }
+}
+
+impl Cuts {
+    fn is_needed(&self, batch: &Batch) -> bool {
+        self.cursors.range(batch.first()..batch.end()).next().is_some()
+    }
+
+    fn leave(&mut self, seq: u64) {
+        let count = self.cursors.get_mut(&seq).expect("a cursor leaves only a frame it was in");
+        *count -= 1;
+        if *count > 0 {
+            return;
+        }
+        self.cursors.remove(&seq);
+        if let Some(index) = self.limbo.iter().position(|batch| (batch.first()..batch.end()).contains(&seq))
+            && !self.is_needed(&self.limbo[index])
+        {
+            self.limbo_bytes -= self.limbo.swap_remove(index).bytes();
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! What becomes of a cursor that the log's tail has passed. The shard asks at a frame boundary only: a started frame is
+//! finished first (from the log's limbo) or the connection is cut.
+
+use super::cursor::Cursor;
+use super::log::Log;
+use crate::config::Overrun;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing was lost.
+    Within,
+    /// Close with 4008; the client may resume.
+    Disconnect,
+    /// Announce the loss of `from..=to`, then go on at `to + 1`.
+    Jump { from: u64, to: u64 },
+}
+
+/// Judges a cursor at a frame boundary.
+pub fn judge(log: &Log, cursor: Cursor, policy: Overrun) -> Verdict {
+    debug_assert!(!cursor.is_mid_frame());
+    if cursor.seq >= log.tail() {
+        return Verdict::Within;
+    }
+    let next = match policy {
+        Overrun::Disconnect => return Verdict::Disconnect,
+        Overrun::Skip => log.tail(),
+        // The newest message; an empty log has nothing newer than its head.
+        Overrun::Latest => log.tail().max(log.head().saturating_sub(1)),
+    };
+    Verdict::Jump { from: cursor.seq, to: next - 1 }
+}

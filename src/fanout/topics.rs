@@ -1,0 +1,193 @@
+//! The channels of one shard: name ↔ slot, members, log, and where the current lap over the members stands. No locks.
+//!
+//! A lap is how a topic is flushed: a circular walk over its members that visits each of them once after the newest
+//! batch. A batch that arrives during a lap only sets the number of visits still due back to all, so appending costs the same
+//! for one member as for a million, and whoever is visited gets everything up to the head.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use hashbrown::HashTable;
+use slab::Slab;
+
+use super::batch::Channel;
+use super::log::Log;
+use crate::bus::TopicToken;
+use crate::config::{ChannelRule, Overrun};
+
+#[derive(Debug)]
+pub struct Topics {
+    slots: Slab<Topic>,
+    by_name: HashTable<u32>,
+    /// Keyed: clients choose the names.
+    hasher: RandomState,
+    generations: u32,
+}
+
+#[derive(Debug)]
+pub struct Topic {
+    pub name: Box<str>,
+    generation: u32,
+    /// None until the bus has answered the join.
+    pub channel: Option<Arc<Channel>>,
+    pub log: Log,
+    pub rule: ChannelRule,
+    members: Vec<Member>,
+    /// Index of the member to visit next.
+    lap_position: u32,
+    /// Visits still due; 0: every member has been visited since the newest batch.
+    lap_remaining: u32,
+    /// On the shard's ring of topics with a lap under way.
+    pub in_ring: bool,
+    /// Members that were left behind the head because their socket took no more.
+    pub lagging: u32,
+    /// What the bus has been told.
+    pub join_sent: bool,
+    /// On the shard's list of topics whose interest is to be told to the bus.
+    pub interest_queued: bool,
+}
+
+/// A subscription seen from its topic: which connection, and which of its subscriptions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Member {
+    pub conn: u32,
+    pub subscription: u32,
+}
+
+impl Default for Topics {
+    fn default() -> Topics {
+        Topics { slots: Slab::new(), by_name: HashTable::new(), hasher: RandomState::new(), generations: 0 }
+    }
+}
+
+impl Topics {
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    pub fn find(&self, name: &str) -> Option<u32> {
+        self.by_name.find(self.hasher.hash_one(name), |&index| &*self.slots[index as usize].name == name).copied()
+    }
+
+    /// A new topic; the name must not be there yet.
+    pub fn insert(&mut self, name: &str, rule: ChannelRule) -> u32 {
+        debug_assert!(self.find(name).is_none());
+        self.generations = self.generations.wrapping_add(1);
+        let index = self.slots.insert(Topic {
+            name: name.into(),
+            generation: self.generations,
+            channel: None,
+            log: Log::new(rule.log_bytes, rule.overrun != Overrun::Disconnect),
+            rule,
+            members: Vec::new(),
+            lap_position: 0,
+            lap_remaining: 0,
+            in_ring: false,
+            lagging: 0,
+            join_sent: false,
+            interest_queued: false,
+        }) as u32;
+        let (slots, hasher) = (&self.slots, &self.hasher);
+        self.by_name.insert_unique(hasher.hash_one(name), index, |&index| hasher.hash_one(&*slots[index as usize].name));
+        index
+    }
+
+    /// Frees a topic without members.
+    pub fn remove(&mut self, index: u32) -> Topic {
+        let topic = self.slots.remove(index as usize);
+        assert!(topic.members.is_empty(), "a topic with members cannot go");
+        let hash = self.hasher.hash_one(&*topic.name);
+        if let Ok(entry) = self.by_name.find_entry(hash, |&other| other == index) {
+            entry.remove();
+        }
+        topic
+    }
+
+    pub fn token(&self, index: u32) -> TopicToken {
+        TopicToken { index, generation: self[index].generation }
+    }
+
+    /// The topic's slot, if the token is not of an earlier user of it.
+    pub fn resolve(&self, token: TopicToken) -> Option<u32> {
+        let topic = self.slots.get(token.index as usize)?;
+        (topic.generation == token.generation).then_some(token.index)
+    }
+
+    pub fn contains(&self, index: u32) -> bool {
+        self.slots.contains(index as usize)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &Topic)> {
+        self.slots.iter().map(|(index, topic)| (index as u32, topic))
+    }
+}
+
+impl std::ops::Index<u32> for Topics {
+    type Output = Topic;
+    fn index(&self, index: u32) -> &Topic {
+        &self.slots[index as usize]
+    }
+}
+
+impl std::ops::IndexMut<u32> for Topics {
+    fn index_mut(&mut self, index: u32) -> &mut Topic {
+        &mut self.slots[index as usize]
+    }
+}
+
+impl Topic {
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    /// Returns the member's place. Whoever subscribes is flushed by itself, but a lap that has still to wrap round the end passes the
+    /// new place on its way and needs one visit more.
+    pub fn add_member(&mut self, member: Member) -> u32 {
+        self.lap_remaining += u32::from((self.lap_position + self.lap_remaining) as usize > self.members.len());
+        self.members.push(member);
+        (self.members.len() - 1) as u32
+    }
+
+    /// Takes a member out. The last one moves into its place and is returned with it, so that its subscription can be told; it may
+    /// thereby have escaped the current lap, and must be flushed by itself.
+    pub fn remove_member(&mut self, place: u32) -> Option<Member> {
+        self.members.swap_remove(place as usize);
+        if self.lap_position as usize >= self.members.len() {
+            self.lap_position = 0;
+        }
+        self.lap_remaining = self.lap_remaining.min(self.members.len() as u32);
+        self.members.get(place as usize).copied()
+    }
+
+    /// The subscription of the member at this place has moved within its connection.
+    pub fn renumber_member(&mut self, place: u32, subscription: u32) {
+        self.members[place as usize].subscription = subscription;
+    }
+
+    /// Something was appended: every member is due a visit. True if the topic must be put on the ring.
+    pub fn begin_lap(&mut self) -> bool {
+        self.lap_remaining = self.members.len() as u32;
+        let enter = !self.in_ring && self.lap_remaining > 0;
+        self.in_ring |= enter;
+        enter
+    }
+
+    /// The next member to visit in this lap.
+    pub fn next_visit(&mut self) -> Option<Member> {
+        self.lap_remaining = self.lap_remaining.checked_sub(1)?;
+        let member = self.members[self.lap_position as usize];
+        self.lap_position += 1;
+        if self.lap_position as usize == self.members.len() {
+            self.lap_position = 0;
+        }
+        Some(member)
+    }
+
+    pub fn lap_is_over(&self) -> bool {
+        self.lap_remaining == 0
+    }
+}

@@ -1,0 +1,276 @@
+//! The end of connections: closing, deadlines, reaping. Only `reap` frees one.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use super::Shard;
+use super::conn::{Flags, Phase};
+use super::net::{Network, Stream};
+use super::wheel::{TICK_NS, Tick};
+use crate::metrics::{CloseReason, RefusalReason};
+use crate::wire::frame::{self, Opcode};
+use crate::wire::inbound::Violation;
+use crate::wire::upgrade::Refusal;
+
+/// Close codes that are ours; those of RFC 6455 stand beside them in `docs/protocol.md`.
+pub mod code {
+    pub const NORMAL: u16 = 1000;
+    pub const GOING_AWAY: u16 = 1001;
+    pub const TRY_AGAIN_LATER: u16 = 1013;
+    pub const OVERRUN: u16 = 4008;
+}
+
+impl<N: Network> Shard<N> {
+    /// Sends a close frame at the next frame boundary and awaits the peer's; what was due on its subscriptions is not sent.
+    pub(super) fn begin_close(&mut self, key: usize, code: u16, text: &str, reason: CloseReason) {
+        if !matches!(self.conns[key].phase, Phase::Open(_)) {
+            return;
+        }
+        if !self.enter_closing(key, reason) {
+            return;
+        }
+        let conn = &mut self.conns[key];
+        frame::encode_close(conn.outbox(), code, text);
+        let Phase::Open(inbound) = std::mem::replace(&mut conn.phase, Phase::Dead) else { unreachable!("checked above") };
+        conn.phase = Phase::Closing(inbound);
+        self.mark_ready(key);
+    }
+
+    /// The peer broke the protocol: it gets a close frame, and nothing it says any more is read.
+    pub(super) fn fail(&mut self, key: usize, violation: &Violation) {
+        let code = violation.close_code();
+        let reason = match code {
+            1007 => CloseReason::InvalidUtf8,
+            1009 => CloseReason::MessageTooBig,
+            _ => CloseReason::ProtocolError,
+        };
+        self.end_with_close(key, code, &violation.to_string(), reason);
+    }
+
+    /// Sends a close frame at the next frame boundary, then ends without awaiting the peer's (it has sent its own, or cannot be understood).
+    pub(super) fn end_with_close(&mut self, key: usize, code: u16, text: &str, reason: CloseReason) {
+        if !self.enter_closing(key, reason) {
+            return;
+        }
+        let conn = &mut self.conns[key];
+        frame::encode_close(conn.outbox(), code, text);
+        conn.phase = Phase::Ending;
+        self.mark_ready(key);
+    }
+
+    /// Answers a request that is not served, then ends.
+    pub(super) fn refuse(&mut self, key: usize, refusal: &Refusal) {
+        self.metrics.refused[refusal.reason as usize].inc();
+        let mut answer = Vec::new();
+        refusal.encode(&mut answer);
+        let reason = if refusal.reason == RefusalReason::RequestTimeout { CloseReason::HandshakeTimeout } else { CloseReason::Refused };
+        self.end_with_answer(key, &answer, reason);
+    }
+
+    pub(super) fn end_with_answer(&mut self, key: usize, answer: &[u8], reason: CloseReason) {
+        let conn = &mut self.conns[key];
+        conn.reason = reason;
+        conn.outbox().extend_from_slice(answer);
+        conn.phase = Phase::Ending;
+        self.set_deadline(key, self.settings.close_timeout);
+        self.mark_ready(key);
+    }
+
+    /// Leaves every subscription but one whose frame must be finished, and starts the close deadline. False: the frame cannot be
+    /// finished, the connection is dead.
+    fn enter_closing(&mut self, key: usize, reason: CloseReason) -> bool {
+        self.conns[key].reason = reason;
+        if let Some(at) = self.conns[key].mid_frame() {
+            let subscription = self.conns[key].subscriptions[at];
+            if !self.topics[subscription.topic].log.has_frame(subscription.cursor) {
+                self.kill(key, reason);
+                return false;
+            }
+        }
+        let mut at = self.conns[key].subscriptions.len();
+        while at > 0 {
+            at -= 1;
+            self.leave(key, at);
+        }
+        self.set_deadline(key, self.settings.close_timeout);
+        true
+    }
+
+    /// Marks a connection to be reaped at the end of the turn; the socket is closed as it is.
+    pub(super) fn kill(&mut self, key: usize, reason: CloseReason) {
+        let conn = &mut self.conns[key];
+        if conn.is_dead() {
+            return;
+        }
+        conn.reason = reason;
+        self.end(key);
+    }
+
+    /// Like [`Shard::kill`], for a connection whose reason stands already.
+    pub(super) fn end(&mut self, key: usize) {
+        let conn = &mut self.conns[key];
+        if conn.is_dead() {
+            return;
+        }
+        conn.phase = Phase::Dead;
+        conn.outbox = None;
+        self.charge_buffers(key);
+        self.dead.push(key as u32);
+    }
+
+    /// An ending connection has sent all: shuts our side, so that the peer reads the last bytes instead of a reset.
+    pub(super) fn shut(&mut self, key: usize) {
+        let conn = &mut self.conns[key];
+        if conn.flags.raise(Flags::SHUT) {
+            conn.stream.shutdown_write();
+        }
+    }
+
+    pub(super) fn set_deadline(&mut self, key: usize, after: Duration) {
+        let ticks = after.as_nanos().div_ceil(u128::from(TICK_NS)) as Tick;
+        self.set_deadline_at(key, self.tick.saturating_add(ticks));
+    }
+
+    fn set_deadline_at(&mut self, key: usize, tick: Tick) {
+        let token = self.token(key);
+        self.conns[key].deadline = self.wheel.insert(token, tick);
+    }
+
+    /// The first heartbeat comes after half to a whole interval, so that connections that came together do not beat together.
+    pub(super) fn start_heartbeat(&mut self, key: usize) {
+        let interval = self.ticks(self.settings.heartbeat);
+        let spread = (self.generations.wrapping_mul(0x9E37_79B9) >> 8) % (interval / 2 + 1);
+        self.set_deadline_at(key, self.tick + interval - spread);
+    }
+
+    fn ticks(&self, duration: Duration) -> Tick {
+        (duration.as_nanos() / u128::from(TICK_NS)).clamp(1, 1 << 30) as Tick
+    }
+
+    pub(super) fn expire(&mut self) {
+        let mut due = std::mem::take(&mut self.due);
+        self.wheel.expire(self.tick, &mut due);
+        for (token, deadline) in due.drain(..) {
+            // The connection may be gone or have moved its deadline since.
+            if let Some(key) = self.resolve(token)
+                && self.conns[key].deadline == deadline
+            {
+                self.on_deadline(key);
+            }
+        }
+        self.due = due;
+    }
+
+    fn on_deadline(&mut self, key: usize) {
+        match &self.conns[key].phase {
+            Phase::Handshake(_) => {
+                let seconds = self.settings.handshake_timeout.as_secs_f32();
+                self.refuse(
+                    key,
+                    &Refusal::new(
+                        RefusalReason::RequestTimeout,
+                        format!("no complete request head within {seconds} s; send the whole request at once"),
+                    ),
+                );
+            }
+            Phase::Open(_) => self.heartbeat(key),
+            Phase::Closing(_) | Phase::Ending => self.end(key),
+            Phase::Dead => {}
+        }
+    }
+
+    fn heartbeat(&mut self, key: usize) {
+        let (interval, patience) = (self.ticks(self.settings.heartbeat), self.ticks(self.settings.pong_timeout));
+        let tick = self.tick;
+        let conn = &mut self.conns[key];
+        let silent = tick.saturating_sub(conn.heard);
+        if conn.flags.has(Flags::PINGED) {
+            // Cleared by any inbound byte; still set means that the deadline of the pong has come.
+            if silent >= patience {
+                return self.kill(key, CloseReason::HeartbeatTimeout);
+            }
+            let next = conn.heard + patience;
+            return self.set_deadline_at(key, next);
+        }
+        if silent < interval {
+            let next = conn.heard + interval;
+            return self.set_deadline_at(key, next);
+        }
+        conn.flags.set(Flags::PINGED);
+        frame::encode_frame(conn.outbox(), Opcode::Ping, b"");
+        self.metrics.pings_sent.inc();
+        self.mark_ready(key);
+        self.set_deadline(key, self.settings.pong_timeout);
+    }
+
+    /// The bus has ended: no more accepts, everybody gets what is due and then 1001.
+    pub(super) fn stop(&mut self) {
+        self.stopping = true;
+        self.net.close_listeners();
+        let keys: Vec<usize> = self.conns.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            match self.conns[key].phase {
+                Phase::Handshake(None) => self.kill(key, CloseReason::Shutdown),
+                Phase::Handshake(Some(_)) => self.refuse(key, &Refusal::new(RefusalReason::Stopping, "the server is stopping")),
+                Phase::Open(_) => {
+                    self.conns[key].flags.set(Flags::CLOSE_WHEN_SENT);
+                    self.mark_ready(key);
+                }
+                Phase::Closing(_) | Phase::Ending | Phase::Dead => {}
+            }
+        }
+    }
+
+    /// The shutdown deadline has passed: everybody goes as they are.
+    pub fn abandon(&mut self) {
+        let keys: Vec<usize> = self.conns.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            self.kill(key, CloseReason::Shutdown);
+        }
+        self.reap();
+    }
+
+    /// Takes note of what a connection's own buffers hold now. A connection that grows them past the shard's budget is closed with 1013.
+    pub(super) fn account_buffers(&mut self, key: usize) {
+        let grew = self.charge_buffers(key);
+        let budget = self.settings.buffer_bytes_total / self.settings.shards;
+        let conn = &mut self.conns[key];
+        if !grew || self.buffer_bytes <= budget || matches!(conn.phase, Phase::Ending | Phase::Closing(_)) {
+            return;
+        }
+        // Only where no frame is cut can it be told why.
+        if conn.outbox.is_none() && matches!(conn.phase, Phase::Open(_)) {
+            conn.phase = Phase::Open(Default::default());
+            self.end_with_close(key, code::TRY_AGAIN_LATER, "the server's buffers are full; try again later", CloseReason::Buffers);
+        } else {
+            self.kill(key, CloseReason::Buffers);
+        }
+        self.charge_buffers(key);
+    }
+
+    /// Brings the shard's account up to date; true if the connection holds more than before.
+    fn charge_buffers(&mut self, key: usize) -> bool {
+        let conn = &mut self.conns[key];
+        let (before, now) = (conn.charged_bytes as usize, conn.buffer_bytes());
+        conn.charged_bytes = now as u32;
+        self.buffer_bytes = self.buffer_bytes - before + now;
+        now > before
+    }
+
+    pub(super) fn reap(&mut self) {
+        while let Some(key) = self.dead.pop() {
+            let key = key as usize;
+            debug_assert!(self.conns[key].is_dead());
+            while let Some(last) = self.conns[key].subscriptions.len().checked_sub(1) {
+                self.remove_subscription(key, last);
+            }
+            let conn = self.conns.remove(key);
+            if conn.flags.has(Flags::COUNTED) {
+                self.metrics.connections.dec();
+                self.connections.fetch_sub(1, Relaxed);
+            }
+            self.metrics.sockets.dec();
+            self.metrics.closed[conn.reason as usize].inc();
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! One connection: its socket, what it must remember between reads and writes, its subscriptions, its phase. It marks itself;
+//! only the shard's `reap` frees it.
+
+use smallvec::SmallVec;
+
+use super::wheel::Tick;
+use crate::fanout::cursor::Cursor;
+use crate::metrics::CloseReason;
+use crate::wire::Format;
+use crate::wire::inbound::Inbound;
+
+#[derive(Debug)]
+pub struct Conn<S> {
+    pub stream: S,
+    /// Drawn from the shard's counter: with the slot's index it names this connection and no other.
+    pub generation: u32,
+    pub phase: Phase,
+    /// The only tick at which a wheel entry of this connection counts.
+    pub deadline: Tick,
+    /// When the peer last gave a sign of life.
+    pub heard: Tick,
+    /// Frames for this connection alone: replies, pongs, the close frame. None when empty.
+    pub outbox: Option<Box<Outbox>>,
+    pub subscriptions: SmallVec<[Subscription; 1]>,
+    pub flags: Flags,
+    pub format: Format,
+    /// What `format` becomes at the next frame boundary.
+    pub format_next: Format,
+    /// Why it is closing; counted when it is reaped.
+    pub reason: CloseReason,
+    /// What the shard's account of buffer bytes has for this connection.
+    pub charged_bytes: u32,
+}
+
+/// Where a connection stands. A transition replaces the phase in one place.
+#[derive(Debug)]
+pub enum Phase {
+    /// Reading the request head; what came of it so far, if it came in pieces.
+    Handshake(Option<Box<Vec<u8>>>),
+    /// Frames both ways.
+    Open(Inbound),
+    /// Our close frame is queued or sent; the peer's is awaited, its other frames are ignored.
+    Closing(Inbound),
+    /// Nothing the peer sends matters any more: the outbox is sent, then our side is shut, then the peer's end is awaited.
+    Ending,
+    /// To be reaped.
+    Dead,
+}
+
+/// Bits of a connection's state, each asked on a hot path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Flags(u16);
+
+impl Flags {
+    /// The kernel took less than offered; nothing is written until the socket's edge.
+    pub const BLOCKED: Flags = Flags(1);
+    /// On the ring of connections to flush.
+    pub const READY: Flags = Flags(1 << 1);
+    /// On the list of connections to read.
+    pub const READING: Flags = Flags(1 << 2);
+    /// The peer's side is closed or failed: read to the end.
+    pub const PEER_CLOSED: Flags = Flags(1 << 3);
+    /// A ping is unanswered.
+    pub const PINGED: Flags = Flags(1 << 4);
+    /// The format was chosen and stays.
+    pub const FORMAT_FIXED: Flags = Flags(1 << 5);
+    /// On the diagnostic echo path.
+    pub const ECHO: Flags = Flags(1 << 6);
+    /// Reading stopped until the outbox has drained.
+    pub const PAUSED: Flags = Flags(1 << 7);
+    /// Close with 1001 once everything due is sent.
+    pub const CLOSE_WHEN_SENT: Flags = Flags(1 << 8);
+    /// Our side of the TCP connection is shut.
+    pub const SHUT: Flags = Flags(1 << 9);
+    /// Counted as an open WebSocket connection.
+    pub const COUNTED: Flags = Flags(1 << 10);
+
+    pub fn has(self, flag: Flags) -> bool {
+        self.0 & flag.0 != 0
+    }
+    pub fn set(&mut self, flag: Flags) {
+        self.0 |= flag.0;
+    }
+    pub fn clear(&mut self, flag: Flags) {
+        self.0 &= !flag.0;
+    }
+    /// Sets the flag; true if it was not set before.
+    pub fn raise(&mut self, flag: Flags) -> bool {
+        let was = self.has(flag);
+        self.set(flag);
+        !was
+    }
+}
+
+/// One subscription: which topic, which member of it, and how far it has been sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Subscription {
+    pub cursor: Cursor,
+    pub topic: u32,
+    /// Its place among the topic's members.
+    pub place: u32,
+    /// Counted in the topic's `lagging`.
+    pub lagging: bool,
+    /// Unsubscribed in the middle of a frame: it ends with the frame.
+    pub leaving: bool,
+}
+
+impl Subscription {
+    /// A subscription that the bus has not confirmed yet sees nothing; its cursor keeps the number of its waiter instead.
+    pub fn waiting(topic: u32, place: u32, waiter: u32) -> Subscription {
+        let cursor = Cursor { seq: u64::MAX, offset: waiter };
+        Subscription { cursor, topic, place, lagging: false, leaving: false }
+    }
+
+    /// The waiter's number while the bus has not confirmed the subscription.
+    pub fn waiter(&self) -> Option<u32> {
+        (self.cursor.seq == u64::MAX).then_some(self.cursor.offset)
+    }
+
+    pub fn is_mid_frame(&self) -> bool {
+        self.cursor.is_mid_frame() && self.waiter().is_none()
+    }
+}
+
+/// Whole frames, back to back, the first `sent` bytes of which are with the kernel.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    pub bytes: Vec<u8>,
+    pub sent: usize,
+}
+
+impl Outbox {
+    pub fn unsent(&self) -> &[u8] {
+        &self.bytes[self.sent..]
+    }
+}
+
+impl<S> Conn<S> {
+    pub fn new(stream: S, generation: u32, format: Format, now: Tick) -> Conn<S> {
+        Conn {
+            stream,
+            generation,
+            phase: Phase::Handshake(None),
+            deadline: 0,
+            heard: now,
+            outbox: None,
+            subscriptions: SmallVec::new(),
+            flags: Flags::default(),
+            format,
+            format_next: format,
+            reason: CloseReason::Gone,
+            charged_bytes: 0,
+        }
+    }
+
+    /// Where to append frames for this connection alone.
+    pub fn outbox(&mut self) -> &mut Vec<u8> {
+        &mut self.outbox.get_or_insert_default().bytes
+    }
+
+    pub fn outbox_unsent(&self) -> usize {
+        self.outbox.as_ref().map_or(0, |outbox| outbox.unsent().len())
+    }
+
+    /// Heap bytes held for this connection alone; 0 when it is idle.
+    pub fn buffer_bytes(&self) -> usize {
+        let received = match &self.phase {
+            Phase::Handshake(head) => head.as_ref().map_or(0, |head| head.capacity()),
+            Phase::Open(inbound) | Phase::Closing(inbound) => inbound.buffered_bytes(),
+            Phase::Ending | Phase::Dead => 0,
+        };
+        received + self.outbox.as_ref().map_or(0, |outbox| outbox.bytes.capacity())
+    }
+
+    /// The subscription whose frame the socket has taken in part; there is at most one.
+    pub fn mid_frame(&self) -> Option<usize> {
+        self.subscriptions.iter().position(Subscription::is_mid_frame)
+    }
+
+    pub fn is_dead(&self) -> bool {
+        matches!(self.phase, Phase::Dead)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With the slab's own word, this is what an idle connection costs in user memory (plus its member and wheel entries).
+    #[test]
+    fn a_connection_fits_two_cache_lines() {
+        assert_eq!(size_of::<Conn<mio::net::TcpStream>>() - size_of::<mio::net::TcpStream>(), 92);
+        assert!(size_of::<slab::Slab<()>>() > 0);
+    }
+
+    #[test]
+    fn an_idle_connection_owns_no_heap() {
+        let conn = Conn::new((), 1, Format::Json, 0);
+        assert_eq!(conn.buffer_bytes(), 0);
+    }
+}

@@ -1,0 +1,280 @@
+//! What connections send: request heads, frames, commands. Replies go to the connection's outbox; `flush` sends them.
+
+use std::io::ErrorKind;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::conn::{Flags, Phase};
+use super::net::{Network, Stream};
+use super::{Shard, close::code};
+use crate::bus::{BusCommand, ConnToken, Publish, PublishError, PublishReply, Published};
+use crate::limits;
+use crate::metrics::{CloseReason, RefusalReason};
+use crate::wire::Format;
+use crate::wire::command::{self, Body, Command, ErrorCode, Id};
+use crate::wire::event::{self, Event};
+use crate::wire::frame::{self, Opcode};
+use crate::wire::inbound::{self, Inbound};
+use crate::wire::upgrade::{self, Outcome, Refusal, Rules, Upgrade};
+
+impl<N: Network> Shard<N> {
+    /// Reads from connections whose edge has come, a few rounds each; who has more to say stays on the list.
+    pub(super) fn read_ready(&mut self) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        for _ in 0..limits::READS_PER_TURN.min(self.reading.len()) {
+            let Some(token) = self.reading.pop_front() else { break };
+            let Some(key) = self.resolve(token) else { continue };
+            self.conns[key].flags.clear(Flags::READING);
+            self.read(key, &mut scratch);
+        }
+        self.scratch = scratch;
+    }
+
+    fn read(&mut self, key: usize, scratch: &mut [u8]) {
+        for _ in 0..limits::READ_ROUNDS_PER_TURN {
+            let conn = &mut self.conns[key];
+            if conn.is_dead() || conn.flags.has(Flags::PAUSED) {
+                return;
+            }
+            let bytes_max = if conn.flags.has(Flags::ECHO) { limits::READ_BYTES } else { limits::CLIENT_READ_BYTES };
+            let count = match conn.stream.read(&mut scratch[..bytes_max]) {
+                Ok(0) => return self.end_of_stream(key),
+                Ok(count) => count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(_) => return self.lose(key, CloseReason::Reset),
+            };
+            conn.heard = self.tick;
+            conn.flags.clear(Flags::PINGED);
+            self.metrics.bytes_received.add(count as u64);
+            self.receive(key, &mut scratch[..count]);
+            self.account_buffers(key);
+            // A short read has emptied the socket, unless the end of the stream lies behind it.
+            if count < bytes_max && !self.conns[key].flags.has(Flags::PEER_CLOSED) {
+                return;
+            }
+        }
+        let token = self.token(key);
+        if !self.conns[key].is_dead() && self.conns[key].flags.raise(Flags::READING) {
+            self.reading.push_back(token);
+        }
+    }
+
+    fn end_of_stream(&mut self, key: usize) {
+        self.lose(key, CloseReason::Gone);
+    }
+
+    /// The socket is at its end. A connection that was closing keeps the reason it was closing for.
+    fn lose(&mut self, key: usize, reason: CloseReason) {
+        match self.conns[key].phase {
+            Phase::Handshake(_) | Phase::Open(_) => self.kill(key, reason),
+            Phase::Closing(_) | Phase::Ending | Phase::Dead => self.end(key),
+        }
+    }
+
+    fn receive(&mut self, key: usize, input: &mut [u8]) {
+        match &mut self.conns[key].phase {
+            Phase::Handshake(None) => self.read_head(key, input),
+            Phase::Handshake(Some(head)) => {
+                // The rest of a head that came in pieces; what follows it goes on from this copy.
+                let mut whole = std::mem::take(&mut **head);
+                whole.extend_from_slice(input);
+                self.conns[key].phase = Phase::Handshake(None);
+                self.read_head(key, &mut whole);
+            }
+            Phase::Open(_) | Phase::Closing(_) => self.read_frames(key, input),
+            Phase::Ending | Phase::Dead => {}
+        }
+    }
+
+    fn read_head(&mut self, key: usize, input: &mut [u8]) {
+        match upgrade::parse(input, Rules { echo: self.settings.echo }) {
+            Outcome::Partial => self.conns[key].phase = Phase::Handshake(Some(Box::new(input.to_vec()))),
+            Outcome::Refuse(refusal) => self.refuse(key, &refusal),
+            Outcome::Health { head_only } => {
+                let mut answer = Vec::new();
+                upgrade::encode_healthz(&mut answer, head_only);
+                self.end_with_answer(key, &answer, CloseReason::Refused);
+            }
+            Outcome::Upgrade { consumed, upgrade } => {
+                if self.stopping {
+                    return self.refuse(key, &Refusal::new(RefusalReason::Stopping, "the server is stopping"));
+                }
+                if self.connections.fetch_add(1, Relaxed) >= self.settings.connections_max {
+                    self.connections.fetch_sub(1, Relaxed);
+                    return self.refuse(
+                        key,
+                        &Refusal::new(RefusalReason::ConnectionsMax, "this server has as many connections as it may; try another or later"),
+                    );
+                }
+                self.open(key, &upgrade);
+                self.read_frames(key, &mut input[consumed..]);
+            }
+        }
+    }
+
+    fn open(&mut self, key: usize, upgrade: &Upgrade) {
+        self.metrics.connections.inc();
+        let conn = &mut self.conns[key];
+        conn.flags.set(Flags::COUNTED);
+        conn.phase = Phase::Open(Inbound::default());
+        if let Some(format) = upgrade.format {
+            (conn.format, conn.format_next) = (format, format);
+            conn.flags.set(Flags::FORMAT_FIXED);
+        }
+        upgrade.encode(conn.outbox());
+        self.mark_ready(key);
+        self.start_heartbeat(key);
+        if upgrade.echo {
+            self.conns[key].flags.set(Flags::ECHO);
+            return;
+        }
+        self.send_connected(key);
+        for channel in &upgrade.channels {
+            self.subscribe(key, channel, None, None);
+        }
+    }
+
+    fn send_connected(&mut self, key: usize) {
+        use std::io::Write as _;
+        let mut client_id = [0u8; 32];
+        let mut rest = &mut client_id[..];
+        write!(rest, "{:08x}{:04x}{:08x}", self.node_id, self.index, self.conns[key].generation).expect("20 digits fit");
+        let unused = rest.len();
+        let client_id = std::str::from_utf8(&client_id[..client_id.len() - unused]).expect("hex digits");
+        self.reply(key, &Event::Connected { client_id, heartbeat_seconds: self.settings.heartbeat.as_secs() });
+    }
+
+    /// Appends an event for this connection alone.
+    pub(super) fn reply(&mut self, key: usize, event: &Event<'_>) {
+        let unix_ms = self.unix_ms;
+        let conn = &mut self.conns[key];
+        if conn.format_next == Format::Raw {
+            return;
+        }
+        let format = conn.format_next;
+        event::encode(event, format, unix_ms, conn.outbox());
+        self.mark_ready(key);
+    }
+
+    pub(super) fn reply_error(&mut self, key: usize, id: Option<&Id>, code: ErrorCode, message: &str) {
+        self.metrics.command_errors.inc();
+        self.reply(key, &Event::Error { id, code, message });
+    }
+
+    fn read_frames(&mut self, key: usize, input: &mut [u8]) {
+        let mut input = input;
+        let conn = &mut self.conns[key];
+        let bytes_max = if conn.flags.has(Flags::ECHO) { limits::ECHO_MESSAGE_BYTES_MAX } else { self.settings.message_bytes_max };
+        while !input.is_empty() {
+            let (Phase::Open(inbound) | Phase::Closing(inbound)) = &mut self.conns[key].phase else { return };
+            match inbound.next(&mut input, bytes_max) {
+                Ok(None) => return,
+                Ok(Some(event)) => self.on_frame(key, event),
+                Err(violation) => {
+                    if matches!(self.conns[key].phase, Phase::Closing(_)) {
+                        // Our close frame says why already.
+                        self.conns[key].phase = Phase::Ending;
+                        return self.mark_ready(key);
+                    }
+                    return self.fail(key, &violation);
+                }
+            }
+        }
+    }
+
+    fn on_frame(&mut self, key: usize, event: inbound::Event<'_>) {
+        let conn = &mut self.conns[key];
+        if matches!(conn.phase, Phase::Closing(_)) {
+            if let inbound::Event::Close { .. } = event {
+                conn.phase = Phase::Ending;
+                self.mark_ready(key);
+            }
+            return;
+        }
+        match event {
+            inbound::Event::Message { text, payload } => {
+                self.metrics.messages_received.inc();
+                if conn.flags.has(Flags::ECHO) {
+                    let opcode = if text { Opcode::Text } else { Opcode::Binary };
+                    frame::encode_frame(conn.outbox(), opcode, &payload);
+                    return self.after_reply(key);
+                }
+                self.on_message(key, text, &payload);
+                self.after_reply(key);
+            }
+            inbound::Event::Ping(payload) => {
+                frame::encode_frame(conn.outbox(), Opcode::Pong, &payload);
+                self.after_reply(key);
+            }
+            inbound::Event::Pong(_) => {}
+            inbound::Event::Close { code, reason } => {
+                let reason = String::from_utf8_lossy(&reason);
+                self.end_with_close(key, code.unwrap_or(code::NORMAL), &reason, CloseReason::Client);
+            }
+        }
+    }
+
+    /// Whoever asks faster than it reads the answers is not read until it has.
+    fn after_reply(&mut self, key: usize) {
+        self.mark_ready(key);
+        let conn = &mut self.conns[key];
+        if conn.outbox_unsent() > limits::OUTBOX_PAUSE_BYTES {
+            conn.flags.set(Flags::PAUSED);
+        }
+    }
+
+    fn on_message(&mut self, key: usize, text: bool, message: &[u8]) {
+        self.metrics.commands.inc();
+        let conn = &mut self.conns[key];
+        if conn.flags.raise(Flags::FORMAT_FIXED) && conn.format != Format::Raw {
+            conn.format_next = if text { Format::Json } else { Format::Msgpack };
+        }
+        match command::decode(text, message) {
+            Ok(command) => self.obey(key, command),
+            Err(error) => self.reply_error(key, error.id.as_ref(), error.code, &error.message),
+        }
+    }
+
+    fn obey(&mut self, key: usize, command: Command<'_>) {
+        let Command { id, body } = command;
+        match body {
+            Body::Subscribe { channel, since } => self.subscribe(key, &channel, id, since),
+            Body::Unsubscribe { channel } => self.unsubscribe(key, &channel, id),
+            Body::Publish { channel, payload } => self.publish(key, &channel, payload.into_owned(), id),
+            Body::Ping => self.reply(key, &Event::Pong { id: id.as_ref() }),
+        }
+    }
+
+    fn publish(&mut self, key: usize, channel: &str, payload: Vec<u8>, id: Option<Id>) {
+        if !self.settings.allow_client_publish {
+            let message = "this server does not let clients publish (--allow-client-publish)";
+            return self.reply_error(key, id.as_ref(), ErrorCode::PublishNotAllowed, message);
+        }
+        let reply = PublishReply::Client { shard: self.index, conn: self.token(key), id };
+        let publish = Publish { channel: channel.into(), payload, reply };
+        if let Err(BusCommand::Publish(Publish { reply: PublishReply::Client { id, .. }, .. })) =
+            self.bus.send(BusCommand::Publish(publish))
+        {
+            self.reply_error(key, id.as_ref(), ErrorCode::Busy, "too many commands are under way; try again");
+        }
+    }
+
+    /// The bus has answered a client's publish; the client may be gone.
+    pub(super) fn on_published(&mut self, conn: ConnToken, id: Option<Id>, channel: &str, result: Result<Published, PublishError>) {
+        let Some(key) = self.resolve(conn) else { return };
+        if !matches!(self.conns[key].phase, Phase::Open(_)) {
+            return;
+        }
+        match result {
+            Ok(published) => self.reply(key, &Event::Published { id: id.as_ref(), channel, seq: published.seq }),
+            Err(error) => {
+                let code = match error {
+                    PublishError::Unavailable | PublishError::Refused(_) => ErrorCode::BusUnavailable,
+                    PublishError::Busy => ErrorCode::Busy,
+                    PublishError::TooBig { .. } => ErrorCode::PayloadTooBig,
+                };
+                self.reply_error(key, id.as_ref(), code, &error.to_string());
+            }
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! A shard's thread: pinned, with a descriptor table of its own if wanted, asleep in epoll between turns.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use mio::{Events, Poll, Token};
+
+use super::inbox::{Inbox, InboxSender, inbox};
+use super::net::{Network, Readiness};
+use super::sockets::{LISTENER_TOKEN, Sockets};
+use super::{Parts, Shard, unpack};
+use crate::bus::ShardMessage;
+use crate::sys;
+
+const WAKER: Token = Token(usize::MAX);
+const EVENTS_PER_WAIT: usize = 1024;
+
+/// The thread-to-be's epoll, made by its parent so that wakers to it can be handed round first.
+#[derive(Debug)]
+pub struct Seat {
+    poll: Poll,
+}
+
+impl Seat {
+    pub fn new(inbox_messages: usize) -> io::Result<(Seat, InboxSender<ShardMessage>, Inbox<ShardMessage>)> {
+        let poll = Poll::new()?;
+        let (sender, receiver) = inbox(inbox_messages, poll.registry(), WAKER)?;
+        Ok((Seat { poll }, sender, receiver))
+    }
+}
+
+/// How the thread is to be set up.
+#[derive(Debug, Clone, Copy)]
+pub struct Placement {
+    pub core: Option<core_affinity::CoreId>,
+    pub private_descriptors: bool,
+}
+
+/// The thread's body. `started` is told the bound addresses, or why there are none; then the loop runs until the bus says stop and
+/// every connection is gone, or the shutdown deadline has passed.
+pub fn run(seat: Seat, parts: Parts, placement: Placement, started: impl FnOnce(io::Result<Vec<SocketAddr>>)) {
+    let Seat { mut poll } = seat;
+    if let Some(core) = placement.core
+        && !core_affinity::set_for_current(core)
+    {
+        tracing::warn!(shard = parts.index, core = core.id, "cannot pin the shard to its core; it runs unpinned");
+    }
+    let sockets = prepare(&poll, &parts, placement);
+    let sockets = match sockets {
+        Ok(sockets) => {
+            started(Ok(sockets.addresses()));
+            sockets
+        }
+        Err(error) => return started(Err(error)),
+    };
+    let shutdown_ns = parts.settings.shutdown_timeout.as_nanos() as u64;
+    let mut shard = Shard::new(sockets, parts);
+    let mut events = Events::with_capacity(EVENTS_PER_WAIT);
+    let mut stop_at = None;
+    // Connections may have come between listen and the first wait.
+    shard.on_listener();
+    while !shard.is_finished() {
+        let now_ns = shard.net().now_ns();
+        if shard.is_stopping() {
+            if now_ns >= *stop_at.get_or_insert(now_ns + shutdown_ns) {
+                shard.abandon();
+                break;
+            }
+        }
+        wait(&mut poll, &mut events, &shard, now_ns);
+        let woke_ns = shard.net().now_ns();
+        for event in &events {
+            match event.token() {
+                WAKER => {}
+                Token(token) if token > LISTENER_TOKEN - 1024 => shard.on_listener(),
+                Token(token) => {
+                    let readiness = Readiness {
+                        readable: event.is_readable(),
+                        writable: event.is_writable(),
+                        closed: event.is_read_closed() || event.is_error(),
+                    };
+                    shard.on_ready(unpack(token), readiness);
+                }
+            }
+        }
+        shard.turn();
+        let busy = shard.net().now_ns() - woke_ns;
+        shard.metrics().busy_ns.add(busy);
+    }
+}
+
+fn prepare(poll: &Poll, parts: &Parts, placement: Placement) -> io::Result<Sockets> {
+    if placement.private_descriptors {
+        // Our own waker stays registered with this epoll through the copy that the other threads hold and write to.
+        sys::unshare_descriptors(&[poll.as_raw_fd(), parts.bus.wake_fd()])?;
+    }
+    Sockets::bind(poll.registry().try_clone()?, &parts.settings)
+}
+
+/// Sleeps until something happens or the shard's next deadline; does not sleep while work remains.
+fn wait(poll: &mut Poll, events: &mut Events, shard: &Shard<Sockets>, now_ns: u64) {
+    let mut wait_ns = shard.wait_ns(now_ns);
+    if shard.is_stopping() {
+        wait_ns = Some(wait_ns.unwrap_or(u64::MAX).min(50_000_000));
+    }
+    if wait_ns != Some(0) && !shard.inbox().prepare_sleep() {
+        wait_ns = Some(0);
+    }
+    match poll.poll(events, wait_ns.map(Duration::from_nanos)) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),
+        Err(error) => panic!("epoll_wait failed on an epoll of our own: {error}"),
+    }
+    shard.inbox().awake();
+}

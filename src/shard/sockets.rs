@@ -1,0 +1,129 @@
+//! The real network of a shard: mio sockets, SO_REUSEPORT listeners, the monotonic clock.
+
+use std::fs::File;
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+
+use mio::net::{TcpListener, TcpStream};
+use mio::{Interest, Registry, Token};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::net::{Accepted, Network, Stream};
+use crate::config::Settings;
+use crate::fanout::batch::MonotonicNs;
+use crate::sys;
+
+/// The listener of address `i` has the token `LISTENER_TOKEN - i`.
+pub const LISTENER_TOKEN: usize = usize::MAX - 1;
+
+#[derive(Debug)]
+pub struct Sockets {
+    registry: Registry,
+    listeners: Vec<TcpListener>,
+    /// Where the next accept looks first, so that no address starves another.
+    turn: usize,
+    /// A descriptor kept free: given up for a moment, it lets a connection be taken and dropped when the table is full.
+    reserve: Option<File>,
+}
+
+impl Sockets {
+    /// Binds one listener per address on the calling thread, in its descriptor table.
+    pub fn bind(registry: Registry, settings: &Settings) -> io::Result<Sockets> {
+        let mut listeners = Vec::new();
+        for (index, &address) in settings.listen.iter().enumerate() {
+            let mut listener = listen(address, settings)?;
+            registry.register(&mut listener, Token(LISTENER_TOKEN - index), Interest::READABLE)?;
+            listeners.push(listener);
+        }
+        Ok(Sockets { registry, listeners, turn: 0, reserve: File::open("/dev/null").ok() })
+    }
+
+    /// The addresses really bound (a port given as 0 has become one).
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+    }
+
+    /// The table is full: takes one connection and drops it, so that its client learns at once instead of hanging in the backlog.
+    fn drop_one(&mut self) -> Accepted<TcpStream> {
+        if self.reserve.take().is_none() {
+            self.reserve = File::open("/dev/null").ok();
+            return Accepted::Later;
+        }
+        let dropped = self.listeners.iter().any(|listener| listener.accept().is_ok());
+        self.reserve = File::open("/dev/null").ok();
+        if dropped { Accepted::Dropped } else { Accepted::Later }
+    }
+}
+
+/// A listener shared by all shards: the kernel spreads new connections over them. Options are set here once; accepted sockets inherit them.
+fn listen(address: SocketAddr, settings: &Settings) -> io::Result<TcpListener> {
+    let explain =
+        |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {address}: {}", sys::explain_bind(&error, address)));
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP)).map_err(explain)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_tcp_nodelay(true)?;
+    sys::set_notsent_lowat(&socket, settings.notsent_bytes)?;
+    socket.bind(&address.into()).map_err(explain)?;
+    socket.listen(i32::try_from(settings.backlog).unwrap_or(i32::MAX)).map_err(explain)?;
+    Ok(TcpListener::from_std(socket.into()))
+}
+
+impl Network for Sockets {
+    type Stream = TcpStream;
+
+    fn accept(&mut self) -> Accepted<TcpStream> {
+        for _ in 0..self.listeners.len() {
+            let index = self.turn % self.listeners.len();
+            match self.listeners[index].accept() {
+                Ok((stream, _)) => return Accepted::Stream(stream),
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EMFILE | libc::ENFILE) => return self.drop_one(),
+                    Some(libc::ENOBUFS | libc::ENOMEM) => return Accepted::Later,
+                    // Nothing waits here, or it went away while it waited: the next address.
+                    _ if error.kind() == io::ErrorKind::WouldBlock => self.turn += 1,
+                    _ => return Accepted::Dropped,
+                },
+            }
+        }
+        Accepted::None
+    }
+
+    fn register(&mut self, stream: &mut TcpStream, token: usize) -> io::Result<()> {
+        self.registry.register(stream, Token(token), Interest::READABLE | Interest::WRITABLE)
+    }
+
+    fn close_listeners(&mut self) {
+        for mut listener in self.listeners.drain(..) {
+            let _ = self.registry.deregister(&mut listener);
+        }
+    }
+
+    fn now_ns(&self) -> MonotonicNs {
+        sys::monotonic_ns()
+    }
+
+    fn unix_ms(&self) -> u64 {
+        sys::unix_ms()
+    }
+}
+
+impl Stream for TcpStream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        Read::read(self, buffer)
+    }
+
+    fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match slices {
+            [one] => Write::write(self, one),
+            many => Write::write_vectored(self, many),
+        }
+    }
+
+    fn shutdown_write(&mut self) {
+        let _ = TcpStream::shutdown(self, Shutdown::Write);
+    }
+}

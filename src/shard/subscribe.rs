@@ -1,0 +1,333 @@
+//! Subscriptions of this shard's connections, and what the bus sends for them.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::Shard;
+use super::conn::{Phase, Subscription};
+use super::net::Network;
+use crate::bus::{BusCommand, ShardMessage, TopicToken};
+use crate::fanout::batch::{Batch, Channel};
+use crate::fanout::cursor::Cursor;
+use crate::fanout::log::Log;
+use crate::fanout::topics::Member;
+use crate::limits;
+use crate::wire::command::{ErrorCode, Id, Position};
+use crate::wire::event::{Event, GapReason};
+
+/// What a subscription that the bus has not confirmed yet will be answered with.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    id: Option<Id>,
+    since: Option<Position>,
+}
+
+/// A waiter's number for a subscription with neither id nor position: nothing to remember.
+const NO_WAITER: u32 = u32::MAX;
+
+impl<N: Network> Shard<N> {
+    pub(super) fn subscribe(&mut self, key: usize, name: &str, id: Option<Id>, since: Option<Position>) {
+        let subscriptions = &self.conns[key].subscriptions;
+        let topic = self.topics.find(name);
+        if subscriptions.iter().any(|subscription| Some(subscription.topic) == topic && !subscription.leaving) {
+            return self.reply_error(
+                key,
+                id.as_ref(),
+                ErrorCode::AlreadySubscribed,
+                "this connection is subscribed to that channel already",
+            );
+        }
+        let subscriptions_max = self.settings.subscriptions_max;
+        if subscriptions.len() >= subscriptions_max {
+            let message = format!("a connection may have {subscriptions_max} subscriptions");
+            return self.reply_error(key, id.as_ref(), ErrorCode::TooManySubscriptions, &message);
+        }
+        if topic.is_none() && self.topics.len() >= self.settings.channels_max {
+            let message = format!("this server serves {} channels and no more", self.settings.channels_max);
+            return self.reply_error(key, id.as_ref(), ErrorCode::TooManyChannels, &message);
+        }
+        let topic = topic.unwrap_or_else(|| self.topics.insert(name, self.settings.channels.of(name).clone()));
+        let member = Member { conn: key as u32, subscription: self.conns[key].subscriptions.len() as u32 };
+        let place = self.topics[topic].add_member(member);
+        self.metrics.subscriptions.inc();
+        let flows = self.topics[topic].channel.is_some();
+        let waiter = if flows || (id.is_none() && since.is_none()) {
+            NO_WAITER
+        } else {
+            self.waiters.insert(Waiter { id: id.clone(), since }) as u32
+        };
+        self.conns[key].subscriptions.push(Subscription::waiting(topic, place, waiter));
+        if flows {
+            self.confirm(key, member.subscription as usize, id.as_ref(), since);
+        } else {
+            self.queue_interest(topic);
+        }
+    }
+
+    /// Messages flow: answers the subscription and sets its cursor.
+    fn confirm(&mut self, key: usize, at: usize, id: Option<&Id>, since: Option<Position>) {
+        let topic_index = self.conns[key].subscriptions[at].topic;
+        self.retire_if_idle(topic_index);
+        let topic = &self.topics[topic_index];
+        let channel = topic.channel.clone().expect("confirmed only when messages flow");
+        let Start { cursor, recovered, lost } = Start::find(&topic.log, channel.epoch, since);
+        let behind = cursor.seq < topic.log.head();
+        channel.subscribers.fetch_add(1, Relaxed);
+        self.conns[key].subscriptions[at].cursor = cursor;
+        // The position from which the client goes on counting: whatever follows has a higher number.
+        let seq = lost.map_or(cursor.seq, |(from, _)| from) - 1;
+        self.reply(key, &Event::Subscribed { id, channel: &channel.name, epoch: channel.epoch, seq, recovered });
+        if let Some((from, to)) = lost {
+            self.metrics.messages_skipped.add(to - from + 1);
+            self.reply(key, &Event::Gap { channel: &channel.name, from, to, reason: GapReason::Expired });
+        }
+        if behind {
+            self.mark_ready(key);
+        }
+    }
+
+    pub(super) fn unsubscribe(&mut self, key: usize, name: &str, id: Option<Id>) {
+        let topic = self.topics.find(name);
+        let at = self.conns[key].subscriptions.iter().position(|subscription| Some(subscription.topic) == topic && !subscription.leaving);
+        let Some(at) = at else {
+            return self.reply_error(key, id.as_ref(), ErrorCode::NotSubscribed, "this connection is not subscribed to that channel");
+        };
+        self.leave(key, at);
+        self.reply(key, &Event::Unsubscribed { id: id.as_ref(), channel: name });
+    }
+
+    /// Ends a subscription, now or with the frame that the socket has taken in part.
+    pub(super) fn leave(&mut self, key: usize, at: usize) {
+        if self.conns[key].subscriptions[at].is_mid_frame() {
+            self.conns[key].subscriptions[at].leaving = true;
+        } else {
+            self.remove_subscription(key, at);
+        }
+    }
+
+    pub(super) fn remove_subscription(&mut self, key: usize, at: usize) {
+        let subscriptions = &mut self.conns[key].subscriptions;
+        let gone = subscriptions.swap_remove(at);
+        if subscriptions.len() <= 1 {
+            subscriptions.shrink_to_fit();
+        }
+        if let Some(moved) = self.conns[key].subscriptions.get(at) {
+            self.topics[moved.topic].renumber_member(moved.place, at as u32);
+        }
+        self.metrics.subscriptions.dec();
+        match gone.waiter() {
+            Some(NO_WAITER) => {}
+            Some(waiter) => drop(self.waiters.remove(waiter as usize)),
+            None => self.uncount(gone),
+        }
+        let topic = &mut self.topics[gone.topic];
+        if let Some(moved) = topic.remove_member(gone.place) {
+            let lap_under_way = !topic.lap_is_over();
+            self.conns[moved.conn as usize].subscriptions[moved.subscription as usize].place = gone.place;
+            if lap_under_way && !self.conns[moved.conn as usize].is_dead() {
+                self.mark_ready(moved.conn as usize);
+            }
+        }
+        if self.topics[gone.topic].members().is_empty() {
+            self.queue_interest(gone.topic);
+        }
+        self.retire_if_idle(gone.topic);
+    }
+
+    /// Takes a confirmed subscription out of its topic's accounts.
+    fn uncount(&mut self, gone: Subscription) {
+        self.set_lagging(gone.topic, gone.lagging, false);
+        let topic = &mut self.topics[gone.topic];
+        if let Some(channel) = &topic.channel {
+            channel.subscribers.fetch_sub(1, Relaxed);
+        }
+        if gone.cursor.is_mid_frame() {
+            self.with_log(gone.topic, |log| log.cursor_moved(gone.cursor, Cursor::at(gone.cursor.seq + 1)));
+        }
+    }
+
+    pub(super) fn set_lagging(&mut self, topic: u32, was: bool, is: bool) {
+        match (was, is) {
+            (false, true) => {
+                self.topics[topic].lagging += 1;
+                self.metrics.lagging.inc();
+            }
+            (true, false) => {
+                self.topics[topic].lagging -= 1;
+                self.metrics.lagging.dec();
+            }
+            _ => {}
+        }
+    }
+
+    /// Changes a log and keeps the shard's account of log bytes.
+    pub(super) fn with_log<R>(&mut self, topic: u32, change: impl FnOnce(&mut Log) -> R) -> R {
+        let log = &mut self.topics[topic].log;
+        let before = log.bytes();
+        let result = change(log);
+        self.log_bytes = self.log_bytes - before + log.bytes();
+        result
+    }
+
+    /// Frees what nobody waits for any more: every member has been visited and none is behind.
+    pub(super) fn retire_if_idle(&mut self, topic: u32) {
+        let Some(topic_ref) = self.topics.contains(topic).then(|| &self.topics[topic]) else { return };
+        if topic_ref.log.is_empty() || topic_ref.lagging > 0 || !topic_ref.lap_is_over() {
+            return;
+        }
+        let (count, age_ms) = (topic_ref.rule.history_count, topic_ref.rule.history_age.as_millis() as u64);
+        let now_ms = self.unix_ms;
+        self.with_log(topic, |log| log.retire(count, age_ms, now_ms));
+    }
+
+    fn queue_interest(&mut self, topic: u32) {
+        if !std::mem::replace(&mut self.topics[topic].interest_queued, true) {
+            self.interest.push_back(topic);
+        }
+    }
+
+    /// Tells the bus about topics that got their first member or lost their last; those without members go.
+    pub(super) fn tell_interest(&mut self) {
+        let mut told = false;
+        while let Some(&index) = self.interest.front() {
+            let topic = &self.topics[index];
+            let wanted = !topic.members().is_empty();
+            if wanted != topic.join_sent {
+                let (shard, channel, topic) = (self.index, topic.name.clone(), self.topics.token(index));
+                let command = if wanted { BusCommand::Join { shard, topic, channel } } else { BusCommand::Leave { shard, topic, channel } };
+                if self.bus.push(command).is_err() {
+                    break;
+                }
+                told = true;
+            }
+            self.interest.pop_front();
+            let topic = &mut self.topics[index];
+            topic.interest_queued = false;
+            topic.join_sent = wanted;
+            if !wanted {
+                self.with_log(index, Log::drop_all);
+                let gone = self.topics.remove(index);
+                self.log_bytes -= gone.log.bytes();
+            }
+        }
+        if told {
+            self.bus.wake();
+        }
+    }
+
+    pub(super) fn drain_inbox(&mut self) {
+        for _ in 0..limits::INBOX_MESSAGES_PER_TURN {
+            let Some(message) = self.inbox.try_recv() else { break };
+            match message {
+                ShardMessage::Batch { topic, batch } => self.on_batch(topic, batch),
+                ShardMessage::Joined { topic, channel, seq, history } => self.on_joined(topic, channel, seq, history),
+                ShardMessage::Head { topic, seq } => self.on_head(topic, seq),
+                ShardMessage::Published { conn, id, channel, result } => self.on_published(conn, id, &channel, result),
+                ShardMessage::Stop => self.stop(),
+            }
+        }
+    }
+
+    fn on_batch(&mut self, token: TopicToken, batch: Arc<Batch>) {
+        let Some(index) = self.topics.resolve(token) else { return };
+        if self.topics[index].channel.is_none() {
+            return;
+        }
+        let end = batch.end();
+        let lost = self.with_log(index, |log| log.append(batch));
+        self.metrics.inbox_lost.add(lost);
+        self.appended.push_back((token, end));
+        self.begin_lap(index);
+        self.keep_log_budget();
+    }
+
+    fn on_head(&mut self, token: TopicToken, seq: u64) {
+        let Some(index) = self.topics.resolve(token) else { return };
+        let Some(channel) = self.topics[index].channel.clone() else { return };
+        let lost = self.with_log(index, |log| log.advance_head(&channel, seq + 1));
+        if lost > 0 {
+            self.metrics.inbox_lost.add(lost);
+            self.begin_lap(index);
+        }
+    }
+
+    fn begin_lap(&mut self, index: u32) {
+        if self.ring.is_empty()
+            && let Some(coalesce) = self.settings.coalesce
+        {
+            self.lap_not_before_ns = self.now_ns + coalesce.as_nanos() as u64;
+        }
+        if self.topics[index].begin_lap() {
+            self.ring.push_back(self.topics.token(index));
+        }
+        // Without members there is no lap to free the log at its end.
+        self.retire_if_idle(index);
+    }
+
+    /// Drops the oldest batches of the shard, whatever their channel, until all logs fit their budget.
+    fn keep_log_budget(&mut self) {
+        let budget = self.settings.log_bytes_total / self.settings.shards;
+        while self.log_bytes > budget {
+            let Some((token, end)) = self.appended.pop_front() else { break };
+            if let Some(index) = self.topics.resolve(token) {
+                self.with_log(index, |log| log.drop_before(end));
+            }
+        }
+        // Most of these batches were freed long ago, as soon as everybody had them.
+        if self.appended.len() > limits::APPENDED_BEFORE_SWEEP && self.appended.len() > 4 * self.ring.len() {
+            let topics = &self.topics;
+            self.appended.retain(|&(token, end)| topics.resolve(token).is_some_and(|index| topics[index].log.tail() < end));
+        }
+    }
+
+    fn on_joined(&mut self, token: TopicToken, channel: Arc<Channel>, seq: u64, history: Vec<Arc<Batch>>) {
+        let Some(index) = self.topics.resolve(token) else { return };
+        let log = &mut self.topics[index].log;
+        log.start_at(history.first().map_or(seq + 1, |oldest| oldest.first()));
+        for batch in history {
+            self.appended.push_back((token, batch.end()));
+            self.with_log(index, |log| log.append(batch));
+        }
+        self.with_log(index, |log| log.advance_head(&channel, seq + 1));
+        self.topics[index].channel = Some(channel);
+        self.keep_log_budget();
+        let members = self.topics[index].members().to_vec();
+        for Member { conn, subscription } in members {
+            let (key, at) = (conn as usize, subscription as usize);
+            let waiter = match self.conns[key].subscriptions[at].waiter() {
+                Some(NO_WAITER) | None => None,
+                Some(waiter) => Some(self.waiters.remove(waiter as usize)),
+            };
+            let (id, since) = waiter.map_or((None, None), |waiter| (waiter.id, waiter.since));
+            // A connection that is closing has left; one that is dead will be reaped, counted like any member.
+            if matches!(self.conns[key].phase, Phase::Open(_) | Phase::Dead) {
+                self.confirm(key, at, id.as_ref(), since);
+            }
+        }
+    }
+}
+
+/// Where a subscription starts.
+struct Start {
+    cursor: Cursor,
+    recovered: bool,
+    /// Numbers that were asked for and are gone.
+    lost: Option<(u64, u64)>,
+}
+
+impl Start {
+    fn find(log: &Log, epoch: u64, since: Option<Position>) -> Start {
+        let live = Start { cursor: Cursor::at(log.head()), recovered: false, lost: None };
+        match since {
+            Some(position) if position.epoch == epoch && position.seq < log.head() => {
+                let next = position.seq + 1;
+                if next >= log.tail() {
+                    Start { cursor: Cursor::at(next), recovered: true, lost: None }
+                } else {
+                    Start { cursor: Cursor::at(log.tail()), recovered: false, lost: Some((next, log.tail() - 1)) }
+                }
+            }
+            _ => live,
+        }
+    }
+}
