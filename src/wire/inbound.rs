@@ -293,7 +293,7 @@ impl Inbound {
         if !ends {
             let spill = self.spill.get_or_insert_default();
             spill.cut = Cut::Payload { header, received: received + chunk.len() };
-            spill.control.extend_from_slice(chunk);
+            extend(&mut spill.control, chunk, header.payload_len as usize);
             return Ok(None);
         }
         let payload = match &mut self.spill {
@@ -326,13 +326,7 @@ impl Inbound {
 impl Message {
     /// Adds bytes that came. `len_max` is what the message can grow to, so that doubling stops there; `last` when these bytes end it.
     fn append(&mut self, chunk: &[u8], len_max: usize, last: bool) -> Result<(), Violation> {
-        let needed = self.bytes.len() + chunk.len();
-        if needed > self.bytes.capacity() {
-            // Twice what came, but not past the end: an announced length bounds the memory and never asks for it.
-            let capacity = needed.saturating_mul(2).min(len_max).max(needed);
-            self.bytes.reserve_exact(capacity - self.bytes.len());
-        }
-        self.bytes.extend_from_slice(chunk);
+        extend(&mut self.bytes, chunk, len_max);
         if !self.text {
             return Ok(());
         }
@@ -344,6 +338,16 @@ impl Message {
         }
         Ok(())
     }
+}
+
+/// Appends, growing to twice what came but not past `len_max`: an announced length bounds the memory and never asks for it.
+fn extend(bytes: &mut Vec<u8>, chunk: &[u8], len_max: usize) {
+    let needed = bytes.len() + chunk.len();
+    if needed > bytes.capacity() {
+        let capacity = needed.saturating_mul(2).min(len_max).max(needed);
+        bytes.reserve_exact(capacity - bytes.len());
+    }
+    bytes.extend_from_slice(chunk);
 }
 
 fn close_event(payload: Payload<'_>) -> Result<Event<'_>, Violation> {
