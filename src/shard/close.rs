@@ -14,7 +14,6 @@ use crate::wire::upgrade::Refusal;
 
 /// Close codes that are ours; those of RFC 6455 stand beside them in `docs/protocol.md`.
 pub mod code {
-    pub const NORMAL: u16 = 1000;
     pub const GOING_AWAY: u16 = 1001;
     pub const TRY_AGAIN_LATER: u16 = 1013;
     pub const OVERRUN: u16 = 4008;
@@ -47,13 +46,25 @@ impl<N: Network> Shard<N> {
         self.end_with_close(key, code, &violation.to_string(), reason);
     }
 
+    /// The peer has sent a close frame: echoes it (an empty one with an empty one) and ends.
+    pub(super) fn echo_close(&mut self, key: usize, code: Option<u16>, text: &str) {
+        match code {
+            Some(code) => self.end_with_close(key, code, text, CloseReason::Client),
+            None => self.end_with_frame(key, CloseReason::Client, |out| frame::encode_frame(out, Opcode::Close, b"")),
+        }
+    }
+
     /// Sends a close frame at the next frame boundary, then ends without awaiting the peer's (it has sent its own, or cannot be understood).
-    pub(super) fn end_with_close(&mut self, key: usize, code: u16, text: &str, reason: CloseReason) {
+    fn end_with_close(&mut self, key: usize, code: u16, text: &str, reason: CloseReason) {
+        self.end_with_frame(key, reason, |out| frame::encode_close(out, code, text));
+    }
+
+    fn end_with_frame(&mut self, key: usize, reason: CloseReason, encode: impl FnOnce(&mut Vec<u8>)) {
         if !self.enter_closing(key, reason) {
             return;
         }
         let conn = &mut self.conns[key];
-        frame::encode_close(conn.outbox(), code, text);
+        encode(conn.outbox());
         conn.phase = Phase::Ending;
         self.mark_ready(key);
     }

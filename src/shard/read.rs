@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::conn::{Flags, Phase};
 use super::net::{Network, Stream};
-use super::{Shard, close::code};
+use super::Shard;
 use crate::bus::{BusCommand, ConnToken, Publish, PublishError, PublishReply, Published};
 use crate::limits;
 use crate::metrics::{CloseReason, RefusalReason};
@@ -209,7 +209,7 @@ impl<N: Network> Shard<N> {
             inbound::Event::Pong(_) => {}
             inbound::Event::Close { code, reason } => {
                 let reason = String::from_utf8_lossy(&reason);
-                self.end_with_close(key, code.unwrap_or(code::NORMAL), &reason, CloseReason::Client);
+                self.echo_close(key, code, &reason);
             }
         }
     }

@@ -1,0 +1,160 @@
+//! A client's view of one connection: parses every byte the server sent and holds the server to its promises.
+
+use std::collections::HashMap;
+
+use campanile::wire::Format;
+use serde_json::Value;
+
+#[derive(Debug)]
+pub struct Client {
+    pub format: Format,
+    received: Vec<u8>,
+    upgraded: bool,
+    pub subscriptions: HashMap<String, View>,
+    /// Channels asked for and not confirmed.
+    pub asked: Vec<String>,
+    pub close: Option<u16>,
+    pub pings: usize,
+    pub echoes: usize,
+    pub refused: bool,
+    pub messages: usize,
+    pub gaps: usize,
+    /// Raw connections: the last number seen per channel (they are told of nothing else).
+    raw_last: HashMap<String, u64>,
+}
+
+/// What a client knows of a channel it is subscribed to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct View {
+    pub epoch: u64,
+    /// The last number that was delivered or announced as lost.
+    pub seq: u64,
+}
+
+/// The payload of a message: channel and number, so that what arrives can be checked, and padding.
+pub fn payload(channel: &str, epoch: u64, seq: u64, padding: usize) -> Vec<u8> {
+    format!("{{\"c\":\"{channel}\",\"e\":{epoch},\"n\":{seq},\"pad\":\"{}\"}}", "x".repeat(padding)).into_bytes()
+}
+
+impl Client {
+    pub fn new(format: Format) -> Client {
+        Client {
+            format,
+            received: Vec::new(),
+            upgraded: false,
+            subscriptions: HashMap::new(),
+            asked: Vec::new(),
+            close: None,
+            pings: 0,
+            echoes: 0,
+            refused: false,
+            messages: 0,
+            gaps: 0,
+            raw_last: HashMap::new(),
+        }
+    }
+
+    pub fn is_upgraded(&self) -> bool {
+        self.upgraded
+    }
+
+    /// Takes bytes as the socket delivered them.
+    pub fn receive(&mut self, bytes: &[u8]) {
+        self.received.extend_from_slice(bytes);
+        if !self.upgraded {
+            let Some(end) = self.received.windows(4).position(|window| window == b"\r\n\r\n") else { return };
+            let head = String::from_utf8(self.received[..end].to_vec()).expect("heads are ASCII");
+            if !head.starts_with("HTTP/1.1 101") {
+                self.refused = true;
+                return;
+            }
+            self.upgraded = true;
+            self.received.drain(..end + 4);
+        }
+        let mut at = 0;
+        while let Some((opcode, payload, length)) = frame(&self.received[at..]) {
+            let payload = payload.to_vec();
+            at += length;
+            self.on_frame(opcode, &payload);
+        }
+        self.received.drain(..at);
+    }
+
+    /// Bytes of a frame that has not arrived whole.
+    pub fn is_mid_frame(&self) -> bool {
+        !self.received.is_empty()
+    }
+
+    fn on_frame(&mut self, opcode: u8, payload: &[u8]) {
+        assert_eq!(self.close, None, "nothing may follow the close frame");
+        match (opcode, self.format) {
+            (0x8, _) => self.close = Some(if payload.is_empty() { 1005 } else { u16::from_be_bytes([payload[0], payload[1]]) }),
+            (0x9, _) => self.pings += 1,
+            (0xA, _) => {
+                assert_eq!(payload, b"are you there");
+                self.echoes += 1;
+            }
+            (0x1, Format::Raw) => self.on_raw(payload),
+            (0x1, Format::Json) => self.on_event(&serde_json::from_slice(payload).expect("events are JSON")),
+            (0x2, Format::Msgpack) => self.on_event(&rmp_serde::from_slice(payload).expect("events are MessagePack")),
+            _ => panic!("opcode {opcode:#x} on a {:?} connection", self.format),
+        }
+    }
+
+    fn on_raw(&mut self, payload: &[u8]) {
+        let data: Value = serde_json::from_slice(payload).expect("payloads come whole");
+        let (channel, number) = (data["c"].as_str().unwrap().to_owned(), data["n"].as_u64().unwrap());
+        let last = self.raw_last.entry(channel).or_insert(0);
+        assert!(number > *last, "raw messages come in order, each once: {number} after {last}");
+        *last = number;
+        self.messages += 1;
+    }
+
+    fn on_event(&mut self, event: &Value) {
+        let number = |field: &str| event[field].as_u64().unwrap_or_else(|| panic!("{field} in {event}"));
+        let channel = event["channel"].as_str().unwrap_or_default().to_owned();
+        match event["type"].as_str().expect("every event has a type") {
+            "connected" | "pong" => {}
+            "subscribed" => {
+                self.asked.retain(|asked| *asked != channel);
+                let view = View { epoch: number("epoch"), seq: number("seq") };
+                assert_eq!(self.subscriptions.insert(channel, view), None, "confirmed twice");
+            }
+            "unsubscribed" => {
+                self.asked.retain(|asked| *asked != channel);
+                self.subscriptions.remove(&channel);
+            }
+            "notification" => {
+                let view = self.subscriptions.get_mut(&channel).unwrap_or_else(|| panic!("{event} without a subscription"));
+                assert_eq!(number("seq"), view.seq + 1, "invariant 1 and 2: the next message or a gap, {channel}");
+                view.seq += 1;
+                assert_eq!(event["data"]["n"].as_u64(), Some(view.seq), "the payload belongs to the number");
+                assert_eq!(event["data"]["c"].as_str(), Some(&*channel), "and to the channel");
+                assert_eq!(event["data"]["e"].as_u64(), Some(view.epoch), "and to the epoch");
+                self.messages += 1;
+            }
+            "gap" => {
+                let view = self.subscriptions.get_mut(&channel).unwrap_or_else(|| panic!("{event} without a subscription"));
+                assert_eq!(number("from"), view.seq + 1, "a gap begins where the last message ended");
+                assert!(number("to") >= number("from"));
+                view.seq = number("to");
+                self.gaps += 1;
+            }
+            "error" => {}
+            other => panic!("unknown event {other}"),
+        }
+    }
+}
+
+/// The first whole frame: opcode, payload, length with header. Server frames are unmasked and unfragmented.
+fn frame(bytes: &[u8]) -> Option<(u8, &[u8], usize)> {
+    let (&first, &second) = (bytes.first()?, bytes.get(1)?);
+    assert_eq!(first & 0xF0, 0x80, "every server frame is final and has no reserved bits: {first:#x}");
+    assert_eq!(second & 0x80, 0, "server frames are not masked");
+    let (header, length) = match second {
+        126 => (4, u16::from_be_bytes(bytes.get(2..4)?.try_into().unwrap()) as usize),
+        127 => (10, u64::from_be_bytes(bytes.get(2..10)?.try_into().unwrap()) as usize),
+        length => (2, length as usize),
+    };
+    Some((first & 0x0F, bytes.get(header..header + length)?, header + length))
+}

@@ -1,0 +1,622 @@
+//! The simulated network, clock and bus, and the loop that deals from the seed.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hasher};
+use std::io::{self, ErrorKind, IoSlice};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use campanile::bus::{BusCommand, ConnToken, ShardMessage, TopicToken};
+use campanile::config::{ChannelRule, Overrun, Settings};
+use campanile::fanout::batch::{Batch, BatchBuilder, Channel};
+use campanile::metrics::ShardMetrics;
+use campanile::shard::inbox::{Inbox, InboxSender, inbox};
+use campanile::shard::net::{Accepted, Network, Readiness, Stream};
+use campanile::shard::{Parts, Shard, unpack};
+use campanile::wire::Format;
+use campanile::wire::event::GapReason;
+use campanile::wire::frame::{Opcode, encode_masked_frame};
+use campanile::wire::payload::Kind;
+use fastrand::Rng;
+
+use crate::client::{Client, payload};
+
+const CHANNELS: [&str; 4] = ["cut", "skip", "latest", "kept"];
+const LOG_BYTES: usize = 6000;
+const LOG_BYTES_TOTAL: usize = 20_000;
+const BUFFER_BYTES: usize = 40_000;
+
+/// One socket's two directions.
+#[derive(Debug, Default)]
+struct Pipe {
+    token: Option<usize>,
+    to_server: VecDeque<u8>,
+    to_client: VecDeque<u8>,
+    /// Bytes the socket takes before it blocks.
+    room: usize,
+    /// A write was refused, so room is an edge.
+    blocked: bool,
+    /// Something readable has come since the last edge.
+    readable_edge: bool,
+    client_closed: bool,
+    reset: bool,
+    server_shut: bool,
+    server_gone: bool,
+    registered: bool,
+}
+
+#[derive(Debug)]
+struct Wires {
+    pipes: Vec<Pipe>,
+    waiting: VecDeque<usize>,
+    now_ns: u64,
+    rng: Rng,
+    listening: bool,
+    /// The process is short of descriptors for now.
+    short: bool,
+}
+
+#[derive(Debug, Clone)]
+struct SimNet(Rc<RefCell<Wires>>);
+
+#[derive(Debug)]
+struct SimStream {
+    wires: Rc<RefCell<Wires>>,
+    pipe: usize,
+}
+
+impl Network for SimNet {
+    type Stream = SimStream;
+    fn accept(&mut self) -> Accepted<SimStream> {
+        let mut wires = self.0.borrow_mut();
+        assert!(wires.listening, "no accept after the listeners are closed");
+        if wires.short {
+            return Accepted::Later;
+        }
+        match wires.waiting.pop_front() {
+            Some(pipe) => Accepted::Stream(SimStream { wires: self.0.clone(), pipe }),
+            None => Accepted::None,
+        }
+    }
+    fn register(&mut self, stream: &mut SimStream, token: usize) -> io::Result<()> {
+        let pipe = &mut self.0.borrow_mut().pipes[stream.pipe];
+        assert!(!pipe.registered, "registered once for its life");
+        (pipe.registered, pipe.token, pipe.readable_edge) = (true, Some(token), true);
+        Ok(())
+    }
+    fn close_listeners(&mut self) {
+        self.0.borrow_mut().listening = false;
+    }
+    fn now_ns(&self) -> u64 {
+        self.0.borrow().now_ns
+    }
+    fn unix_ms(&self) -> u64 {
+        1_700_000_000_000 + self.0.borrow().now_ns / 1_000_000
+    }
+}
+
+impl Stream for SimStream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let wires = &mut *self.wires.borrow_mut();
+        let pipe = &mut wires.pipes[self.pipe];
+        if pipe.reset {
+            return Err(ErrorKind::ConnectionReset.into());
+        }
+        if pipe.to_server.is_empty() {
+            return if pipe.client_closed { Ok(0) } else { Err(ErrorKind::WouldBlock.into()) };
+        }
+        // A read returns what is there up to the buffer: short only when the socket is empty, as on Linux.
+        let count = pipe.to_server.len().min(buffer.len());
+        for (slot, byte) in buffer.iter_mut().zip(pipe.to_server.drain(..count)) {
+            *slot = byte;
+        }
+        Ok(count)
+    }
+    fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let wires = &mut *self.wires.borrow_mut();
+        let pipe = &mut wires.pipes[self.pipe];
+        assert!(!pipe.server_shut, "nothing is written after the shutdown");
+        if pipe.reset {
+            return Err(ErrorKind::BrokenPipe.into());
+        }
+        let total: usize = slices.iter().map(|slice| slice.len()).sum();
+        assert!(total > 0, "an empty write is a wasted system call");
+        let taken = total.min(pipe.room);
+        pipe.room -= taken;
+        pipe.to_client.extend(slices.iter().flat_map(|slice| slice.iter()).take(taken));
+        if taken < total {
+            pipe.blocked = true;
+        }
+        if taken == 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(taken) }
+    }
+    fn shutdown_write(&mut self) {
+        self.wires.borrow_mut().pipes[self.pipe].server_shut = true;
+    }
+}
+
+impl Drop for SimStream {
+    fn drop(&mut self) {
+        self.wires.borrow_mut().pipes[self.pipe].server_gone = true;
+    }
+}
+
+/// The bus's side of one channel.
+#[derive(Debug)]
+struct SimChannel {
+    channel: Arc<Channel>,
+    seq: u64,
+    /// Where the shard was told numbering stands, once it has joined.
+    topic: Option<TopicToken>,
+    history: VecDeque<Arc<Batch>>,
+    /// The shard was not sent something: it must be told the head before silence.
+    lost: bool,
+}
+
+struct Peer {
+    pipe: usize,
+    client: Client,
+    /// Never reads again.
+    stalled: bool,
+    /// Answers pings.
+    polite: bool,
+    ended: bool,
+}
+
+pub struct Simulation {
+    rng: Rng,
+    wires: Rc<RefCell<Wires>>,
+    shard: Shard<SimNet>,
+    metrics: Arc<ShardMetrics>,
+    to_shard: InboxSender<ShardMessage>,
+    from_shard: Inbox<BusCommand>,
+    channels: BTreeMap<String, SimChannel>,
+    joins: Vec<(String, TopicToken)>,
+    peers: Vec<Peer>,
+    epochs: u64,
+    settings: Arc<Settings>,
+    digest: DefaultHasher,
+    _polls: (mio::Poll, mio::Poll),
+}
+
+impl Simulation {
+    pub fn new(seed: u64) -> Simulation {
+        let mut rng = Rng::with_seed(seed);
+        let settings = Arc::new(settings(&mut rng));
+        let wires = Rc::new(RefCell::new(Wires {
+            pipes: Vec::new(),
+            waiting: VecDeque::new(),
+            now_ns: 1_000_000_000,
+            rng: rng.fork(),
+            listening: true,
+            short: false,
+        }));
+        let polls = (mio::Poll::new().unwrap(), mio::Poll::new().unwrap());
+        let (to_shard, shard_inbox) = inbox(64, polls.0.registry(), mio::Token(0)).unwrap();
+        let (bus, from_shard) = inbox(64, polls.1.registry(), mio::Token(0)).unwrap();
+        let metrics = Arc::new(ShardMetrics::default());
+        let parts = Parts {
+            index: 0,
+            settings: settings.clone(),
+            metrics: metrics.clone(),
+            inbox: shard_inbox,
+            bus,
+            connections: Arc::new(AtomicUsize::new(0)),
+            node_id: 1,
+        };
+        let shard = Shard::new(SimNet(wires.clone()), parts);
+        Simulation {
+            rng,
+            wires,
+            shard,
+            metrics,
+            to_shard,
+            from_shard,
+            channels: BTreeMap::new(),
+            joins: Vec::new(),
+            peers: Vec::new(),
+            epochs: 0,
+            settings,
+            digest: DefaultHasher::new(),
+            _polls: polls,
+        }
+    }
+
+    /// Runs the seed to its end and returns a digest of all that clients received.
+    pub fn run(mut self) -> u64 {
+        let steps = self.rng.usize(50..300);
+        for _ in 0..steps {
+            match self.rng.u8(..100) {
+                0..12 => self.connect(),
+                12..30 => self.client_speaks(),
+                30..62 => self.publish(),
+                62..66 => self.misfortune(),
+                66..70 => self.stale_event(),
+                70..75 => self.pass_time(self.rng.clone().u64(1..2_000)),
+                _ => self.clients_read(),
+            }
+            self.bus_turn(false);
+            self.turn();
+            self.check();
+        }
+        self.settle();
+        self.digest.finish()
+    }
+
+    fn connect(&mut self) {
+        if self.peers.len() >= 24 {
+            return;
+        }
+        let format = *self.rng.choice(&Format::ALL).unwrap();
+        let mut request = String::from("GET /ws");
+        let mut client = Client::new(format);
+        let mut query = '?';
+        for channel in CHANNELS {
+            if self.rng.u8(..3) == 0 {
+                request += &format!("{query}channel={channel}");
+                query = '&';
+                client.asked.push(channel.to_owned());
+            }
+        }
+        request += &format!(
+            " HTTP/1.1\r\nHost: sim\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: campanile.v1.{}\r\n\r\n",
+            format.name()
+        );
+        let mut wires = self.wires.borrow_mut();
+        let pipe = wires.pipes.len();
+        let room = self.rng.usize(0..600);
+        wires.pipes.push(Pipe { room, to_server: request.into_bytes().into(), readable_edge: true, ..Pipe::default() });
+        wires.waiting.push_back(pipe);
+        drop(wires);
+        let polite = self.rng.u8(..5) > 0;
+        self.peers.push(Peer { pipe, client, stalled: false, polite, ended: false });
+        self.shard.on_listener();
+    }
+
+    fn live_peer(&mut self) -> Option<usize> {
+        let live: Vec<usize> = (0..self.peers.len()).filter(|&at| !self.peers[at].ended && self.peers[at].client.is_upgraded()).collect();
+        self.rng.choice(live)
+    }
+
+    fn client_speaks(&mut self) {
+        let Some(at) = self.live_peer() else { return };
+        let channel = *self.rng.choice(&CHANNELS).unwrap();
+        let peer = &mut self.peers[at];
+        if peer.client.close.is_some() {
+            return;
+        }
+        let is_raw = peer.client.format == Format::Raw;
+        let subscribed = peer.client.subscriptions.get(channel).copied();
+        let asked = peer.client.asked.iter().any(|asked| asked == channel);
+        match self.rng.u8(..20) {
+            0..7 if !is_raw && subscribed.is_none() && !asked => {
+                let mut command = serde_json::json!({"type": "subscribe", "channel": channel, "id": 5});
+                // A position from anywhere: what the channel has, what it had, what it never had.
+                if self.rng.bool()
+                    && let Some(known) = self.channels.get(channel)
+                {
+                    let seq = self.rng.u64(0..known.seq + 3);
+                    command["since"] = serde_json::json!({"epoch": known.channel.epoch, "seq": seq});
+                }
+                self.peers[at].client.asked.push(channel.to_owned());
+                self.command(at, &command);
+            }
+            7..11 if !is_raw && subscribed.is_some() => self.command(at, &serde_json::json!({"type": "unsubscribe", "channel": channel})),
+            11..13 if !is_raw => self.command(at, &serde_json::json!({"type": "ping", "id": "p"})),
+            13 if !is_raw => self.command(at, &serde_json::json!({"type": "nonsense"})),
+            14..18 => self.frame(at, Opcode::Ping, b"are you there"),
+            18 => self.frame(at, Opcode::Close, &1000u16.to_be_bytes()),
+            _ => {}
+        }
+    }
+
+    fn command(&mut self, at: usize, command: &serde_json::Value) {
+        match self.peers[at].client.format {
+            Format::Msgpack => self.frame(at, Opcode::Binary, &rmp_serde::to_vec_named(command).unwrap()),
+            _ => self.frame(at, Opcode::Text, command.to_string().as_bytes()),
+        }
+    }
+
+    fn frame(&mut self, at: usize, opcode: Opcode, payload: &[u8]) {
+        let mut bytes = Vec::new();
+        encode_masked_frame(&mut bytes, true, opcode, self.rng.u32(..).to_ne_bytes(), payload);
+        let cut = if self.rng.u8(..4) == 0 { self.rng.usize(0..bytes.len()) } else { bytes.len() };
+        self.to_server(at, &bytes[..cut]);
+        if cut < bytes.len() {
+            self.turn();
+            self.to_server(at, &bytes[cut..]);
+        }
+    }
+
+    fn to_server(&mut self, at: usize, bytes: &[u8]) {
+        let pipe = &mut self.wires.borrow_mut().pipes[self.peers[at].pipe];
+        pipe.to_server.extend(bytes);
+        pipe.readable_edge = true;
+    }
+
+    /// Something goes wrong.
+    fn misfortune(&mut self) {
+        let at = self.live_peer();
+        match (self.rng.u8(..8), at) {
+            (0, Some(at)) => self.wires.borrow_mut().pipes[self.peers[at].pipe].reset = true,
+            (1, Some(at)) => self.wires.borrow_mut().pipes[self.peers[at].pipe].client_closed = true,
+            (2..4, Some(at)) => self.peers[at].stalled = true,
+            (4, Some(at)) => self.frame(at, Opcode::Text, b"{\"type\":\"ping\"} and more"),
+            (5, Some(at)) => {
+                // Not masked, not even a frame.
+                self.to_server(at, &[0x81, 0x05, 1, 2, 3]);
+            }
+            (6, _) => {
+                let mut wires = self.wires.borrow_mut();
+                wires.short = !wires.short;
+            }
+            (_, Some(at)) if !self.peers[at].stalled => {
+                // A crowd of pings without reading a single pong.
+                for _ in 0..40 {
+                    self.frame(at, Opcode::Ping, b"are you there");
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn stale_event(&mut self) {
+        let token = ConnToken { index: self.rng.u32(..30), generation: self.rng.u32(..40) };
+        let real = self.wires.borrow().pipes.iter().any(|pipe| pipe.token.map(unpack) == Some(token) && !pipe.server_gone);
+        if !real {
+            self.shard.on_ready(token, Readiness { readable: true, writable: true, closed: true });
+        }
+    }
+
+    fn pass_time(&mut self, ms: u64) {
+        self.wires.borrow_mut().now_ns += ms * 1_000_000;
+    }
+
+    /// Clients take what has arrived, and their sockets have room again.
+    fn clients_read(&mut self) {
+        for at in 0..self.peers.len() {
+            if self.peers[at].stalled || self.rng.u8(..4) == 0 {
+                continue;
+            }
+            let limit = self.rng.usize(1..3000);
+            self.client_reads(at, limit);
+        }
+    }
+
+    fn client_reads(&mut self, at: usize, limit: usize) {
+        let peer = &mut self.peers[at];
+        let mut wires = self.wires.borrow_mut();
+        let pipe = &mut wires.pipes[peer.pipe];
+        let count = pipe.to_client.len().min(limit);
+        let bytes: Vec<u8> = pipe.to_client.drain(..count).collect();
+        pipe.room += count + if pipe.room < 50 { 100 } else { 0 };
+        let ended = pipe.to_client.is_empty() && (pipe.server_gone || pipe.server_shut);
+        if ended {
+            // A client that has read the end closes its side.
+            pipe.client_closed = true;
+            pipe.readable_edge = true;
+        }
+        drop(wires);
+        self.digest.write(&bytes);
+        let pings = peer.client.pings;
+        peer.client.receive(&bytes);
+        peer.ended |= ended;
+        if peer.polite && peer.client.pings > pings && peer.client.close.is_none() {
+            self.frame(at, Opcode::Pong, b"");
+        }
+    }
+
+    fn publish(&mut self) {
+        let name = *self.rng.choice(&CHANNELS).unwrap();
+        if !self.channels.contains_key(name) {
+            return;
+        }
+        if self.rng.u8(..30) == 0 {
+            return self.outage(name);
+        }
+        let count = if self.rng.u8(..6) == 0 { self.rng.u64(1..40) } else { 1 };
+        let big = self.rng.u8(..20) == 0;
+        let now_ns = self.wires.borrow().now_ns;
+        let known = self.channels.get_mut(name).unwrap();
+        let mut builder = BatchBuilder::new(known.channel.clone(), known.seq + 1);
+        for _ in 0..count {
+            known.seq += 1;
+            let padding = if big { self.rng.usize(..3000) } else { self.rng.usize(..60) };
+            builder.push(Kind::Json, &payload(name, known.channel.epoch, known.seq, padding), now_ns, 1_700_000_000_000 + now_ns / 1_000_000);
+        }
+        self.hand_out(name, builder.seal());
+    }
+
+    fn outage(&mut self, name: &str) {
+        let known = self.channels.get_mut(name).unwrap();
+        known.seq += 1;
+        let gap = Batch::gap(&known.channel, known.seq, known.seq, GapReason::Outage);
+        self.hand_out(name, gap);
+    }
+
+    fn hand_out(&mut self, name: &str, batch: Arc<Batch>) {
+        let lose = self.rng.u8(..40) == 0;
+        let known = self.channels.get_mut(name).unwrap();
+        if name == "kept" {
+            known.history.push_back(batch.clone());
+            if known.history.len() > 5 {
+                known.history.pop_front();
+            }
+        }
+        let Some(topic) = known.topic else { return };
+        if lose || self.to_shard.push(ShardMessage::Batch { topic, batch }).is_err() {
+            known.lost = true;
+        }
+    }
+
+    /// Answers joins, now or later; tells of lost heads when there is room.
+    fn bus_turn(&mut self, eager: bool) {
+        while let Some(command) = self.from_shard.try_recv() {
+            match command {
+                BusCommand::Join { topic, channel, .. } => self.joins.push((channel.into(), topic)),
+                BusCommand::Leave { topic, channel, .. } => {
+                    self.joins.retain(|(_, waiting)| *waiting != topic);
+                    let gone = self.channels.get(&*channel).is_some_and(|known| known.topic == Some(topic));
+                    if gone {
+                        self.channels.get_mut(&*channel).unwrap().topic = None;
+                        // Sometimes nobody came back within the linger: numbering starts again.
+                        if self.rng.bool() {
+                            self.channels.remove(&*channel);
+                        }
+                    }
+                }
+                other => panic!("not sent in this simulation: {other:?}"),
+            }
+        }
+        let mut waiting = std::mem::take(&mut self.joins);
+        waiting.retain(|(name, topic)| {
+            if !eager && self.rng.u8(..3) == 0 {
+                return true;
+            }
+            self.epochs += 1;
+            let epoch = self.epochs;
+            let known = self.channels.entry(name.clone()).or_insert_with(|| SimChannel {
+                channel: Arc::new(Channel { name: name.as_str().into(), epoch, subscribers: Default::default() }),
+                seq: 0,
+                topic: None,
+                history: VecDeque::new(),
+                lost: false,
+            });
+            let joined = ShardMessage::Joined {
+                topic: *topic,
+                channel: known.channel.clone(),
+                seq: known.seq,
+                history: known.history.iter().cloned().collect(),
+            };
+            if self.to_shard.push(joined).is_err() {
+                return true;
+            }
+            (known.topic, known.lost) = (Some(*topic), false);
+            false
+        });
+        self.joins.extend(waiting);
+        for known in self.channels.values_mut() {
+            if let Some(topic) = known.topic.filter(|_| known.lost && (eager || self.rng.u8(..3) == 0)) {
+                known.lost = self.to_shard.push(ShardMessage::Head { topic, seq: known.seq }).is_err();
+            }
+        }
+    }
+
+    /// Deals the edges, each once, then one turn of the shard.
+    fn turn(&mut self) {
+        let mut edges = Vec::new();
+        for pipe in &mut self.wires.borrow_mut().pipes {
+            let Some(token) = pipe.token.filter(|_| !pipe.server_gone) else { continue };
+            let writable = pipe.blocked && pipe.room > 0 || pipe.reset;
+            let closed = pipe.client_closed || pipe.reset;
+            if pipe.readable_edge || writable || closed {
+                edges.push((unpack(token), Readiness { readable: pipe.readable_edge, writable, closed }));
+                pipe.readable_edge = false;
+                pipe.blocked &= !writable;
+            }
+        }
+        self.rng.shuffle(&mut edges);
+        for (token, readiness) in edges {
+            self.shard.on_ready(token, readiness);
+        }
+        self.shard.turn();
+    }
+
+    fn check(&self) {
+        let metrics = &self.metrics;
+        let log_bytes = metrics.log_bytes.get() as usize;
+        // Each log may keep one batch beyond its bound and as much again in limbo; the budget over all logs leaves room for the newest batches.
+        assert!(log_bytes <= LOG_BYTES_TOTAL.max(LOG_BYTES) * 2 + 80_000, "invariant 4: {log_bytes} bytes in logs");
+        assert!(metrics.buffer_bytes.get() as usize <= BUFFER_BYTES + 40_000, "invariant 4: buffers");
+        let closed: u64 = metrics.closed.iter().map(|counter| counter.get()).sum();
+        assert_eq!(metrics.accepted.get(), metrics.sockets.get() + closed, "invariant 8: every close is counted once");
+        let gone = self.wires.borrow().pipes.iter().filter(|pipe| pipe.server_gone).count() as u64;
+        assert_eq!(closed, gone, "invariant 8: and frees its socket");
+    }
+
+    /// Everything is calm and everybody reads: whoever is still there must have all.
+    fn settle(&mut self) {
+        self.wires.borrow_mut().short = false;
+        self.shard.on_listener();
+        for round in 0..400 {
+            self.bus_turn(true);
+            for at in 0..self.peers.len() {
+                if !self.peers[at].stalled {
+                    self.client_reads(at, usize::MAX);
+                }
+            }
+            if round % 20 == 0 {
+                self.pass_time(100);
+            }
+            self.turn();
+            self.check();
+        }
+        let wires = self.wires.clone();
+        for peer in &self.peers {
+            let pipe = &wires.borrow().pipes[peer.pipe];
+            if pipe.server_gone || pipe.reset || pipe.client_closed || peer.stalled || peer.client.close.is_some() {
+                continue;
+            }
+            assert!(!peer.client.is_mid_frame(), "a frame was begun and not finished");
+            assert!(peer.client.refused || peer.client.asked.is_empty(), "never confirmed: {:?}", peer.client.asked);
+            for (name, view) in &peer.client.subscriptions {
+                let known = &self.channels[name];
+                assert_eq!((view.epoch, view.seq), (known.channel.epoch, known.seq), "everything up to the head of {name} has arrived or was announced");
+            }
+        }
+        // With nobody stalled nothing is kept, but for the channel with a history.
+        if self.peers.iter().all(|peer| !peer.stalled) {
+            assert_eq!(self.metrics.lagging.get(), 0);
+            assert_eq!(self.metrics.buffer_bytes.get(), 0, "invariant 5: an idle connection owns no buffer");
+        }
+        // Everybody goes: nothing may be left.
+        self.to_shard.send(ShardMessage::Stop).expect("the inbox is empty");
+        for _ in 0..400 {
+            self.pass_time(100);
+            self.bus_turn(true);
+            for at in 0..self.peers.len() {
+                if !self.peers[at].stalled {
+                    self.client_reads(at, usize::MAX);
+                }
+            }
+            self.turn();
+        }
+        assert!(self.shard.is_finished(), "every connection ends within its deadlines");
+        self.check();
+        assert_eq!((self.metrics.subscriptions.get(), self.metrics.lagging.get()), (0, 0));
+        self.bus_turn(true);
+        self.turn();
+        assert_eq!((self.metrics.log_bytes.get(), self.metrics.channels.get()), (0, 0), "topics go with their last subscriber");
+        for known in self.channels.values() {
+            assert_eq!(known.channel.subscribers.load(std::sync::atomic::Ordering::Relaxed), 0);
+        }
+    }
+}
+
+fn settings(rng: &mut Rng) -> Settings {
+    let mut settings = Settings::default();
+    settings.shards = 1;
+    settings.connections_max = 20;
+    settings.subscriptions_max = 3;
+    settings.heartbeat = Duration::from_secs(5);
+    settings.pong_timeout = Duration::from_secs(3);
+    settings.handshake_timeout = Duration::from_secs(3);
+    settings.close_timeout = Duration::from_secs(2);
+    settings.log_bytes_total = LOG_BYTES_TOTAL;
+    settings.buffer_bytes_total = BUFFER_BYTES;
+    settings.coalesce = rng.bool().then_some(Duration::from_millis(2));
+    let rule = ChannelRule { overrun: Overrun::Disconnect, log_bytes: LOG_BYTES, history_count: 0, ..settings.channels.default.clone() };
+    settings.channels.by_prefix = vec![
+        ("latest".into(), ChannelRule { overrun: Overrun::Latest, ..rule.clone() }),
+        ("skip".into(), ChannelRule { overrun: Overrun::Skip, ..rule.clone() }),
+        ("kept".into(), ChannelRule { overrun: Overrun::Skip, history_count: 20, history_age: Duration::from_secs(60), ..rule.clone() }),
+        ("cut".into(), rule),
+    ];
+    settings
+}
+
+#[allow(dead_code)]
+type Unused = HashMap<(), ()>;
