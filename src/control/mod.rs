@@ -1,1 +1,305 @@
-//! Skeleton.
+//! HTTP for operators: health, metrics, publishing, what is going on. Called by `main` on an ordinary, unpinned thread.
+//!
+//! Invariant: this thread may be slow and must never make anything else slow. It reads counters that others write, and talks
+//! to the bus thread only through its bounded inbox; whatever it waits for has a deadline, whatever it holds has a bound.
+//!
+//! The folder: [`metrics`] names the counters, `publish` and `channels` ask the bus thread, `info` describes the process,
+//! `listener` bounds connections, `busy` and `process` measure, `answer` spells errors.
+#![forbid(unsafe_code)]
+
+mod answer;
+mod busy;
+mod channels;
+mod info;
+mod listener;
+pub mod metrics;
+mod process;
+mod publish;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+pub use info::mask_url;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request, State as Shared};
+use axum::http::{Method, StatusCode, Uri};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use crate::bus::BusSender;
+use crate::config::{FdTable, Settings};
+use crate::metrics::{BusMetrics, ShardMetrics};
+
+/// Most connections to the control port at once; more wait in the kernel's backlog. Scrapers and probes need a handful.
+pub const CONNECTIONS_MAX: usize = 256;
+/// Most channels in one `POST /publish`.
+pub const PUBLISH_CHANNELS_MAX: usize = 1000;
+/// Most `POST /publish` under way at once: what bounds the memory of bodies. More wait, then get 503.
+pub const PUBLISHES_MAX: usize = 32;
+/// Publishes of one request that are in the bus thread's inbox at once.
+pub const PUBLISH_IN_FLIGHT_MAX: usize = 64;
+/// Their bytes (but always one publish, however large).
+pub const PUBLISH_IN_FLIGHT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Body bytes beyond twice the largest payload: room for [`PUBLISH_CHANNELS_MAX`] names of the longest kind, quoted and escaped.
+pub const BODY_SLACK_BYTES: usize = 512 * 1024;
+/// Most channels on one page of `GET /channels`.
+pub const PAGE_CHANNELS_MAX: usize = 1000;
+/// Exit code after a second signal: 128 + SIGINT, what a shell shows for an interrupted command.
+pub const EXIT_INTERRUPTED: i32 = 130;
+
+const _: () = assert!(BODY_SLACK_BYTES > PUBLISH_CHANNELS_MAX * (crate::limits::CHANNEL_NAME_BYTES_MAX * 2 + 8));
+
+/// After the end is told, how long answers under way may still take.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+const ENDPOINTS: [(&str, &str); 7] = [
+    ("GET /healthz", "200 while this process answers at all"),
+    ("GET /readyz", "200 while messages flow, 503 with the reason while they do not"),
+    ("GET /metrics", "every counter, for Prometheus (OpenMetrics if the scraper accepts it)"),
+    ("GET /info", "version, addresses, shards, settings"),
+    ("GET /channels", "the channels served now, ?from=N&limit=1..1000"),
+    ("POST /publish", "{\"channel\": NAME, \"data\": any JSON} publishes one message"),
+    ("GET /", "this page"),
+];
+
+/// What was found out or decided while starting, for `GET /info`.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    pub version: &'static str,
+    /// What `auto` came to: shared or private.
+    pub fd_table: FdTable,
+    /// The addresses really bound (a port given as 0 has its number here).
+    pub listen: Vec<SocketAddr>,
+    pub control: SocketAddr,
+}
+
+/// Everything the endpoints read.
+pub struct State {
+    settings: Arc<Settings>,
+    facts: Facts,
+    shards: Vec<Arc<ShardMetrics>>,
+    bus_metrics: Arc<BusMetrics>,
+    bus: BusSender,
+    started: Instant,
+    started_unix_ms: u64,
+    /// Set by the first signal and never taken back.
+    stopping: AtomicBool,
+    busy: busy::Window,
+    publishes: Arc<Semaphore>,
+    timeouts: Timeouts,
+}
+
+/// How long things may take. Fixed, but tests cannot wait that long.
+#[derive(Debug, Clone, Copy)]
+struct Timeouts {
+    /// From a command in the bus thread's inbox to its reply.
+    bus: Duration,
+    /// For one of [`PUBLISHES_MAX`] to become free.
+    permit: Duration,
+    /// From a request's head to its answer, the body's arrival included. Longer than `permit` and `bus` together.
+    request: Duration,
+    /// From a request's first byte to the first byte of its answer, so also how long a head may take.
+    exchange: Duration,
+    /// From an answer to the first byte of the next request, or without any progress in writing.
+    idle: Duration,
+}
+
+const TIMEOUTS: Timeouts = Timeouts {
+    bus: Duration::from_secs(5),
+    permit: Duration::from_secs(2),
+    request: Duration::from_secs(10),
+    exchange: Duration::from_secs(30),
+    // Longer than the usual scrape interval of 60 s, so that a scraper's connection lasts.
+    idle: Duration::from_secs(75),
+};
+
+impl State {
+    /// `shards` in the order of their numbers; `bus` reaches the bus thread.
+    pub fn new(
+        settings: Arc<Settings>,
+        facts: Facts,
+        shards: Vec<Arc<ShardMetrics>>,
+        bus_metrics: Arc<BusMetrics>,
+        bus: BusSender,
+    ) -> State {
+        let busy = busy::Window::new(crate::sys::monotonic_ns(), &shards);
+        State {
+            settings,
+            facts,
+            shards,
+            bus_metrics,
+            bus,
+            started: Instant::now(),
+            started_unix_ms: crate::sys::unix_ms(),
+            stopping: AtomicBool::new(false),
+            busy,
+            publishes: Arc::new(Semaphore::new(PUBLISHES_MAX)),
+            timeouts: TIMEOUTS,
+        }
+    }
+
+    fn stopping(&self) -> bool {
+        self.stopping.load(SeqCst)
+    }
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State").field("facts", &self.facts).field("stopping", &self.stopping).finish_non_exhaustive()
+    }
+}
+
+/// The endpoints, without a server around them.
+pub fn router(state: Arc<State>) -> Router {
+    let body_bytes_max = state.settings.payload_bytes_max.saturating_mul(2).saturating_add(BODY_SLACK_BYTES);
+    Router::new()
+        .route("/", get(index))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics::metrics))
+        .route("/info", get(info::info))
+        .route("/channels", get(channels::channels))
+        .route("/publish", post(publish::publish))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(DefaultBodyLimit::max(body_bytes_max))
+        .layer(from_fn_with_state(state.clone(), within_time))
+        .with_state(state)
+}
+
+/// Serves on the calling thread until `ended` is fired or dropped; `main` does so when every shard has ended.
+///
+/// The first SIGTERM or SIGINT calls `on_stop`, once, on this thread: it must not block. `/readyz` says "stopping" from then on
+/// and everything else goes on, so that the end can be watched. The second signal exits the process with [`EXIT_INTERRUPTED`].
+///
+/// **Threads with a private descriptor table must block both signals**: the handler runs on whichever thread the kernel picks
+/// and writes one byte to a descriptor *number* of the main table, which there is somebody else's socket or nothing.
+///
+/// Errors: the runtime or the signal handlers could not be set up, or the listener is not one.
+pub fn run(
+    listener: TcpListener,
+    state: Arc<State>,
+    on_stop: impl FnOnce() + Send + 'static,
+    ended: oneshot::Receiver<()>,
+) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    runtime.block_on(async {
+        // Before the first answer: whoever sees this port answer may send a signal.
+        let signals = stop_signals()?;
+        serve(listener, state, on_stop, signals, |code| std::process::exit(code), ended).await
+    })
+}
+
+/// SIGTERM and SIGINT by name, in the order they come.
+fn stop_signals() -> io::Result<mpsc::Receiver<&'static str>> {
+    let (sender, signals) = mpsc::channel(4);
+    for (kind, name) in [(SignalKind::terminate(), "SIGTERM"), (SignalKind::interrupt(), "SIGINT")] {
+        let mut arrivals = signal(kind)?;
+        let sender = sender.clone();
+        tokio::spawn(async move { while arrivals.recv().await.is_some() && sender.send(name).await.is_ok() {} });
+    }
+    Ok(signals)
+}
+
+/// [`run`] with its signals and its exit handed in, so that tests can play both.
+async fn serve(
+    listener: TcpListener,
+    state: Arc<State>,
+    on_stop: impl FnOnce() + Send + 'static,
+    mut signals: mpsc::Receiver<&'static str>,
+    exit: impl Fn(i32) + Send + 'static,
+    ended: oneshot::Receiver<()>,
+) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let listener = listener::Bounded::new(tokio::net::TcpListener::from_std(listener)?, CONNECTIONS_MAX, state.timeouts);
+
+    tokio::spawn(busy::sample(state.clone()));
+    let stopped = state.clone();
+    tokio::spawn(async move {
+        let Some(name) = signals.recv().await else { return };
+        tracing::info!("{name}: stopping; another signal exits at once");
+        stopped.stopping.store(true, SeqCst);
+        on_stop();
+        if let Some(name) = signals.recv().await {
+            tracing::warn!("{name} again: exiting at once");
+            exit(EXIT_INTERRUPTED);
+        }
+    });
+
+    let (close, closing) = oneshot::channel::<()>();
+    let server = axum::serve(listener, router(state)).with_graceful_shutdown(async {
+        let _ = closing.await;
+    });
+    let server = tokio::spawn(server.into_future());
+    let _ = ended.await;
+    let _ = close.send(());
+    match tokio::time::timeout(FAREWELL, server).await {
+        Ok(joined) => joined.map_err(io::Error::other)?,
+        // What is left are clients that do not finish; the process ends without them.
+        Err(_) => Ok(()),
+    }
+}
+
+/// Bounds each request as a whole, a body that trickles in included.
+async fn within_time(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(state.timeouts.request, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => {
+            let error = format!("the request was not complete within {} s", state.timeouts.request.as_secs_f64());
+            answer::Problem::new(StatusCode::REQUEST_TIMEOUT, error).into_response()
+        }
+    }
+}
+
+async fn index(Shared(state): Shared<Arc<State>>) -> Response {
+    let mut page = format!("Campanile {}, control port\n\n", state.facts.version);
+    for (endpoint, what) in ENDPOINTS {
+        page.push_str(&format!("  {endpoint:<14} {what}\n"));
+    }
+    answer::text(StatusCode::OK, page)
+}
+
+/// Says only that this thread turns. A shard asleep does not turn, so its counters prove nothing; whether messages flow is
+/// the question of `/readyz`.
+async fn healthz() -> Response {
+    answer::text(StatusCode::OK, "ok\n")
+}
+
+async fn readyz(Shared(state): Shared<Arc<State>>) -> Response {
+    let reason = if state.stopping() {
+        "stopping"
+    } else if state.bus_metrics.ready.get() != 0 {
+        return answer::json(StatusCode::OK, serde_json::json!({ "ready": true }));
+    } else if state.settings.redis.is_some() {
+        "Redis cannot be reached, or its channels are not yet subscribed"
+    } else {
+        "the embedded bus has not started yet"
+    };
+    let body = serde_json::json!({ "ready": false, "reason": reason });
+    answer::retryable(answer::json(StatusCode::SERVICE_UNAVAILABLE, body))
+}
+
+fn endpoints() -> Vec<&'static str> {
+    ENDPOINTS.iter().map(|(endpoint, _)| *endpoint).collect()
+}
+
+async fn not_found(uri: Uri) -> Response {
+    let error = format!("there is no {} on the control port", uri.path());
+    answer::json(StatusCode::NOT_FOUND, serde_json::json!({ "error": error, "endpoints": endpoints() }))
+}
+
+/// The router adds `Allow`.
+async fn method_not_allowed(method: Method, uri: Uri) -> Response {
+    let error = format!("{method} is not served at {}", uri.path());
+    answer::json(StatusCode::METHOD_NOT_ALLOWED, serde_json::json!({ "error": error, "endpoints": endpoints() }))
+}

@@ -1,0 +1,220 @@
+//! `GET /info`: what this process is, how it was set up and how full it is.
+//!
+//! Invariant: no secret leaves. The Redis URL is shown through [`mask_url`] only.
+
+use std::sync::Arc;
+
+use axum::extract::State as Shared;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde_json::{Value, json};
+
+use super::{CONNECTIONS_MAX, PAGE_CHANNELS_MAX, PUBLISH_CHANNELS_MAX, State, answer};
+use crate::config::{ChannelRule, FdTable, Mismatch, Overrun, Pin, RedisSubscribe, Settings};
+use crate::limits;
+use crate::metrics::ShardMetrics;
+use crate::wire::payload::Expect;
+
+pub(super) async fn info(Shared(state): Shared<Arc<State>>) -> Response {
+    let settings = &state.settings;
+    let busy = state.busy.ratios(crate::sys::monotonic_ns(), &state.shards);
+    let shards: Vec<_> = state.shards.iter().zip(busy).enumerate().map(|(number, (shard, busy))| shard_of(number, shard, busy)).collect();
+    let body = json!({
+        "version": state.facts.version,
+        "started_unix_ms": state.started_unix_ms,
+        "uptime_seconds": state.started.elapsed().as_secs(),
+        "stopping": state.stopping(),
+        "listen": state.facts.listen,
+        "control": state.facts.control,
+        "fd_table": fd_table_name(state.facts.fd_table),
+        "bus": {
+            "kind": if settings.redis.is_some() { "redis" } else { "embedded" },
+            "url": settings.redis.as_deref().map(mask_url),
+            "ready": state.bus_metrics.ready.get() != 0,
+            "channels": state.bus_metrics.channels.get(),
+        },
+        "shards": shards,
+        "settings": settings_of(settings),
+        "limits": {
+            "channel_name_bytes": limits::CHANNEL_NAME_BYTES_MAX,
+            "value_depth": limits::VALUE_DEPTH_MAX,
+            "head_bytes": limits::HEAD_BYTES_MAX,
+            "query_channels": limits::QUERY_CHANNELS_MAX,
+            "batch_bytes": limits::BATCH_BYTES_MAX,
+            "control_connections": CONNECTIONS_MAX,
+            "publish_channels": PUBLISH_CHANNELS_MAX,
+            "page_channels": PAGE_CHANNELS_MAX,
+        },
+    });
+    answer::json(StatusCode::OK, body)
+}
+
+fn shard_of(number: usize, shard: &ShardMetrics, busy: f64) -> Value {
+    json!({
+        "shard": number,
+        "connections": shard.connections.get(),
+        "sockets": shard.sockets.get(),
+        "subscriptions": shard.subscriptions.get(),
+        "channels": shard.channels.get(),
+        "lagging": shard.lagging.get(),
+        "log_bytes": shard.log_bytes.get(),
+        "buffer_bytes": shard.buffer_bytes.get(),
+        "busy_ratio": busy,
+    })
+}
+
+/// Every setting that says something about this process; durations in milliseconds.
+fn settings_of(settings: &Settings) -> Value {
+    // Named one by one, so that a new setting is either shown or left out on purpose.
+    let Settings {
+        listen: _,
+        control: _,
+        redis: _,
+        prefix,
+        redis_channels,
+        redis_subscribe,
+        linger,
+        shards,
+        pin,
+        fd_table,
+        format,
+        coalesce,
+        heartbeat,
+        pong_timeout,
+        handshake_timeout,
+        close_timeout,
+        shutdown_timeout,
+        connections_max,
+        subscriptions_max,
+        channels_max,
+        message_bytes_max,
+        payload_bytes_max,
+        log_bytes_total,
+        buffer_bytes_total,
+        inbox_messages,
+        notsent_bytes,
+        backlog,
+        echo,
+        allow_client_publish,
+        log_format: _,
+        log_level: _,
+        channels,
+    } = settings;
+    json!({
+        "prefix": prefix,
+        "redis_channels": redis_channels,
+        "redis_subscribe": match redis_subscribe { RedisSubscribe::Exact => "exact", RedisSubscribe::Pattern => "pattern" },
+        "linger_ms": linger.as_millis() as u64,
+        "shards": shards,
+        "pin": match pin { Pin::Auto => json!("auto"), Pin::None => json!("none"), Pin::List(cores) => json!(cores) },
+        "fd_table": fd_table_name(*fd_table),
+        "format": format.name(),
+        "coalesce_ms": coalesce.map_or(0, |wait| wait.as_millis() as u64),
+        "heartbeat_ms": heartbeat.as_millis() as u64,
+        "pong_timeout_ms": pong_timeout.as_millis() as u64,
+        "handshake_timeout_ms": handshake_timeout.as_millis() as u64,
+        "close_timeout_ms": close_timeout.as_millis() as u64,
+        "shutdown_timeout_ms": shutdown_timeout.as_millis() as u64,
+        "connections_max": connections_max,
+        "subscriptions_max": subscriptions_max,
+        "channels_max": channels_max,
+        "message_bytes_max": message_bytes_max,
+        "payload_bytes_max": payload_bytes_max,
+        "log_bytes_total": log_bytes_total,
+        "buffer_bytes_total": buffer_bytes_total,
+        "inbox_messages": inbox_messages,
+        "notsent_bytes": notsent_bytes,
+        "backlog": backlog,
+        "echo": echo,
+        "allow_client_publish": allow_client_publish,
+        "channel_default": rule_of(&channels.default),
+        "channel_prefixes": channels.by_prefix.iter().map(|(prefix, rule)| {
+            let mut shown = rule_of(rule);
+            shown["prefix"] = json!(prefix);
+            shown
+        }).collect::<Vec<_>>(),
+    })
+}
+
+fn rule_of(rule: &ChannelRule) -> Value {
+    json!({
+        "overrun": overrun_name(rule.overrun),
+        "payload": match rule.payload {
+            Expect::Auto => "auto",
+            Expect::Msgpack => "msgpack",
+            Expect::Json => "json",
+            Expect::Raw => "raw",
+        },
+        "mismatch": match rule.mismatch { Mismatch::Opaque => "opaque", Mismatch::Drop => "drop" },
+        "log_bytes": rule.log_bytes,
+        "history_count": rule.history_count,
+        "history_age_ms": rule.history_age.as_millis() as u64,
+    })
+}
+
+/// Also the value of the `policy` label in the metrics.
+pub(super) fn overrun_name(overrun: Overrun) -> &'static str {
+    match overrun {
+        Overrun::Disconnect => "disconnect",
+        Overrun::Skip => "skip",
+        Overrun::Latest => "latest",
+    }
+}
+
+fn fd_table_name(fd_table: FdTable) -> &'static str {
+    match fd_table {
+        FdTable::Auto => "auto",
+        FdTable::Shared => "shared",
+        FdTable::Private => "private",
+    }
+}
+
+/// The URL with every password replaced by `***`: in the user part (`redis://user:password@host`) and in the query of a
+/// `unix://` URL (`?pass=`). In doubt it hides too much: a password with an unescaped `@` or `/` is hidden whole.
+pub fn mask_url(url: &str) -> String {
+    let (scheme, rest) = match url.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        None => (String::new(), url),
+    };
+    let rest = match rest.rsplit_once('@') {
+        // A path of the file system has no user part.
+        _ if scheme.contains("unix") => rest.to_owned(),
+        // A lone word before the @ would be a user's name, but is more often a password in the wrong place.
+        Some((who, host)) => format!("{}***@{host}", who.split_once(':').map(|(user, _)| format!("{user}:")).unwrap_or_default()),
+        None => rest.to_owned(),
+    };
+    let Some((path, query)) = rest.split_once('?') else { return scheme + &rest };
+    let query: Vec<String> = query
+        .split('&')
+        .map(|pair| match pair.split_once('=') {
+            Some((key, _)) if key.to_ascii_lowercase().contains("pass") => format!("{key}=***"),
+            _ => pair.to_owned(),
+        })
+        .collect();
+    format!("{scheme}{path}?{}", query.join("&"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_password_is_shown() {
+        for (url, shown) in [
+            ("redis://127.0.0.1:6379/0", "redis://127.0.0.1:6379/0"),
+            ("redis://:secret@127.0.0.1/1", "redis://:***@127.0.0.1/1"),
+            ("rediss://app:secret@redis.example:6380", "rediss://app:***@redis.example:6380"),
+            ("redis://app:se@cr:et/s@host/0", "redis://app:***@host/0"),
+            ("redis://secret@host", "redis://***@host"),
+            ("unix:///run/redis.sock?db=1&user=app&pass=secret", "unix:///run/redis.sock?db=1&user=app&pass=***"),
+            ("unix:///run/redis.sock?password=a%40b&protocol=resp3", "unix:///run/redis.sock?password=***&protocol=resp3"),
+            ("user:secret@host", "user:***@host"),
+            ("", ""),
+        ] {
+            assert_eq!(mask_url(url), shown);
+        }
+        for url in ["unix:///s?pass=sec@ret", "redis://a:secret@h?x=y@z", "redis://a:secret?@h", "redis://a:sec?pass=ret@h"] {
+            assert!(!mask_url(url).contains("sec") && !mask_url(url).contains("ret"), "{}", mask_url(url));
+        }
+    }
+}

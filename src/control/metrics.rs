@@ -1,0 +1,297 @@
+//! `GET /metrics`: the counters of [`crate::metrics`] under their Prometheus names. The only place where these names stand.
+//!
+//! Invariant: a scrape only reads. Counters are read one after the other while others write them, so figures of one scrape may be
+//! a few messages apart; within a histogram, count and buckets agree.
+//!
+//! prometheus-client writes OpenMetrics, which appends `_total` to every counter. Two names that operators rely on do not fit:
+//! `ws_connections_total` counts *open* connections, so it is a gauge under its full name; `redis_pubsub_messages` is a running
+//! count without the suffix, so its type is `unknown`, which takes any name and works with `rate()` all the same. A scraper that
+//! does not accept OpenMetrics gets the classic text format (`classic` below), where counters are named with their suffix.
+
+use std::fmt;
+use std::sync::Arc;
+
+use axum::extract::State as Shared;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeLabelSet, NoLabelSet, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+
+use super::info::overrun_name;
+use super::{State, process};
+use crate::config::Overrun;
+use crate::metrics::{BusMetrics, CloseReason, Counter, LATENCY_BOUNDS_US, Latency, RefusalReason, ShardMetrics};
+
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Name, HELP text with the unit at its end, where the number is.
+type Named<T> = (&'static str, &'static str, fn(&T) -> &Counter);
+
+const SHARD_GAUGES: [Named<ShardMetrics>; 8] = [
+    ("ws_connections_total", "Open WebSocket connections now (a gauge, whatever its name says). Unit: connections.", |m| &m.connections),
+    ("ws_sockets", "Accepted sockets now, in whatever phase. Unit: sockets.", |m| &m.sockets),
+    ("ws_subscriptions", "Subscriptions now. Unit: subscriptions.", |m| &m.subscriptions),
+    ("ws_channels", "Channels with a subscriber on the shard now. Unit: channels.", |m| &m.channels),
+    ("ws_lagging_subscriptions", "Subscriptions behind their channel's head and blocked on their socket now. Unit: subscriptions.", |m| {
+        &m.lagging
+    }),
+    ("campanile_inbox_depth", "Entries waiting in the shard's inbox at the start of its last turn. Unit: entries.", |m| &m.inbox_depth),
+    ("campanile_log_bytes", "Memory held by channel logs now. Unit: bytes.", |m| &m.log_bytes),
+    ("campanile_buffer_bytes", "Memory held by split frames and unsent control frames now. Unit: bytes.", |m| &m.buffer_bytes),
+];
+
+const SHARD_COUNTERS: [Named<ShardMetrics>; 14] = [
+    ("ws_connections_accepted", "Sockets accepted. Unit: sockets.", |m| &m.accepted),
+    ("ws_accept_errors", "Times accept failed for want of descriptors or kernel memory. Unit: failures.", |m| &m.accept_errors),
+    ("ws_messages_sent", "Messages whose last byte the kernel accepted, per subscriber. Unit: messages.", |m| &m.messages_sent),
+    ("ws_bytes_sent", "Bytes the kernel accepted. Unit: bytes.", |m| &m.bytes_sent),
+    ("ws_messages_received", "Messages received from clients. Unit: messages.", |m| &m.messages_received),
+    ("ws_bytes_received", "Bytes received from clients. Unit: bytes.", |m| &m.bytes_received),
+    ("ws_commands", "Commands received from clients. Unit: commands.", |m| &m.commands),
+    ("ws_command_errors", "Commands answered with an error. Unit: commands.", |m| &m.command_errors),
+    ("ws_writes", "Write system calls. Unit: calls.", |m| &m.writes),
+    ("ws_writes_blocked", "Writes that the kernel took only in part or not at all. Unit: calls.", |m| &m.writes_blocked),
+    ("ws_pings_sent", "Heartbeat pings sent. Unit: frames.", |m| &m.pings_sent),
+    ("ws_messages_skipped", "Messages that subscribers were not sent and that a gap announced. Unit: messages.", |m| &m.messages_skipped),
+    ("campanile_inbox_lost", "Messages lost because the shard's inbox was full, announced by a gap. Unit: messages.", |m| &m.inbox_lost),
+    ("campanile_loop_turns", "Turns of the shard's loop. Unit: turns.", |m| &m.turns),
+];
+
+const BUS_COUNTERS: [Named<BusMetrics>; 11] = [
+    ("campanile_bus_bytes", "Payload bytes received from the bus. Unit: bytes.", |m| &m.bytes),
+    ("campanile_bus_unwanted", "Messages received for channels that nobody here listens to. Unit: messages.", |m| &m.unwanted),
+    ("campanile_bus_dropped", "Messages dropped: wrong payload kind, too large, or no valid channel name. Unit: messages.", |m| &m.dropped),
+    ("campanile_bus_mismatched", "Payloads not of the kind set for their channel, passed on as opaque. Unit: messages.", |m| &m.mismatched),
+    ("campanile_bus_batches", "Batches made. Unit: batches.", |m| &m.batches),
+    ("campanile_bus_inbox_full", "Messages not handed to a shard because its inbox was full. Unit: messages.", |m| &m.inbox_full),
+    ("campanile_bus_published", "Messages published through this process. Unit: messages.", |m| &m.published),
+    ("campanile_bus_publish_errors", "Publishes that failed. Unit: messages.", |m| &m.publish_errors),
+    ("campanile_bus_connects", "Connections made to Redis. Unit: connections.", |m| &m.connects),
+    ("campanile_bus_disconnects", "Connections to Redis lost. Unit: connections.", |m| &m.disconnects),
+    ("campanile_bus_protocol_errors", "Replies from Redis that could not be understood. Unit: replies.", |m| &m.protocol_errors),
+];
+
+const BUS_GAUGES: [Named<BusMetrics>; 3] = [
+    ("campanile_bus_channels", "Channels known to the bus thread now. Unit: channels.", |m| &m.channels),
+    ("campanile_bus_history_bytes", "Memory held by the node's history now. Unit: bytes.", |m| &m.history_bytes),
+    ("campanile_bus_ready", "Whether messages flow: 1 if so, else 0. Unit: none.", |m| &m.ready),
+];
+
+pub(super) async fn metrics(Shared(state): Shared<Arc<State>>, headers: HeaderMap) -> Response {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Scrape(state)));
+    let mut page = String::with_capacity(64 * 1024);
+    if text::encode(&mut page, &registry).is_err() {
+        return super::answer::Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written").into_response();
+    }
+    let accepts = |value: &header::HeaderValue| value.to_str().is_ok_and(|value| value.contains("application/openmetrics-text"));
+    if headers.get_all(header::ACCEPT).iter().any(accepts) {
+        ([(header::CONTENT_TYPE, OPENMETRICS)], page).into_response()
+    } else {
+        ([(header::CONTENT_TYPE, CLASSIC)], classic(&page)).into_response()
+    }
+}
+
+/// OpenMetrics as the text format 0.0.4: there, the suffix is part of a counter's (and an info's) name, `unknown` is spelled
+/// `untyped`, and nothing marks the end. Sample lines are the same in both.
+fn classic(openmetrics: &str) -> String {
+    let mut page = String::with_capacity(openmetrics.len());
+    let mut help = ("", "");
+    for line in openmetrics.lines() {
+        if let Some(text) = line.strip_prefix("# HELP ") {
+            // Held until the type says how the name ends.
+            help = text.split_once(' ').unwrap_or((text, ""));
+        } else if let Some(kind) = line.strip_prefix("# TYPE ").and_then(|text| Some(text.split_once(' ')?.1)) {
+            let (suffix, kind) = match kind {
+                "counter" => ("_total", "counter"),
+                "info" => ("_info", "gauge"),
+                "unknown" => ("", "untyped"),
+                other => ("", other),
+            };
+            let (name, text) = help;
+            page.push_str(&format!("# HELP {name}{suffix} {text}\n# TYPE {name}{suffix} {kind}\n"));
+        } else if line != "# EOF" {
+            page.push_str(line);
+            page.push('\n');
+        }
+    }
+    page
+}
+
+/// One scrape: prometheus-client asks for the values while it writes.
+#[derive(Debug)]
+struct Scrape(Arc<State>);
+
+impl Collector for Scrape {
+    fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
+        let mut page = Page { encoder };
+        self.shards(&mut page)?;
+        self.bus(&mut page)?;
+        self.process(&mut page)
+    }
+}
+
+impl Scrape {
+    fn shards(&self, page: &mut Page<'_>) -> fmt::Result {
+        let shards = &self.0.shards;
+        let labelled = || shards.iter().enumerate().map(|(number, shard)| ([("shard", number)], shard));
+        for (name, help, read) in SHARD_GAUGES {
+            page.gauges(name, help, labelled().map(|(labels, shard)| (labels, read(shard).get())))?;
+        }
+        for (name, help, read) in SHARD_COUNTERS {
+            page.counters(name, help, labelled().map(|(labels, shard)| (labels, read(shard).get())))?;
+        }
+        page.counters(
+            "campanile_loop_busy_seconds",
+            "Time the shard's loop spent working, not waiting. Unit: seconds.",
+            labelled().map(|(labels, shard)| (labels, shard.busy_ns.get() as f64 / 1e9)),
+        )?;
+        let ratios = self.0.busy.ratios(crate::sys::monotonic_ns(), shards);
+        page.gauges(
+            "campanile_loop_busy_ratio",
+            "Share of the last ten seconds that the shard's loop spent working. Unit: ratio, 0 to 1.",
+            ratios.into_iter().enumerate().map(|(number, ratio)| ([("shard", number)], ratio)),
+        )?;
+
+        // Every reason is written even at 0: a series that appears with its first event has no increase to see.
+        page.counters(
+            "ws_connections_closed",
+            "Accepted connections that ended, by reason. Unit: connections.",
+            labelled().flat_map(|([shard], metrics)| {
+                let of = move |reason: &CloseReason| (([shard], [("reason", reason.name())]), metrics.closed[*reason as usize].get());
+                CloseReason::ALL.iter().map(of)
+            }),
+        )?;
+        page.counters(
+            "ws_connections_refused",
+            "Requests refused on the public port, by reason. Unit: requests.",
+            labelled().flat_map(|([shard], metrics)| {
+                let of = move |reason: &RefusalReason| (([shard], [("reason", reason.name())]), metrics.refused[*reason as usize].get());
+                RefusalReason::ALL.iter().map(of)
+            }),
+        )?;
+        page.counters(
+            "ws_overruns",
+            "Times a channel's log passed a subscriber, by what was done. Unit: subscriptions.",
+            labelled().flat_map(|([shard], metrics)| {
+                [Overrun::Disconnect, Overrun::Skip, Overrun::Latest]
+                    .map(|policy| (([shard], [("policy", overrun_name(policy))]), metrics.overruns[policy as usize].get()))
+            }),
+        )?;
+        page.histograms(
+            "ws_message_latency_ms",
+            "From receipt from the bus to the last byte accepted by the kernel, per delivery. Unit: milliseconds.",
+            labelled().map(|(labels, shard)| (labels, &shard.latency)),
+        )
+    }
+
+    fn bus(&self, page: &mut Page<'_>) -> fmt::Result {
+        let bus = &self.0.bus_metrics;
+        page.encoder
+            .encode_descriptor(
+                "redis_pubsub_messages",
+                "Messages received from the bus (Redis, or the embedded one) since the start, a running count. Unit: messages.",
+                None,
+                MetricType::Unknown,
+            )?
+            .encode_gauge(&bus.messages.get())?;
+        for (name, help, read) in BUS_COUNTERS {
+            page.counter(name, help, read(bus).get())?;
+        }
+        for (name, help, read) in BUS_GAUGES {
+            page.gauge(name, help, read(bus).get())?;
+        }
+        page.gauge("campanile_bus_inbox_depth", "Commands waiting in the bus thread's inbox now. Unit: commands.", self.0.bus.len())
+    }
+
+    fn process(&self, page: &mut Page<'_>) -> fmt::Result {
+        let process = process::read();
+        if let Some(bytes) = process.resident_bytes {
+            page.gauge("process_resident_memory_bytes", "Resident memory. Unit: bytes.", bytes)?;
+        }
+        if let Some(bytes) = process.virtual_bytes {
+            page.gauge("process_virtual_memory_bytes", "Virtual memory. Unit: bytes.", bytes)?;
+        }
+        if let Some(threads) = process.threads {
+            page.gauge("process_threads", "Threads. Unit: threads.", threads)?;
+        }
+        if let Some(open) = process.open_fds {
+            let help = "Open descriptors of the main table; shards with private tables have their own (ws_sockets). Unit: descriptors.";
+            page.gauge("process_open_fds", help, open)?;
+        }
+        if let Some(max) = process.max_fds {
+            page.gauge("process_max_fds", "Most open descriptors per table. Unit: descriptors.", max)?;
+        }
+        if let Some(seconds) = process.cpu_seconds {
+            page.counter("process_cpu_seconds", "User and system CPU time. Unit: seconds.", seconds)?;
+        }
+        if let Some(seconds) = process.start_unix_seconds {
+            page.gauge("process_start_time_seconds", "When the process started. Unit: seconds since 1970-01-01 UTC.", seconds)?;
+        }
+        page.encoder
+            .encode_descriptor("campanile_build", "What is running; always 1. Unit: none.", None, MetricType::Info)?
+            .encode_info(&[("version", self.0.facts.version)])
+    }
+}
+
+/// Writes whole families: a name, its help, one sample per label set.
+struct Page<'a> {
+    encoder: DescriptorEncoder<'a>,
+}
+
+impl Page<'_> {
+    fn gauge(&mut self, name: &str, help: &str, value: impl EncodeGaugeValue) -> fmt::Result {
+        self.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: impl EncodeCounterValue) -> fmt::Result {
+        self.encoder.encode_descriptor(name, help, None, MetricType::Counter)?.encode_counter::<NoLabelSet, _, f64>(&value, None)
+    }
+
+    fn gauges<L: EncodeLabelSet, V: EncodeGaugeValue>(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl Iterator<Item = (L, V)>,
+    ) -> fmt::Result {
+        let mut family = self.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (labels, value) in samples {
+            family.encode_family(&labels)?.encode_gauge(&value)?;
+        }
+        Ok(())
+    }
+
+    fn counters<L: EncodeLabelSet, V: EncodeCounterValue>(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl Iterator<Item = (L, V)>,
+    ) -> fmt::Result {
+        let mut family = self.encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (labels, value) in samples {
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, f64>(&value, None)?;
+        }
+        Ok(())
+    }
+
+    /// Microseconds and buckets of their own in, milliseconds out; the encoder cumulates the buckets.
+    fn histograms<'m, L: EncodeLabelSet>(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl Iterator<Item = (L, &'m Latency)>,
+    ) -> fmt::Result {
+        let mut family = self.encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        let bounds_ms = LATENCY_BOUNDS_US.iter().map(|&us| us as f64 / 1000.0).chain([f64::INFINITY]);
+        for (labels, latency) in samples {
+            let buckets: Vec<(f64, u64)> = bounds_ms.clone().zip(latency.buckets.iter().map(Counter::get)).collect();
+            let count = buckets.iter().map(|(_, observations)| observations).sum();
+            let sum_ms = latency.sum_us.get() as f64 / 1000.0;
+            family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum_ms, count, &buckets, None)?;
+        }
+        Ok(())
+    }
+}
