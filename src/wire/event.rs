@@ -160,3 +160,101 @@ fn write_json(fields: &Fields<'_>, out: &mut Vec<u8>) {
     }
     out.push(b'}');
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value as Json, json};
+
+    use super::super::payload::tests::split_frame;
+    use super::*;
+
+    fn decoded(event: &Event<'_>, format: Format) -> Json {
+        // Something stands before it: an event is appended, never written from the start.
+        let mut out = b"before".to_vec();
+        encode(event, format, 1_700_000_000_000, &mut out);
+        let (opcode, body, rest) = split_frame(&out[6..]);
+        assert_eq!((&out[..6], rest), (&b"before"[..], &b""[..]));
+        match format {
+            Format::Msgpack => {
+                assert_eq!(opcode, Opcode::Binary as u8);
+                msgpack::check(body).unwrap();
+                rmp_serde::from_slice(body).unwrap()
+            }
+            Format::Json => {
+                assert_eq!(opcode, Opcode::Text as u8);
+                serde_json::from_slice(body).unwrap()
+            }
+            Format::Raw => unreachable!(),
+        }
+    }
+
+    #[test]
+    fn every_event_decodes_back() {
+        let (number, text) = (Id::Number(u64::MAX), Id::Text("a\"\n".into()));
+        let timestamp = 1_700_000_000_000u64;
+        let subscribed = |id| Event::Subscribed { id, channel: "user:é\"", epoch: (1 << 53) - 1, seq: 0, recovered: true };
+        let error = |id| Event::Error { id, code: ErrorCode::BadChannel, message: "a \"b\"" };
+        for (event, expected) in [
+            (
+                Event::Connected { client_id: "c-1", heartbeat_seconds: 30 },
+                json!({"type": "connected", "client_id": "c-1", "heartbeat": 30, "timestamp": timestamp}),
+            ),
+            (
+                subscribed(Some(&text)),
+                json!({"type": "subscribed", "id": "a\"\n", "channel": "user:é\"", "epoch": 9007199254740991u64, "seq": 0,
+                    "recovered": true, "timestamp": timestamp}),
+            ),
+            (
+                subscribed(None),
+                json!({"type": "subscribed", "channel": "user:é\"", "epoch": 9007199254740991u64, "seq": 0, "recovered": true,
+                    "timestamp": timestamp}),
+            ),
+            (
+                Event::Unsubscribed { id: Some(&number), channel: "a" },
+                json!({"type": "unsubscribed", "id": u64::MAX, "channel": "a", "timestamp": timestamp}),
+            ),
+            (Event::Published { id: None, channel: "a", seq: Some(5) }, json!({"type": "published", "channel": "a", "seq": 5})),
+            (Event::Published { id: None, channel: "a", seq: None }, json!({"type": "published", "channel": "a"})),
+            (Event::Pong { id: None }, json!({"type": "pong"})),
+            (Event::Pong { id: Some(&number) }, json!({"type": "pong", "id": u64::MAX})),
+            (
+                Event::Gap { channel: "a", from: 1, to: 70_000, reason: GapReason::Inbox },
+                json!({"type": "gap", "channel": "a", "from": 1, "to": 70_000, "reason": "inbox"}),
+            ),
+            (error(Some(&text)), json!({"type": "error", "id": "a\"\n", "code": "bad_channel", "message": "a \"b\""})),
+            (error(None), json!({"type": "error", "code": "bad_channel", "message": "a \"b\""})),
+        ] {
+            assert_eq!(decoded(&event, Format::Msgpack), expected);
+            assert_eq!(decoded(&event, Format::Json), expected);
+            let mut out = Vec::new();
+            encode(&event, Format::Raw, timestamp, &mut out);
+            assert!(out.is_empty());
+        }
+    }
+
+    #[test]
+    fn fields_stand_in_the_documented_order() {
+        let mut out = Vec::new();
+        let id = Id::Number(1);
+        encode(&Event::Subscribed { id: Some(&id), channel: "a", epoch: 2, seq: 3, recovered: false }, Format::Json, 4, &mut out);
+        let expected = br#"{"type":"subscribed","id":1,"channel":"a","epoch":2,"seq":3,"recovered":false,"timestamp":4}"#;
+        assert_eq!(&out[2..], expected);
+    }
+
+    #[test]
+    fn every_header_size_is_right() {
+        for len in (0..300).chain(65_400..65_600) {
+            let message = "m".repeat(len);
+            let event = Event::Error { id: None, code: ErrorCode::Busy, message: &message };
+            assert_eq!(decoded(&event, Format::Json)["message"], message);
+            assert_eq!(decoded(&event, Format::Msgpack)["message"], message);
+        }
+    }
+
+    #[test]
+    fn the_fields_of_an_event_need_no_heap() {
+        let id = Id::Number(1);
+        let longest = Event::Subscribed { id: Some(&id), channel: "a", epoch: 2, seq: 3, recovered: false };
+        assert!(!fields(&longest, 0).spilled());
+    }
+}
