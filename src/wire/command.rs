@@ -1,5 +1,15 @@
-//! Client commands, in MessagePack or JSON. Skeleton: signatures are fixed, bodies to come.
+//! Client commands, in MessagePack or JSON: one whole message in, one [`Command`] or one answerable error out.
+//!
+//! Called by the shard for every text and binary message of a connection. Whatever the bytes are, the result is a value:
+//! nothing here panics, recurses deeper than [`crate::limits::VALUE_DEPTH_MAX`] or allocates by an announced length.
+//! What a client may send is written down in `docs/protocol.md`, whose test vectors run against this file.
+
 use std::borrow::Cow;
+
+use super::json;
+use super::msgpack::{self, Malformed};
+use super::upgrade::check_channel_name;
+use crate::limits::COMMAND_ID_BYTES_MAX;
 
 /// The client's `id`, echoed in the reply: an unsigned integer or a string of at most 64 bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +69,20 @@ pub enum ErrorCode {
     Busy,
 }
 impl ErrorCode {
+    pub const ALL: [ErrorCode; 11] = [
+        ErrorCode::BadCommand,
+        ErrorCode::UnknownType,
+        ErrorCode::BadChannel,
+        ErrorCode::AlreadySubscribed,
+        ErrorCode::NotSubscribed,
+        ErrorCode::TooManySubscriptions,
+        ErrorCode::TooManyChannels,
+        ErrorCode::PublishNotAllowed,
+        ErrorCode::PayloadTooBig,
+        ErrorCode::BusUnavailable,
+        ErrorCode::Busy,
+    ];
+
     /// The value of `code`, snake_case: `bad_command`, …
     pub const fn name(self) -> &'static str {
         match self {
@@ -85,7 +109,429 @@ pub struct CommandError {
     pub message: Cow<'static, str>,
 }
 
+/// Every value of `type` that [`decode`] takes.
+pub const TYPES: [&str; 4] = ["subscribe", "unsubscribe", "publish", "ping"];
+
 /// Decodes a text message as JSON, a binary one as MessagePack.
-pub fn decode(_text: bool, _message: &[u8]) -> Result<Command<'_>, CommandError> {
-    todo!()
+///
+/// Unknown fields are ignored; of a field given twice the last one counts; `id` and `since` may be null for absent.
+pub fn decode(text: bool, message: &[u8]) -> Result<Command<'_>, CommandError> {
+    let (fields, complete) = Fields::collect(text, message);
+    let (id, id_valid) = match fields.id.filter(|id| !id.is_null()) {
+        None => (None, true),
+        Some(raw) => {
+            let id = raw.id();
+            let valid = id.is_some();
+            (id, valid)
+        }
+    };
+    let body = match complete {
+        Err(malformed) => Err(not_a_map(text, malformed)),
+        Ok(()) if !id_valid => Err(bad(BAD_ID)),
+        Ok(()) => fields.body(),
+    };
+    match body {
+        Ok(body) => Ok(Command { id, body }),
+        Err((code, message)) => Err(CommandError { id, code, message }),
+    }
+}
+
+const BAD_ID: &str = "`id` must be an unsigned integer or a string of at most 64 bytes";
+const BAD_TYPE: &str = "`type` must be given, as a string: subscribe, unsubscribe, publish or ping";
+const UNKNOWN_TYPE: &str = "this `type` is not known here: subscribe, unsubscribe, publish and ping are";
+const BAD_CHANNEL: &str = "`channel` must be given, as a string";
+const BAD_SINCE: &str = "`since` must be a map with `epoch` and `seq`, both unsigned integers below 2^53";
+const NO_DATA: &str = "`data` must be given; it may be any value, null too";
+
+const _: () = assert!(COMMAND_ID_BYTES_MAX == 64, "the message above says 64");
+
+type Refusal = (ErrorCode, Cow<'static, str>);
+
+fn bad(message: &'static str) -> Refusal {
+    (ErrorCode::BadCommand, Cow::Borrowed(message))
+}
+
+fn not_a_map(text: bool, malformed: Malformed) -> Refusal {
+    let wanted = if text { "a text message must be one JSON object" } else { "a binary message must be one MessagePack map" };
+    (ErrorCode::BadCommand, Cow::Owned(format!("{wanted}: {malformed}")))
+}
+
+/// The fields of one command that mean something, not interpreted yet.
+#[derive(Debug, Default)]
+struct Fields<'a> {
+    kind: Option<Raw<'a>>,
+    id: Option<Raw<'a>>,
+    channel: Option<Raw<'a>>,
+    data: Option<Raw<'a>>,
+    since: Option<Raw<'a>>,
+}
+
+impl<'a> Fields<'a> {
+    /// Also of a message that turns out not to be complete, so that the error can carry the id.
+    fn collect(text: bool, message: &'a [u8]) -> (Fields<'a>, Result<(), Malformed>) {
+        let mut fields = Fields::default();
+        let raw = match std::str::from_utf8(message) {
+            _ if !text => Raw::Msgpack(message),
+            Ok(message) => Raw::Json(message),
+            Err(error) => return (fields, Err(Malformed::NotUtf8 { at: error.valid_up_to() })),
+        };
+        let complete = raw.fields(&mut |key, value| match &*key {
+            "type" => fields.kind = Some(value),
+            "id" => fields.id = Some(value),
+            "channel" => fields.channel = Some(value),
+            "data" => fields.data = Some(value),
+            "since" => fields.since = Some(value),
+            _ => {}
+        });
+        (fields, complete)
+    }
+
+    fn body(&self) -> Result<Body<'a>, Refusal> {
+        let kind = self.kind.and_then(Raw::text).ok_or_else(|| bad(BAD_TYPE))?;
+        Ok(match &*kind {
+            "subscribe" => Body::Subscribe { channel: self.channel()?, since: self.since()? },
+            "unsubscribe" => Body::Unsubscribe { channel: self.channel()? },
+            "publish" => Body::Publish { channel: self.channel()?, payload: self.data.ok_or_else(|| bad(NO_DATA))?.payload() },
+            "ping" => Body::Ping,
+            _ => return Err((ErrorCode::UnknownType, Cow::Borrowed(UNKNOWN_TYPE))),
+        })
+    }
+
+    fn channel(&self) -> Result<Cow<'a, str>, Refusal> {
+        let channel = self.channel.and_then(Raw::text).ok_or_else(|| bad(BAD_CHANNEL))?;
+        check_channel_name(&channel).map_err(|message| (ErrorCode::BadChannel, Cow::Borrowed(message)))?;
+        Ok(channel)
+    }
+
+    fn since(&self) -> Result<Option<Position>, Refusal> {
+        let Some(since) = self.since.filter(|since| !since.is_null()) else { return Ok(None) };
+        let (mut epoch, mut seq) = (None, None);
+        let complete = since.fields(&mut |key, value| match &*key {
+            "epoch" => epoch = value.unsigned(),
+            "seq" => seq = value.unsigned(),
+            _ => {}
+        });
+        let in_range = |number: Option<u64>| number.filter(|&number| number <= json::INTEGER_MAX);
+        match (complete, in_range(epoch), in_range(seq)) {
+            (Ok(()), Some(epoch), Some(seq)) => Ok(Some(Position { epoch, seq })),
+            _ => Err(bad(BAD_SINCE)),
+        }
+    }
+}
+
+/// One complete value in the spelling it came in.
+#[derive(Debug, Clone, Copy)]
+enum Raw<'a> {
+    Json(&'a str),
+    Msgpack(&'a [u8]),
+}
+
+impl<'a> Raw<'a> {
+    fn fields(self, visit: &mut dyn FnMut(Cow<'a, str>, Raw<'a>)) -> Result<(), Malformed> {
+        match self {
+            Raw::Json(value) => json::fields(value, &mut |key, value| visit(key, Raw::Json(value))),
+            Raw::Msgpack(value) => msgpack::fields(value, &mut |key, value| visit(key, Raw::Msgpack(value))),
+        }
+    }
+
+    fn is_null(&self) -> bool {
+        match self {
+            Raw::Json(value) => json::is_null(value),
+            Raw::Msgpack(value) => msgpack::is_nil(value),
+        }
+    }
+
+    fn text(self) -> Option<Cow<'a, str>> {
+        match self {
+            Raw::Json(value) => json::text(value),
+            Raw::Msgpack(value) => msgpack::text(value).map(Cow::Borrowed),
+        }
+    }
+
+    fn unsigned(self) -> Option<u64> {
+        match self {
+            Raw::Json(value) => json::unsigned(value),
+            Raw::Msgpack(value) => msgpack::unsigned(value),
+        }
+    }
+
+    fn id(self) -> Option<Id> {
+        match self.text() {
+            Some(text) => (text.len() <= COMMAND_ID_BYTES_MAX).then(|| Id::Text(text.into())),
+            None => self.unsigned().map(Id::Number),
+        }
+    }
+
+    /// The value as the bus carries it; see [`Body::Publish`]. MessagePack scalars become JSON because their bytes could be
+    /// read as something else: 0x31 is the number 49 and the text "1".
+    fn payload(self) -> Cow<'a, [u8]> {
+        match self {
+            Raw::Json(value) => Cow::Borrowed(value.as_bytes()),
+            Raw::Msgpack(value) if msgpack::is_container(value) => Cow::Borrowed(value),
+            Raw::Msgpack(value) => msgpack::bytes(value).map_or_else(|| Cow::Owned(scalar_as_json(value)), Cow::Borrowed),
+        }
+    }
+}
+
+fn scalar_as_json(value: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    msgpack::to_json(value, &mut out).expect("the value was sliced as complete");
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::super::json::tests::any_value;
+    use super::*;
+    use crate::limits::VALUE_DEPTH_MAX;
+
+    /// Decodes a command written as JSON in both spellings, which must agree but for what `publish` sends to the bus.
+    fn both(command: &Value) -> (Result<Command<'static>, CommandError>, Result<Command<'static>, CommandError>) {
+        (owned(decode(true, command.to_string().as_bytes())), owned(decode(false, &rmp_serde::to_vec(command).unwrap())))
+    }
+
+    fn owned(result: Result<Command<'_>, CommandError>) -> Result<Command<'static>, CommandError> {
+        let own = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        result.map(|Command { id, body }| Command {
+            id,
+            body: match body {
+                Body::Subscribe { channel, since } => Body::Subscribe { channel: own(channel), since },
+                Body::Unsubscribe { channel } => Body::Unsubscribe { channel: own(channel) },
+                Body::Publish { channel, payload } => Body::Publish { channel: own(channel), payload: Cow::Owned(payload.into_owned()) },
+                Body::Ping => Body::Ping,
+            },
+        })
+    }
+
+    fn command(command: &Value) -> Command<'static> {
+        let (json, msgpack) = both(command);
+        assert_eq!(json, msgpack, "{command}");
+        json.unwrap()
+    }
+
+    fn error(command: &Value) -> CommandError {
+        let (json, msgpack) = both(command);
+        assert_eq!(json, msgpack, "{command}");
+        json.unwrap_err()
+    }
+
+    fn payload(text: bool, message: &[u8]) -> Vec<u8> {
+        match decode(text, message).unwrap().body {
+            Body::Publish { payload, .. } => payload.into_owned(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_type_is_read() {
+        let id = Some(Id::Number(7));
+        assert_eq!(command(&json!({"type": "ping"})), Command { id: None, body: Body::Ping });
+        assert_eq!(command(&json!({"type": "ping", "id": 7})), Command { id: id.clone(), body: Body::Ping });
+        assert_eq!(
+            command(&json!({"type": "unsubscribe", "channel": "a", "id": 7})),
+            Command { id: id.clone(), body: Body::Unsubscribe { channel: "a".into() } }
+        );
+        assert_eq!(
+            command(&json!({"type": "subscribe", "channel": "user:é", "id": 7})),
+            Command { id: id.clone(), body: Body::Subscribe { channel: "user:é".into(), since: None } }
+        );
+        assert_eq!(
+            command(&json!({"since": {"seq": 0, "epoch": 9007199254740991u64, "x": [1]}, "channel": "a", "type": "subscribe"})),
+            Command { id: None, body: Body::Subscribe { channel: "a".into(), since: Some(Position { epoch: 9007199254740991, seq: 0 }) } }
+        );
+    }
+
+    #[test]
+    fn what_is_plain_is_borrowed() {
+        let message = br#"{"type":"publish","channel":"a","data":[1, 2]}"#;
+        let Body::Publish { channel: Cow::Borrowed("a"), payload: Cow::Borrowed(payload) } = decode(true, message).unwrap().body else {
+            panic!("not borrowed");
+        };
+        assert_eq!(payload, b"[1, 2]");
+    }
+
+    #[test]
+    fn escapes_in_keys_and_names_are_resolved() {
+        let message = br#" {"\u0074ype":"ping\u0000"} "#;
+        assert_eq!(decode(true, message).unwrap_err().code, ErrorCode::UnknownType);
+        let message = br#"{"\u0074ype":"unsubscribe","channel":"\u0061"}"#;
+        assert_eq!(decode(true, message).unwrap().body, Body::Unsubscribe { channel: "a".into() });
+    }
+
+    #[test]
+    fn unknown_fields_are_ignored_and_null_means_absent() {
+        let full = json!({"type": "subscribe", "x": {"type": "ping"}, "channel": "a", "since": null, "id": null, "": 1});
+        assert_eq!(command(&full), Command { id: None, body: Body::Subscribe { channel: "a".into(), since: None } });
+        // {1: 2, "type": "ping"}: a key that is no string is an unknown field too.
+        assert_eq!(decode(false, b"\x82\x01\x02\xa4type\xa4ping").unwrap().body, Body::Ping);
+    }
+
+    #[test]
+    fn the_last_of_a_field_given_twice_counts() {
+        assert_eq!(decode(true, br#"{"type":"pong","id":[],"type":"ping","id":2}"#).unwrap().id, Some(Id::Number(2)));
+        assert_eq!(decode(false, b"\x83\xa4type\xa4ping\xa2id\x01\xa2id\x02").unwrap().id, Some(Id::Number(2)));
+    }
+
+    #[test]
+    fn integers_may_come_as_floats_without_a_fraction() {
+        let subscribe = |epoch: f64| {
+            let mut message = b"\x83\xa4type\xa9subscribe\xa7channel\xa1a\xa5since\x82\xa3seq\x01\xa5epoch".to_vec();
+            msgpack::write_f64(&mut message, epoch);
+            decode(false, &message).map(|command| match command.body {
+                Body::Subscribe { since: Some(since), .. } => since.epoch,
+                other => panic!("{other:?}"),
+            })
+        };
+        assert_eq!(subscribe(4294967296.0), Ok(4294967296));
+        for epoch in [0.5, -1.0, f64::NAN, f64::INFINITY, 9007199254740992.0] {
+            assert_eq!(subscribe(epoch).unwrap_err().message, BAD_SINCE, "{epoch}");
+        }
+    }
+
+    #[test]
+    fn ids_are_numbers_or_short_strings() {
+        for (id, expected) in [
+            (json!(0), Id::Number(0)),
+            (json!(u64::MAX), Id::Number(u64::MAX)),
+            (json!(""), Id::Text("".into())),
+            (json!("é".repeat(32)), Id::Text("é".repeat(32).into())),
+        ] {
+            assert_eq!(command(&json!({"type": "ping", "id": id})).id, Some(expected));
+        }
+        for id in [json!(-1), json!(1.5), json!([]), json!({}), json!(true), json!("x".repeat(65))] {
+            let error = error(&json!({"type": "ping", "id": id}));
+            assert_eq!((error.id, error.code, &*error.message), (None, ErrorCode::BadCommand, BAD_ID), "{id}");
+        }
+    }
+
+    #[test]
+    fn errors_say_what_is_accepted_and_carry_the_id() {
+        let id = "x-1";
+        for (command, code, message) in [
+            (json!({"id": id}), ErrorCode::BadCommand, BAD_TYPE),
+            (json!({"id": id, "type": 1}), ErrorCode::BadCommand, BAD_TYPE),
+            (json!({"id": id, "type": "history", "channel": "a"}), ErrorCode::UnknownType, UNKNOWN_TYPE),
+            (json!({"id": id, "type": "mark_read"}), ErrorCode::UnknownType, UNKNOWN_TYPE),
+            (json!({"id": id, "type": "Subscribe"}), ErrorCode::UnknownType, UNKNOWN_TYPE),
+            (json!({"id": id, "type": "subscribe"}), ErrorCode::BadCommand, BAD_CHANNEL),
+            (json!({"id": id, "type": "subscribe", "channel": null}), ErrorCode::BadCommand, BAD_CHANNEL),
+            (json!({"id": id, "type": "subscribe", "channel": ["a"]}), ErrorCode::BadCommand, BAD_CHANNEL),
+            (json!({"id": id, "type": "subscribe", "channel": "a", "since": 5}), ErrorCode::BadCommand, BAD_SINCE),
+            (json!({"id": id, "type": "subscribe", "channel": "a", "since": {"seq": 5}}), ErrorCode::BadCommand, BAD_SINCE),
+            (
+                json!({"id": id, "type": "subscribe", "channel": "a", "since": {"epoch": 9007199254740992u64, "seq": 1}}),
+                ErrorCode::BadCommand,
+                BAD_SINCE,
+            ),
+            (json!({"id": id, "type": "unsubscribe"}), ErrorCode::BadCommand, BAD_CHANNEL),
+            (json!({"id": id, "type": "publish", "data": 1}), ErrorCode::BadCommand, BAD_CHANNEL),
+            (json!({"id": id, "type": "publish", "channel": "a"}), ErrorCode::BadCommand, NO_DATA),
+        ] {
+            let error = error(&command);
+            assert_eq!(error, CommandError { id: Some(Id::Text(id.into())), code, message: message.into() }, "{command}");
+        }
+    }
+
+    #[test]
+    fn bad_channel_names_have_their_own_code() {
+        for channel in [String::new(), "a\nb".into(), "x".repeat(256)] {
+            for kind in ["subscribe", "unsubscribe", "publish"] {
+                let error = error(&json!({"type": kind, "channel": channel, "data": 1, "id": 3}));
+                assert_eq!((error.id, error.code), (Some(Id::Number(3)), ErrorCode::BadChannel));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_map_is_named_by_its_defect() {
+        for (text, message, expected) in [
+            (true, &b""[..], "a text message must be one JSON object: it is not a map"),
+            (true, b"[1]", "a text message must be one JSON object: it is not a map"),
+            (true, b"{\"a\":}", "a text message must be one JSON object: byte 5 cannot stand there"),
+            (true, b"{} {}", "a text message must be one JSON object: more follows after its end at byte 3"),
+            (true, b"{\"a\":\"\xff\"}", "a text message must be one JSON object: the string at byte 6 is not UTF-8"),
+            (false, b"", "a binary message must be one MessagePack map: it ends too early"),
+            (false, b"\x01", "a binary message must be one MessagePack map: it is not a map"),
+            (false, b"{\"type\":\"ping\"}", "a binary message must be one MessagePack map: it is not a map"),
+            (false, b"\x80\x80", "a binary message must be one MessagePack map: more follows after its end at byte 1"),
+        ] {
+            let error = decode(text, message).unwrap_err();
+            assert_eq!((error.id, error.code, &*error.message), (None, ErrorCode::BadCommand, expected), "{message:?}");
+        }
+    }
+
+    #[test]
+    fn the_id_is_read_even_if_the_message_breaks_off() {
+        let error = decode(true, br#"{"id":5,"type":"subscribe","channel":"a"#).unwrap_err();
+        assert_eq!((error.id, error.code), (Some(Id::Number(5)), ErrorCode::BadCommand));
+        let error = decode(false, b"\x83\xa2id\x05\xa4type\xa4ping\xa1x").unwrap_err();
+        assert_eq!((error.id, error.code), (Some(Id::Number(5)), ErrorCode::BadCommand));
+    }
+
+    #[test]
+    fn published_data_reaches_the_bus_as_promised() {
+        assert_eq!(payload(true, br#"{"type":"publish","channel":"a","data": {"k" : [1,2]} }"#), br#"{"k" : [1,2]}"#);
+        assert_eq!(payload(true, br#"{"type":"publish","channel":"a","data":null}"#), b"null");
+        let msgpack = |data: &[u8]| payload(false, &[b"\x83\xa4type\xa7publish\xa7channel\xa1a\xa4data", data].concat());
+        assert_eq!(msgpack(b"\x81\xa1k\x01"), b"\x81\xa1k\x01");
+        assert_eq!(msgpack(b"\xdc\x00\x01\x05"), b"\xdc\x00\x01\x05");
+        assert_eq!(msgpack(b"\x31"), b"49");
+        assert_eq!(msgpack(b"\xa3a\"b"), br#""a\"b""#);
+        assert_eq!(msgpack(b"\xc0"), b"null");
+        assert_eq!(msgpack(b"\xc4\x03\x00\xff\x01"), b"\x00\xff\x01");
+        assert_eq!(msgpack(b"\xd4\x05\x01"), br#"{"ext":5,"data":"AQ=="}"#);
+    }
+
+    #[test]
+    fn data_may_be_as_deep_as_a_payload() {
+        let publish = |levels: usize| format!(r#"{{"type":"publish","channel":"a","data":{}{}}}"#, "[".repeat(levels), "]".repeat(levels));
+        assert!(decode(true, publish(VALUE_DEPTH_MAX).as_bytes()).is_ok());
+        let error = decode(true, publish(VALUE_DEPTH_MAX + 1).as_bytes()).unwrap_err();
+        assert_eq!(error.message, "a text message must be one JSON object: it is nested deeper than 64 levels");
+    }
+
+    #[test]
+    fn types_lists_what_decode_takes() {
+        for kind in TYPES {
+            assert!(decode(true, json!({"type": kind, "channel": "a", "data": 1}).to_string().as_bytes()).is_ok());
+            assert!(BAD_TYPE.contains(kind) && UNKNOWN_TYPE.contains(kind));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn random_bytes_never_panic(text in any::<bool>(), message in prop::collection::vec(any::<u8>(), 0..100)) {
+            let _ = decode(text, &message);
+        }
+
+        #[test]
+        fn random_fields_never_panic(kind in "subscribe|unsubscribe|publish|ping|x", id in any_value(), channel in any_value(), data in any_value(), since in any_value()) {
+            let (json, msgpack) = both(&json!({"type": kind, "id": id, "channel": channel, "data": data, "since": since}));
+            prop_assert_eq!(json.as_ref().err(), msgpack.as_ref().err());
+        }
+
+        #[test]
+        fn every_truncation_is_an_error(kind in "subscribe|unsubscribe|publish|ping", data in any_value(), channel in "[a-z]{1,40}") {
+            let command = json!({"type": kind, "id": 9, "channel": channel, "data": data, "since": {"epoch": 1u64 << 40, "seq": 300}});
+            for (text, message) in [(true, command.to_string().into_bytes()), (false, rmp_serde::to_vec(&command).unwrap())] {
+                prop_assert!(decode(text, &message).is_ok());
+                for end in 0..message.len() {
+                    prop_assert_eq!(decode(text, &message[..end]).unwrap_err().code, ErrorCode::BadCommand);
+                }
+            }
+        }
+
+        #[test]
+        fn a_damaged_command_never_panics(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+            let command = json!({"type": "subscribe", "id": "x", "channel": "a", "since": {"epoch": 1u64 << 40, "seq": 300}});
+            for (text, mut message) in [(true, command.to_string().into_bytes()), (false, rmp_serde::to_vec(&command).unwrap())] {
+                let at = at.index(message.len());
+                message[at] = byte;
+                let _ = decode(text, &message);
+            }
+        }
+    }
 }

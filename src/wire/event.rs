@@ -1,6 +1,15 @@
-//! Server events, in MessagePack or JSON, as whole WebSocket frames. Skeleton: signatures are fixed, bodies to come.
-use super::Format;
+//! Server events, in MessagePack or JSON, as whole WebSocket frames.
+//!
+//! Called by the shard for replies and by [`crate::fanout::batch`] for gaps. An event is first listed as fields, then
+//! spelled, so the two formats cannot drift apart; nothing is allocated but the output, because `connected` and
+//! `subscribed` are written once per socket when 100,000 of them come back at the same time.
+
+use smallvec::SmallVec;
+
 use super::command::{ErrorCode, Id};
+use super::frame::Opcode;
+use super::payload::write_frame;
+use super::{Format, json, msgpack};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GapReason {
@@ -36,8 +45,219 @@ pub enum Event<'a> {
     Error { id: Option<&'a Id>, code: ErrorCode, message: &'a str },
 }
 
+impl Event<'_> {
+    /// The value of `type`.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Event::Connected { .. } => "connected",
+            Event::Subscribed { .. } => "subscribed",
+            Event::Unsubscribed { .. } => "unsubscribed",
+            Event::Published { .. } => "published",
+            Event::Pong { .. } => "pong",
+            Event::Gap { .. } => "gap",
+            Event::Error { .. } => "error",
+        }
+    }
+}
+
+/// Every value of `type` that a client can receive.
+pub const TYPES: [&str; 8] = ["connected", "subscribed", "unsubscribed", "published", "pong", "gap", "error", "notification"];
+
 /// Appends the event as one frame: binary for MessagePack, text for JSON, nothing for raw.
 /// Field order: `type`, `id` when given, then as declared, then `timestamp` (Unix ms) for connected, subscribed, unsubscribed.
-pub fn encode(_event: &Event<'_>, _format: Format, _timestamp_ms: u64, _out: &mut Vec<u8>) {
-    todo!()
+pub fn encode(event: &Event<'_>, format: Format, timestamp_ms: u64, out: &mut Vec<u8>) {
+    let fields = fields(event, timestamp_ms);
+    match format {
+        Format::Msgpack => write_frame(out, Opcode::Binary, BODY_BYTES_GUESS, |out| write_msgpack(&fields, out)),
+        Format::Json => write_frame(out, Opcode::Text, BODY_BYTES_GUESS, |out| write_json(&fields, out)),
+        Format::Raw => {}
+    }
+}
+
+/// Most events are this long or shorter, and so keep the two-byte header that is written first.
+const BODY_BYTES_GUESS: usize = 100;
+
+#[derive(Debug, Clone, Copy)]
+enum Value<'a> {
+    Text(&'a str),
+    Number(u64),
+    Flag(bool),
+}
+
+/// `error` has four fields, `subscribed` with an id seven.
+type Fields<'a> = SmallVec<[(&'static str, Value<'a>); 7]>;
+
+fn fields<'a>(event: &Event<'a>, timestamp_ms: u64) -> Fields<'a> {
+    let mut fields = Fields::new();
+    fields.push(("type", Value::Text(event.name())));
+    match *event {
+        Event::Connected { client_id, heartbeat_seconds } => {
+            fields.push(("client_id", Value::Text(client_id)));
+            fields.push(("heartbeat", Value::Number(heartbeat_seconds)));
+            fields.push(("timestamp", Value::Number(timestamp_ms)));
+        }
+        Event::Subscribed { id, channel, epoch, seq, recovered } => {
+            fields.extend(id_field(id));
+            fields.push(("channel", Value::Text(channel)));
+            fields.push(("epoch", Value::Number(epoch)));
+            fields.push(("seq", Value::Number(seq)));
+            fields.push(("recovered", Value::Flag(recovered)));
+            fields.push(("timestamp", Value::Number(timestamp_ms)));
+        }
+        Event::Unsubscribed { id, channel } => {
+            fields.extend(id_field(id));
+            fields.push(("channel", Value::Text(channel)));
+            fields.push(("timestamp", Value::Number(timestamp_ms)));
+        }
+        Event::Published { id, channel, seq } => {
+            fields.extend(id_field(id));
+            fields.push(("channel", Value::Text(channel)));
+            fields.extend(seq.map(|seq| ("seq", Value::Number(seq))));
+        }
+        Event::Pong { id } => fields.extend(id_field(id)),
+        Event::Gap { channel, from, to, reason } => {
+            fields.push(("channel", Value::Text(channel)));
+            fields.push(("from", Value::Number(from)));
+            fields.push(("to", Value::Number(to)));
+            fields.push(("reason", Value::Text(reason.name())));
+        }
+        Event::Error { id, code, message } => {
+            fields.extend(id_field(id));
+            fields.push(("code", Value::Text(code.name())));
+            fields.push(("message", Value::Text(message)));
+        }
+    }
+    fields
+}
+
+fn id_field(id: Option<&Id>) -> Option<(&'static str, Value<'_>)> {
+    id.map(|id| match id {
+        Id::Number(number) => ("id", Value::Number(*number)),
+        Id::Text(text) => ("id", Value::Text(text)),
+    })
+}
+
+fn write_msgpack(fields: &Fields<'_>, out: &mut Vec<u8>) {
+    rmp::encode::write_map_len(out, fields.len() as u32).expect("a Vec takes every write");
+    for (key, value) in fields {
+        msgpack::write_str(out, key);
+        match *value {
+            Value::Text(text) => msgpack::write_str(out, text),
+            Value::Number(number) => msgpack::write_uint(out, number),
+            Value::Flag(flag) => msgpack::write_bool(out, flag),
+        }
+    }
+}
+
+fn write_json(fields: &Fields<'_>, out: &mut Vec<u8>) {
+    for (index, (key, value)) in fields.iter().enumerate() {
+        // Keys are ours: no character of them needs an escape.
+        out.extend_from_slice(if index == 0 { b"{\"" } else { b",\"" });
+        out.extend_from_slice(key.as_bytes());
+        out.extend_from_slice(b"\":");
+        match *value {
+            Value::Text(text) => json::write_str(out, text),
+            Value::Number(number) => json::write_uint(out, number),
+            Value::Flag(flag) => json::write_bool(out, flag),
+        }
+    }
+    out.push(b'}');
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value as Json, json};
+
+    use super::super::payload::tests::split_frame;
+    use super::*;
+
+    fn decoded(event: &Event<'_>, format: Format) -> Json {
+        // Something stands before it: an event is appended, never written from the start.
+        let mut out = b"before".to_vec();
+        encode(event, format, 1_700_000_000_000, &mut out);
+        let (opcode, body, rest) = split_frame(&out[6..]);
+        assert_eq!((&out[..6], rest), (&b"before"[..], &b""[..]));
+        match format {
+            Format::Msgpack => {
+                assert_eq!(opcode, Opcode::Binary as u8);
+                msgpack::check(body).unwrap();
+                rmp_serde::from_slice(body).unwrap()
+            }
+            Format::Json => {
+                assert_eq!(opcode, Opcode::Text as u8);
+                serde_json::from_slice(body).unwrap()
+            }
+            Format::Raw => unreachable!(),
+        }
+    }
+
+    #[test]
+    fn every_event_decodes_back() {
+        let (number, text) = (Id::Number(u64::MAX), Id::Text("a\"\n".into()));
+        let timestamp = 1_700_000_000_000u64;
+        let subscribed = |id| Event::Subscribed { id, channel: "user:é\"", epoch: (1 << 53) - 1, seq: 0, recovered: true };
+        let error = |id| Event::Error { id, code: ErrorCode::BadChannel, message: "a \"b\"" };
+        for (event, expected) in [
+            (
+                Event::Connected { client_id: "c-1", heartbeat_seconds: 30 },
+                json!({"type": "connected", "client_id": "c-1", "heartbeat": 30, "timestamp": timestamp}),
+            ),
+            (
+                subscribed(Some(&text)),
+                json!({"type": "subscribed", "id": "a\"\n", "channel": "user:é\"", "epoch": 9007199254740991u64, "seq": 0,
+                    "recovered": true, "timestamp": timestamp}),
+            ),
+            (
+                subscribed(None),
+                json!({"type": "subscribed", "channel": "user:é\"", "epoch": 9007199254740991u64, "seq": 0, "recovered": true,
+                    "timestamp": timestamp}),
+            ),
+            (
+                Event::Unsubscribed { id: Some(&number), channel: "a" },
+                json!({"type": "unsubscribed", "id": u64::MAX, "channel": "a", "timestamp": timestamp}),
+            ),
+            (Event::Published { id: None, channel: "a", seq: Some(5) }, json!({"type": "published", "channel": "a", "seq": 5})),
+            (Event::Published { id: None, channel: "a", seq: None }, json!({"type": "published", "channel": "a"})),
+            (Event::Pong { id: None }, json!({"type": "pong"})),
+            (Event::Pong { id: Some(&number) }, json!({"type": "pong", "id": u64::MAX})),
+            (
+                Event::Gap { channel: "a", from: 1, to: 70_000, reason: GapReason::Inbox },
+                json!({"type": "gap", "channel": "a", "from": 1, "to": 70_000, "reason": "inbox"}),
+            ),
+            (error(Some(&text)), json!({"type": "error", "id": "a\"\n", "code": "bad_channel", "message": "a \"b\""})),
+            (error(None), json!({"type": "error", "code": "bad_channel", "message": "a \"b\""})),
+        ] {
+            assert_eq!(decoded(&event, Format::Msgpack), expected);
+            assert_eq!(decoded(&event, Format::Json), expected);
+            let mut out = Vec::new();
+            encode(&event, Format::Raw, timestamp, &mut out);
+            assert!(out.is_empty());
+        }
+    }
+
+    #[test]
+    fn fields_stand_in_the_documented_order() {
+        let mut out = Vec::new();
+        let id = Id::Number(1);
+        encode(&Event::Subscribed { id: Some(&id), channel: "a", epoch: 2, seq: 3, recovered: false }, Format::Json, 4, &mut out);
+        let expected = br#"{"type":"subscribed","id":1,"channel":"a","epoch":2,"seq":3,"recovered":false,"timestamp":4}"#;
+        assert_eq!(&out[2..], expected);
+    }
+
+    #[test]
+    fn every_header_size_is_right() {
+        for len in (0..300).chain(65_400..65_600) {
+            let message = "m".repeat(len);
+            let event = Event::Error { id: None, code: ErrorCode::Busy, message: &message };
+            assert_eq!(decoded(&event, Format::Json)["message"], message);
+            assert_eq!(decoded(&event, Format::Msgpack)["message"], message);
+        }
+    }
+
+    #[test]
+    fn the_fields_of_an_event_need_no_heap() {
+        let id = Id::Number(1);
+        let longest = Event::Subscribed { id: Some(&id), channel: "a", epoch: 2, seq: 3, recovered: false };
+        assert!(!fields(&longest, 0).spilled());
+    }
 }
