@@ -1,10 +1,36 @@
-//! Settings: as typed (file, environment, flags), then checked. Skeleton: the types are fixed, the rest is to come.
+//! Settings: as typed (file, environment, flags), then checked.
+//!
+//! [`crate::cli`] calls [`load`] once at start; everybody else only reads the [`Settings`] it gives. Invariant: what `load` gives
+//! back has passed every check of [`table`] (each value alone) and of [`check`] (values together), so readers need no checks.
+//!
+//! The way of a value: [`table`] knows its names, its default and how its text is read; [`layers`] lays file ([`file`]), environment and
+//! flags over the defaults; [`problem`] says what is wrong and where; [`print`] writes the table out; [`host`], [`fd_table`] and
+//! [`start`] hold the settings against the host and say what follows from them.
+
+pub mod check;
+mod defaults;
+pub mod fd_table;
+pub mod file;
+pub mod host;
+pub mod layers;
+pub mod parse;
+pub mod print;
+pub mod problem;
+pub mod redis_url;
+mod rows;
+pub mod start;
+pub mod table;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::wire::Format;
 use crate::wire::payload::Expect;
+
+pub use fd_table::{Resolved, resolve_fd_table};
+pub use host::Host;
+pub use layers::{FileChoice, Loaded, Sources, load};
+pub use start::{memory_bound, start_block};
 
 /// All settings, checked: what the rest of the program reads.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,0 +1,150 @@
+//! Checks of values that are good one by one but do not fit together, or do not fit the host. Called by [`super::layers`].
+
+use std::net::SocketAddr;
+
+use super::host::Host;
+use super::parse::{show_cores, show_size};
+use super::problem::{Origin, Problem};
+use super::{Pin, RedisSubscribe, Settings};
+
+/// All that does not fit. `origin` tells where a setting's value came from, `prefix_origin` where a `[[channels]]` table stands.
+pub fn check(settings: &Settings, host: &Host, origin: &dyn Fn(&str) -> Origin, prefix_origin: &dyn Fn(&str) -> Origin) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let error = |key: &str, message: String| Problem::error(origin(key), key, message);
+
+    if settings.listen.is_empty() {
+        problems.push(error("listen", "no address is left to listen on".to_owned()).accepted("at least one address"));
+    }
+    for (index, address) in settings.listen.iter().enumerate() {
+        if let Some(other) = settings.listen[..index].iter().find(|other| collide(other, address)) {
+            problems.push(error("listen", format!("{address} and {other} are the same port of the same address")));
+        }
+        if collide(address, &settings.control) {
+            // The flag that somebody just typed is the one to change.
+            let key = if matches!(origin("control"), Origin::Default) { "listen" } else { "control" };
+            let message = format!("the public address {address} and the control address {} are the same", settings.control);
+            problems.push(error(key, message).help("give one of them another port"));
+        }
+    }
+
+    if let Pin::List(cores) = &settings.pin {
+        let absent: Vec<usize> = cores.iter().copied().filter(|core| !host.cores.contains(core)).collect();
+        if !absent.is_empty() {
+            let (word, verb) = if absent.len() == 1 { ("core", "is") } else { ("cores", "are") };
+            let message = format!("{word} {} {verb} not among those this process may run on", show_cores(&absent));
+            problems.push(error("pin", message).accepted(format!("auto, none, or cores out of {}", show_cores(&host.cores))));
+        }
+    }
+
+    if settings.redis_subscribe == RedisSubscribe::Pattern && settings.prefix.contains(['*', '?', '[', ']', '\\']) {
+        let message = format!("{:?} holds a character that a Redis pattern gives a meaning", settings.prefix);
+        problems.push(error("prefix", message).help("choose another prefix, or redis_subscribe = \"exact\""));
+    }
+    // Such a channel would have two names for clients.
+    if let Some(name) = settings.redis_channels.iter().find(|name| !settings.prefix.is_empty() && name.starts_with(&settings.prefix)) {
+        let message = format!("{name:?} begins with the prefix {:?}, so it is served already", settings.prefix);
+        problems.push(error("redis_channel", message).accepted("Redis channels outside the prefix"));
+    }
+
+    let logs = std::iter::once((None, &settings.channels.default))
+        .chain(settings.channels.by_prefix.iter().map(|(prefix, rule)| (Some(prefix.as_str()), rule)));
+    for (prefix, rule) in logs {
+        let (key, origin) = match prefix {
+            None => ("log_bytes_per_channel", origin("log_bytes_per_channel")),
+            Some(prefix) => ("channels.log_bytes", prefix_origin(prefix)),
+        };
+        // A prefix that inherits its log inherits the message about it.
+        if prefix.is_some() && rule.log_bytes == settings.channels.default.log_bytes {
+            continue;
+        }
+        let log = show_size(rule.log_bytes as u64);
+        if rule.log_bytes > settings.log_bytes_total {
+            let total = show_size(settings.log_bytes_total as u64);
+            let message = format!("one channel's log ({log}) is larger than all logs together (log_bytes_total, {total})");
+            problems.push(Problem::error(origin, key, message));
+        } else if rule.log_bytes < settings.payload_bytes_max {
+            let payload = show_size(settings.payload_bytes_max as u64);
+            let message = format!("a payload may be larger ({payload}) than the log it goes through ({log})");
+            let help = format!(
+                "such a payload overruns every subscriber that does not take it at once; payload_bytes_max = \"{log}\" would refuse it"
+            );
+            problems.push(Problem::warning(origin, key, message).help(help));
+        }
+    }
+    if settings.buffer_bytes_total < settings.message_bytes_max {
+        let message = format!(
+            "the buffers of all connections together ({}) do not hold one message (message_bytes_max, {})",
+            show_size(settings.buffer_bytes_total as u64),
+            show_size(settings.message_bytes_max as u64)
+        );
+        problems.push(error("buffer_bytes_total", message));
+    }
+    problems
+}
+
+/// Whether the kernel would refuse the second of two listeners. Port 0 is a free port each time.
+fn collide(a: &SocketAddr, b: &SocketAddr) -> bool {
+    let every = |address: &SocketAddr| address.ip().is_unspecified();
+    let same_family = a.is_ipv4() == b.is_ipv4();
+    a.port() == b.port() && a.port() != 0 && (a.ip() == b.ip() || same_family && (every(a) || every(b)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(change: impl FnOnce(&mut Settings)) -> Vec<String> {
+        let mut settings = Settings::default();
+        change(&mut settings);
+        let host = Host { cores: vec![0, 1], descriptors_soft: 1024, descriptors_hard: 1024 };
+        check(&settings, &host, &|_| Origin::Default, &|_| Origin::Default).iter().map(Problem::to_string).collect()
+    }
+
+    /// The only problem.
+    fn one(change: impl FnOnce(&mut Settings)) -> String {
+        let found = found(change);
+        assert_eq!(found.len(), 1, "{found:#?}");
+        found.into_iter().next().unwrap()
+    }
+
+    #[test]
+    fn the_defaults_fit() {
+        assert_eq!(found(|_| ()), [""; 0]);
+    }
+
+    #[test]
+    fn addresses_must_differ() {
+        assert!(one(|settings| settings.listen.clear()).contains("no address is left"));
+        assert!(one(|settings| settings.control = settings.listen[0]).contains("are the same"));
+        assert!(one(|settings| settings.control = "0.0.0.0:8080".parse().unwrap()).contains("are the same"));
+        assert!(one(|settings| settings.listen.push("0.0.0.0:8080".parse().unwrap())).contains("same port"));
+        assert_eq!(found(|settings| settings.listen.push("[::]:8080".parse().unwrap())).len(), 0);
+        assert_eq!(
+            found(|settings| {
+                settings.listen = vec!["127.0.0.1:0".parse().unwrap()];
+                settings.control = "127.0.0.1:0".parse().unwrap();
+            })
+            .len(),
+            0
+        );
+    }
+
+    #[test]
+    fn redis_names_must_be_usable() {
+        assert!(one(|settings| settings.redis_channels = vec!["notifications:a".to_owned()]).contains("served already"));
+        assert_eq!(found(|settings| settings.prefix = "a*".to_owned()).len(), 0);
+        let pattern = |settings: &mut Settings| {
+            settings.prefix = "a*".to_owned();
+            settings.redis_subscribe = RedisSubscribe::Pattern;
+        };
+        assert!(one(pattern).contains("a Redis pattern"));
+    }
+
+    #[test]
+    fn bounds_must_hold_each_other() {
+        assert!(one(|settings| settings.log_bytes_total = 1 << 16).starts_with("error: log_bytes_per_channel"));
+        assert!(one(|settings| settings.channels.default.log_bytes = 1 << 16).starts_with("warning: log_bytes_per_channel"));
+        assert!(one(|settings| settings.buffer_bytes_total = 1024).starts_with("error: buffer_bytes_total"));
+        assert!(one(|settings| settings.pin = Pin::List(vec![0, 2])).contains("core 2 is not"));
+    }
+}

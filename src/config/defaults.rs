@@ -1,0 +1,70 @@
+//! The defaults, as values. [`super::table`] shows them as text, so each stands here and nowhere else.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use super::{ChannelRule, ChannelRules, FdTable, LogFormat, Mismatch, Overrun, Pin, RedisSubscribe, Settings};
+use crate::wire::Format;
+use crate::wire::payload::Expect;
+
+/// Most shards that may be asked for; a shard's number travels as a u16 and each costs a thread.
+pub const SHARDS_MAX: usize = 1024;
+
+/// One shard per core that this process may run on (cgroup quota and affinity mask counted).
+pub fn shards_auto() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(SHARDS_MAX)
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            // Loopback only: a server that nobody configured is not open to the network.
+            listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))],
+            control: SocketAddr::from((Ipv4Addr::LOCALHOST, 9090)),
+            redis: None,
+            prefix: "notifications:".to_owned(),
+            redis_channels: vec!["notifications".to_owned()],
+            redis_subscribe: RedisSubscribe::Exact,
+            linger: Duration::from_secs(10),
+            shards: shards_auto(),
+            pin: Pin::Auto,
+            fd_table: FdTable::Auto,
+            format: Format::Json,
+            coalesce: None,
+            heartbeat: Duration::from_secs(30),
+            pong_timeout: Duration::from_secs(10),
+            handshake_timeout: Duration::from_secs(10),
+            close_timeout: Duration::from_secs(5),
+            shutdown_timeout: Duration::from_secs(10),
+            connections_max: 100_000,
+            subscriptions_max: 128,
+            channels_max: 1_000_000,
+            message_bytes_max: 64 << 10,
+            payload_bytes_max: 1 << 20,
+            log_bytes_total: 1 << 30,
+            buffer_bytes_total: 256 << 20,
+            inbox_messages: 16 << 10,
+            notsent_bytes: 16 << 10,
+            // The kernel takes the smaller of this and net.core.somaxconn.
+            backlog: 65_535,
+            echo: false,
+            allow_client_publish: false,
+            log_format: LogFormat::Text,
+            log_level: "info".to_owned(),
+            channels: ChannelRules { default: ChannelRule::default(), by_prefix: Vec::new() },
+        }
+    }
+}
+
+impl Default for ChannelRule {
+    fn default() -> ChannelRule {
+        ChannelRule {
+            overrun: Overrun::Disconnect,
+            payload: Expect::Auto,
+            mismatch: Mismatch::Opaque,
+            log_bytes: 1 << 20,
+            history_count: 0,
+            history_age: Duration::from_secs(300),
+        }
+    }
+}

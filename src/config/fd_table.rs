@@ -1,0 +1,134 @@
+//! Whether shards share the process's descriptor table or each take a private one (see "Private descriptor tables" in the design).
+//! Pure: the limit is an argument. Called by [`super::start`] and by `campanile serve`.
+
+use super::{FdTable, Settings};
+
+/// What `fd_table` comes to on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    /// Each shard unshares its descriptor table.
+    pub private: bool,
+    /// The limit does not hold `connections_max`: what to do about it.
+    pub warning: Option<String>,
+}
+
+/// Descriptors of a shard besides its connections: poll, waker, listeners, the reserve for accept.
+const SHARD_DESCRIPTORS: u64 = 8;
+/// Descriptors of the process besides its shards: standard streams, the bus, control, logs. A private table starts as a copy of these.
+const PROCESS_DESCRIPTORS: u64 = 64;
+
+/// Decides on the table, assuming that the soft limit is raised to `hard_limit` at start.
+pub fn resolve_fd_table(settings: &Settings, hard_limit: u64) -> Resolved {
+    let connections = settings.connections_max as u64;
+    let shards = settings.shards as u64;
+    let shared_need = shared_need(connections, shards);
+    let private_need = private_need(connections, shards);
+    let private = match settings.fd_table {
+        FdTable::Shared => false,
+        FdTable::Private => true,
+        // Even where a private share does not fit either, it holds more.
+        FdTable::Auto => shared_need > hard_limit,
+    };
+    let need = if private { private_need } else { shared_need };
+    if need <= hard_limit {
+        return Resolved { private, warning: None };
+    }
+
+    let fitting = largest_fitting(hard_limit, connections, |connections| match private {
+        true => self::private_need(connections, shards),
+        false => self::shared_need(connections, shards),
+    });
+    let table = if private { format!("each of {shards} private tables") } else { "one shared table".to_owned() };
+    let mut fixes = vec![format!("raise the hard limit (`ulimit -Hn {need}`, in a systemd unit LimitNOFILE={need})")];
+    if !private && private_need <= hard_limit {
+        fixes.push("--fd-table private".to_owned());
+    }
+    if private
+        && let Some(shards) =
+            (shards..=super::defaults::SHARDS_MAX as u64).find(|&shards| self::private_need(connections, shards) <= hard_limit)
+    {
+        fixes.push(format!("--shards {shards}"));
+    }
+    if fitting > 0 {
+        fixes.push(format!("--connections-max {fitting}"));
+    }
+    let warning = format!(
+        "a limit of {hard_limit} descriptors is too low for connections_max {connections}: {table} needs {need}. One of these helps: {}",
+        fixes.join("; ")
+    );
+    Resolved { private, warning: Some(warning) }
+}
+
+fn shared_need(connections: u64, shards: u64) -> u64 {
+    connections + shards * SHARD_DESCRIPTORS + PROCESS_DESCRIPTORS
+}
+
+/// The kernel deals connections to SO_REUSEPORT listeners by hash, so that a shard gets its share give or take the square root of
+/// it; six of those are not seen exceeded in a lifetime.
+fn private_need(connections: u64, shards: u64) -> u64 {
+    let share = connections.div_ceil(shards);
+    let spread = if shards == 1 { 0 } else { 6 * share.isqrt() };
+    (share + spread).min(connections) + shards * SHARD_DESCRIPTORS + PROCESS_DESCRIPTORS
+}
+
+/// The most connections, rounded down to two digits, whose need fits the limit.
+fn largest_fitting(limit: u64, connections: u64, need: impl Fn(u64) -> u64) -> u64 {
+    let (mut fits, mut too_many) = (0, connections);
+    while too_many - fits > 1 {
+        let middle = fits + (too_many - fits) / 2;
+        if need(middle) <= limit { fits = middle } else { too_many = middle }
+    }
+    let step = 10_u64.pow(fits.checked_ilog10().unwrap_or(0).saturating_sub(1));
+    fits / step * step
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(fd_table: FdTable, connections_max: usize, shards: usize, limit: u64) -> Resolved {
+        resolve_fd_table(&Settings { fd_table, connections_max, shards, ..Settings::default() }, limit)
+    }
+
+    #[test]
+    fn auto_shares_where_one_table_holds_all() {
+        assert_eq!(resolve(FdTable::Auto, 100_000, 6, 1 << 20), Resolved { private: false, warning: None });
+        assert_eq!(resolve(FdTable::Auto, 100_000, 6, 100_000 + 6 * 8 + 64), Resolved { private: false, warning: None });
+        assert_eq!(resolve(FdTable::Auto, 100_000, 6, u64::MAX), Resolved { private: false, warning: None });
+    }
+
+    #[test]
+    fn auto_goes_private_where_only_the_shares_fit() {
+        assert_eq!(resolve(FdTable::Auto, 100_000, 6, 100_000 + 6 * 8 + 63), Resolved { private: true, warning: None });
+        // The host that the design was measured on.
+        assert_eq!(resolve(FdTable::Auto, 100_000, 6, 20_000), Resolved { private: true, warning: None });
+        assert_eq!(resolve(FdTable::Auto, 1_000_000, 54, 20_000), Resolved { private: true, warning: None });
+    }
+
+    #[test]
+    fn a_limit_too_low_names_the_ways_out() {
+        let shared = resolve(FdTable::Shared, 100_000, 6, 20_000);
+        let warning = shared.warning.unwrap();
+        assert!(!shared.private);
+        for part in ["ulimit -Hn 100112", "LimitNOFILE=100112", "--fd-table private", "--connections-max 19000"] {
+            assert!(warning.contains(part), "{part}: {warning}");
+        }
+        let auto = resolve(FdTable::Auto, 100_000, 2, 20_000);
+        let warning = auto.warning.unwrap();
+        assert!(auto.private);
+        for part in ["each of 2 private tables", "--shards 6", "--connections-max 38000"] {
+            assert!(warning.contains(part), "{part}: {warning}");
+        }
+        assert!(!warning.contains("--fd-table"), "{warning}");
+    }
+
+    #[test]
+    fn what_the_warning_advises_is_enough() {
+        for (connections, shards, limit) in [(100_000, 2, 20_000), (1_000_000, 8, 65_536), (5_000, 1, 1_024), (100, 2, 10)] {
+            let advised = largest_fitting(limit, connections, |connections| private_need(connections, shards));
+            assert!(advised == 0 || private_need(advised, shards) <= limit);
+            let hard = private_need(connections, shards);
+            assert_eq!(resolve(FdTable::Private, connections as usize, shards as usize, hard).warning, None);
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! Reads `campanile.toml`: text in, values and problems out, no file system. Called by [`super::layers`].
+//!
+//! Invariant: every problem of the file is reported in one go, each with its place; a value that is reported is not applied.
+
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::ChannelRule;
+use super::problem::{Origin, Place, Problem, closest};
+use super::table::{self, SETTINGS, Setting, Value};
+
+/// What stands in a file, as texts, each read once already and found good.
+#[derive(Debug, Default)]
+pub struct Contents {
+    pub values: Vec<FileValue>,
+    pub rules: Vec<FileRule>,
+    pub problems: Vec<Problem>,
+}
+
+#[derive(Debug)]
+pub struct FileValue {
+    pub setting: &'static Setting,
+    pub texts: Vec<(String, Place)>,
+    /// The value as a whole.
+    pub place: Place,
+}
+
+/// One `[[channels]]` table. Its texts are applied when the rule of all other channels is known, which it inherits.
+#[derive(Debug)]
+pub struct FileRule {
+    pub prefix: String,
+    pub texts: Vec<(&'static Setting, String)>,
+    /// Of the prefix.
+    pub place: Place,
+}
+
+/// Reads `text`; `name` is what messages call the file.
+pub fn read(name: &str, text: &str) -> Contents {
+    let (document, syntax_errors) = DeTable::parse_recoverable(text);
+    let mut reader = Reader { name, text, contents: Contents::default() };
+    reader.settings(document.get_ref());
+    // What the parser made of a line that it could not read says nothing about what was meant there.
+    let mut syntax: Vec<Problem> = Vec::new();
+    for error in syntax_errors {
+        let place = reader.place(error.span().unwrap_or(text.len()..text.len()));
+        if !syntax.iter().any(|problem| line_of(problem) == Some(place.line)) {
+            syntax.push(Problem::error(Origin::File(place), "", format!("not TOML: {}", error.message())));
+        }
+    }
+    let mut contents = reader.contents;
+    contents.problems.retain(|problem| !syntax.iter().any(|other| line_of(other) == line_of(problem)));
+    contents.problems.extend(syntax);
+    contents
+}
+
+fn line_of(problem: &Problem) -> Option<usize> {
+    match &problem.origin {
+        Origin::File(place) => Some(place.line),
+        Origin::Default | Origin::Environment(_) | Origin::Flag(_) => None,
+    }
+}
+
+const CHANNELS_EXAMPLE: &str = "a table per prefix, headed [[channels]], with prefix = \"prices:\" and what differs there";
+
+struct Reader<'a> {
+    name: &'a str,
+    text: &'a str,
+    contents: Contents,
+}
+
+impl Reader<'_> {
+    fn place(&self, span: Range<usize>) -> Place {
+        Place::new(self.name, self.text, span)
+    }
+
+    fn problem(&mut self, problem: Problem) {
+        self.contents.problems.push(problem);
+    }
+
+    fn at(&self, span: Range<usize>, key: &str, message: impl Into<String>) -> Problem {
+        Problem::error(Origin::File(self.place(span)), key, message)
+    }
+
+    fn settings(&mut self, document: &DeTable<'_>) {
+        for (key, value) in document {
+            let name: &str = key.get_ref();
+            if name == "channels" {
+                self.rules(key.span(), value);
+            } else if let Some(setting) = table::find(name) {
+                self.setting(setting, value);
+            } else if matches!(value.get_ref(), DeValue::Table(_)) {
+                let problem = self.at(key.span(), name, "there is no table of this name");
+                self.problem(problem.help("settings stand at the top of the file, without a [table]; only [[channels]] is one"));
+            } else {
+                let problem = self.at(key.span(), name, "there is no setting of this name");
+                self.problem(problem.help(suggest(name, SETTINGS.iter().map(|setting| setting.key).chain(["channels"]))));
+            }
+        }
+    }
+
+    fn setting(&mut self, setting: &'static Setting, value: &Spanned<DeValue<'_>>) {
+        let whole = std::slice::from_ref(value);
+        let items: &[Spanned<DeValue<'_>>] = match value.get_ref() {
+            DeValue::Array(items) if setting.is_list() => items,
+            _ => whole,
+        };
+        let mut scratch = super::Settings::default();
+        if let Value::Many { clear, .. } = setting.value {
+            clear(&mut scratch);
+        }
+        let mut texts = Vec::new();
+        for item in items {
+            let read = scalar(item.get_ref()).and_then(|text| {
+                match setting.value {
+                    Value::One { parse, .. } => parse(&mut scratch, &text),
+                    Value::Many { push, .. } => push(&mut scratch, &text),
+                    Value::Switch { .. } => super::parse::boolean(&text).map(drop),
+                    Value::Rule { parse, .. } => parse(&mut scratch.channels.default, &text),
+                }?;
+                Ok(text)
+            });
+            match read {
+                Ok(text) => texts.push((text, self.place(item.span()))),
+                Err(reason) => {
+                    let problem = self.at(item.span(), setting.key, reason);
+                    self.problem(problem.accepted(setting.accepted));
+                }
+            }
+        }
+        if texts.len() == items.len() {
+            let place = self.place(value.span());
+            self.contents.values.push(FileValue { setting, texts, place });
+        }
+    }
+
+    fn rules(&mut self, key: Range<usize>, value: &Spanned<DeValue<'_>>) {
+        let DeValue::Array(tables) = value.get_ref() else {
+            let problem = self.at(key, "channels", "it is not a list of tables");
+            return self.problem(problem.accepted(CHANNELS_EXAMPLE));
+        };
+        for table in tables {
+            match table.get_ref() {
+                DeValue::Table(entries) => self.rule(table.span(), entries),
+                _ => {
+                    let problem = self.at(table.span(), "channels", "it is not a table");
+                    self.problem(problem.accepted(CHANNELS_EXAMPLE));
+                }
+            }
+        }
+    }
+
+    fn rule(&mut self, table: Range<usize>, entries: &DeTable<'_>) {
+        let mut prefix = None;
+        let mut texts = Vec::new();
+        for (key, value) in entries {
+            let name: &str = key.get_ref();
+            if name == "prefix" {
+                match scalar(value.get_ref()).and_then(|text| super::parse::channel_text(&text, false)) {
+                    Ok(text) => prefix = Some((text, self.place(value.span()))),
+                    Err(reason) => {
+                        let problem = self.at(value.span(), "channels.prefix", reason);
+                        self.problem(problem.accepted("how the names of these channels begin: 1 to 255 bytes, without the Redis prefix"));
+                        // It stands there, so it is not missing as well.
+                        prefix = Some((String::new(), self.place(value.span())));
+                    }
+                }
+            } else if let Some((setting, parse)) = find_rule(name) {
+                match scalar(value.get_ref()).and_then(|text| parse(&mut ChannelRule::default(), &text).map(|()| text)) {
+                    Ok(text) => texts.push((setting, text)),
+                    Err(reason) => {
+                        let problem = self.at(value.span(), &format!("channels.{name}"), reason);
+                        self.problem(problem.accepted(setting.accepted));
+                    }
+                }
+            } else {
+                self.unknown_in_rule(key.span(), name);
+            }
+        }
+        let Some((prefix, place)) = prefix else {
+            let problem = self.at(table, "channels", "prefix is missing");
+            return self.problem(problem.accepted(CHANNELS_EXAMPLE));
+        };
+        if !prefix.is_empty() && self.contents.rules.iter().any(|rule| rule.prefix == prefix) {
+            self.problem(Problem::error(Origin::File(place), "channels.prefix", format!("{prefix:?} has a table already")));
+        } else {
+            self.contents.rules.push(FileRule { prefix, texts, place });
+        }
+    }
+
+    fn unknown_in_rule(&mut self, span: Range<usize>, name: &str) {
+        let keys = || rule_keys().chain(["prefix"]);
+        let problem = self.at(span, &format!("channels.{name}"), "there is no channel setting of this name");
+        let named = table::find(name).map(|setting| match setting.value {
+            Value::Rule { rule_key, .. } => format!("in [[channels]] it is called `{rule_key}`"),
+            _ => format!("`{name}` holds for the whole server: move it above the first [[channels]]"),
+        });
+        self.problem(problem.help(named.unwrap_or_else(|| suggest(name, keys()))).accepted(keys().collect::<Vec<_>>().join(", ")));
+    }
+}
+
+/// Reads a text into a channel rule.
+type ParseRule = fn(&mut ChannelRule, &str) -> Result<(), String>;
+
+fn find_rule(key: &str) -> Option<(&'static Setting, ParseRule)> {
+    SETTINGS.iter().find_map(|setting| match setting.value {
+        Value::Rule { rule_key, parse, .. } if rule_key == key => Some((setting, parse)),
+        _ => None,
+    })
+}
+
+/// The keys of `[[channels]]`, but for `prefix`.
+pub fn rule_keys() -> impl Iterator<Item = &'static str> {
+    SETTINGS.iter().filter_map(|setting| match setting.value {
+        Value::Rule { rule_key, .. } => Some(rule_key),
+        _ => None,
+    })
+}
+
+fn suggest<'a>(typed: &str, keys: impl Iterator<Item = &'a str>) -> String {
+    match closest(typed, keys) {
+        Some(key) => format!("did you mean `{key}`?"),
+        None => "`campanile config --default` prints every setting".to_owned(),
+    }
+}
+
+/// A single value as the text that a flag would carry.
+fn scalar(value: &DeValue<'_>) -> Result<String, String> {
+    match value {
+        DeValue::String(text) => Ok(text.to_string()),
+        DeValue::Integer(number) => Ok(i128::from_str_radix(number.as_str(), number.radix()).map_or(number.to_string(), |n| n.to_string())),
+        DeValue::Float(number) => Ok(number.to_string()),
+        DeValue::Boolean(on) => Ok(on.to_string()),
+        DeValue::Datetime(_) => Err("a date stands where a value is expected".to_owned()),
+        DeValue::Array(_) => Err("a list stands where one value is expected".to_owned()),
+        DeValue::Table(_) => Err("a table stands where a value is expected".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(text: &str) -> Vec<String> {
+        let mut problems = read("f.toml", text).problems;
+        problems.sort_by_key(Problem::order);
+        problems.iter().map(Problem::to_string).collect()
+    }
+
+    /// The only problem of a text.
+    fn problem(text: &str) -> String {
+        let problems = problems(text);
+        assert_eq!(problems.len(), 1, "{problems:#?}");
+        problems.into_iter().next().unwrap()
+    }
+
+    #[test]
+    fn values_of_every_type_are_read() {
+        let text = "shards = 2\nheartbeat = \"15s\"\necho = true\nlisten = \"[::1]:1\"\nredis_channel = [\"a\", \"b\"]\npin = 0\nlog_bytes_total = 0x40000000\n";
+        let contents = read("f.toml", text);
+        assert_eq!(contents.problems, []);
+        let texts = |key| contents.values.iter().find(|value| value.setting.key == key).unwrap().texts.iter().map(|(text, _)| text.clone());
+        assert_eq!(texts("shards").collect::<Vec<_>>(), ["2"]);
+        assert_eq!(texts("redis_channel").collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(texts("echo").collect::<Vec<_>>(), ["true"]);
+        assert_eq!(texts("log_bytes_total").collect::<Vec<_>>(), ["1073741824"]);
+    }
+
+    #[test]
+    fn all_problems_come_at_once_in_the_order_of_the_file() {
+        let found = problems("shards = 0\nhearbeat = 3\nlisten = [\"127.0.0.1:1\", \"nowhere\"]\n[[channels]]\noverrun = \"lates\"\n");
+        assert_eq!(found.len(), 5, "{found:#?}");
+        assert!(
+            found[0]
+                .starts_with("f.toml:1:10: error: shards: 0 is less than 1\n  1 | shards = 0\n    |          ^\n  accepted: auto, or 1"),
+            "{}",
+            found[0]
+        );
+        assert!(found[1].starts_with("f.toml:2:1: ") && found[1].contains("did you mean `heartbeat`?"), "{}", found[1]);
+        assert!(found[2].starts_with("f.toml:3:26: error: listen: \"nowhere\""), "{}", found[2]);
+        assert!(found[3].starts_with("f.toml:4:1: error: channels: prefix is missing"), "{}", found[3]);
+        assert!(found[4].contains("did you mean latest?") && found[4].contains("accepted: disconnect, skip, latest"), "{}", found[4]);
+    }
+
+    #[test]
+    fn syntax_errors_do_not_hide_the_rest() {
+        let found = problems("shards = \nheartbeat = 0\n");
+        assert_eq!(found.len(), 2, "{found:#?}");
+        assert!(found[0].starts_with("f.toml:1:") && found[0].contains("not TOML"), "{}", found[0]);
+        assert!(found[1].starts_with("f.toml:2:13: error: heartbeat: 0s is less than 1s"), "{}", found[1]);
+        assert!(problem("shards = 1\nshards = 2\n").contains("f.toml:2:1: error: not TOML: duplicate key"));
+        assert!(problem("redis = \"redis://:secret@host").contains("redis://***@host"));
+    }
+
+    #[test]
+    fn misplaced_tables_and_keys_are_explained() {
+        assert!(problem("[server]\nshards = 2\n").contains("without a [table]"));
+        assert!(problem("[channels]\nprefix = \"a\"\n").contains("headed [[channels]]"));
+        assert!(problem("channels = [1]\n").contains("it is not a table"));
+        assert!(problem("[[channels]]\nprefix = \"a\"\nshards = 2\n").contains("move it above the first [[channels]]"));
+        assert!(problem("[[channels]]\nprefix = \"a\"\nlog_bytes_per_channel = 2\n").contains("it is called `log_bytes`"));
+        assert!(problem("[[channels]]\nprefix = \"a\"\n[[channels]]\nprefix = \"a\"\n").starts_with("f.toml:4:10: "));
+        assert!(problem("[[channels]]\nprefix = \"\"\n").contains("it is empty"));
+    }
+
+    #[test]
+    fn types_that_no_setting_has_are_named() {
+        assert!(problem("shards = [1, 2]\n").contains("a list stands where one value is expected"));
+        assert!(problem("shards = 1.5\n").contains("\"1.5\" is not a whole number"));
+        assert!(problem("shards = 2020-01-01\n").contains("a date stands"));
+        assert!(problem("echo = 3\n").contains("neither true nor false"));
+    }
+}

@@ -1,0 +1,277 @@
+//! Lays the sources over each other: defaults, then the file, then the environment, then flags; the later wins. Called by
+//! [`crate::cli`] through [`load`]. Invariant: a list from a later source replaces the earlier one as a whole.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use super::file::{self, FileRule};
+use super::host::Host;
+use super::problem::{Origin, Problem, Severity, closest};
+use super::table::{self, SETTINGS, Setting, VARIABLE_PREFIX, Value};
+use super::{ChannelRules, Settings, check};
+
+/// The file that is read when none is named, if it is there.
+pub const FILE_NAME: &str = "campanile.toml";
+
+/// Variables of the prefix that are not settings: the file's name, and what the build was told.
+const OTHER_VARIABLES: [&str; 2] = [FILE_VARIABLE, "CAMPANILE_COMMIT"];
+pub const FILE_VARIABLE: &str = "CAMPANILE_CONFIG";
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FileChoice {
+    /// `campanile.toml` in the working directory, if present.
+    IfPresent,
+    /// This one; that it cannot be read is an error. `said_by` is the flag or variable that named it.
+    Named {
+        path: PathBuf,
+        said_by: Origin,
+    },
+    None,
+}
+
+/// Everything that settings come from.
+#[derive(Debug)]
+pub struct Sources {
+    pub file: FileChoice,
+    /// The whole environment; other programs' variables are passed over.
+    pub environment: Vec<(String, String)>,
+    pub flags: Vec<(&'static Setting, Vec<String>)>,
+}
+
+/// Settings that passed every check.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    pub settings: Settings,
+    pub warnings: Vec<Problem>,
+}
+
+/// Reads all sources and checks what they give together. All problems come at once, in order of [`Problem::order`].
+pub fn load(sources: &Sources, host: &Host) -> Result<Loaded, Vec<Problem>> {
+    let mut layers = Layers::default();
+    layers.file(&sources.file);
+    layers.environment(&sources.environment);
+    layers.flags(&sources.flags);
+    layers.finish(host)
+}
+
+/// The state between two sources.
+#[derive(Debug, Default)]
+pub struct Layers {
+    settings: Settings,
+    /// Who had the last word on a setting.
+    origins: HashMap<&'static str, Origin>,
+    rules: Vec<FileRule>,
+    problems: Vec<Problem>,
+}
+
+impl Layers {
+    pub fn file(&mut self, choice: &FileChoice) {
+        let (path, said_by) = match choice {
+            FileChoice::None => return,
+            FileChoice::IfPresent => (PathBuf::from(FILE_NAME), Origin::Default),
+            FileChoice::Named { path, said_by } => (path.clone(), said_by.clone()),
+        };
+        let name = path.display().to_string();
+        match std::fs::read(&path).map(String::from_utf8) {
+            Ok(Ok(text)) => self.file_text(&name, &text),
+            Ok(Err(error)) => {
+                let line = error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|&&byte| byte == b'\n').count() + 1;
+                self.problems.push(Problem::error(said_by, "", format!("{name}:{line}: the file is not UTF-8 text")));
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && *choice == FileChoice::IfPresent => {}
+            Err(error) => {
+                let problem = Problem::error(said_by, "", format!("{name} cannot be read: {error}"));
+                self.problems.push(problem.help(format!("`campanile config --default > {FILE_NAME}` writes one with every setting")));
+            }
+        }
+    }
+
+    pub fn file_text(&mut self, name: &str, text: &str) {
+        let contents = file::read(name, text);
+        for value in contents.values {
+            let texts: Vec<&str> = value.texts.iter().map(|(text, _)| text.as_str()).collect();
+            self.apply(value.setting, &texts, Origin::File(value.place));
+        }
+        self.rules.extend(contents.rules);
+        self.problems.extend(contents.problems);
+    }
+
+    /// A variable that is set but empty counts as not set, as container tools pass on what they were not given.
+    pub fn environment(&mut self, variables: &[(String, String)]) {
+        for setting in SETTINGS {
+            let name = setting.variable();
+            let Some((_, text)) = variables.iter().find(|(other, text)| *other == name && !text.is_empty()) else { continue };
+            let texts: Vec<&str> = if setting.is_list() { text.split(',').map(str::trim).collect() } else { vec![text.trim()] };
+            self.apply(setting, &texts, Origin::Environment(name));
+        }
+        for (name, _) in variables {
+            self.unknown_variable(name);
+        }
+    }
+
+    /// Only a near miss is worth a word: an orchestrator with a service called `campanile` sets names of its own.
+    fn unknown_variable(&mut self, name: &str) {
+        let Some(key) = name.strip_prefix(VARIABLE_PREFIX).map(str::to_lowercase) else { return };
+        if table::find(&key).is_some() || OTHER_VARIABLES.contains(&name) {
+            return;
+        }
+        if let Some(setting) = closest(&key, SETTINGS.iter().map(|setting| setting.key)).and_then(table::find) {
+            let problem = Problem::warning(Origin::Environment(name.to_owned()), "", "no setting has this name, so it changes nothing");
+            self.problems.push(problem.help(format!("did you mean {}?", setting.variable())));
+        }
+    }
+
+    pub fn flags(&mut self, flags: &[(&'static Setting, Vec<String>)]) {
+        for (setting, texts) in flags {
+            // `--redis-channel ""` empties the list.
+            let texts: Vec<&str> = texts.iter().map(String::as_str).filter(|text| !(setting.is_list() && text.is_empty())).collect();
+            self.apply(setting, &texts, Origin::Flag(format!("--{}", setting.flag())));
+        }
+    }
+
+    fn apply(&mut self, setting: &'static Setting, texts: &[&str], origin: Origin) {
+        if let Value::Many { clear, .. } = setting.value {
+            clear(&mut self.settings);
+        }
+        for text in texts {
+            let result = match setting.value {
+                Value::One { parse, .. } => parse(&mut self.settings, text),
+                Value::Many { push, .. } => push(&mut self.settings, text)
+                    .map_err(|reason| if texts.len() > 1 && !reason.contains(text) { format!("{text:?}: {reason}") } else { reason }),
+                Value::Switch { set, .. } => super::parse::boolean(text).map(|on| set(&mut self.settings, on)),
+                Value::Rule { parse, .. } => parse(&mut self.settings.channels.default, text),
+            };
+            if let Err(reason) = result {
+                self.problems.push(Problem::error(origin.clone(), setting.key, reason).accepted(setting.accepted));
+            }
+        }
+        self.origins.insert(setting.key, origin);
+    }
+
+    /// Gives the rules of prefixes what they inherit, and checks the values together.
+    pub fn finish(mut self, host: &Host) -> Result<Loaded, Vec<Problem>> {
+        let default = self.settings.channels.default.clone();
+        let mut by_prefix = Vec::new();
+        for rule in &self.rules {
+            let mut channel_rule = default.clone();
+            for (setting, text) in &rule.texts {
+                let Value::Rule { parse, .. } = setting.value else { unreachable!("the file reader takes only rule settings here") };
+                parse(&mut channel_rule, text).expect("the file reader has read this text before");
+            }
+            by_prefix.push((rule.prefix.clone(), channel_rule));
+        }
+        // `ChannelRules::of` takes the first that fits.
+        by_prefix.sort_by(|(a, _), (b, _)| b.len().cmp(&a.len()).then(a.cmp(b)));
+        self.settings.channels = ChannelRules { default, by_prefix };
+
+        let origin = |key: &str| self.origins.get(key).cloned().unwrap_or(Origin::Default);
+        let prefix_origin = |prefix: &str| {
+            self.rules.iter().find(|rule| rule.prefix == prefix).map_or(Origin::Default, |rule| Origin::File(rule.place.clone()))
+        };
+        // A value that could not be read left its default behind: what that does not fit is no news.
+        let unread: Vec<&str> = self.problems.iter().map(|problem| problem.key.as_str()).collect();
+        let found = check::check(&self.settings, host, &origin, &prefix_origin);
+        let found: Vec<Problem> =
+            found.into_iter().filter(|problem| problem.key.is_empty() || !unread.contains(&problem.key.as_str())).collect();
+        self.problems.extend(found);
+        self.problems.sort_by_key(Problem::order);
+        if self.problems.iter().any(|problem| problem.severity == Severity::Error) {
+            return Err(self.problems);
+        }
+        Ok(Loaded { settings: self.settings, warnings: self.problems })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Overrun, Pin};
+    use std::time::Duration;
+
+    fn host() -> Host {
+        Host { cores: vec![0, 1, 2, 3], descriptors_soft: 1024, descriptors_hard: 1 << 20 }
+    }
+
+    fn layers(file: &str, environment: &[(&str, &str)], flags: &[(&str, &[&str])]) -> Result<Loaded, Vec<Problem>> {
+        let mut layers = Layers::default();
+        layers.file_text("f.toml", file);
+        layers.environment(&environment.iter().map(|(name, text)| (name.to_string(), text.to_string())).collect::<Vec<_>>());
+        let flags: Vec<_> =
+            flags.iter().map(|(key, texts)| (table::find(key).unwrap(), texts.iter().map(|text| text.to_string()).collect())).collect();
+        layers.flags(&flags);
+        layers.finish(&host())
+    }
+
+    fn texts(problems: Vec<Problem>) -> Vec<String> {
+        problems.iter().map(Problem::to_string).collect()
+    }
+
+    #[test]
+    fn the_later_source_wins() {
+        let file = "heartbeat = 10\nshards = 2\nlog_level = \"warn\"\n";
+        let environment = [("CAMPANILE_HEARTBEAT", "20"), ("CAMPANILE_SHARDS", "3"), ("PATH", "x")];
+        let settings = layers(file, &environment, &[("heartbeat", &["25"])]).unwrap().settings;
+        assert_eq!(settings.heartbeat, Duration::from_secs(25));
+        assert_eq!(settings.shards, 3);
+        assert_eq!(settings.log_level, "warn");
+        assert_eq!(settings.control, Settings::default().control);
+    }
+
+    #[test]
+    fn a_later_list_replaces_the_earlier_one() {
+        let file = "redis_channel = [\"a\", \"b\"]\n";
+        assert_eq!(layers(file, &[], &[]).unwrap().settings.redis_channels, ["a", "b"]);
+        let environment = [("CAMPANILE_REDIS_CHANNEL", "c, d")];
+        assert_eq!(layers(file, &environment, &[]).unwrap().settings.redis_channels, ["c", "d"]);
+        assert_eq!(layers(file, &environment, &[("redis_channel", &["e"])]).unwrap().settings.redis_channels, ["e"]);
+        assert!(layers(file, &environment, &[("redis_channel", &[""])]).unwrap().settings.redis_channels.is_empty());
+    }
+
+    #[test]
+    fn an_empty_variable_is_not_set_and_an_empty_flag_is() {
+        let file = "redis = \"redis://h\"\n";
+        assert_eq!(layers(file, &[("CAMPANILE_REDIS", "")], &[]).unwrap().settings.redis.as_deref(), Some("redis://h"));
+        assert_eq!(layers(file, &[], &[("redis", &[""])]).unwrap().settings.redis, None);
+    }
+
+    #[test]
+    fn a_prefix_inherits_what_the_last_source_said() {
+        let file = "overrun = \"skip\"\n[[channels]]\nprefix = \"a\"\nhistory_count = 5\n[[channels]]\nprefix = \"a:long\"\noverrun = \"latest\"\n";
+        let rules = layers(file, &[("CAMPANILE_LOG_BYTES_PER_CHANNEL", "2M")], &[("history_count", &["7"])]).unwrap().settings.channels;
+        assert_eq!(rules.by_prefix[0].0, "a:long");
+        let (short, long, other) = (rules.of("a:x"), rules.of("a:longest"), rules.of("b"));
+        assert_eq!((short.overrun, short.history_count, short.log_bytes), (Overrun::Skip, 5, 2 << 20));
+        assert_eq!((long.overrun, long.history_count, long.log_bytes), (Overrun::Latest, 7, 2 << 20));
+        assert_eq!((other.overrun, other.history_count), (Overrun::Skip, 7));
+    }
+
+    #[test]
+    fn problems_name_the_variable_or_the_flag() {
+        let found =
+            texts(layers("", &[("CAMPANILE_SHARDS", "many"), ("CAMPANILE_LISTEN", "127.0.0.1:1,x")], &[("pin", &["9"])]).unwrap_err());
+        assert_eq!(found.len(), 3, "{found:#?}");
+        assert!(found[0].starts_with("error: CAMPANILE_LISTEN: \"x\""), "{}", found[0]);
+        assert!(
+            found[1].starts_with("error: CAMPANILE_SHARDS: \"many\" is not a whole number\n  accepted: auto, or 1 to 1024"),
+            "{}",
+            found[1]
+        );
+        assert!(found[2].starts_with("error: --pin: core 9 is not"), "{}", found[2]);
+    }
+
+    #[test]
+    fn a_misspelt_variable_is_a_warning_and_a_foreign_one_is_not() {
+        let loaded = layers("", &[("CAMPANILE_HEARTBAET", "1"), ("CAMPANILE_SERVICE_HOST", "10.0.0.1")], &[]).unwrap();
+        assert_eq!(
+            texts(loaded.warnings),
+            ["warning: CAMPANILE_HEARTBAET: no setting has this name, so it changes nothing\n  help: did you mean CAMPANILE_HEARTBEAT?"]
+        );
+    }
+
+    #[test]
+    fn pin_is_checked_against_the_host_only_when_it_is_a_list() {
+        assert_eq!(layers("pin = \"1-2\"", &[], &[]).unwrap().settings.pin, Pin::List(vec![1, 2]));
+        assert_eq!(layers("pin = \"none\"", &[], &[]).unwrap().settings.pin, Pin::None);
+        assert!(texts(layers("pin = \"3-5\"", &[], &[]).unwrap_err())[0].contains("cores 4-5 are not"));
+    }
+}

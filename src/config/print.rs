@@ -1,0 +1,167 @@
+//! Writes the table of settings out: as a file with every setting, as markdown, and what differs from the defaults. Called by
+//! `campanile config` and by the tests of the README.
+
+use std::fmt::Write;
+
+use super::table::{SETTINGS, Section, Setting, Value};
+use super::{Settings, redis_url};
+
+/// A `campanile.toml` with every setting at its default, explained. Reading it changes nothing.
+pub fn default_file() -> String {
+    let mut out = String::from(
+        "# Campanile settings. Every setting stands here with its default; delete what you do not change.\n\
+         # Environment variables (CAMPANILE_ and the name in capitals) win over this file, and flags (--name) over both.\n\
+         # Sizes count in 1024: 64k, 1M, 2G. Durations may carry a unit: 500ms, 10s, 5m, 1h.\n",
+    );
+    for section in Section::ALL {
+        let _ = write!(out, "\n# {} {}\n", section.title(), "-".repeat(100 - section.title().len()));
+        for setting in SETTINGS.iter().filter(|setting| setting.section == section) {
+            out.push('\n');
+            for line in wrap(setting.help, 116) {
+                let _ = writeln!(out, "# {line}");
+            }
+            for (index, line) in wrap(setting.accepted, 106).iter().enumerate() {
+                let _ = writeln!(out, "# {} {line}", if index == 0 { "Accepted:" } else { "         " });
+            }
+            let _ = writeln!(out, "{} = {}", setting.key, toml_value(setting, &setting.default_texts()));
+        }
+    }
+    out.push_str(
+        "\n# What differs for channels whose names begin with a prefix; the longest prefix that fits counts. What is not named here is as\n\
+         # above. These tables must stand below everything else. Delete the # to use one.\n#\n# [[channels]]\n# prefix = \"prices:\"\n",
+    );
+    let settings = Settings::default();
+    for setting in SETTINGS {
+        if let Value::Rule { rule_key, .. } = setting.value {
+            let _ = writeln!(out, "# {rule_key} = {}", toml_value(setting, &setting.show(&settings)));
+        }
+    }
+    out
+}
+
+/// The settings as a markdown table, for the README.
+pub fn markdown() -> String {
+    let mut out = String::from("| flag | in `campanile.toml` | default | what it does |\n|---|---|---|---|\n");
+    for setting in SETTINGS {
+        let value = if setting.is_switch() { String::new() } else { format!(" {}", setting.placeholder) };
+        let default = setting.default_texts().join(", ");
+        let default = if default.is_empty() { "none".to_owned() } else { format!("`{default}`") };
+        let accepted = setting.accepted.replace('|', "\\|");
+        let _ = writeln!(out, "| `--{}{value}` | `{}` | {default} | {} Accepted: {accepted}. |", setting.flag(), setting.key, setting.help);
+    }
+    out
+}
+
+/// What is not at its default, as lines of a file; passwords hidden.
+pub fn differences(settings: &Settings) -> Vec<String> {
+    let default = Settings::default();
+    let mut lines = Vec::new();
+    for setting in SETTINGS {
+        let shown = setting.show(settings);
+        if shown != setting.show(&default) {
+            let shown: Vec<String> =
+                shown.iter().map(|text| if setting.key == "redis" { redis_url::masked(text) } else { text.clone() }).collect();
+            lines.push(format!("{} = {}", setting.key, toml_value(setting, &shown)));
+        }
+    }
+    for (prefix, rule) in &settings.channels.by_prefix {
+        lines.push("[[channels]]".to_owned());
+        lines.push(format!("prefix = {}", toml_string(prefix)));
+        for setting in SETTINGS {
+            if let Value::Rule { rule_key, show, .. } = setting.value
+                && show(rule) != show(&settings.channels.default)
+            {
+                lines.push(format!("{rule_key} = {}", toml_value(setting, &[show(rule)])));
+            }
+        }
+    }
+    lines
+}
+
+fn toml_value(setting: &Setting, texts: &[String]) -> String {
+    if setting.is_list() {
+        let items: Vec<String> = texts.iter().map(|text| toml_string(text)).collect();
+        return format!("[{}]", items.join(", "));
+    }
+    let text = texts.first().map_or("", String::as_str);
+    let is_bare = setting.is_switch() || (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()));
+    if is_bare { text.to_owned() } else { toml_string(text) }
+}
+
+/// A basic string. Control characters do not occur: no setting takes them.
+fn toml_string(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let line = lines.last_mut().expect("there is always a line");
+        if line.is_empty() {
+            line.push_str(word);
+        } else if line.len() + 1 + word.len() <= width {
+            let _ = write!(line, " {word}");
+        } else {
+            lines.push(word.to_owned());
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::layers::{Layers, Loaded};
+    use crate::config::{Host, Overrun};
+
+    fn read(text: &str) -> Loaded {
+        let mut layers = Layers::default();
+        layers.file_text("default.toml", text);
+        layers.finish(&Host { cores: vec![0], descriptors_soft: 1024, descriptors_hard: 1024 }).unwrap_or_else(|problems| {
+            panic!("{}", problems.iter().map(|problem| format!("{problem}\n")).collect::<String>());
+        })
+    }
+
+    #[test]
+    fn the_default_file_holds_every_setting_and_changes_nothing() {
+        let file = default_file();
+        let loaded = read(&file);
+        assert_eq!(loaded.settings, Settings::default());
+        assert_eq!(loaded.warnings, []);
+        let table: toml::Table = file.parse().unwrap();
+        for setting in SETTINGS {
+            assert!(table.contains_key(setting.key), "{}", setting.key);
+        }
+        assert!(file.lines().all(|line| line.len() <= 140));
+    }
+
+    #[test]
+    fn the_commented_channel_table_is_good_too() {
+        let file = default_file();
+        let (head, channels) = file.split_once("# [[channels]]").unwrap();
+        let table: String = channels.lines().map(|line| format!("{}\n", line.trim_start_matches("# "))).collect();
+        let rules = read(&format!("{head}[[channels]]{table}")).settings.channels;
+        assert_eq!(rules.by_prefix, [("prices:".to_owned(), rules.default.clone())]);
+    }
+
+    #[test]
+    fn the_markdown_table_has_a_row_for_each_setting() {
+        let markdown = markdown();
+        assert_eq!(markdown.lines().count(), SETTINGS.len() + 2);
+        assert!(markdown.lines().all(|line| line.matches('|').count() - line.matches("\\|").count() == 5));
+        assert!(markdown.contains("| `--redis URL` | `redis` | none |"));
+    }
+
+    #[test]
+    fn differences_are_lines_that_read_back() {
+        let mut settings =
+            Settings { shards: 999, redis: Some("redis://:secret@h".to_owned()), prefix: "a\"b\\".to_owned(), ..Settings::default() };
+        let rule = crate::config::ChannelRule { overrun: Overrun::Latest, ..settings.channels.default.clone() };
+        settings.channels.by_prefix.push(("prices:".to_owned(), rule));
+        let lines = differences(&settings);
+        assert_eq!(lines[..2], ["redis = \"redis://:***@h\"", "prefix = \"a\\\"b\\\\\""]);
+        settings.redis = Some("redis://:***@h".to_owned());
+        assert_eq!(read(&lines.join("\n")).settings, settings);
+        assert_eq!(differences(&Settings::default()), [""; 0]);
+    }
+}

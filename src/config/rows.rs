@@ -1,0 +1,446 @@
+//! The table of settings: one row each, in the order in which `--help` and the file show them. Read through [`super::table`].
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::defaults::{SHARDS_MAX, shards_auto};
+use super::parse::{self, MILLISECOND, SECOND};
+use super::table::{Section, Setting, Value};
+use super::{FdTable, LogFormat, Mismatch, Overrun, RedisSubscribe, redis_url};
+use crate::wire::Format;
+use crate::wire::payload::Expect;
+
+const FORMATS: &[(&str, Format)] = &[("msgpack", Format::Msgpack), ("json", Format::Json), ("raw", Format::Raw)];
+const PAYLOADS: &[(&str, Expect)] = &[("auto", Expect::Auto), ("msgpack", Expect::Msgpack), ("json", Expect::Json), ("raw", Expect::Raw)];
+const MISMATCHES: &[(&str, Mismatch)] = &[("opaque", Mismatch::Opaque), ("drop", Mismatch::Drop)];
+const OVERRUNS: &[(&str, Overrun)] = &[("disconnect", Overrun::Disconnect), ("skip", Overrun::Skip), ("latest", Overrun::Latest)];
+const FD_TABLES: &[(&str, FdTable)] = &[("auto", FdTable::Auto), ("shared", FdTable::Shared), ("private", FdTable::Private)];
+const SUBSCRIBES: &[(&str, RedisSubscribe)] = &[("exact", RedisSubscribe::Exact), ("pattern", RedisSubscribe::Pattern)];
+const LOG_FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
+
+/// A row with a single value: how to read it, how to show it.
+macro_rules! one {
+    ($field:ident, $text:ident => $parse:expr, $value:ident => $show:expr) => {
+        Value::One {
+            parse: |settings, $text| {
+                settings.$field = $parse?;
+                Ok(())
+            },
+            show: |settings| {
+                let $value = &settings.$field;
+                $show
+            },
+        }
+    };
+}
+
+/// A row that is also a key of `[[channels]]`.
+macro_rules! rule {
+    ($key:literal, $field:ident, $text:ident => $parse:expr, $value:ident => $show:expr) => {
+        Value::Rule {
+            rule_key: $key,
+            parse: |rule, $text| {
+                rule.$field = $parse?;
+                Ok(())
+            },
+            show: |rule| {
+                let $value = &rule.$field;
+                $show
+            },
+        }
+    };
+}
+
+/// Seconds, with a fraction only as milliseconds.
+fn seconds(text: &str, min_s: u64, max_s: u64) -> Result<Duration, String> {
+    parse::duration(text, SECOND, Duration::from_secs(min_s), Duration::from_secs(max_s))
+}
+
+fn show_seconds(time: &Duration) -> String {
+    parse::show_duration(*time, SECOND)
+}
+
+fn size(text: &str, min: u64, max: u64) -> Result<usize, String> {
+    parse::size(text, min, max).map(|bytes| bytes as usize)
+}
+
+fn show_size(bytes: &usize) -> String {
+    parse::show_size(*bytes as u64)
+}
+
+fn push_distinct<T: PartialEq>(list: &mut Vec<T>, item: T) -> Result<(), String> {
+    if list.contains(&item) {
+        return Err("it is named twice".to_owned());
+    }
+    list.push(item);
+    Ok(())
+}
+
+const HOUR_S: u64 = 3600;
+const DAY_S: u64 = 86_400;
+const K: u64 = 1 << 10;
+const M: u64 = 1 << 20;
+const G: u64 = 1 << 30;
+const T: u64 = 1 << 40;
+
+pub static SETTINGS: &[Setting] = &[
+    Setting {
+        key: "listen",
+        section: Section::Addresses,
+        placeholder: "ADDR",
+        help: "Public address for WebSocket clients. May be given more than once.",
+        accepted: "an IP address and a port, as in 127.0.0.1:8080, 0.0.0.0:8080, [::1]:8080",
+        default_text: None,
+        value: Value::Many {
+            clear: |settings| settings.listen.clear(),
+            push: |settings, text| push_distinct(&mut settings.listen, parse::address(text)?),
+            show: |settings| settings.listen.iter().map(SocketAddr::to_string).collect(),
+        },
+    },
+    Setting {
+        key: "control",
+        section: Section::Addresses,
+        placeholder: "ADDR",
+        help: "Address for operators: metrics, health, publish. Keep it away from the public.",
+        accepted: "an IP address and a port, as in 127.0.0.1:8080, 0.0.0.0:8080, [::1]:8080",
+        default_text: None,
+        value: one!(control, text => parse::address(text), value => value.to_string()),
+    },
+    Setting {
+        key: "redis",
+        section: Section::Redis,
+        placeholder: "URL",
+        help: "The Redis that messages come from. Without one, the embedded bus: same semantics, this process only.",
+        accepted: redis_url::ACCEPTED,
+        default_text: None,
+        value: Value::One {
+            parse: |settings, text| {
+                if text.is_empty() {
+                    settings.redis = None;
+                    return Ok(());
+                }
+                redis_url::check(text)?;
+                settings.redis = Some(text.to_owned());
+                Ok(())
+            },
+            show: |settings| settings.redis.clone().unwrap_or_default(),
+        },
+    },
+    Setting {
+        key: "prefix",
+        section: Section::Redis,
+        placeholder: "PREFIX",
+        help: "Redis channels that begin with this are served; clients name them without it.",
+        accepted: "up to 255 bytes without control characters; \"\" serves every Redis channel",
+        default_text: None,
+        value: one!(prefix, text => parse::channel_text(text, true), value => value.clone()),
+    },
+    Setting {
+        key: "redis_channel",
+        section: Section::Redis,
+        placeholder: "NAME",
+        help: "A Redis channel outside the prefix that clients know by the same name. May be given more than once.",
+        accepted: "names of 1 to 255 bytes without control characters",
+        default_text: None,
+        value: Value::Many {
+            clear: |settings| settings.redis_channels.clear(),
+            push: |settings, text| push_distinct(&mut settings.redis_channels, parse::channel_text(text, false)?),
+            show: |settings| settings.redis_channels.clone(),
+        },
+    },
+    Setting {
+        key: "redis_subscribe",
+        section: Section::Redis,
+        placeholder: "HOW",
+        help: "exact subscribes to the channels that have subscribers here; pattern takes the whole prefix with one PSUBSCRIBE, for hosts that serve few channels to many.",
+        accepted: "exact, pattern",
+        default_text: None,
+        value: one!(redis_subscribe, text => parse::word(text, SUBSCRIBES), value => parse::show_word(*value, SUBSCRIBES)),
+    },
+    Setting {
+        key: "linger",
+        section: Section::Redis,
+        placeholder: "SECONDS",
+        help: "How long a channel without subscribers stays subscribed, so that a reconnecting client costs Redis nothing.",
+        accepted: "0 to 86400 seconds, or with a unit: 500ms, 10s, 5m, 1h",
+        default_text: None,
+        value: one!(linger, text => seconds(text, 0, DAY_S), value => show_seconds(value)),
+    },
+    Setting {
+        key: "shards",
+        section: Section::Shards,
+        placeholder: "N",
+        help: "Threads that own sockets. The default is one per allowed core.",
+        accepted: "auto, or 1 to 1024",
+        default_text: Some("auto"),
+        value: one!(shards, text => if text == "auto" { Ok(shards_auto()) } else { parse::count(text, 1, SHARDS_MAX) }, value => value.to_string()),
+    },
+    Setting {
+        key: "pin",
+        section: Section::Shards,
+        placeholder: "CORES",
+        help: "Which cores the shards are pinned to, in order and around again: auto takes every allowed core, none leaves it to the scheduler.",
+        accepted: "auto, none, or cores as in 0,2-3",
+        default_text: None,
+        value: one!(pin, text => parse::pin(text), value => parse::show_pin(value)),
+    },
+    Setting {
+        key: "fd_table",
+        section: Section::Shards,
+        placeholder: "TABLE",
+        help: "One descriptor table for the process, or a private one per shard so that the descriptor limit applies to each shard. auto goes private when one table would not hold connections_max.",
+        accepted: "auto, shared, private",
+        default_text: None,
+        value: one!(fd_table, text => parse::word(text, FD_TABLES), value => parse::show_word(*value, FD_TABLES)),
+    },
+    Setting {
+        key: "coalesce",
+        section: Section::Shards,
+        placeholder: "MS",
+        help: "Delays a round of writes to make them larger: latency for CPU. 0 writes at once.",
+        accepted: "0 to 1000 milliseconds, or with a unit: 2ms, 1s",
+        default_text: None,
+        value: Value::One {
+            parse: |settings, text| {
+                let delay = parse::duration(text, MILLISECOND, Duration::ZERO, SECOND)?;
+                settings.coalesce = Some(delay).filter(|delay| !delay.is_zero());
+                Ok(())
+            },
+            show: |settings| parse::show_duration(settings.coalesce.unwrap_or_default(), MILLISECOND),
+        },
+    },
+    Setting {
+        key: "inbox_messages",
+        section: Section::Shards,
+        placeholder: "N",
+        help: "Messages that may wait for one shard; what finds it full is a counted, announced gap.",
+        accepted: "16 to 16777216",
+        default_text: None,
+        value: one!(inbox_messages, text => parse::count(text, 16, 1 << 24), value => value.to_string()),
+    },
+    Setting {
+        key: "backlog",
+        section: Section::Shards,
+        placeholder: "N",
+        help: "Connections that may wait to be accepted on each listener; the kernel takes at most net.core.somaxconn.",
+        accepted: "1 to 65535",
+        default_text: None,
+        value: one!(backlog, text => parse::number(text, 1, 65_535).map(|number| number as u32), value => value.to_string()),
+    },
+    Setting {
+        key: "notsent_bytes",
+        section: Section::Shards,
+        placeholder: "SIZE",
+        help: "TCP_NOTSENT_LOWAT: what a stalled socket may hold unsent in the kernel. The rest stays in the log.",
+        accepted: "1k to 16M, as in 16384, 16k",
+        default_text: None,
+        value: one!(notsent_bytes, text => size(text, K, 16 * M).map(|bytes| bytes as u32), value => parse::show_size(u64::from(*value))),
+    },
+    Setting {
+        key: "format",
+        section: Section::Clients,
+        placeholder: "FORMAT",
+        help: "How events are spelled on connections that choose nothing.",
+        accepted: "msgpack, json, raw",
+        default_text: None,
+        value: one!(format, text => parse::word(text, FORMATS), value => parse::show_word(*value, FORMATS)),
+    },
+    Setting {
+        key: "heartbeat",
+        section: Section::Clients,
+        placeholder: "SECONDS",
+        help: "A silent connection is pinged this often.",
+        accepted: "1 to 3600, whole seconds",
+        default_text: None,
+        value: one!(heartbeat, text => parse::whole_seconds(text, 1, HOUR_S), value => show_seconds(value)),
+    },
+    Setting {
+        key: "pong_timeout",
+        section: Section::Clients,
+        placeholder: "SECONDS",
+        help: "After a ping, any byte must come back within this time, or the connection is closed.",
+        accepted: "1 to 3600 seconds, or with a unit: 1500ms, 10s, 5m",
+        default_text: None,
+        value: one!(pong_timeout, text => seconds(text, 1, HOUR_S), value => show_seconds(value)),
+    },
+    Setting {
+        key: "handshake_timeout",
+        section: Section::Clients,
+        placeholder: "SECONDS",
+        help: "A new connection must have sent its whole request head within this time.",
+        accepted: "1 to 3600 seconds, or with a unit: 1500ms, 10s, 5m",
+        default_text: None,
+        value: one!(handshake_timeout, text => seconds(text, 1, HOUR_S), value => show_seconds(value)),
+    },
+    Setting {
+        key: "close_timeout",
+        section: Section::Clients,
+        placeholder: "SECONDS",
+        help: "How long the answer to a close frame is waited for.",
+        accepted: "1 to 3600 seconds, or with a unit: 1500ms, 10s, 5m",
+        default_text: None,
+        value: one!(close_timeout, text => seconds(text, 1, HOUR_S), value => show_seconds(value)),
+    },
+    Setting {
+        key: "shutdown_timeout",
+        section: Section::Clients,
+        placeholder: "SECONDS",
+        help: "On SIGTERM or SIGINT, how long to go on sending what is due before closing everything.",
+        accepted: "0 to 3600 seconds, or with a unit: 500ms, 10s, 5m",
+        default_text: None,
+        value: one!(shutdown_timeout, text => seconds(text, 0, HOUR_S), value => show_seconds(value)),
+    },
+    Setting {
+        key: "echo",
+        section: Section::Clients,
+        placeholder: "BOOL",
+        help: "Turns on the diagnostic path /echo, which returns every message unchanged.",
+        accepted: "true, false",
+        default_text: None,
+        value: Value::Switch { set: |settings, on| settings.echo = on, get: |settings| settings.echo },
+    },
+    Setting {
+        key: "allow_client_publish",
+        section: Section::Clients,
+        placeholder: "BOOL",
+        help: "Lets every client publish. Off, a publish command is answered with an error.",
+        accepted: "true, false",
+        default_text: None,
+        value: Value::Switch { set: |settings, on| settings.allow_client_publish = on, get: |settings| settings.allow_client_publish },
+    },
+    Setting {
+        key: "payload",
+        section: Section::Channels,
+        placeholder: "KIND",
+        help: "What publishers send. auto looks at each payload: MessagePack map or array, JSON text, UTF-8, bytes.",
+        accepted: "auto, msgpack, json, raw",
+        default_text: None,
+        value: rule!("payload", payload, text => parse::word(text, PAYLOADS), value => parse::show_word(*value, PAYLOADS)),
+    },
+    Setting {
+        key: "payload_mismatch",
+        section: Section::Channels,
+        placeholder: "WHAT",
+        help: "A payload that is not what payload says: opaque delivers it as text or bytes, drop counts and drops it.",
+        accepted: "opaque, drop",
+        default_text: None,
+        value: rule!("payload_mismatch", mismatch, text => parse::word(text, MISMATCHES), value => parse::show_word(*value, MISMATCHES)),
+    },
+    Setting {
+        key: "overrun",
+        section: Section::Channels,
+        placeholder: "POLICY",
+        help: "A subscriber that the log has left behind: disconnect closes it with 4008 and it resumes, skip goes on after a gap, latest jumps to the newest message.",
+        accepted: "disconnect, skip, latest",
+        default_text: None,
+        value: rule!("overrun", overrun, text => parse::word(text, OVERRUNS), value => parse::show_word(*value, OVERRUNS)),
+    },
+    Setting {
+        key: "log_bytes_per_channel",
+        section: Section::Channels,
+        placeholder: "SIZE",
+        help: "How much of a channel each shard keeps for subscribers that are behind. In [[channels]]: log_bytes.",
+        accepted: "4k to 1G, as in 262144, 256k, 1M",
+        default_text: None,
+        value: rule!("log_bytes", log_bytes, text => size(text, 4 * K, G), value => show_size(value)),
+    },
+    Setting {
+        key: "history_count",
+        section: Section::Channels,
+        placeholder: "N",
+        help: "Messages of a channel that this node keeps for clients that resume. 0: only what the log still holds.",
+        accepted: "0 to 1000000",
+        default_text: None,
+        value: rule!("history_count", history_count, text => parse::count(text, 0, 1_000_000), value => value.to_string()),
+    },
+    Setting {
+        key: "history_age",
+        section: Section::Channels,
+        placeholder: "SECONDS",
+        help: "How long messages are kept for clients that resume.",
+        accepted: "1 to 86400 seconds, or with a unit: 30s, 5m, 1h",
+        default_text: None,
+        value: rule!("history_age", history_age, text => seconds(text, 1, DAY_S), value => show_seconds(value)),
+    },
+    Setting {
+        key: "connections_max",
+        section: Section::Bounds,
+        placeholder: "N",
+        help: "Open connections; the next one is answered 503.",
+        accepted: "1 to 16777216",
+        default_text: None,
+        value: one!(connections_max, text => parse::count(text, 1, 1 << 24), value => value.to_string()),
+    },
+    Setting {
+        key: "subscriptions_max",
+        section: Section::Bounds,
+        placeholder: "N",
+        help: "Channels that one connection may subscribe to.",
+        accepted: "1 to 65535",
+        default_text: None,
+        value: one!(subscriptions_max, text => parse::count(text, 1, 65_535), value => value.to_string()),
+    },
+    Setting {
+        key: "channels_max",
+        section: Section::Bounds,
+        placeholder: "N",
+        help: "Distinct channels served at once by the whole process.",
+        accepted: "1 to 100000000",
+        default_text: None,
+        value: one!(channels_max, text => parse::count(text, 1, 100_000_000), value => value.to_string()),
+    },
+    Setting {
+        key: "message_bytes_max",
+        section: Section::Bounds,
+        placeholder: "SIZE",
+        help: "Largest message a client may send; a larger one is closed with 1009.",
+        accepted: "1k to 16M, as in 65536, 64k",
+        default_text: None,
+        value: one!(message_bytes_max, text => size(text, K, 16 * M), value => show_size(value)),
+    },
+    Setting {
+        key: "payload_bytes_max",
+        section: Section::Bounds,
+        placeholder: "SIZE",
+        help: "Largest payload taken from the bus or a publisher; a larger one is counted and dropped.",
+        accepted: "1k to 64M, as in 1048576, 1M",
+        default_text: None,
+        value: one!(payload_bytes_max, text => size(text, K, 64 * M), value => show_size(value)),
+    },
+    Setting {
+        key: "log_bytes_total",
+        section: Section::Bounds,
+        placeholder: "SIZE",
+        help: "All channel logs of the process together.",
+        accepted: "64k to 1T, as in 512M, 1G",
+        default_text: None,
+        value: one!(log_bytes_total, text => size(text, 64 * K, T), value => show_size(value)),
+    },
+    Setting {
+        key: "buffer_bytes_total",
+        section: Section::Bounds,
+        placeholder: "SIZE",
+        help: "Split frames and unsent control frames of all connections together; a connection that needs more is closed with 1013.",
+        accepted: "64k to 1T, as in 256M, 1G",
+        default_text: None,
+        value: one!(buffer_bytes_total, text => size(text, 64 * K, T), value => show_size(value)),
+    },
+    Setting {
+        key: "log_format",
+        section: Section::Logging,
+        placeholder: "FORMAT",
+        help: "How log lines are written to stderr.",
+        accepted: "text, json",
+        default_text: None,
+        value: one!(log_format, text => parse::word(text, LOG_FORMATS), value => parse::show_word(*value, LOG_FORMATS)),
+    },
+    Setting {
+        key: "log_level",
+        section: Section::Logging,
+        placeholder: "FILTER",
+        help: "Which log lines are written: a level, or levels per module. debug and trace exist in debug builds only.",
+        accepted: "off, error, warn, info, debug, trace, or a filter as in info,campanile::bus=debug",
+        default_text: None,
+        value: one!(log_level, text => parse::log_level(text), value => value.clone()),
+    },
+];
