@@ -181,6 +181,14 @@ impl Log {
         self.cuts.as_ref()?.limbo.iter().find(|batch| (batch.first()..batch.end()).contains(&seq))
     }
 
+    /// The first number at or after `seq` at which a cursor may stand: one inside a gap would have the whole gap announced again.
+    pub fn boundary_at(&self, seq: u64) -> u64 {
+        match self.find(seq) {
+            Some(batch) if batch.is_gap() && batch.first() < seq => batch.end(),
+            _ => seq,
+        }
+    }
+
     /// Whether the rest of a started frame can still be read.
     pub fn has_frame(&self, cursor: Cursor) -> bool {
         self.find(cursor.seq).is_some()

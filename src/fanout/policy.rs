@@ -25,7 +25,7 @@ pub fn judge(log: &Log, cursor: Cursor, policy: Overrun) -> Verdict {
         Overrun::Disconnect => return Verdict::Disconnect,
         Overrun::Skip => log.tail(),
         // The newest message; an empty log has nothing newer than its head.
-        Overrun::Latest => log.tail().max(log.head().saturating_sub(1)),
+        Overrun::Latest => log.boundary_at(log.tail().max(log.head() - 1)),
     };
     Verdict::Jump { from: cursor.seq, to: next - 1 }
 }

@@ -321,11 +321,9 @@ impl Start {
         match since {
             Some(position) if position.epoch == epoch && position.seq < log.head() => {
                 let next = position.seq + 1;
-                if next >= log.tail() {
-                    Start { cursor: Cursor::at(next), recovered: true, lost: None }
-                } else {
-                    Start { cursor: Cursor::at(log.tail()), recovered: false, lost: Some((next, log.tail() - 1)) }
-                }
+                let start = log.boundary_at(next.max(log.tail()));
+                let lost = (next < start).then(|| (next, start - 1));
+                Start { cursor: Cursor::at(start), recovered: lost.is_none(), lost }
             }
             _ => live,
         }

@@ -203,8 +203,7 @@ pub(super) fn state(settings: Settings, address: SocketAddr, bus: BusSender) -> 
 /// A thread that answers as the channel's name says, until it is told to stop.
 pub(super) fn fake_bus(capacity: usize, published: Published) -> (BusSender, Option<JoinHandle<()>>) {
     let mut poll = mio::Poll::new().unwrap();
-    let waker = Arc::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap());
-    let (sender, receiver) = inbox(capacity, waker);
+    let (sender, receiver) = inbox(capacity, poll.registry(), mio::Token(0)).unwrap();
     if capacity == 0 {
         return (sender, None);
     }
