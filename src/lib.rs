@@ -9,7 +9,7 @@
 //! 4. [`shard`]: the loop that owns the sockets: accept, read, append, flush, reap.
 //! 5. [`wire`]: what the bytes mean: HTTP head, WebSocket frames, commands and events.
 //!
-//! Around them: [`config`] (settings as typed, then checked), [`control`] (HTTP for operators), [`metrics`] (counters
+//! [`server`] starts the threads and ends them. Around them: [`config`] (settings as typed, then checked), [`control`] (HTTP for operators), [`metrics`] (counters
 //! that one thread writes and others read), [`limits`] (every bound, named), [`sys`] (the only unsafe code).
 
 pub mod bus;
@@ -19,6 +19,7 @@ pub mod control;
 pub mod fanout;
 pub mod limits;
 pub mod metrics;
+pub mod server;
 pub mod shard;
 pub mod sys;
 pub mod wire;

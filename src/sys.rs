@@ -101,6 +101,29 @@ pub fn set_notsent_lowat(socket: &impl AsRawFd, bytes: u32) -> io::Result<()> {
     })
 }
 
+/// Blocks SIGTERM and SIGINT on the calling thread and on every thread it starts from now on. A handler may run on any thread that
+/// does not block them, and writes to a descriptor number that means somebody else's socket in a private table.
+pub fn block_stop_signals() -> io::Result<()> {
+    mask_stop_signals(libc::SIG_BLOCK)
+}
+
+/// Lets the calling thread receive them again.
+pub fn unblock_stop_signals() -> io::Result<()> {
+    mask_stop_signals(libc::SIG_UNBLOCK)
+}
+
+fn mask_stop_signals(how: libc::c_int) -> io::Result<()> {
+    // SAFETY: an all-zero sigset_t is a valid value to be emptied, and the set outlives the calls that read it.
+    let error = unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, libc::SIGTERM);
+        libc::sigaddset(&mut set, libc::SIGINT);
+        libc::pthread_sigmask(how, &set, std::ptr::null_mut())
+    };
+    if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
+}
+
 fn check(result: i32) -> io::Result<()> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -32,10 +32,12 @@ impl Seat {
 }
 
 /// How the thread is to be set up.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Placement {
     pub core: Option<core_affinity::CoreId>,
     pub private_descriptors: bool,
+    /// The settings' addresses; a port 0 has become the one that the first shard got.
+    pub listen: Vec<SocketAddr>,
 }
 
 /// The thread's body. `started` is told the bound addresses, or why there are none; then the loop runs until the bus says stop and
@@ -47,7 +49,7 @@ pub fn run(seat: Seat, parts: Parts, placement: Placement, started: impl FnOnce(
     {
         tracing::warn!(shard = parts.index, core = core.id, "cannot pin the shard to its core; it runs unpinned");
     }
-    let sockets = prepare(&poll, &parts, placement);
+    let sockets = prepare(&poll, &parts, &placement);
     let sockets = match sockets {
         Ok(sockets) => {
             started(Ok(sockets.addresses()));
@@ -91,12 +93,12 @@ pub fn run(seat: Seat, parts: Parts, placement: Placement, started: impl FnOnce(
     }
 }
 
-fn prepare(poll: &Poll, parts: &Parts, placement: Placement) -> io::Result<Sockets> {
+fn prepare(poll: &Poll, parts: &Parts, placement: &Placement) -> io::Result<Sockets> {
     if placement.private_descriptors {
         // Our own waker stays registered with this epoll through the copy that the other threads hold and write to.
         sys::unshare_descriptors(&[poll.as_raw_fd(), parts.bus.wake_fd()])?;
     }
-    Sockets::bind(poll.registry().try_clone()?, &parts.settings)
+    Sockets::bind(poll.registry().try_clone()?, &placement.listen, &parts.settings)
 }
 
 /// Sleeps until something happens or the shard's next deadline; does not sleep while work remains.

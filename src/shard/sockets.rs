@@ -28,9 +28,9 @@ pub struct Sockets {
 
 impl Sockets {
     /// Binds one listener per address on the calling thread, in its descriptor table.
-    pub fn bind(registry: Registry, settings: &Settings) -> io::Result<Sockets> {
+    pub fn bind(registry: Registry, addresses: &[SocketAddr], settings: &Settings) -> io::Result<Sockets> {
         let mut listeners = Vec::new();
-        for (index, &address) in settings.listen.iter().enumerate() {
+        for (index, &address) in addresses.iter().enumerate() {
             let mut listener = listen(address, settings)?;
             registry.register(&mut listener, Token(LISTENER_TOKEN - index), Interest::READABLE)?;
             listeners.push(listener);

@@ -1,0 +1,145 @@
+//! Starts the threads (bus, shards, control), in an order in which every error is told before anything is promised, and ends them.
+//! Called by `campanile serve` and by tests.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use core_affinity::CoreId;
+use tokio::sync::oneshot;
+
+use crate::bus::{BusCommand, BusSender, subscriber};
+use crate::config::{FdTable, Pin, Settings, resolve_fd_table};
+use crate::control::{self, Facts};
+use crate::metrics::{BusMetrics, ShardMetrics};
+use crate::shard::Parts;
+use crate::shard::run::{self, Placement, Seat};
+use crate::sys;
+
+/// A server whose ports are open.
+#[derive(Debug)]
+pub struct Server {
+    /// What clients connect to, with the ports really bound.
+    pub listen: Vec<SocketAddr>,
+    pub control: SocketAddr,
+    bus: BusSender,
+    bus_thread: JoinHandle<()>,
+    shards: Vec<JoinHandle<()>>,
+    control_thread: JoinHandle<io::Result<()>>,
+    ended: oneshot::Sender<()>,
+}
+
+/// Opens the ports and starts every thread. Call it on a thread that should not get SIGTERM and SIGINT: from here on they
+/// go to the control thread.
+pub fn start(settings: Settings) -> anyhow::Result<Server> {
+    sys::block_stop_signals().context("signals cannot be blocked")?;
+    let limit = sys::raise_descriptor_limit().context("the descriptor limit cannot be read")?;
+    let table = resolve_fd_table(&settings, limit.hard);
+    if let Some(warning) = &table.warning {
+        tracing::warn!("{warning}");
+    }
+    // First, so that a port in use ends the start before any other thread has begun.
+    let control_listener = TcpListener::bind(settings.control)
+        .map_err(|error| anyhow!("cannot listen on {} (control): {}", settings.control, sys::explain_bind(&error, settings.control)))?;
+    let control = control_listener.local_addr()?;
+
+    let settings = Arc::new(settings);
+    let mut seats = Vec::new();
+    let mut senders = Vec::new();
+    for _ in 0..settings.shards {
+        let (seat, sender, inbox) = Seat::new(settings.inbox_messages).context("a shard needs an epoll descriptor; raise `ulimit -n`")?;
+        seats.push((seat, inbox));
+        senders.push(sender);
+    }
+    let bus_metrics = Arc::new(BusMetrics::default());
+    let (bus, bus_thread) = subscriber::spawn(settings.clone(), bus_metrics.clone(), senders)?;
+
+    let metrics: Vec<Arc<ShardMetrics>> = (0..settings.shards).map(|_| Arc::default()).collect();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let node_id = fastrand::u32(..);
+    let cores = cores(&settings);
+    let mut listen = settings.listen.clone();
+    let mut shards = Vec::new();
+    for (index, (seat, inbox)) in seats.into_iter().enumerate() {
+        let parts = Parts {
+            index: index as u16,
+            settings: settings.clone(),
+            metrics: metrics[index].clone(),
+            inbox,
+            bus: bus.clone(),
+            connections: connections.clone(),
+            node_id,
+        };
+        let placement = Placement { core: cores[index], private_descriptors: table.private, listen: listen.clone() };
+        let (started, starting) = mpsc::channel();
+        let thread = std::thread::Builder::new()
+            .name(format!("shard-{index}"))
+            .spawn(move || {
+                run::run(seat, parts, placement, |result| {
+                    let _ = started.send(result);
+                });
+            })
+            .context("a shard's thread could not be started")?;
+        shards.push(thread);
+        // One after the other: a table of its own is a copy of what is open at that moment, and port 0 is decided by the first.
+        listen = starting.recv().context("a shard ended while it started")??;
+    }
+
+    let private = if table.private { FdTable::Private } else { FdTable::Shared };
+    let facts = Facts { version: env!("CARGO_PKG_VERSION"), fd_table: private, listen: listen.clone(), control };
+    let state = Arc::new(control::State::new(settings, facts, metrics, bus_metrics, bus.clone()));
+    let (ended, end) = oneshot::channel();
+    let stop_bus = bus.clone();
+    let control_thread = std::thread::Builder::new()
+        .name("control".into())
+        .spawn(move || {
+            sys::unblock_stop_signals()?;
+            control::run(control_listener, state, move || stop(stop_bus), end)
+        })
+        .context("the control thread could not be started")?;
+    Ok(Server { listen, control, bus, bus_thread, shards, control_thread, ended })
+}
+
+impl Server {
+    /// Asks for a clean end: what is due is sent, connections are closed with 1001.
+    pub fn stop(&self) {
+        stop(self.bus.clone());
+    }
+
+    /// Returns when every connection has ended, or the shutdown deadline has passed.
+    pub fn wait(self) -> anyhow::Result<()> {
+        let ended = |thread: JoinHandle<()>| thread.join().map_err(|_| anyhow!("a thread of the data path panicked; this is a bug, please report it"));
+        ended(self.bus_thread)?;
+        self.shards.into_iter().try_for_each(ended)?;
+        drop(self.ended);
+        self.control_thread.join().map_err(|_| anyhow!("the control thread panicked; this is a bug, please report it"))??;
+        Ok(())
+    }
+}
+
+/// Gets the stop into the bus thread's inbox, whatever it is doing, without holding up the caller.
+fn stop(bus: BusSender) {
+    if bus.send(BusCommand::Stop).is_ok() {
+        return;
+    }
+    std::thread::spawn(move || {
+        while bus.send(BusCommand::Stop).is_err() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+}
+
+/// The core of each shard. Asked on the starting thread: a pinned one sees only its own core.
+fn cores(settings: &Settings) -> Vec<Option<CoreId>> {
+    let allowed = core_affinity::get_core_ids().unwrap_or_default();
+    let chosen: Vec<CoreId> = match &settings.pin {
+        Pin::None => Vec::new(),
+        Pin::Auto => allowed,
+        Pin::List(ids) => ids.iter().map(|&id| CoreId { id }).collect(),
+    };
+    (0..settings.shards).map(|shard| chosen.get(shard % chosen.len().max(1)).copied()).collect()
+}
