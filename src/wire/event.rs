@@ -19,13 +19,18 @@ pub enum GapReason {
     Outage,
     /// The server could not keep up with the bus.
     Inbox,
+    /// Asked for with `since`, but no longer kept.
+    Expired,
 }
 impl GapReason {
+    pub const ALL: [GapReason; 4] = [GapReason::Overrun, GapReason::Outage, GapReason::Inbox, GapReason::Expired];
+
     pub const fn name(self) -> &'static str {
         match self {
             GapReason::Overrun => "overrun",
             GapReason::Outage => "outage",
             GapReason::Inbox => "inbox",
+            GapReason::Expired => "expired",
         }
     }
 }
