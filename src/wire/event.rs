@@ -23,6 +23,8 @@ pub enum GapReason {
     Expired,
 }
 impl GapReason {
+    pub const ALL: [GapReason; 4] = [GapReason::Overrun, GapReason::Outage, GapReason::Inbox, GapReason::Expired];
+
     pub const fn name(self) -> &'static str {
         match self {
             GapReason::Overrun => "overrun",

@@ -62,9 +62,9 @@ pub fn unsigned(value: &str) -> Option<u64> {
     value.parse().ok().or_else(|| integral(value.parse().ok()?))
 }
 
-/// The integer that a float is exactly, if it is one that every reader of floats would name by the same digits.
+/// The unsigned integer that a float is exactly, if it is one that every reader of floats would name by the same digits.
 pub fn integral(number: f64) -> Option<u64> {
-    (number >= 0.0 && number <= INTEGER_MAX as f64 && number.fract() == 0.0).then_some(number as u64)
+    (number.is_sign_positive() && number <= INTEGER_MAX as f64 && number.fract() == 0.0).then_some(number as u64)
 }
 
 pub fn is_null(value: &str) -> bool {
@@ -657,6 +657,13 @@ pub(crate) mod tests {
         for text in ["-1", "1.5", "1e400", "\"1\"", "null", "18446744073709551616", "true"] {
             assert_eq!(unsigned(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn minus_zero_is_no_unsigned_integer_in_either_spelling() {
+        let mut packed = Vec::new();
+        msgpack::write_f64(&mut packed, -0.0);
+        assert_eq!((unsigned("-0.0"), unsigned("-0"), msgpack::unsigned(&packed)), (None, None, None));
     }
 
     #[test]

@@ -1,0 +1,289 @@
+//! Runs the test vectors of `docs/protocol.md` against the code, so that the document cannot say what the server does not do.
+//!
+//! A vector is a fenced block whose first line is `vector: GROUP/NAME`; then lines `key: value`, hex going on in indented lines.
+//! Commands must decode to the values listed here, events must encode to exactly the bytes in the document, and no block
+//! may be missing or unknown.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use campanile::wire::command::{self, Body, Command, ErrorCode, Id, Position};
+use campanile::wire::event::{self, Event, GapReason};
+use campanile::wire::payload::{Expect, Kind, classify, encode_notification};
+use campanile::wire::{Format, frame, json, msgpack};
+
+const DOCUMENT: &str = include_str!("../docs/protocol.md");
+const TIMESTAMP_MS: u64 = 1_767_225_600_000;
+const EPOCH: u64 = 1_234_567_890_123_456;
+
+fn commands() -> Vec<(&'static str, Command<'static>)> {
+    let number = |number| Some(Id::Number(number));
+    let text = |text: &str| Some(Id::Text(text.into()));
+    let since = Some(Position { epoch: EPOCH, seq: 41 });
+    let data = br#"{"title":"Ding","n":[1,-2,0.5]}"#;
+    vec![
+        ("subscribe", Command { id: number(1), body: Body::Subscribe { channel: "user:123".into(), since: None } }),
+        ("subscribe-since", Command { id: text("resume-1"), body: Body::Subscribe { channel: "user:123".into(), since } }),
+        ("unsubscribe", Command { id: number(2), body: Body::Unsubscribe { channel: "user:123".into() } }),
+        ("publish", Command { id: number(3), body: Body::Publish { channel: "news".into(), payload: data.into() } }),
+        ("publish-bytes", Command { id: None, body: Body::Publish { channel: "news".into(), payload: b"\x00\xff\x10".into() } }),
+        ("ping", Command { id: number(4), body: Body::Ping }),
+    ]
+}
+
+/// Hands each event but `notification` to `check`; a closure because events borrow.
+fn each_event(check: &mut dyn FnMut(&str, &Event<'_>)) {
+    let resume = Id::Text("resume-1".into());
+    let id = Id::Number;
+    let subscribed = |id, recovered| Event::Subscribed { id: Some(id), channel: "user:123", epoch: EPOCH, seq: 41, recovered };
+    let first = id(1);
+    check("connected", &Event::Connected { client_id: "5f3a9c0e00000000002a", heartbeat_seconds: 30 });
+    check("subscribed", &subscribed(&first, false));
+    check("subscribed-resumed", &subscribed(&resume, true));
+    check("unsubscribed", &Event::Unsubscribed { id: Some(&id(2)), channel: "user:123" });
+    check("published", &Event::Published { id: Some(&id(3)), channel: "news", seq: Some(42) });
+    check("published-no-seq", &Event::Published { id: None, channel: "news", seq: None });
+    check("pong", &Event::Pong { id: Some(&id(4)) });
+    check("gap", &Event::Gap { channel: "news", from: 43, to: 70_000, reason: GapReason::Overrun });
+    check("gap-expired", &Event::Gap { channel: "user:123", from: 42, to: 57, reason: GapReason::Expired });
+    check("error", &Event::Error { id: Some(&id(5)), code: ErrorCode::UnknownType, message: "no such command" });
+}
+
+/// Groups whose vectors carry everything that is needed to check them. Without these names nothing would notice a lost block.
+const INVALID: [&str; 9] = ["not-a-map", "breaks-off", "no-type", "unknown-type", "id", "channel-type", "channel-name", "since", "no-data"];
+const NOTIFICATIONS: [&str; 5] = ["json", "msgpack", "text", "bytes", "what-json-lacks"];
+const FRAMES: [&str; 4] = ["json", "msgpack", "raw", "longer"];
+
+/// Fields of one vector.
+type Vector = BTreeMap<String, String>;
+
+#[derive(Debug)]
+struct Vectors(BTreeMap<String, Vector>);
+
+impl Vectors {
+    fn read(document: &str) -> Vectors {
+        let mut vectors = BTreeMap::new();
+        for block in blocks(document) {
+            let mut fields: Vec<(String, String)> = Vec::new();
+            for line in block.lines() {
+                match line.strip_prefix("  ") {
+                    Some(more) => fields.last_mut().expect("a first line").1 += more,
+                    None => {
+                        let (key, value) = line.split_once(": ").unwrap_or_else(|| panic!("not `key: value`: {line}"));
+                        fields.push((key.into(), value.into()));
+                    }
+                }
+            }
+            let name = fields.remove(0).1;
+            let fields: Vector = fields.into_iter().collect();
+            assert!(vectors.insert(name.clone(), fields).is_none(), "vector {name} stands twice");
+        }
+        Vectors(vectors)
+    }
+
+    fn get(&self, group: &str, name: &str) -> Result<&Vector, String> {
+        let name = format!("{group}/{name}");
+        self.0.get(&name).ok_or_else(|| format!("vector {name} is missing"))
+    }
+}
+
+/// The contents of the fenced blocks that are vectors.
+fn blocks(document: &str) -> impl Iterator<Item = &str> {
+    document.split("```text\n").skip(1).map(|rest| rest.split("\n```").next().unwrap()).filter(|block| block.starts_with("vector: "))
+}
+
+fn hex(text: &str) -> Vec<u8> {
+    let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b' ').collect();
+    assert!(digits.len().is_multiple_of(2), "odd number of digits: {text}");
+    digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).expect("hex")).collect()
+}
+
+fn same(what: &str, got: &[u8], wanted: &[u8]) -> Result<(), String> {
+    if got == wanted {
+        return Ok(());
+    }
+    let show = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x} ")).collect::<String>();
+    let (got_text, wanted_text) = (String::from_utf8_lossy(got), String::from_utf8_lossy(wanted));
+    Err(format!("{what}\n  got    {}\n  wanted {}\n  got    {got_text}\n  wanted {wanted_text}", show(got), show(wanted)))
+}
+
+/// A frame without its header; the header must be that of its kind and length.
+fn body(frame: &[u8], opcode: frame::Opcode) -> &[u8] {
+    let header_bytes = (2..=10).find(|&header| header == frame::header_len(frame.len() - header)).expect("a whole frame");
+    let mut header = Vec::new();
+    frame::encode_header(&mut header, opcode, frame.len() - header_bytes);
+    assert_eq!(frame[..header_bytes], header);
+    &frame[header_bytes..]
+}
+
+/// `json` and `msgpack` of one vector are the same value: each transcodes to the other.
+fn check_spellings(name: &str, vector: &Vector) -> Result<(), String> {
+    let (Some(text), Some(packed)) = (vector.get("json"), vector.get("msgpack")) else { return Ok(()) };
+    let mut out = Vec::new();
+    json::to_msgpack(text, &mut out).map_err(|error| format!("{name}: {error}"))?;
+    same(&format!("{name}: json as msgpack"), &out, &hex(packed))?;
+    out.clear();
+    msgpack::to_json(&hex(packed), &mut out).map_err(|error| format!("{name}: {error}"))?;
+    same(&format!("{name}: msgpack as json"), &out, text.as_bytes())
+}
+
+fn check_commands(vectors: &Vectors) -> Result<(), String> {
+    for (name, expected) in commands() {
+        let vector = vectors.get("command", name)?;
+        check_spellings(name, vector)?;
+        if let Some(text) = vector.get("json") {
+            let got = command::decode(true, text.as_bytes()).map_err(|error| format!("{name}: {error:?}"))?;
+            assert_eq!(got, expected, "{name} in JSON");
+        }
+        let packed = hex(&vector["msgpack"]);
+        let got = command::decode(false, &packed).map_err(|error| format!("{name}: {error:?}"))?;
+        match (got.body, &expected.body) {
+            // A map goes to the bus in the spelling it came in.
+            (Body::Publish { channel, payload }, Body::Publish { channel: expected_channel, payload: expected_payload })
+                if vector.contains_key("json") =>
+            {
+                assert_eq!(&channel, expected_channel);
+                let mut out = Vec::new();
+                msgpack::to_json(&payload, &mut out).map_err(|error| format!("{name}: {error}"))?;
+                same(name, &out, expected_payload)?;
+            }
+            (got, expected) => assert_eq!(&got, expected, "{name} in MessagePack"),
+        }
+        assert_eq!(got.id, expected.id, "{name}");
+    }
+    Ok(())
+}
+
+fn check_invalid(vectors: &Vectors) -> Result<(), String> {
+    for name in INVALID {
+        let vector = vectors.get("invalid", name)?;
+        let packed = hex(&vector["msgpack"]);
+        for (text, message) in [(true, vector["json"].as_bytes()), (false, &packed)] {
+            let error = command::decode(text, message).expect_err(name);
+            assert_eq!(error.code.name(), vector["code"], "{name}: {}", error.message);
+            let id = error.id.map(|id| match id {
+                Id::Number(number) => number.to_string(),
+                Id::Text(text) => format!("\"{text}\""),
+            });
+            assert_eq!(id.as_ref(), vector.get("id"), "{name}");
+        }
+    }
+    Ok(())
+}
+
+fn check_events(vectors: &Vectors) -> Result<(), String> {
+    let mut result = Ok(());
+    each_event(&mut |name, event| {
+        result = result.clone().and_then(|()| {
+            let vector = vectors.get("event", name)?;
+            check_spellings(name, vector)?;
+            let mut out = Vec::new();
+            event::encode(event, Format::Json, TIMESTAMP_MS, &mut out);
+            same(name, body(&out, frame::Opcode::Text), vector["json"].as_bytes())?;
+            out.clear();
+            event::encode(event, Format::Msgpack, TIMESTAMP_MS, &mut out);
+            same(name, body(&out, frame::Opcode::Binary), &hex(&vector["msgpack"]))
+        });
+    });
+    result?;
+    let vector = vectors.get("event", "notification")?;
+    check_spellings("notification", vector)?;
+    check_notification("notification", vector, Kind::Json, br#"{"title":"Ding"}"#)
+}
+
+fn notification(format: Format, kind: Kind, payload: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode_notification(&mut out, format, "news", 42, TIMESTAMP_MS, kind, payload);
+    out
+}
+
+fn check_notification(name: &str, vector: &Vector, kind: Kind, payload: &[u8]) -> Result<(), String> {
+    let in_json = notification(Format::Json, kind, payload);
+    same(name, body(&in_json, frame::Opcode::Text), vector["json"].as_bytes())?;
+    let packed = notification(Format::Msgpack, kind, payload);
+    same(name, body(&packed, frame::Opcode::Binary), &hex(&vector["msgpack"]))
+}
+
+fn check_notifications(vectors: &Vectors) -> Result<(), String> {
+    for name in NOTIFICATIONS {
+        let vector = vectors.get("notification", name)?;
+        let payload = hex(&vector["published"]);
+        let (kind, _) = classify(&payload, Expect::Auto);
+        assert_eq!(format!("{kind:?}").to_lowercase(), vector["kind"], "{name}");
+        check_notification(name, vector, kind, &payload)?;
+    }
+    for name in FRAMES {
+        let vector = vectors.get("frame", name)?;
+        let payload = hex(&vector["published"]);
+        let format = Format::from_name(&vector["format"]).expect("a format");
+        same(name, &notification(format, classify(&payload, Expect::Auto).0, &payload), &hex(&vector["frame"]))?;
+    }
+    Ok(())
+}
+
+/// Every type that the code knows has a vector, and every vector is known here.
+fn check_coverage(vectors: &Vectors) -> Result<(), String> {
+    let mut known: BTreeSet<String> = BTreeSet::from(["event/notification".into()]);
+    known.extend(commands().iter().map(|(name, _)| format!("command/{name}")));
+    each_event(&mut |name, _| {
+        known.insert(format!("event/{name}"));
+    });
+    for (group, names) in [("invalid", &INVALID[..]), ("notification", &NOTIFICATIONS), ("frame", &FRAMES)] {
+        known.extend(names.iter().map(|name| format!("{group}/{name}")));
+    }
+    if let Some(unknown) = vectors.0.keys().find(|name| !known.contains(*name)) {
+        return Err(format!("vector {unknown} is in the document, but nothing here checks it"));
+    }
+    command::TYPES.iter().try_for_each(|name| vectors.get("command", name).map(drop))?;
+    event::TYPES.iter().try_for_each(|name| vectors.get("event", name).map(drop))
+}
+
+fn check(document: &str) -> Result<(), String> {
+    let vectors = Vectors::read(document);
+    check_coverage(&vectors)?;
+    check_commands(&vectors)?;
+    check_invalid(&vectors)?;
+    check_events(&vectors)?;
+    check_notifications(&vectors)
+}
+
+#[test]
+fn the_document_is_true() {
+    check(DOCUMENT).unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn a_missing_or_strange_vector_is_noticed() {
+    let blocks: Vec<&str> = blocks(DOCUMENT).collect();
+    assert!(blocks.len() > 30);
+    for block in blocks {
+        let fenced = format!("```text\n{block}\n```");
+        let without = DOCUMENT.replacen(&fenced, "", 1);
+        assert_ne!(without, DOCUMENT);
+        assert!(check(&without).unwrap_err().contains("is missing"), "{block}");
+    }
+    let strange = format!("{DOCUMENT}\n```text\nvector: event/strange\njson: {{}}\n```\n");
+    assert!(check(&strange).unwrap_err().contains("event/strange"));
+}
+
+#[test]
+fn a_wrong_byte_is_noticed() {
+    let wrong = DOCUMENT.replacen("82 a4 74 79 70 65 a4 70 6f 6e 67", "82 a4 74 79 70 65 a4 70 6f 6e 68", 1);
+    assert_ne!(wrong, DOCUMENT);
+    check(&wrong).unwrap_err();
+}
+
+#[test]
+fn every_code_and_reason_stands_in_a_table() {
+    for code in ErrorCode::ALL {
+        assert!(DOCUMENT.contains(&format!("\n| `{}` | ", code.name())), "{code:?}");
+    }
+    for reason in GapReason::ALL {
+        assert!(DOCUMENT.contains(&format!("\n| `{}` | ", reason.name())), "{reason:?}");
+    }
+    for close_code in [1000, 1001, 1002, 1007, 1009, 1013, 4008] {
+        assert!(DOCUMENT.contains(&format!("\n| {close_code} | ")), "{close_code}");
+    }
+    for status in [400, 404, 405, 408, 413, 426, 431, 503] {
+        assert!(DOCUMENT.contains(&format!("\n| `{status} ")), "{status}");
+    }
+}
