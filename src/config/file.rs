@@ -39,27 +39,17 @@ pub struct FileRule {
 /// Reads `text`; `name` is what messages call the file.
 pub fn read(name: &str, text: &str) -> Contents {
     let (document, syntax_errors) = DeTable::parse_recoverable(text);
-    let mut reader = Reader { name, text, contents: Contents::default() };
-    reader.settings(document.get_ref());
-    // What the parser made of a line that it could not read says nothing about what was meant there.
-    let mut syntax: Vec<Problem> = Vec::new();
+    let mut reader = Reader { name, text, unreadable_lines: Vec::new(), contents: Contents::default() };
     for error in syntax_errors {
         let place = reader.place(error.span().unwrap_or(text.len()..text.len()));
-        if !syntax.iter().any(|problem| line_of(problem) == Some(place.line)) {
-            syntax.push(Problem::error(Origin::File(place), "", format!("not TOML: {}", error.message())));
+        // One slip often gives several errors; the first is the one that helps.
+        if !reader.unreadable_lines.contains(&place.line) {
+            reader.unreadable_lines.push(place.line);
+            reader.problem(Problem::error(Origin::File(place), "", format!("not TOML: {}", error.message())));
         }
     }
-    let mut contents = reader.contents;
-    contents.problems.retain(|problem| !syntax.iter().any(|other| line_of(other) == line_of(problem)));
-    contents.problems.extend(syntax);
-    contents
-}
-
-fn line_of(problem: &Problem) -> Option<usize> {
-    match &problem.origin {
-        Origin::File(place) => Some(place.line),
-        Origin::Default | Origin::Environment(_) | Origin::Flag(_) => None,
-    }
+    reader.settings(document.get_ref());
+    reader.contents
 }
 
 const CHANNELS_EXAMPLE: &str = "a table per prefix, headed [[channels]], with prefix = \"prices:\" and what differs there";
@@ -67,6 +57,7 @@ const CHANNELS_EXAMPLE: &str = "a table per prefix, headed [[channels]], with pr
 struct Reader<'a> {
     name: &'a str,
     text: &'a str,
+    unreadable_lines: Vec<usize>,
     contents: Contents,
 }
 
@@ -83,9 +74,18 @@ impl Reader<'_> {
         Problem::error(Origin::File(self.place(span)), key, message)
     }
 
+    /// What the parser made up for a line that it could not read says nothing about what was meant there.
+    fn is_made_up(&self, key: Range<usize>, value: Range<usize>) -> bool {
+        let is_on_such_a_line = |span| self.unreadable_lines.contains(&self.place(span).line);
+        value.is_empty() || is_on_such_a_line(key) || is_on_such_a_line(value)
+    }
+
     fn settings(&mut self, document: &DeTable<'_>) {
         for (key, value) in document {
             let name: &str = key.get_ref();
+            if name != "channels" && self.is_made_up(key.span(), value.span()) {
+                continue;
+            }
             if name == "channels" {
                 self.rules(key.span(), value);
             } else if let Some(setting) = table::find(name) {
@@ -156,6 +156,11 @@ impl Reader<'_> {
         let mut texts = Vec::new();
         for (key, value) in entries {
             let name: &str = key.get_ref();
+            if self.is_made_up(key.span(), value.span()) {
+                // If this was the prefix, it is not missing.
+                prefix = prefix.or_else(|| Some((String::new(), self.place(key.span()))));
+                continue;
+            }
             if name == "prefix" {
                 match scalar(value.get_ref()).and_then(|text| super::parse::channel_text(&text, false)) {
                     Ok(text) => prefix = Some((text, self.place(value.span()))),
@@ -289,6 +294,8 @@ mod tests {
         assert_eq!(found.len(), 2, "{found:#?}");
         assert!(found[0].starts_with("f.toml:1:") && found[0].contains("not TOML"), "{}", found[0]);
         assert!(found[1].starts_with("f.toml:2:13: error: heartbeat: 0s is less than 1s"), "{}", found[1]);
+        assert!(problem("shards = 2\nheartbeat = = 3\n").contains("f.toml:2:13: error: not TOML"));
+        assert!(problem("[[channels]]\nprefix = \noverrun = \"skip\"\n").contains("f.toml:2:"));
         assert!(problem("shards = 1\nshards = 2\n").contains("f.toml:2:1: error: not TOML: duplicate key"));
         assert!(problem("redis = \"redis://:secret@host").contains("redis://***@host"));
     }

@@ -45,8 +45,9 @@ pub struct Loaded {
     pub warnings: Vec<Problem>,
 }
 
-/// Reads all sources and checks what they give together. All problems come at once, in order of [`Problem::order`].
-pub fn load(sources: &Sources, host: &Host) -> Result<Loaded, Vec<Problem>> {
+/// Reads all sources and checks what they give together on `host`; without one, only each value alone, as for a client that is
+/// told where its server is but not how that one is set up. All problems come at once, in order of [`Problem::order`].
+pub fn load(sources: &Sources, host: Option<&Host>) -> Result<Loaded, Vec<Problem>> {
     let mut layers = Layers::default();
     layers.file(&sources.file);
     layers.environment(&sources.environment);
@@ -149,7 +150,7 @@ impl Layers {
     }
 
     /// Gives the rules of prefixes what they inherit, and checks the values together.
-    pub fn finish(mut self, host: &Host) -> Result<Loaded, Vec<Problem>> {
+    pub fn finish(mut self, host: Option<&Host>) -> Result<Loaded, Vec<Problem>> {
         let default = self.settings.channels.default.clone();
         let mut by_prefix = Vec::new();
         for rule in &self.rules {
@@ -170,7 +171,7 @@ impl Layers {
         };
         // A value that could not be read left its default behind: what that does not fit is no news.
         let unread: Vec<&str> = self.problems.iter().map(|problem| problem.key.as_str()).collect();
-        let found = check::check(&self.settings, host, &origin, &prefix_origin);
+        let found = host.map_or(Vec::new(), |host| check::check(&self.settings, host, &origin, &prefix_origin));
         let found: Vec<Problem> =
             found.into_iter().filter(|problem| problem.key.is_empty() || !unread.contains(&problem.key.as_str())).collect();
         self.problems.extend(found);
@@ -199,7 +200,7 @@ mod tests {
         let flags: Vec<_> =
             flags.iter().map(|(key, texts)| (table::find(key).unwrap(), texts.iter().map(|text| text.to_string()).collect())).collect();
         layers.flags(&flags);
-        layers.finish(&host())
+        layers.finish(Some(&host()))
     }
 
     fn texts(problems: Vec<Problem>) -> Vec<String> {

@@ -1,0 +1,87 @@
+//! Flags out of the table of settings, and the sources that a command line names. Called by the commands.
+//!
+//! Values are read by [`crate::config::layers`] and not by clap, so that every mistake is told at once and a password is never quoted.
+
+use std::path::PathBuf;
+
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches};
+
+use crate::config::layers::{FILE_NAME, FILE_VARIABLE};
+use crate::config::problem::Origin;
+use crate::config::table::{SETTINGS, Setting, VARIABLE_PREFIX};
+use crate::config::{FileChoice, Sources};
+
+/// What clap knows a setting's flag by. With dashes, so that an argument of a command (`publish CHANNEL PAYLOAD`) is never taken for
+/// the setting of that name.
+pub fn id(setting: &Setting) -> String {
+    format!("--{}", setting.flag())
+}
+
+/// The flag of one setting.
+pub fn flag(setting: &'static Setting) -> Arg {
+    let default = setting.default_texts().join(",");
+    let default = if default.is_empty() { "none".to_owned() } else { default };
+    let notes = format!("[default: {default}] [env: {}]", setting.variable());
+    // Clap wants its texts for the life of the program, and there is one command line in it.
+    let id: &'static str = id(setting).leak();
+    let arg = Arg::new(id)
+        .long(&id[2..])
+        .value_name(setting.placeholder)
+        .help(format!("{} {notes}", setting.help))
+        .long_help(format!("{}\nAccepted: {}\n{notes}", setting.help, setting.accepted))
+        .help_heading(setting.section.title());
+    if setting.is_switch() {
+        return arg.num_args(0..=1).require_equals(true).default_missing_value("true");
+    }
+    if setting.is_list() { arg.action(ArgAction::Append) } else { arg }.allow_hyphen_values(true)
+}
+
+/// The flags of all settings, and `--config`.
+pub fn all() -> Vec<Arg> {
+    std::iter::once(file()).chain(SETTINGS.iter().map(flag)).collect()
+}
+
+/// The flags of some settings.
+pub fn some(keys: &[&str]) -> Vec<Arg> {
+    SETTINGS.iter().filter(|setting| keys.contains(&setting.key)).map(flag).collect()
+}
+
+const FILE: &str = "config-file";
+
+/// `--config FILE`.
+pub fn file() -> Arg {
+    Arg::new(FILE)
+        .long("config")
+        .value_name("FILE")
+        .value_parser(clap::value_parser!(PathBuf))
+        .help(format!("The file of settings [default: {FILE_NAME} in the working directory, if present] [env: {FILE_VARIABLE}]"))
+}
+
+/// Where the settings of this command line come from.
+pub fn sources(matches: &ArgMatches) -> Sources {
+    let named = |path: PathBuf, said_by| FileChoice::Named { path, said_by };
+    let file = match matches.try_get_one::<PathBuf>(FILE) {
+        Ok(Some(path)) => named(path.clone(), Origin::Flag("--config".to_owned())),
+        _ => match std::env::var_os(FILE_VARIABLE).filter(|path| !path.is_empty()) {
+            Some(path) => named(path.into(), Origin::Environment(FILE_VARIABLE.to_owned())),
+            None => FileChoice::IfPresent,
+        },
+    };
+    let flags = SETTINGS
+        .iter()
+        .map(|setting| (setting, id(setting)))
+        .filter(|(_, id)| matches!(matches.try_contains_id(id), Ok(true)))
+        .filter(|(_, id)| matches.value_source(id) == Some(ValueSource::CommandLine))
+        .map(|(setting, id)| (setting, matches.get_many::<String>(&id).unwrap_or_default().cloned().collect()))
+        .collect();
+    Sources { file, environment: environment(), flags }
+}
+
+/// Only our own variables; a value that is not UTF-8 is shown as such when it is read.
+fn environment() -> Vec<(String, String)> {
+    std::env::vars_os()
+        .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+        .filter(|(name, _)| name.starts_with(VARIABLE_PREFIX))
+        .collect()
+}

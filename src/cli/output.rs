@@ -1,0 +1,24 @@
+//! Lines on stdout. Called by every command. Invariant: each line is flushed as a whole, since its reader may wait for it.
+
+use std::fmt::Arguments;
+use std::io::{ErrorKind, Write};
+
+/// Whoever read stdout has gone: the end of the command, not a failure.
+#[derive(Debug, thiserror::Error)]
+#[error("stdout is closed")]
+pub struct OutputClosed;
+
+/// Writes one line.
+pub fn line(text: Arguments<'_>) -> anyhow::Result<()> {
+    bytes(format!("{text}\n").as_bytes())
+}
+
+/// Writes bytes as they are.
+pub fn bytes(bytes: &[u8]) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(OutputClosed.into()),
+        Err(error) => Err(anyhow::Error::new(error).context("stdout cannot be written")),
+    }
+}

@@ -1,0 +1,249 @@
+//! `campanile publish`: one message, or one per line, through Redis or through the control address of a server.
+
+use std::ffi::OsString;
+use std::io::{BufRead, IsTerminal, Read};
+use std::net::SocketAddr;
+use std::os::unix::ffi::OsStringExt;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{BadSettings, flags, output};
+use crate::config::{Settings, load, parse, redis_url};
+
+/// How long a server may take to answer before it is taken for gone.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+const LONG_ABOUT: &str = "\
+Publish a message.
+
+With --redis it goes through Redis, as any Redis client would publish it: to the Redis channel PREFIX + CHANNEL, or to CHANNEL itself if \
+it is one of --redis-channel. Without, it goes to a running server's control address.
+
+Through control, a payload that is JSON is sent as that value, other text as a string, other bytes as bytes.";
+const EXAMPLES: &str = "\
+Examples:
+  campanile publish news '{\"headline\":\"Bells\"}'
+  campanile publish news 'plain text' --control 127.0.0.1:9090
+  campanile publish user:123 '{\"unread\":4}' --redis redis://127.0.0.1:6379
+  tail -f app.log | campanile publish logs - --lines";
+
+pub fn command() -> Command {
+    Command::new("publish")
+        .about("Publish a message")
+        .long_about(LONG_ABOUT)
+        .after_help(EXAMPLES)
+        .arg(Arg::new("channel").value_name("CHANNEL").required(true).help("The channel, as clients name it: without the Redis prefix"))
+        .arg(
+            Arg::new("payload")
+                .value_name("PAYLOAD")
+                .default_value("-")
+                .hide_default_value(true)
+                .allow_hyphen_values(true)
+                .value_parser(value_parser!(OsString))
+                .help("The message; - (or nothing) reads stdin to its end and sends it as it is, final line break included"),
+        )
+        .arg(
+            Arg::new("lines")
+                .long("lines")
+                .action(ArgAction::SetTrue)
+                .help("Every line of stdin is one message, sent when it is complete, without its line break"),
+        )
+        .arg(flags::file())
+        .args(flags::some(&["redis", "prefix", "redis_channel", "control"]).into_iter().map(|arg| arg.help_heading("Where to")))
+        .mut_arg("--redis", |arg| arg.conflicts_with("--control").help("Publish through this Redis instead of a server's control address"))
+        .mut_arg("--redis", |arg| {
+            arg.long_help(format!("Publish through this Redis instead of a server's control address.\nAccepted: {}", redis_url::ACCEPTED))
+        })
+}
+
+pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
+    let sources = flags::sources(matches);
+    // Only the flag chooses Redis: the way a message takes should be seen on the command line.
+    let through_redis = sources.flags.iter().any(|(setting, texts)| setting.key == "redis" && texts.iter().any(|text| !text.is_empty()));
+    let settings = load(&sources, None).map_err(BadSettings)?.settings;
+    let channel = matches.get_one::<String>("channel").expect("clap requires it");
+    parse::channel_text(channel, false).map_err(|reason| anyhow::anyhow!("the channel {channel:?} cannot be: {reason}"))?;
+    let mut target = if through_redis { Target::redis(&settings, channel)? } else { Target::control(settings.control, channel) };
+
+    let payload = matches.get_one::<OsString>("payload").expect("it has a default");
+    if matches.get_flag("lines") {
+        if payload != "-" {
+            bail!("--lines reads stdin: leave PAYLOAD away, or write -");
+        }
+        let mut stdin = std::io::stdin().lock();
+        let mut line = Vec::new();
+        while stdin.read_until(b'\n', &mut line).context("stdin cannot be read")? > 0 {
+            line.pop_if(|byte| *byte == b'\n');
+            line.pop_if(|byte| *byte == b'\r');
+            output::line(format_args!("{}", target.publish(&line)?))?;
+            line.clear();
+        }
+    } else if payload == "-" {
+        let mut stdin = std::io::stdin().lock();
+        if stdin.is_terminal() {
+            eprintln!("type the message, then Ctrl-D");
+        }
+        let mut bytes = Vec::new();
+        stdin.read_to_end(&mut bytes).context("stdin cannot be read")?;
+        output::line(format_args!("{}", target.publish(&bytes)?))?;
+    } else {
+        output::line(format_args!("{}", target.publish(&payload.clone().into_vec())?))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where messages go.
+enum Target<'a> {
+    Redis { connection: Box<redis::Connection>, channel: &'a str, redis_channel: String },
+    Control { agent: ureq::Agent, address: SocketAddr, channel: &'a str },
+}
+
+impl<'a> Target<'a> {
+    fn redis(settings: &Settings, channel: &'a str) -> anyhow::Result<Target<'a>> {
+        let url = settings.redis.as_deref().expect("the flag was given and read");
+        if url.starts_with("rediss://") {
+            // An error says that the program has one already, which is as good.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        }
+        let shown = redis_url::masked(url);
+        let connection = redis::Client::open(url)
+            .and_then(|client| client.get_connection_with_timeout(TIMEOUT))
+            .and_then(|connection| {
+                connection.set_read_timeout(Some(TIMEOUT))?;
+                connection.set_write_timeout(Some(TIMEOUT))?;
+                Ok(Box::new(connection))
+            })
+            .with_context(|| format!("Redis cannot be reached at {shown}: is it running, is the URL right?"))?;
+        Ok(Target::Redis { connection, channel, redis_channel: redis_channel(settings, channel) })
+    }
+
+    fn control(address: SocketAddr, channel: &'a str) -> Target<'a> {
+        // The control address is never behind a proxy, whatever the environment says.
+        let config = ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).http_status_as_error(false).proxy(None).build();
+        Target::Control { agent: config.into(), address, channel }
+    }
+
+    /// Publishes one message and says what became of it.
+    fn publish(&mut self, payload: &[u8]) -> anyhow::Result<String> {
+        match self {
+            Target::Redis { connection, channel, redis_channel } => {
+                let receivers: u64 = redis::cmd("PUBLISH")
+                    .arg(&*redis_channel)
+                    .arg(payload)
+                    .query(connection)
+                    .with_context(|| format!("Redis did not take the message for {redis_channel}"))?;
+                let plural = if receivers == 1 { "" } else { "s" };
+                Ok(format!("published to {channel} (Redis channel {redis_channel}): {receivers} receiver{plural}"))
+            }
+            Target::Control { agent, address, channel } => {
+                let body = serde_json::to_vec(&body(channel, payload)).expect("texts and checked JSON can always be written");
+                let request = agent.post(format!("http://{address}/publish")).header("content-type", "application/json");
+                let mut response = request.send(&body[..]).with_context(|| {
+                    format!(
+                        "the server cannot be reached: is `campanile serve` running? control address {address} (--control ADDR changes it)"
+                    )
+                })?;
+                let text = response.body_mut().read_to_string().context("the server's answer broke off")?;
+                let answer: Answer = serde_json::from_str(&text).unwrap_or_default();
+                if !response.status().is_success() {
+                    bail!("the server at {address} refused the message ({}): {}", response.status(), answer.reason(&text));
+                }
+                Ok(match answer.seq {
+                    Some(seq) => format!("published to {channel}: seq {seq}"),
+                    None => format!("published to {channel}; no seq, since nobody on that server listens to it"),
+                })
+            }
+        }
+    }
+}
+
+/// The Redis channel of a channel as clients name it.
+fn redis_channel(settings: &Settings, channel: &str) -> String {
+    match settings.redis_channels.iter().any(|name| name == channel) {
+        true => channel.to_owned(),
+        false => format!("{}{channel}", settings.prefix),
+    }
+}
+
+/// The request of `POST /publish`.
+#[derive(Debug, Serialize)]
+struct Body<'a> {
+    channel: &'a str,
+    #[serde(flatten)]
+    content: Content<'a>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Content<'a> {
+    /// JSON exactly as typed: long numbers and the order of keys stay as they are.
+    Data(&'a RawValue),
+    Payload(&'a str),
+    PayloadBase64(String),
+}
+
+fn body<'a>(channel: &'a str, payload: &'a [u8]) -> Body<'a> {
+    let content = match std::str::from_utf8(payload) {
+        Ok(text) => serde_json::from_str(text).map_or(Content::Payload(text), Content::Data),
+        Err(_) => Content::PayloadBase64(STANDARD.encode(payload)),
+    };
+    Body { channel, content }
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Answer {
+    seq: Option<u64>,
+    error: Option<serde_json::Value>,
+    message: Option<String>,
+}
+
+impl Answer {
+    /// Why the server refused, from its JSON or else from its text.
+    fn reason(&self, text: &str) -> String {
+        let error = self.error.as_ref().map(|error| error.get("message").unwrap_or(error));
+        let error = error.map(|error| error.as_str().map_or_else(|| error.to_string(), str::to_owned));
+        let said: Vec<String> = error.into_iter().chain(self.message.clone()).collect();
+        if said.is_empty() { text.trim().chars().take(300).collect() } else { said.join(": ") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(payload: &[u8]) -> String {
+        serde_json::to_string(&body("c", payload)).unwrap()
+    }
+
+    #[test]
+    fn a_payload_is_sent_as_what_it_is() {
+        assert_eq!(written(br#"{"b":1,"a":12345678901234567890123}"#), r#"{"channel":"c","data":{"b":1,"a":12345678901234567890123}}"#);
+        assert_eq!(written(b"17"), r#"{"channel":"c","data":17}"#);
+        assert_eq!(written(b"plain \"text\"\n"), r#"{"channel":"c","payload":"plain \"text\"\n"}"#);
+        assert_eq!(written(b""), r#"{"channel":"c","payload":""}"#);
+        assert_eq!(written(b"\xff\x00"), r#"{"channel":"c","payload_base64":"/wA="}"#);
+    }
+
+    #[test]
+    fn a_channel_outside_the_prefix_keeps_its_name() {
+        let settings = Settings::default();
+        assert_eq!(redis_channel(&settings, "user:123"), "notifications:user:123");
+        assert_eq!(redis_channel(&settings, "notifications"), "notifications");
+    }
+
+    #[test]
+    fn a_refusal_is_told_in_the_servers_words() {
+        let reason = |text: &str| serde_json::from_str::<Answer>(text).unwrap_or_default().reason(text);
+        assert_eq!(reason(r#"{"error":"bad_channel"}"#), "bad_channel");
+        assert_eq!(reason(r#"{"error":"bad_channel","message":"it is empty"}"#), "bad_channel: it is empty");
+        assert_eq!(reason(r#"{"error":{"code":1,"message":"no"}}"#), "no");
+        assert_eq!(reason("plain\n"), "plain");
+    }
+}

@@ -1,0 +1,25 @@
+//! `campanile serve`: the server, from its settings to its end.
+
+use clap::Command;
+
+use super::flags;
+use crate::config::{Host, Settings, start_block};
+
+const ABOUT: &str = "Serve WebSocket clients";
+const LONG_ABOUT: &str = "\
+Serve WebSocket clients.
+
+Settings come from campanile.toml in the working directory (or --config FILE), then from CAMPANILE_ variables, then from flags; \
+the later wins. `campanile config --default` prints a file with every setting explained, `campanile config --check` checks one.
+
+Without --redis the server is its own bus, and messages come from `campanile publish` or POST /publish on the control address.";
+
+pub fn command() -> Command {
+    Command::new("serve").about(ABOUT).long_about(LONG_ABOUT).args(flags::all())
+}
+
+/// Runs the server until it is told to stop. The settings have been checked.
+pub fn run(settings: Settings) -> anyhow::Result<()> {
+    eprint!("{}", start_block(&settings, &Host::detect()));
+    anyhow::bail!("not wired yet")
+}

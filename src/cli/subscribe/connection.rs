@@ -1,0 +1,176 @@
+//! One connection of `campanile subscribe`, from dial to break. Blocking, on the command's own thread.
+
+use std::io::ErrorKind;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::Duration;
+
+use tungstenite::client::ClientRequestBuilder;
+use tungstenite::error::{Error, ProtocolError};
+use tungstenite::handshake::HandshakeError;
+use tungstenite::http::{StatusCode, Uri, header};
+use tungstenite::protocol::frame::coding::CloseCode;
+use tungstenite::{Message, WebSocket};
+
+use super::resume::{self, Resume, Step};
+use super::stop::Stop;
+use crate::cli::output;
+use crate::wire::Format;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Until the server has said how often it pings.
+const SILENCE_MAX: Duration = Duration::from_secs(90);
+/// A server that asks for patience gets this much of it.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+pub struct Target {
+    uri: Uri,
+    host: String,
+    port: u16,
+    format: Format,
+}
+
+impl Target {
+    pub fn new(uri: Uri, format: Format) -> Target {
+        let host = uri.host().expect("the URL has been checked").trim_matches(['[', ']']).to_owned();
+        Target { port: uri.port_u16().unwrap_or(80), host, uri, format }
+    }
+}
+
+/// How a connection ended.
+#[derive(Debug)]
+pub enum Break {
+    /// As many messages as were asked for.
+    Done,
+    /// Trying again would end the same way.
+    Refused(String),
+    /// 4008: the log has left this client behind.
+    Overrun,
+    Lost {
+        why: String,
+        retry_after: Option<Duration>,
+    },
+}
+
+fn lost(why: impl Into<String>) -> Break {
+    Break::Lost { why: why.into(), retry_after: None }
+}
+
+/// Connects, subscribes and prints until the connection breaks. An error is one of stdout.
+pub fn follow(target: &Target, resume: &mut Resume, stop: &Stop) -> anyhow::Result<Break> {
+    let mut socket = match connect(target, stop) {
+        Ok(socket) => socket,
+        Err(broken) => return Ok(broken),
+    };
+    eprintln!("connected to {}", target.uri);
+    for command in resume.commands(target.format) {
+        let message = match target.format {
+            Format::Msgpack => Message::binary(command),
+            Format::Json | Format::Raw => Message::text(String::from_utf8_lossy(&command).into_owned()),
+        };
+        if let Err(error) = socket.send(message) {
+            return Ok(broken(error));
+        }
+    }
+    loop {
+        let message = match socket.read() {
+            Ok(Message::Text(text)) => resume::line(Format::Json, text.as_bytes()),
+            Ok(Message::Binary(bytes)) => resume::line(Format::Msgpack, &bytes),
+            Ok(Message::Close(frame)) => {
+                // Lets the answer to the close frame out; what comes of it changes nothing.
+                let _ = socket.flush();
+                return Ok(closed(frame.map(|frame| (frame.code, frame.reason.to_string()))));
+            }
+            Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => continue,
+            Err(error) => return Ok(broken(error)),
+        };
+        let line = match message {
+            Ok(line) => line,
+            Err(why) => {
+                eprintln!("{why}");
+                continue;
+            }
+        };
+        match resume.take(&line) {
+            Step::Pass => {}
+            Step::Print => output::line(format_args!("{line}"))?,
+            Step::Last => {
+                output::line(format_args!("{line}"))?;
+                let _ = socket.close(None);
+                let _ = socket.flush();
+                return Ok(Break::Done);
+            }
+            Step::Connected { heartbeat_seconds } => {
+                // Silence for two heartbeats and a little is the silence of a dead connection.
+                let silence = Duration::from_secs(heartbeat_seconds.clamp(1, 3600) * 2 + 5);
+                let _ = socket.get_ref().set_read_timeout(Some(silence));
+            }
+            Step::Say(text) => eprintln!("{text}"),
+            Step::Refused(why) => return Ok(Break::Refused(why)),
+            Step::Later(why) => return Ok(lost(why)),
+        }
+    }
+}
+
+fn connect(target: &Target, stop: &Stop) -> Result<WebSocket<TcpStream>, Break> {
+    let unreachable = |why: String| lost(format!("{} cannot be reached ({why}): is `campanile serve` running?", target.uri));
+    let addresses = (target.host.as_str(), target.port).to_socket_addrs().map_err(|error| unreachable(error.to_string()))?;
+    let mut why = "the name has no address".to_owned();
+    let mut stream = None;
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
+            Ok(connected) => {
+                stream = Some(connected);
+                break;
+            }
+            Err(error) => why = error.to_string(),
+        }
+    }
+    let Some(stream) = stream else { return Err(unreachable(why)) };
+    let _ = stream.set_nodelay(true);
+    let _ = stream.set_read_timeout(Some(HANDSHAKE_TIMEOUT));
+    let _ = stream.set_write_timeout(Some(HANDSHAKE_TIMEOUT));
+    let protocol = format!("campanile.v1.{}", target.format.name());
+    let request = ClientRequestBuilder::new(target.uri.clone()).with_sub_protocol(protocol.as_str());
+    match tungstenite::client::client(request, stream) {
+        Ok((socket, _)) => {
+            let _ = socket.get_ref().set_read_timeout(Some(SILENCE_MAX));
+            stop.watch(socket.get_ref());
+            Ok(socket)
+        }
+        Err(HandshakeError::Failure(Error::Http(response))) => {
+            let status = response.status();
+            let body = response.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default();
+            let why = format!("{} answered {status}: {}", target.uri, body.trim().chars().take(300).collect::<String>());
+            let seconds =
+                response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
+            let retry_after = seconds.map(|seconds| Duration::from_secs(seconds).min(RETRY_AFTER_MAX));
+            let passing = status.is_server_error() || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
+            Err(if passing { Break::Lost { why, retry_after } } else { Break::Refused(why) })
+        }
+        Err(HandshakeError::Failure(error @ Error::Protocol(ProtocolError::SecWebSocketSubProtocolError(_)))) => {
+            Err(Break::Refused(format!("{} does not speak {protocol}: {error}", target.uri)))
+        }
+        Err(HandshakeError::Failure(error)) => Err(lost(format!("{} did not complete the handshake ({error})", target.uri))),
+        Err(HandshakeError::Interrupted(_)) => Err(lost(format!("{} did not answer in {} s", target.uri, HANDSHAKE_TIMEOUT.as_secs()))),
+    }
+}
+
+fn closed(frame: Option<(CloseCode, String)>) -> Break {
+    let Some((code, reason)) = frame else { return lost("the server closed the connection") };
+    match u16::from(code) {
+        4008 => Break::Overrun,
+        1001 => lost("the server is stopping (1001)"),
+        number if reason.is_empty() => lost(format!("the server closed the connection ({number})")),
+        number => lost(format!("the server closed the connection ({number}: {reason})")),
+    }
+}
+
+fn broken(error: Error) -> Break {
+    match error {
+        Error::Io(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => lost("the server fell silent"),
+        Error::ConnectionClosed | Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => lost("the connection was lost"),
+        error => lost(format!("the connection was lost ({error})")),
+    }
+}

@@ -1,0 +1,194 @@
+//! `campanile subscribe`: prints what channels bring, one JSON per line, and goes on after every kind of break.
+//!
+//! [`connection`] is one connection from dial to break, [`resume`] what is remembered between two, [`stop`] the end by signal.
+
+mod connection;
+mod resume;
+mod stop;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::bail;
+use clap::{Arg, ArgMatches, Command, value_parser};
+use tungstenite::http::Uri;
+
+use super::flags;
+use crate::config::{Settings, load, parse};
+use crate::wire::Format;
+use connection::{Break, Target};
+use resume::Resume;
+use stop::Stop;
+
+const LONG_ABOUT: &str = "\
+Subscribe to channels and print what they bring.
+
+Each message is one line of JSON on stdout; a `gap` line names numbers that were lost. What happens to the connection is said on stderr. \
+After a break it connects again and goes on where it was, as far as the server still has the messages.";
+const EXAMPLES: &str = "\
+Examples:
+  campanile subscribe news
+  campanile subscribe user:123 notifications --url ws://10.0.0.7:8080/ws
+  campanile subscribe prices:eurusd --count 10 | jq .data";
+
+pub fn command() -> Command {
+    Command::new("subscribe")
+        .about("Subscribe to channels and print what they bring")
+        .long_about(LONG_ABOUT)
+        .after_help(EXAMPLES)
+        .arg(
+            Arg::new("channels")
+                .value_name("CHANNEL")
+                .required(true)
+                .num_args(1..)
+                .help("Channels, as clients name them: without the Redis prefix"),
+        )
+        .arg(
+            Arg::new("url")
+                .long("url")
+                .value_name("URL")
+                .help("The server [default: the first listen address of the settings here, ws://127.0.0.1:8080/ws]"),
+        )
+        .arg(
+            Arg::new("format")
+                .long("format")
+                .value_name("FORMAT")
+                .value_parser(["json", "msgpack"])
+                .default_value("json")
+                .help("How the server is asked to send; printed is always JSON, bytes as base64"),
+        )
+        .arg(
+            Arg::new("count")
+                .long("count")
+                .value_name("N")
+                .value_parser(value_parser!(u64).range(1..))
+                .help("Exit after this many messages"),
+        )
+        .arg(flags::file())
+}
+
+pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
+    let url = match matches.get_one::<String>("url") {
+        Some(url) => url.clone(),
+        // Settings that are wrong are for `serve` to complain about; a client only wants the likely address.
+        None => default_url(&load(&flags::sources(matches), None).map_or_else(|_| Settings::default(), |loaded| loaded.settings)),
+    };
+    let format = Format::from_name(matches.get_one::<String>("format").expect("it has a default")).expect("clap takes these names only");
+    let target = Target::new(parse_url(&url)?, format);
+    let mut channels: Vec<String> = Vec::new();
+    for channel in matches.get_many::<String>("channels").expect("clap requires one") {
+        parse::channel_text(channel, false).map_err(|reason| anyhow::anyhow!("the channel {channel:?} cannot be: {reason}"))?;
+        if !channels.contains(channel) {
+            channels.push(channel.clone());
+        }
+    }
+    let mut resume = Resume::new(channels, matches.get_one::<u64>("count").copied());
+    let stop = Stop::on_signal()?;
+
+    let mut backoff = Backoff::default();
+    loop {
+        let before = resume.taken();
+        let ended = connection::follow(&target, &mut resume, &stop)?;
+        if resume.taken() > before {
+            backoff = Backoff::default();
+        }
+        let (why, wait) = match ended {
+            Break::Done => return Ok(ExitCode::SUCCESS),
+            Break::Refused(why) => bail!("{why}"),
+            // At once only if the last connection brought something: a client that is too slow even so must not spin.
+            Break::Overrun if resume.taken() > before => {
+                ("the server dropped this client, which was too slow (4008)".to_owned(), Duration::ZERO)
+            }
+            Break::Overrun => ("the server dropped this client, which was too slow (4008)".to_owned(), backoff.next()),
+            Break::Lost { why, retry_after } => (why, retry_after.unwrap_or_else(|| backoff.next())),
+        };
+        eprintln!("{why}; reconnecting in {} ms", wait.as_millis());
+        std::thread::sleep(wait);
+    }
+}
+
+/// Exponential backoff with full jitter: a herd of clients that lost the same server must not come back as a herd.
+#[derive(Debug, Default)]
+struct Backoff {
+    attempts: u32,
+}
+
+impl Backoff {
+    const FIRST: Duration = Duration::from_millis(100);
+    const LONGEST: Duration = Duration::from_secs(10);
+
+    fn next(&mut self) -> Duration {
+        Duration::from_millis(fastrand::u64(..=self.ceiling().as_millis() as u64))
+    }
+
+    /// What the next delay is drawn below; doubles with every call.
+    fn ceiling(&mut self) -> Duration {
+        let ceiling = Backoff::FIRST.saturating_mul(1 << self.attempts.min(10)).min(Backoff::LONGEST);
+        self.attempts = self.attempts.saturating_add(1);
+        ceiling
+    }
+}
+
+/// Where a server with these settings is reached from this host.
+fn default_url(settings: &Settings) -> String {
+    let Some(listen) = settings.listen.first() else { return "ws://127.0.0.1:8080/ws".to_owned() };
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    format!("ws://{}/ws", SocketAddr::new(ip, listen.port()))
+}
+
+fn parse_url(text: &str) -> anyhow::Result<Uri> {
+    let accepted = "accepted: ws://HOST[:PORT][/ws], as in ws://127.0.0.1:8080/ws";
+    let uri: Uri = text.parse().map_err(|error| anyhow::anyhow!("--url {text:?} is not a URL: {error}; {accepted}"))?;
+    match (uri.scheme_str(), uri.host()) {
+        (Some("ws"), Some(_)) => {}
+        (Some("wss"), _) => bail!("--url: wss:// is not supported by this command yet; {accepted}, or a TLS proxy in between"),
+        (Some("http"), Some(_)) => bail!("--url: {text:?} is the address of a page; the socket is ws{}", &text[4..]),
+        _ => bail!("--url: {text:?} names no WebSocket server; {accepted}"),
+    }
+    if matches!(uri.path(), "" | "/") {
+        let query = uri.query().map_or(String::new(), |query| format!("?{query}"));
+        let authority = uri.authority().expect("it has a host");
+        return Ok(format!("ws://{authority}/ws{query}").parse().expect("a good URL with another path is a good URL"));
+    }
+    Ok(uri)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls() {
+        assert_eq!(parse_url("ws://h:1/ws").unwrap(), "ws://h:1/ws");
+        assert_eq!(parse_url("ws://h:1").unwrap(), "ws://h:1/ws");
+        assert_eq!(parse_url("ws://[::1]:1/?a=b").unwrap(), "ws://[::1]:1/ws?a=b");
+        for (text, part) in
+            [("wss://h/ws", "not supported"), ("http://h/ws", "ws://h/ws"), ("h:1", "accepted"), ("/ws", "accepted"), ("ws://", "accepted")]
+        {
+            let reason = parse_url(text).unwrap_err().to_string();
+            assert!(reason.contains(part), "{text}: {reason}");
+        }
+    }
+
+    #[test]
+    fn the_default_url_reaches_a_server_on_every_address() {
+        let url = |listen: &str| default_url(&Settings { listen: vec![listen.parse().unwrap()], ..Settings::default() });
+        assert_eq!(url("127.0.0.1:8080"), "ws://127.0.0.1:8080/ws");
+        assert_eq!(url("0.0.0.0:80"), "ws://127.0.0.1:80/ws");
+        assert_eq!(url("[::]:80"), "ws://[::1]:80/ws");
+    }
+
+    #[test]
+    fn backoff_doubles_to_its_bound() {
+        let mut backoff = Backoff::default();
+        let ceilings: Vec<u128> = (0..9).map(|_| backoff.ceiling().as_millis()).collect();
+        assert_eq!(ceilings, [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
+        backoff.attempts = u32::MAX - 1;
+        assert!(backoff.next() <= Backoff::LONGEST);
+    }
+}

@@ -1,0 +1,50 @@
+//! Ctrl-C and SIGTERM: say goodbye to the server and end with 0, whatever the command is waiting for. Called by [`super::run`].
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// A masked close frame with code 1000. A mask of zeros is a mask.
+const CLOSE_NORMAL: [u8; 8] = [0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8];
+
+/// Holds the socket that is open now, if any.
+#[derive(Debug, Clone, Default)]
+pub struct Stop {
+    socket: Arc<Mutex<Option<TcpStream>>>,
+}
+
+impl Stop {
+    /// From here on a signal ends the process cleanly.
+    pub fn on_signal() -> anyhow::Result<Stop> {
+        let stop = Stop::default();
+        let socket = stop.socket.clone();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("signals cannot be watched")?;
+        let (mut interrupt, mut terminate) = {
+            let _inside = runtime.enter();
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+        };
+        std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            // Whichever comes first; tokio's select! would need its macros.
+            runtime.block_on(std::future::poll_fn(|context| {
+                if interrupt.poll_recv(context).is_ready() { Poll::Ready(()) } else { terminate.poll_recv(context).map(drop) }
+            }));
+            if let Some(mut socket) = socket.lock().ok().and_then(|mut socket| socket.take()) {
+                // If it does not go through, the server sees the connection end.
+                let _ = socket.write_all(&CLOSE_NORMAL);
+            }
+            // Printed lines have been flushed, each as a whole.
+            std::process::exit(0);
+        })?;
+        Ok(stop)
+    }
+
+    pub fn watch(&self, socket: &TcpStream) {
+        if let Ok(mut slot) = self.socket.lock() {
+            *slot = socket.try_clone().ok();
+        }
+    }
+}

@@ -1,0 +1,380 @@
+//! The command line as a user meets it: settings, their mistakes, and the commands against servers that are and are not there.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::thread::JoinHandle;
+
+use assert_cmd::Command;
+
+/// The program in an empty directory of its own, without the settings of whoever runs the tests.
+fn campanile(test: &str) -> Command {
+    let directory = directory(test);
+    std::fs::create_dir_all(&directory).unwrap();
+    let mut command = Command::cargo_bin("campanile").unwrap();
+    command.current_dir(directory);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("CAMPANILE_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+fn directory(test: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("cli-{test}"))
+}
+
+fn write_file(test: &str, name: &str, text: &str) {
+    std::fs::create_dir_all(directory(test)).unwrap();
+    std::fs::write(directory(test).join(name), text).unwrap();
+}
+
+/// Exit code, stdout, stderr.
+fn run(command: &mut Command) -> (i32, String, String) {
+    let output = command.output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+#[track_caller]
+fn assert_contains(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "{part:?} is missing in:\n{text}");
+    }
+}
+
+#[test]
+fn version_is_printed() {
+    let (code, stdout, _) = run(campanile("version").arg("version"));
+    assert_eq!(code, 0);
+    assert!(stdout.starts_with(concat!("campanile ", env!("CARGO_PKG_VERSION"))), "{stdout}");
+}
+
+#[test]
+fn bad_usage_exits_2() {
+    let (code, _, stderr) = run(campanile("usage").args(["serve", "--hartbeat", "3"]));
+    assert_eq!(code, 2);
+    assert_contains(&stderr, &["--hartbeat", "--heartbeat"]);
+    assert_eq!(run(campanile("usage").arg("ring")).0, 2);
+    assert_eq!(run(&mut campanile("usage")).0, 2);
+    assert_eq!(run(campanile("usage").args(["config", "--default", "--markdown"])).0, 2);
+    assert_eq!(run(campanile("usage").args(["publish"])).0, 2);
+    assert_eq!(run(campanile("usage").args(["subscribe", "a", "--count", "0"])).0, 2);
+}
+
+#[test]
+fn the_default_file_passes_its_own_check() {
+    let (code, file, _) = run(campanile("default").args(["config", "--default"]));
+    assert_eq!(code, 0);
+    write_file("default", "campanile.toml", &file);
+    for arguments in [&["config", "--check"][..], &["config", "--check", "campanile.toml"]] {
+        let (code, stdout, stderr) = run(campanile("default").args(arguments));
+        assert_eq!((code, stderr.as_str()), (0, ""));
+        assert_eq!(stdout, "campanile.toml: ok, nothing but defaults\n");
+    }
+}
+
+#[test]
+fn the_markdown_table_has_the_fixed_names() {
+    let (code, stdout, _) = run(campanile("markdown").args(["config", "--markdown"]));
+    assert_eq!(code, 0);
+    let names = "listen control redis prefix redis-channel shards pin fd-table format payload redis-subscribe coalesce heartbeat \
+                 log-bytes-per-channel connections-max echo allow-client-publish";
+    for name in names.split_whitespace() {
+        assert!(stdout.contains(&format!("| `--{name}")), "{name}");
+    }
+}
+
+#[test]
+fn a_good_file_is_ok_and_its_changes_are_shown_without_secrets() {
+    let file = "redis = \"redis://:secret@127.0.0.1:6379/1\"\nheartbeat = 15\n\n[[channels]]\nprefix = \"prices:\"\noverrun = \"latest\"\n";
+    write_file("good", "good.toml", file);
+    let (code, stdout, stderr) = run(campanile("good").args(["config", "--check", "good.toml"]));
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert_contains(
+        &stdout,
+        &["good.toml: ok", "heartbeat = 15", "redis://:***@127.0.0.1:6379/1", "prefix = \"prices:\"", "overrun = \"latest\""],
+    );
+    assert!(!stdout.contains("secret"));
+}
+
+#[test]
+fn every_kind_of_mistake_is_told_with_its_line_all_at_once() {
+    let file = r#"heartbeet = 3
+shards = 2000
+listen = ["127.0.0.1:8080", ":80"]
+format = "xml"
+log_bytes_per_channel = "1X"
+coalesce = "2 hours"
+pin = "3-1"
+redis = "redis://user:secret@host:port"
+echo = "maybe"
+log_level = "campanile=loud"
+prefix = ["a"]
+
+[[channels]]
+prefix = "a"
+overrun = "newest"
+shards = 3
+
+[[channels]]
+payload = "json"
+"#;
+    write_file("bad", "bad.toml", file);
+    let (code, stdout, stderr) = run(campanile("bad").args(["config", "--check", "bad.toml"]));
+    assert_eq!((code, stdout.as_str()), (1, ""));
+    assert_contains(
+        &stderr,
+        &[
+            "bad.toml:1:1: error: heartbeet: there is no setting of this name",
+            "did you mean `heartbeat`?",
+            "bad.toml:2:10: error: shards: 2000 is more than 1024",
+            "accepted: auto, or 1 to 1024",
+            "bad.toml:3:29: error: listen: \":80\" has no address",
+            "bad.toml:4:10: error: format: \"xml\" is none of them",
+            "accepted: msgpack, json, raw",
+            "bad.toml:5:25: error: log_bytes_per_channel: \"X\" is not a unit of size",
+            "bad.toml:6:12: error: coalesce: \"hours\" is not a unit of time",
+            "bad.toml:7:7: error: pin: the range 3-1 runs backwards",
+            "bad.toml:8:9: error: redis: not a URL that can be read",
+            "redis = \"redis://***@host:port\"",
+            "accepted: redis://",
+            "bad.toml:9:8: error: echo: \"maybe\" is neither true nor false",
+            "bad.toml:10:13: error: log_level",
+            "bad.toml:11:10: error: prefix: a list stands where one value is expected",
+            "bad.toml:15:11: error: channels.overrun",
+            "bad.toml:16:1: error: channels.shards",
+            "move it above the first [[channels]]",
+            "bad.toml:18:1: error: channels: prefix is missing",
+            "14 errors in the settings",
+        ],
+    );
+    assert!(!stderr.contains("secret"), "{stderr}");
+}
+
+#[test]
+fn syntax_errors_and_values_that_do_not_fit_are_told() {
+    write_file("syntax", "syntax.toml", "shards = 2\nheartbeat = = 3\n");
+    let (code, _, stderr) = run(campanile("syntax").args(["config", "--check", "syntax.toml"]));
+    assert_eq!(code, 1);
+    assert_contains(&stderr, &["syntax.toml:2:13: error: not TOML", "2 | heartbeat = = 3", "1 error in the settings"]);
+
+    write_file("syntax", "fit.toml", "listen = \"127.0.0.1:9090\"\nlog_bytes_total = \"64k\"\n");
+    let (code, _, stderr) = run(campanile("syntax").args(["config", "--check", "fit.toml"]));
+    assert_eq!(code, 1);
+    assert_contains(&stderr, &["fit.toml:1:10: error: listen: the public address", "log_bytes_total, 64k", "2 errors"]);
+
+    std::fs::write(directory("syntax").join("bytes.toml"), b"shards = 2\n\xff\n").unwrap();
+    let (code, _, stderr) = run(campanile("syntax").args(["config", "--check", "bytes.toml"]));
+    assert_eq!(code, 1);
+    assert_contains(&stderr, &["bytes.toml:2: the file is not UTF-8"]);
+
+    let (code, _, stderr) = run(campanile("syntax").args(["config", "--check", "absent.toml"]));
+    assert_eq!(code, 1);
+    assert_contains(&stderr, &["absent.toml cannot be read", "campanile config --default"]);
+}
+
+/// A wrong last source shows which one had the last word, without a server being started.
+#[test]
+fn flags_win_over_the_environment_and_that_over_the_file() {
+    write_file("order", "campanile.toml", "listen = \"127.0.0.1:7001\"\ncontrol = \"127.0.0.1:7001\"\n");
+    let (code, _, stderr) = run(campanile("order").arg("serve"));
+    assert_eq!(code, 1);
+    assert_contains(&stderr, &["campanile.toml:2:11: error: control: the public address 127.0.0.1:7001"]);
+
+    let environment = [("CAMPANILE_LISTEN", "127.0.0.1:7002"), ("CAMPANILE_CONTROL", "127.0.0.1:7002")];
+    let (code, _, stderr) = run(campanile("order").arg("serve").envs(environment));
+    assert_eq!(code, 1);
+    assert_contains(&stderr, &["error: CAMPANILE_CONTROL: the public address 127.0.0.1:7002"]);
+
+    let flags = ["serve", "--listen", "127.0.0.1:7003", "--control", "127.0.0.1:7003"];
+    let (code, _, stderr) = run(campanile("order").args(flags).envs(environment));
+    assert_eq!(code, 2);
+    assert_contains(&stderr, &["error: --control: the public address 127.0.0.1:7003"]);
+}
+
+#[test]
+fn mistakes_in_variables_and_flags_name_them() {
+    let (code, _, stderr) = run(campanile("names").arg("serve").env("CAMPANILE_SHARDS", "many"));
+    assert_eq!(code, 1);
+    assert_contains(&stderr, &["error: CAMPANILE_SHARDS: \"many\" is not a whole number", "accepted: auto, or 1 to 1024"]);
+
+    let (code, _, stderr) = run(campanile("names").args(["serve", "--redis", "http://:secret@host", "--heartbeat", "0"]));
+    assert_eq!(code, 2);
+    assert_contains(
+        &stderr,
+        &["error: --redis: `http://` is not a scheme", "accepted: redis://", "error: --heartbeat: 0s is less than 1s"],
+    );
+    assert!(!stderr.contains("secret"), "{stderr}");
+
+    let (code, _, stderr) = run(campanile("names").args(["serve", "--config", "nowhere.toml"]));
+    assert_eq!(code, 2);
+    assert_contains(&stderr, &["error: --config: nowhere.toml cannot be read"]);
+
+    let (code, _, stderr) = run(campanile("names").arg("serve").env("CAMPANILE_CONFIG", "nowhere.toml"));
+    assert_eq!(code, 1);
+    assert_contains(&stderr, &["error: CAMPANILE_CONFIG: nowhere.toml cannot be read"]);
+}
+
+#[test]
+fn publish_tells_who_is_missing() {
+    let closed = closed_port();
+    let control = format!("127.0.0.1:{closed}");
+    let (code, _, stderr) = run(campanile("absent").args(["publish", "news", "hi", "--control", &control]));
+    assert_eq!(code, 1);
+    assert_contains(&stderr, &["is `campanile serve` running?", &format!("control address {control}")]);
+
+    let redis = format!("redis://:secret@127.0.0.1:{closed}");
+    let (code, _, stderr) = run(campanile("absent").args(["publish", "news", "hi", "--redis", &redis]));
+    assert_eq!(code, 1);
+    assert_contains(&stderr, &["Redis cannot be reached", "is it running"]);
+    assert!(!stderr.contains("secret"), "{stderr}");
+}
+
+#[test]
+fn publish_posts_to_control_and_prints_the_number() {
+    let (address, server) = http_server(vec![
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 18\r\nconnection: close\r\n\r\n{\"epoch\":1,\"seq\":7}"[..]
+            .replace("18", "19"),
+    ]);
+    let (code, stdout, stderr) = run(campanile("control").args(["publish", "news", "{\"a\": 1}", "--control", &address]));
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert_eq!(stdout, "published to news: seq 7\n");
+    let requests = server.join().unwrap();
+    assert!(requests[0].starts_with("POST /publish HTTP/1.1\r\n"), "{}", requests[0]);
+    assert!(requests[0].ends_with("{\"channel\":\"news\",\"data\":{\"a\": 1}}"), "{}", requests[0]);
+}
+
+#[test]
+fn publish_sends_every_line_and_tells_a_refusal() {
+    let ok = "HTTP/1.1 200 OK\r\ncontent-length: 12\r\nconnection: close\r\n\r\n{\"seq\":null}".to_owned();
+    let no = "HTTP/1.1 400 Bad Request\r\ncontent-length: 23\r\nconnection: close\r\n\r\n{\"error\":\"bad channel\"}".to_owned();
+    let (address, server) = http_server(vec![ok, no]);
+    let mut command = campanile("lines");
+    let command = command.args(["publish", "news", "-", "--lines", "--control", &address]).write_stdin("one\r\n{\"two\":2}\nthree\n");
+    let (code, stdout, stderr) = run(command);
+    assert_eq!(code, 1);
+    assert_eq!(stdout, "published to news; no seq, since nobody on that server listens to it\n");
+    assert_contains(&stderr, &["refused the message (400 Bad Request): bad channel"]);
+    let requests = server.join().unwrap();
+    assert!(requests[0].ends_with("{\"channel\":\"news\",\"payload\":\"one\"}"), "{}", requests[0]);
+    assert!(requests[1].ends_with("{\"channel\":\"news\",\"data\":{\"two\":2}}"), "{}", requests[1]);
+}
+
+#[test]
+fn subscribe_takes_only_what_it_can() {
+    for (url, part) in
+        [("wss://127.0.0.1/ws", "not supported"), ("http://127.0.0.1/ws", "ws://127.0.0.1/ws"), ("nowhere", "accepted: ws://")]
+    {
+        let (code, _, stderr) = run(campanile("urls").args(["subscribe", "a", "--url", url]));
+        assert_eq!(code, 1, "{url}");
+        assert_contains(&stderr, &[part]);
+    }
+}
+
+/// A server that drops the client in every way in turn, and what the client prints of it.
+#[test]
+fn subscribe_resumes_after_every_break() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("ws://{}/ws", listener.local_addr().unwrap());
+    let server = std::thread::spawn(move || {
+        let mut commands = Vec::new();
+        for round in 0..3 {
+            let (stream, _) = listener.accept().unwrap();
+            #[allow(clippy::result_large_err)]
+            let callback = |request: &tungstenite::handshake::server::Request, mut response: tungstenite::handshake::server::Response| {
+                let protocol = request.headers()["sec-websocket-protocol"].clone();
+                response.headers_mut().insert("sec-websocket-protocol", protocol);
+                Ok(response)
+            };
+            let mut socket = tungstenite::accept_hdr(stream, callback).unwrap();
+            commands.push(socket.read().unwrap().into_text().unwrap().to_string());
+            let send =
+                |socket: &mut tungstenite::WebSocket<TcpStream>, text: String| socket.send(tungstenite::Message::text(text)).unwrap();
+            send(&mut socket, r#"{"type":"connected","client_id":"c","heartbeat":30,"timestamp":1}"#.to_owned());
+            send(
+                &mut socket,
+                format!(r#"{{"type":"subscribed","id":1,"channel":"news","epoch":5,"seq":{round},"recovered":{}}}"#, round > 0),
+            );
+            send(
+                &mut socket,
+                format!("{{\"type\":\"notification\",\"channel\":\"news\",\"seq\":{},\"data\":{{\n\"round\":{round}}}}}", round + 1),
+            );
+            match round {
+                // The connection breaks without a word.
+                0 => drop(socket),
+                1 => {
+                    let frame = tungstenite::protocol::CloseFrame { code: 4008.into(), reason: "".into() };
+                    socket.close(Some(frame)).unwrap();
+                    while socket.read().is_ok() {}
+                }
+                _ => while socket.read().is_ok() {},
+            }
+        }
+        commands
+    });
+    let (code, stdout, stderr) = run(campanile("resume").args(["subscribe", "news", "--url", &url, "--count", "3"]));
+    assert_eq!(code, 0, "{stderr}");
+    let lines: Vec<String> = (0..3)
+        .map(|round| format!("{{\"type\":\"notification\",\"channel\":\"news\",\"seq\":{},\"data\":{{ \"round\":{round}}}}}", round + 1))
+        .collect();
+    assert_eq!(stdout.lines().collect::<Vec<_>>(), lines);
+    assert_contains(
+        &stderr,
+        &["connected to ws://", "the connection was lost", "reconnecting in", "too slow (4008); reconnecting in 0 ms"],
+    );
+    let commands = server.join().unwrap();
+    assert_eq!(commands[0], r#"{"type":"subscribe","id":1,"channel":"news"}"#);
+    assert_eq!(commands[1], r#"{"type":"subscribe","id":1,"channel":"news","since":{"epoch":5,"seq":1}}"#);
+    assert_eq!(commands[2], r#"{"type":"subscribe","id":1,"channel":"news","since":{"epoch":5,"seq":2}}"#);
+}
+
+#[test]
+fn subscribe_ends_cleanly_on_a_signal() {
+    let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin("campanile"))
+        .args(["subscribe", "news", "--url", &format!("ws://127.0.0.1:{}/ws", closed_port())])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = String::new();
+    BufReader::new(child.stderr.take().unwrap()).read_line(&mut first).unwrap();
+    assert_contains(&first, &["is `campanile serve` running?; reconnecting in"]);
+    std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+/// A port of this host that nobody listens on.
+fn closed_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Gives each connection the next answer; the handle gives the requests.
+fn http_server(answers: Vec<String>) -> (String, JoinHandle<Vec<String>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let handle = std::thread::spawn(move || answers.into_iter().map(|answer| serve_once(listener.accept().unwrap().0, &answer)).collect());
+    (address, handle)
+}
+
+fn serve_once(mut stream: TcpStream, answer: &str) -> String {
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let (mut request, mut length) = (String::new(), 0);
+    loop {
+        let start = request.len();
+        reader.read_line(&mut request).unwrap();
+        let line = request[start..].to_lowercase();
+        if let Some(value) = line.strip_prefix("content-length:") {
+            length = value.trim().parse().unwrap();
+        }
+        if line == "\r\n" {
+            break;
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).unwrap();
+    stream.write_all(answer.as_bytes()).unwrap();
+    request + &String::from_utf8(body).unwrap()
+}
