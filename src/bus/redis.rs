@@ -125,13 +125,17 @@ impl RedisBus {
             return Ok(());
         }
         let mut bytes = 0;
-        while bytes < TURN_BYTES {
-            let Some(count) = self.link.fill(now)? else { break };
-            bytes += count;
+        loop {
+            // Before the first read: what came together with the answer to the log-in.
             let receipt = Receipt { received: sys::monotonic_ns(), timestamp_ms: sys::unix_ms() };
             while let Some(reply) = self.link.next()? {
                 self.feed.take(hub, reply, receipt)?;
             }
+            if bytes >= TURN_BYTES {
+                break;
+            }
+            let Some(count) = self.link.fill(now)? else { break };
+            bytes += count;
         }
         if let Mode::Exact(subscriptions) = &mut self.feed.mode {
             match self.retry_refused_at {
@@ -207,9 +211,7 @@ impl RedisBus {
         // One PING serves all publishes that were answered before it is sent.
         let mut fence = None;
         let mut bytes = 0;
-        while bytes < TURN_BYTES {
-            let Some(count) = publisher.fill(now)? else { break };
-            bytes += count;
+        loop {
             while let Some(reply) = publisher.next()? {
                 let refusal = match reply {
                     Reply::Integer(_) => None,
@@ -225,6 +227,11 @@ impl RedisBus {
                     None => return Err(Fault::new("it answers what was not asked")),
                 }
             }
+            if bytes >= TURN_BYTES {
+                break;
+            }
+            let Some(count) = publisher.fill(now)? else { break };
+            bytes += count;
         }
         if self.feed.publishes.oldest().is_some_and(|sent| now >= sent + nanos(self.timing.answer)) && !publisher.is_readable() {
             return Err(Fault::new(format!("no answer to PUBLISH within {:?}", self.timing.answer)));

@@ -52,7 +52,7 @@ pub fn spawn_with_timing(
         upstream,
         stop_timeout: settings.shutdown_timeout,
         stopping: false,
-        more: false,
+        more: true, // the first turn starts the upstream
     };
     let thread =
         std::thread::Builder::new().name("bus".into()).spawn(move || subscriber.run()).context("the bus thread could not be started")?;
