@@ -1,11 +1,37 @@
 //! Where messages come from: one thread that reads Redis or is itself the (embedded) bus, numbers messages, groups them
 //! into batches and hands them to the shards that have a subscriber. It never blocks on a shard.
+//!
+//! - [`subscriber`]: the thread and its turn. `spawn` starts it.
+//! - [`hub`]: channels, numbers, batches, node history; [`lane`]: the way to one shard when its inbox is full; [`history`].
+//! - [`upstream`]: the seam behind which messages come in: [`embedded`] (no Redis) or [`redis`] (one server).
+//! - Redis, from the socket up: [`target`] (URL), [`link`] (connection), [`resp`] (replies), [`subscriptions`], [`publishes`].
+#![forbid(unsafe_code)]
+
+pub mod embedded;
+pub mod history;
+pub mod hub;
+pub mod lane;
+pub mod link;
+pub mod publishes;
+pub mod redis;
+pub mod resp;
+pub mod subscriber;
+pub mod subscriptions;
+pub mod target;
+pub mod upstream;
 
 use std::sync::Arc;
 
 use crate::fanout::batch::{Batch, Channel};
 use crate::shard::inbox::InboxSender;
 use crate::wire::command::Id;
+
+/// Commands that wait for the bus thread; a full inbox gives the command back to whoever sends it.
+pub const COMMANDS_MAX: usize = 16 * 1024;
+/// Publishes sent to Redis and not yet answered; one more is answered [`PublishError::Busy`].
+pub const PUBLISHES_MAX: usize = 4096;
+/// Bytes of their payloads; a single larger one is let through when nothing else is under way.
+pub const PUBLISH_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// A topic slot of one shard: index and generation, so that a batch for a topic that is gone finds nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -74,7 +100,8 @@ pub struct Published {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
-    #[error("Redis cannot be reached; the message was not published")]
+    /// Redis is away: the message was not sent, or it was under way when the connection was lost and may have been published.
+    #[error("Redis cannot be reached; the message may not have been published")]
     Unavailable,
     #[error("too many publishes are under way; try again")]
     Busy,
@@ -113,6 +140,10 @@ pub enum ShardMessage {
     Batch {
         topic: TopicToken,
         batch: Arc<Batch>,
+    },
+    /// The answer to a join when the host serves `channels_max` channels: nothing will follow; the topic counts as left.
+    Refused {
+        topic: TopicToken,
     },
     /// Messages up to `seq` were lost on the way because this inbox was full; a shard that is behind announces a gap.
     /// (A shard also sees a hole by itself when the next batch arrives.)

@@ -1,0 +1,63 @@
+//! The bus without Redis: one process, memory only, same semantics. A publish is a message, numbered at once.
+//!
+//! A channel that nobody here listens to has no number (`seq` is None, the message goes nowhere), just as with Redis. Where the
+//! channel's rule asks for history, the first publish opens the channel and its history keeps it alive, so that
+//! a subscriber who comes later can resume; it is forgotten when its last message is older than `history_age`.
+
+use std::sync::Arc;
+
+use mio::event::Event;
+
+use super::hub::{Hub, Outcome, Receipt};
+use super::upstream::Upstream;
+use super::{Publish, PublishError, Published};
+use crate::fanout::batch::{Channel, MonotonicNs};
+
+#[derive(Debug, Default)]
+pub struct Embedded;
+
+impl Upstream for Embedded {
+    fn want(&mut self, hub: &mut Hub, channel: &Arc<Channel>) {
+        hub.flowing(&channel.name);
+    }
+
+    fn unwant(&mut self, _: &mut Hub, _: &Arc<Channel>) {}
+
+    fn publish(&mut self, hub: &mut Hub, publish: Publish, now: MonotonicNs) {
+        let id = hub.find(&publish.channel).or_else(|| hub.open_for_history(&publish.channel, now));
+        let result = match id {
+            None => {
+                hub.count_unwanted(publish.payload.len());
+                Ok(Published { epoch: None, seq: None })
+            }
+            Some(id) => {
+                // A channel opened a moment ago flows before its `want` has come round.
+                hub.flowing(&publish.channel);
+                match hub.message(id, &publish.payload, Receipt { received: now, timestamp_ms: crate::sys::unix_ms() }) {
+                    Outcome::Numbered(published) => Ok(published),
+                    Outcome::Unwanted => Ok(Published { epoch: None, seq: None }),
+                    Outcome::TooBig => Err(PublishError::TooBig { bytes_max: hub.payload_bytes_max() }),
+                    Outcome::Mismatched => {
+                        Err(PublishError::Refused("the payload is not what the channel's `payload` setting says".into()))
+                    }
+                }
+            }
+        };
+        hub.answer(publish.reply, publish.channel, result);
+    }
+
+    fn event(&mut self, _: &Event) {}
+
+    fn read(&mut self, hub: &mut Hub, _: MonotonicNs) -> bool {
+        hub.set_ready(true);
+        false
+    }
+
+    fn write(&mut self, _: &mut Hub, _: MonotonicNs) {}
+
+    fn deadline(&self) -> Option<MonotonicNs> {
+        None
+    }
+
+    fn stop(&mut self, _: &mut Hub) {}
+}

@@ -1,0 +1,633 @@
+//! What the node knows of channels: numbers, batches under construction, interest of the shards, node history. Sans-IO but for the
+//! shards' inboxes, which never block; driven by [`super::subscriber`], fed by an [`super::upstream::Upstream`].
+//!
+//! Invariants: numbers of a channel are handed out without holes, and every number reaches each shard that has joined, in order, as a
+//! message or within a gap, unless its inbox was full: then that is counted and a `Head` follows. No batch before its `Joined`.
+
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use hashbrown::HashTable;
+use slab::Slab;
+use smallvec::SmallVec;
+
+use super::history::History;
+use super::lane::Lane;
+use super::{ChannelInfo, ChannelPage, PublishError, PublishReply, Published, ShardMessage, ShardSender, TopicToken};
+use crate::config::{ChannelRule, ChannelRules, Mismatch, Settings};
+use crate::fanout::batch::{Batch, BatchBuilder, Channel, MonotonicNs};
+use crate::metrics::BusMetrics;
+use crate::wire::event::GapReason;
+use crate::wire::payload::classify;
+
+/// A full inbox is tried again after this long, or at the next flush.
+pub const RETRY_NS: u64 = 2_000_000;
+/// How often history is looked through for what is too old, and how many channels at a time.
+const SWEEP_NS: u64 = 250_000_000;
+const SWEEP_CHANNELS: usize = 4096;
+
+/// A channel's place in the hub; valid until the channel is forgotten.
+pub type ChannelId = u32;
+
+/// When a message came in.
+#[derive(Debug, Clone, Copy)]
+pub struct Receipt {
+    pub received: MonotonicNs,
+    pub timestamp_ms: u64,
+}
+
+/// What became of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Numbered(Published),
+    /// The channel does not flow (yet).
+    Unwanted,
+    /// Larger than `payload_bytes_max`; a gap of one number stands for it.
+    TooBig,
+    /// Not what `payload` says, and the rule says drop.
+    Mismatched,
+}
+
+/// What the upstream is to be told, in this order.
+#[derive(Debug)]
+pub enum Request {
+    Want(Arc<Channel>),
+    Unwant(Arc<Channel>),
+}
+
+/// The part of the settings that the hub reads.
+#[derive(Debug, Clone)]
+pub struct HubSettings {
+    pub rules: ChannelRules,
+    pub linger_ns: u64,
+    pub channels_max: usize,
+    pub payload_bytes_max: usize,
+    /// A channel without listeners lives as long as its history (embedded bus).
+    pub history_keeps_channels: bool,
+}
+
+impl From<&Settings> for HubSettings {
+    fn from(settings: &Settings) -> Self {
+        HubSettings {
+            rules: settings.channels.clone(),
+            linger_ns: u64::try_from(settings.linger.as_nanos()).unwrap_or(u64::MAX / 2),
+            channels_max: settings.channels_max,
+            payload_bytes_max: settings.payload_bytes_max,
+            history_keeps_channels: settings.redis.is_none(),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Hub {
+    settings: HubSettings,
+    metrics: Arc<BusMetrics>,
+    entries: Slab<Entry>,
+    /// Names come from clients: a keyed hash, or they could be chosen to collide.
+    by_name: HashTable<ChannelId>,
+    hasher: RandomState,
+    /// The channel of the last look-up: messages of one channel come in runs.
+    last_found: Option<ChannelId>,
+    lanes: Vec<Lane>,
+    /// Channels with an open batch.
+    open: Vec<ChannelId>,
+    requests: VecDeque<Request>,
+    /// Channels that lost their last listener, and when to look at them; in order of time, each at most once.
+    lingering: VecDeque<(MonotonicNs, ChannelId)>,
+    /// The newest moment that a caller told.
+    now: MonotonicNs,
+    sweep_at: MonotonicNs,
+    sweep_from: usize,
+    has_history: bool,
+}
+
+#[derive(Debug)]
+struct Entry {
+    channel: Arc<Channel>,
+    hash: u64,
+    rule: ChannelRule,
+    flow: Flow,
+    /// Last number handed out.
+    seq: u64,
+    /// Last number in a sealed batch; behind `seq` while a batch is open.
+    sealed: u64,
+    open: Option<BatchBuilder>,
+    interest: SmallVec<[Interest; 1]>,
+    /// Since when nobody has been interested.
+    idle_since: Option<MonotonicNs>,
+    is_in_lingering: bool,
+    history: Option<Box<History>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    /// Wanted, never confirmed.
+    Wanted,
+    Flowing,
+    /// It flowed until the upstream was lost.
+    Interrupted,
+}
+
+#[derive(Debug)]
+struct Interest {
+    shard: u16,
+    topic: TopicToken,
+    told: Told,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// The channel does not flow yet.
+    Waiting,
+    /// It flows; `Joined` waits in the shard's lane for room.
+    Due,
+    /// `lost_to`: last number of a batch that did not fit, until a later one fits or a `Head` is told; 0: none.
+    Joined { lost_to: u64 },
+}
+
+impl Hub {
+    pub fn new(settings: HubSettings, metrics: Arc<BusMetrics>, shards: Vec<ShardSender>) -> Hub {
+        let has_history =
+            settings.rules.default.history_count > 0 || settings.rules.by_prefix.iter().any(|(_, rule)| rule.history_count > 0);
+        Hub {
+            settings,
+            metrics,
+            entries: Slab::new(),
+            by_name: HashTable::new(),
+            hasher: RandomState::new(),
+            last_found: None,
+            lanes: shards.into_iter().map(Lane::new).collect(),
+            open: Vec::new(),
+            requests: VecDeque::new(),
+            lingering: VecDeque::new(),
+            now: 0,
+            sweep_at: 0,
+            sweep_from: 0,
+            has_history,
+        }
+    }
+
+    pub fn metrics(&self) -> &BusMetrics {
+        &self.metrics
+    }
+
+    pub fn payload_bytes_max(&self) -> usize {
+        self.settings.payload_bytes_max
+    }
+
+    pub fn set_ready(&self, is_ready: bool) {
+        self.metrics.ready.set(u64::from(is_ready));
+    }
+
+    // Interest.
+
+    /// A shard has its first subscriber of a channel. `Joined` (or `Refused`) follows.
+    pub fn join(&mut self, shard: u16, topic: TopicToken, name: &str, now: MonotonicNs) {
+        self.now = now;
+        let Some(id) = self.find(name).or_else(|| self.create(name, now)) else {
+            self.lanes[usize::from(shard)].reply(ShardMessage::Refused { topic });
+            return;
+        };
+        let entry = &mut self.entries[id as usize];
+        entry.idle_since = None;
+        entry.interest.push(Interest { shard, topic, told: Told::Waiting });
+        if entry.flow == Flow::Flowing {
+            self.tell_joined(id);
+        }
+    }
+
+    /// A shard has no subscriber any more. Unknown tokens are ignored: the join was refused.
+    pub fn leave(&mut self, shard: u16, topic: TopicToken, name: &str, now: MonotonicNs) {
+        let Some(id) = self.find(name) else { return };
+        let entry = &mut self.entries[id as usize];
+        let Some(index) = entry.interest.iter().position(|interest| interest.shard == shard && interest.topic == topic) else { return };
+        entry.interest.swap_remove(index);
+        let lane = &mut self.lanes[usize::from(shard)];
+        lane.joins.remove(&topic);
+        lane.behind.remove(&topic);
+        if entry.interest.is_empty() {
+            self.set_idle(id, now);
+        }
+    }
+
+    fn set_idle(&mut self, id: ChannelId, now: MonotonicNs) {
+        let entry = &mut self.entries[id as usize];
+        entry.idle_since = Some(now);
+        if !entry.is_in_lingering {
+            entry.is_in_lingering = true;
+            self.lingering.push_back((now.saturating_add(self.settings.linger_ns), id));
+        }
+    }
+
+    /// Opens a channel for a message that nobody listens to, if its rule asks for history.
+    pub fn open_for_history(&mut self, name: &str, now: MonotonicNs) -> Option<ChannelId> {
+        if self.settings.rules.of(name).history_count == 0 {
+            return None;
+        }
+        let id = self.create(name, now)?;
+        self.set_idle(id, now);
+        Some(id)
+    }
+
+    /// None: `channels_max` is reached and none of them only lingers.
+    fn create(&mut self, name: &str, now: MonotonicNs) -> Option<ChannelId> {
+        while self.entries.len() >= self.settings.channels_max {
+            let (_, id) = self.lingering.pop_front()?;
+            self.entries[id as usize].is_in_lingering = false;
+            if self.entries[id as usize].idle_since.is_some() {
+                self.seal(id, now);
+                self.forget(id);
+            }
+        }
+        // Below 2^53, so that every JSON reader gets it exactly; drawn anew each time, so a number never names two messages.
+        let epoch = fastrand::u64(1..1 << 53);
+        let channel = Arc::new(Channel { name: name.into(), epoch, subscribers: AtomicU32::new(0) });
+        let hash = self.hasher.hash_one(name);
+        let id = self.entries.insert(Entry {
+            channel: channel.clone(),
+            hash,
+            rule: self.settings.rules.of(name).clone(),
+            flow: Flow::Wanted,
+            seq: 0,
+            sealed: 0,
+            open: None,
+            interest: SmallVec::new(),
+            idle_since: None,
+            is_in_lingering: false,
+            history: None,
+        });
+        let id = ChannelId::try_from(id).expect("channels_max is far below 2^32");
+        let entries = &self.entries;
+        self.by_name.insert_unique(hash, id, |&id| entries[id as usize].hash);
+        self.requests.push_back(Request::Want(channel));
+        self.metrics.channels.set(self.entries.len() as u64);
+        Some(id)
+    }
+
+    fn forget(&mut self, id: ChannelId) {
+        let entry = self.entries.remove(id as usize);
+        debug_assert!(entry.interest.is_empty() && entry.open.is_none());
+        if let Ok(found) = self.by_name.find_entry(entry.hash, |&other| other == id) {
+            found.remove();
+        }
+        self.last_found = None;
+        self.add_history_bytes(-(entry.history.map_or(0, |history| history.bytes() as i64)));
+        self.requests.push_back(Request::Unwant(entry.channel));
+        self.metrics.channels.set(self.entries.len() as u64);
+    }
+
+    /// What the upstream is to be told next.
+    pub fn next_request(&mut self) -> Option<Request> {
+        self.requests.pop_front()
+    }
+
+    // Flow.
+
+    #[inline]
+    pub fn find(&mut self, name: &str) -> Option<ChannelId> {
+        if let Some(id) = self.last_found
+            && *self.entries[id as usize].channel.name == *name
+        {
+            return Some(id);
+        }
+        let entries = &self.entries;
+        let found = self.by_name.find(self.hasher.hash_one(name), |&id| *entries[id as usize].channel.name == *name).copied();
+        self.last_found = found.or(self.last_found);
+        found
+    }
+
+    /// Whether messages of this channel are numbered at the moment.
+    pub fn is_flowing(&mut self, name: &str) -> bool {
+        self.find(name).is_some_and(|id| self.entries[id as usize].flow == Flow::Flowing)
+    }
+
+    /// The upstream confirms that messages of the channel arrive from now on. Answers the joins that wait. After an outage one number
+    /// stands for whatever was missed.
+    pub fn flowing(&mut self, name: &str) {
+        let Some(id) = self.find(name) else { return };
+        let entry = &mut self.entries[id as usize];
+        match entry.flow {
+            Flow::Flowing => return,
+            Flow::Wanted => entry.flow = Flow::Flowing,
+            Flow::Interrupted => {
+                entry.flow = Flow::Flowing;
+                self.announce_gap(id, GapReason::Outage, self.now);
+            }
+        }
+        self.tell_joined(id);
+    }
+
+    /// All channels flow from now on (pattern mode).
+    pub fn all_flowing(&mut self) {
+        for channel in self.channels() {
+            self.flowing(&channel.name);
+        }
+    }
+
+    pub fn channels(&self) -> Vec<Arc<Channel>> {
+        self.entries.iter().map(|(_, entry)| entry.channel.clone()).collect()
+    }
+
+    /// The upstream is lost: nothing flows. What came in before is handed out at the next flush.
+    pub fn interrupt(&mut self) {
+        for (_, entry) in &mut self.entries {
+            if entry.flow == Flow::Flowing {
+                entry.flow = Flow::Interrupted;
+            }
+        }
+    }
+
+    /// A message came in that no channel here wants.
+    pub fn count_unwanted(&self, payload_bytes: usize) {
+        self.count(payload_bytes);
+        self.metrics.unwanted.inc();
+    }
+
+    /// A message came in on a channel whose name no client could write.
+    pub fn count_misnamed(&self, payload_bytes: usize) {
+        self.count(payload_bytes);
+        self.metrics.dropped.inc();
+    }
+
+    fn count(&self, payload_bytes: usize) {
+        self.metrics.messages.inc();
+        self.metrics.bytes.add(payload_bytes as u64);
+    }
+
+    /// Numbers a message and puts it into the channel's open batch.
+    pub fn message(&mut self, id: ChannelId, payload: &[u8], receipt: Receipt) -> Outcome {
+        self.count(payload.len());
+        let entry = &mut self.entries[id as usize];
+        if entry.flow != Flow::Flowing {
+            self.metrics.unwanted.inc();
+            return Outcome::Unwanted;
+        }
+        if payload.len() > self.settings.payload_bytes_max {
+            self.metrics.dropped.inc();
+            self.announce_gap(id, GapReason::Inbox, receipt.received);
+            return Outcome::TooBig;
+        }
+        let (kind, is_expected) = classify(payload, entry.rule.payload);
+        if !is_expected {
+            match entry.rule.mismatch {
+                Mismatch::Opaque => self.metrics.mismatched.inc(),
+                Mismatch::Drop => {
+                    self.metrics.dropped.inc();
+                    return Outcome::Mismatched;
+                }
+            }
+        }
+        if entry.open.as_ref().is_some_and(|open| open.is_full_for(payload.len())) {
+            self.seal(id, receipt.received);
+        }
+        let entry = &mut self.entries[id as usize];
+        let open = entry.open.get_or_insert_with(|| {
+            self.open.push(id);
+            BatchBuilder::new(entry.channel.clone(), entry.seq + 1)
+        });
+        open.push(kind, payload, receipt.received, receipt.timestamp_ms);
+        entry.seq += 1;
+        Outcome::Numbered(Published { epoch: Some(entry.channel.epoch), seq: Some(entry.seq) })
+    }
+
+    /// Spends one number on messages that are lost, so that nobody takes the channel for complete.
+    fn announce_gap(&mut self, id: ChannelId, reason: GapReason, now: MonotonicNs) {
+        self.seal(id, now);
+        let entry = &mut self.entries[id as usize];
+        entry.seq += 1;
+        let gap = Batch::gap(&entry.channel, entry.seq, entry.seq, reason);
+        self.deliver(id, gap, now);
+    }
+
+    // Delivery.
+
+    /// Hands out everything, tries again what did not fit before, and wakes each shard that got something once.
+    pub fn flush(&mut self, now: MonotonicNs) {
+        self.now = now;
+        // Answers first, or a shard whose inbox the batches keep full would never hear them.
+        self.retry();
+        let mut open = std::mem::take(&mut self.open);
+        for id in open.drain(..) {
+            self.seal(id, now);
+        }
+        self.open = open;
+        for lane in &mut self.lanes {
+            lane.wake();
+        }
+    }
+
+    /// The id may be of a channel that was sealed or forgotten since.
+    fn seal(&mut self, id: ChannelId, now: MonotonicNs) {
+        if let Some(open) = self.entries.get_mut(id as usize).and_then(|entry| entry.open.take()) {
+            self.deliver(id, open.seal(), now);
+        }
+    }
+
+    fn deliver(&mut self, id: ChannelId, batch: Arc<Batch>, now: MonotonicNs) {
+        let entry = &mut self.entries[id as usize];
+        entry.sealed = batch.end() - 1;
+        self.metrics.batches.inc();
+        for interest in &mut entry.interest {
+            let Told::Joined { lost_to } = &mut interest.told else { continue };
+            let lane = &mut self.lanes[usize::from(interest.shard)];
+            if lane.push(ShardMessage::Batch { topic: interest.topic, batch: batch.clone() }) {
+                if std::mem::take(lost_to) != 0 {
+                    // The shard sees the hole by itself.
+                    lane.behind.remove(&interest.topic);
+                }
+            } else {
+                self.metrics.inbox_full.add(batch.message_count().max(1) as u64);
+                *lost_to = entry.sealed;
+                lane.behind.insert(interest.topic, id);
+            }
+        }
+        if entry.rule.history_count > 0 {
+            let history = entry.history.get_or_insert_default();
+            let bytes_before = history.bytes() as i64;
+            history.push(batch, now, &entry.rule);
+            let bytes = history.bytes() as i64 - bytes_before;
+            self.add_history_bytes(bytes);
+        }
+    }
+
+    /// Tells every shard that waits for this channel, or notes it for when there is room.
+    fn tell_joined(&mut self, id: ChannelId) {
+        let entry = &mut self.entries[id as usize];
+        if let Some(history) = &mut entry.history {
+            let bytes_before = history.bytes() as i64;
+            history.prune(self.now, &entry.rule);
+            let bytes = history.bytes() as i64 - bytes_before;
+            self.add_history_bytes(bytes);
+        }
+        let entry = &mut self.entries[id as usize];
+        for index in 0..entry.interest.len() {
+            let Interest { shard, topic, told: Told::Waiting } = entry.interest[index] else { continue };
+            let lane = &mut self.lanes[usize::from(shard)];
+            entry.interest[index].told = if lane.push(entry.joined(topic)) {
+                Told::Joined { lost_to: 0 }
+            } else {
+                lane.joins.insert(topic, id);
+                Told::Due
+            };
+        }
+    }
+
+    fn retry(&mut self) {
+        for (shard, lane) in self.lanes.iter_mut().enumerate() {
+            if !lane.has_backlog() || !lane.push_replies() {
+                continue;
+            }
+            let entries = &mut self.entries;
+            let mut is_full = false;
+            let mut joins = std::mem::take(&mut lane.joins);
+            joins.retain(|&topic, &mut id| {
+                let entry = &mut entries[id as usize];
+                is_full = is_full || !lane.push(entry.joined(topic));
+                if !is_full {
+                    entry.interest_of(shard, topic).told = Told::Joined { lost_to: 0 };
+                }
+                is_full
+            });
+            lane.joins = joins;
+            let mut behind = std::mem::take(&mut lane.behind);
+            behind.retain(|&topic, &mut id| {
+                let Told::Joined { lost_to } = &mut entries[id as usize].interest_of(shard, topic).told else { return false };
+                is_full = is_full || !lane.push(ShardMessage::Head { topic, seq: *lost_to });
+                if !is_full {
+                    *lost_to = 0;
+                }
+                is_full
+            });
+            lane.behind = behind;
+            lane.push_stop();
+        }
+    }
+
+    // Time.
+
+    /// Forgets channels whose linger is over and history that is too old.
+    pub fn expire(&mut self, now: MonotonicNs) {
+        self.now = now;
+        while let Some(&(due, id)) = self.lingering.front()
+            && due <= now
+        {
+            self.lingering.pop_front();
+            let keeps_channels = self.settings.history_keeps_channels;
+            let entry = &mut self.entries[id as usize];
+            entry.is_in_lingering = false;
+            let Some(idle_since) = entry.idle_since else { continue };
+            let due = idle_since.saturating_add(self.settings.linger_ns);
+            let is_kept = keeps_channels && entry.history.as_ref().is_some_and(|history| !history.is_empty());
+            if due > now || is_kept {
+                entry.is_in_lingering = true;
+                // A floor on the step, or a linger of 0 would spin here for as long as history keeps the channel.
+                self.lingering.push_back((due.max(now + SWEEP_NS), id));
+            } else {
+                self.seal(id, now);
+                self.forget(id);
+            }
+        }
+        if self.has_history && now >= self.sweep_at {
+            self.sweep_at = now + SWEEP_NS;
+            self.sweep(now);
+        }
+    }
+
+    fn sweep(&mut self, now: MonotonicNs) {
+        let slots = self.entries.capacity();
+        for _ in 0..slots.min(SWEEP_CHANNELS) {
+            self.sweep_from = (self.sweep_from + 1) % slots;
+            let Some(entry) = self.entries.get_mut(self.sweep_from) else { continue };
+            let Some(history) = &mut entry.history else { continue };
+            let bytes_before = history.bytes() as i64;
+            history.prune(now, &entry.rule);
+            let bytes = history.bytes() as i64 - bytes_before;
+            self.add_history_bytes(bytes);
+        }
+    }
+
+    fn add_history_bytes(&self, bytes: i64) {
+        self.metrics.history_bytes.add(bytes as u64);
+    }
+
+    /// When [`Hub::flush`] and [`Hub::expire`] are to be called even if nothing comes in.
+    pub fn deadline(&self, now: MonotonicNs) -> Option<MonotonicNs> {
+        let retry = self.lanes.iter().any(Lane::has_backlog).then_some(now + RETRY_NS);
+        let linger = self.lingering.front().map(|&(due, _)| due);
+        let sweep = (self.metrics.history_bytes.get() > 0).then_some(self.sweep_at);
+        [retry, linger, sweep].into_iter().flatten().min()
+    }
+
+    // Answers.
+
+    /// Answers a publish.
+    pub fn answer(&mut self, reply: PublishReply, channel: Box<str>, result: Result<Published, PublishError>) {
+        match result {
+            Ok(_) => self.metrics.published.inc(),
+            Err(_) => self.metrics.publish_errors.inc(),
+        }
+        match reply {
+            PublishReply::Client { shard, conn, id } => {
+                self.lanes[usize::from(shard)].reply(ShardMessage::Published { conn, id, channel, result });
+            }
+            // The request may have been given up; then nobody wants to know.
+            PublishReply::Control(sender) => drop(sender.send(result)),
+        }
+    }
+
+    /// Whether so many replies wait for a shard that no more commands should be taken.
+    pub fn is_clogged(&self) -> bool {
+        self.lanes.iter().any(Lane::is_clogged)
+    }
+
+    /// Up to `limit` channels from slot `from` on.
+    pub fn list(&self, from: usize, limit: usize) -> ChannelPage {
+        let mut channels = Vec::new();
+        for slot in from..self.entries.capacity() {
+            let Some(entry) = self.entries.get(slot) else { continue };
+            if channels.len() == limit {
+                return ChannelPage { channels, next: Some(slot) };
+            }
+            channels.push(ChannelInfo {
+                name: entry.channel.name.to_string(),
+                epoch: entry.channel.epoch,
+                seq: entry.seq,
+                subscribers: entry.channel.subscribers.load(Relaxed),
+                history_messages: entry.history.as_ref().map_or(0, |history| history.messages()),
+            });
+        }
+        ChannelPage { channels, next: None }
+    }
+
+    /// Every shard is to be told `Stop`, after what is already on its way.
+    pub fn stop(&mut self) {
+        for lane in &mut self.lanes {
+            lane.stop();
+        }
+    }
+
+    /// Whether every shard was told everything.
+    pub fn is_drained(&self) -> bool {
+        self.open.is_empty() && !self.lanes.iter().any(Lane::has_backlog)
+    }
+}
+
+impl Entry {
+    /// As of now: batches sealed later follow, the open one among them.
+    fn joined(&self, topic: TopicToken) -> ShardMessage {
+        let history = self.history.as_ref().map_or_else(Vec::new, |history| history.batches());
+        ShardMessage::Joined { topic, channel: self.channel.clone(), seq: self.sealed, history }
+    }
+
+    /// A lane's lists name only topics that are interested: `leave` takes them out.
+    fn interest_of(&mut self, shard: usize, topic: TopicToken) -> &mut Interest {
+        let found = self.interest.iter_mut().find(|interest| usize::from(interest.shard) == shard && interest.topic == topic);
+        found.expect("a lane's lists name only topics that are interested")
+    }
+}
+
+#[cfg(test)]
+#[path = "hub_tests.rs"]
+mod tests;

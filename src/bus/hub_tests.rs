@@ -1,0 +1,495 @@
+//! Unit tests of [`super`]: the hub with inboxes whose other end the test holds.
+
+use std::time::Duration;
+
+use mio::{Poll, Token, Waker};
+
+use super::super::ConnToken;
+use super::super::embedded::Embedded;
+use super::super::upstream::Upstream;
+use super::super::{Publish, PublishReply};
+use super::*;
+use crate::config::Overrun;
+use crate::limits::BATCH_BYTES_MAX;
+use crate::shard::inbox::{Inbox, inbox};
+use crate::wire::Format;
+use crate::wire::payload::Expect;
+
+const LINGER_NS: u64 = 1_000_000_000;
+const T0: MonotonicNs = 1_000_000_000_000;
+
+struct Shard {
+    inbox: Inbox<ShardMessage>,
+    _poll: Poll,
+}
+
+struct Bed {
+    hub: Hub,
+    shards: Vec<Shard>,
+    metrics: Arc<BusMetrics>,
+}
+
+fn rule() -> ChannelRule {
+    ChannelRule {
+        overrun: Overrun::Disconnect,
+        payload: Expect::Raw,
+        mismatch: Mismatch::Opaque,
+        log_bytes: 1 << 20,
+        history_count: 0,
+        history_age: Duration::from_secs(3600),
+    }
+}
+
+fn bed_of(rule: ChannelRule, capacities: &[usize], channels_max: usize) -> Bed {
+    let (senders, shards) = capacities
+        .iter()
+        .map(|&capacity| {
+            let poll = Poll::new().unwrap();
+            let waker = Arc::new(Waker::new(poll.registry(), Token(0)).unwrap());
+            let (sender, inbox) = inbox(capacity, waker);
+            (sender, Shard { inbox, _poll: poll })
+        })
+        .unzip();
+    let metrics = Arc::new(BusMetrics::default());
+    let settings = HubSettings {
+        rules: ChannelRules { default: rule, by_prefix: Vec::new() },
+        linger_ns: LINGER_NS,
+        channels_max,
+        payload_bytes_max: 100_000,
+        history_keeps_channels: false,
+    };
+    Bed { hub: Hub::new(settings, metrics.clone(), senders), shards, metrics }
+}
+
+fn bed(capacities: &[usize]) -> Bed {
+    bed_of(rule(), capacities, 1000)
+}
+
+fn topic(index: u32) -> TopicToken {
+    TopicToken { index, generation: 1 }
+}
+
+impl Bed {
+    fn join(&mut self, shard: u16, index: u32, name: &str) {
+        self.hub.join(shard, topic(index), name, T0);
+        self.hub.flowing(name);
+        self.hub.flush(T0);
+    }
+
+    fn message(&mut self, name: &str, payload: &[u8]) -> Outcome {
+        let id = self.hub.find(name).unwrap();
+        self.hub.message(id, payload, Receipt { received: T0, timestamp_ms: 7 })
+    }
+
+    fn messages(&mut self, name: &str, count: usize) {
+        for _ in 0..count {
+            self.message(name, b"x");
+        }
+        self.hub.flush(T0);
+    }
+
+    /// What the shard has got, in words.
+    fn got(&mut self, shard: usize) -> Vec<String> {
+        std::iter::from_fn(|| self.shards[shard].inbox.try_recv())
+            .map(|message| match message {
+                ShardMessage::Joined { topic, seq, history, .. } => {
+                    let history: Vec<_> = history.iter().map(|batch| format!("{}..{}", batch.first(), batch.end())).collect();
+                    format!("joined {} at {seq} {}", topic.index, history.join(" ")).trim_end().to_owned()
+                }
+                ShardMessage::Batch { topic, batch } if batch.is_gap() => format!("gap {} {}..{}", topic.index, batch.first(), batch.end()),
+                ShardMessage::Batch { topic, batch } => format!("batch {} {}..{}", topic.index, batch.first(), batch.end()),
+                ShardMessage::Head { topic, seq } => format!("head {} {seq}", topic.index),
+                ShardMessage::Refused { topic } => format!("refused {}", topic.index),
+                ShardMessage::Published { result, .. } => format!("published {:?}", result.map(|published| published.seq)),
+                ShardMessage::Stop => "stop".into(),
+            })
+            .collect()
+    }
+}
+
+#[test]
+fn one_read_becomes_one_batch_for_each_shard_that_joined() {
+    let mut bed = bed(&[100, 100, 100]);
+    bed.join(0, 5, "a");
+    bed.join(2, 6, "a");
+    bed.join(1, 7, "b");
+    bed.messages("a", 3);
+    bed.messages("a", 2);
+    bed.messages("b", 1);
+    assert_eq!(bed.got(0), ["joined 5 at 0", "batch 5 1..4", "batch 5 4..6"]);
+    assert_eq!(bed.got(2), ["joined 6 at 0", "batch 6 1..4", "batch 6 4..6"]);
+    assert_eq!(bed.got(1), ["joined 7 at 0", "batch 7 1..2"]);
+    assert_eq!((bed.metrics.messages.get(), bed.metrics.bytes.get(), bed.metrics.batches.get()), (6, 6, 3));
+    bed.join(1, 8, "a");
+    assert_eq!(bed.got(1), ["joined 8 at 5"]);
+}
+
+#[test]
+fn a_join_between_two_messages_of_one_read_misses_and_doubles_nothing() {
+    let mut bed = bed(&[100, 100]);
+    bed.join(0, 1, "a");
+    bed.message("a", b"1");
+    bed.hub.join(1, topic(2), "a", T0);
+    bed.message("a", b"2");
+    bed.hub.flush(T0);
+    // The open batch is delivered whole: what it holds counts as published after the join.
+    assert_eq!(bed.got(1), ["joined 2 at 0", "batch 2 1..3"]);
+    assert_eq!(bed.got(0), ["joined 1 at 0", "batch 1 1..3"]);
+}
+
+#[test]
+fn a_full_inbox_is_counted_and_announced_by_a_head() {
+    let mut bed = bed(&[2, 100]);
+    bed.join(0, 1, "a");
+    bed.join(1, 2, "a");
+    for _ in 0..4 {
+        bed.messages("a", 10);
+    }
+    assert_eq!(bed.metrics.inbox_full.get(), 30);
+    assert_eq!(bed.hub.deadline(T0), Some(T0 + RETRY_NS), "it is tried again though nothing comes in");
+    assert_eq!(bed.got(0), ["joined 1 at 0", "batch 1 1..11"]);
+    bed.hub.flush(T0);
+    assert_eq!(bed.got(0), ["head 1 40"]);
+    assert_eq!(bed.hub.deadline(T0), None);
+    bed.messages("a", 1);
+    assert_eq!(bed.got(0), ["batch 1 41..42"]);
+    assert_eq!(bed.got(1).len(), 6, "the other shard is not concerned");
+}
+
+#[test]
+fn a_batch_that_gets_through_says_it_too() {
+    let mut bed = bed(&[1]);
+    bed.join(0, 1, "a");
+    assert_eq!(bed.got(0), ["joined 1 at 0"]);
+    bed.messages("a", 1);
+    bed.messages("a", 1);
+    assert_eq!(bed.got(0), ["batch 1 1..2"]);
+    // Behind by message 2; the channel is busy: the open batch finds the room before the next retry does.
+    bed.message("a", b"3");
+    let id = bed.hub.find("a").unwrap();
+    bed.hub.seal(id, T0);
+    assert_eq!(bed.got(0), ["batch 1 3..4"]);
+    bed.hub.flush(T0);
+    assert_eq!(bed.got(0), [""; 0]);
+}
+
+#[test]
+fn joined_is_never_lost_and_comes_before_the_batches() {
+    let mut bed = bed(&[1]);
+    bed.join(0, 1, "a");
+    bed.join(0, 2, "b");
+    bed.join(0, 3, "c");
+    bed.messages("b", 4);
+    bed.hub.leave(0, topic(3), "c", T0);
+    assert_eq!(bed.metrics.inbox_full.get(), 0, "b has not joined: nothing of it is lost");
+    assert_eq!(bed.got(0), ["joined 1 at 0"]);
+    bed.messages("b", 1);
+    assert_eq!(bed.got(0), ["joined 2 at 4"], "as of the moment it is told");
+    assert_eq!(bed.metrics.inbox_full.get(), 1, "message 5 found the inbox full with that");
+    bed.hub.flush(T0);
+    assert_eq!(bed.got(0), ["head 2 5"]);
+    assert!(bed.hub.is_drained());
+}
+
+#[test]
+fn replies_and_stop_wait_for_room_in_order() {
+    let mut bed = bed(&[1]);
+    let conn = ConnToken { index: 0, generation: 0 };
+    for seq in 1..=3 {
+        let reply = PublishReply::Client { shard: 0, conn, id: None };
+        bed.hub.answer(reply, "a".into(), Ok(Published { epoch: Some(1), seq: Some(seq) }));
+    }
+    bed.hub.stop();
+    let mut got = Vec::new();
+    while !bed.hub.is_drained() {
+        bed.hub.flush(T0);
+        got.extend(bed.got(0));
+    }
+    bed.hub.flush(T0);
+    got.extend(bed.got(0));
+    assert_eq!(got, ["published Ok(Some(1))", "published Ok(Some(2))", "published Ok(Some(3))", "stop"]);
+}
+
+#[test]
+fn nothing_flows_before_it_is_confirmed() {
+    let mut bed = bed(&[100]);
+    bed.hub.join(0, topic(1), "a", T0);
+    assert_eq!(bed.message("a", b"early"), Outcome::Unwanted);
+    bed.hub.flush(T0);
+    assert_eq!(bed.got(0), [""; 0]);
+    assert_eq!(bed.metrics.unwanted.get(), 1);
+    bed.hub.flowing("a");
+    bed.messages("a", 1);
+    assert_eq!(bed.got(0), ["joined 1 at 0", "batch 1 1..2"]);
+}
+
+#[test]
+fn an_outage_takes_one_number_from_channels_that_flowed() {
+    let mut bed = bed(&[100]);
+    bed.join(0, 1, "a");
+    bed.messages("a", 2);
+    bed.hub.join(0, topic(2), "never-confirmed", T0);
+    bed.message("a", b"in the same read as the end");
+    bed.hub.interrupt();
+    bed.hub.flush(T0);
+    bed.hub.join(0, topic(3), "a", T0);
+    assert_eq!(bed.got(0), ["joined 1 at 0", "batch 1 1..3", "batch 1 3..4"]);
+    bed.hub.interrupt(); // a second failure on the way back is still the same outage
+    bed.hub.flowing("a");
+    bed.hub.flowing("a");
+    bed.hub.flowing("never-confirmed");
+    bed.messages("a", 1);
+    assert_eq!(bed.got(0), ["gap 1 4..5", "joined 3 at 4", "joined 2 at 0", "batch 1 5..6", "batch 3 5..6"]);
+}
+
+#[test]
+fn a_channel_lingers_and_comes_back_as_another() {
+    let mut bed = bed(&[100]);
+    bed.join(0, 1, "a");
+    bed.messages("a", 5);
+    let epoch = bed.hub.list(0, 10).channels[0].epoch;
+    while bed.hub.next_request().is_some() {}
+    bed.hub.leave(0, topic(1), "a", T0);
+    bed.hub.expire(T0 + LINGER_NS - 1);
+    bed.hub.join(0, topic(2), "a", T0 + LINGER_NS - 1);
+    bed.hub.expire(T0 + LINGER_NS);
+    assert!(bed.hub.next_request().is_none());
+    assert_eq!(bed.got(0).last().unwrap(), "joined 2 at 5", "still the same numbers");
+
+    bed.hub.leave(0, topic(2), "a", T0 + LINGER_NS);
+    assert_eq!(bed.hub.deadline(T0 + LINGER_NS), Some(T0 + 2 * LINGER_NS));
+    bed.messages("a", 1); // nobody listens, but it is numbered
+    bed.hub.expire(T0 + 2 * LINGER_NS);
+    assert!(matches!(bed.hub.next_request(), Some(Request::Unwant(channel)) if channel.epoch == epoch));
+    assert_eq!((bed.metrics.channels.get(), bed.hub.find("a"), bed.hub.deadline(T0)), (0, None, None));
+    bed.join(0, 3, "a");
+    assert_eq!(bed.got(0), ["joined 3 at 0"]);
+    assert_ne!(bed.hub.list(0, 10).channels[0].epoch, epoch);
+}
+
+#[test]
+fn history_is_bounded_by_count_and_age() {
+    let age = Duration::from_secs(10);
+    let mut bed = bed_of(ChannelRule { history_count: 5, history_age: age, ..rule() }, &[100], 1000);
+    bed.join(0, 1, "a");
+    for _ in 0..4 {
+        bed.messages("a", 2);
+    }
+    bed.join(0, 2, "a");
+    let joined = bed.got(0).pop().unwrap();
+    assert_eq!(joined, "joined 2 at 8 3..5 5..7 7..9", "whole batches, at least 5 messages");
+    assert!(bed.metrics.history_bytes.get() > 0);
+    assert_eq!(bed.hub.list(0, 1).channels[0].history_messages, 6);
+    let later = T0 + 10_000_000_000;
+    let id = bed.hub.find("a").unwrap();
+    bed.hub.message(id, b"young", Receipt { received: later, timestamp_ms: 8 });
+    bed.hub.flush(later);
+    bed.hub.expire(later + 1);
+    assert_eq!(bed.hub.list(0, 1).channels[0].history_messages, 1, "the sweep found the old ones though nobody joined");
+    bed.hub.leave(0, topic(1), "a", later);
+    bed.hub.leave(0, topic(2), "a", later);
+    bed.hub.expire(later + LINGER_NS);
+    assert_eq!((bed.metrics.history_bytes.get(), bed.metrics.channels.get()), (0, 0));
+}
+
+#[test]
+fn batches_are_split_by_bytes() {
+    let mut bed = bed(&[100]);
+    bed.join(0, 1, "a");
+    for _ in 0..5 {
+        bed.message("a", &vec![b'x'; BATCH_BYTES_MAX / 2]);
+    }
+    bed.message("a", &[b'y'; BATCH_BYTES_MAX + 1]);
+    bed.message("a", b"z");
+    bed.hub.flush(T0);
+    assert_eq!(bed.got(0), ["joined 1 at 0", "batch 1 1..3", "batch 1 3..5", "batch 1 5..6", "batch 1 6..7", "batch 1 7..8"]);
+}
+
+#[test]
+fn what_is_dropped_is_counted_and_what_is_too_big_is_a_gap() {
+    let mut bed = bed_of(ChannelRule { payload: Expect::Json, mismatch: Mismatch::Drop, ..rule() }, &[100], 1000);
+    bed.join(0, 1, "a");
+    assert_eq!(bed.message("a", b"\xff\xff"), Outcome::Mismatched);
+    assert!(matches!(bed.message("a", b"{\"a\":1}"), Outcome::Numbered(Published { seq: Some(1), .. })));
+    assert_eq!(bed.message("a", &[b'x'; 100_001]), Outcome::TooBig);
+    bed.message("a", b"[2]");
+    bed.hub.flush(T0);
+    assert_eq!(bed.got(0), ["joined 1 at 0", "batch 1 1..2", "gap 1 2..3", "batch 1 3..4"]);
+    assert_eq!((bed.metrics.dropped.get(), bed.metrics.mismatched.get()), (2, 0));
+
+    let mut bed = bed_of(ChannelRule { payload: Expect::Json, ..rule() }, &[100], 1000);
+    bed.join(0, 1, "a");
+    bed.message("a", b"\xff\xff");
+    bed.hub.flush(T0);
+    assert_eq!((bed.got(0).len(), bed.metrics.dropped.get(), bed.metrics.mismatched.get()), (2, 0, 1));
+}
+
+#[test]
+fn payloads_arrive_as_published() {
+    let mut bed = bed(&[100]);
+    bed.join(0, 1, "a");
+    for payload in [b"one".as_slice(), b"", b"three"] {
+        bed.message("a", payload);
+    }
+    bed.hub.flush(T0);
+    bed.shards[0].inbox.try_recv();
+    let Some(ShardMessage::Batch { batch, .. }) = bed.shards[0].inbox.try_recv() else { panic!() };
+    let frames = batch.frames(Format::Raw);
+    let payload = |seq| &frames.bytes[batch.frame_start(frames, seq) + 2..batch.frame_start(frames, seq + 1)];
+    assert_eq!([payload(1), payload(2), payload(3)], [b"one".as_slice(), b"", b"three"]);
+    assert_eq!((batch.runs().len(), batch.timestamp_ms()), (1, 7));
+}
+
+#[test]
+fn the_bound_on_channels_refuses_or_ends_a_linger() {
+    let mut bed = bed_of(rule(), &[100], 2);
+    bed.join(0, 1, "a");
+    bed.join(0, 2, "b");
+    bed.join(0, 3, "c");
+    assert_eq!(bed.got(0), ["joined 1 at 0", "joined 2 at 0", "refused 3"]);
+    bed.hub.leave(0, topic(3), "c", T0); // of a topic that was refused
+    bed.hub.leave(0, topic(1), "a", T0);
+    bed.join(0, 4, "c");
+    assert_eq!(bed.got(0), ["joined 4 at 0"]);
+    assert_eq!((bed.hub.find("a"), bed.metrics.channels.get()), (None, 2));
+    bed.messages("b", 1);
+    assert_eq!(bed.got(0), ["batch 2 1..2"]);
+}
+
+#[test]
+fn channels_are_listed_in_pages() {
+    let mut bed = bed(&[100]);
+    for index in 0..5 {
+        bed.join(0, index, &format!("c{index}"));
+    }
+    bed.hub.leave(0, topic(1), "c1", T0);
+    bed.hub.expire(T0 + LINGER_NS);
+    let mut names = Vec::new();
+    let mut from = Some(0);
+    while let Some(start) = from {
+        let page = bed.hub.list(start, 2);
+        assert!(page.channels.len() <= 2);
+        names.extend(page.channels.into_iter().map(|channel| channel.name));
+        from = page.next;
+    }
+    assert_eq!(names, ["c0", "c2", "c3", "c4"]);
+}
+
+#[test]
+fn the_embedded_bus_numbers_what_somebody_hears_or_history_keeps() {
+    fn publish(bed: &mut Bed, channel: &str, now: MonotonicNs) -> Option<u64> {
+        let (sender, mut receiver) = tokio::sync::oneshot::channel();
+        Embedded.publish(
+            &mut bed.hub,
+            Publish { channel: channel.into(), payload: b"x".into(), reply: PublishReply::Control(sender) },
+            now,
+        );
+        while let Some(request) = bed.hub.next_request() {
+            if let Request::Want(channel) = request {
+                Embedded.want(&mut bed.hub, &channel);
+            }
+        }
+        bed.hub.flush(now);
+        receiver.try_recv().unwrap().unwrap().seq
+    }
+
+    let mut plain = bed(&[100]);
+    assert_eq!(publish(&mut plain, "a", T0), None);
+    assert_eq!(plain.metrics.unwanted.get(), 1);
+    plain.join(0, 1, "a");
+    assert_eq!(publish(&mut plain, "a", T0), Some(1));
+    assert_eq!(plain.got(0), ["joined 1 at 0", "batch 1 1..2"]);
+
+    let mut kept = bed_of(ChannelRule { history_count: 10, history_age: Duration::from_secs(5), ..rule() }, &[100], 1000);
+    kept.hub.settings.history_keeps_channels = true;
+    assert_eq!(publish(&mut kept, "a", T0), Some(1));
+    let after_linger = T0 + 2 * LINGER_NS;
+    kept.hub.expire(after_linger);
+    assert_eq!(publish(&mut kept, "a", after_linger), Some(2), "the same run of numbers");
+    kept.join(0, 1, "a");
+    assert_eq!(kept.got(0), ["joined 1 at 2 1..2 2..3"]);
+    kept.hub.leave(0, topic(1), "a", after_linger);
+    for step in 0..200 {
+        kept.hub.expire(after_linger + step * 100_000_000);
+    }
+    assert_eq!(kept.metrics.channels.get(), 0, "forgotten when the history is too old");
+}
+
+/// Random joins, leaves, messages, outages and stalls; checked against what each shard must have seen.
+#[test]
+fn whatever_happens_numbers_rise_and_holes_are_announced() {
+    for seed in 0..300 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut bed = bed_of(ChannelRule { history_count: random.usize(0..20), ..rule() }, &[random.usize(1..20), 3], 1000);
+        let mut topics: Vec<(u16, u32, &str)> = Vec::new();
+        let mut next_topic = 0;
+        // Per topic: None before Joined, then the last number seen or announced.
+        let mut seen: std::collections::HashMap<(usize, u32), u64> = Default::default();
+        let mut now = T0;
+        let mut heads: std::collections::HashMap<String, u64> = Default::default();
+        for _ in 0..400 {
+            let name = ["a", "b", "c"][random.usize(0..3)];
+            now += random.u64(0..LINGER_NS / 4);
+            match random.u32(0..12) {
+                0 | 1 => {
+                    let shard = random.u16(0..2);
+                    bed.hub.join(shard, topic(next_topic), name, now);
+                    topics.push((shard, next_topic, name));
+                    next_topic += 1;
+                }
+                2 if !topics.is_empty() => {
+                    let (shard, index, name) = topics.swap_remove(random.usize(0..topics.len()));
+                    bed.hub.leave(shard, topic(index), name, now);
+                }
+                3 if random.u32(0..4) == 0 => bed.hub.interrupt(),
+                4 | 5 => bed.hub.flowing(name),
+                6 => bed.hub.flush(now),
+                7 => bed.hub.expire(now),
+                8 => drain(&mut bed, random.usize(0..2), &mut seen, seed),
+                _ => {
+                    if let Some(id) = bed.hub.find(name) {
+                        let bytes = if random.u32(0..20) == 0 { 100_001 } else { random.usize(0..BATCH_BYTES_MAX) };
+                        bed.hub.message(id, &vec![0; bytes], Receipt { received: now, timestamp_ms: 1 });
+                    }
+                }
+            }
+        }
+        // In the end everybody hears of everything.
+        bed.hub.all_flowing();
+        for _ in 0..10_000 {
+            bed.hub.flush(now);
+            drain(&mut bed, 0, &mut seen, seed);
+            drain(&mut bed, 1, &mut seen, seed);
+        }
+        assert!(bed.hub.is_drained(), "seed {seed}");
+        heads.extend(bed.hub.list(0, 100).channels.into_iter().map(|channel| (channel.name, channel.seq)));
+        for (shard, index, name) in topics {
+            assert_eq!(seen.get(&(usize::from(shard), index)), heads.get(name), "seed {seed}: topic {index} of shard {shard}");
+        }
+    }
+
+    fn drain(bed: &mut Bed, shard: usize, seen: &mut std::collections::HashMap<(usize, u32), u64>, seed: u64) {
+        while let Some(message) = bed.shards[shard].inbox.try_recv() {
+            match message {
+                ShardMessage::Joined { topic, seq, history, .. } => {
+                    assert!(seen.insert((shard, topic.index), seq).is_none(), "seed {seed}: joined twice");
+                    if let Some(last) = history.last() {
+                        assert_eq!(last.end() - 1, seq, "seed {seed}");
+                    }
+                    assert!(history.windows(2).all(|pair| pair[0].end() == pair[1].first()), "seed {seed}: a hole in history");
+                }
+                ShardMessage::Batch { topic, batch } => {
+                    let last = seen.get_mut(&(shard, topic.index)).unwrap_or_else(|| panic!("seed {seed}: a batch before joined"));
+                    assert!(batch.first() > *last, "seed {seed}: {} again", batch.first());
+                    *last = batch.end() - 1;
+                }
+                ShardMessage::Head { topic, seq } => {
+                    let last = seen.get_mut(&(shard, topic.index)).unwrap();
+                    assert!(seq > *last, "seed {seed}: a head behind");
+                    *last = seq;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The way from the bus thread to one shard. Owned by the hub, one per shard.
+//!
+//! Nothing here waits. A batch that does not fit is lost, counted and remembered until its channel's `Head` is told; answers
+//! (joined, refused, published, stop) are never lost: they wait here. What waits is bounded: one entry per topic of the shard,
+//! and [`REPLIES_MAX`] replies, beyond which the bus thread takes no more commands.
+
+use std::collections::VecDeque;
+
+use hashbrown::HashMap;
+
+use super::{ShardMessage, ShardSender, TopicToken};
+
+/// Replies that may wait for one shard before the bus thread stops taking commands.
+pub const REPLIES_MAX: usize = 16 * 1024;
+
+pub struct Lane {
+    sender: ShardSender,
+    /// Something was pushed since the last wake.
+    dirty: bool,
+    replies: VecDeque<ShardMessage>,
+    /// Joins that are answered but not told yet, with the channel's index.
+    pub(super) joins: HashMap<TopicToken, u32>,
+    /// Topics that lost batches and were not told a `Head` since.
+    pub(super) behind: HashMap<TopicToken, u32>,
+    /// Stop is to be told after everything else.
+    stopping: bool,
+}
+
+impl std::fmt::Debug for Lane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lane").field("replies", &self.replies.len()).field("joins", &self.joins).field("behind", &self.behind).finish()
+    }
+}
+
+impl Lane {
+    pub fn new(sender: ShardSender) -> Lane {
+        Lane { sender, dirty: false, replies: VecDeque::new(), joins: HashMap::new(), behind: HashMap::new(), stopping: false }
+    }
+
+    /// Puts a message in without waking the shard. False: it is full.
+    pub fn push(&mut self, message: ShardMessage) -> bool {
+        let is_in = self.sender.push(message).is_ok();
+        self.dirty |= is_in;
+        is_in
+    }
+
+    /// Puts an answer in, now or as soon as there is room. Answers keep their order.
+    pub fn reply(&mut self, message: ShardMessage) {
+        self.replies.push_back(message);
+        self.push_replies();
+    }
+
+    /// Stop follows when nothing else waits.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+    }
+
+    /// False: the shard is full.
+    pub fn push_replies(&mut self) -> bool {
+        while let Some(message) = self.replies.pop_front() {
+            match self.sender.push(message) {
+                Ok(()) => self.dirty = true,
+                Err(message) => {
+                    self.replies.push_front(message);
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// To be called when replies, joins and heads were tried. False: the shard is full.
+    pub fn push_stop(&mut self) -> bool {
+        if self.stopping && self.replies.is_empty() && self.joins.is_empty() && self.push(ShardMessage::Stop) {
+            self.stopping = false;
+        }
+        !self.stopping
+    }
+
+    /// Whether something waits that the shard must be told.
+    pub fn has_backlog(&self) -> bool {
+        !self.replies.is_empty() || !self.joins.is_empty() || !self.behind.is_empty() || self.stopping
+    }
+
+    pub fn is_clogged(&self) -> bool {
+        self.replies.len() >= REPLIES_MAX
+    }
+
+    /// Wakes the shard if anything was put in since the last time.
+    pub fn wake(&mut self) {
+        if std::mem::take(&mut self.dirty) {
+            self.sender.wake();
+        }
+    }
+}

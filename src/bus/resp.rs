@@ -1,0 +1,431 @@
+//! Replies and messages out of the bytes of a Redis connection, RESP2 and RESP3 alike. Sans-IO; owned by [`super::link`].
+//!
+//! Messages, which are nearly all there is, are found by a scan of the read buffer and lent out of it: 20 to 30 ns where
+//! `redis::Parser` takes about 1 µs. Everything else goes to `redis::Parser`, which may stop anywhere and go on with the next bytes. It is
+//! fed line by line: every RESP value ends with a line's end, so at the end of a value the parser holds nothing that the scan should see.
+
+use std::io::{self, Read};
+use std::ops::Range;
+
+use redis::{Parser, PushKind, ServerError, Value};
+
+use crate::limits::READ_BYTES;
+
+/// One thing that Redis sent.
+#[derive(Debug, PartialEq)]
+pub enum Reply<'a> {
+    Message {
+        channel: &'a [u8],
+        payload: &'a [u8],
+    },
+    Subscribed {
+        name: &'a [u8],
+    },
+    Unsubscribed {
+        name: &'a [u8],
+    },
+    PatternSubscribed,
+    Pong,
+    Okay,
+    Integer(i64),
+    Error(&'a ServerError),
+    /// Something that none of our commands asks for.
+    Other,
+}
+
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    #[error("Redis announced or sent a value larger than {bytes_max} bytes")]
+    TooBig { bytes_max: usize },
+    #[error("what came is not the Redis protocol: {0}")]
+    NotRedis(String),
+}
+
+pub struct Decoder {
+    /// `start..end` is received and not yet taken.
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    parser: Parser,
+    /// Bytes the parser took of a value that is not complete yet; 0 between values.
+    fed: usize,
+    /// What the last [`Reply`] of the parser lends from.
+    held: Value,
+    value_bytes_max: usize,
+    scans: bool,
+}
+
+impl std::fmt::Debug for Decoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Decoder").field("waiting", &(self.end - self.start)).field("fed", &self.fed).finish_non_exhaustive()
+    }
+}
+
+impl Decoder {
+    /// A value of more than `value_bytes_max` bytes is a violation.
+    pub fn new(value_bytes_max: usize) -> Decoder {
+        Decoder { buffer: Vec::new(), start: 0, end: 0, parser: Parser::new(), fed: 0, held: Value::Nil, value_bytes_max, scans: true }
+    }
+
+    /// Without the scan: everything goes through `redis::Parser`. For comparison in tests.
+    #[cfg(test)]
+    fn parser_only(value_bytes_max: usize) -> Decoder {
+        Decoder { scans: false, ..Decoder::new(value_bytes_max) }
+    }
+
+    /// Reads once from `source` into the buffer. Bounded: messages are limited by the scan, all else is taken out at once.
+    pub fn fill(&mut self, source: &mut impl Read) -> io::Result<usize> {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+            if self.buffer.len() != READ_BYTES {
+                self.buffer = vec![0; READ_BYTES];
+            }
+        } else if self.start > 0 && self.buffer.len() - self.end < READ_BYTES / 2 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        if self.end == self.buffer.len() {
+            self.buffer.resize(2 * self.buffer.len(), 0);
+        }
+        let count = source.read(&mut self.buffer[self.end..])?;
+        self.end += count;
+        Ok(count)
+    }
+
+    /// The next complete value, or None until more is filled in. After a violation the connection is of no use.
+    pub fn next(&mut self) -> Result<Option<Reply<'_>>, Violation> {
+        if self.fed == 0 && self.scans {
+            match scan(&self.buffer[self.start..self.end], self.value_bytes_max)? {
+                Scan::Message { channel, payload, bytes } => {
+                    let message = &self.buffer[self.start..self.start + bytes];
+                    self.start += bytes;
+                    return Ok(Some(Reply::Message { channel: &message[channel], payload: &message[payload] }));
+                }
+                Scan::Incomplete => return Ok(None),
+                Scan::Other => {}
+            }
+        }
+        // Without the scan the parser may hold further values itself.
+        while self.start < self.end || !self.scans {
+            let waiting = &self.buffer[self.start..self.end];
+            let line =
+                if self.scans { waiting.iter().position(|&byte| byte == b'\n').map_or(waiting.len(), |at| at + 1) } else { waiting.len() };
+            let mut line = Line(&waiting[..line]);
+            let before = line.0.len();
+            let parsed = self.parser.parse_value(&mut line);
+            let taken = before - line.0.len();
+            self.start += taken;
+            self.fed += taken;
+            match parsed {
+                Ok(value) => {
+                    self.fed = 0;
+                    self.held = value;
+                    return Ok(Some(reply(&self.held)));
+                }
+                Err(error) if !error.is_timeout() => return Err(Violation::NotRedis(error.detail().unwrap_or("unreadable").to_owned())),
+                Err(_) if self.fed > self.value_bytes_max => return Err(Violation::TooBig { bytes_max: self.value_bytes_max }),
+                Err(_) if self.start == self.end => break,
+                Err(_) => {}
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// A reader that would block at its end, which the parser takes for "not yet".
+struct Line<'a>(&'a [u8]);
+
+impl Read for Line<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.0.is_empty() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.0.read(out)
+    }
+}
+
+enum Scan {
+    Message {
+        channel: Range<usize>,
+        payload: Range<usize>,
+        bytes: usize,
+    },
+    /// It begins like a message; more bytes are needed.
+    Incomplete,
+    Other,
+}
+
+/// How messages begin in RESP3 and RESP2, and how many strings follow; the last two are channel and payload.
+const MESSAGE_HEADS: [(&[u8], usize); 4] =
+    [(b">3\r\n$7\r\nmessage\r\n", 2), (b"*3\r\n$7\r\nmessage\r\n", 2), (b">4\r\n$8\r\npmessage\r\n", 3), (b"*4\r\n$8\r\npmessage\r\n", 3)];
+
+fn scan(input: &[u8], value_bytes_max: usize) -> Result<Scan, Violation> {
+    for (head, strings) in MESSAGE_HEADS {
+        if !input.starts_with(head) {
+            if head.starts_with(input) {
+                return Ok(Scan::Incomplete);
+            }
+            continue;
+        }
+        let (mut at, mut channel, mut payload) = (head.len(), 0..0, 0..0);
+        for _ in 0..strings {
+            match bulk_string(input, at) {
+                Bulk::At { content, .. } if content.end > value_bytes_max => return Err(Violation::TooBig { bytes_max: value_bytes_max }),
+                Bulk::At { content, is_complete: true } => {
+                    at = content.end + 2;
+                    channel = std::mem::replace(&mut payload, content);
+                }
+                Bulk::At { is_complete: false, .. } | Bulk::Incomplete => return Ok(Scan::Incomplete),
+                Bulk::Other => return Ok(Scan::Other),
+            }
+        }
+        return Ok(Scan::Message { channel, payload, bytes: at });
+    }
+    Ok(Scan::Other)
+}
+
+enum Bulk {
+    At {
+        content: Range<usize>,
+        is_complete: bool,
+    },
+    Incomplete,
+    /// Not a bulk string: the parser knows what it is, or why it is wrong.
+    Other,
+}
+
+/// `$<length>\r\n<content>\r\n` at `at`.
+fn bulk_string(input: &[u8], at: usize) -> Bulk {
+    match input.get(at) {
+        None => return Bulk::Incomplete,
+        Some(b'$') => {}
+        Some(_) => return Bulk::Other,
+    }
+    let mut length = 0usize;
+    // Redis itself allows 512 MB; twelve digits are enough to call anything too big, and cannot overflow.
+    for (digits, index) in (at + 1..).enumerate() {
+        match input.get(index) {
+            None => return Bulk::Incomplete,
+            Some(digit @ b'0'..=b'9') if digits < 12 => length = length * 10 + usize::from(digit - b'0'),
+            Some(b'\r') if digits > 0 => {
+                let Some(&newline) = input.get(index + 1) else { return Bulk::Incomplete };
+                if newline != b'\n' {
+                    return Bulk::Other;
+                }
+                let content = index + 2..index + 2 + length;
+                let is_complete = input.len() >= content.end + 2;
+                if is_complete && input[content.end..content.end + 2] != *b"\r\n" {
+                    return Bulk::Other;
+                }
+                return Bulk::At { content, is_complete };
+            }
+            Some(_) => return Bulk::Other,
+        }
+    }
+    unreachable!("the loop ends with the input")
+}
+
+/// RESP2 sends as arrays what RESP3 sends as pushes.
+fn reply(value: &Value) -> Reply<'_> {
+    match value {
+        Value::Okay => Reply::Okay,
+        Value::Int(number) => Reply::Integer(*number),
+        Value::ServerError(error) => Reply::Error(error),
+        Value::SimpleString(text) if text == "PONG" => Reply::Pong,
+        Value::Push { kind: PushKind::Message, data } => published(data, 2),
+        Value::Push { kind: PushKind::PMessage, data } => published(data, 3),
+        Value::Push { kind: PushKind::Subscribe, data } => named(data, |name| Reply::Subscribed { name }),
+        Value::Push { kind: PushKind::Unsubscribe, data } => named(data, |name| Reply::Unsubscribed { name }),
+        Value::Push { kind: PushKind::PSubscribe, .. } => Reply::PatternSubscribed,
+        Value::Array(items) => match items.split_first() {
+            Some((Value::BulkString(kind), rest)) => match kind.as_slice() {
+                b"message" => published(rest, 2),
+                b"pmessage" => published(rest, 3),
+                b"subscribe" => named(rest, |name| Reply::Subscribed { name }),
+                b"unsubscribe" => named(rest, |name| Reply::Unsubscribed { name }),
+                b"psubscribe" => Reply::PatternSubscribed,
+                b"pong" => Reply::Pong,
+                _ => Reply::Other,
+            },
+            _ => Reply::Other,
+        },
+        _ => Reply::Other,
+    }
+}
+
+fn published(data: &[Value], strings: usize) -> Reply<'_> {
+    match data {
+        [.., Value::BulkString(channel), Value::BulkString(payload)] if data.len() == strings => Reply::Message { channel, payload },
+        _ => Reply::Other,
+    }
+}
+
+fn named<'a>(data: &'a [Value], make: impl Fn(&'a [u8]) -> Reply<'a>) -> Reply<'a> {
+    match data {
+        [Value::BulkString(name), ..] => make(name),
+        _ => Reply::Other,
+    }
+}
+
+/// Appends one command, as Redis wants commands: an array of bulk strings.
+pub fn write_command<'a>(out: &mut Vec<u8>, parts: impl ExactSizeIterator<Item = &'a [u8]>) {
+    use std::io::Write;
+    let _ = write!(out, "*{}\r\n", parts.len());
+    for part in parts {
+        let _ = write!(out, "${}\r\n", part.len());
+        out.extend_from_slice(part);
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Everything the decoder finds in `bytes`, which arrive cut at `cuts`.
+    fn decode(mut decoder: Decoder, bytes: &[u8], cuts: &[usize]) -> Result<Vec<String>, Violation> {
+        let mut found = Vec::new();
+        let mut start = 0;
+        for &cut in cuts.iter().chain([&bytes.len()]) {
+            let mut part = &bytes[start..cut];
+            start = cut;
+            while !part.is_empty() {
+                decoder.fill(&mut part).unwrap();
+                while let Some(reply) = decoder.next()? {
+                    found.push(format!("{reply:?}"));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn stream() -> Vec<u8> {
+        let mut stream = Vec::new();
+        for mark in [">", "*"] {
+            for text in [
+                "3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n",
+                "3\r\n$7\r\nmessage\r\n$1\r\na\r\n$5\r\nhe\r\no\r\n",
+                "3\r\n$7\r\nmessage\r\n$1\r\na\r\n$0\r\n\r\n",
+                "4\r\n$8\r\npmessage\r\n$2\r\na*\r\n$2\r\nab\r\n$3\r\n\n\n\n\r\n",
+                "3\r\n$11\r\nunsubscribe\r\n$1\r\na\r\n:0\r\n",
+                "3\r\n$10\r\npsubscribe\r\n$2\r\na*\r\n:1\r\n",
+                "1\r\n$7\r\nmessage\r\n",
+            ] {
+                stream.extend_from_slice(format!("{mark}{text}").as_bytes());
+            }
+        }
+        stream.extend_from_slice(
+            b"+OK\r\n+PONG\r\n:42\r\n-ERR no\r\n*2\r\n$4\r\npong\r\n$0\r\n\r\n%1\r\n$6\r\nserver\r\n$5\r\nredis\r\n$-1\r\n",
+        );
+        stream
+    }
+
+    #[test]
+    fn every_split_gives_what_the_parser_gives() {
+        let stream = stream();
+        let whole = decode(Decoder::parser_only(1000), &stream, &[]).unwrap();
+        assert_eq!(whole.len(), 21);
+        assert_eq!(decode(Decoder::new(1000), &stream, &[]).unwrap(), whole);
+        for first in 0..stream.len() {
+            assert_eq!(decode(Decoder::new(1000), &stream, &[first]).unwrap(), whole, "cut at {first}");
+            let second = first + (stream.len() - first) / 3;
+            assert_eq!(decode(Decoder::new(1000), &stream, &[first, second]).unwrap(), whole, "cut at {first} and {second}");
+        }
+        let bytewise: Vec<usize> = (0..stream.len()).collect();
+        assert_eq!(decode(Decoder::new(1000), &stream, &bytewise).unwrap(), whole);
+    }
+
+    #[test]
+    fn messages_of_any_size_come_through_the_buffer() {
+        let mut stream = Vec::new();
+        let sizes = [0, 1, 100, READ_BYTES - 1, READ_BYTES, 3 * READ_BYTES, 7, 1_000_000];
+        for size in sizes.iter().cycle().take(40) {
+            write_command(&mut stream, [b"message".as_slice(), b"a", &vec![b'x'; *size]].into_iter());
+        }
+        let mut decoder = Decoder::new(2_000_000);
+        let mut source = stream.as_slice();
+        let mut found = Vec::new();
+        while decoder.fill(&mut source).unwrap() > 0 {
+            while let Some(reply) = decoder.next().unwrap() {
+                let Reply::Message { channel: b"a", payload } = reply else { panic!("{reply:?}") };
+                found.push(payload.len());
+            }
+        }
+        assert_eq!(found, sizes.iter().cycle().take(40).copied().collect::<Vec<_>>());
+        decoder.fill(&mut io::empty()).unwrap();
+        assert_eq!(decoder.buffer.len(), READ_BYTES, "what a large message needed was given back");
+    }
+
+    #[test]
+    fn announced_sizes_are_not_believed() {
+        for text in [
+            &b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$9999999999\r\n"[..],
+            b"*3\r\n$7\r\nmessage\r\n$999999999999\r\n",
+            b">4\r\n$8\r\npmessage\r\n$1001\r\n",
+        ] {
+            assert_eq!(decode(Decoder::new(1000), text, &[]), Err(Violation::TooBig { bytes_max: 1000 }));
+        }
+        // Outside of messages the parser waits for what was announced, allocates only for what comes, and is cut off at the limit.
+        for head in ["$9999999999\r\n", "*999999999\r\n", "%999999999\r\n", ">999999999\r\n", "=999999999\r\n", "|9223372036854775807\r\n"]
+        {
+            let mut stream = head.as_bytes().to_vec();
+            assert_eq!(decode(Decoder::new(1000), &stream, &[]), Ok(vec![]), "{head}");
+            stream.extend(b":1\r\n".repeat(300));
+            assert_eq!(decode(Decoder::new(1000), &stream, &[]), Err(Violation::TooBig { bytes_max: 1000 }), "{head}");
+        }
+    }
+
+    #[test]
+    fn garbage_is_a_violation_not_a_panic() {
+        for text in [
+            &b"HTTP/1.1 400 Bad Request\r\n\r\n"[..],
+            b"\r\n\r\n",
+            b"\0\0\0\0\r\n",
+            b"*3\r\n$7\r\nmessage\r\n$x\r\n",
+            b"*3\r\n$7\r\nmessage\r\n$1\r\nabc\r\n",
+            b"*3\r\n$7\r\nmessage\r\n$9999999999999999\r\n\r\n$1\r\na\r\n",
+            b":nonsense\r\n",
+            b"%-1\r\n",
+            b"=-7\r\n:",
+            b"*-9223372036854775808\r\n:x\r\n",
+        ] {
+            let result = decode(Decoder::new(1000), text, &[]);
+            assert!(result.is_err() || !result.unwrap().iter().any(|reply| reply.contains("Message")), "{}", text.escape_ascii());
+        }
+        let mut random = fastrand::Rng::with_seed(7);
+        for _ in 0..2000 {
+            let mut text = stream();
+            for _ in 0..3 {
+                let at = random.usize(..text.len());
+                text[at] = random.u8(..);
+            }
+            let _ = decode(Decoder::new(1000), &text, &[]);
+        }
+    }
+
+    /// Not a test: what a message costs. `cargo test --release -- --ignored --nocapture cost_per_message`
+    #[test]
+    #[ignore = "a measurement"]
+    fn cost_per_message() {
+        for payload_bytes in [16, 128, 1024] {
+            let mut one = Vec::new();
+            write_command(&mut one, [b"message".as_slice(), b"notifications:user:123", &vec![b'x'; payload_bytes]].into_iter());
+            let stream = one.repeat(1000);
+            for (name, make) in [("scan", Decoder::new as fn(usize) -> Decoder), ("redis::Parser", Decoder::parser_only)] {
+                let mut decoder = make(1 << 20);
+                let begin = std::time::Instant::now();
+                let mut count = 0;
+                for _ in 0..200 {
+                    let mut source = stream.as_slice();
+                    while !source.is_empty() {
+                        decoder.fill(&mut source).unwrap();
+                        while decoder.next().unwrap().is_some() {
+                            count += 1;
+                        }
+                    }
+                }
+                println!("{payload_bytes} B, {name}: {} ns per message", begin.elapsed().as_nanos() / count);
+            }
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The bus thread: one mio loop over the upstream's sockets and the inbox of commands. Started by `serve`.
+//!
+//! It never waits for a shard: Redis closes a Pub/Sub client that reads too slowly, and then everybody loses. Every stage of a
+//! turn works under a budget, so that a flood of messages does not hold up joins, nor the reverse.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context;
+use mio::{Events, Poll, Token, Waker};
+
+use super::embedded::Embedded;
+use super::hub::{Hub, HubSettings, Request};
+use super::link::Timing;
+use super::redis::RedisBus;
+use super::upstream::Upstream;
+use super::{BusCommand, BusSender, COMMANDS_MAX, PublishError, ShardSender};
+use crate::config::Settings;
+use crate::metrics::BusMetrics;
+use crate::shard::inbox::{Inbox, inbox};
+use crate::sys::monotonic_ns;
+
+/// Commands served in one turn.
+const TURN_COMMANDS: usize = 1024;
+const WAKER: Token = Token(0);
+
+/// Starts the bus thread. `shards[n]` is the inbox of shard `n`. A URL that cannot be used is an error here; a Redis that is away is
+/// not: the thread keeps trying. The thread ends after [`BusCommand::Stop`].
+pub fn spawn(settings: Arc<Settings>, metrics: Arc<BusMetrics>, shards: Vec<ShardSender>) -> anyhow::Result<(BusSender, JoinHandle<()>)> {
+    spawn_with_timing(settings, metrics, shards, Timing::default())
+}
+
+/// [`spawn`] with other deadlines than the usual ones, for tests.
+pub fn spawn_with_timing(
+    settings: Arc<Settings>,
+    metrics: Arc<BusMetrics>,
+    shards: Vec<ShardSender>,
+    timing: Timing,
+) -> anyhow::Result<(BusSender, JoinHandle<()>)> {
+    let poll = Poll::new().context("the bus thread needs an epoll descriptor; raise `ulimit -n`")?;
+    let waker = Arc::new(Waker::new(poll.registry(), WAKER).context("the bus thread needs an eventfd; raise `ulimit -n`")?);
+    let (sender, inbox) = inbox(COMMANDS_MAX, waker.clone());
+    let upstream: Box<dyn Upstream> = match &settings.redis {
+        None => Box::new(Embedded),
+        Some(url) => Box::new(RedisBus::new(url, &settings, timing, poll.registry().try_clone()?, waker)?),
+    };
+    let mut subscriber = Subscriber {
+        poll,
+        inbox,
+        hub: Hub::new(HubSettings::from(&*settings), metrics, shards),
+        upstream,
+        stop_timeout: settings.shutdown_timeout,
+        stopping: false,
+        more: true, // the first turn starts the upstream
+    };
+    let thread =
+        std::thread::Builder::new().name("bus".into()).spawn(move || subscriber.run()).context("the bus thread could not be started")?;
+    Ok((sender, thread))
+}
+
+struct Subscriber {
+    poll: Poll,
+    inbox: Inbox<BusCommand>,
+    hub: Hub,
+    upstream: Box<dyn Upstream>,
+    stop_timeout: Duration,
+    stopping: bool,
+    /// Work is left from the last turn: do not sleep.
+    more: bool,
+}
+
+impl Subscriber {
+    fn run(&mut self) {
+        let mut events = Events::with_capacity(64);
+        while !self.stopping {
+            let mut now = self.wait(&mut events);
+            self.more = self.upstream.read(&mut self.hub, now);
+            self.hub.flush(now); // before commands: a join should not wait for what came before it
+            self.drain_inbox(now);
+            now = monotonic_ns();
+            self.hub.expire(now);
+            self.pass_requests();
+            self.upstream.write(&mut self.hub, now);
+            self.hub.flush(now);
+        }
+        self.finish();
+    }
+
+    fn wait(&mut self, events: &mut Events) -> u64 {
+        let now = monotonic_ns();
+        let may_sleep = !self.more && (self.hub.is_clogged() || self.inbox.prepare_sleep());
+        let timeout = if may_sleep {
+            let due = [self.hub.deadline(now), self.upstream.deadline()].into_iter().flatten().min();
+            due.map(|due| Duration::from_nanos(due.saturating_sub(now)))
+        } else {
+            Some(Duration::ZERO)
+        };
+        if let Err(error) = self.poll.poll(events, timeout)
+            && error.kind() != std::io::ErrorKind::Interrupted
+        {
+            panic!("epoll_wait on our own descriptor: {error}");
+        }
+        self.inbox.awake();
+        for event in events.iter().filter(|event| event.token() != WAKER) {
+            self.upstream.event(event);
+        }
+        monotonic_ns()
+    }
+
+    fn drain_inbox(&mut self, now: u64) {
+        for _ in 0..TURN_COMMANDS {
+            // A shard that does not take its replies gets no further ones; its own inbox into this thread then fills and tells it so.
+            if self.hub.is_clogged() {
+                return;
+            }
+            let Some(command) = self.inbox.try_recv() else { return };
+            match command {
+                BusCommand::Join { shard, topic, channel } => self.hub.join(shard, topic, &channel, now),
+                BusCommand::Leave { shard, topic, channel } => self.hub.leave(shard, topic, &channel, now),
+                BusCommand::Publish(publish) => {
+                    let bytes_max = self.hub.payload_bytes_max();
+                    if publish.payload.len() > bytes_max {
+                        self.hub.answer(publish.reply, publish.channel, Err(PublishError::TooBig { bytes_max }));
+                    } else {
+                        self.upstream.publish(&mut self.hub, publish, now);
+                    }
+                }
+                // The request may have been given up; then nobody wants to know.
+                BusCommand::ListChannels { from, limit, reply } => drop(reply.send(self.hub.list(from, limit))),
+                BusCommand::Stop => {
+                    self.stopping = true;
+                    return;
+                }
+            }
+            self.pass_requests();
+        }
+        self.more = true;
+    }
+
+    fn pass_requests(&mut self) {
+        while let Some(request) = self.hub.next_request() {
+            match request {
+                Request::Want(channel) => self.upstream.want(&mut self.hub, &channel),
+                Request::Unwant(channel) => self.upstream.unwant(&mut self.hub, &channel),
+            }
+        }
+    }
+
+    /// Hands out what there is and tells every shard to stop; a shard that takes nothing is given up after `stop_timeout`.
+    fn finish(&mut self) {
+        self.hub.set_ready(false);
+        self.upstream.stop(&mut self.hub);
+        self.hub.flush(monotonic_ns());
+        self.hub.stop();
+        let give_up_at = std::time::Instant::now() + self.stop_timeout;
+        loop {
+            self.hub.flush(monotonic_ns());
+            if self.hub.is_drained() {
+                return;
+            }
+            if std::time::Instant::now() >= give_up_at {
+                tracing::warn!("a shard did not take its last messages within {:?}; stopping without it", self.stop_timeout);
+                return;
+            }
+            std::thread::sleep(Duration::from_nanos(super::hub::RETRY_NS));
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Where a Redis is and how to log in there, out of a URL: `redis://`, `rediss://` (TLS), `unix://`. Read once, at start.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow, bail};
+use redis::{ConnectionAddr, ConnectionInfo};
+use rustls::ClientConfig;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+
+#[derive(Debug)]
+pub struct Target {
+    pub address: Address,
+    pub username: Option<String>,
+    pub password: Option<String>,
+    pub db: i64,
+    /// The URL says `protocol=2`: HELLO is not tried.
+    pub resp2_only: bool,
+}
+
+#[derive(Debug)]
+pub enum Address {
+    Tcp { host: String, port: u16, tls: Option<Tls> },
+    Unix(PathBuf),
+}
+
+#[derive(Debug, Clone)]
+pub struct Tls {
+    pub config: Arc<ClientConfig>,
+    pub name: ServerName<'static>,
+}
+
+impl Target {
+    pub fn from_url(url: &str) -> anyhow::Result<Target> {
+        // The URL may hold a password: errors must not repeat it.
+        let info: ConnectionInfo = url.parse().map_err(|error: redis::RedisError| {
+            anyhow!(
+                "the Redis URL cannot be used: {}. Write redis://[[USER]:PASSWORD@]HOST[:PORT][/DB], \
+                 rediss://… for TLS (add #insecure to accept any certificate), or unix:///PATH[?db=N&user=U&pass=P]",
+                error.detail().map_or_else(|| error.to_string(), str::to_owned)
+            )
+        })?;
+        let address = match info.addr() {
+            ConnectionAddr::Tcp(host, port) => Address::Tcp { host: host.clone(), port: *port, tls: None },
+            ConnectionAddr::TcpTls { host, port, insecure, .. } => {
+                let name = ServerName::try_from(host.clone()).map_err(|_| anyhow!("`{host}` is no name that a certificate could carry"))?;
+                Address::Tcp { host: host.clone(), port: *port, tls: Some(Tls { config: tls_config(*insecure)?, name }) }
+            }
+            ConnectionAddr::Unix(path) => Address::Unix(path.clone()),
+            other => bail!("Redis at `{other}` is not supported; use redis://, rediss:// or unix://"),
+        };
+        let login = info.redis_settings();
+        Ok(Target {
+            address,
+            username: login.username().map(str::to_owned),
+            password: login.password().map(str::to_owned),
+            db: login.db(),
+            resp2_only: ["protocol=2", "protocol=resp2"].iter().any(|choice| url.contains(choice)),
+        })
+    }
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.address {
+            Address::Tcp { host, port, tls } => write!(f, "{}://{host}:{port}", if tls.is_some() { "rediss" } else { "redis" }),
+            Address::Unix(path) => write!(f, "unix://{}", path.display()),
+        }
+    }
+}
+
+fn tls_config(insecure: bool) -> anyhow::Result<Arc<ClientConfig>> {
+    let provider = Arc::new(ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
+    if insecure {
+        let verifier = Arc::new(AnyCertificate(provider));
+        return Ok(Arc::new(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()));
+    }
+    let mut roots = rustls::RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    let (usable, _) = roots.add_parsable_certificates(found.certs);
+    if usable == 0 {
+        let error = found.errors.first().map(|error| anyhow!("{error}")).unwrap_or_else(|| anyhow!("none were found"));
+        return Err(error).context(
+            "no root certificates to check the Redis server against; install the system's ca-certificates, or set SSL_CERT_FILE to a PEM file",
+        );
+    }
+    Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
+}
+
+/// `#insecure`: whoever answers is believed. Signatures are still checked, or the handshake itself would mean nothing.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_read() {
+        let target = Target::from_url("redis://me:p%40ss@example.org:7000/3").unwrap();
+        assert!(matches!(&target.address, Address::Tcp { host, port: 7000, tls: None } if host == "example.org"));
+        assert_eq!((target.username.as_deref(), target.password.as_deref(), target.db), (Some("me"), Some("p@ss"), 3));
+        assert_eq!(target.to_string(), "redis://example.org:7000");
+
+        let target = Target::from_url("redis://:secret@[::1]").unwrap();
+        assert!(matches!(&target.address, Address::Tcp { host, port: 6379, .. } if host == "::1"));
+        assert_eq!((target.username, target.password.as_deref()), (None, Some("secret")));
+
+        let target = Target::from_url("unix:///run/redis.sock?db=2&pass=x").unwrap();
+        assert!(matches!(&target.address, Address::Unix(path) if path.to_str() == Some("/run/redis.sock")));
+        assert_eq!((target.db, target.password.as_deref()), (2, Some("x")));
+
+        let target = Target::from_url("rediss://example.org#insecure").unwrap();
+        assert!(matches!(target.address, Address::Tcp { tls: Some(_), .. }));
+        assert!(Target::from_url("redis://h/?protocol=resp2").unwrap().resp2_only);
+    }
+
+    #[test]
+    fn a_wrong_url_says_what_to_type_and_not_the_password() {
+        for url in
+            ["localhost:6379", "http://me:hunter2@h", "redis://:hunter2@h/abc", "redis://:hunter2@0.0.0.0", "rediss://:hunter2@h#safe", ""]
+        {
+            let error = format!("{:#}", Target::from_url(url).unwrap_err());
+            assert!(error.contains("redis://") && !error.contains("hunter2"), "{url}: {error}");
+        }
+    }
+}

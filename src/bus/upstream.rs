@@ -1,0 +1,41 @@
+//! The seam behind which messages come in. The bus thread drives one [`Upstream`]; what it receives it puts into the [`Hub`].
+//!
+//! An upstream may own any number of sockets in the bus thread's `Poll` (Sentinel, Cluster, several servers), under tokens from
+//! [`FIRST_TOKEN`] on. It must not block, and must work in bounded pieces: the thread has shards to serve in between.
+
+use std::sync::Arc;
+
+use mio::event::Event;
+
+use super::Publish;
+use super::hub::Hub;
+use crate::fanout::batch::{Channel, MonotonicNs};
+
+/// Token 0 is the bus thread's own waker.
+pub const FIRST_TOKEN: usize = 1;
+
+pub trait Upstream: Send {
+    /// A channel is wanted from now on. [`Hub::flowing`] must be called once its messages arrive.
+    fn want(&mut self, hub: &mut Hub, channel: &Arc<Channel>);
+
+    /// Nobody wants the channel any more; the hub has forgotten it.
+    fn unwant(&mut self, hub: &mut Hub, channel: &Arc<Channel>);
+
+    /// [`Hub::answer`] must be called for each, at once or later.
+    fn publish(&mut self, hub: &mut Hub, publish: Publish, now: MonotonicNs);
+
+    /// Remembers what a socket is ready for; the work is done in [`Upstream::read`] and [`Upstream::write`].
+    fn event(&mut self, event: &Event);
+
+    /// Takes in what has arrived, up to a budget, and looks at deadlines. True: there is more to take in at once.
+    fn read(&mut self, hub: &mut Hub, now: MonotonicNs) -> bool;
+
+    /// Sends what is due.
+    fn write(&mut self, hub: &mut Hub, now: MonotonicNs);
+
+    /// When [`Upstream::read`] must be called even if no socket is ready.
+    fn deadline(&self) -> Option<MonotonicNs>;
+
+    /// Answers what is still under way; nothing is called after this.
+    fn stop(&mut self, hub: &mut Hub);
+}

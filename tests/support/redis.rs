@@ -1,0 +1,221 @@
+//! A real `redis-server` on a free port for integration tests: started, killed, paused, stopped. It ends with its value.
+
+#![allow(dead_code)] // each test file uses a part of it
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long a server may take to start or an event to come, on a machine that is busy with other tests.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+pub struct RedisServer {
+    pub port: u16,
+    /// Holds the unix socket and whatever files the test needs; removed at the end.
+    pub directory: PathBuf,
+    arguments: Vec<String>,
+    password: Option<String>,
+    child: Option<Child>,
+}
+
+impl RedisServer {
+    pub fn start() -> RedisServer {
+        RedisServer::with_arguments(&[])
+    }
+
+    /// With further `redis-server` arguments: `&["--requirepass", "secret"]`.
+    pub fn with_arguments(arguments: &[&str]) -> RedisServer {
+        let mut server = RedisServer::prepared(arguments);
+        server.restart();
+        server
+    }
+
+    /// A port and a directory for a server that does not run yet: [`RedisServer::restart`] starts it.
+    pub fn prepared(arguments: &[&str]) -> RedisServer {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let directory = std::env::temp_dir().join(format!("campanile-redis-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&directory).expect("a temporary directory");
+        let password = arguments.iter().position(|argument| *argument == "--requirepass").map(|at| arguments[at + 1].to_owned());
+        let arguments = arguments.iter().map(|argument| argument.to_string()).collect();
+        RedisServer { port: free_port(), directory, arguments, password, child: None }
+    }
+
+    /// Starts it (again) on the same port and waits until it answers.
+    pub fn restart(&mut self) {
+        assert!(self.child.is_none(), "it runs already");
+        let log = std::fs::File::create(self.directory.join("log")).expect("a log file");
+        let child = Command::new("redis-server")
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args(["--unixsocket", self.socket_path().to_str().unwrap(), "--dir", self.directory.to_str().unwrap()])
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("redis-server must be installed (package `redis-server`)");
+        self.child = Some(child);
+        let begin = Instant::now();
+        while !self.try_command(&["PING"]).is_ok_and(|answer| answer.starts_with("+PONG")) {
+            let log = || std::fs::read_to_string(self.directory.join("log")).unwrap_or_default();
+            assert!(begin.elapsed() < PATIENCE, "redis-server does not answer:\n{}", log());
+            std::thread::sleep(Duration::from_millis(10)); // there is no event to wait for
+        }
+    }
+
+    pub fn url(&self) -> String {
+        match &self.password {
+            Some(password) => format!("redis://:{password}@127.0.0.1:{}", self.port),
+            None => format!("redis://127.0.0.1:{}", self.port),
+        }
+    }
+
+    pub fn unix_url(&self) -> String {
+        format!("unix://{}", self.socket_path().display())
+    }
+
+    fn socket_path(&self) -> PathBuf {
+        self.directory.join("redis.sock")
+    }
+
+    /// Sends one command on a connection of its own and returns the raw answer.
+    pub fn command(&self, parts: &[&str]) -> String {
+        self.try_command(parts).unwrap_or_else(|error| panic!("{parts:?}: {error}"))
+    }
+
+    fn try_command(&self, parts: &[&str]) -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        if let Some(password) = &self.password {
+            stream.write_all(&encoded(&["AUTH", password]))?;
+            read_answer(&mut stream)?;
+        }
+        stream.write_all(&encoded(parts))?;
+        read_answer(&mut stream)
+    }
+
+    /// A connection that publishes as fast as it is asked to.
+    pub fn publisher(&self) -> Publisher {
+        Publisher { stream: TcpStream::connect(("127.0.0.1", self.port)).expect("redis answers"), outstanding: 0 }
+    }
+
+    /// How many channels are subscribed by somebody.
+    pub fn subscribed_channels(&self) -> usize {
+        let answer = self.command(&["PUBSUB", "CHANNELS"]);
+        answer[1..answer.find('\r').unwrap()].parse().unwrap()
+    }
+
+    pub fn is_subscribed(&self, channel: &str) -> bool {
+        self.command(&["PUBSUB", "NUMSUB", channel]).ends_with("\r\n:1\r\n")
+    }
+
+    /// SIGKILL: connections are reset, nothing is said.
+    pub fn kill(&mut self) {
+        let mut child = self.child.take().expect("it runs");
+        child.kill().expect("our own child");
+        child.wait().expect("our own child");
+    }
+
+    /// SIGSTOP: connections stay open and nothing answers.
+    pub fn pause(&self) {
+        self.signal(libc::SIGSTOP);
+    }
+
+    pub fn resume(&self) {
+        self.signal(libc::SIGCONT);
+    }
+
+    fn signal(&self, signal: i32) {
+        let id = self.child.as_ref().expect("it runs").id();
+        // SAFETY: a signal to a child that has not been waited for, so the id is still its own.
+        assert_eq!(unsafe { libc::kill(id as i32, signal) }, 0);
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        if self.child.is_some() {
+            self.kill();
+        }
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Publishes over one connection, pipelined.
+pub struct Publisher {
+    stream: TcpStream,
+    outstanding: usize,
+}
+
+impl Publisher {
+    pub fn publish(&mut self, channel: &str, payload: &[u8]) {
+        let mut out = encoded_bytes(&[b"PUBLISH", channel.as_bytes(), payload]);
+        self.outstanding += 1;
+        self.stream.write_all(&std::mem::take(&mut out)).expect("redis takes it");
+    }
+
+    /// Waits until Redis has answered everything published so far.
+    pub fn settle(&mut self) {
+        let mut buffer = [0; 4096];
+        while self.outstanding > 0 {
+            let count = self.stream.read(&mut buffer).expect("redis answers");
+            assert!(count > 0, "redis closed the connection");
+            self.outstanding -= buffer[..count].iter().filter(|&&byte| byte == b'\n').count();
+        }
+    }
+}
+
+pub fn encoded(parts: &[&str]) -> Vec<u8> {
+    encoded_bytes(&parts.iter().map(|part| part.as_bytes()).collect::<Vec<_>>())
+}
+
+fn encoded_bytes(parts: &[&[u8]]) -> Vec<u8> {
+    let mut out = format!("*{}\r\n", parts.len()).into_bytes();
+    for part in parts {
+        out.extend(format!("${}\r\n", part.len()).into_bytes());
+        out.extend_from_slice(part);
+        out.extend_from_slice(b"\r\n");
+    }
+    out
+}
+
+/// One answer, of whatever size; it ends where `redis-server` has nothing more to say.
+fn read_answer(stream: &mut TcpStream) -> std::io::Result<String> {
+    let mut answer = Vec::new();
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let count = stream.read(&mut buffer)?;
+        if count == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        answer.extend_from_slice(&buffer[..count]);
+        match redis::parse_redis_value(&answer) {
+            Err(error) if error.is_io_error() => {}
+            _ => return Ok(String::from_utf8_lossy(&answer).into_owned()),
+        }
+    }
+}
+
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().unwrap().port()
+}
+
+/// A certificate for `localhost` and 127.0.0.1, signed by itself: (certificate, key). None: openssl is not installed.
+pub fn self_signed(directory: &Path) -> Option<(PathBuf, PathBuf)> {
+    let (certificate, key) = (directory.join("cert.pem"), directory.join("key.pem"));
+    let status = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"])
+        .args(["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+        .arg("-keyout")
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    status.is_ok_and(|status| status.success()).then_some((certificate, key))
+}
