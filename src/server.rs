@@ -39,9 +39,6 @@ pub fn start(settings: Settings) -> anyhow::Result<Server> {
     sys::block_stop_signals().context("signals cannot be blocked")?;
     let limit = sys::raise_descriptor_limit().context("the descriptor limit cannot be read")?;
     let table = resolve_fd_table(&settings, limit.hard);
-    if let Some(warning) = &table.warning {
-        tracing::warn!("{warning}");
-    }
     // First, so that a port in use ends the start before any other thread has begun.
     let control_listener = TcpListener::bind(settings.control)
         .map_err(|error| anyhow!("cannot listen on {} (control): {}", settings.control, sys::explain_bind(&error, settings.control)))?;

@@ -40,7 +40,7 @@ pub fn spawn_with_timing(
 ) -> anyhow::Result<(BusSender, JoinHandle<()>)> {
     let poll = Poll::new().context("the bus thread needs an epoll descriptor; raise `ulimit -n`")?;
     let waker = Arc::new(Waker::new(poll.registry(), WAKER).context("the bus thread needs an eventfd; raise `ulimit -n`")?);
-    let (sender, inbox) = inbox(COMMANDS_MAX, waker.clone());
+    let (sender, inbox) = inbox(COMMANDS_MAX, poll.registry(), WAKER).context("the bus thread needs an eventfd; raise `ulimit -n`")?;
     let upstream: Box<dyn Upstream> = match &settings.redis {
         None => Box::new(Embedded),
         Some(url) => Box::new(RedisBus::new(url, &settings, timing, poll.registry().try_clone()?, waker)?),

@@ -5,6 +5,7 @@
 
 pub mod config;
 pub mod flags;
+pub mod log;
 pub mod output;
 pub mod publish;
 pub mod serve;

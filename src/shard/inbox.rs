@@ -29,6 +29,8 @@ pub struct InboxSender<T> {
 pub struct Inbox<T> {
     receiver: Receiver<T>,
     asleep: Arc<AtomicBool>,
+    /// Held so that the last wake of the last sender is not lost: an eventfd that is closed takes its unseen event along.
+    waker: Arc<WakeFd>,
 }
 
 /// Makes both ends; a wake is an event with this token on the registry's `Poll`.
@@ -37,7 +39,7 @@ pub fn inbox<T>(capacity: usize, registry: &Registry, token: Token) -> io::Resul
     registry.register(&mut SourceFd(&waker.as_raw_fd()), token, Interest::READABLE)?;
     let (sender, receiver) = crossbeam_channel::bounded(capacity);
     let asleep = Arc::new(AtomicBool::new(false));
-    Ok((InboxSender { sender, asleep: asleep.clone(), waker }, Inbox { receiver, asleep }))
+    Ok((InboxSender { sender, asleep: asleep.clone(), waker: waker.clone() }, Inbox { receiver, asleep, waker }))
 }
 
 impl<T> Clone for InboxSender<T> {
@@ -85,6 +87,11 @@ impl<T> InboxSender<T> {
 }
 
 impl<T> Inbox<T> {
+    /// The descriptor by which the owner is woken: it must stay in the owner's table, where it is closed in the end.
+    pub fn wake_fd(&self) -> RawFd {
+        self.waker.as_raw_fd()
+    }
+
     pub fn try_recv(&self) -> Option<T> {
         self.receiver.try_recv().ok()
     }

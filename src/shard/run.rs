@@ -95,8 +95,7 @@ pub fn run(seat: Seat, parts: Parts, placement: Placement, started: impl FnOnce(
 
 fn prepare(poll: &Poll, parts: &Parts, placement: &Placement) -> io::Result<Sockets> {
     if placement.private_descriptors {
-        // Our own waker stays registered with this epoll through the copy that the other threads hold and write to.
-        sys::unshare_descriptors(&[poll.as_raw_fd(), parts.bus.wake_fd()])?;
+        sys::unshare_descriptors(&[poll.as_raw_fd(), parts.inbox.wake_fd(), parts.bus.wake_fd()])?;
     }
     Sockets::bind(poll.registry().try_clone()?, &placement.listen, &parts.settings)
 }

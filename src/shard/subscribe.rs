@@ -221,6 +221,7 @@ impl<N: Network> Shard<N> {
             match message {
                 ShardMessage::Batch { topic, batch } => self.on_batch(topic, batch),
                 ShardMessage::Joined { topic, channel, seq, history } => self.on_joined(topic, channel, seq, history),
+                ShardMessage::Refused { topic } => self.on_refused(topic),
                 ShardMessage::Head { topic, seq } => self.on_head(topic, seq),
                 ShardMessage::Published { conn, id, channel, result } => self.on_published(conn, id, &channel, result),
                 ShardMessage::Stop => self.stop(),
@@ -294,15 +295,36 @@ impl<N: Network> Shard<N> {
         let members = self.topics[index].members().to_vec();
         for Member { conn, subscription } in members {
             let (key, at) = (conn as usize, subscription as usize);
-            let waiter = match self.conns[key].subscriptions[at].waiter() {
-                Some(NO_WAITER) | None => None,
-                Some(waiter) => Some(self.waiters.remove(waiter as usize)),
-            };
-            let (id, since) = waiter.map_or((None, None), |waiter| (waiter.id, waiter.since));
+            let Waiter { id, since } = self.take_waiter(key, at);
             // A connection that is closing has left; one that is dead will be reaped, counted like any member.
             if matches!(self.conns[key].phase, Phase::Open(_) | Phase::Dead) {
                 self.confirm(key, at, id.as_ref(), since);
             }
+        }
+    }
+}
+
+impl<N: Network> Shard<N> {
+    fn take_waiter(&mut self, key: usize, at: usize) -> Waiter {
+        match self.conns[key].subscriptions[at].waiter() {
+            Some(NO_WAITER) | None => Waiter { id: None, since: None },
+            Some(waiter) => {
+                self.conns[key].subscriptions[at].cursor.offset = NO_WAITER;
+                self.waiters.remove(waiter as usize)
+            }
+        }
+    }
+
+    /// The bus cannot serve this channel: whoever asked is told, and the topic goes.
+    fn on_refused(&mut self, token: TopicToken) {
+        let Some(index) = self.topics.resolve(token) else { return };
+        self.topics[index].join_sent = false;
+        let message = format!("this server serves {} channels and no more", self.settings.channels_max);
+        while let Some(&Member { conn, subscription }) = self.topics[index].members().last() {
+            let (key, at) = (conn as usize, subscription as usize);
+            let Waiter { id, .. } = self.take_waiter(key, at);
+            self.remove_subscription(key, at);
+            self.reply_error(key, id.as_ref(), ErrorCode::TooManyChannels, &message);
         }
     }
 }
