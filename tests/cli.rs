@@ -323,7 +323,7 @@ fn subscribe_resumes_after_every_break() {
     assert_eq!(stdout.lines().collect::<Vec<_>>(), lines);
     assert_contains(
         &stderr,
-        &["connected to ws://", "the connection was lost", "reconnecting in", "too slow (4008); reconnecting in 0 ms"],
+        &["connected to ws://", "the connection was lost", "reconnecting in", "too slow (4008), reconnecting in 0 ms"],
     );
     let commands = server.join().unwrap();
     assert_eq!(commands[0], r#"{"type":"subscribe","id":1,"channel":"news"}"#);
@@ -341,7 +341,7 @@ fn subscribe_ends_cleanly_on_a_signal() {
         .unwrap();
     let mut first = String::new();
     BufReader::new(child.stderr.take().unwrap()).read_line(&mut first).unwrap();
-    assert_contains(&first, &["is `campanile serve` running?; reconnecting in"]);
+    assert_contains(&first, &["is `campanile serve` running?), reconnecting in"]);
     std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
