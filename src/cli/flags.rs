@@ -60,7 +60,8 @@ pub fn file() -> Arg {
         .long("config")
         .value_name("FILE")
         .value_parser(clap::value_parser!(PathBuf))
-        .help(format!("The file of settings [default: {FILE_NAME} in the working directory, if present] [env: {FILE_VARIABLE}]"))
+        .help(format!("The file of settings [default: {FILE_NAME} if present]"))
+        .long_help(format!("The file of settings\n[default: {FILE_NAME} in the working directory, if present] [env: {FILE_VARIABLE}]"))
 }
 
 /// Where the settings of this command line come from.

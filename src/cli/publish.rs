@@ -124,7 +124,10 @@ impl<'a> Target<'a> {
                 Ok(Box::new(connection))
             })
             // The error's sources repeat its own words, so it is not kept as one.
-            .map_err(|error| anyhow::anyhow!("Redis cannot be reached at {shown} ({error}): is it running, is the URL right?"))?;
+            .map_err(|error| {
+                let why = if error.is_timeout() { format!("no answer in {} s", TIMEOUT.as_secs()) } else { error.to_string() };
+                anyhow::anyhow!("Redis cannot be reached at {shown} ({why}): is it running, is the URL right?")
+            })?;
         Ok(Target::Redis { connection, channel, redis_channel: redis_channel(settings, channel) })
     }
 

@@ -4,7 +4,7 @@
 //! back has passed every check of [`table`] (each value alone) and of [`mod@check`] (values together), so readers need no checks.
 //!
 //! The way of a value: [`table`] knows its names, its default and how its text is read; [`layers`] lays file ([`mod@file`]), environment and
-//! flags over the defaults; [`problem`] says what is wrong and where; [`print`] writes the table out; [`host`], [`fd_table`] and
+//! flags over the defaults; [`problem`] says what is wrong and where; [`mod@print`] writes the table out; [`host`], [`fd_table`] and
 //! [`start`] hold the settings against the host and say what follows from them.
 
 pub mod check;
