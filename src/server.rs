@@ -109,7 +109,9 @@ impl Server {
 
     /// Returns when every connection has ended, or the shutdown deadline has passed.
     pub fn wait(self) -> anyhow::Result<()> {
-        let ended = |thread: JoinHandle<()>| thread.join().map_err(|_| anyhow!("a thread of the data path panicked; this is a bug, please report it"));
+        let ended = |thread: JoinHandle<()>| {
+            thread.join().map_err(|_| anyhow!("a thread of the data path panicked; this is a bug, please report it"))
+        };
         ended(self.bus_thread)?;
         self.shards.into_iter().try_for_each(ended)?;
         drop(self.ended);

@@ -19,7 +19,7 @@ use campanile::metrics::BusMetrics;
 use campanile::shard::inbox::{Inbox, inbox};
 use campanile::wire::Format;
 use campanile::wire::payload::Expect;
-use mio::{Events, Poll, Token, Waker};
+use mio::{Events, Poll, Token};
 use support::{PATIENCE, RedisServer};
 
 fn settings(redis: Option<String>) -> Settings {
@@ -158,8 +158,7 @@ impl Bench {
         let (senders, shards) = (0..count)
             .map(|_| {
                 let poll = Poll::new().unwrap();
-                let waker = Arc::new(Waker::new(poll.registry(), Token(0)).unwrap());
-                let (sender, inbox) = inbox(settings.inbox_messages, waker);
+                let (sender, inbox) = inbox(settings.inbox_messages, poll.registry(), Token(0)).unwrap();
                 let shard =
                     FakeShard { inbox, poll, topics: HashMap::new(), heads: HashMap::new(), published: Vec::new(), is_stopped: false };
                 (sender, shard)

@@ -7,12 +7,15 @@ use std::process::Stdio;
 use std::thread::JoinHandle;
 
 use assert_cmd::Command;
+use tungstenite::handshake::server::{Request, Response};
+use tungstenite::protocol::CloseFrame;
+use tungstenite::{Message, WebSocket};
 
 /// The program in an empty directory of its own, without the settings of whoever runs the tests.
 fn campanile(test: &str) -> Command {
     let directory = directory(test);
     std::fs::create_dir_all(&directory).unwrap();
-    let mut command = Command::cargo_bin("campanile").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_campanile"));
     command.current_dir(directory);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("CAMPANILE_") {
@@ -282,31 +285,21 @@ fn subscribe_resumes_after_every_break() {
     let server = std::thread::spawn(move || {
         let mut commands = Vec::new();
         for round in 0..3 {
-            let (stream, _) = listener.accept().unwrap();
-            #[allow(clippy::result_large_err)]
-            let callback = |request: &tungstenite::handshake::server::Request, mut response: tungstenite::handshake::server::Response| {
-                let protocol = request.headers()["sec-websocket-protocol"].clone();
-                response.headers_mut().insert("sec-websocket-protocol", protocol);
-                Ok(response)
-            };
-            let mut socket = tungstenite::accept_hdr(stream, callback).unwrap();
+            let mut socket = accept(&listener);
             commands.push(socket.read().unwrap().into_text().unwrap().to_string());
-            let send =
-                |socket: &mut tungstenite::WebSocket<TcpStream>, text: String| socket.send(tungstenite::Message::text(text)).unwrap();
-            send(&mut socket, r#"{"type":"connected","client_id":"c","heartbeat":30,"timestamp":1}"#.to_owned());
-            send(
-                &mut socket,
-                format!(r#"{{"type":"subscribed","id":1,"channel":"news","epoch":5,"seq":{round},"recovered":{}}}"#, round > 0),
-            );
-            send(
-                &mut socket,
-                format!("{{\"type\":\"notification\",\"channel\":\"news\",\"seq\":{},\"data\":{{\n\"round\":{round}}}}}", round + 1),
-            );
+            let subscribed =
+                format!(r#"{{"type":"subscribed","id":1,"channel":"news","epoch":5,"seq":{round},"recovered":{}}}"#, round > 0);
+            let next = round + 1;
+            let notification =
+                format!("{{\"type\":\"notification\",\"channel\":\"news\",\"seq\":{next},\"data\":{{\n\"round\":{round}}}}}");
+            for text in [CONNECTED.to_owned(), subscribed, notification] {
+                socket.send(Message::text(text)).unwrap();
+            }
             match round {
                 // The connection breaks without a word.
                 0 => drop(socket),
                 1 => {
-                    let frame = tungstenite::protocol::CloseFrame { code: 4008.into(), reason: "".into() };
+                    let frame = CloseFrame { code: 4008.into(), reason: "".into() };
                     socket.close(Some(frame)).unwrap();
                     while socket.read().is_ok() {}
                 }
@@ -323,7 +316,7 @@ fn subscribe_resumes_after_every_break() {
     assert_eq!(stdout.lines().collect::<Vec<_>>(), lines);
     assert_contains(
         &stderr,
-        &["connected to ws://", "the connection was lost", "reconnecting in", "too slow (4008); reconnecting in 0 ms"],
+        &["connected to ws://", "the connection was lost", "reconnecting in", "too slow (4008), reconnecting in 0 ms"],
     );
     let commands = server.join().unwrap();
     assert_eq!(commands[0], r#"{"type":"subscribe","id":1,"channel":"news"}"#);
@@ -332,18 +325,93 @@ fn subscribe_resumes_after_every_break() {
 }
 
 #[test]
-fn subscribe_ends_cleanly_on_a_signal() {
-    let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin("campanile"))
-        .args(["subscribe", "news", "--url", &format!("ws://127.0.0.1:{}/ws", closed_port())])
+fn subscribe_ends_cleanly_on_a_signal_while_it_waits_to_reconnect() {
+    let mut child = spawn_subscribe(&format!("ws://127.0.0.1:{}/ws", closed_port()), "json");
+    let mut first = String::new();
+    BufReader::new(child.stderr.take().unwrap()).read_line(&mut first).unwrap();
+    assert_contains(&first, &["is `campanile serve` running?), reconnecting in"]);
+    interrupt(&child);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn subscribe_says_goodbye_on_a_signal() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut child = spawn_subscribe(&format!("ws://{}/ws", listener.local_addr().unwrap()), "msgpack");
+    let mut socket = accept(&listener);
+    // {"type":"subscribe","id":1,"channel":"news"}
+    assert_eq!(socket.read().unwrap().into_data(), &b"\x83\xa4type\xa9subscribe\xa2id\x01\xa7channel\xa4news"[..]);
+    // {"type":"notification","channel":"news","seq":1,"data":bin(ff)}
+    let event = b"\x84\xa4type\xacnotification\xa7channel\xa4news\xa3seq\x01\xa4data\xc4\x01\xff";
+    socket.send(Message::binary(event.to_vec())).unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let event: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let expected = serde_json::json!({"type": "notification", "channel": "news", "seq": 1, "data": "/w==", "encoding": "base64"});
+    assert_eq!(event, expected);
+    interrupt(&child);
+    let close = socket.read().unwrap();
+    assert!(matches!(&close, Message::Close(Some(frame)) if u16::from(frame.code) == 1000), "{close:?}");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn subscribe_ends_quietly_when_nobody_reads_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut child = spawn_subscribe(&format!("ws://{}/ws", listener.local_addr().unwrap()), "json");
+    drop(child.stdout.take());
+    let mut socket = accept(&listener);
+    socket.send(Message::text(r#"{"type":"notification","channel":"news","seq":1,"data":1}"#)).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let mut stderr = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    assert!(!stderr.contains("error") && !stderr.contains("panic"), "{stderr}");
+}
+
+#[test]
+fn publish_goes_through_a_real_redis() {
+    let port = closed_port();
+    let mut redis = std::process::Command::new("redis-server")
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--requirepass", "secret"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("redis-server is needed; scripts/test installs it");
+    let mut log = BufReader::new(redis.stdout.take().unwrap()).lines();
+    assert!(log.any(|line| line.unwrap().contains("Ready to accept connections")), "redis-server did not start");
+    let publish = |url: &str, channel: &str| run(campanile("redis").args(["publish", channel, "hi", "--redis", url]));
+    let url = format!("redis://:secret@127.0.0.1:{port}");
+    let found = [publish(&url, "news"), publish(&url, "notifications"), publish(&url.replace("secret", "other-secret"), "news")];
+    redis.kill().unwrap();
+    redis.wait().unwrap();
+    assert_eq!(found[0].1, "published to news (Redis channel notifications:news): 0 receivers\n");
+    assert_eq!(found[1].1, "published to notifications (Redis channel notifications): 0 receivers\n");
+    assert_eq!(found[2].0, 1);
+    assert_contains(&found[2].2, &["redis://:***@127.0.0.1", "AuthenticationFailed"]);
+}
+
+const CONNECTED: &str = r#"{"type":"connected","client_id":"c","heartbeat":30,"timestamp":1}"#;
+
+/// Takes the next client and whatever subprotocol it asks for.
+fn accept(listener: &TcpListener) -> WebSocket<TcpStream> {
+    #[expect(clippy::result_large_err, reason = "tungstenite's trait has this type")]
+    let callback = |request: &Request, mut response: Response| {
+        response.headers_mut().insert("sec-websocket-protocol", request.headers()["sec-websocket-protocol"].clone());
+        Ok(response)
+    };
+    tungstenite::accept_hdr(listener.accept().unwrap().0, callback).unwrap()
+}
+
+fn spawn_subscribe(url: &str, format: &str) -> std::process::Child {
+    std::process::Command::new(env!("CARGO_BIN_EXE_campanile"))
+        .args(["subscribe", "news", "--url", url, "--format", format])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .unwrap();
-    let mut first = String::new();
-    BufReader::new(child.stderr.take().unwrap()).read_line(&mut first).unwrap();
-    assert_contains(&first, &["is `campanile serve` running?; reconnecting in"]);
+        .unwrap()
+}
+
+fn interrupt(child: &std::process::Child) {
     std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 /// A port of this host that nobody listens on.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mio::{Poll, Token, Waker};
+use mio::{Poll, Token};
 
 use super::super::ConnToken;
 use super::super::embedded::Embedded;
@@ -45,8 +45,7 @@ fn bed_of(rule: ChannelRule, capacities: &[usize], channels_max: usize) -> Bed {
         .iter()
         .map(|&capacity| {
             let poll = Poll::new().unwrap();
-            let waker = Arc::new(Waker::new(poll.registry(), Token(0)).unwrap());
-            let (sender, inbox) = inbox(capacity, waker);
+            let (sender, inbox) = inbox(capacity, poll.registry(), Token(0)).unwrap();
             (sender, Shard { inbox, _poll: poll })
         })
         .unzip();

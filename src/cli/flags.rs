@@ -10,7 +10,10 @@ use clap::{Arg, ArgAction, ArgMatches};
 use crate::config::layers::{FILE_NAME, FILE_VARIABLE};
 use crate::config::problem::Origin;
 use crate::config::table::{SETTINGS, Setting, VARIABLE_PREFIX};
-use crate::config::{FileChoice, Sources};
+use crate::config::{FileChoice, Sources, print};
+
+/// Columns of an explanation, beside clap's indent of ten.
+const HELP_WIDTH: usize = 90;
 
 /// What clap knows a setting's flag by. With dashes, so that an argument of a command (`publish CHANNEL PAYLOAD`) is never taken for
 /// the setting of that name.
@@ -22,14 +25,16 @@ pub fn id(setting: &Setting) -> String {
 pub fn flag(setting: &'static Setting) -> Arg {
     let default = setting.default_texts().join(",");
     let default = if default.is_empty() { "none".to_owned() } else { default };
-    let notes = format!("[default: {default}] [env: {}]", setting.variable());
+    // Clap wraps no lines without a further dependency.
+    let explained = [print::wrap(setting.help, HELP_WIDTH), print::wrap(&format!("Accepted: {}", setting.accepted), HELP_WIDTH)].concat();
+    let (first_sentence, _) = setting.help.split_once(". ").unwrap_or((setting.help.trim_end_matches('.'), ""));
     // Clap wants its texts for the life of the program, and there is one command line in it.
     let id: &'static str = id(setting).leak();
     let arg = Arg::new(id)
         .long(&id[2..])
         .value_name(setting.placeholder)
-        .help(format!("{} {notes}", setting.help))
-        .long_help(format!("{}\nAccepted: {}\n{notes}", setting.help, setting.accepted))
+        .help(format!("{first_sentence} [default: {default}]"))
+        .long_help(format!("{}\n[default: {default}] [env: {}]", explained.join("\n"), setting.variable()))
         .help_heading(setting.section.title());
     if setting.is_switch() {
         return arg.num_args(0..=1).require_equals(true).default_missing_value("true");
@@ -55,7 +60,8 @@ pub fn file() -> Arg {
         .long("config")
         .value_name("FILE")
         .value_parser(clap::value_parser!(PathBuf))
-        .help(format!("The file of settings [default: {FILE_NAME} in the working directory, if present] [env: {FILE_VARIABLE}]"))
+        .help(format!("The file of settings [default: {FILE_NAME} if present]"))
+        .long_help(format!("The file of settings\n[default: {FILE_NAME} in the working directory, if present] [env: {FILE_VARIABLE}]"))
 }
 
 /// Where the settings of this command line come from.

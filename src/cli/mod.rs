@@ -39,7 +39,6 @@ pub fn command() -> Command {
         .after_help(TOUR)
         .subcommand_required(true)
         .arg_required_else_help(true)
-        .max_term_width(120)
         .subcommand(serve::command())
         .subcommand(publish::command())
         .subcommand(subscribe::command())

@@ -23,10 +23,12 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const LONG_ABOUT: &str = "\
 Publish a message.
 
-With --redis it goes through Redis, as any Redis client would publish it: to the Redis channel PREFIX + CHANNEL, or to CHANNEL itself if \
-it is one of --redis-channel. Without, it goes to a running server's control address.
+With --redis it goes through Redis, as any Redis client would publish it: to the Redis channel
+PREFIX + CHANNEL, or to CHANNEL itself if it is one of --redis-channel. Without, it goes to the
+control address of a running server.
 
-Through control, a payload that is JSON is sent as that value, other text as a string, other bytes as bytes.";
+Through control, a payload that is JSON is sent as that value, other text as a string, other bytes
+as bytes.";
 const EXAMPLES: &str = "\
 Examples:
   campanile publish news '{\"headline\":\"Bells\"}'
@@ -57,9 +59,10 @@ pub fn command() -> Command {
         )
         .arg(flags::file())
         .args(flags::some(&["redis", "prefix", "redis_channel", "control"]).into_iter().map(|arg| arg.help_heading("Where to")))
-        .mut_arg("--redis", |arg| arg.conflicts_with("--control").help("Publish through this Redis instead of a server's control address"))
         .mut_arg("--redis", |arg| {
-            arg.long_help(format!("Publish through this Redis instead of a server's control address.\nAccepted: {}", redis_url::ACCEPTED))
+            let help = "Publish through this Redis instead of a server's control address";
+            let long_help = format!("{help}:\nredis://[[user]:password@]host[:6379][/db], rediss://… (TLS), unix:///path");
+            arg.conflicts_with("--control").help(help).long_help(long_help)
         })
 }
 
@@ -120,7 +123,11 @@ impl<'a> Target<'a> {
                 connection.set_write_timeout(Some(TIMEOUT))?;
                 Ok(Box::new(connection))
             })
-            .with_context(|| format!("Redis cannot be reached at {shown}: is it running, is the URL right?"))?;
+            // The error's sources repeat its own words, so it is not kept as one.
+            .map_err(|error| {
+                let why = if error.is_timeout() { format!("no answer in {} s", TIMEOUT.as_secs()) } else { error.to_string() };
+                anyhow::anyhow!("Redis cannot be reached at {shown} ({why}): is it running, is the URL right?")
+            })?;
         Ok(Target::Redis { connection, channel, redis_channel: redis_channel(settings, channel) })
     }
 
@@ -138,7 +145,7 @@ impl<'a> Target<'a> {
                     .arg(&*redis_channel)
                     .arg(payload)
                     .query(connection)
-                    .with_context(|| format!("Redis did not take the message for {redis_channel}"))?;
+                    .map_err(|error| anyhow::anyhow!("Redis did not take the message for {redis_channel}: {error}"))?;
                 let plural = if receivers == 1 { "" } else { "s" };
                 Ok(format!("published to {channel} (Redis channel {redis_channel}): {receivers} receiver{plural}"))
             }

@@ -7,8 +7,14 @@ use super::parse::{show_cores, show_size};
 use super::problem::{Origin, Problem};
 use super::{Pin, RedisSubscribe, Settings};
 
-/// All that does not fit. `origin` tells where a setting's value came from, `prefix_origin` where a `[[channels]]` table stands.
-pub fn check(settings: &Settings, host: &Host, origin: &dyn Fn(&str) -> Origin, prefix_origin: &dyn Fn(&str) -> Origin) -> Vec<Problem> {
+/// All that does not fit. `origin` tells where a setting's value came from, `rule_origin` where it stands in the `[[channels]]`
+/// table of a prefix.
+pub fn check(
+    settings: &Settings,
+    host: &Host,
+    origin: &dyn Fn(&str) -> Origin,
+    rule_origin: &dyn Fn(&str, &str) -> Origin,
+) -> Vec<Problem> {
     let mut problems = Vec::new();
     let error = |key: &str, message: String| Problem::error(origin(key), key, message);
 
@@ -51,7 +57,7 @@ pub fn check(settings: &Settings, host: &Host, origin: &dyn Fn(&str) -> Origin, 
     for (prefix, rule) in logs {
         let (key, origin) = match prefix {
             None => ("log_bytes_per_channel", origin("log_bytes_per_channel")),
-            Some(prefix) => ("channels.log_bytes", prefix_origin(prefix)),
+            Some(prefix) => ("channels.log_bytes", rule_origin(prefix, "log_bytes_per_channel")),
         };
         // A prefix that inherits its log inherits the message about it.
         if prefix.is_some() && rule.log_bytes == settings.channels.default.log_bytes {
@@ -65,9 +71,7 @@ pub fn check(settings: &Settings, host: &Host, origin: &dyn Fn(&str) -> Origin, 
         } else if rule.log_bytes < settings.payload_bytes_max {
             let payload = show_size(settings.payload_bytes_max as u64);
             let message = format!("a payload may be larger ({payload}) than the log it goes through ({log})");
-            let help = format!(
-                "such a payload overruns every subscriber that does not take it at once; payload_bytes_max = \"{log}\" would refuse it"
-            );
+            let help = "such a payload overruns every subscriber that does not take it at once";
             problems.push(Problem::warning(origin, key, message).help(help));
         }
     }
@@ -97,7 +101,7 @@ mod tests {
         let mut settings = Settings::default();
         change(&mut settings);
         let host = Host { cores: vec![0, 1], descriptors_soft: 1024, descriptors_hard: 1024 };
-        check(&settings, &host, &|_| Origin::Default, &|_| Origin::Default).iter().map(Problem::to_string).collect()
+        check(&settings, &host, &|_| Origin::Default, &|_, _| Origin::Default).iter().map(Problem::to_string).collect()
     }
 
     /// The only problem.

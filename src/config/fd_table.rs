@@ -1,6 +1,7 @@
 //! Whether shards share the process's descriptor table or each take a private one (see "Private descriptor tables" in the design).
 //! Pure: the limit is an argument. Called by [`super::start`] and by `campanile serve`.
 
+use super::defaults::SHARDS_MAX;
 use super::{FdTable, Settings};
 
 /// What `fd_table` comes to on this host.
@@ -39,22 +40,20 @@ pub fn resolve_fd_table(settings: &Settings, hard_limit: u64) -> Resolved {
         false => self::shared_need(connections, shards),
     });
     let table = if private { format!("each of {shards} private tables") } else { "one shared table".to_owned() };
-    let mut fixes = vec![format!("raise the hard limit (`ulimit -Hn {need}`, in a systemd unit LimitNOFILE={need})")];
-    if !private && private_need <= hard_limit {
-        fixes.push("--fd-table private".to_owned());
-    }
-    if private
-        && let Some(shards) =
-            (shards..=super::defaults::SHARDS_MAX as u64).find(|&shards| self::private_need(connections, shards) <= hard_limit)
-    {
-        fixes.push(format!("--shards {shards}"));
+    let mut fixes = vec![format!("`ulimit -n {need}` as root, or LimitNOFILE={need} in the systemd unit")];
+    let enough_shards = (shards..=SHARDS_MAX as u64).find(|&shards| self::private_need(connections, shards) <= hard_limit);
+    match (private, enough_shards) {
+        (false, Some(more)) if more > shards => fixes.push(format!("--fd-table private --shards {more}")),
+        (false, Some(_)) => fixes.push("--fd-table private".to_owned()),
+        (true, Some(more)) => fixes.push(format!("--shards {more}")),
+        (_, None) => {}
     }
     if fitting > 0 {
         fixes.push(format!("--connections-max {fitting}"));
     }
     let warning = format!(
-        "a limit of {hard_limit} descriptors is too low for connections_max {connections}: {table} needs {need}. One of these helps: {}",
-        fixes.join("; ")
+        "a limit of {hard_limit} descriptors is too low for connections_max {connections}: {table} needs {need}\n  help: {}",
+        fixes.join("; or ")
     );
     Resolved { private, warning: Some(warning) }
 }
@@ -110,9 +109,11 @@ mod tests {
         let shared = resolve(FdTable::Shared, 100_000, 6, 20_000);
         let warning = shared.warning.unwrap();
         assert!(!shared.private);
-        for part in ["ulimit -Hn 100112", "LimitNOFILE=100112", "--fd-table private", "--connections-max 19000"] {
+        for part in ["ulimit -n 100112", "LimitNOFILE=100112", "--fd-table private", "--connections-max 19000"] {
             assert!(warning.contains(part), "{part}: {warning}");
         }
+        let few = resolve(FdTable::Shared, 100_000, 2, 20_000).warning.unwrap();
+        assert!(few.contains("--fd-table private --shards 6"), "{few}");
         let auto = resolve(FdTable::Auto, 100_000, 2, 20_000);
         let warning = auto.warning.unwrap();
         assert!(auto.private);

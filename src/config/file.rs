@@ -31,7 +31,7 @@ pub struct FileValue {
 #[derive(Debug)]
 pub struct FileRule {
     pub prefix: String,
-    pub texts: Vec<(&'static Setting, String)>,
+    pub texts: Vec<(&'static Setting, String, Place)>,
     /// Of the prefix.
     pub place: Place,
 }
@@ -173,7 +173,7 @@ impl Reader<'_> {
                 }
             } else if let Some((setting, parse)) = find_rule(name) {
                 match scalar(value.get_ref()).and_then(|text| parse(&mut ChannelRule::default(), &text).map(|()| text)) {
-                    Ok(text) => texts.push((setting, text)),
+                    Ok(text) => texts.push((setting, text, self.place(value.span()))),
                     Err(reason) => {
                         let problem = self.at(value.span(), &format!("channels.{name}"), reason);
                         self.problem(problem.accepted(setting.accepted));

@@ -155,7 +155,7 @@ impl Layers {
         let mut by_prefix = Vec::new();
         for rule in &self.rules {
             let mut channel_rule = default.clone();
-            for (setting, text) in &rule.texts {
+            for (setting, text, _) in &rule.texts {
                 let Value::Rule { parse, .. } = setting.value else { unreachable!("the file reader takes only rule settings here") };
                 parse(&mut channel_rule, text).expect("the file reader has read this text before");
             }
@@ -166,12 +166,14 @@ impl Layers {
         self.settings.channels = ChannelRules { default, by_prefix };
 
         let origin = |key: &str| self.origins.get(key).cloned().unwrap_or(Origin::Default);
-        let prefix_origin = |prefix: &str| {
-            self.rules.iter().find(|rule| rule.prefix == prefix).map_or(Origin::Default, |rule| Origin::File(rule.place.clone()))
+        let rule_origin = |prefix: &str, key: &str| {
+            let rule = self.rules.iter().find(|rule| rule.prefix == prefix);
+            let text = rule.and_then(|rule| rule.texts.iter().find(|(setting, ..)| setting.key == key));
+            text.map(|(.., place)| place).or(rule.map(|rule| &rule.place)).map_or(Origin::Default, |place| Origin::File(place.clone()))
         };
         // A value that could not be read left its default behind: what that does not fit is no news.
         let unread: Vec<&str> = self.problems.iter().map(|problem| problem.key.as_str()).collect();
-        let found = host.map_or(Vec::new(), |host| check::check(&self.settings, host, &origin, &prefix_origin));
+        let found = host.map_or(Vec::new(), |host| check::check(&self.settings, host, &origin, &rule_origin));
         let found: Vec<Problem> =
             found.into_iter().filter(|problem| problem.key.is_empty() || !unread.contains(&problem.key.as_str())).collect();
         self.problems.extend(found);

@@ -1,10 +1,10 @@
 //! Settings: as typed (file, environment, flags), then checked.
 //!
 //! [`crate::cli`] calls [`load`] once at start; everybody else only reads the [`Settings`] it gives. Invariant: what `load` gives
-//! back has passed every check of [`table`] (each value alone) and of [`check`] (values together), so readers need no checks.
+//! back has passed every check of [`table`] (each value alone) and of [`mod@check`] (values together), so readers need no checks.
 //!
-//! The way of a value: [`table`] knows its names, its default and how its text is read; [`layers`] lays file ([`file`]), environment and
-//! flags over the defaults; [`problem`] says what is wrong and where; [`print`] writes the table out; [`host`], [`fd_table`] and
+//! The way of a value: [`table`] knows its names, its default and how its text is read; [`layers`] lays file ([`mod@file`]), environment and
+//! flags over the defaults; [`problem`] says what is wrong and where; [`mod@print`] writes the table out; [`host`], [`fd_table`] and
 //! [`start`] hold the settings against the host and say what follows from them.
 
 pub mod check;
@@ -30,7 +30,7 @@ use crate::wire::payload::Expect;
 pub use fd_table::{Resolved, resolve_fd_table};
 pub use host::Host;
 pub use layers::{FileChoice, Loaded, Sources, load};
-pub use start::{memory_bound, start_block};
+pub use start::{memory_bound, next_steps, start_block};
 
 /// All settings, checked: what the rest of the program reads.
 #[derive(Debug, Clone, PartialEq)]

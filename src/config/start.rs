@@ -2,6 +2,7 @@
 //! `campanile serve`. Pure: settings and host in, text out; no password in it.
 
 use std::fmt::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::host::Host;
 use super::parse::{show_cores, show_time};
@@ -100,6 +101,39 @@ pub fn start_block(settings: &Settings, host: &Host) -> String {
     block
 }
 
+/// What to type to see a message arrive, in the words that fit these settings.
+pub fn next_steps(settings: &Settings, program: &str) -> String {
+    let default = Settings::default();
+    let subscribe = match settings.listen.first() {
+        Some(listen) if settings.listen != default.listen => format!("{program} subscribe news --url ws://{}/ws", reachable(*listen)),
+        _ => format!("{program} subscribe news"),
+    };
+    let publish = match &settings.redis {
+        Some(url) => format!("{} publish {}news '{{\"hello\":\"world\"}}'", redis_cli(url), settings.prefix),
+        None if settings.control == default.control => format!("{program} publish news '{{\"hello\":\"world\"}}'"),
+        None => format!("{program} publish news '{{\"hello\":\"world\"}}' --control {}", reachable(settings.control)),
+    };
+    format!("To see a message arrive, in two other terminals:\n  {subscribe}\n  {publish}\n")
+}
+
+/// How redis-cli reaches that server; a password has to be put in by hand.
+fn redis_cli(url: &str) -> String {
+    match url.split_once("unix://") {
+        Some((_, path)) => format!("redis-cli -s {}", path.split('?').next().unwrap_or(path)),
+        None => format!("redis-cli -u {}", redis_url::masked(url)),
+    }
+}
+
+/// Where a listener is reached from this host.
+pub fn reachable(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}
+
 fn shards(settings: &Settings, host: &Host) -> String {
     let cores = match &settings.pin {
         Pin::Auto => format!("pinned to cores {}", show_cores(&host.cores[..host.cores.len().min(settings.shards)])),
@@ -187,6 +221,17 @@ mod tests {
             assert!(block.contains(part), "{part} is missing in\n{block}");
         }
         assert!(!block.contains("secret") && !block.contains("warning") && !block.contains("history"));
+    }
+
+    #[test]
+    fn the_next_steps_can_be_typed() {
+        let steps = next_steps(&Settings::default(), "campanile");
+        assert!(steps.contains("\n  campanile subscribe news\n  campanile publish news '{\"hello\":\"world\"}'\n"), "{steps}");
+        let other = Settings { listen: vec!["0.0.0.0:80".parse().unwrap()], control: "[::]:81".parse().unwrap(), ..Settings::default() };
+        let steps = next_steps(&other, "campanile");
+        assert!(steps.contains("--url ws://127.0.0.1:80/ws") && steps.contains("--control [::1]:81"), "{steps}");
+        let redis = Settings { redis: Some("redis://h".to_owned()), prefix: "p:".to_owned(), ..Settings::default() };
+        assert!(next_steps(&redis, "campanile").contains("redis-cli -u redis://h publish p:news"));
     }
 
     #[test]

@@ -3,9 +3,9 @@
 use std::io::ErrorKind;
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::Shard;
 use super::conn::{Flags, Phase};
 use super::net::{Network, Stream};
-use super::Shard;
 use crate::bus::{BusCommand, ConnToken, Publish, PublishError, PublishReply, Published};
 use crate::limits;
 use crate::metrics::{CloseReason, RefusalReason};

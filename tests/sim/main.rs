@@ -29,7 +29,11 @@ fn seeds(first: u64, count: u64) -> Vec<u64> {
 #[test]
 fn the_invariants_hold_for_thousands_of_seeds() {
     let threads: Vec<_> = (0..2)
-        .map(|half| std::thread::spawn(move || seeds(0, 4000).into_iter().filter(|seed| seed % 2 == half || std::env::var("CAMPANILE_SIM_SEED").is_ok()).for_each(run)))
+        .map(|half| {
+            std::thread::spawn(move || {
+                seeds(0, 4000).into_iter().filter(|seed| seed % 2 == half || std::env::var("CAMPANILE_SIM_SEED").is_ok()).for_each(run)
+            })
+        })
         .collect();
     for thread in threads {
         thread.join().expect("every seed passes");

@@ -423,7 +423,12 @@ impl Simulation {
         for _ in 0..count {
             known.seq += 1;
             let padding = if big { self.rng.usize(..3000) } else { self.rng.usize(..60) };
-            builder.push(Kind::Json, &payload(name, known.channel.epoch, known.seq, padding), now_ns, 1_700_000_000_000 + now_ns / 1_000_000);
+            builder.push(
+                Kind::Json,
+                &payload(name, known.channel.epoch, known.seq, padding),
+                now_ns,
+                1_700_000_000_000 + now_ns / 1_000_000,
+            );
         }
         self.hand_out(name, builder.seal());
     }
@@ -562,7 +567,11 @@ impl Simulation {
             assert!(peer.client.refused || peer.client.asked.is_empty(), "never confirmed: {:?}", peer.client.asked);
             for (name, view) in &peer.client.subscriptions {
                 let known = &self.channels[name];
-                assert_eq!((view.epoch, view.seq), (known.channel.epoch, known.seq), "everything up to the head of {name} has arrived or was announced");
+                assert_eq!(
+                    (view.epoch, view.seq),
+                    (known.channel.epoch, known.seq),
+                    "everything up to the head of {name} has arrived or was announced"
+                );
             }
         }
         // With nobody stalled nothing is kept, but for the channel with a history.

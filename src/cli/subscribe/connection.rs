@@ -114,7 +114,7 @@ pub fn follow(target: &Target, resume: &mut Resume, stop: &Stop) -> anyhow::Resu
 }
 
 fn connect(target: &Target, stop: &Stop) -> Result<WebSocket<TcpStream>, Break> {
-    let unreachable = |why: String| lost(format!("{} cannot be reached ({why}): is `campanile serve` running?", target.uri));
+    let unreachable = |why: String| lost(format!("{} cannot be reached ({why}; is `campanile serve` running?)", target.uri));
     let addresses = (target.host.as_str(), target.port).to_socket_addrs().map_err(|error| unreachable(error.to_string()))?;
     let mut why = "the name has no address".to_owned();
     let mut stream = None;

@@ -1,12 +1,11 @@
 //! `campanile subscribe`: prints what channels bring, one JSON per line, and goes on after every kind of break.
 //!
-//! [`connection`] is one connection from dial to break, [`resume`] what is remembered between two, [`stop`] the end by signal.
+//! `connection` is one connection from dial to break, `resume` what is remembered between two, `stop` the end by signal.
 
 mod connection;
 mod resume;
 mod stop;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 use tungstenite::http::Uri;
 
 use super::flags;
+use crate::config::start::reachable;
 use crate::config::{Settings, load, parse};
 use crate::wire::Format;
 use connection::{Break, Target};
@@ -24,8 +24,9 @@ use stop::Stop;
 const LONG_ABOUT: &str = "\
 Subscribe to channels and print what they bring.
 
-Each message is one line of JSON on stdout; a `gap` line names numbers that were lost. What happens to the connection is said on stderr. \
-After a break it connects again and goes on where it was, as far as the server still has the messages.";
+Each message is one line of JSON on stdout; a `gap` line names numbers that were lost. What happens
+to the connection is said on stderr. After a break it connects again and goes on where it was, as
+far as the server still has the messages.";
 const EXAMPLES: &str = "\
 Examples:
   campanile subscribe news
@@ -71,8 +72,15 @@ pub fn command() -> Command {
 pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let url = match matches.get_one::<String>("url") {
         Some(url) => url.clone(),
-        // Settings that are wrong are for `serve` to complain about; a client only wants the likely address.
-        None => default_url(&load(&flags::sources(matches), None).map_or_else(|_| Settings::default(), |loaded| loaded.settings)),
+        None => match load(&flags::sources(matches), None) {
+            Ok(loaded) => default_url(&loaded.settings),
+            // Settings that are wrong are for `serve` to explain; a client only wants the likely address.
+            Err(_) => {
+                let url = default_url(&Settings::default());
+                eprintln!("the settings here are not usable (`campanile config --check` tells why); trying {url}");
+                url
+            }
+        },
     };
     let format = Format::from_name(matches.get_one::<String>("format").expect("it has a default")).expect("clap takes these names only");
     let target = Target::new(parse_url(&url)?, format);
@@ -97,13 +105,13 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
             Break::Done => return Ok(ExitCode::SUCCESS),
             Break::Refused(why) => bail!("{why}"),
             // At once only if the last connection brought something: a client that is too slow even so must not spin.
-            Break::Overrun if resume.taken() > before => {
-                ("the server dropped this client, which was too slow (4008)".to_owned(), Duration::ZERO)
+            Break::Overrun => {
+                let wait = if resume.taken() > before { Duration::ZERO } else { backoff.next() };
+                ("the server dropped this client, which was too slow (4008)".to_owned(), wait)
             }
-            Break::Overrun => ("the server dropped this client, which was too slow (4008)".to_owned(), backoff.next()),
             Break::Lost { why, retry_after } => (why, retry_after.unwrap_or_else(|| backoff.next())),
         };
-        eprintln!("{why}; reconnecting in {} ms", wait.as_millis());
+        eprintln!("{why}, reconnecting in {} ms", wait.as_millis());
         std::thread::sleep(wait);
     }
 }
@@ -133,12 +141,7 @@ impl Backoff {
 /// Where a server with these settings is reached from this host.
 fn default_url(settings: &Settings) -> String {
     let Some(listen) = settings.listen.first() else { return "ws://127.0.0.1:8080/ws".to_owned() };
-    let ip = match listen.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip => ip,
-    };
-    format!("ws://{}/ws", SocketAddr::new(ip, listen.port()))
+    format!("ws://{}/ws", reachable(*listen))
 }
 
 fn parse_url(text: &str) -> anyhow::Result<Uri> {
