@@ -78,6 +78,11 @@ impl<N: Network> Shard<N> {
             let Some(member) = self.topics[topic].next_visit() else { break };
             units += self.visit(member.conn as usize);
         }
+        if self.topics[topic].lagging > 0 || !self.topics[topic].lap_is_over() {
+            // The visits may have had formats encoded for the first time.
+            self.with_log(topic, |log| log.measure());
+            self.keep_log_budget();
+        }
         units
     }
 
