@@ -134,7 +134,7 @@ pub struct Link {
     readable: bool,
     writable: bool,
     last_heard: MonotonicNs,
-    /// When the PING was sent that nothing has answered yet.
+    /// When a PING was sent, if nothing at all has come since: any byte is life.
     pinged: Option<MonotonicNs>,
     pings: u64,
 }
@@ -467,7 +467,6 @@ impl Link {
 
     fn keep_alive(&mut self, now: MonotonicNs) -> Result<(), Fault> {
         match self.pinged {
-            Some(sent) if self.last_heard > sent => self.pinged = None,
             // What has arrived but is not read yet is life too.
             Some(sent) if now >= sent + nanos(self.timing.answer) && !self.readable => {
                 return Err(Fault::new(format!("no answer to PING within {:?}; it hangs, or the network is cut", self.timing.answer)));
@@ -514,6 +513,7 @@ impl Link {
             Ok(0) => Err(Fault::new("Redis closed the connection")),
             Ok(count) => {
                 self.last_heard = now;
+                self.pinged = None;
                 Ok(Some(count))
             }
             Err(error) if is_flow(&error) => {
