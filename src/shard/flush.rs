@@ -220,7 +220,9 @@ impl<N: Network> Shard<N> {
                     total += bytes;
                 }
                 None => {
+                    let policy = self.topics[subscription.topic].rule.overrun;
                     drop(slices);
+                    self.metrics.overruns[policy as usize].inc();
                     self.kill(key, CloseReason::Overrun);
                     return Written::Dead;
                 }

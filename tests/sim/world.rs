@@ -27,7 +27,7 @@ use crate::client::{Client, payload};
 const CHANNELS: [&str; 4] = ["cut", "skip", "latest", "kept"];
 const LOG_BYTES: usize = 6000;
 const LOG_BYTES_TOTAL: usize = 20_000;
-const BUFFER_BYTES: usize = 40_000;
+const BUFFER_BYTES: usize = 5_000;
 
 /// What happened over all seeds: a simulation in which nothing goes wrong shows nothing.
 pub static SEEN: Mutex<Seen> = Mutex::new(Seen { counts: BTreeMap::new() });
@@ -198,6 +198,8 @@ struct Peer {
     stalled: bool,
     /// Answers pings.
     polite: bool,
+    /// Says nothing any more: what it said last is not finished.
+    mute: bool,
     ended: bool,
 }
 
@@ -308,7 +310,7 @@ impl Simulation {
         wires.waiting.push_back(pipe);
         drop(wires);
         let polite = self.rng.u8(..5) > 0;
-        self.peers.push(Peer { pipe, client, stalled: false, polite, ended: false });
+        self.peers.push(Peer { pipe, client, stalled: false, polite, mute: false, ended: false });
         self.shard.on_listener();
     }
 
@@ -321,7 +323,7 @@ impl Simulation {
         let Some(at) = self.live_peer() else { return };
         let channel = *self.rng.choice(&CHANNELS).unwrap();
         let peer = &mut self.peers[at];
-        if peer.client.close.is_some() {
+        if peer.client.close.is_some() || peer.mute {
             return;
         }
         let is_raw = peer.client.format == Format::Raw;
@@ -376,12 +378,28 @@ impl Simulation {
     /// Something goes wrong.
     fn misfortune(&mut self) {
         let at = self.live_peer();
-        match (self.rng.u8(..8), at) {
+        match (self.rng.u8(..10), at) {
+            (8, Some(at)) => {
+                // The first half of a message whose rest never comes.
+                let mut bytes = Vec::new();
+                encode_masked_frame(&mut bytes, true, Opcode::Text, [1; 4], &[b' '; 3000]);
+                self.to_server(at, &bytes[..2000]);
+                self.peers[at].mute = true;
+            }
+            (9, _) => {
+                // Somebody who never finishes its request.
+                let before = self.peers.len();
+                self.connect();
+                if let Some(peer) = self.peers.get_mut(before) {
+                    peer.mute = true;
+                    self.wires.borrow_mut().pipes[peer.pipe].to_server.truncate(40);
+                }
+            }
             (0, Some(at)) => self.wires.borrow_mut().pipes[self.peers[at].pipe].reset = true,
             (1, Some(at)) => self.wires.borrow_mut().pipes[self.peers[at].pipe].client_closed = true,
             (2..4, Some(at)) => self.peers[at].stalled = true,
-            (4, Some(at)) => self.frame(at, Opcode::Text, b"{\"type\":\"ping\"} and more"),
-            (5, Some(at)) => {
+            (4, Some(at)) if !self.peers[at].mute => self.frame(at, Opcode::Text, b"{\"type\":\"ping\"} and more"),
+            (5, Some(at)) if !self.peers[at].mute => {
                 // Not masked, not even a frame.
                 self.to_server(at, &[0x81, 0x05, 1, 2, 3]);
             }
@@ -389,7 +407,7 @@ impl Simulation {
                 let mut wires = self.wires.borrow_mut();
                 wires.short = !wires.short;
             }
-            (_, Some(at)) if !self.peers[at].stalled => {
+            (_, Some(at)) if !self.peers[at].stalled && !self.peers[at].mute => {
                 // A crowd of pings without reading a single pong.
                 for _ in 0..40 {
                     self.frame(at, Opcode::Ping, b"are you there");
@@ -440,7 +458,7 @@ impl Simulation {
         let pings = peer.client.pings;
         peer.client.receive(&bytes);
         peer.ended |= ended;
-        if peer.polite && peer.client.pings > pings && peer.client.close.is_none() {
+        if peer.polite && !peer.mute && peer.client.pings > pings && peer.client.close.is_none() {
             self.frame(at, Opcode::Pong, b"");
         }
     }
@@ -598,7 +616,7 @@ impl Simulation {
         let wires = self.wires.clone();
         for peer in &self.peers {
             let pipe = &wires.borrow().pipes[peer.pipe];
-            if pipe.server_gone || pipe.reset || pipe.client_closed || peer.stalled || peer.client.close.is_some() {
+            if pipe.server_gone || pipe.reset || pipe.client_closed || peer.stalled || peer.client.close.is_some() || !peer.client.is_upgraded() {
                 continue;
             }
             assert!(!peer.client.is_mid_frame(), "a frame was begun and not finished");
@@ -613,7 +631,7 @@ impl Simulation {
             }
         }
         // With nobody stalled nothing is kept, but for the channel with a history.
-        if self.peers.iter().all(|peer| !peer.stalled) {
+        if self.peers.iter().all(|peer| !peer.stalled && !peer.mute) {
             assert_eq!(self.metrics.lagging.get(), 0);
             assert_eq!(self.metrics.buffer_bytes.get(), 0, "invariant 5: an idle connection owns no buffer");
         }
