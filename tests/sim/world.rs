@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hasher};
 use std::io::{self, ErrorKind, IoSlice};
 use std::rc::Rc;
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use campanile::bus::{BusCommand, ConnToken, ShardMessage, TopicToken};
@@ -27,7 +27,8 @@ use crate::client::{Client, payload};
 const CHANNELS: [&str; 4] = ["cut", "skip", "latest", "kept"];
 const LOG_BYTES: usize = 6000;
 const LOG_BYTES_TOTAL: usize = 20_000;
-const BUFFER_BYTES: usize = 5_000;
+/// Some seeds have little room for the connections' own buffers, some much.
+const BUFFER_BYTES: [usize; 2] = [5_000, 400_000];
 
 /// What happened over all seeds: a simulation in which nothing goes wrong shows nothing.
 pub static SEEN: Mutex<Seen> = Mutex::new(Seen { counts: BTreeMap::new() });
@@ -200,6 +201,7 @@ struct Peer {
     polite: bool,
     /// Says nothing any more: what it said last is not finished.
     mute: bool,
+    pings_sent: usize,
     ended: bool,
 }
 
@@ -214,6 +216,7 @@ pub struct Simulation {
     joins: Vec<(String, TopicToken)>,
     peers: Vec<Peer>,
     epochs: u64,
+    buffer_bytes: usize,
     digest: DefaultHasher,
     _polls: (mio::Poll, mio::Poll),
 }
@@ -222,6 +225,7 @@ impl Simulation {
     pub fn new(seed: u64) -> Simulation {
         let mut rng = Rng::with_seed(seed);
         let settings = Arc::new(settings(&mut rng));
+        let buffer_bytes = settings.buffer_bytes_total;
         let wires = Rc::new(RefCell::new(Wires {
             pipes: Vec::new(),
             waiting: VecDeque::new(),
@@ -254,6 +258,7 @@ impl Simulation {
             joins: Vec::new(),
             peers: Vec::new(),
             epochs: 0,
+            buffer_bytes,
             digest: DefaultHasher::new(),
             _polls: polls,
         }
@@ -310,7 +315,7 @@ impl Simulation {
         wires.waiting.push_back(pipe);
         drop(wires);
         let polite = self.rng.u8(..5) > 0;
-        self.peers.push(Peer { pipe, client, stalled: false, polite, mute: false, ended: false });
+        self.peers.push(Peer { pipe, client, stalled: false, polite, mute: false, pings_sent: 0, ended: false });
         self.shard.on_listener();
     }
 
@@ -361,6 +366,7 @@ impl Simulation {
     fn frame(&mut self, at: usize, opcode: Opcode, payload: &[u8]) {
         let mut bytes = Vec::new();
         encode_masked_frame(&mut bytes, true, opcode, self.rng.u32(..).to_ne_bytes(), payload);
+        self.peers[at].pings_sent += usize::from(opcode == Opcode::Ping);
         let cut = if self.rng.u8(..4) == 0 { self.rng.usize(0..bytes.len()) } else { bytes.len() };
         self.to_server(at, &bytes[..cut]);
         if cut < bytes.len() {
@@ -409,7 +415,8 @@ impl Simulation {
             }
             (_, Some(at)) if !self.peers[at].stalled && !self.peers[at].mute => {
                 // A crowd of pings without reading a single pong.
-                for _ in 0..40 {
+                let crowd = if self.rng.u8(..4) == 0 { 1500 } else { 40 };
+                for _ in 0..crowd {
                     self.frame(at, Opcode::Ping, b"are you there");
                 }
             }
@@ -589,7 +596,7 @@ impl Simulation {
         let log_bytes = metrics.log_bytes.get() as usize;
         // Each log may keep one batch beyond its bound and as much again in limbo; the budget over all logs leaves room for the newest batches.
         assert!(log_bytes <= LOG_BYTES_TOTAL.max(LOG_BYTES) + 40_000, "invariant 4: {log_bytes} bytes in logs");
-        assert!(metrics.buffer_bytes.get() as usize <= BUFFER_BYTES + 40_000, "invariant 4: buffers");
+        assert!(metrics.buffer_bytes.get() as usize <= self.buffer_bytes + 100_000, "invariant 4: buffers");
         let closed: u64 = metrics.closed.iter().map(|counter| counter.get()).sum();
         assert_eq!(metrics.accepted.get(), metrics.sockets.get() + closed, "invariant 8: every close is counted once");
         let gone = self.wires.borrow().pipes.iter().filter(|pipe| pipe.server_gone).count() as u64;
@@ -616,8 +623,17 @@ impl Simulation {
         let wires = self.wires.clone();
         for peer in &self.peers {
             let pipe = &wires.borrow().pipes[peer.pipe];
-            if pipe.server_gone || pipe.reset || pipe.client_closed || peer.stalled || peer.client.close.is_some() || !peer.client.is_upgraded() {
+            if pipe.server_gone
+                || pipe.reset
+                || pipe.client_closed
+                || peer.stalled
+                || peer.client.close.is_some()
+                || !peer.client.is_upgraded()
+            {
                 continue;
+            }
+            if !peer.mute {
+                assert_eq!(peer.client.echoes, peer.pings_sent, "invariant 3: every ping is answered, however slow its sender reads");
             }
             assert!(!peer.client.is_mid_frame(), "a frame was begun and not finished");
             assert!(peer.client.refused || peer.client.asked.is_empty(), "never confirmed: {:?}", peer.client.asked);
@@ -669,7 +685,7 @@ fn settings(rng: &mut Rng) -> Settings {
     settings.handshake_timeout = Duration::from_secs(3);
     settings.close_timeout = Duration::from_secs(2);
     settings.log_bytes_total = LOG_BYTES_TOTAL;
-    settings.buffer_bytes_total = BUFFER_BYTES;
+    settings.buffer_bytes_total = *rng.choice(&BUFFER_BYTES).unwrap();
     settings.coalesce = rng.bool().then_some(Duration::from_millis(2));
     let rule = ChannelRule { overrun: Overrun::Disconnect, log_bytes: LOG_BYTES, history_count: 0, ..settings.channels.default.clone() };
     settings.channels.by_prefix = vec![
