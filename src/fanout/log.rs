@@ -2,7 +2,7 @@
 //!
 //! Invariants: the entries are consecutive (a hole becomes a gap entry when it is noticed), `head` follows the last one, and the
 //! entries take at most `bytes_max` (one batch may always stay). Batches that were trimmed while somebody was in the
-//! middle of one of their frames wait in limbo, again at most `bytes_max`, until that frame is finished.
+//! middle of one of their frames wait in limbo, again `bytes_max` and at most one batch more, until that frame is finished.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
@@ -176,7 +176,7 @@ impl Log {
         let Some(entry) = self.pop_oldest() else { return };
         if let Some(cuts) = &mut self.cuts
             && cuts.is_needed(&entry.batch)
-            && cuts.limbo_bytes + entry.bytes <= self.bytes_max
+            && cuts.limbo_bytes <= self.bytes_max
         {
             cuts.limbo_bytes += entry.bytes;
             cuts.limbo.push(entry);
