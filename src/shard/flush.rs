@@ -113,7 +113,11 @@ impl<N: Network> Shard<N> {
                 return visit;
             }
             match self.write_once(key, budget) {
-                Written::Nothing => break,
+                Written::Nothing => {
+                    // A jump may have brought a cursor to the head without a byte to write (raw connections are told of no gap).
+                    self.note_lag(key, false);
+                    break;
+                }
                 Written::Some { bytes, more } => {
                     visit = Visit::Wrote;
                     budget = budget.saturating_sub(bytes);
