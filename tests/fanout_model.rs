@@ -24,10 +24,15 @@ enum Step {
     /// Numbers that are announced as lost.
     Gap(u8),
     /// A client's socket takes this many bytes.
-    Take { client: usize, bytes: u16 },
+    Take {
+        client: usize,
+        bytes: u16,
+    },
     Merge,
     /// Everybody who can catches up, and what nobody needs is freed.
-    Retire { keep: u8 },
+    Retire {
+        keep: u8,
+    },
     /// Formats were asked for: the log counts again.
     Measure,
 }
