@@ -108,7 +108,10 @@ impl<N: Network> Shard<N> {
                 return visit;
             }
             match self.write_once(key, budget) {
-                Written::Nothing => break,
+                Written::Nothing => {
+                    self.note_lag(key, false);
+                    break;
+                }
                 Written::Some { bytes, more } => {
                     visit = Visit::Wrote;
                     budget = budget.saturating_sub(bytes);
@@ -332,12 +335,16 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Keeps the topics' counts of members that were left behind. `blocked`: the socket took less than was due.
+    /// Keeps the topics' counts of members that were left behind. `blocked`: the socket took less than was due. Who lags does so until it
+    /// has reached the head: a log that was dropped when the rest of a cut frame was out would leave it nothing to go on with.
     fn note_lag(&mut self, key: usize, blocked: bool) {
         for at in 0..self.conns[key].subscriptions.len() {
             let subscription = self.conns[key].subscriptions[at];
             let was = subscription.lagging;
-            let is = blocked && subscription.waiter().is_none() && subscription.cursor.seq < self.topics[subscription.topic].log.head();
+            if !blocked && !was {
+                continue;
+            }
+            let is = subscription.waiter().is_none() && subscription.cursor.seq < self.topics[subscription.topic].log.head();
             if was != is {
                 self.conns[key].subscriptions[at].lagging = is;
                 self.set_lagging(subscription.topic, was, is);
