@@ -125,6 +125,7 @@ impl<N: Network> Shard<N> {
                         break;
                     }
                     if budget == 0 {
+                        self.note_lag(key, true);
                         self.mark_ready(key);
                         return visit;
                     }
@@ -343,12 +344,16 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Keeps the topics' counts of members that were left behind. `blocked`: the socket took less than was due.
-    fn note_lag(&mut self, key: usize, blocked: bool) {
+    /// Keeps the topics' counts of members that were left behind. `behind`: not everything that was due has been sent. Who lags does so until it
+    /// has reached the head: a log that was dropped when the rest of a cut frame was out would leave it nothing to go on with.
+    fn note_lag(&mut self, key: usize, behind: bool) {
         for at in 0..self.conns[key].subscriptions.len() {
             let subscription = self.conns[key].subscriptions[at];
             let was = subscription.lagging;
-            let is = blocked && subscription.waiter().is_none() && subscription.cursor.seq < self.topics[subscription.topic].log.head();
+            if !behind && !was {
+                continue;
+            }
+            let is = subscription.waiter().is_none() && subscription.cursor.seq < self.topics[subscription.topic].log.head();
             if was != is {
                 self.conns[key].subscriptions[at].lagging = is;
                 self.set_lagging(subscription.topic, was, is);

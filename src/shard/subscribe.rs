@@ -82,6 +82,9 @@ impl<N: Network> Shard<N> {
             self.reply(key, &Event::Gap { channel: &channel.name, from, to, reason: GapReason::Expired });
         }
         if behind {
+            // Until it has been flushed the log must not take it for somebody who has everything.
+            self.conns[key].subscriptions[at].lagging = true;
+            self.set_lagging(topic_index, false, true);
             self.mark_ready(key);
         }
     }

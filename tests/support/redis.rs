@@ -99,7 +99,12 @@ impl RedisServer {
 
     /// A connection that publishes as fast as it is asked to.
     pub fn publisher(&self) -> Publisher {
-        Publisher { stream: TcpStream::connect(("127.0.0.1", self.port)).expect("redis answers"), outstanding: 0 }
+        let stream = TcpStream::connect(("127.0.0.1", self.port)).expect("redis answers");
+        let mut publisher = Publisher { stream, outstanding: 0 };
+        if let Some(password) = &self.password {
+            publisher.send(&[b"AUTH", password.as_bytes()]);
+        }
+        publisher
     }
 
     /// How many channels are subscribed by somebody.
@@ -152,9 +157,12 @@ pub struct Publisher {
 
 impl Publisher {
     pub fn publish(&mut self, channel: &str, payload: &[u8]) {
-        let mut out = encoded_bytes(&[b"PUBLISH", channel.as_bytes(), payload]);
+        self.send(&[b"PUBLISH", channel.as_bytes(), payload]);
+    }
+
+    fn send(&mut self, parts: &[&[u8]]) {
         self.outstanding += 1;
-        self.stream.write_all(&std::mem::take(&mut out)).expect("redis takes it");
+        self.stream.write_all(&encoded_bytes(parts)).expect("redis takes it");
     }
 
     /// Waits until Redis has answered everything published so far.

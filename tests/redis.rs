@@ -1,0 +1,297 @@
+//! The whole server against a real Redis: a thousand clients through bursts, a Redis that is killed, paused and restarted, log-ins,
+//! payloads that are not what they should be, clients that publish.
+
+mod support;
+
+use serde_json::{Value, json};
+use support::client::Client;
+use support::crowd::{Crowd, Member};
+use support::redis::RedisServer;
+use support::server::{Launch, Server};
+
+const CROWD: usize = 1000;
+
+fn start(redis: &RedisServer, flags: &[&str]) -> Server {
+    let server = Server::start(&[&["--redis", &redis.url()], flags].concat());
+    server.eventually("ready", Server::is_ready);
+    server
+}
+
+/// Publishes the numbers of the range as fast as Redis takes them.
+fn publish_numbers(redis: &RedisServer, channel: &str, numbers: std::ops::RangeInclusive<u64>) {
+    let mut publisher = redis.publisher();
+    for number in numbers {
+        publisher.publish(&format!("notifications:{channel}"), number.to_string().as_bytes());
+    }
+    publisher.settle();
+}
+
+/// Everything after `connected` and `subscribed` is notifications of these numbers, each once, in order, with consecutive `seq`.
+#[track_caller]
+fn assert_received(member: &Member, numbers: std::ops::RangeInclusive<u64>) {
+    let found: Vec<(u64, u64)> = member.events[2..]
+        .iter()
+        .map(|event| {
+            assert_eq!(event["type"], "notification", "{event}");
+            (event["seq"].as_u64().unwrap(), event["data"].as_u64().unwrap())
+        })
+        .collect();
+    let expected: Vec<(u64, u64)> = numbers.map(|number| (number, number)).collect();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_burst_reaches_a_thousand_clients_complete_in_order_and_once() {
+    let redis = RedisServer::start();
+    let server = start(&redis, &["--shards", "2", "--fd-table", "shared"]);
+    let mut crowd = Crowd::subscribed(server.listen, CROWD, |_| "city".to_owned());
+    assert_eq!(server.metric("ws_connections_total", ""), CROWD as f64);
+    assert!(server.metric("ws_connections_total", "shard=\"0\"") > 0.0 && server.metric("ws_connections_total", "shard=\"1\"") > 0.0);
+    publish_numbers(&redis, "city", 1..=100);
+    crowd.wait("the burst", |member| member.events.len() >= 102);
+    // What would come twice would come before this one.
+    publish_numbers(&redis, "city", 101..=101);
+    crowd.wait("the end", |member| member.events.last().unwrap()["data"] == 101);
+    crowd.members.iter().for_each(|member| assert_received(member, 1..=101));
+    server.eventually_metric("ws_messages_sent_total", "", (CROWD * 101) as f64);
+    assert_eq!(server.metric("redis_pubsub_messages", ""), 101.0);
+    assert_eq!(server.metric("ws_message_latency_ms_count", ""), (CROWD * 101) as f64);
+    drop(crowd);
+    server.eventually_metric("ws_connections_total", "", 0.0);
+    server.eventually_metric("ws_sockets", "", 0.0);
+}
+
+#[test]
+fn six_shards_with_private_descriptor_tables_serve_the_same_burst_and_clients_that_come_and_go() {
+    let redis = RedisServer::start();
+    let server = start(&redis, &["--shards", "6", "--fd-table", "private", "--linger", "0"]);
+    assert_eq!(serde_json::from_str::<Value>(&server.get("/info").1).unwrap()["fd_table"], "private");
+    let mut crowd = Crowd::subscribed(server.listen, CROWD, |index| format!("room{}", index % 10));
+    for shard in 0..6 {
+        assert!(server.metric("ws_connections_total", &format!("shard=\"{shard}\"")) > 0.0, "shard {shard} has nobody");
+    }
+    for room in 0..10 {
+        publish_numbers(&redis, &format!("room{room}"), 1..=100);
+    }
+    crowd.wait("the burst", |member| member.events.len() >= 102);
+    crowd.members.iter().for_each(|member| assert_received(member, 1..=100));
+
+    // Half of them leave, others take their places (and their descriptor numbers).
+    (0..CROWD / 2).for_each(|index| crowd.drop_member(index));
+    server.eventually_metric("ws_connections_total", "", (CROWD / 2) as f64);
+    let mut others = Crowd::subscribed(server.listen, CROWD / 2, |index| format!("room{}", index % 10));
+    for room in 0..10 {
+        publish_numbers(&redis, &format!("room{room}"), 101..=110);
+    }
+    others.wait("their messages", |member| member.events.len() >= 12);
+    crowd.wait("the messages of those who stayed", |member| member.ended || member.events.len() >= 112);
+    for member in crowd.members.iter().filter(|member| !member.ended) {
+        assert_received(member, 1..=110);
+    }
+    for member in &others.members {
+        assert_eq!(member.data(), (101..=110).map(Value::from).collect::<Vec<_>>().iter().collect::<Vec<_>>());
+    }
+}
+
+/// What everybody must have seen after an outage between message 1 and message 2.
+fn assert_survived(crowd: &Crowd) {
+    for member in &crowd.members {
+        assert!(!member.ended && member.close.is_none());
+        let kinds: Vec<&str> = (2..member.events.len()).map(|event| member.kind(event)).collect();
+        assert_eq!(kinds.first(), Some(&"notification"));
+        assert_eq!(kinds.last(), Some(&"notification"));
+        let gaps: Vec<&Value> = member.events.iter().filter(|event| event["type"] == "gap").collect();
+        assert!(!gaps.is_empty(), "no gap in {kinds:?}");
+        // Numbers go on without a hole, those of the gaps counted.
+        let mut next = 1;
+        for event in &member.events[2..] {
+            match event["type"].as_str().unwrap() {
+                "gap" => {
+                    assert_eq!((&event["reason"], &event["from"]), (&json!("outage"), &json!(next)));
+                    next = event["to"].as_u64().unwrap() + 1;
+                }
+                _ => {
+                    assert_eq!(event["seq"], next);
+                    next += 1;
+                }
+            }
+        }
+        assert_eq!(member.data(), [&json!(1), &json!(2)]);
+    }
+}
+
+fn has(member: &Member, data: u64) -> bool {
+    member.events.last().is_some_and(|event| event["data"] == data)
+}
+
+#[test]
+fn a_redis_that_is_killed_and_restarted_costs_a_gap_and_no_connection() {
+    let mut redis = RedisServer::start();
+    let server = start(&redis, &["--shards", "6", "--fd-table", "private"]);
+    let mut crowd = Crowd::subscribed(server.listen, CROWD, |index| format!("room{}", index % 10));
+    let publish = |redis: &RedisServer, number| (0..10).for_each(|room| publish_numbers(redis, &format!("room{room}"), number..=number));
+    publish(&redis, 1);
+    crowd.wait("the first message", |member| has(member, 1));
+    redis.kill();
+    server.eventually("not ready", |server| server.get("/readyz").0 == 503);
+    assert!(server.get("/readyz").1.contains("Redis"));
+    assert_eq!((server.get("/healthz").0, server.get_from(server.listen, "/healthz").unwrap().0), (200, 200));
+    // Whoever comes meanwhile is let in, and answered when messages flow.
+    let mut late = Client::connect(server.listen, "/ws/room0?format=json");
+    assert_eq!(late.event()["type"], "connected");
+    redis.restart();
+    server.eventually("ready again", Server::is_ready);
+    assert_eq!(late.event()["type"], "subscribed");
+    publish(&redis, 2);
+    crowd.wait("the message after the outage", |member| has(member, 2));
+    assert_survived(&crowd);
+    let event = late.event();
+    let event = if event["type"] == "gap" { late.event() } else { event };
+    assert_eq!(event["data"], 2);
+    assert_eq!(server.metric("ws_connections_total", ""), (CROWD + 1) as f64);
+    assert_eq!(server.metric("campanile_bus_disconnects_total", ""), 1.0);
+    assert_eq!(server.metric("campanile_bus_connects_total", ""), 2.0);
+}
+
+#[test]
+fn a_redis_that_hangs_is_noticed_and_costs_a_gap_and_no_connection() {
+    let redis = RedisServer::start();
+    let server = start(&redis, &["--shards", "2"]);
+    let mut crowd = Crowd::subscribed(server.listen, CROWD, |_| "city".to_owned());
+    publish_numbers(&redis, "city", 1..=1);
+    crowd.wait("the first message", |member| has(member, 1));
+    redis.pause();
+    server.eventually("not ready", |server| server.get("/readyz").0 == 503);
+    redis.resume();
+    server.eventually("ready again", Server::is_ready);
+    publish_numbers(&redis, "city", 2..=2);
+    crowd.wait("the message after the outage", |member| has(member, 2));
+    assert_survived(&crowd);
+    assert_eq!(server.metric("ws_connections_total", ""), CROWD as f64);
+}
+
+#[test]
+fn a_redis_that_starts_later_than_the_server_is_found() {
+    let mut redis = RedisServer::prepared(&[]);
+    let server = Server::start(&["--redis", &redis.url()]);
+    let mut client = Client::connect(server.listen, "/ws/early?format=json");
+    assert_eq!(client.event()["type"], "connected");
+    assert_eq!(server.get("/readyz").0, 503);
+    redis.restart();
+    server.eventually("ready", Server::is_ready);
+    assert_eq!(client.event()["type"], "subscribed");
+    publish_numbers(&redis, "early", 1..=1);
+    assert_eq!(client.event()["data"], 1);
+}
+
+#[test]
+fn pattern_mode_subscribes_once_and_counts_what_nobody_wants() {
+    let redis = RedisServer::start();
+    let server = start(&redis, &["--redis-subscribe", "pattern"]);
+    assert_eq!(redis.command(&["PUBSUB", "NUMPAT"]), ":1\r\n");
+    let mut clients = ["a", "b:c", "b"].map(|channel| Client::subscribed(server.listen, channel));
+    assert!(!redis.is_subscribed("notifications:a"));
+    publish_numbers(&redis, "nobody", 1..=5);
+    for (channel, client) in ["a", "b:c", "b"].iter().zip(&mut clients) {
+        publish_numbers(&redis, channel, 1..=3);
+        for number in 1..=3 {
+            let event = client.event();
+            assert_eq!((&event["channel"], &event["seq"], &event["data"]), (&json!(channel), &json!(number), &json!(number)));
+        }
+    }
+    assert_eq!(server.metric("campanile_bus_unwanted_total", ""), 5.0);
+    assert_eq!(server.metric("redis_pubsub_messages", ""), 14.0);
+}
+
+#[test]
+fn the_password_of_the_url_logs_in_and_a_wrong_one_is_told() {
+    let redis = RedisServer::with_arguments(&["--requirepass", "secret"]);
+    let server = start(&redis, &[]);
+    let mut client = Client::subscribed(server.listen, "safe");
+    publish_numbers(&redis, "safe", 1..=1);
+    assert_eq!(client.event()["data"], 1);
+    assert!(!server.log().contains("secret"), "{}", server.log());
+
+    let wrong = Server::start(&["--redis", &redis.url().replace("secret", "guess")]);
+    wrong.eventually("the reason in the log", |server| server.log().contains("check user and password in the URL"));
+    assert_eq!(wrong.get("/readyz").0, 503);
+    assert!(!wrong.log().contains("guess"), "{}", wrong.log());
+}
+
+#[test]
+fn payloads_of_the_wrong_kind_are_opaque_or_dropped_and_counted() {
+    let redis = RedisServer::start();
+    let file = "payload = \"json\"\n\n[[channels]]\nprefix = \"strict:\"\npayload_mismatch = \"drop\"\n";
+    let server = Launch::new(&["--redis", &redis.url(), "--payload-bytes-max", "1k"]).file(file).start();
+    let mut lenient = Client::subscribed(server.listen, "lenient");
+    let mut strict = Client::subscribed(server.listen, "strict:a");
+    let payloads: [&[u8]; 4] = [b"{\"cut\": ", b"\x81\xa1a\x01", b"\xff\xff", b"[1]"];
+    let mut publisher = redis.publisher();
+    for channel in ["notifications:lenient", "notifications:strict:a"] {
+        payloads.iter().for_each(|payload| publisher.publish(channel, payload));
+    }
+    publisher.settle();
+    let data: Vec<Value> = (1..=4)
+        .map(|seq| {
+            let event = lenient.event();
+            assert_eq!((&event["type"], &event["seq"]), (&json!("notification"), &json!(seq)));
+            event["data"].clone()
+        })
+        .collect();
+    assert_eq!(data, [json!("{\"cut\": "), json!("gaFhAQ=="), json!("//8="), json!([1])]);
+    let event = strict.event();
+    assert_eq!((&event["type"], &event["data"]), (&json!("notification"), &json!([1])));
+    assert_eq!(server.metric("campanile_bus_mismatched_total", ""), 3.0);
+    assert_eq!(server.metric("campanile_bus_dropped_total", ""), 3.0);
+
+    // Too large: counted, and announced to those who miss it.
+    publisher.publish("notifications:lenient", format!("\"{}\"", "x".repeat(1024)).as_bytes());
+    publisher.publish("notifications:lenient", b"2");
+    publisher.settle();
+    let gap = lenient.event();
+    assert_eq!((&gap["type"], &gap["from"], &gap["to"]), (&json!("gap"), &json!(5), &json!(5)));
+    let event = lenient.event();
+    assert_eq!((&event["seq"], &event["data"]), (&json!(6), &json!(2)));
+    assert_eq!(server.metric("campanile_bus_dropped_total", ""), 4.0);
+}
+
+#[test]
+fn clients_publish_through_redis_and_are_told_when_it_is_away() {
+    let mut redis = RedisServer::start();
+    let server = start(&redis, &["--allow-client-publish"]);
+    let mut listener = Client::subscribed(server.listen, "chat");
+    let mut publisher = Client::connect(server.listen, "/ws?format=json");
+    assert_eq!(publisher.event()["type"], "connected");
+    for number in 1..=50 {
+        publisher.command(json!({"type": "publish", "channel": "chat", "data": number, "id": number}));
+    }
+    for number in 1..=50 {
+        let event = publisher.event();
+        assert_eq!((&event["type"], &event["channel"], &event["id"]), (&json!("published"), &json!("chat"), &json!(number)));
+        let event = listener.event();
+        assert_eq!((&event["seq"], &event["data"]), (&json!(number), &json!(number)));
+    }
+    assert_eq!(server.metric("campanile_bus_published_total", ""), 50.0);
+    redis.kill();
+    server.eventually("not ready", |server| !server.is_ready());
+    publisher.command(json!({"type": "publish", "channel": "chat", "data": 51, "id": 51}));
+    let event = publisher.event();
+    assert_eq!((&event["type"], &event["code"], &event["id"]), (&json!("error"), &json!("bus_unavailable"), &json!(51)));
+    redis.restart();
+    server.eventually("ready again", Server::is_ready);
+    publisher.command(json!({"type": "publish", "channel": "chat", "data": 52, "id": 52}));
+    assert_eq!(publisher.event()["type"], "published");
+    assert_eq!(listener.event()["reason"], "outage");
+    assert_eq!(listener.event()["data"], 52);
+}
+
+#[test]
+fn the_control_port_publishes_through_redis() {
+    let redis = RedisServer::start();
+    let server = start(&redis, &[]);
+    let mut client = Client::subscribed(server.listen, "news");
+    for number in 1..=10 {
+        assert_eq!(server.publish("news", &json!({"n": number})), number);
+        assert_eq!(client.event()["data"], json!({"n": number}));
+    }
+}

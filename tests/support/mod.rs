@@ -1,0 +1,9 @@
+//! What the end-to-end tests share: a real server, a real Redis, clients of our own. Each test file uses a part of it.
+
+#![allow(dead_code)]
+
+pub mod client;
+pub mod crowd;
+pub mod frames;
+pub mod redis;
+pub mod server;
