@@ -71,7 +71,7 @@ struct Model {
 impl Model {
     fn new(policy: Overrun, formats: &[Format]) -> Model {
         let channel = Arc::new(Channel { name: "prices".into(), epoch: 1, subscribers: Default::default() });
-        let log = Log::new(LOG_BYTES, policy != Overrun::Disconnect);
+        let log = Log::new(LOG_BYTES);
         let client = |&format| Client { format, cursor: Cursor::at(log.head()), queue: VecDeque::new(), taken: 0, messages: 0 };
         let clients = formats.iter().map(client).collect();
         Model { channel, log, policy, clients, peak_bytes: 0 }
@@ -119,8 +119,8 @@ impl Model {
         if client.cursor.is_mid_frame() {
             let mut slices = Slices::new();
             let Some(bytes) = self.log.gather_frame_rest(client.cursor, client.format, &mut slices) else {
-                // Only a policy that cuts the connection may lose the rest of a frame that was begun, or a limbo that is full.
-                assert!(self.policy == Overrun::Disconnect || self.peak_bytes > LOG_BYTES);
+                // Only a full limbo may lose the rest of a frame that was begun.
+                assert!(self.peak_bytes > LOG_BYTES);
                 drop(slices);
                 return self.start_again(at);
             };

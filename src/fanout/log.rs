@@ -28,7 +28,7 @@ pub struct Log {
     bytes_max: usize,
     /// Entries appended since the last merge.
     unmerged: usize,
-    /// Only for channels whose policy lets a slow subscriber live on.
+    /// None while no socket is in the middle of a frame.
     cuts: Option<Box<Cuts>>,
 }
 
@@ -49,10 +49,8 @@ struct Cuts {
 }
 
 impl Log {
-    /// `keep_cut_frames`: the policy is not `disconnect`, so a started frame must stay readable to its end.
-    pub fn new(bytes_max: usize, keep_cut_frames: bool) -> Log {
-        let cuts = keep_cut_frames.then(Box::default);
-        Log { entries: VecDeque::new(), head: 1, bytes: 0, bytes_max, unmerged: 0, cuts }
+    pub fn new(bytes_max: usize) -> Log {
+        Log { entries: VecDeque::new(), head: 1, bytes: 0, bytes_max, unmerged: 0, cuts: None }
     }
 
     /// Sets where numbering stands; the log must be empty.
@@ -192,15 +190,19 @@ impl Log {
 
     /// A cursor stopped in the middle of a frame, or went on from there: both ends are told so that limbo is exact.
     pub fn cursor_moved(&mut self, from: Cursor, to: Cursor) {
-        let Some(cuts) = &mut self.cuts else { return };
         if from.is_mid_frame() == to.is_mid_frame() && from.seq == to.seq {
             return;
         }
         if to.is_mid_frame() {
+            let cuts = self.cuts.get_or_insert_default();
             *cuts.cursors.entry(to.seq).or_insert(0) += 1;
         }
         if from.is_mid_frame() {
+            let cuts = self.cuts.as_mut().expect("a cursor leaves only a frame it was in");
             cuts.leave(from.seq);
+            if cuts.cursors.is_empty() {
+                self.cuts = None;
+            }
         }
     }
 
