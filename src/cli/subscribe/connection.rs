@@ -63,7 +63,7 @@ pub fn follow(target: &Target, resume: &mut Resume, stop: &Stop) -> anyhow::Resu
         Ok(socket) => socket,
         Err(broken) => return Ok(broken),
     };
-    eprintln!("connected to {}", target.uri);
+    output::remark(format_args!("connected to {}", target.uri));
     for command in resume.commands(target.format) {
         let message = match target.format {
             Format::Msgpack => Message::binary(command),
@@ -88,7 +88,7 @@ pub fn follow(target: &Target, resume: &mut Resume, stop: &Stop) -> anyhow::Resu
         let line = match message {
             Ok(line) => line,
             Err(why) => {
-                eprintln!("{why}");
+                output::remark(why);
                 continue;
             }
         };
@@ -106,7 +106,7 @@ pub fn follow(target: &Target, resume: &mut Resume, stop: &Stop) -> anyhow::Resu
                 let silence = Duration::from_secs(heartbeat_seconds.clamp(1, 3600) * 2 + 5);
                 let _ = socket.get_ref().set_read_timeout(Some(silence));
             }
-            Step::Say(text) => eprintln!("{text}"),
+            Step::Say(text) => output::remark(text),
             Step::Refused(why) => return Ok(Break::Refused(why)),
             Step::Later(why) => return Ok(lost(why)),
         }
