@@ -18,6 +18,7 @@ use crate::control::{self, Facts};
 use crate::metrics::{BusMetrics, ShardMetrics};
 use crate::shard::Parts;
 use crate::shard::run::{self, Placement, Seat};
+use crate::shard::sockets;
 use crate::sys;
 
 /// A server whose ports are open.
@@ -43,6 +44,7 @@ pub fn start(settings: Settings) -> anyhow::Result<Server> {
     let control_listener = TcpListener::bind(settings.control)
         .map_err(|error| anyhow!("cannot listen on {} (control): {}", settings.control, sys::explain_bind(&error, settings.control)))?;
     let control = control_listener.local_addr()?;
+    sockets::check_unused(&settings.listen)?;
 
     let settings = Arc::new(settings);
     let mut seats = Vec::new();

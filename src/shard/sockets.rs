@@ -55,16 +55,36 @@ impl Sockets {
     }
 }
 
-/// A listener shared by all shards: the kernel spreads new connections over them. Options are set here once; accepted sockets inherit them.
-fn listen(address: SocketAddr, settings: &Settings) -> io::Result<TcpListener> {
-    let explain =
-        |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {address}: {}", sys::explain_bind(&error, address)));
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP)).map_err(explain)?;
+/// Whether these addresses can be listened on by this process alone. The shards' own listeners share theirs, so that a second server of
+/// the same user would silently get half of the connections of the first.
+pub fn check_unused(addresses: &[SocketAddr]) -> io::Result<()> {
+    for &address in addresses {
+        let socket = unbound(address)?;
+        socket.bind(&address.into()).map_err(|error| explain(&error, address))?;
+    }
+    Ok(())
+}
+
+/// A socket with all that decides which other sockets may have the same address, but for SO_REUSEPORT.
+fn unbound(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))
+        .map_err(|error| explain(&error, address))?;
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
+    Ok(socket)
+}
+
+fn explain(error: &io::Error, address: SocketAddr) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot listen on {address}: {}", sys::explain_bind(error, address)))
+}
+
+/// A listener shared by all shards: the kernel spreads new connections over them. Options are set here once; accepted sockets inherit them.
+fn listen(address: SocketAddr, settings: &Settings) -> io::Result<TcpListener> {
+    let explain = |error: io::Error| explain(&error, address);
+    let socket = unbound(address)?;
+    socket.set_reuse_port(true)?;
     socket.set_tcp_nodelay(true)?;
     sys::set_notsent_lowat(&socket, settings.notsent_bytes)?;
     socket.bind(&address.into()).map_err(explain)?;
