@@ -24,6 +24,8 @@ pub struct Sockets {
     turn: usize,
     /// A descriptor kept free: given up for a moment, it lets a connection be taken and dropped when the table is full.
     reserve: Option<File>,
+    /// That descriptors ran out has been logged; the counters tell how often.
+    shortage_told: bool,
 }
 
 impl Sockets {
@@ -35,7 +37,7 @@ impl Sockets {
             registry.register(&mut listener, Token(LISTENER_TOKEN - index), Interest::READABLE)?;
             listeners.push(listener);
         }
-        Ok(Sockets { registry, listeners, turn: 0, reserve: File::open("/dev/null").ok() })
+        Ok(Sockets { registry, listeners, turn: 0, reserve: File::open("/dev/null").ok(), shortage_told: false })
     }
 
     /// The addresses really bound (a port given as 0 has become one).
@@ -45,6 +47,11 @@ impl Sockets {
 
     /// The table is full: takes one connection and drops it, so that its client learns at once instead of hanging in the backlog.
     fn drop_one(&mut self) -> Accepted<TcpStream> {
+        if !std::mem::replace(&mut self.shortage_told, true) {
+            tracing::warn!(
+                "out of descriptors: new connections are closed unanswered; raise `ulimit -n` (ws_accept_errors_total counts on)"
+            );
+        }
         if self.reserve.take().is_none() {
             self.reserve = File::open("/dev/null").ok();
             return Accepted::Later;
