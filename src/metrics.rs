@@ -97,6 +97,8 @@ named_reasons! {
         InvalidUtf8 = "invalid_utf8",
         /// A message was larger than the limit (1009).
         MessageTooBig = "message_too_big",
+        /// A message was not finished within two heartbeats (1008).
+        MessageTimeout = "message_timeout",
         /// The shard's budget for per-connection buffers was used up (1013).
         Buffers = "buffers",
         /// The server is stopping (1001).

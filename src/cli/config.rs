@@ -51,7 +51,7 @@ fn check(path: PathBuf) -> anyhow::Result<()> {
     let sources = Sources { file, environment: Vec::new(), flags: Vec::new() };
     let loaded = load(&sources, Some(&Host::detect())).map_err(BadSettings)?;
     for warning in &loaded.warnings {
-        eprintln!("{warning}\n");
+        output::remark(format_args!("{warning}\n"));
     }
     let differences = print::differences(&loaded.settings);
     if differences.is_empty() {

@@ -70,7 +70,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => match error.downcast::<BadSettings>() {
             Ok(BadSettings(problems)) => report(&problems),
             Err(error) => {
-                eprintln!("error: {error:#}");
+                output::remark(format_args!("error: {error:#}"));
                 ExitCode::FAILURE
             }
         },
@@ -80,7 +80,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn serve(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let loaded = crate::config::load(&flags::sources(matches), Some(&Host::detect())).map_err(BadSettings)?;
     for warning in &loaded.warnings {
-        eprintln!("{warning}");
+        output::remark(warning);
     }
     serve::run(loaded.settings)?;
     Ok(ExitCode::SUCCESS)
@@ -94,10 +94,10 @@ pub struct BadSettings(pub Vec<Problem>);
 /// Prints every problem and tells what they come to.
 fn report(problems: &[Problem]) -> ExitCode {
     for problem in problems {
-        eprintln!("{problem}\n");
+        output::remark(format_args!("{problem}\n"));
     }
     let errors = problems.iter().filter(|problem| problem.severity == Severity::Error).count();
-    eprintln!("{errors} error{} in the settings", if errors == 1 { "" } else { "s" });
+    output::remark(format_args!("{errors} error{} in the settings", if errors == 1 { "" } else { "s" }));
     // A mistyped flag is bad usage even where a file is wrong as well.
     let usage = problems.iter().any(|problem| problem.severity == Severity::Error && matches!(problem.origin, Origin::Flag(_)));
     ExitCode::from(if usage { 2 } else { 1 })

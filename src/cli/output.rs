@@ -1,6 +1,7 @@
-//! Lines on stdout. Called by every command. Invariant: each line is flushed as a whole, since its reader may wait for it.
+//! Lines on stdout and stderr. Called by every command. Invariant: each line of stdout is flushed as a whole, since its reader may wait
+//! for it, and nothing depends on stderr.
 
-use std::fmt::Arguments;
+use std::fmt::{Arguments, Display};
 use std::io::{ErrorKind, Write};
 
 /// Whoever read stdout has gone: the end of the command, not a failure.
@@ -11,6 +12,11 @@ pub struct OutputClosed;
 /// Writes one line.
 pub fn line(text: Arguments<'_>) -> anyhow::Result<()> {
     bytes(format!("{text}\n").as_bytes())
+}
+
+/// Writes one line to stderr. What cannot be said there (a full disk, a reader that has gone) is no reason to end, as `eprintln!` would.
+pub fn remark(text: impl Display) {
+    let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
 }
 
 /// Writes bytes as they are.

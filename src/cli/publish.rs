@@ -91,7 +91,7 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     } else if payload == "-" {
         let mut stdin = std::io::stdin().lock();
         if stdin.is_terminal() {
-            eprintln!("type the message, then Ctrl-D");
+            output::remark("type the message, then Ctrl-D");
         }
         let mut bytes = Vec::new();
         stdin.read_to_end(&mut bytes).context("stdin cannot be read")?;

@@ -2,7 +2,7 @@
 
 use clap::Command;
 
-use super::flags;
+use super::{flags, output};
 use crate::config::{Host, Settings, next_steps, start_block};
 
 const ABOUT: &str = "Serve WebSocket clients";
@@ -31,6 +31,8 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
     let server = crate::server::start(settings.clone())?;
     let settings = Settings { listen: server.listen.clone(), control: server.control, ..settings };
     let program = std::env::args().next().unwrap_or_else(|| "campanile".into());
-    eprintln!("{}\n{}", start_block(&settings, &Host::detect()), next_steps(&settings, &program));
+    let text = format!("{}\n{}", start_block(&settings, &Host::detect()), next_steps(&settings, &program));
+    // On a thread of its own: a stderr that takes nothing must not keep this one from ending when the server does.
+    std::thread::spawn(move || output::remark(text));
     server.wait()
 }

@@ -37,6 +37,8 @@ pub struct Topic {
     lap_position: u32,
     /// Visits still due; 0: every member has been visited since the newest batch.
     lap_remaining: u32,
+    /// The log's head when the walk last passed the end of the members.
+    lap_head: u64,
     /// On the shard's ring of topics with a lap under way.
     pub in_ring: bool,
     /// Members that were left behind the head because their socket took no more.
@@ -86,6 +88,7 @@ impl Topics {
             members: Vec::new(),
             lap_position: 0,
             lap_remaining: 0,
+            lap_head: 0,
             in_ring: false,
             lagging: 0,
             join_sent: false,
@@ -156,6 +159,9 @@ impl Topic {
     /// thereby have escaped the current lap, and must be flushed by itself.
     pub fn remove_member(&mut self, place: u32) -> Option<Member> {
         self.members.swap_remove(place as usize);
+        if self.members.capacity() > 64 && self.members.len() * 4 < self.members.capacity() {
+            self.members.shrink_to(self.members.len() * 2);
+        }
         if self.lap_position as usize >= self.members.len() {
             self.lap_position = 0;
         }
@@ -183,8 +189,18 @@ impl Topic {
         self.lap_position += 1;
         if self.lap_position as usize == self.members.len() {
             self.lap_position = 0;
+            // Everybody has been visited since the last time the walk was here.
+            self.log.set_served(self.lap_head);
+            self.lap_head = self.log.head();
         }
         Some(member)
+    }
+
+    /// Everybody has been visited since the newest batch.
+    pub fn end_lap(&mut self) {
+        self.in_ring = false;
+        self.lap_head = self.log.head();
+        self.log.set_served(self.lap_head);
     }
 
     pub fn lap_is_over(&self) -> bool {

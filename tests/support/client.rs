@@ -81,8 +81,12 @@ impl Client {
 
     /// All that comes until the server closes.
     pub fn rest(&mut self) -> String {
+        String::from_utf8_lossy(&self.rest_bytes()).into_owned()
+    }
+
+    pub fn rest_bytes(&mut self) -> Vec<u8> {
         while self.fill() {}
-        String::from_utf8_lossy(&self.buffer[self.taken..]).into_owned()
+        self.buffer.split_off(self.taken)
     }
 
     /// The next frame, whatever it is. None: the stream has ended.

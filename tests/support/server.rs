@@ -151,6 +151,12 @@ impl Server {
         self.log.lock().unwrap().clone()
     }
 
+    /// The same, once it contains `text`.
+    pub fn log_when(&self, text: &str) -> String {
+        self.eventually(text, |server| server.log().contains(text));
+        self.log()
+    }
+
     /// Status and body of a GET on the control port.
     pub fn get(&self, path: &str) -> (u16, String) {
         self.get_from(self.control, path).unwrap_or_else(|error| panic!("GET {path}: {error}\n{}", self.log()))

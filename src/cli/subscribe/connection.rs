@@ -63,7 +63,7 @@ pub fn follow(target: &Target, resume: &mut Resume, stop: &Stop) -> anyhow::Resu
         Ok(socket) => socket,
         Err(broken) => return Ok(broken),
     };
-    eprintln!("connected to {}", target.uri);
+    output::remark(format_args!("connected to {}", target.uri));
     let broken = converse(&mut socket, target, resume);
     // The signal handler holds a copy of the descriptor: only a shutdown ends the connection for the server.
     let _ = socket.get_ref().shutdown(Shutdown::Both);
@@ -96,7 +96,7 @@ fn converse(socket: &mut WebSocket<TcpStream>, target: &Target, resume: &mut Res
         let line = match message {
             Ok(line) => line,
             Err(why) => {
-                eprintln!("{why}");
+                output::remark(why);
                 continue;
             }
         };
@@ -114,7 +114,7 @@ fn converse(socket: &mut WebSocket<TcpStream>, target: &Target, resume: &mut Res
                 let silence = Duration::from_secs(heartbeat_seconds.clamp(1, 3600) * 2 + 5);
                 let _ = socket.get_ref().set_read_timeout(Some(silence));
             }
-            Step::Say(text) => eprintln!("{text}"),
+            Step::Say(text) => output::remark(text),
             Step::Refused(why) => return Ok(Break::Refused(why)),
             Step::Later(why) => return Ok(lost(why)),
         }

@@ -14,6 +14,7 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 use tungstenite::http::Uri;
 
 use super::flags;
+use crate::cli::output;
 use crate::config::start::reachable;
 use crate::config::{Settings, load, parse};
 use crate::wire::Format;
@@ -77,7 +78,7 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
             // Settings that are wrong are for `serve` to explain; a client only wants the likely address.
             Err(_) => {
                 let url = default_url(&Settings::default());
-                eprintln!("the settings here are not usable (`campanile config --check` tells why); trying {url}");
+                output::remark(format_args!("the settings here are not usable (`campanile config --check` tells why); trying {url}"));
                 url
             }
         },
@@ -111,7 +112,7 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
             }
             Break::Lost { why, retry_after } => (why, retry_after.unwrap_or_else(|| backoff.next())),
         };
-        eprintln!("{why}, reconnecting in {} ms", wait.as_millis());
+        output::remark(format_args!("{why}, reconnecting in {} ms", wait.as_millis()));
         std::thread::sleep(wait);
     }
 }
