@@ -159,6 +159,8 @@ pub struct ShardMetrics {
     pub lagging: Counter,
     /// Messages waiting in the inbox at the start of the last turn (gauge).
     pub inbox_depth: Counter,
+    /// Bytes of the batches among them (gauge).
+    pub inbox_bytes: Counter,
     /// Bytes held by channel logs (gauge).
     pub log_bytes: Counter,
     /// Bytes held by per-connection buffers: split frames, unsent control frames (gauge).

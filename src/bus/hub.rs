@@ -2,7 +2,7 @@
 //! shards' inboxes, which never block; driven by [`super::subscriber`], fed by an [`super::upstream::Upstream`].
 //!
 //! Invariants: numbers of a channel are handed out without holes, and every number reaches each shard that has joined, in order, as a
-//! message or within a gap, unless its inbox was full: then that is counted and a `Head` follows. No batch before its `Joined`.
+//! message or within a gap, unless its inbox was full (of messages or of bytes): then that is counted and a `Head` follows. No batch before its `Joined`.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
@@ -64,6 +64,8 @@ pub struct HubSettings {
     pub linger_ns: u64,
     pub channels_max: usize,
     pub payload_bytes_max: usize,
+    /// Batches in the inboxes of all shards together.
+    pub inbox_bytes_total: usize,
     /// A channel without listeners lives as long as its history (embedded bus).
     pub history_keeps_channels: bool,
 }
@@ -75,6 +77,7 @@ impl From<&Settings> for HubSettings {
             linger_ns: u64::try_from(settings.linger.as_nanos()).unwrap_or(u64::MAX / 2),
             channels_max: settings.channels_max,
             payload_bytes_max: settings.payload_bytes_max,
+            inbox_bytes_total: settings.inbox_bytes_total,
             history_keeps_channels: settings.redis.is_none(),
         }
     }
@@ -151,6 +154,7 @@ impl Hub {
     pub fn new(settings: HubSettings, metrics: Arc<BusMetrics>, shards: Vec<ShardSender>) -> Hub {
         let has_history =
             settings.rules.default.history_count > 0 || settings.rules.by_prefix.iter().any(|(_, rule)| rule.history_count > 0);
+        let inbox_bytes_max = settings.inbox_bytes_total / shards.len().max(1);
         Hub {
             settings,
             metrics,
@@ -158,7 +162,7 @@ impl Hub {
             by_name: HashTable::new(),
             hasher: RandomState::new(),
             last_found: None,
-            lanes: shards.into_iter().map(Lane::new).collect(),
+            lanes: shards.into_iter().map(|sender| Lane::new(sender, inbox_bytes_max)).collect(),
             open: Vec::new(),
             requests: VecDeque::new(),
             lingering: VecDeque::new(),
@@ -432,7 +436,7 @@ impl Hub {
         for interest in &mut entry.interest {
             let Told::Joined { lost_to } = &mut interest.told else { continue };
             let lane = &mut self.lanes[usize::from(interest.shard)];
-            if lane.push(ShardMessage::Batch { topic: interest.topic, batch: batch.clone() }) {
+            if lane.push_batch(interest.topic, &batch) {
                 if std::mem::take(lost_to) != 0 {
                     // The shard sees the hole by itself.
                     lane.behind.remove(&interest.topic);
@@ -491,6 +495,7 @@ impl Hub {
                 is_full
             });
             lane.joins = joins;
+            is_full = is_full || !lane.may_tell_heads();
             let mut behind = std::mem::take(&mut lane.behind);
             behind.retain(|&topic, &mut id| {
                 let Told::Joined { lost_to } = &mut entries[id as usize].interest_of(shard, topic).told else { return false };

@@ -40,7 +40,22 @@ fn rule() -> ChannelRule {
     }
 }
 
+fn settings_of(rule: ChannelRule, channels_max: usize) -> HubSettings {
+    HubSettings {
+        rules: ChannelRules { default: rule, by_prefix: Vec::new() },
+        linger_ns: LINGER_NS,
+        channels_max,
+        payload_bytes_max: 100_000,
+        inbox_bytes_total: 1 << 30,
+        history_keeps_channels: false,
+    }
+}
+
 fn bed_of(rule: ChannelRule, capacities: &[usize], channels_max: usize) -> Bed {
+    bed_with(settings_of(rule, channels_max), capacities)
+}
+
+fn bed_with(settings: HubSettings, capacities: &[usize]) -> Bed {
     let (senders, shards) = capacities
         .iter()
         .map(|&capacity| {
@@ -50,13 +65,6 @@ fn bed_of(rule: ChannelRule, capacities: &[usize], channels_max: usize) -> Bed {
         })
         .unzip();
     let metrics = Arc::new(BusMetrics::default());
-    let settings = HubSettings {
-        rules: ChannelRules { default: rule, by_prefix: Vec::new() },
-        linger_ns: LINGER_NS,
-        channels_max,
-        payload_bytes_max: 100_000,
-        history_keeps_channels: false,
-    };
     Bed { hub: Hub::new(settings, metrics.clone(), senders), shards, metrics }
 }
 
@@ -87,9 +95,19 @@ impl Bed {
         self.hub.flush(T0);
     }
 
+    /// The shard takes one message.
+    fn take(&mut self, shard: usize) -> Option<ShardMessage> {
+        let inbox = &self.shards[shard].inbox;
+        let message = inbox.try_recv();
+        if let Some(ShardMessage::Batch { batch, .. }) = &message {
+            inbox.release(batch.bytes());
+        }
+        message
+    }
+
     /// What the shard has got, in words.
     fn got(&mut self, shard: usize) -> Vec<String> {
-        std::iter::from_fn(|| self.shards[shard].inbox.try_recv())
+        std::iter::from_fn(|| self.take(shard))
             .map(|message| match message {
                 ShardMessage::Joined { topic, seq, history, .. } => {
                     let history: Vec<_> = history.iter().map(|batch| format!("{}..{}", batch.first(), batch.end())).collect();
@@ -153,6 +171,68 @@ fn a_full_inbox_is_counted_and_announced_by_a_head() {
     bed.messages("a", 1);
     assert_eq!(bed.got(0), ["batch 1 41..42"]);
     assert_eq!(bed.got(1).len(), 6, "the other shard is not concerned");
+}
+
+#[test]
+fn an_inbox_full_of_bytes_takes_answers_and_one_head() {
+    let settings = HubSettings { inbox_bytes_total: 2 * 50_000, ..settings_of(rule(), 1000) };
+    let mut bed = bed_with(settings, &[100, 100]);
+    bed.join(0, 1, "a");
+    bed.join(0, 2, "b");
+    for _ in 0..5 {
+        bed.message("a", &[b'x'; 20_000]);
+        bed.hub.flush(T0);
+        bed.message("b", b"small enough for what is left");
+        bed.hub.flush(T0);
+    }
+    assert_eq!(bed.metrics.inbox_full.get(), 3, "half of the bytes are this shard's: two large batches fit");
+    assert!(bed.shards[0].inbox.bytes() <= 50_000);
+    bed.join(0, 3, "c");
+    assert_eq!(bed.hub.deadline(T0), Some(T0 + RETRY_NS), "the head waits until the shard takes something");
+    let got = bed.got(0);
+    assert_eq!(got.iter().filter(|word| word.starts_with("batch 1")).collect::<Vec<_>>(), ["batch 1 1..2", "batch 1 2..3"]);
+    assert_eq!(got.iter().filter(|word| word.starts_with("batch 2")).count(), 5);
+    assert_eq!((got.len(), got.last().unwrap().as_str()), (10, "joined 3 at 0"));
+    assert_eq!(bed.shards[0].inbox.bytes(), 0);
+    bed.hub.flush(T0);
+    assert_eq!(bed.got(0), ["head 1 5"], "one for all three");
+    assert!(bed.hub.is_drained());
+
+    for _ in 0..3 {
+        bed.message("a", &[b'x'; 20_000]);
+        bed.hub.flush(T0);
+    }
+    bed.hub.stop();
+    bed.hub.flush(T0);
+    assert_eq!(bed.got(0), ["batch 1 6..7", "batch 1 7..8", "head 1 8", "stop"], "at the end it does not wait");
+}
+
+#[test]
+fn a_payload_larger_than_the_inbox_may_hold_passes_alone() {
+    let settings = HubSettings { inbox_bytes_total: 1000, ..settings_of(rule(), 1000) };
+    let mut bed = bed_with(settings, &[2]);
+    bed.join(0, 1, "a");
+    assert_eq!(bed.got(0), ["joined 1 at 0"]);
+    for _ in 0..2 {
+        bed.message("a", &[b'x'; 90_000]);
+        bed.hub.flush(T0);
+    }
+    assert_eq!(bed.got(0), ["batch 1 1..2"]);
+    bed.hub.flush(T0);
+    assert_eq!(bed.got(0), ["head 1 2"]);
+    bed.messages("a", 1);
+    assert_eq!(bed.got(0), ["batch 1 3..4"]);
+    assert_eq!(bed.metrics.inbox_full.get(), 1);
+}
+
+#[test]
+fn a_batch_that_found_no_slot_holds_no_bytes() {
+    let mut bed = bed(&[1]);
+    bed.join(0, 1, "a");
+    for _ in 0..3 {
+        bed.messages("a", 1);
+    }
+    assert_eq!((bed.shards[0].inbox.bytes(), bed.metrics.inbox_full.get()), (0, 3), "the one slot holds the join");
 }
 
 #[test]
@@ -419,7 +499,11 @@ fn the_embedded_bus_numbers_what_somebody_hears_or_history_keeps() {
 fn whatever_happens_numbers_rise_and_holes_are_announced() {
     for seed in 0..300 {
         let mut random = fastrand::Rng::with_seed(seed);
-        let mut bed = bed_of(ChannelRule { history_count: random.usize(0..20), ..rule() }, &[random.usize(1..20), 3], 1000);
+        let settings = HubSettings {
+            inbox_bytes_total: if random.bool() { 1 << 30 } else { random.usize(0..1 << 19) },
+            ..settings_of(ChannelRule { history_count: random.usize(0..20), ..rule() }, 1000)
+        };
+        let mut bed = bed_with(settings, &[random.usize(1..20), 3]);
         let mut topics: Vec<(u16, u32, &str)> = Vec::new();
         let mut next_topic = 0;
         // Per topic: None before Joined, then the last number seen or announced.
@@ -468,7 +552,7 @@ fn whatever_happens_numbers_rise_and_holes_are_announced() {
     }
 
     fn drain(bed: &mut Bed, shard: usize, seen: &mut std::collections::HashMap<(usize, u32), u64>, seed: u64) {
-        while let Some(message) = bed.shards[shard].inbox.try_recv() {
+        while let Some(message) = bed.take(shard) {
             match message {
                 ShardMessage::Joined { topic, seq, history, .. } => {
                     assert!(seen.insert((shard, topic.index), seq).is_none(), "seed {seed}: joined twice");

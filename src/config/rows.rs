@@ -417,6 +417,15 @@ pub static SETTINGS: &[Setting] = &[
         value: one!(log_bytes_total, text => size(text, 64 * K, T), value => show_size(value)),
     },
     Setting {
+        key: "inbox_bytes_total",
+        section: Section::Bounds,
+        placeholder: "SIZE",
+        help: "Messages that wait for the shards, all together; each shard has its share. What finds it full is a counted, announced gap.",
+        accepted: "64k to 1T, as in 256M, 1G",
+        default_text: None,
+        value: one!(inbox_bytes_total, text => size(text, 64 * K, T), value => show_size(value)),
+    },
+    Setting {
         key: "buffer_bytes_total",
         section: Section::Bounds,
         placeholder: "SIZE",

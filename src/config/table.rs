@@ -216,6 +216,7 @@ mod tests {
             log_bytes_total: _,
             buffer_bytes_total: _,
             inbox_messages: _,
+            inbox_bytes_total: _,
             notsent_bytes: _,
             backlog: _,
             echo: _,
@@ -224,7 +225,7 @@ mod tests {
             log_level: _,
             channels: _,
         } = all;
-        const FIELDS: usize = 31 + 6;
-        assert_eq!(SETTINGS.len(), FIELDS, "31 fields of Settings and 6 of ChannelRule");
+        const FIELDS: usize = 32 + 6;
+        assert_eq!(SETTINGS.len(), FIELDS, "32 fields of Settings and 6 of ChannelRule");
     }
 }

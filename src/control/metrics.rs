@@ -30,7 +30,7 @@ const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Name, HELP text with the unit at its end, where the number is.
 type Named<T> = (&'static str, &'static str, fn(&T) -> &Counter);
 
-const SHARD_GAUGES: [Named<ShardMetrics>; 8] = [
+const SHARD_GAUGES: [Named<ShardMetrics>; 9] = [
     ("ws_connections_total", "Open WebSocket connections now (a gauge, whatever its name says). Unit: connections.", |m| &m.connections),
     ("ws_sockets", "Accepted sockets now, in whatever phase. Unit: sockets.", |m| &m.sockets),
     ("ws_subscriptions", "Subscriptions now. Unit: subscriptions.", |m| &m.subscriptions),
@@ -39,6 +39,7 @@ const SHARD_GAUGES: [Named<ShardMetrics>; 8] = [
         &m.lagging
     }),
     ("campanile_inbox_depth", "Entries waiting in the shard's inbox at the start of its last turn. Unit: entries.", |m| &m.inbox_depth),
+    ("campanile_inbox_bytes", "Messages waiting in the shard's inbox at the end of its last turn. Unit: bytes.", |m| &m.inbox_bytes),
     ("campanile_log_bytes", "Memory held by channel logs now. Unit: bytes.", |m| &m.log_bytes),
     ("campanile_buffer_bytes", "Memory held by split frames and unsent control frames now. Unit: bytes.", |m| &m.buffer_bytes),
 ];

@@ -296,6 +296,7 @@ impl<N: Network> Shard<N> {
         let metrics = &self.metrics;
         metrics.turns.inc();
         metrics.inbox_depth.set(self.inbox.len() as u64);
+        metrics.inbox_bytes.set(self.inbox.bytes() as u64);
         metrics.log_bytes.set(self.log_bytes as u64);
         metrics.buffer_bytes.set(self.buffer_bytes as u64);
         metrics.channels.set(self.topics.len() as u64);

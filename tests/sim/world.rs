@@ -27,6 +27,7 @@ use crate::client::{Client, payload};
 const CHANNELS: [&str; 4] = ["cut", "skip", "latest", "kept"];
 const LOG_BYTES: usize = 6000;
 const LOG_BYTES_TOTAL: usize = 20_000;
+const INBOX_BYTES: usize = 10_000;
 /// Some seeds have little room for the connections' own buffers, some much.
 const BUFFER_BYTES: [usize; 2] = [5_000, 400_000];
 
@@ -513,7 +514,11 @@ impl Simulation {
             }
         }
         let Some(topic) = known.topic else { return };
-        if lose || self.to_shard.push(ShardMessage::Batch { topic, batch }).is_err() {
+        let bytes = batch.bytes();
+        if lose || !self.to_shard.reserve(bytes, INBOX_BYTES) {
+            known.lost = true;
+        } else if self.to_shard.push(ShardMessage::Batch { topic, batch }).is_err() {
+            self.to_shard.unreserve(bytes);
             known.lost = true;
         }
     }
@@ -593,6 +598,9 @@ impl Simulation {
 
     fn check(&self) {
         let metrics = &self.metrics;
+        if self.to_shard.is_empty() {
+            assert_eq!(self.to_shard.bytes(), 0, "invariant 4: an inbox that is empty holds nothing");
+        }
         let log_bytes = metrics.log_bytes.get() as usize;
         // Each log may keep one batch beyond its bound and as much again in limbo; the budget over all logs leaves room for the newest batches.
         assert!(log_bytes <= LOG_BYTES_TOTAL.max(LOG_BYTES) + 40_000, "invariant 4: {log_bytes} bytes in logs");

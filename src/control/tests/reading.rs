@@ -192,6 +192,7 @@ fn metrics_are_read_by_a_strict_reader_in_both_formats() {
             "ws_subscriptions",
             "ws_channels",
             "campanile_inbox_depth",
+            "campanile_inbox_bytes",
             "campanile_inbox_lost_total",
             "campanile_log_bytes",
             "campanile_buffer_bytes",
