@@ -195,7 +195,10 @@ pub struct BusMetrics {
     pub protocol_errors: Counter,
     /// Channels known (gauge).
     pub channels: Counter,
+    /// Bytes held by the node's history (gauge).
     pub history_bytes: Counter,
+    /// Messages that history gave up for `history_bytes_total`, before their count or age said so.
+    pub history_dropped: Counter,
     /// 1 while messages flow: connected and every wanted channel subscribed (gauge).
     pub ready: Counter,
 }

@@ -58,6 +58,7 @@ fn settings(redis: Option<String>) -> Settings {
         buffer_bytes_total: 1 << 26,
         inbox_messages: 1 << 16,
         inbox_bytes_total: 1 << 28,
+        history_bytes_total: 1 << 28,
         notsent_bytes: 16384,
         backlog: 1024,
         echo: false,

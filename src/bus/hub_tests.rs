@@ -47,6 +47,7 @@ fn settings_of(rule: ChannelRule, channels_max: usize) -> HubSettings {
         channels_max,
         payload_bytes_max: 100_000,
         inbox_bytes_total: 1 << 30,
+        history_bytes_total: 1 << 30,
         history_keeps_channels: false,
     }
 }
@@ -372,6 +373,70 @@ fn history_is_bounded_by_count_and_age() {
 }
 
 #[test]
+fn all_histories_together_are_bounded_and_the_oldest_go_first() {
+    let settings = HubSettings { history_bytes_total: 100_000, ..settings_of(ChannelRule { history_count: 1000, ..rule() }, 1000) };
+    let mut bed = bed_with(settings, &[100]);
+    for (index, name) in ["a", "b", "c"].into_iter().enumerate() {
+        bed.join(0, index as u32, name);
+    }
+    for name in ["a", "b", "b", "c", "a"] {
+        bed.message(name, &[b'x'; 30_000]);
+        bed.hub.flush(T0);
+    }
+    assert_eq!(bed.metrics.history_dropped.get(), 2);
+    let kept = |bed: &Bed| bed.hub.list(0, 10).channels.iter().map(|channel| channel.history_messages).collect::<Vec<_>>();
+    assert_eq!(kept(&bed), [1, 1, 1], "the first of a and of b are gone");
+    let raw = bed.metrics.history_bytes.get();
+    assert!((90_000..=100_000).contains(&raw));
+    bed.got(0);
+    bed.join(0, 7, "a");
+    assert_eq!(bed.got(0), ["joined 7 at 2 2..3"]);
+
+    // A shard has the newest one encoded: history grows with it, and gives up what was oldest.
+    let id = bed.hub.find("a").unwrap() as usize;
+    let history = bed.hub.entries[id].history.as_ref().unwrap();
+    let batch = bed.hub.histories.batches(history).pop().unwrap();
+    batch.frames(Format::Raw);
+    bed.hub.expire(T0 + SWEEP_NS);
+    assert_eq!((kept(&bed), bed.metrics.history_dropped.get()), (vec![1, 0, 1], 3));
+    assert!(bed.metrics.history_bytes.get() <= 100_000);
+
+    // One that is larger than all of it is not kept, and takes the others along: it is newer than they are.
+    bed.message("b", &[b'x'; 100_000]);
+    bed.hub.flush(T0 + SWEEP_NS);
+    assert_eq!((kept(&bed), bed.metrics.history_bytes.get(), bed.metrics.history_dropped.get()), (vec![0, 0, 0], 0, 6));
+    batch.frames(Format::Json);
+    bed.hub.expire(T0 + 2 * SWEEP_NS);
+    assert_eq!(bed.metrics.history_bytes.get(), 0, "what others still hold is not history's any more");
+    bed.join(0, 8, "b");
+    assert_eq!(bed.got(0).pop().unwrap(), "joined 8 at 3", "nothing to resume from, and the numbers go on");
+}
+
+#[test]
+fn on_the_embedded_bus_channels_go_when_the_bound_takes_their_history() {
+    let rule = ChannelRule { history_count: 10, ..rule() };
+    let settings = HubSettings { history_bytes_total: 20_000, history_keeps_channels: true, ..settings_of(rule, 100_000) };
+    let mut bed = bed_with(settings, &[100]);
+    let mut now = T0;
+    for number in 0..1000 {
+        let (reply, _) = tokio::sync::oneshot::channel();
+        let publish = Publish { channel: format!("c{number}").into(), payload: vec![b'x'; 900], reply: PublishReply::Control(reply) };
+        Embedded.publish(&mut bed.hub, publish, now);
+        bed.hub.flush(now);
+        now += LINGER_NS / 100;
+        bed.hub.expire(now);
+        assert!(bed.metrics.history_bytes.get() <= 20_000);
+        assert!(bed.metrics.channels.get() <= 350, "what nobody hears or keeps goes within two lingers");
+    }
+    now += 3 * LINGER_NS;
+    bed.hub.expire(now);
+    bed.hub.expire(now + 2 * LINGER_NS);
+    let channels = bed.hub.list(0, 1000).channels;
+    assert!((15..25).contains(&channels.len()) && channels.iter().all(|channel| channel.history_messages == 1), "{}", channels.len());
+    assert_eq!(bed.metrics.history_dropped.get(), 1000 - channels.len() as u64);
+}
+
+#[test]
 fn batches_are_split_by_bytes() {
     let mut bed = bed(&[100]);
     bed.join(0, 1, "a");
@@ -501,6 +566,7 @@ fn whatever_happens_numbers_rise_and_holes_are_announced() {
         let mut random = fastrand::Rng::with_seed(seed);
         let settings = HubSettings {
             inbox_bytes_total: if random.bool() { 1 << 30 } else { random.usize(0..1 << 19) },
+            history_bytes_total: if random.bool() { 1 << 30 } else { random.usize(0..1 << 19) },
             ..settings_of(ChannelRule { history_count: random.usize(0..20), ..rule() }, 1000)
         };
         let mut bed = bed_with(settings, &[random.usize(1..20), 3]);

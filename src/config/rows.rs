@@ -426,6 +426,15 @@ pub static SETTINGS: &[Setting] = &[
         value: one!(inbox_bytes_total, text => size(text, 64 * K, T), value => show_size(value)),
     },
     Setting {
+        key: "history_bytes_total",
+        section: Section::Bounds,
+        placeholder: "SIZE",
+        help: "Histories of all channels together. Beyond it the oldest messages go first, whatever their channel.",
+        accepted: "64k to 1T, as in 256M, 1G",
+        default_text: None,
+        value: one!(history_bytes_total, text => size(text, 64 * K, T), value => show_size(value)),
+    },
+    Setting {
         key: "buffer_bytes_total",
         section: Section::Bounds,
         placeholder: "SIZE",

@@ -217,6 +217,7 @@ mod tests {
             buffer_bytes_total: _,
             inbox_messages: _,
             inbox_bytes_total: _,
+            history_bytes_total: _,
             notsent_bytes: _,
             backlog: _,
             echo: _,
@@ -225,7 +226,7 @@ mod tests {
             log_level: _,
             channels: _,
         } = all;
-        const FIELDS: usize = 32 + 6;
-        assert_eq!(SETTINGS.len(), FIELDS, "32 fields of Settings and 6 of ChannelRule");
+        const FIELDS: usize = 33 + 6;
+        assert_eq!(SETTINGS.len(), FIELDS, "33 fields of Settings and 6 of ChannelRule");
     }
 }

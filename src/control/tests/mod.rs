@@ -299,6 +299,7 @@ pub(super) fn settings() -> Settings {
         buffer_bytes_total: 1 << 26,
         inbox_messages: 1024,
         inbox_bytes_total: 1 << 28,
+        history_bytes_total: 1 << 28,
         notsent_bytes: 1 << 14,
         backlog: 4096,
         echo: false,
