@@ -44,9 +44,9 @@ pub enum Outcome {
     Numbered(Published),
     /// The channel does not flow (yet).
     Unwanted,
-    /// Larger than `payload_bytes_max`; a gap of one number stands for it.
+    /// Larger than `payload_bytes_max`; a gap of one number (`dropped`) stands for it.
     TooBig,
-    /// Not what `payload` says, and the rule says drop.
+    /// Not what `payload` says, and the rule says drop: not a message of this channel, so it gets no number and leaves no gap.
     Mismatched,
 }
 
@@ -378,7 +378,7 @@ impl Hub {
         }
         if payload.len() > self.settings.payload_bytes_max {
             self.metrics.dropped.inc();
-            self.announce_gap(id, GapReason::Inbox, receipt.received);
+            self.announce_gap(id, GapReason::Dropped, receipt.received);
             return Outcome::TooBig;
         }
         let (kind, is_expected) = classify(payload, entry.rule.payload);

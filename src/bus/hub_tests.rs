@@ -114,7 +114,11 @@ impl Bed {
                     let history: Vec<_> = history.iter().map(|batch| format!("{}..{}", batch.first(), batch.end())).collect();
                     format!("joined {} at {seq} {}", topic.index, history.join(" ")).trim_end().to_owned()
                 }
-                ShardMessage::Batch { topic, batch } if batch.is_gap() => format!("gap {} {}..{}", topic.index, batch.first(), batch.end()),
+                ShardMessage::Batch { topic, batch } if batch.is_gap() => {
+                    let frame = String::from_utf8_lossy(&batch.frames(Format::Json).bytes).into_owned();
+                    let reason = GapReason::ALL.iter().find(|reason| frame.contains(&format!("\"reason\":\"{}\"", reason.name())));
+                    format!("gap {} {}..{} {}", topic.index, batch.first(), batch.end(), reason.unwrap().name())
+                }
                 ShardMessage::Batch { topic, batch } => format!("batch {} {}..{}", topic.index, batch.first(), batch.end()),
                 ShardMessage::Head { topic, seq } => format!("head {} {seq}", topic.index),
                 ShardMessage::Refused { topic } => format!("refused {}", topic.index),
@@ -319,7 +323,7 @@ fn an_outage_takes_one_number_from_channels_that_flowed() {
     bed.hub.flowing("a");
     bed.hub.flowing("never-confirmed");
     bed.messages("a", 1);
-    assert_eq!(bed.got(0), ["gap 1 4..5", "joined 3 at 4", "joined 2 at 0", "batch 1 5..6", "batch 3 5..6"]);
+    assert_eq!(bed.got(0), ["gap 1 4..5 outage", "joined 3 at 4", "joined 2 at 0", "batch 1 5..6", "batch 3 5..6"]);
 }
 
 #[test]
@@ -458,7 +462,7 @@ fn what_is_dropped_is_counted_and_what_is_too_big_is_a_gap() {
     assert_eq!(bed.message("a", &[b'x'; 100_001]), Outcome::TooBig);
     bed.message("a", b"[2]");
     bed.hub.flush(T0);
-    assert_eq!(bed.got(0), ["joined 1 at 0", "batch 1 1..2", "gap 1 2..3", "batch 1 3..4"]);
+    assert_eq!(bed.got(0), ["joined 1 at 0", "batch 1 1..2", "gap 1 2..3 dropped", "batch 1 3..4"]);
     assert_eq!((bed.metrics.dropped.get(), bed.metrics.mismatched.get()), (2, 0));
 
     let mut bed = bed_of(ChannelRule { payload: Expect::Json, ..rule() }, &[100], 1000);
