@@ -299,6 +299,7 @@ impl<N: Network> Shard<N> {
     fn publish_gauges(&mut self) {
         let metrics = &self.metrics;
         metrics.turns.inc();
+        metrics.inbox_bytes.set(self.inbox.bytes() as u64);
         metrics.log_bytes.set(self.log_bytes as u64);
         metrics.buffer_bytes.set(self.buffer_bytes as u64);
         metrics.channels.set(self.topics.len() as u64);

@@ -225,7 +225,11 @@ impl<N: Network> Shard<N> {
         for _ in 0..limits::INBOX_MESSAGES_PER_TURN {
             let Some(message) = self.inbox.try_recv() else { break };
             match message {
-                ShardMessage::Batch { topic, batch } => self.on_batch(topic, batch),
+                ShardMessage::Batch { topic, batch } => {
+                    // Here, so that no way out of `on_batch` can forget it.
+                    self.inbox.release(batch.bytes());
+                    self.on_batch(topic, batch);
+                }
                 ShardMessage::Joined { topic, channel, seq, history } => self.on_joined(topic, channel, seq, history),
                 ShardMessage::Refused { topic } => self.on_refused(topic),
                 ShardMessage::Head { topic, seq } => self.on_head(topic, seq),
