@@ -544,14 +544,13 @@ fn serves_with_stderr(stderr: Stdio, shell: Option<&str>) {
     let redis = format!("redis://127.0.0.1:{}", free_port());
     let address = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
     let (listen, control) = (address(listen), address(control));
-    // Descriptors are said to be too few, so that a warning is due as well.
     let flags = ["--listen", &listen.to_string(), "--control", &control.to_string(), "--redis", &redis, "--log-level", "debug"];
     let mut launch = Launch::new(&flags);
     if let Some(shell) = shell {
         launch = launch.shell(shell);
     }
     let child = launch.command().stderr(stderr).spawn().expect("the program");
-    let mut server = Server::around(child, std::env::temp_dir().join("campanile-no-such-directory"));
+    let mut server = Server::around(child, launch.directory.clone());
     (server.listen, server.control) = (listen, control);
     let begin = Instant::now();
     while server.get_from(control, "/healthz").is_err() {
@@ -614,7 +613,12 @@ fn errors_at_the_start_keep_their_exit_code_when_stderr_is_full() {
     let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = other.local_addr().unwrap().to_string();
-    let code = |flags: &[&str]| Launch::new(flags).command().stderr(full()).status().unwrap().code();
+    let code = |flags: &[&str]| {
+        let launch = Launch::new(flags);
+        let status = launch.command().stderr(full()).status().unwrap();
+        let _ = std::fs::remove_dir_all(&launch.directory);
+        status.code()
+    };
     assert_eq!(code(&["--control", &address]), Some(1));
     assert_eq!(code(&["--redis", "http://127.0.0.1"]), Some(2));
 }

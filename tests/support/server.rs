@@ -20,7 +20,8 @@ pub struct Launch {
     arguments: Vec<String>,
     file: Option<String>,
     shell: Option<String>,
-    directory: PathBuf,
+    /// Where it runs; removed with the [`Server`], or by whoever runs the command.
+    pub directory: PathBuf,
 }
 
 impl Launch {
