@@ -18,6 +18,8 @@ pub const CONTROL_PAYLOAD_BYTES_MAX: usize = 125;
 pub const ECHO_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// A batch is sealed when its payloads reach this many bytes; a single larger message gets a batch of its own.
 pub const BATCH_BYTES_MAX: usize = 64 * 1024;
+/// And when it has this many messages: of tiny payloads the envelopes are what takes room.
+pub const BATCH_MESSAGES_MAX: usize = 1024;
 /// Bytes asked of one read from a socket; one scratch buffer of this size per thread.
 pub const READ_BYTES: usize = 256 * 1024;
 

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire};
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicUsize};
 use std::sync::{Arc, OnceLock};
 
+use crate::limits::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX};
 use crate::wire::Format;
 use crate::wire::event::{self, Event, GapReason};
 use crate::wire::payload::{Kind, encode_notification};
@@ -324,9 +325,9 @@ impl BatchBuilder {
         self.messages.is_empty()
     }
 
-    /// Whether a payload of this size should rather begin the next batch ([`crate::limits::BATCH_BYTES_MAX`]).
+    /// Whether a payload of this size should rather begin the next batch ([`BATCH_BYTES_MAX`], [`BATCH_MESSAGES_MAX`]).
     pub fn is_full_for(&self, payload_bytes: usize) -> bool {
-        !self.is_empty() && self.bytes.len() + payload_bytes > crate::limits::BATCH_BYTES_MAX
+        self.messages.len() >= BATCH_MESSAGES_MAX || (!self.is_empty() && self.bytes.len() + payload_bytes > BATCH_BYTES_MAX)
     }
 
     /// Sequence number after the last message pushed.
