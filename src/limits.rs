@@ -55,3 +55,5 @@ const _: () = assert!(HEAD_BYTES_MAX <= CLIENT_READ_BYTES);
 pub const REFUSALS_UNDER_WAY_MAX: usize = 1024;
 /// The list of appended batches is swept of those already freed when it is longer than this.
 pub const APPENDED_BEFORE_SWEEP: usize = 4096;
+/// Ticks (100 ms) between two warnings that connections cannot be accepted.
+pub const ACCEPT_WARNING_TICKS: u32 = 600;

@@ -40,11 +40,11 @@ pub fn start(settings: Settings) -> anyhow::Result<Server> {
     sys::block_stop_signals().context("signals cannot be blocked")?;
     let limit = sys::raise_descriptor_limit().context("the descriptor limit cannot be read")?;
     let table = resolve_fd_table(&settings, limit.hard);
-    // First, so that a port in use ends the start before any other thread has begun.
+    // First, so that a port in use ends the start before any thread has begun.
+    settings.listen.iter().try_for_each(|&address| sockets::check_free(address))?;
     let control_listener = TcpListener::bind(settings.control)
         .map_err(|error| anyhow!("cannot listen on {} (control): {}", settings.control, sys::explain_bind(&error, settings.control)))?;
     let control = control_listener.local_addr()?;
-    sockets::check_unused(&settings.listen)?;
 
     let settings = Arc::new(settings);
     let mut seats = Vec::new();

@@ -101,6 +101,16 @@ pub fn set_notsent_lowat(socket: &impl AsRawFd, bytes: u32) -> io::Result<()> {
     })
 }
 
+/// A numeric option of a TCP socket, for tests.
+#[cfg(test)]
+pub fn tcp_option(socket: &impl AsRawFd, name: libc::c_int) -> io::Result<u32> {
+    let mut value: libc::c_int = 0;
+    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the descriptor is open for the call, and value and length are valid for the kernel to write.
+    check(unsafe { libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, name, (&raw mut value).cast(), &mut length) })?;
+    Ok(value as u32)
+}
+
 /// Blocks SIGTERM and SIGINT on the calling thread and on every thread it starts from now on. A handler may run on any thread that
 /// does not block them, and writes to a descriptor number that means somebody else's socket in a private table.
 pub fn block_stop_signals() -> io::Result<()> {

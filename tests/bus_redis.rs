@@ -67,15 +67,20 @@ fn settings(redis: Option<String>) -> Settings {
     }
 }
 
-/// In a hurry: a hung Redis is noticed within half a second, and a lost one is looked for every tenth.
-fn timing() -> Timing {
+/// Looks often for a Redis that is lost, and gives a slow one all the time it needs: the machine may be busy with other tests.
+fn patient() -> Timing {
     Timing {
-        connect: Duration::from_secs(1),
-        ping_after: Duration::from_millis(200),
-        answer: Duration::from_millis(300),
+        connect: PATIENCE,
+        ping_after: PATIENCE,
+        answer: PATIENCE,
         backoff_min: Duration::from_millis(10),
         backoff_max: Duration::from_millis(100),
     }
+}
+
+/// Notices within half a second that a Redis hangs.
+fn hurried() -> Timing {
+    Timing { connect: Duration::from_secs(1), ping_after: Duration::from_millis(200), answer: Duration::from_millis(300), ..patient() }
 }
 
 /// A shard that only keeps what it is told.
@@ -87,6 +92,8 @@ struct FakeShard {
     heads: HashMap<u32, u64>,
     published: Vec<Result<Published, PublishError>>,
     is_stopped: bool,
+    /// Its inbox is too small on purpose: a hole is what a real shard then announces as a gap.
+    may_lose: bool,
 }
 
 impl FakeShard {
@@ -105,7 +112,8 @@ impl FakeShard {
                 }
                 ShardMessage::Batch { topic, batch } => {
                     let head = self.heads.get_mut(&topic.index).expect("no batch before joined");
-                    assert_eq!(batch.first(), *head + 1, "no hole without a gap");
+                    assert!(batch.first() > *head, "never twice");
+                    assert!(batch.first() == *head + 1 || self.may_lose, "no hole without a gap");
                     *head = batch.end() - 1;
                     self.topics.get_mut(&topic.index).unwrap().extend(describe(&batch));
                 }
@@ -150,21 +158,36 @@ struct Bench {
 
 impl Bench {
     fn new(settings: Settings) -> Bench {
-        Bench::with_shards(settings, 1)
+        Bench::with(settings, 1, patient())
+    }
+
+    fn hurried(settings: Settings) -> Bench {
+        Bench::with(settings, 1, hurried())
     }
 
     fn with_shards(settings: Settings, count: usize) -> Bench {
+        Bench::with(settings, count, patient())
+    }
+
+    fn with(settings: Settings, count: usize, timing: Timing) -> Bench {
         let metrics = Arc::new(BusMetrics::default());
         let (senders, shards) = (0..count)
             .map(|_| {
                 let poll = Poll::new().unwrap();
                 let (sender, inbox) = inbox(settings.inbox_messages, poll.registry(), Token(0)).unwrap();
-                let shard =
-                    FakeShard { inbox, poll, topics: HashMap::new(), heads: HashMap::new(), published: Vec::new(), is_stopped: false };
+                let shard = FakeShard {
+                    inbox,
+                    poll,
+                    topics: HashMap::new(),
+                    heads: HashMap::new(),
+                    published: Vec::new(),
+                    is_stopped: false,
+                    may_lose: settings.inbox_messages < 100,
+                };
                 (sender, shard)
             })
             .unzip();
-        let (bus, thread) = spawn_with_timing(Arc::new(settings), metrics.clone(), senders, timing()).unwrap();
+        let (bus, thread) = spawn_with_timing(Arc::new(settings), metrics.clone(), senders, timing).unwrap();
         Bench { bus, thread: Some(thread), metrics, shards }
     }
 
@@ -225,7 +248,8 @@ impl Bench {
             if done(self) {
                 return;
             }
-            assert!(begin.elapsed() < PATIENCE, "timed out waiting for {what}; got {:?}", self.shards[0].topics);
+            let some = || self.shards[0].topics.iter().take(5).collect::<Vec<_>>();
+            assert!(begin.elapsed() < PATIENCE, "timed out waiting for {what}; got {:?}", some());
             let shard = &mut self.shards[0];
             if shard.inbox.prepare_sleep() {
                 shard.poll.poll(&mut events, Some(Duration::from_millis(5))).unwrap();
@@ -398,9 +422,9 @@ fn a_publish_learns_its_number() {
 #[test]
 fn too_many_publishes_are_refused_not_queued() {
     let redis = RedisServer::start();
-    let mut bench = Bench::new(settings(Some(redis.url())));
+    let mut bench = Bench::hurried(settings(Some(redis.url())));
     bench.wait_ready(true);
-    assert_eq!(bench.publish("a", b"opens the connection").unwrap().seq, None);
+    assert_eq!(bench.publish_when_possible("a", b"opens the connection").seq, None);
     redis.pause();
     let answers: Vec<_> = (0..5000).map(|_| bench.publish_later("a", b"x")).collect();
     let results: Vec<_> = answers.into_iter().map(|answer| answer()).collect();
@@ -467,7 +491,7 @@ fn killed_and_restarted() {
 #[test]
 fn paused_and_resumed() {
     let redis = RedisServer::start();
-    let mut bench = Bench::new(settings(Some(redis.url())));
+    let mut bench = Bench::hurried(settings(Some(redis.url())));
     bench.join(1, "a");
     bench.wait_for(1, &["joined@0"]);
     bench.wait_ready(true);
@@ -476,7 +500,10 @@ fn paused_and_resumed() {
     redis.resume();
     bench.wait_ready(true);
     redis.publisher().publish("notifications:a", b"after");
-    bench.wait_for(1, &["joined@0", "gap#1..2", "m:after#2"]);
+    bench.wait("the message", |bench| bench.words(1).last().is_some_and(|word| word.starts_with("m:after#")));
+    // One gap for each time it was found hanging, which on a busy machine may be more than once.
+    let words = bench.words(1);
+    assert!(words.len() >= 3 && words[1..words.len() - 1].iter().all(|word| word.starts_with("gap#")), "{words:?}");
 }
 
 #[test]
@@ -493,7 +520,7 @@ fn it_may_start_later_than_we_do() {
 #[test]
 fn a_long_silence_is_not_an_outage() {
     let redis = RedisServer::start();
-    let mut bench = Bench::new(settings(Some(redis.url())));
+    let mut bench = Bench::with(settings(Some(redis.url())), 1, Timing { ping_after: Duration::from_millis(50), ..patient() });
     bench.join(1, "a");
     bench.wait_for(1, &["joined@0"]);
     let pings = || {
@@ -614,6 +641,34 @@ fn history_is_told_to_those_who_come_later() {
     assert_eq!(bench.shards[1].topics[&2], ["joined@5", "old:m:3#3", "old:m:4#4", "old:m:5#5"]);
 }
 
+#[test]
+fn a_shard_that_is_too_slow_holds_nobody_up_and_hears_of_it() {
+    let redis = RedisServer::start();
+    let mut bench = Bench::with_shards(Settings { inbox_messages: 4, ..settings(Some(redis.url())) }, 2);
+    bench.join(1, "a");
+    bench.join_on(1, 1, "b");
+    bench.wait("both joins", |bench| bench.shards.iter().all(|shard| shard.heads.len() == 1));
+    let mut publisher = redis.publisher();
+    for _ in 0..50 {
+        for _ in 0..100 {
+            publisher.publish("notifications:a", b"x");
+        }
+        publisher.settle(); // each time another read, and so another batch, of the bus thread
+    }
+    // Shard 0 has taken nothing; shard 1 still gets its message.
+    publisher.publish("notifications:b", b"y");
+    let begin = Instant::now();
+    while bench.shards[1].heads[&1] == 0 {
+        bench.shards[1].take();
+        assert!(begin.elapsed() < PATIENCE);
+        std::thread::yield_now();
+    }
+    assert!(bench.metrics.inbox_full.get() > 0);
+    bench.wait("the head", |bench| bench.shards[0].heads[&1] == 5000);
+    let received = bench.words(1).iter().filter(|word| word.starts_with("m:")).count() as u64;
+    assert_eq!(received + bench.metrics.inbox_full.get(), 5000, "what did not arrive was counted");
+}
+
 /// A server that logs everybody in, says `text` and waits for the end of the connection, again and again.
 fn fake_server(text: &'static [u8]) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -654,7 +709,7 @@ fn garbage_from_the_server_resets_the_connection() {
 #[test]
 fn a_server_that_says_nothing_is_left() {
     let port = fake_server(b"");
-    let mut bench = Bench::new(settings(Some(format!("redis://127.0.0.1:{port}"))));
+    let mut bench = Bench::hurried(settings(Some(format!("redis://127.0.0.1:{port}"))));
     let begin = Instant::now();
     bench.wait("the deadline", |_| begin.elapsed() > Duration::from_millis(1500));
     assert_eq!((bench.metrics.ready.get(), bench.metrics.connects.get()), (0, 0));
@@ -664,7 +719,7 @@ fn a_server_that_says_nothing_is_left() {
 fn a_wrong_url_is_an_error_at_start() {
     for (url, prefix) in [("localhost", "p:"), ("http://localhost", "p:"), ("redis://localhost/x", "p:"), ("redis://localhost", "notif")] {
         let settings = Settings { prefix: prefix.into(), ..settings(Some(url.into())) };
-        let Err(error) = spawn_with_timing(Arc::new(settings), Arc::default(), Vec::new(), timing()) else { panic!("{url} was taken") };
+        let Err(error) = spawn_with_timing(Arc::new(settings), Arc::default(), Vec::new(), patient()) else { panic!("{url} was taken") };
         assert!(format!("{error:#}").len() > 40, "{error:#}");
     }
 }
@@ -709,7 +764,7 @@ fn over_tls() {
     // Without #insecure nobody vouches for this certificate: at start where there are no root certificates at all, else at each try.
     let metrics = Arc::new(BusMetrics::default());
     let checked = Arc::new(settings(Some(format!("rediss://localhost:{tls_port}"))));
-    if let Ok((bus, thread)) = spawn_with_timing(checked, metrics.clone(), Vec::new(), timing()) {
+    if let Ok((bus, thread)) = spawn_with_timing(checked, metrics.clone(), Vec::new(), patient()) {
         let begin = Instant::now();
         bench.wait("a few tries", |_| begin.elapsed() > Duration::from_millis(300));
         assert_eq!((metrics.connects.get(), metrics.ready.get()), (0, 0));

@@ -5,19 +5,20 @@
 //! mio is edge-triggered: `readable` and `writable` stay set until the kernel says it would block.
 
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, TryRecvError};
-use mio::event::{Event, Source};
+use mio::event::Event;
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token, Waker};
 use redis::ServerError;
 use rustls::ClientConnection;
 
 use super::resp::{Decoder, Reply, write_command};
+use super::socket::{Socket, TlsReader, is_flow, resolve, uninterrupted};
 use super::target::{Address, Target};
 use crate::fanout::batch::MonotonicNs;
 
@@ -108,11 +109,6 @@ enum Step {
     Select,
 }
 
-enum Socket {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
 pub struct Link {
     target: Arc<Target>,
     token: Token,
@@ -138,7 +134,7 @@ pub struct Link {
     readable: bool,
     writable: bool,
     last_heard: MonotonicNs,
-    /// When the PING was sent that nothing has answered yet.
+    /// When a PING was sent, if nothing at all has come since: any byte is life.
     pinged: Option<MonotonicNs>,
     pings: u64,
 }
@@ -445,7 +441,7 @@ impl Link {
         loop {
             let Phase::Greeting(steps) = &mut self.phase else { unreachable!("only while greeting") };
             let Some(step) = steps.pop_front() else { return Ok(true) };
-            let reply = self.decoder.next().map_err(violation)?;
+            let reply = self.decoder.next_reply().map_err(violation)?;
             match (step, reply) {
                 (_, None) => {
                     steps.push_front(step);
@@ -471,7 +467,6 @@ impl Link {
 
     fn keep_alive(&mut self, now: MonotonicNs) -> Result<(), Fault> {
         match self.pinged {
-            Some(sent) if self.last_heard > sent => self.pinged = None,
             // What has arrived but is not read yet is life too.
             Some(sent) if now >= sent + nanos(self.timing.answer) && !self.readable => {
                 return Err(Fault::new(format!("no answer to PING within {:?}; it hangs, or the network is cut", self.timing.answer)));
@@ -518,6 +513,7 @@ impl Link {
             Ok(0) => Err(Fault::new("Redis closed the connection")),
             Ok(count) => {
                 self.last_heard = now;
+                self.pinged = None;
                 Ok(Some(count))
             }
             Err(error) if is_flow(&error) => {
@@ -529,8 +525,8 @@ impl Link {
     }
 
     /// What the last [`Link::fill`] brought, one by one.
-    pub fn next(&mut self) -> Result<Option<Reply<'_>>, Fault> {
-        self.decoder.next().map_err(violation)
+    pub fn next_reply(&mut self) -> Result<Option<Reply<'_>>, Fault> {
+        self.decoder.next_reply().map_err(violation)
     }
 
     /// Writes as much as the kernel takes.
@@ -568,96 +564,6 @@ fn violation(violation: super::resp::Violation) -> Fault {
     Fault { reason: violation.to_string(), is_violation: true }
 }
 
-fn is_flow(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::WouldBlock
-}
-
-fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    loop {
-        match call() {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            result => return result,
-        }
-    }
-}
-
 pub fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 4)
-}
-
-/// Asks the system's resolver, which may block for seconds, on a thread of its own.
-fn resolve(host: String, port: u16, waker: Arc<Waker>) -> Receiver<io::Result<Vec<SocketAddr>>> {
-    let (sender, receiver) = crossbeam_channel::bounded(1);
-    // A thread that cannot be started drops the sender: the link then sees a failed resolution.
-    let _ = std::thread::Builder::new().name("resolve".into()).spawn(move || {
-        let _ = sender.send((host.as_str(), port).to_socket_addrs().map(Iterator::collect));
-        let _ = waker.wake();
-    });
-    receiver
-}
-
-impl Socket {
-    fn source(&mut self) -> &mut dyn Source {
-        match self {
-            Socket::Tcp(socket) => socket,
-            Socket::Unix(socket) => socket,
-        }
-    }
-
-    /// Whether the non-blocking connect has ended, and how.
-    fn connected(&self) -> io::Result<bool> {
-        let (error, peer) = match self {
-            Socket::Tcp(socket) => (socket.take_error(), socket.peer_addr().map(drop)),
-            Socket::Unix(socket) => (socket.take_error(), socket.peer_addr().map(drop)),
-        };
-        match (error?, peer) {
-            (Some(error), _) => Err(error),
-            (None, Ok(())) => Ok(true),
-            (None, Err(error)) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
-            (None, Err(error)) => Err(error),
-        }
-    }
-}
-
-impl Read for Socket {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Socket::Tcp(socket) => socket.read(buffer),
-            Socket::Unix(socket) => socket.read(buffer),
-        }
-    }
-}
-
-impl Write for Socket {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Socket::Tcp(socket) => socket.write(bytes),
-            Socket::Unix(socket) => socket.write(bytes),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-struct TlsReader<'a> {
-    session: &'a mut ClientConnection,
-    socket: &'a mut Socket,
-}
-
-impl Read for TlsReader<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            match self.session.reader().read(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // Also the peer's orderly end (0), or its end without a goodbye (UnexpectedEof).
-                result => return result,
-            }
-            if self.session.read_tls(self.socket)? == 0 {
-                return Ok(0);
-            }
-            self.session.process_new_packets().map_err(io::Error::other)?;
-        }
-    }
 }

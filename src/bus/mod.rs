@@ -4,7 +4,7 @@
 //! - [`subscriber`]: the thread and its turn. `spawn` starts it.
 //! - [`hub`]: channels, numbers, batches, node history; [`lane`]: the way to one shard when its inbox is full; [`history`].
 //! - [`upstream`]: the seam behind which messages come in: [`embedded`] (no Redis) or [`redis`] (one server).
-//! - Redis, from the socket up: [`target`] (URL), [`link`] (connection), [`resp`] (replies), [`subscriptions`], [`publishes`].
+//! - Redis, from the socket up: [`target`] (URL), [`socket`], [`link`] (connection), [`resp`] (replies), [`subscriptions`], [`publishes`].
 #![forbid(unsafe_code)]
 
 pub mod embedded;
@@ -15,6 +15,7 @@ pub mod link;
 pub mod publishes;
 pub mod redis;
 pub mod resp;
+pub mod socket;
 pub mod subscriber;
 pub mod subscriptions;
 pub mod target;

@@ -38,6 +38,8 @@ pub struct RedisBus {
     /// None until the first publish.
     publisher: Option<Link>,
     make_publisher: LinkParts,
+    /// Why it could not connect, as last logged.
+    publisher_fault: Option<Fault>,
     /// Accepted while the publisher connects for the first time.
     waiting: VecDeque<Publish>,
     waiting_bytes: usize,
@@ -106,6 +108,7 @@ impl RedisBus {
             link: parts.link(0),
             publisher: None,
             make_publisher: parts,
+            publisher_fault: None,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             feed: Feed { names, mode, publishes: Publishes::default(), pongs: 0, has_warned_of_refusal: false },
@@ -128,7 +131,7 @@ impl RedisBus {
         loop {
             // Before the first read: what came together with the answer to the log-in.
             let receipt = Receipt { received: sys::monotonic_ns(), timestamp_ms: sys::unix_ms() };
-            while let Some(reply) = self.link.next()? {
+            while let Some(reply) = self.link.next_reply()? {
                 self.feed.take(hub, reply, receipt)?;
             }
             if bytes >= TURN_BYTES {
@@ -200,6 +203,7 @@ impl RedisBus {
         let Some(publisher) = &mut self.publisher else { return Ok(()) };
         if publisher.drive(now)? {
             hub.metrics().connects.inc();
+            self.publisher_fault = None;
             self.waiting_bytes = 0;
             for publish in std::mem::take(&mut self.waiting) {
                 self.feed.send(publisher, hub, publish, now);
@@ -212,7 +216,7 @@ impl RedisBus {
         let mut fence = None;
         let mut bytes = 0;
         loop {
-            while let Some(reply) = publisher.next()? {
+            while let Some(reply) = publisher.next_reply()? {
                 let refusal = match reply {
                     Reply::Integer(_) => None,
                     Reply::Error(error) => Some(text_of(error)),
@@ -247,8 +251,11 @@ impl RedisBus {
         if fault.is_violation {
             hub.metrics().protocol_errors.inc();
         }
-        // When Redis itself is away, the subscribed connection says so.
-        tracing::debug!("the connection for PUBLISH to {} is lost: {fault}", self.make_publisher.target);
+        // When Redis itself is away, the subscribed connection says so; this is for when only publishing fails.
+        if !publisher.is_ready() && self.link.is_ready() && self.publisher_fault.as_ref() != Some(fault) {
+            tracing::warn!("publishing through {} does not work: {fault}. Trying again until it does", self.make_publisher.target);
+            self.publisher_fault = Some(fault.clone());
+        }
         publisher.fail(now);
         for (publish, result) in self.feed.publishes.connection_lost() {
             hub.answer(publish.reply, publish.channel, result);

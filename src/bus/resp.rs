@@ -93,7 +93,7 @@ impl Decoder {
     }
 
     /// The next complete value, or None until more is filled in. After a violation the connection is of no use.
-    pub fn next(&mut self) -> Result<Option<Reply<'_>>, Violation> {
+    pub fn next_reply(&mut self) -> Result<Option<Reply<'_>>, Violation> {
         if self.fed == 0 && self.scans {
             match scan(&self.buffer[self.start..self.end], self.value_bytes_max)? {
                 Scan::Message { channel, payload, bytes } => {
@@ -291,7 +291,7 @@ mod tests {
             start = cut;
             while !part.is_empty() {
                 decoder.fill(&mut part).unwrap();
-                while let Some(reply) = decoder.next()? {
+                while let Some(reply) = decoder.next_reply()? {
                     found.push(format!("{reply:?}"));
                 }
             }
@@ -346,7 +346,7 @@ mod tests {
         let mut source = stream.as_slice();
         let mut found = Vec::new();
         while decoder.fill(&mut source).unwrap() > 0 {
-            while let Some(reply) = decoder.next().unwrap() {
+            while let Some(reply) = decoder.next_reply().unwrap() {
                 let Reply::Message { channel: b"a", payload } = reply else { panic!("{reply:?}") };
                 found.push(payload.len());
             }
@@ -419,7 +419,7 @@ mod tests {
                     let mut source = stream.as_slice();
                     while !source.is_empty() {
                         decoder.fill(&mut source).unwrap();
-                        while decoder.next().unwrap().is_some() {
+                        while decoder.next_reply().unwrap().is_some() {
                             count += 1;
                         }
                     }

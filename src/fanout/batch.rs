@@ -101,13 +101,19 @@ impl Batch {
         }
     }
 
-    /// Bytes the batch takes before anything is encoded; what logs and history are bounded by.
+    /// Bytes the batch takes before anything is encoded.
     pub fn bytes(&self) -> usize {
         let content = match &self.content {
             Content::Messages { bytes, messages, runs } => bytes.len() + size_of_val(&**messages) + size_of_val(&**runs),
             Content::Gap { .. } => 0,
         };
         size_of::<Batch>() + content
+    }
+
+    /// Bytes it takes now, with the frames of the formats that somebody has asked for; what logs and history are bounded by.
+    pub fn bytes_held(&self) -> usize {
+        let frames = self.frames.iter().filter_map(OnceLock::get);
+        self.bytes() + frames.map(|frames| frames.bytes.len() + size_of_val(&*frames.ends)).sum::<usize>()
     }
 
     /// When its newest message was received, Unix milliseconds; 0 for a gap.

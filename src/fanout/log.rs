@@ -2,7 +2,7 @@
 //!
 //! Invariants: the entries are consecutive (a hole becomes a gap entry when it is noticed), `head` follows the last one, and the
 //! entries take at most `bytes_max` (one batch may always stay). Batches that were trimmed while somebody was in the
-//! middle of one of their frames wait in limbo, again at most `bytes_max`, until that frame is finished.
+//! middle of one of their frames wait in limbo, again `bytes_max` and at most one batch more, until that frame is finished.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
@@ -21,15 +21,22 @@ pub type Slices<'a> = SmallVec<[IoSlice<'a>; SLICES_PER_WRITE]>;
 
 #[derive(Debug)]
 pub struct Log {
-    entries: VecDeque<Arc<Batch>>,
+    entries: VecDeque<Entry>,
     /// The number the next message will have.
     head: u64,
     bytes: usize,
     bytes_max: usize,
     /// Entries appended since the last merge.
     unmerged: usize,
-    /// Only for channels whose policy lets a slow subscriber live on.
+    /// None while no socket is in the middle of a frame.
     cuts: Option<Box<Cuts>>,
+}
+
+/// A batch and what it was counted as: a batch grows when a format is first asked for.
+#[derive(Debug)]
+struct Entry {
+    batch: Arc<Batch>,
+    bytes: usize,
 }
 
 /// Frames that some socket has taken in part, and the trimmed batches that still hold them.
@@ -37,15 +44,13 @@ pub struct Log {
 struct Cuts {
     /// How many cursors are in the middle of the frame of this number.
     cursors: BTreeMap<u64, u32>,
-    limbo: Vec<Arc<Batch>>,
+    limbo: Vec<Entry>,
     limbo_bytes: usize,
 }
 
 impl Log {
-    /// `keep_cut_frames`: the policy is not `disconnect`, so a started frame must stay readable to its end.
-    pub fn new(bytes_max: usize, keep_cut_frames: bool) -> Log {
-        let cuts = keep_cut_frames.then(Box::default);
-        Log { entries: VecDeque::new(), head: 1, bytes: 0, bytes_max, unmerged: 0, cuts }
+    pub fn new(bytes_max: usize) -> Log {
+        Log { entries: VecDeque::new(), head: 1, bytes: 0, bytes_max, unmerged: 0, cuts: None }
     }
 
     /// Sets where numbering stands; the log must be empty.
@@ -61,7 +66,7 @@ impl Log {
 
     /// The oldest number that can still be read; `head` when nothing can.
     pub fn tail(&self) -> u64 {
-        self.entries.front().map_or(self.head, |batch| batch.first())
+        self.entries.front().map_or(self.head, |oldest| oldest.batch.first())
     }
 
     /// Bytes held, limbo included.
@@ -96,10 +101,11 @@ impl Log {
     }
 
     fn push(&mut self, batch: Arc<Batch>) {
+        let bytes = batch.bytes_held();
         self.head = batch.end();
-        self.bytes += batch.bytes();
+        self.bytes += bytes;
         self.unmerged += 1;
-        self.entries.push_back(batch);
+        self.entries.push_back(Entry { batch, bytes });
     }
 
     /// Drops the oldest entries until the rest takes at most `bytes_max`; the newest stays.
@@ -109,11 +115,29 @@ impl Log {
         }
     }
 
-    /// Drops every entry that ends at `end` or earlier.
-    pub fn drop_before(&mut self, end: u64) {
-        while self.entries.front().is_some_and(|oldest| oldest.end() <= end) {
-            self.drop_oldest();
+    /// Counts again what the batches hold, now that more formats may have been asked for, and trims.
+    pub fn measure(&mut self) {
+        for entry in &mut self.entries {
+            entry.bytes = entry.batch.bytes_held();
         }
+        self.bytes = self.entries.iter().map(|entry| entry.bytes).sum();
+        self.trim(self.bytes_max);
+    }
+
+    /// Drops every batch that ends at `end` or earlier, in limbo too: whoever is in the middle of one of its frames is cut off.
+    pub fn drop_before(&mut self, end: u64) {
+        while self.entries.front().is_some_and(|oldest| oldest.batch.end() <= end) {
+            self.pop_oldest();
+        }
+        if let Some(cuts) = &mut self.cuts {
+            cuts.limbo.retain(|entry| entry.batch.end() > end);
+            cuts.limbo_bytes = cuts.limbo.iter().map(|entry| entry.bytes).sum();
+        }
+    }
+
+    /// Whether a batch that ends at `end` may still be held here.
+    pub fn may_hold(&self, end: u64) -> bool {
+        self.tail() < end || self.cuts.as_ref().is_some_and(|cuts| cuts.limbo.iter().any(|entry| entry.batch.end() >= end))
     }
 
     /// Drops entries that nobody needs any more: all but the newest `count` messages that are younger than `age_ms`. Called when every
@@ -123,8 +147,8 @@ impl Log {
             self.drop_all();
             return;
         }
-        let mut messages: usize = self.entries.iter().map(|batch| batch.message_count()).sum();
-        while let Some(oldest) = self.entries.front() {
+        let mut messages: usize = self.entries.iter().map(|entry| entry.batch.message_count()).sum();
+        while let Some(Entry { batch: oldest, .. }) = self.entries.front() {
             let rest = messages - oldest.message_count();
             // A gap has no age of its own; it goes with the messages before it.
             let is_old = !oldest.is_gap() && oldest.timestamp_ms() + age_ms <= now_ms;
@@ -147,38 +171,47 @@ impl Log {
     }
 
     fn drop_oldest(&mut self) {
-        let Some(batch) = self.entries.pop_front() else { return };
-        self.bytes -= batch.bytes();
-        self.unmerged = self.unmerged.min(self.entries.len());
+        let Some(entry) = self.pop_oldest() else { return };
         if let Some(cuts) = &mut self.cuts
-            && cuts.is_needed(&batch)
-            && cuts.limbo_bytes + batch.bytes() <= self.bytes_max
+            && cuts.is_needed(&entry.batch)
+            && cuts.limbo_bytes <= self.bytes_max
         {
-            cuts.limbo_bytes += batch.bytes();
-            cuts.limbo.push(batch);
+            cuts.limbo_bytes += entry.bytes;
+            cuts.limbo.push(entry);
         }
+    }
+
+    fn pop_oldest(&mut self) -> Option<Entry> {
+        let entry = self.entries.pop_front()?;
+        self.bytes -= entry.bytes;
+        self.unmerged = self.unmerged.min(self.entries.len());
+        Some(entry)
     }
 
     /// A cursor stopped in the middle of a frame, or went on from there: both ends are told so that limbo is exact.
     pub fn cursor_moved(&mut self, from: Cursor, to: Cursor) {
-        let Some(cuts) = &mut self.cuts else { return };
         if from.is_mid_frame() == to.is_mid_frame() && from.seq == to.seq {
             return;
         }
         if to.is_mid_frame() {
+            let cuts = self.cuts.get_or_insert_default();
             *cuts.cursors.entry(to.seq).or_insert(0) += 1;
         }
         if from.is_mid_frame() {
+            let cuts = self.cuts.as_mut().expect("a cursor leaves only a frame it was in");
             cuts.leave(from.seq);
+            if cuts.cursors.is_empty() {
+                self.cuts = None;
+            }
         }
     }
 
     /// The batch that holds `seq`, in the entries or in limbo.
     fn find(&self, seq: u64) -> Option<&Arc<Batch>> {
         if seq >= self.tail() {
-            return self.entries.get(self.entries.partition_point(|batch| batch.end() <= seq));
+            return self.entries.get(self.entries.partition_point(|entry| entry.batch.end() <= seq)).map(|entry| &entry.batch);
         }
-        self.cuts.as_ref()?.limbo.iter().find(|batch| (batch.first()..batch.end()).contains(&seq))
+        self.cuts.as_ref()?.limbo.iter().map(|entry| &entry.batch).find(|batch| (batch.first()..batch.end()).contains(&seq))
     }
 
     /// The first number at or after `seq` at which a cursor may stand: one inside a gap would have the whole gap announced again.
@@ -228,8 +261,8 @@ impl Log {
     pub fn gather<'a>(&'a self, cursor: Cursor, format: Format, bytes_max: usize, slices: &mut Slices<'a>) -> usize {
         debug_assert!(cursor.seq >= self.tail());
         let (mut cursor, mut bytes) = (cursor, 0);
-        let first = self.entries.partition_point(|batch| batch.end() <= cursor.seq);
-        for batch in self.entries.range(first..) {
+        let first = self.entries.partition_point(|entry| entry.batch.end() <= cursor.seq);
+        for Entry { batch, .. } in self.entries.range(first..) {
             if bytes >= bytes_max || slices.len() == SLICES_PER_WRITE {
                 break;
             }
@@ -280,30 +313,34 @@ impl Log {
         let mut merged = VecDeque::with_capacity(self.entries.len() / 2 + 1);
         let mut run: Vec<Arc<Batch>> = Vec::new();
         let mut run_bytes = 0;
-        let close = |run: &mut Vec<Arc<Batch>>, merged: &mut VecDeque<Arc<Batch>>| match run.len() {
-            0 => {}
-            1 => merged.extend(run.drain(..)),
-            _ => {
-                merged.push_back(Batch::merge(run));
-                run.clear();
-            }
-        };
-        for batch in self.entries.drain(..) {
+        for Entry { batch, .. } in std::mem::take(&mut self.entries) {
             if batch.is_gap() || run_bytes + batch.bytes() > BATCH_BYTES_MAX {
-                close(&mut run, &mut merged);
+                join(&mut run, &mut merged);
                 run_bytes = 0;
             }
-            if batch.is_gap() {
-                merged.push_back(batch);
-            } else {
-                run_bytes += batch.bytes();
-                run.push(batch);
+            run_bytes += batch.bytes();
+            let is_gap = batch.is_gap();
+            run.push(batch);
+            if is_gap {
+                join(&mut run, &mut merged);
+                run_bytes = 0;
             }
         }
-        close(&mut run, &mut merged);
-        self.bytes = merged.iter().map(|batch| batch.bytes()).sum();
+        join(&mut run, &mut merged);
+        self.bytes = merged.iter().map(|entry| entry.bytes).sum();
         self.entries = merged;
     }
+}
+
+/// Puts a run of neighbours, as one batch, at the end of `merged`.
+fn join(run: &mut Vec<Arc<Batch>>, merged: &mut VecDeque<Entry>) {
+    let batch = match run.len() {
+        0 => return,
+        1 => run.remove(0),
+        _ => Batch::merge(run),
+    };
+    run.clear();
+    merged.push_back(Entry { bytes: batch.bytes_held(), batch });
 }
 
 /// Tells `sent` of the runs of messages in `from..to` of a batch.
@@ -332,10 +369,10 @@ impl Cuts {
             return;
         }
         self.cursors.remove(&seq);
-        if let Some(index) = self.limbo.iter().position(|batch| (batch.first()..batch.end()).contains(&seq))
-            && !self.is_needed(&self.limbo[index])
+        if let Some(index) = self.limbo.iter().position(|entry| (entry.batch.first()..entry.batch.end()).contains(&seq))
+            && !self.is_needed(&self.limbo[index].batch)
         {
-            self.limbo_bytes -= self.limbo.swap_remove(index).bytes();
+            self.limbo_bytes -= self.limbo.swap_remove(index).bytes;
         }
     }
 }

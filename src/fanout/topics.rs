@@ -13,7 +13,7 @@ use slab::Slab;
 use super::batch::Channel;
 use super::log::Log;
 use crate::bus::TopicToken;
-use crate::config::{ChannelRule, Overrun};
+use crate::config::ChannelRule;
 
 #[derive(Debug)]
 pub struct Topics {
@@ -81,7 +81,7 @@ impl Topics {
             name: name.into(),
             generation: self.generations,
             channel: None,
-            log: Log::new(rule.log_bytes, rule.overrun != Overrun::Disconnect),
+            log: Log::new(rule.log_bytes),
             rule,
             members: Vec::new(),
             lap_position: 0,

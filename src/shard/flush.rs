@@ -78,6 +78,11 @@ impl<N: Network> Shard<N> {
             let Some(member) = self.topics[topic].next_visit() else { break };
             units += self.visit(member.conn as usize);
         }
+        if self.topics[topic].lagging > 0 || !self.topics[topic].lap_is_over() {
+            // The visits may have had formats encoded for the first time.
+            self.with_log(topic, |log| log.measure());
+            self.keep_log_budget();
+        }
         units
     }
 
@@ -109,6 +114,7 @@ impl<N: Network> Shard<N> {
             }
             match self.write_once(key, budget) {
                 Written::Nothing => {
+                    // A jump may have brought a cursor to the head without a byte to write (raw connections are told of no gap).
                     self.note_lag(key, false);
                     break;
                 }
@@ -119,6 +125,7 @@ impl<N: Network> Shard<N> {
                         break;
                     }
                     if budget == 0 {
+                        self.note_lag(key, true);
                         self.mark_ready(key);
                         return visit;
                     }
@@ -218,7 +225,9 @@ impl<N: Network> Shard<N> {
                     total += bytes;
                 }
                 None => {
+                    let policy = self.topics[subscription.topic].rule.overrun;
                     drop(slices);
+                    self.metrics.overruns[policy as usize].inc();
                     self.kill(key, CloseReason::Overrun);
                     return Written::Dead;
                 }
@@ -335,13 +344,13 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Keeps the topics' counts of members that were left behind. `blocked`: the socket took less than was due. Who lags does so until it
+    /// Keeps the topics' counts of members that were left behind. `behind`: not everything that was due has been sent. Who lags does so until it
     /// has reached the head: a log that was dropped when the rest of a cut frame was out would leave it nothing to go on with.
-    fn note_lag(&mut self, key: usize, blocked: bool) {
+    fn note_lag(&mut self, key: usize, behind: bool) {
         for at in 0..self.conns[key].subscriptions.len() {
             let subscription = self.conns[key].subscriptions[at];
             let was = subscription.lagging;
-            if !blocked && !was {
+            if !behind && !was {
                 continue;
             }
             let is = subscription.waiter().is_none() && subscription.cursor.seq < self.topics[subscription.topic].log.head();

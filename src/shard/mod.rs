@@ -80,6 +80,7 @@ pub struct Shard<N: Network> {
 
     accept_ready: bool,
     accept_retry: Option<Tick>,
+    accept_warned: Option<Tick>,
     /// Laps start no sooner (`coalesce`).
     lap_not_before_ns: u64,
     stopping: bool,
@@ -123,6 +124,7 @@ impl<N: Network> Shard<N> {
             appended: VecDeque::new(),
             accept_ready: false,
             accept_retry: None,
+            accept_warned: None,
             lap_not_before_ns: 0,
             stopping: false,
             log_bytes: 0,
@@ -226,12 +228,12 @@ impl<N: Network> Shard<N> {
             match self.net.accept() {
                 Accepted::Stream(stream) => self.admit(stream),
                 Accepted::Dropped => {
-                    self.metrics.accept_errors.inc();
+                    self.note_accept_error();
                     self.metrics.refused[RefusalReason::Descriptors as usize].inc();
                 }
                 Accepted::None => self.accept_ready = false,
                 Accepted::Later => {
-                    self.metrics.accept_errors.inc();
+                    self.note_accept_error();
                     self.accept_ready = false;
                     self.accept_retry = Some(self.tick + limits::ACCEPT_RETRY_TICKS);
                 }
@@ -251,12 +253,25 @@ impl<N: Network> Shard<N> {
         let entry = self.conns.vacant_entry();
         let token = ConnToken { index: entry.key() as u32, generation };
         if self.net.register(&mut stream, pack(token)).is_err() {
-            self.metrics.accept_errors.inc();
-            return;
+            return self.note_accept_error();
         }
         entry.insert(Conn::new(stream, generation, self.settings.format, self.tick));
         self.metrics.sockets.inc();
         self.set_deadline(token.index as usize, self.settings.handshake_timeout);
+    }
+
+    /// Counts it, and says so once a minute at most: a crowd at the door must not fill the log.
+    fn note_accept_error(&mut self) {
+        self.metrics.accept_errors.inc();
+        if self.accept_warned.is_none_or(|tick| self.tick - tick >= limits::ACCEPT_WARNING_TICKS) {
+            self.accept_warned = Some(self.tick);
+            tracing::warn!(
+                shard = self.index,
+                open = self.conns.len(),
+                "connections cannot be accepted: out of descriptors or kernel memory; raise `ulimit -n` (LimitNOFILE=), use --fd-table private \
+                 with more shards, or lower --connections-max"
+            );
+        }
     }
 
     fn token(&self, key: usize) -> ConnToken {

@@ -65,11 +65,9 @@ pub fn run(seat: Seat, parts: Parts, placement: Placement, started: impl FnOnce(
     shard.on_listener();
     while !shard.is_finished() {
         let now_ns = shard.net().now_ns();
-        if shard.is_stopping() {
-            if now_ns >= *stop_at.get_or_insert(now_ns + shutdown_ns) {
-                shard.abandon();
-                break;
-            }
+        if shard.is_stopping() && now_ns >= *stop_at.get_or_insert(now_ns + shutdown_ns) {
+            shard.abandon();
+            break;
         }
         wait(&mut poll, &mut events, &shard, now_ns);
         let woke_ns = shard.net().now_ns();

@@ -24,8 +24,6 @@ pub struct Sockets {
     turn: usize,
     /// A descriptor kept free: given up for a moment, it lets a connection be taken and dropped when the table is full.
     reserve: Option<File>,
-    /// That descriptors ran out has been logged; the counters tell how often.
-    shortage_told: bool,
 }
 
 impl Sockets {
@@ -37,7 +35,7 @@ impl Sockets {
             registry.register(&mut listener, Token(LISTENER_TOKEN - index), Interest::READABLE)?;
             listeners.push(listener);
         }
-        Ok(Sockets { registry, listeners, turn: 0, reserve: File::open("/dev/null").ok(), shortage_told: false })
+        Ok(Sockets { registry, listeners, turn: 0, reserve: File::open("/dev/null").ok() })
     }
 
     /// The addresses really bound (a port given as 0 has become one).
@@ -47,11 +45,6 @@ impl Sockets {
 
     /// The table is full: takes one connection and drops it, so that its client learns at once instead of hanging in the backlog.
     fn drop_one(&mut self) -> Accepted<TcpStream> {
-        if !std::mem::replace(&mut self.shortage_told, true) {
-            tracing::warn!(
-                "out of descriptors: new connections are closed unanswered; raise `ulimit -n` (ws_accept_errors_total counts on)"
-            );
-        }
         if self.reserve.take().is_none() {
             self.reserve = File::open("/dev/null").ok();
             return Accepted::Later;
@@ -62,41 +55,38 @@ impl Sockets {
     }
 }
 
-/// Whether these addresses can be listened on by this process alone. The shards' own listeners share theirs, so that a second server of
-/// the same user would silently get half of the connections of the first.
-pub fn check_unused(addresses: &[SocketAddr]) -> io::Result<()> {
-    for &address in addresses {
-        let socket = unbound(address)?;
-        socket.bind(&address.into()).map_err(|error| explain(&error, address))?;
-    }
-    Ok(())
-}
-
-/// A socket with all that decides which other sockets may have the same address, but for SO_REUSEPORT.
-fn unbound(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))
-        .map_err(|error| explain(&error, address))?;
+/// Fails if somebody else listens on the address. The shards' own listeners would not: SO_REUSEPORT lets a second server of the same
+/// user in, to take part of the connections.
+pub fn check_free(address: SocketAddr) -> io::Result<()> {
+    let explain = |error: io::Error| explain_bind(error, address);
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)).map_err(explain)?;
+    // Connections of an earlier server that are in TIME_WAIT do not count.
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    Ok(socket)
-}
-
-fn explain(error: &io::Error, address: SocketAddr) -> io::Error {
-    io::Error::new(error.kind(), format!("cannot listen on {address}: {}", sys::explain_bind(error, address)))
+    socket.bind(&address.into()).map_err(explain)
 }
 
 /// A listener shared by all shards: the kernel spreads new connections over them. Options are set here once; accepted sockets inherit them.
 fn listen(address: SocketAddr, settings: &Settings) -> io::Result<TcpListener> {
-    let explain = |error: io::Error| explain(&error, address);
-    let socket = unbound(address)?;
+    let explain =
+        |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {address}: {}", sys::explain_bind(&error, address)));
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP)).map_err(explain)?;
+    socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
     socket.set_tcp_nodelay(true)?;
     sys::set_notsent_lowat(&socket, settings.notsent_bytes)?;
     socket.bind(&address.into()).map_err(explain)?;
     socket.listen(i32::try_from(settings.backlog).unwrap_or(i32::MAX)).map_err(explain)?;
     Ok(TcpListener::from_std(socket.into()))
+}
+
+fn explain_bind(error: io::Error, address: SocketAddr) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot listen on {address}: {}", sys::explain_bind(&error, address)))
 }
 
 impl Network for Sockets {
@@ -152,5 +142,52 @@ impl Stream for TcpStream {
 
     fn shutdown_write(&mut self) {
         let _ = TcpStream::shutdown(self, Shutdown::Write);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream as StdStream;
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    fn option(socket: &impl AsRawFd, name: libc::c_int) -> u32 {
+        sys::tcp_option(socket, name).unwrap()
+    }
+
+    fn bind(address: &str) -> (mio::Poll, Sockets) {
+        let poll = mio::Poll::new().unwrap();
+        let settings = Settings { notsent_bytes: 12_345, ..Settings::default() };
+        let sockets = Sockets::bind(poll.registry().try_clone().unwrap(), &[address.parse().unwrap()], &settings).unwrap();
+        (poll, sockets)
+    }
+
+    /// Invariant 10: what a stalled socket may pin in the kernel is bounded. No setsockopt is spent on each connection for it.
+    #[test]
+    fn accepted_sockets_inherit_their_options() {
+        let (_poll, mut sockets) = bind("127.0.0.1:0");
+        let _client = StdStream::connect(sockets.addresses()[0]).unwrap();
+        let accepted = loop {
+            match sockets.accept() {
+                Accepted::Stream(stream) => break stream,
+                Accepted::None => std::thread::yield_now(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(option(&accepted, libc::TCP_NOTSENT_LOWAT), 12_345);
+        assert_eq!(option(&accepted, libc::TCP_NODELAY), 1);
+    }
+
+    #[test]
+    fn shards_share_a_port_and_a_second_server_is_told() {
+        let (_poll, first) = bind("127.0.0.1:0");
+        let address = first.addresses()[0];
+        let (_other_poll, second) = bind(&address.to_string());
+        assert_eq!(second.addresses(), [address]);
+        let error = check_free(address).unwrap_err().to_string();
+        assert!(error.contains("the port is in use") && error.contains(&address.to_string()), "{error}");
+        drop((first, second));
+        check_free(address).unwrap();
     }
 }

@@ -82,6 +82,9 @@ impl<N: Network> Shard<N> {
             self.reply(key, &Event::Gap { channel: &channel.name, from, to, reason: GapReason::Expired });
         }
         if behind {
+            // Until it has been flushed the log must not take it for somebody who has everything.
+            self.conns[key].subscriptions[at].lagging = true;
+            self.set_lagging(topic_index, false, true);
             self.mark_ready(key);
         }
     }
@@ -266,7 +269,7 @@ impl<N: Network> Shard<N> {
     }
 
     /// Drops the oldest batches of the shard, whatever their channel, until all logs fit their budget.
-    fn keep_log_budget(&mut self) {
+    pub(super) fn keep_log_budget(&mut self) {
         let budget = self.settings.log_bytes_total / self.settings.shards;
         while self.log_bytes > budget {
             let Some((token, end)) = self.appended.pop_front() else { break };
@@ -277,7 +280,7 @@ impl<N: Network> Shard<N> {
         // Most of these batches were freed long ago, as soon as everybody had them.
         if self.appended.len() > limits::APPENDED_BEFORE_SWEEP && self.appended.len() > 4 * self.ring.len() {
             let topics = &self.topics;
-            self.appended.retain(|&(token, end)| topics.resolve(token).is_some_and(|index| topics[index].log.tail() < end));
+            self.appended.retain(|&(token, end)| topics.resolve(token).is_some_and(|index| topics[index].log.may_hold(end)));
         }
     }
 

@@ -1,7 +1,7 @@
 //! One connection of `campanile subscribe`, from dial to break. Blocking, on the command's own thread.
 
 use std::io::ErrorKind;
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use tungstenite::client::ClientRequestBuilder;
@@ -64,6 +64,14 @@ pub fn follow(target: &Target, resume: &mut Resume, stop: &Stop) -> anyhow::Resu
         Err(broken) => return Ok(broken),
     };
     output::remark(format_args!("connected to {}", target.uri));
+    let broken = converse(&mut socket, target, resume);
+    // The signal handler holds a copy of the descriptor: only a shutdown ends the connection for the server.
+    let _ = socket.get_ref().shutdown(Shutdown::Both);
+    broken
+}
+
+/// Subscribes and prints on an open connection.
+fn converse(socket: &mut WebSocket<TcpStream>, target: &Target, resume: &mut Resume) -> anyhow::Result<Break> {
     for command in resume.commands(target.format) {
         let message = match target.format {
             Format::Msgpack => Message::binary(command),

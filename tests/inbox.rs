@@ -1,0 +1,56 @@
+//! The inbox between threads: no message may be left behind by a receiver that sleeps. Here the receiver sleeps without a timeout worth
+//! the name, so one lost wake-up fails the test.
+
+use std::time::{Duration, Instant};
+
+use campanile::shard::inbox::inbox;
+use mio::{Events, Poll, Token};
+
+#[test]
+fn no_wake_up_is_lost() {
+    const SENDERS: u64 = 3;
+    const MESSAGES: u64 = 60_000;
+    let mut poll = Poll::new().unwrap();
+    let (sender, inbox) = inbox::<u64>(64, poll.registry(), Token(0)).unwrap();
+    let threads: Vec<_> = (0..SENDERS)
+        .map(|seed| {
+            let sender = sender.clone();
+            std::thread::spawn(move || {
+                let mut random = fastrand::Rng::with_seed(seed);
+                let mut left = MESSAGES;
+                while left > 0 {
+                    // A burst, one wake for it, and now and then a pause, so that the receiver comes to sleep.
+                    for _ in 0..random.u64(1..=8).min(left) {
+                        let mut message = left;
+                        while let Err(back) = sender.push(message) {
+                            message = back;
+                            sender.wake();
+                            std::thread::yield_now();
+                        }
+                        left -= 1;
+                    }
+                    sender.wake();
+                    match random.u32(0..20) {
+                        0 => std::thread::sleep(Duration::from_micros(random.u64(0..50))),
+                        1..=5 => std::thread::yield_now(),
+                        _ => {}
+                    }
+                }
+            })
+        })
+        .collect();
+    let mut events = Events::with_capacity(8);
+    let mut received = 0;
+    while received < SENDERS * MESSAGES {
+        while inbox.try_recv().is_some() {
+            received += 1;
+        }
+        if received < SENDERS * MESSAGES && inbox.prepare_sleep() {
+            let begin = Instant::now();
+            poll.poll(&mut events, Some(Duration::from_secs(20))).unwrap();
+            assert!(begin.elapsed() < Duration::from_secs(20), "slept over {} messages, {received} received", inbox.len());
+            inbox.awake();
+        }
+    }
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
