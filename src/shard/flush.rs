@@ -365,7 +365,8 @@ impl<N: Network> Shard<N> {
             if !behind && !was {
                 continue;
             }
-            let is = subscription.waiter().is_none() && subscription.cursor.seq < self.topics[subscription.topic].log.head();
+            let head = self.topics[subscription.topic].log.head();
+            let is = subscription.waiter().is_none() && !subscription.leaving && subscription.cursor.seq < head;
             if was != is {
                 self.conns[key].subscriptions[at].lagging = is;
                 self.set_lagging(subscription.topic, was, is);

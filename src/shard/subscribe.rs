@@ -102,7 +102,12 @@ impl<N: Network> Shard<N> {
     /// Ends a subscription, now or with the frame that the socket has taken in part.
     pub(super) fn leave(&mut self, key: usize, at: usize) {
         if self.conns[key].subscriptions[at].is_mid_frame() {
-            self.conns[key].subscriptions[at].leaving = true;
+            let subscription = &mut self.conns[key].subscriptions[at];
+            subscription.leaving = true;
+            // It needs the rest of its frame, which outlives the log, and nothing after it.
+            let (topic, was) = (subscription.topic, std::mem::take(&mut subscription.lagging));
+            self.set_lagging(topic, was, false);
+            self.retire_if_idle(topic);
         } else {
             self.remove_subscription(key, at);
         }
