@@ -1,8 +1,9 @@
 //! One channel's recent batches on one shard. Subscriptions are cursors into it; nothing is queued per connection.
 //!
 //! Invariants: the entries are consecutive (a hole becomes a gap entry when it is noticed), `head` follows the last one, and the
-//! entries take at most `bytes_max` (one batch may always stay, and what a slow lap has still to bring). Batches that were trimmed while somebody was in the
-//! middle of one of their frames wait in limbo, again `bytes_max` and at most one batch more, until that frame is finished.
+//! entries take at most `bytes_max` (one batch may always stay, and what a slow lap has still to bring). Batches that were trimmed
+//! while somebody was in the middle of one of their frames wait in limbo, again `bytes_max` and at most one batch more, until that
+//! frame is finished.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
@@ -15,6 +16,9 @@ use super::cursor::Cursor;
 use crate::limits::{BATCH_BYTES_MAX, SLICES_BEFORE_MERGE, SLICES_PER_WRITE, UNSERVED_LOGS_MAX};
 use crate::wire::Format;
 use crate::wire::event::GapReason;
+
+/// A merged batch takes at most this part of its log's bound.
+const MERGED_PART: usize = 8;
 
 /// What one `writev` gets.
 pub type Slices<'a> = SmallVec<[IoSlice<'a>; SLICES_PER_WRITE]>;
@@ -320,14 +324,16 @@ impl Log {
         self.unmerged > SLICES_BEFORE_MERGE
     }
 
-    /// Joins small neighbours. Cursors need no change: they count messages, not batches.
+    /// Joins small neighbours. Cursors need no change: they count messages, not batches. A small log stays in several batches: it is
+    /// trimmed by whole ones.
     pub fn merge(&mut self) {
+        let bytes_max = BATCH_BYTES_MAX.min(self.bytes_max / MERGED_PART);
         self.unmerged = 0;
         let mut merged = VecDeque::with_capacity(self.entries.len() / 2 + 1);
         let mut run: Vec<Arc<Batch>> = Vec::new();
         let mut run_bytes = 0;
         for Entry { batch, .. } in std::mem::take(&mut self.entries) {
-            if batch.is_gap() || run_bytes + batch.bytes() > BATCH_BYTES_MAX {
+            if batch.is_gap() || run_bytes + batch.bytes() > bytes_max {
                 join(&mut run, &mut merged);
                 run_bytes = 0;
             }

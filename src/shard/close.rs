@@ -259,8 +259,11 @@ impl<N: Network> Shard<N> {
     pub(super) fn stop(&mut self) {
         // Whoever waits at the door is told.
         for _ in 0..limits::REFUSALS_UNDER_WAY_MAX {
-            let Accepted::Stream(stream) = self.net.accept() else { break };
-            self.admit(stream);
+            match self.net.accept() {
+                Accepted::Stream(stream) => self.admit(stream),
+                Accepted::Gone | Accepted::Dropped => {}
+                Accepted::None | Accepted::Later => break,
+            }
         }
         self.stopping = true;
         self.net.close_listeners();

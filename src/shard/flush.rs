@@ -131,6 +131,7 @@ impl<N: Network> Shard<N> {
                     }
                     if total >= limits::FLUSH_BYTES_PER_VISIT {
                         self.note_lag(key, true);
+                        self.note_left(key);
                         self.mark_ready(key);
                         return visit;
                     }
@@ -373,6 +374,20 @@ impl<N: Network> Shard<N> {
                 if was {
                     self.retire_if_idle(subscription.topic);
                 }
+            }
+        }
+    }
+
+    /// It is our bound on a visit, or a lap that misses it, that leaves this connection behind: its logs must not take it for slow.
+    pub(super) fn note_left(&mut self, key: usize) {
+        let conn = &self.conns[key];
+        if conn.flags.has(Flags::BLOCKED) {
+            return;
+        }
+        for subscription in &conn.subscriptions {
+            let topic = &mut self.topics[subscription.topic];
+            if subscription.waiter().is_none() && subscription.cursor.seq < topic.log.head() {
+                topic.note_left(subscription.cursor.seq);
             }
         }
     }

@@ -135,6 +135,7 @@ impl<N: Network> Shard<N> {
             if lap_under_way && !self.conns[moved.conn as usize].is_dead() {
                 // What it is due must outlive the lap.
                 self.note_lag(moved.conn as usize, true);
+                self.note_left(moved.conn as usize);
                 self.mark_ready(moved.conn as usize);
             }
         }
