@@ -9,6 +9,7 @@ use super::parse::{show_cores, show_time};
 use super::{Pin, RedisSubscribe, Settings, redis_url, resolve_fd_table};
 use crate::bus::ShardMessage;
 use crate::limits::BATCH_BYTES_MAX;
+use crate::limits::BUFFER_FLOOR_BYTES;
 use crate::wire::Format;
 
 /// User memory of an idle connection with one subscription (the aim of the design, measured as RSS).
@@ -56,7 +57,8 @@ pub fn memory_bound(settings: &Settings) -> MemoryBound {
     MemoryBound {
         logs: settings.log_bytes_total as u64,
         making: shards * batch * (1 + Format::COUNT as u64),
-        buffers: settings.buffer_bytes_total as u64,
+        // Whoever holds no more than the floor is exempt from the budget over all.
+        buffers: settings.buffer_bytes_total as u64 + (settings.connections_max * BUFFER_FLOOR_BYTES) as u64,
         inboxes: shards * (settings.inbox_messages as u64 * INBOX_SLOT_BYTES + inbox_bytes),
         connections: settings.connections_max as u64 * CONNECTION_BYTES,
         history: if rules.any(|rule| rule.history_count > 0) { settings.history_bytes_total as u64 } else { 0 },
@@ -208,13 +210,13 @@ mod tests {
         let bound = memory_bound(&settings);
         assert_eq!(bound.logs, 1 << 30);
         assert_eq!(bound.making, 8 << 20);
-        assert_eq!(bound.buffers, 256 << 20);
+        assert_eq!(bound.buffers, (256 << 20) + 100_000 * 4096);
         assert_eq!(bound.inboxes, (256 << 20) + 2 * 16384 * INBOX_SLOT_BYTES);
         assert_eq!(bound.connections, 30_000_000);
         assert_eq!(bound.history, 0, "no channel has one");
         assert_eq!(bound.total(), bound.logs + bound.making + bound.buffers + bound.inboxes + bound.connections);
         let larger = memory_bound(&Settings { log_bytes_total: 2 << 30, connections_max: 200_000, ..settings.clone() });
-        assert_eq!(larger.total() - bound.total(), (1 << 30) + 30_000_000);
+        assert_eq!(larger.total() - bound.total(), (1 << 30) + 30_000_000 + 100_000 * 4096);
 
         let mut remembering = settings.clone();
         remembering.channels.by_prefix = vec![("a".to_owned(), ChannelRule { history_count: 1, ..ChannelRule::default() })];
@@ -272,7 +274,7 @@ mod tests {
             "2, pinned to cores 0-1",
             "redis://u:***@host:6379/1, channels notifications:* notifications",
             "limit 1024 soft, 1048576 hard; one shared table",
-            "logs 1.0 GiB + batches 8.0 MiB (2 x 1.0 MiB, as published and in 3 formats) + buffers 256 MiB",
+            "logs 1.0 GiB + batches 8.0 MiB (2 x 1.0 MiB, as published and in 3 formats) + buffers 647 MiB",
         ] {
             assert!(block.contains(part), "{part} is missing in\n{block}");
         }
