@@ -18,11 +18,15 @@ pub const CONTROL_PAYLOAD_BYTES_MAX: usize = 125;
 pub const ECHO_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// A batch is sealed when its payloads reach this many bytes; a single larger message gets a batch of its own.
 pub const BATCH_BYTES_MAX: usize = 64 * 1024;
+/// And when it has this many messages: of tiny payloads the envelopes are what takes room.
+pub const BATCH_MESSAGES_MAX: usize = 1024;
 /// Bytes asked of one read from a socket; one scratch buffer of this size per thread.
 pub const READ_BYTES: usize = 256 * 1024;
 
 const _: () = assert!(HEAD_BYTES_MAX <= READ_BYTES);
 const _: () = assert!(CHANNEL_NAME_BYTES_MAX < HEAD_BYTES_MAX);
+/// A log may take this many times its bound while a lap that is slower than the channel has not been to everybody.
+pub const UNSERVED_LOGS_MAX: usize = 16;
 /// Slices handed to one `writev`; the kernel takes up to 1024, but beyond a few tens more syscalls are no cheaper than more slices.
 pub const SLICES_PER_WRITE: usize = 32;
 /// A log with more unmerged batches than this joins its small ones before the next write.
@@ -33,8 +37,9 @@ pub const ACCEPTS_PER_TURN: usize = 128;
 pub const READS_PER_TURN: usize = 256;
 /// Reads from one connection per turn; whoever has more to say waits for the next.
 pub const READ_ROUNDS_PER_TURN: usize = 4;
-/// Bytes asked of one read from an ordinary client. Bounds how many replies one read can cause.
-pub const CLIENT_READ_BYTES: usize = 16 * 1024;
+/// Bytes asked of one read from an ordinary client. Bounds how many replies one read can cause: the shortest frame that is answered
+/// with an error takes 8 bytes, the answer about 200.
+pub const CLIENT_READ_BYTES: usize = 2 * 1024;
 /// Messages taken from the inbox per turn.
 pub const INBOX_MESSAGES_PER_TURN: usize = 4096;
 /// Work units of one flush stage; a visit that writes nothing costs 1, a write [`FLUSH_UNITS_PER_WRITE`].
@@ -42,15 +47,18 @@ pub const FLUSH_UNITS_PER_TURN: usize = 2048;
 pub const FLUSH_UNITS_PER_WRITE: usize = 16;
 /// Visits of one topic's lap before the next topic has its turn.
 pub const FLUSH_VISITS_PER_TOPIC: usize = 64;
+/// Bytes written that cost one more unit.
+pub const FLUSH_BYTES_PER_UNIT: usize = 4 * 1024;
 /// Bytes offered to one socket per visit.
 pub const FLUSH_BYTES_PER_VISIT: usize = 256 * 1024;
+/// A connection that holds no more than this in buffers of its own is never closed because all of them together hold too much.
+pub const BUFFER_FLOOR_BYTES: usize = 4 * 1024;
 /// A connection with more unsent replies than this is not read until they are gone.
 pub const OUTBOX_PAUSE_BYTES: usize = 16 * 1024;
 /// Tries to accept again this many ticks (100 ms) after running out of descriptors.
 pub const ACCEPT_RETRY_TICKS: u32 = 1;
 
 const _: () = assert!(CLIENT_READ_BYTES <= READ_BYTES);
-const _: () = assert!(HEAD_BYTES_MAX <= CLIENT_READ_BYTES);
 /// Sockets accepted beyond `connections_max` so that they can be refused with an answer.
 pub const REFUSALS_UNDER_WAY_MAX: usize = 1024;
 /// The list of appended batches is swept of those already freed when it is longer than this.

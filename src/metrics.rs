@@ -97,6 +97,8 @@ named_reasons! {
         InvalidUtf8 = "invalid_utf8",
         /// A message was larger than the limit (1009).
         MessageTooBig = "message_too_big",
+        /// A message was not finished within two heartbeats (1008).
+        MessageTimeout = "message_timeout",
         /// The shard's budget for per-connection buffers was used up (1013).
         Buffers = "buffers",
         /// The server is stopping (1001).
@@ -159,6 +161,8 @@ pub struct ShardMetrics {
     pub lagging: Counter,
     /// Messages waiting in the inbox at the start of the last turn (gauge).
     pub inbox_depth: Counter,
+    /// Bytes of the batches among them (gauge).
+    pub inbox_bytes: Counter,
     /// Bytes held by channel logs (gauge).
     pub log_bytes: Counter,
     /// Bytes held by per-connection buffers: split frames, unsent control frames (gauge).
@@ -193,7 +197,10 @@ pub struct BusMetrics {
     pub protocol_errors: Counter,
     /// Channels known (gauge).
     pub channels: Counter,
+    /// Bytes held by the node's history (gauge).
     pub history_bytes: Counter,
+    /// Messages that history gave up for `history_bytes_total`, before their count or age said so.
+    pub history_dropped: Counter,
     /// 1 while messages flow: connected and every wanted channel subscribed (gauge).
     pub ready: Counter,
 }

@@ -41,7 +41,6 @@ pub fn start(settings: Settings) -> anyhow::Result<Server> {
     let limit = sys::raise_descriptor_limit().context("the descriptor limit cannot be read")?;
     let table = resolve_fd_table(&settings, limit.hard);
     // First, so that a port in use ends the start before any thread has begun.
-    settings.listen.iter().try_for_each(|&address| sockets::check_free(address))?;
     let control_listener = TcpListener::bind(settings.control)
         .map_err(|error| anyhow!("cannot listen on {} (control): {}", settings.control, sys::explain_bind(&error, settings.control)))?;
     let control = control_listener.local_addr()?;

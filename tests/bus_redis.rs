@@ -57,6 +57,8 @@ fn settings(redis: Option<String>) -> Settings {
         log_bytes_total: 1 << 30,
         buffer_bytes_total: 1 << 26,
         inbox_messages: 1 << 16,
+        inbox_bytes_total: 1 << 28,
+        history_bytes_total: 1 << 28,
         notsent_bytes: 16384,
         backlog: 1024,
         echo: false,
@@ -111,6 +113,7 @@ impl FakeShard {
                     assert!(self.heads.insert(topic.index, seq).is_none(), "joined twice");
                 }
                 ShardMessage::Batch { topic, batch } => {
+                    self.inbox.release(batch.bytes());
                     let head = self.heads.get_mut(&topic.index).expect("no batch before joined");
                     assert!(batch.first() > *head, "never twice");
                     assert!(batch.first() == *head + 1 || self.may_lose, "no hole without a gap");
@@ -806,6 +809,7 @@ fn rate() {
         while let Some(message) = shard.inbox.try_recv() {
             match message {
                 ShardMessage::Batch { batch, .. } => {
+                    shard.inbox.release(batch.bytes());
                     messages += batch.message_count();
                     batches += 1;
                     head = batch.end() - 1;

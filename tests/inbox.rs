@@ -54,3 +54,44 @@ fn no_wake_up_is_lost() {
     }
     threads.into_iter().for_each(|thread| thread.join().unwrap());
 }
+
+#[test]
+fn bytes_in_and_out_balance_while_both_sides_run() {
+    const MESSAGES: usize = 200_000;
+    const BYTES_MAX: usize = 1000;
+    let poll = Poll::new().unwrap();
+    let (sender, inbox) = inbox::<usize>(64, poll.registry(), Token(0)).unwrap();
+    let thread = std::thread::spawn(move || {
+        let mut random = fastrand::Rng::with_seed(7);
+        for number in 0..MESSAGES {
+            // Now and then one that is larger than all that may wait: it goes alone.
+            let bytes = if number % 100 == 0 { BYTES_MAX + 1 } else { random.usize(1..300) };
+            loop {
+                if sender.reserve(bytes, BYTES_MAX) {
+                    if sender.push(bytes).is_ok() {
+                        break;
+                    }
+                    sender.unreserve(bytes);
+                }
+                std::thread::yield_now();
+            }
+            assert!(sender.bytes() <= BYTES_MAX + 1);
+        }
+        sender
+    });
+    let begin = Instant::now();
+    let mut received = 0;
+    while received < MESSAGES {
+        match inbox.try_recv() {
+            Some(bytes) => {
+                assert!((bytes..=BYTES_MAX + 1).contains(&inbox.bytes()), "{} with {bytes} taken", inbox.bytes());
+                inbox.release(bytes);
+                received += 1;
+            }
+            None => std::thread::yield_now(),
+        }
+        assert!(begin.elapsed() < Duration::from_secs(60), "stuck at {received}");
+    }
+    let sender = thread.join().unwrap();
+    assert_eq!((sender.bytes(), inbox.bytes()), (0, 0));
+}

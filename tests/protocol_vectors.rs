@@ -45,6 +45,7 @@ fn each_event(check: &mut dyn FnMut(&str, &Event<'_>)) {
     check("pong", &Event::Pong { id: Some(&id(4)) });
     check("gap", &Event::Gap { channel: "news", from: 43, to: 70_000, reason: GapReason::Overrun });
     check("gap-expired", &Event::Gap { channel: "user:123", from: 42, to: 57, reason: GapReason::Expired });
+    check("gap-dropped", &Event::Gap { channel: "news", from: 44, to: 44, reason: GapReason::Dropped });
     check("error", &Event::Error { id: Some(&id(5)), code: ErrorCode::UnknownType, message: "no such command" });
 }
 

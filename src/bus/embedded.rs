@@ -2,7 +2,8 @@
 //!
 //! A channel that nobody here listens to has no number (`seq` is None, the message goes nowhere), just as with Redis. Where the
 //! channel's rule asks for history, the first publish opens the channel and its history keeps it alive, so that
-//! a subscriber who comes later can resume; it is forgotten when its last message is older than `history_age`.
+//! a subscriber who comes later can resume; it is forgotten, within a linger, when history holds none of its messages any more (they
+//! are older than `history_age`, or gone for `history_bytes_total`).
 
 use std::sync::Arc;
 

@@ -2,7 +2,7 @@
 //! shards' inboxes, which never block; driven by [`super::subscriber`], fed by an [`super::upstream::Upstream`].
 //!
 //! Invariants: numbers of a channel are handed out without holes, and every number reaches each shard that has joined, in order, as a
-//! message or within a gap, unless its inbox was full: then that is counted and a `Head` follows. No batch before its `Joined`.
+//! message or within a gap, unless its inbox was full (of messages or of bytes): then that is counted and a `Head` follows. No batch before its `Joined`.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
@@ -13,7 +13,7 @@ use hashbrown::HashTable;
 use slab::Slab;
 use smallvec::SmallVec;
 
-use super::history::History;
+use super::history::{Histories, History};
 use super::lane::Lane;
 use super::{ChannelInfo, ChannelPage, PublishError, PublishReply, Published, ShardMessage, ShardSender, TopicToken};
 use crate::config::{ChannelRule, ChannelRules, Mismatch, Settings};
@@ -44,9 +44,9 @@ pub enum Outcome {
     Numbered(Published),
     /// The channel does not flow (yet).
     Unwanted,
-    /// Larger than `payload_bytes_max`; a gap of one number stands for it.
+    /// Larger than `payload_bytes_max`; a gap of one number (`dropped`) stands for it.
     TooBig,
-    /// Not what `payload` says, and the rule says drop.
+    /// Not what `payload` says, and the rule says drop: not a message of this channel, so it gets no number and leaves no gap.
     Mismatched,
 }
 
@@ -64,6 +64,10 @@ pub struct HubSettings {
     pub linger_ns: u64,
     pub channels_max: usize,
     pub payload_bytes_max: usize,
+    /// Batches in the inboxes of all shards together.
+    pub inbox_bytes_total: usize,
+    /// Histories of all channels together.
+    pub history_bytes_total: usize,
     /// A channel without listeners lives as long as its history (embedded bus).
     pub history_keeps_channels: bool,
 }
@@ -75,6 +79,8 @@ impl From<&Settings> for HubSettings {
             linger_ns: u64::try_from(settings.linger.as_nanos()).unwrap_or(u64::MAX / 2),
             channels_max: settings.channels_max,
             payload_bytes_max: settings.payload_bytes_max,
+            inbox_bytes_total: settings.inbox_bytes_total,
+            history_bytes_total: settings.history_bytes_total,
             history_keeps_channels: settings.redis.is_none(),
         }
     }
@@ -101,6 +107,7 @@ pub struct Hub {
     sweep_at: MonotonicNs,
     sweep_from: usize,
     has_history: bool,
+    histories: Histories,
 }
 
 #[derive(Debug)]
@@ -151,6 +158,7 @@ impl Hub {
     pub fn new(settings: HubSettings, metrics: Arc<BusMetrics>, shards: Vec<ShardSender>) -> Hub {
         let has_history =
             settings.rules.default.history_count > 0 || settings.rules.by_prefix.iter().any(|(_, rule)| rule.history_count > 0);
+        let inbox_bytes_max = settings.inbox_bytes_total / shards.len().max(1);
         Hub {
             settings,
             metrics,
@@ -158,7 +166,7 @@ impl Hub {
             by_name: HashTable::new(),
             hasher: RandomState::new(),
             last_found: None,
-            lanes: shards.into_iter().map(Lane::new).collect(),
+            lanes: shards.into_iter().map(|sender| Lane::new(sender, inbox_bytes_max)).collect(),
             open: Vec::new(),
             requests: VecDeque::new(),
             lingering: VecDeque::new(),
@@ -166,6 +174,7 @@ impl Hub {
             sweep_at: 0,
             sweep_from: 0,
             has_history,
+            histories: Histories::default(),
         }
     }
 
@@ -267,13 +276,16 @@ impl Hub {
     }
 
     fn forget(&mut self, id: ChannelId) {
-        let entry = self.entries.remove(id as usize);
+        let mut entry = self.entries.remove(id as usize);
         debug_assert!(entry.interest.is_empty() && entry.open.is_none());
         if let Ok(found) = self.by_name.find_entry(entry.hash, |&other| other == id) {
             found.remove();
         }
         self.last_found = None;
-        self.add_history_bytes(-(entry.history.map_or(0, |history| history.bytes() as i64)));
+        if let Some(history) = &mut entry.history {
+            self.histories.drop_all(history);
+            self.keep_history_budget();
+        }
         self.requests.push_back(Request::Unwant(entry.channel));
         self.metrics.channels.set(self.entries.len() as u64);
     }
@@ -366,7 +378,7 @@ impl Hub {
         }
         if payload.len() > self.settings.payload_bytes_max {
             self.metrics.dropped.inc();
-            self.announce_gap(id, GapReason::Inbox, receipt.received);
+            self.announce_gap(id, GapReason::Dropped, receipt.received);
             return Outcome::TooBig;
         }
         let (kind, is_expected) = classify(payload, entry.rule.payload);
@@ -432,7 +444,7 @@ impl Hub {
         for interest in &mut entry.interest {
             let Told::Joined { lost_to } = &mut interest.told else { continue };
             let lane = &mut self.lanes[usize::from(interest.shard)];
-            if lane.push(ShardMessage::Batch { topic: interest.topic, batch: batch.clone() }) {
+            if lane.push_batch(interest.topic, &batch) {
                 if std::mem::take(lost_to) != 0 {
                     // The shard sees the hole by itself.
                     lane.behind.remove(&interest.topic);
@@ -444,28 +456,33 @@ impl Hub {
             }
         }
         if entry.rule.history_count > 0 {
-            let history = entry.history.get_or_insert_default();
-            let bytes_before = history.bytes() as i64;
-            history.push(batch, now, &entry.rule);
-            let bytes = history.bytes() as i64 - bytes_before;
-            self.add_history_bytes(bytes);
+            self.histories.push(entry.history.get_or_insert_default(), id, batch, now, &entry.rule);
+            self.keep_history_budget();
         }
+    }
+
+    /// Drops the oldest batches of all until the histories fit their bound, and sets the gauge. To be called after every change.
+    fn keep_history_budget(&mut self) {
+        while let Some(id) = self.histories.beyond(self.settings.history_bytes_total) {
+            let history = self.entries[id as usize].history.as_mut().expect("what is kept belongs to a channel");
+            let messages = self.histories.drop_oldest(history);
+            self.metrics.history_dropped.add(messages as u64);
+        }
+        self.metrics.history_bytes.set(self.histories.bytes() as u64);
     }
 
     /// Tells every shard that waits for this channel, or notes it for when there is room.
     fn tell_joined(&mut self, id: ChannelId) {
         let entry = &mut self.entries[id as usize];
         if let Some(history) = &mut entry.history {
-            let bytes_before = history.bytes() as i64;
-            history.prune(self.now, &entry.rule);
-            let bytes = history.bytes() as i64 - bytes_before;
-            self.add_history_bytes(bytes);
+            self.histories.prune(history, self.now, &entry.rule);
+            self.keep_history_budget();
         }
         let entry = &mut self.entries[id as usize];
         for index in 0..entry.interest.len() {
             let Interest { shard, topic, told: Told::Waiting } = entry.interest[index] else { continue };
             let lane = &mut self.lanes[usize::from(shard)];
-            entry.interest[index].told = if lane.push(entry.joined(topic)) {
+            entry.interest[index].told = if lane.push(entry.joined(topic, &self.histories)) {
                 Told::Joined { lost_to: 0 }
             } else {
                 lane.joins.insert(topic, id);
@@ -479,18 +496,19 @@ impl Hub {
             if !lane.has_backlog() || !lane.push_replies() {
                 continue;
             }
-            let entries = &mut self.entries;
+            let (entries, histories) = (&mut self.entries, &self.histories);
             let mut is_full = false;
             let mut joins = std::mem::take(&mut lane.joins);
             joins.retain(|&topic, &mut id| {
                 let entry = &mut entries[id as usize];
-                is_full = is_full || !lane.push(entry.joined(topic));
+                is_full = is_full || !lane.push(entry.joined(topic, histories));
                 if !is_full {
                     entry.interest_of(shard, topic).told = Told::Joined { lost_to: 0 };
                 }
                 is_full
             });
             lane.joins = joins;
+            is_full = is_full || !lane.may_tell_heads();
             let mut behind = std::mem::take(&mut lane.behind);
             behind.retain(|&topic, &mut id| {
                 let Told::Joined { lost_to } = &mut entries[id as usize].interest_of(shard, topic).told else { return false };
@@ -522,8 +540,9 @@ impl Hub {
             let is_kept = keeps_channels && entry.history.as_ref().is_some_and(|history| !history.is_empty());
             if due > now || is_kept {
                 entry.is_in_lingering = true;
-                // A floor on the step, or a linger of 0 would spin here for as long as history keeps the channel.
-                self.lingering.push_back((due.max(now + SWEEP_NS), id));
+                // Looked at once per linger, which also keeps the queue in order; with a floor, or a linger of 0 would spin here.
+                let next = if due > now { due } else { now.saturating_add(self.settings.linger_ns.max(SWEEP_NS)) };
+                self.lingering.push_back((next, id));
             } else {
                 self.seal(id, now);
                 self.forget(id);
@@ -541,22 +560,17 @@ impl Hub {
             self.sweep_from = (self.sweep_from + 1) % slots;
             let Some(entry) = self.entries.get_mut(self.sweep_from) else { continue };
             let Some(history) = &mut entry.history else { continue };
-            let bytes_before = history.bytes() as i64;
-            history.prune(now, &entry.rule);
-            let bytes = history.bytes() as i64 - bytes_before;
-            self.add_history_bytes(bytes);
+            self.histories.prune(history, now, &entry.rule);
         }
-    }
-
-    fn add_history_bytes(&self, bytes: i64) {
-        self.metrics.history_bytes.add(bytes as u64);
+        // Shards may have had more formats encoded since.
+        self.keep_history_budget();
     }
 
     /// When [`Hub::flush`] and [`Hub::expire`] are to be called even if nothing comes in.
     pub fn deadline(&self, now: MonotonicNs) -> Option<MonotonicNs> {
         let retry = self.lanes.iter().any(Lane::has_backlog).then_some(now + RETRY_NS);
         let linger = self.lingering.front().map(|&(due, _)| due);
-        let sweep = (self.metrics.history_bytes.get() > 0).then_some(self.sweep_at);
+        let sweep = (!self.histories.is_empty()).then_some(self.sweep_at);
         [retry, linger, sweep].into_iter().flatten().min()
     }
 
@@ -595,7 +609,7 @@ impl Hub {
                 epoch: entry.channel.epoch,
                 seq: entry.seq,
                 subscribers: entry.channel.subscribers.load(Relaxed),
-                history_messages: entry.history.as_ref().map_or(0, |history| history.messages()),
+                history_messages: entry.history.as_ref().map_or(0, |history| self.histories.messages(history)),
             });
         }
         ChannelPage { channels, next: None }
@@ -616,8 +630,8 @@ impl Hub {
 
 impl Entry {
     /// As of now: batches sealed later follow, the open one among them.
-    fn joined(&self, topic: TopicToken) -> ShardMessage {
-        let history = self.history.as_ref().map_or_else(Vec::new, |history| history.batches());
+    fn joined(&self, topic: TopicToken, histories: &Histories) -> ShardMessage {
+        let history = self.history.as_ref().map_or_else(Vec::new, |history| histories.batches(history));
         ShardMessage::Joined { topic, channel: self.channel.clone(), seq: self.sealed, history }
     }
 

@@ -40,7 +40,23 @@ fn rule() -> ChannelRule {
     }
 }
 
+fn settings_of(rule: ChannelRule, channels_max: usize) -> HubSettings {
+    HubSettings {
+        rules: ChannelRules { default: rule, by_prefix: Vec::new() },
+        linger_ns: LINGER_NS,
+        channels_max,
+        payload_bytes_max: 100_000,
+        inbox_bytes_total: 1 << 30,
+        history_bytes_total: 1 << 30,
+        history_keeps_channels: false,
+    }
+}
+
 fn bed_of(rule: ChannelRule, capacities: &[usize], channels_max: usize) -> Bed {
+    bed_with(settings_of(rule, channels_max), capacities)
+}
+
+fn bed_with(settings: HubSettings, capacities: &[usize]) -> Bed {
     let (senders, shards) = capacities
         .iter()
         .map(|&capacity| {
@@ -50,13 +66,6 @@ fn bed_of(rule: ChannelRule, capacities: &[usize], channels_max: usize) -> Bed {
         })
         .unzip();
     let metrics = Arc::new(BusMetrics::default());
-    let settings = HubSettings {
-        rules: ChannelRules { default: rule, by_prefix: Vec::new() },
-        linger_ns: LINGER_NS,
-        channels_max,
-        payload_bytes_max: 100_000,
-        history_keeps_channels: false,
-    };
     Bed { hub: Hub::new(settings, metrics.clone(), senders), shards, metrics }
 }
 
@@ -87,15 +96,29 @@ impl Bed {
         self.hub.flush(T0);
     }
 
+    /// The shard takes one message.
+    fn take(&mut self, shard: usize) -> Option<ShardMessage> {
+        let inbox = &self.shards[shard].inbox;
+        let message = inbox.try_recv();
+        if let Some(ShardMessage::Batch { batch, .. }) = &message {
+            inbox.release(batch.bytes());
+        }
+        message
+    }
+
     /// What the shard has got, in words.
     fn got(&mut self, shard: usize) -> Vec<String> {
-        std::iter::from_fn(|| self.shards[shard].inbox.try_recv())
+        std::iter::from_fn(|| self.take(shard))
             .map(|message| match message {
                 ShardMessage::Joined { topic, seq, history, .. } => {
                     let history: Vec<_> = history.iter().map(|batch| format!("{}..{}", batch.first(), batch.end())).collect();
                     format!("joined {} at {seq} {}", topic.index, history.join(" ")).trim_end().to_owned()
                 }
-                ShardMessage::Batch { topic, batch } if batch.is_gap() => format!("gap {} {}..{}", topic.index, batch.first(), batch.end()),
+                ShardMessage::Batch { topic, batch } if batch.is_gap() => {
+                    let frame = String::from_utf8_lossy(&batch.frames(Format::Json).bytes).into_owned();
+                    let reason = GapReason::ALL.iter().find(|reason| frame.contains(&format!("\"reason\":\"{}\"", reason.name())));
+                    format!("gap {} {}..{} {}", topic.index, batch.first(), batch.end(), reason.unwrap().name())
+                }
                 ShardMessage::Batch { topic, batch } => format!("batch {} {}..{}", topic.index, batch.first(), batch.end()),
                 ShardMessage::Head { topic, seq } => format!("head {} {seq}", topic.index),
                 ShardMessage::Refused { topic } => format!("refused {}", topic.index),
@@ -153,6 +176,68 @@ fn a_full_inbox_is_counted_and_announced_by_a_head() {
     bed.messages("a", 1);
     assert_eq!(bed.got(0), ["batch 1 41..42"]);
     assert_eq!(bed.got(1).len(), 6, "the other shard is not concerned");
+}
+
+#[test]
+fn an_inbox_full_of_bytes_takes_answers_and_one_head() {
+    let settings = HubSettings { inbox_bytes_total: 2 * 50_000, ..settings_of(rule(), 1000) };
+    let mut bed = bed_with(settings, &[100, 100]);
+    bed.join(0, 1, "a");
+    bed.join(0, 2, "b");
+    for _ in 0..5 {
+        bed.message("a", &[b'x'; 20_000]);
+        bed.hub.flush(T0);
+        bed.message("b", b"small enough for what is left");
+        bed.hub.flush(T0);
+    }
+    assert_eq!(bed.metrics.inbox_full.get(), 3, "half of the bytes are this shard's: two large batches fit");
+    assert!(bed.shards[0].inbox.bytes() <= 50_000);
+    bed.join(0, 3, "c");
+    assert_eq!(bed.hub.deadline(T0), Some(T0 + RETRY_NS), "the head waits until the shard takes something");
+    let got = bed.got(0);
+    assert_eq!(got.iter().filter(|word| word.starts_with("batch 1")).collect::<Vec<_>>(), ["batch 1 1..2", "batch 1 2..3"]);
+    assert_eq!(got.iter().filter(|word| word.starts_with("batch 2")).count(), 5);
+    assert_eq!((got.len(), got.last().unwrap().as_str()), (10, "joined 3 at 0"));
+    assert_eq!(bed.shards[0].inbox.bytes(), 0);
+    bed.hub.flush(T0);
+    assert_eq!(bed.got(0), ["head 1 5"], "one for all three");
+    assert!(bed.hub.is_drained());
+
+    for _ in 0..3 {
+        bed.message("a", &[b'x'; 20_000]);
+        bed.hub.flush(T0);
+    }
+    bed.hub.stop();
+    bed.hub.flush(T0);
+    assert_eq!(bed.got(0), ["batch 1 6..7", "batch 1 7..8", "head 1 8", "stop"], "at the end it does not wait");
+}
+
+#[test]
+fn a_payload_larger_than_the_inbox_may_hold_passes_alone() {
+    let settings = HubSettings { inbox_bytes_total: 1000, ..settings_of(rule(), 1000) };
+    let mut bed = bed_with(settings, &[2]);
+    bed.join(0, 1, "a");
+    assert_eq!(bed.got(0), ["joined 1 at 0"]);
+    for _ in 0..2 {
+        bed.message("a", &[b'x'; 90_000]);
+        bed.hub.flush(T0);
+    }
+    assert_eq!(bed.got(0), ["batch 1 1..2"]);
+    bed.hub.flush(T0);
+    assert_eq!(bed.got(0), ["head 1 2"]);
+    bed.messages("a", 1);
+    assert_eq!(bed.got(0), ["batch 1 3..4"]);
+    assert_eq!(bed.metrics.inbox_full.get(), 1);
+}
+
+#[test]
+fn a_batch_that_found_no_slot_holds_no_bytes() {
+    let mut bed = bed(&[1]);
+    bed.join(0, 1, "a");
+    for _ in 0..3 {
+        bed.messages("a", 1);
+    }
+    assert_eq!((bed.shards[0].inbox.bytes(), bed.metrics.inbox_full.get()), (0, 3), "the one slot holds the join");
 }
 
 #[test]
@@ -238,7 +323,7 @@ fn an_outage_takes_one_number_from_channels_that_flowed() {
     bed.hub.flowing("a");
     bed.hub.flowing("never-confirmed");
     bed.messages("a", 1);
-    assert_eq!(bed.got(0), ["gap 1 4..5", "joined 3 at 4", "joined 2 at 0", "batch 1 5..6", "batch 3 5..6"]);
+    assert_eq!(bed.got(0), ["gap 1 4..5 outage", "joined 3 at 4", "joined 2 at 0", "batch 1 5..6", "batch 3 5..6"]);
 }
 
 #[test]
@@ -292,6 +377,70 @@ fn history_is_bounded_by_count_and_age() {
 }
 
 #[test]
+fn all_histories_together_are_bounded_and_the_oldest_go_first() {
+    let settings = HubSettings { history_bytes_total: 100_000, ..settings_of(ChannelRule { history_count: 1000, ..rule() }, 1000) };
+    let mut bed = bed_with(settings, &[100]);
+    for (index, name) in ["a", "b", "c"].into_iter().enumerate() {
+        bed.join(0, index as u32, name);
+    }
+    for name in ["a", "b", "b", "c", "a"] {
+        bed.message(name, &[b'x'; 30_000]);
+        bed.hub.flush(T0);
+    }
+    assert_eq!(bed.metrics.history_dropped.get(), 2);
+    let kept = |bed: &Bed| bed.hub.list(0, 10).channels.iter().map(|channel| channel.history_messages).collect::<Vec<_>>();
+    assert_eq!(kept(&bed), [1, 1, 1], "the first of a and of b are gone");
+    let raw = bed.metrics.history_bytes.get();
+    assert!((90_000..=100_000).contains(&raw));
+    bed.got(0);
+    bed.join(0, 7, "a");
+    assert_eq!(bed.got(0), ["joined 7 at 2 2..3"]);
+
+    // A shard has the newest one encoded: history grows with it, and gives up what was oldest.
+    let id = bed.hub.find("a").unwrap() as usize;
+    let history = bed.hub.entries[id].history.as_ref().unwrap();
+    let batch = bed.hub.histories.batches(history).pop().unwrap();
+    batch.frames(Format::Raw);
+    bed.hub.expire(T0 + SWEEP_NS);
+    assert_eq!((kept(&bed), bed.metrics.history_dropped.get()), (vec![1, 0, 1], 3));
+    assert!(bed.metrics.history_bytes.get() <= 100_000);
+
+    // One that is larger than all of it is not kept, and takes the others along: it is newer than they are.
+    bed.message("b", &[b'x'; 100_000]);
+    bed.hub.flush(T0 + SWEEP_NS);
+    assert_eq!((kept(&bed), bed.metrics.history_bytes.get(), bed.metrics.history_dropped.get()), (vec![0, 0, 0], 0, 6));
+    batch.frames(Format::Json);
+    bed.hub.expire(T0 + 2 * SWEEP_NS);
+    assert_eq!(bed.metrics.history_bytes.get(), 0, "what others still hold is not history's any more");
+    bed.join(0, 8, "b");
+    assert_eq!(bed.got(0).pop().unwrap(), "joined 8 at 3", "nothing to resume from, and the numbers go on");
+}
+
+#[test]
+fn on_the_embedded_bus_channels_go_when_the_bound_takes_their_history() {
+    let rule = ChannelRule { history_count: 10, ..rule() };
+    let settings = HubSettings { history_bytes_total: 20_000, history_keeps_channels: true, ..settings_of(rule, 100_000) };
+    let mut bed = bed_with(settings, &[100]);
+    let mut now = T0;
+    for number in 0..1000 {
+        let (reply, _) = tokio::sync::oneshot::channel();
+        let publish = Publish { channel: format!("c{number}").into(), payload: vec![b'x'; 900], reply: PublishReply::Control(reply) };
+        Embedded.publish(&mut bed.hub, publish, now);
+        bed.hub.flush(now);
+        now += LINGER_NS / 100;
+        bed.hub.expire(now);
+        assert!(bed.metrics.history_bytes.get() <= 20_000);
+        assert!(bed.metrics.channels.get() <= 350, "what nobody hears or keeps goes within two lingers");
+    }
+    now += 3 * LINGER_NS;
+    bed.hub.expire(now);
+    bed.hub.expire(now + 2 * LINGER_NS);
+    let channels = bed.hub.list(0, 1000).channels;
+    assert!((15..25).contains(&channels.len()) && channels.iter().all(|channel| channel.history_messages == 1), "{}", channels.len());
+    assert_eq!(bed.metrics.history_dropped.get(), 1000 - channels.len() as u64);
+}
+
+#[test]
 fn batches_are_split_by_bytes() {
     let mut bed = bed(&[100]);
     bed.join(0, 1, "a");
@@ -313,7 +462,7 @@ fn what_is_dropped_is_counted_and_what_is_too_big_is_a_gap() {
     assert_eq!(bed.message("a", &[b'x'; 100_001]), Outcome::TooBig);
     bed.message("a", b"[2]");
     bed.hub.flush(T0);
-    assert_eq!(bed.got(0), ["joined 1 at 0", "batch 1 1..2", "gap 1 2..3", "batch 1 3..4"]);
+    assert_eq!(bed.got(0), ["joined 1 at 0", "batch 1 1..2", "gap 1 2..3 dropped", "batch 1 3..4"]);
     assert_eq!((bed.metrics.dropped.get(), bed.metrics.mismatched.get()), (2, 0));
 
     let mut bed = bed_of(ChannelRule { payload: Expect::Json, ..rule() }, &[100], 1000);
@@ -419,7 +568,12 @@ fn the_embedded_bus_numbers_what_somebody_hears_or_history_keeps() {
 fn whatever_happens_numbers_rise_and_holes_are_announced() {
     for seed in 0..300 {
         let mut random = fastrand::Rng::with_seed(seed);
-        let mut bed = bed_of(ChannelRule { history_count: random.usize(0..20), ..rule() }, &[random.usize(1..20), 3], 1000);
+        let settings = HubSettings {
+            inbox_bytes_total: if random.bool() { 1 << 30 } else { random.usize(0..1 << 19) },
+            history_bytes_total: if random.bool() { 1 << 30 } else { random.usize(0..1 << 19) },
+            ..settings_of(ChannelRule { history_count: random.usize(0..20), ..rule() }, 1000)
+        };
+        let mut bed = bed_with(settings, &[random.usize(1..20), 3]);
         let mut topics: Vec<(u16, u32, &str)> = Vec::new();
         let mut next_topic = 0;
         // Per topic: None before Joined, then the last number seen or announced.
@@ -468,7 +622,7 @@ fn whatever_happens_numbers_rise_and_holes_are_announced() {
     }
 
     fn drain(bed: &mut Bed, shard: usize, seen: &mut std::collections::HashMap<(usize, u32), u64>, seed: u64) {
-        while let Some(message) = bed.shards[shard].inbox.try_recv() {
+        while let Some(message) = bed.take(shard) {
             match message {
                 ShardMessage::Joined { topic, seq, history, .. } => {
                     assert!(seen.insert((shard, topic.index), seq).is_none(), "seed {seed}: joined twice");

@@ -1,20 +1,28 @@
 //! The way from the bus thread to one shard. Owned by the hub, one per shard.
 //!
-//! Nothing here waits. A batch that does not fit is lost, counted and remembered until its channel's `Head` is told; answers
+//! Nothing here waits. A batch that does not fit, by number or by bytes, is lost, counted and remembered until its channel's `Head` is told; answers
 //! (joined, refused, published, stop) are never lost: they wait here. What waits is bounded: one entry per topic of the shard,
 //! and [`REPLIES_MAX`] replies, beyond which the bus thread takes no more commands.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use hashbrown::HashMap;
 
 use super::{ShardMessage, ShardSender, TopicToken};
+use crate::fanout::batch::Batch;
+#[cfg(doc)]
+use crate::shard::inbox::InboxSender;
 
 /// Replies that may wait for one shard before the bus thread stops taking commands.
 pub const REPLIES_MAX: usize = 16 * 1024;
 
 pub struct Lane {
     sender: ShardSender,
+    /// Bytes of batches that may wait in the inbox.
+    bytes_max: usize,
+    /// How far the shard was ([`InboxSender::bytes_released`]) when a batch last found no bytes left.
+    full_at: Option<usize>,
     /// Something was pushed since the last wake.
     dirty: bool,
     replies: VecDeque<ShardMessage>,
@@ -33,11 +41,41 @@ impl std::fmt::Debug for Lane {
 }
 
 impl Lane {
-    pub fn new(sender: ShardSender) -> Lane {
-        Lane { sender, dirty: false, replies: VecDeque::new(), joins: HashMap::new(), behind: HashMap::new(), stopping: false }
+    /// `bytes_max`: of batches that may wait in the inbox; a larger one passes when no other is there.
+    pub fn new(sender: ShardSender, bytes_max: usize) -> Lane {
+        Lane {
+            sender,
+            bytes_max,
+            full_at: None,
+            dirty: false,
+            replies: VecDeque::new(),
+            joins: HashMap::new(),
+            behind: HashMap::new(),
+            stopping: false,
+        }
     }
 
-    /// Puts a message in without waking the shard. False: it is full.
+    /// Puts a batch in without waking the shard; its receiver must release [`Batch::bytes`]. False: there is no room for it.
+    pub fn push_batch(&mut self, topic: TopicToken, batch: &Arc<Batch>) -> bool {
+        let bytes = batch.bytes();
+        if !self.sender.reserve(bytes, self.bytes_max) {
+            self.full_at = Some(self.sender.bytes_released());
+            return false;
+        }
+        let is_in = self.push(ShardMessage::Batch { topic, batch: batch.clone() });
+        if !is_in {
+            self.sender.unreserve(bytes);
+        }
+        is_in
+    }
+
+    /// Whether to tell heads: not while a shard that is full of bytes takes nothing, or each loss would have its own head (and the
+    /// client its own gap) and the heads would fill what is kept free for answers. It holds a batch, so it does get on some time.
+    pub fn may_tell_heads(&self) -> bool {
+        self.stopping || self.full_at != Some(self.sender.bytes_released())
+    }
+
+    /// Puts anything but a batch in without waking the shard. False: it is full.
     pub fn push(&mut self, message: ShardMessage) -> bool {
         let is_in = self.sender.push(message).is_ok();
         self.dirty |= is_in;

@@ -44,6 +44,8 @@ impl Default for Settings {
             log_bytes_total: 1 << 30,
             buffer_bytes_total: 256 << 20,
             inbox_messages: 16 << 10,
+            inbox_bytes_total: 256 << 20,
+            history_bytes_total: 256 << 20,
             notsent_bytes: 16 << 10,
             // The kernel takes the smaller of this and net.core.somaxconn.
             backlog: 65_535,

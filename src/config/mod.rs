@@ -70,6 +70,10 @@ pub struct Settings {
     pub buffer_bytes_total: usize,
     /// Messages an inbox of a shard holds.
     pub inbox_messages: usize,
+    /// Batches that wait in the inboxes of all shards together, in bytes.
+    pub inbox_bytes_total: usize,
+    /// The node's history of all channels together, in bytes.
+    pub history_bytes_total: usize,
     /// TCP_NOTSENT_LOWAT.
     pub notsent_bytes: u32,
     pub backlog: u32,

@@ -8,6 +8,7 @@ use super::host::Host;
 use super::parse::{show_cores, show_time};
 use super::{Pin, RedisSubscribe, Settings, redis_url, resolve_fd_table};
 use crate::bus::ShardMessage;
+use crate::limits::BATCH_BYTES_MAX;
 use crate::wire::Format;
 
 /// User memory of an idle connection with one subscription (the aim of the design, measured as RSS).
@@ -23,30 +24,48 @@ pub fn version() -> String {
     }
 }
 
-/// The most user memory that the settings allow, by what holds it, in bytes. Kernel memory (sockets) comes on top.
+/// The most user memory that the settings allow, by what holds it, in bytes. Kernel memory (sockets) comes on top. A batch that several
+/// hold (inbox, log, history) counts for each: whichever lets go last has room for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryBound {
-    /// `log_bytes_total`, once as published and once more for each format that somebody asks for.
+    /// `log_bytes_total`; encoded frames count in it.
     pub logs: u64,
+    /// One batch per shard, as large as they come, as published and in every format, before its log has counted it.
+    pub making: u64,
     pub buffers: u64,
-    /// The slots; the batches in them are those of the logs.
+    /// Slots, and batches as published. Frames of theirs that a faster shard has had encoded count in that shard's log, while it has them.
     pub inboxes: u64,
     pub connections: u64,
+    /// `history_bytes_total` where any channel has a history.
+    pub history: u64,
 }
 
 impl MemoryBound {
     pub fn total(&self) -> u64 {
-        self.logs + self.buffers + self.inboxes + self.connections
+        let MemoryBound { logs, making, buffers, inboxes, connections, history } = self;
+        logs + making + buffers + inboxes + connections + history
     }
 }
 
 pub fn memory_bound(settings: &Settings) -> MemoryBound {
+    let shards = settings.shards as u64;
+    let batch = batch_bytes_max(settings);
+    // An inbox takes one batch of any size.
+    let inbox_bytes = (settings.inbox_bytes_total as u64 / shards).max(batch);
+    let mut rules = std::iter::once(&settings.channels.default).chain(settings.channels.by_prefix.iter().map(|(_, rule)| rule));
     MemoryBound {
-        logs: settings.log_bytes_total as u64 * (1 + Format::COUNT as u64),
+        logs: settings.log_bytes_total as u64,
+        making: shards * batch * (1 + Format::COUNT as u64),
         buffers: settings.buffer_bytes_total as u64,
-        inboxes: settings.shards as u64 * settings.inbox_messages as u64 * INBOX_SLOT_BYTES,
+        inboxes: shards * (settings.inbox_messages as u64 * INBOX_SLOT_BYTES + inbox_bytes),
         connections: settings.connections_max as u64 * CONNECTION_BYTES,
+        history: if rules.any(|rule| rule.history_count > 0) { settings.history_bytes_total as u64 } else { 0 },
     }
+}
+
+/// The largest batch: full of small messages, or one large one.
+fn batch_bytes_max(settings: &Settings) -> u64 {
+    settings.payload_bytes_max.max(BATCH_BYTES_MAX) as u64
 }
 
 /// The block that `campanile serve` prints once: what runs where, and what bounds it. Ends with a line break.
@@ -66,14 +85,15 @@ pub fn start_block(settings: &Settings, host: &Host) -> String {
     line("descriptors", format!("{limits}; {table} for {} connections", settings.connections_max));
 
     let bound = memory_bound(settings);
-    let copies = 1 + Format::COUNT as u64;
     line("memory", format!("at most {} of user memory, that is", show_bytes(bound.total())));
     line(
         "",
         format!(
-            "logs {} ({copies} x {}, as published and in {} formats) + buffers {}",
+            "logs {} + batches {} ({} x {}, as published and in {} formats) + buffers {}",
             show_bytes(bound.logs),
-            show_bytes(settings.log_bytes_total as u64),
+            show_bytes(bound.making),
+            settings.shards,
+            show_bytes(batch_bytes_max(settings)),
             Format::COUNT,
             show_bytes(bound.buffers)
         ),
@@ -81,7 +101,7 @@ pub fn start_block(settings: &Settings, host: &Host) -> String {
     line(
         "",
         format!(
-            "+ inboxes {} ({} x {} slots) + connections {} ({} x {CONNECTION_BYTES} B)",
+            "+ inboxes {} ({} x {} slots, and what they hold) + connections {} ({} x {CONNECTION_BYTES} B)",
             show_bytes(bound.inboxes),
             settings.shards,
             settings.inbox_messages,
@@ -89,11 +109,8 @@ pub fn start_block(settings: &Settings, host: &Host) -> String {
             settings.connections_max
         ),
     );
-    if std::iter::once(&settings.channels.default)
-        .chain(settings.channels.by_prefix.iter().map(|(_, rule)| rule))
-        .any(|rule| rule.history_count > 0)
-    {
-        line("", "+ history: history_count messages of every channel that has one".to_owned());
+    if bound.history > 0 {
+        line("", format!("+ history {}", show_bytes(bound.history)));
     }
     if let Some(warning) = resolved.warning {
         writeln!(block, "descriptor warning: {warning}").expect("a String takes everything");
@@ -179,6 +196,7 @@ pub fn show_bytes(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ChannelRule;
 
     fn host(hard: u64) -> Host {
         Host { cores: vec![0, 1, 2, 3], descriptors_soft: 1024, descriptors_hard: hard }
@@ -188,13 +206,51 @@ mod tests {
     fn the_bound_is_the_sum_of_its_parts() {
         let settings = Settings { shards: 2, ..Settings::default() };
         let bound = memory_bound(&settings);
-        assert_eq!(bound.logs, 4 << 30);
+        assert_eq!(bound.logs, 1 << 30);
+        assert_eq!(bound.making, 8 << 20);
         assert_eq!(bound.buffers, 256 << 20);
-        assert_eq!(bound.inboxes, 2 * 16384 * INBOX_SLOT_BYTES);
+        assert_eq!(bound.inboxes, (256 << 20) + 2 * 16384 * INBOX_SLOT_BYTES);
         assert_eq!(bound.connections, 30_000_000);
-        assert_eq!(bound.total(), bound.logs + bound.buffers + bound.inboxes + bound.connections);
-        let larger = memory_bound(&Settings { log_bytes_total: 2 << 30, connections_max: 200_000, ..settings });
-        assert_eq!(larger.total() - bound.total(), (4 << 30) + 30_000_000);
+        assert_eq!(bound.history, 0, "no channel has one");
+        assert_eq!(bound.total(), bound.logs + bound.making + bound.buffers + bound.inboxes + bound.connections);
+        let larger = memory_bound(&Settings { log_bytes_total: 2 << 30, connections_max: 200_000, ..settings.clone() });
+        assert_eq!(larger.total() - bound.total(), (1 << 30) + 30_000_000);
+
+        let mut remembering = settings.clone();
+        remembering.channels.by_prefix = vec![("a".to_owned(), ChannelRule { history_count: 1, ..ChannelRule::default() })];
+        assert_eq!(memory_bound(&remembering).total() - bound.total(), 256 << 20);
+        let narrow = memory_bound(&Settings { inbox_bytes_total: 1 << 20, ..settings });
+        assert_eq!(narrow.inboxes, 2 * ((1 << 20) + 16384 * INBOX_SLOT_BYTES), "each takes one payload, however small its share");
+    }
+
+    /// The amounts that the block prints, in the order in which it does.
+    fn printed(block: &str) -> Vec<f64> {
+        let memory = block.lines().skip_while(|line| !line.contains("of user memory")).take_while(|line| !line.contains("warning"));
+        let text = memory.collect::<Vec<_>>().join(" ");
+        // What stands in brackets explains an amount; the first is the total.
+        let plain: String = text.split('(').map(|part| part.split_once(')').map_or(part, |(_, rest)| rest)).collect();
+        let words: Vec<&str> = plain.split_whitespace().collect();
+        let scale = |unit: &str| ["B", "KiB", "MiB", "GiB", "TiB"].iter().position(|known| *known == unit);
+        let amount = |pair: &[&str]| Some(pair[0].parse::<f64>().ok()? * 1024f64.powi(scale(pair[1])? as i32));
+        words.windows(2).filter_map(amount).collect()
+    }
+
+    #[test]
+    fn the_printed_total_is_the_sum_of_what_is_printed() {
+        let mut remembering = Settings { shards: 3, payload_bytes_max: 5 << 20, ..Settings::default() };
+        remembering.channels.default.history_count = 10;
+        for (settings, parts) in [(Settings { shards: 2, ..Settings::default() }, 5), (remembering, 6)] {
+            let block = start_block(&settings, &host(1 << 20));
+            let amounts = printed(&block);
+            assert_eq!(amounts.len(), 1 + parts, "{block}");
+            let sum: f64 = amounts[1..].iter().sum();
+            // Each is rounded to half of its last digit; the total has one decimal of a GiB.
+            assert!((amounts[0] - sum).abs() < 0.06 * f64::from(1 << 30), "{sum}\n{block}");
+            assert_eq!(
+                show_bytes(memory_bound(&settings).total()),
+                block.split("at most ").nth(1).unwrap().split(" of user").next().unwrap()
+            );
+        }
     }
 
     #[test]
@@ -216,7 +272,7 @@ mod tests {
             "2, pinned to cores 0-1",
             "redis://u:***@host:6379/1, channels notifications:* notifications",
             "limit 1024 soft, 1048576 hard; one shared table",
-            "logs 4.0 GiB (4 x 1.0 GiB",
+            "logs 1.0 GiB + batches 8.0 MiB (2 x 1.0 MiB, as published and in 3 formats) + buffers 256 MiB",
         ] {
             assert!(block.contains(part), "{part} is missing in\n{block}");
         }

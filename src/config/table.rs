@@ -216,6 +216,8 @@ mod tests {
             log_bytes_total: _,
             buffer_bytes_total: _,
             inbox_messages: _,
+            inbox_bytes_total: _,
+            history_bytes_total: _,
             notsent_bytes: _,
             backlog: _,
             echo: _,
@@ -224,7 +226,7 @@ mod tests {
             log_level: _,
             channels: _,
         } = all;
-        const FIELDS: usize = 31 + 6;
-        assert_eq!(SETTINGS.len(), FIELDS, "31 fields of Settings and 6 of ChannelRule");
+        const FIELDS: usize = 33 + 6;
+        assert_eq!(SETTINGS.len(), FIELDS, "33 fields of Settings and 6 of ChannelRule");
     }
 }

@@ -59,6 +59,7 @@ fn shard_of(number: usize, shard: &ShardMetrics, busy: f64) -> Value {
         "lagging": shard.lagging.get(),
         "log_bytes": shard.log_bytes.get(),
         "buffer_bytes": shard.buffer_bytes.get(),
+        "inbox_bytes": shard.inbox_bytes.get(),
         "busy_ratio": busy,
     })
 }
@@ -92,6 +93,8 @@ fn settings_of(settings: &Settings) -> Value {
         log_bytes_total,
         buffer_bytes_total,
         inbox_messages,
+        inbox_bytes_total,
+        history_bytes_total,
         notsent_bytes,
         backlog,
         echo,
@@ -123,6 +126,8 @@ fn settings_of(settings: &Settings) -> Value {
         "log_bytes_total": log_bytes_total,
         "buffer_bytes_total": buffer_bytes_total,
         "inbox_messages": inbox_messages,
+        "inbox_bytes_total": inbox_bytes_total,
+        "history_bytes_total": history_bytes_total,
         "notsent_bytes": notsent_bytes,
         "backlog": backlog,
         "echo": echo,

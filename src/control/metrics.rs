@@ -30,7 +30,7 @@ const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Name, HELP text with the unit at its end, where the number is.
 type Named<T> = (&'static str, &'static str, fn(&T) -> &Counter);
 
-const SHARD_GAUGES: [Named<ShardMetrics>; 8] = [
+const SHARD_GAUGES: [Named<ShardMetrics>; 9] = [
     ("ws_connections_total", "Open WebSocket connections now (a gauge, whatever its name says). Unit: connections.", |m| &m.connections),
     ("ws_sockets", "Accepted sockets now, in whatever phase. Unit: sockets.", |m| &m.sockets),
     ("ws_subscriptions", "Subscriptions now. Unit: subscriptions.", |m| &m.subscriptions),
@@ -39,6 +39,7 @@ const SHARD_GAUGES: [Named<ShardMetrics>; 8] = [
         &m.lagging
     }),
     ("campanile_inbox_depth", "Entries waiting in the shard's inbox at the start of its last turn. Unit: entries.", |m| &m.inbox_depth),
+    ("campanile_inbox_bytes", "Messages waiting in the shard's inbox at the end of its last turn. Unit: bytes.", |m| &m.inbox_bytes),
     ("campanile_log_bytes", "Memory held by channel logs now. Unit: bytes.", |m| &m.log_bytes),
     ("campanile_buffer_bytes", "Memory held by split frames and unsent control frames now. Unit: bytes.", |m| &m.buffer_bytes),
 ];
@@ -60,13 +61,18 @@ const SHARD_COUNTERS: [Named<ShardMetrics>; 14] = [
     ("campanile_loop_turns", "Turns of the shard's loop. Unit: turns.", |m| &m.turns),
 ];
 
-const BUS_COUNTERS: [Named<BusMetrics>; 11] = [
+const BUS_COUNTERS: [Named<BusMetrics>; 12] = [
     ("campanile_bus_bytes", "Payload bytes received from the bus. Unit: bytes.", |m| &m.bytes),
     ("campanile_bus_unwanted", "Messages received for channels that nobody here listens to. Unit: messages.", |m| &m.unwanted),
     ("campanile_bus_dropped", "Messages dropped: wrong payload kind, too large, or no valid channel name. Unit: messages.", |m| &m.dropped),
     ("campanile_bus_mismatched", "Payloads not of the kind set for their channel, passed on as opaque. Unit: messages.", |m| &m.mismatched),
     ("campanile_bus_batches", "Batches made. Unit: batches.", |m| &m.batches),
     ("campanile_bus_inbox_full", "Messages not handed to a shard because its inbox was full. Unit: messages.", |m| &m.inbox_full),
+    (
+        "campanile_bus_history_dropped",
+        "Messages dropped from the node's history because all histories together were full. Unit: messages.",
+        |m| &m.history_dropped,
+    ),
     ("campanile_bus_published", "Messages published through this process. Unit: messages.", |m| &m.published),
     ("campanile_bus_publish_errors", "Publishes that failed. Unit: messages.", |m| &m.publish_errors),
     ("campanile_bus_connects", "Connections made to Redis. Unit: connections.", |m| &m.connects),

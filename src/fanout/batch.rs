@@ -4,9 +4,11 @@
 //! format are made by the first shard that has a subscriber who wants them (`OnceLock`), back to back, so that any run of
 //! messages is one contiguous slice.
 
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::{AcqRel, Acquire};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicUsize};
 use std::sync::{Arc, OnceLock};
 
+use crate::limits::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX};
 use crate::wire::Format;
 use crate::wire::event::{self, Event, GapReason};
 use crate::wire::payload::{Kind, encode_notification};
@@ -33,6 +35,36 @@ pub struct Batch {
     first: u64,
     content: Content,
     frames: [OnceLock<Frames>; Format::COUNT],
+    growth: Growth,
+}
+
+/// The frames of all batches that somebody keeps who counts them, in bytes. Exact whoever encodes when: a batch adds what it grows by.
+#[derive(Debug, Default)]
+pub struct KeptFrames(AtomicI64);
+
+impl KeptFrames {
+    pub fn bytes(&self) -> usize {
+        // Below zero for the moment in which a batch is let go before whoever encodes it has added.
+        usize::try_from(self.0.load(Acquire)).unwrap_or(0)
+    }
+}
+
+/// How far a batch has grown since it was made.
+#[derive(Debug, Default)]
+struct Growth {
+    /// Bytes of the frames made so far; with [`KEPT`] while they count in `account`.
+    bytes: AtomicUsize,
+    account: OnceLock<Arc<KeptFrames>>,
+}
+
+const KEPT: usize = 1 << (usize::BITS - 1);
+
+impl Growth {
+    fn add(&self, bytes: usize) {
+        if self.bytes.fetch_add(bytes, AcqRel) & KEPT != 0 {
+            self.account.get().expect("set before the flag").0.fetch_add(bytes as i64, AcqRel);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -65,11 +97,23 @@ pub struct Frames {
     ends: Box<[u32]>,
 }
 
+impl Frames {
+    fn bytes_held(&self) -> usize {
+        self.bytes.len() + size_of_val(&*self.ends)
+    }
+}
+
 impl Batch {
     /// An announced loss of the numbers `from..=to`, an entry of the log like a message.
     pub fn gap(channel: &Arc<Channel>, from: u64, to: u64, reason: GapReason) -> Arc<Batch> {
         assert!(from <= to, "a gap of nothing: {from}..={to}");
-        Arc::new(Batch { channel: channel.clone(), first: from, content: Content::Gap { to, reason }, frames: Default::default() })
+        Arc::new(Batch {
+            channel: channel.clone(),
+            first: from,
+            content: Content::Gap { to, reason },
+            frames: Default::default(),
+            growth: Growth::default(),
+        })
     }
 
     pub fn channel(&self) -> &Arc<Channel> {
@@ -112,8 +156,23 @@ impl Batch {
 
     /// Bytes it takes now, with the frames of the formats that somebody has asked for; what logs and history are bounded by.
     pub fn bytes_held(&self) -> usize {
-        let frames = self.frames.iter().filter_map(OnceLock::get);
-        self.bytes() + frames.map(|frames| frames.bytes.len() + size_of_val(&*frames.ends)).sum::<usize>()
+        self.bytes() + (self.growth.bytes.load(Acquire) & !KEPT)
+    }
+
+    /// From now on its frames count in `account`, those made already and those to come. A batch has one account for life.
+    pub fn keep(&self, account: &Arc<KeptFrames>) {
+        let account = self.growth.account.get_or_init(|| account.clone());
+        let before = self.growth.bytes.fetch_or(KEPT, AcqRel);
+        assert!(before & KEPT == 0, "a batch is kept once at a time");
+        account.0.fetch_add(before as i64, AcqRel);
+    }
+
+    /// Takes its frames out of the account.
+    pub fn let_go(&self) {
+        let before = self.growth.bytes.fetch_and(!KEPT, AcqRel);
+        if let Some(account) = self.growth.account.get().filter(|_| before & KEPT != 0) {
+            account.0.fetch_sub((before & !KEPT) as i64, AcqRel);
+        }
     }
 
     /// When its newest message was received, Unix milliseconds; 0 for a gap.
@@ -130,7 +189,11 @@ impl Batch {
 
     /// The batch as frames of one format; encoded by whoever asks first.
     pub fn frames(&self, format: Format) -> &Frames {
-        self.frames[format as usize].get_or_init(|| self.encode(format))
+        self.frames[format as usize].get_or_init(|| {
+            let frames = self.encode(format);
+            self.growth.add(frames.bytes_held());
+            frames
+        })
     }
 
     /// Whether somebody asked for this format before.
@@ -212,6 +275,7 @@ impl Batch {
             first: parts[0].first,
             content: Content::Messages { bytes: bytes.into(), messages: messages.into(), runs: runs.into() },
             frames: Default::default(),
+            growth: Growth::default(),
         };
         for format in Format::ALL {
             if parts.iter().any(|part| part.is_encoded(format)) {
@@ -222,7 +286,9 @@ impl Batch {
                     bytes.extend_from_slice(&frames.bytes);
                     ends.extend(frames.ends.iter().map(|end| base + end));
                 }
-                let _ = merged.frames[format as usize].set(Frames { bytes: bytes.into(), ends: ends.into() });
+                let frames = Frames { bytes: bytes.into(), ends: ends.into() };
+                merged.growth.add(frames.bytes_held());
+                let _ = merged.frames[format as usize].set(frames);
             }
         }
         Arc::new(merged)
@@ -259,9 +325,9 @@ impl BatchBuilder {
         self.messages.is_empty()
     }
 
-    /// Whether a payload of this size should rather begin the next batch ([`crate::limits::BATCH_BYTES_MAX`]).
+    /// Whether a payload of this size should rather begin the next batch ([`BATCH_BYTES_MAX`], [`BATCH_MESSAGES_MAX`]).
     pub fn is_full_for(&self, payload_bytes: usize) -> bool {
-        !self.is_empty() && self.bytes.len() + payload_bytes > crate::limits::BATCH_BYTES_MAX
+        self.messages.len() >= BATCH_MESSAGES_MAX || (!self.is_empty() && self.bytes.len() + payload_bytes > BATCH_BYTES_MAX)
     }
 
     /// Sequence number after the last message pushed.
@@ -276,6 +342,7 @@ impl BatchBuilder {
             first: self.first,
             content: Content::Messages { bytes: self.bytes.into(), messages: self.messages.into(), runs: self.runs.into() },
             frames: Default::default(),
+            growth: Growth::default(),
         })
     }
 }

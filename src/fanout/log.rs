@@ -1,8 +1,9 @@
 //! One channel's recent batches on one shard. Subscriptions are cursors into it; nothing is queued per connection.
 //!
 //! Invariants: the entries are consecutive (a hole becomes a gap entry when it is noticed), `head` follows the last one, and the
-//! entries take at most `bytes_max` (one batch may always stay). Batches that were trimmed while somebody was in the
-//! middle of one of their frames wait in limbo, again `bytes_max` and at most one batch more, until that frame is finished.
+//! entries take at most `bytes_max` (one batch may always stay, and what a slow lap has still to bring). Batches that were trimmed
+//! while somebody was in the middle of one of their frames wait in limbo, again `bytes_max` and at most one batch more, until that
+//! frame is finished.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
@@ -12,9 +13,12 @@ use smallvec::SmallVec;
 
 use super::batch::{Batch, Channel, MonotonicNs};
 use super::cursor::Cursor;
-use crate::limits::{BATCH_BYTES_MAX, SLICES_BEFORE_MERGE, SLICES_PER_WRITE};
+use crate::limits::{BATCH_BYTES_MAX, SLICES_BEFORE_MERGE, SLICES_PER_WRITE, UNSERVED_LOGS_MAX};
 use crate::wire::Format;
 use crate::wire::event::GapReason;
+
+/// A merged batch takes at most this part of its log's bound.
+const MERGED_PART: usize = 8;
 
 /// What one `writev` gets.
 pub type Slices<'a> = SmallVec<[IoSlice<'a>; SLICES_PER_WRITE]>;
@@ -26,6 +30,8 @@ pub struct Log {
     head: u64,
     bytes: usize,
     bytes_max: usize,
+    /// Every socket that takes bytes has been offered everything below this number; what follows is not its reader's fault.
+    served: u64,
     /// Entries appended since the last merge.
     unmerged: usize,
     /// None while no socket is in the middle of a frame.
@@ -50,13 +56,18 @@ struct Cuts {
 
 impl Log {
     pub fn new(bytes_max: usize) -> Log {
-        Log { entries: VecDeque::new(), head: 1, bytes: 0, bytes_max, unmerged: 0, cuts: None }
+        Log { entries: VecDeque::new(), head: 1, bytes: 0, bytes_max, served: u64::MAX, unmerged: 0, cuts: None }
     }
 
     /// Sets where numbering stands; the log must be empty.
     pub fn start_at(&mut self, head: u64) {
         assert!(self.entries.is_empty(), "a log in use cannot be renumbered");
         self.head = head;
+    }
+
+    /// Says how far every socket that takes bytes has been served.
+    pub fn set_served(&mut self, served: u64) {
+        self.served = served;
     }
 
     /// The number the next message will have.
@@ -108,9 +119,15 @@ impl Log {
         self.entries.push_back(Entry { batch, bytes });
     }
 
-    /// Drops the oldest entries until the rest takes at most `bytes_max`; the newest stays.
-    pub fn trim(&mut self, bytes_max: usize) {
+    /// Drops the oldest entries until the rest takes at most `bytes_max`; the newest stays. What the current lap has still to bring to
+    /// readers who are not slow stays too, up to [`UNSERVED_LOGS_MAX`] times as much: a host that falls behind makes larger writes
+    /// instead of cutting everybody off.
+    fn trim(&mut self, bytes_max: usize) {
         while self.bytes > bytes_max && self.entries.len() > 1 {
+            let is_served = self.entries[0].batch.end() <= self.served;
+            if !is_served && self.bytes <= bytes_max.saturating_mul(UNSERVED_LOGS_MAX) {
+                break;
+            }
             self.drop_oldest();
         }
     }
@@ -307,14 +324,16 @@ impl Log {
         self.unmerged > SLICES_BEFORE_MERGE
     }
 
-    /// Joins small neighbours. Cursors need no change: they count messages, not batches.
+    /// Joins small neighbours. Cursors need no change: they count messages, not batches. A small log stays in several batches: it is
+    /// trimmed by whole ones.
     pub fn merge(&mut self) {
+        let bytes_max = BATCH_BYTES_MAX.min(self.bytes_max / MERGED_PART);
         self.unmerged = 0;
         let mut merged = VecDeque::with_capacity(self.entries.len() / 2 + 1);
         let mut run: Vec<Arc<Batch>> = Vec::new();
         let mut run_bytes = 0;
         for Entry { batch, .. } in std::mem::take(&mut self.entries) {
-            if batch.is_gap() || run_bytes + batch.bytes() > BATCH_BYTES_MAX {
+            if batch.is_gap() || run_bytes + batch.bytes() > bytes_max {
                 join(&mut run, &mut merged);
                 run_bytes = 0;
             }

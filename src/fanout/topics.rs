@@ -37,6 +37,10 @@ pub struct Topic {
     lap_position: u32,
     /// Visits still due; 0: every member has been visited since the newest batch.
     lap_remaining: u32,
+    /// The log's head when the walk last passed the end of the members.
+    lap_head: u64,
+    /// The lowest number since then at which somebody was left whose socket takes more.
+    lap_left: u64,
     /// On the shard's ring of topics with a lap under way.
     pub in_ring: bool,
     /// Members that were left behind the head because their socket took no more.
@@ -86,6 +90,8 @@ impl Topics {
             members: Vec::new(),
             lap_position: 0,
             lap_remaining: 0,
+            lap_head: 0,
+            lap_left: u64::MAX,
             in_ring: false,
             lagging: 0,
             join_sent: false,
@@ -156,6 +162,9 @@ impl Topic {
     /// thereby have escaped the current lap, and must be flushed by itself.
     pub fn remove_member(&mut self, place: u32) -> Option<Member> {
         self.members.swap_remove(place as usize);
+        if self.members.capacity() > 64 && self.members.len() * 4 < self.members.capacity() {
+            self.members.shrink_to(self.members.len() * 2);
+        }
         if self.lap_position as usize >= self.members.len() {
             self.lap_position = 0;
         }
@@ -183,8 +192,27 @@ impl Topic {
         self.lap_position += 1;
         if self.lap_position as usize == self.members.len() {
             self.lap_position = 0;
+            // Everybody has been visited since the last time the walk was here.
+            self.set_served();
         }
         Some(member)
+    }
+
+    /// Everybody has been visited since the newest batch.
+    pub fn end_lap(&mut self) {
+        self.in_ring = false;
+        self.lap_head = self.log.head();
+        self.set_served();
+    }
+
+    fn set_served(&mut self) {
+        self.log.set_served(self.lap_head.min(self.lap_left));
+        (self.lap_head, self.lap_left) = (self.log.head(), u64::MAX);
+    }
+
+    /// The walk has left somebody behind at this number whose socket would take more: what follows has not been offered to everybody.
+    pub fn note_left(&mut self, seq: u64) {
+        self.lap_left = self.lap_left.min(seq);
     }
 
     pub fn lap_is_over(&self) -> bool {

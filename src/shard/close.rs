@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::Shard;
 use super::conn::{Flags, Phase};
-use super::net::{Network, Stream};
+use super::net::{Accepted, Network, Stream};
 use super::wheel::{TICK_NS, Tick};
+use crate::limits;
 use crate::metrics::{CloseReason, RefusalReason};
 use crate::wire::frame::{self, Opcode};
 use crate::wire::inbound::Violation;
@@ -15,6 +16,7 @@ use crate::wire::upgrade::Refusal;
 /// Close codes that are ours; those of RFC 6455 stand beside them in `docs/protocol.md`.
 pub mod code {
     pub const GOING_AWAY: u16 = 1001;
+    pub const POLICY_VIOLATION: u16 = 1008;
     pub const TRY_AGAIN_LATER: u16 = 1013;
     pub const OVERRUN: u16 = 4008;
 }
@@ -175,6 +177,11 @@ impl<N: Network> Shard<N> {
     fn on_deadline(&mut self, key: usize) {
         match &self.conns[key].phase {
             Phase::Handshake(_) => {
+                // If this thread was held up, the request may be here already.
+                self.last_look(key);
+                if !matches!(self.conns[key].phase, Phase::Handshake(_)) {
+                    return;
+                }
                 let seconds = self.settings.handshake_timeout.as_secs_f32();
                 self.refuse(
                     key,
@@ -190,9 +197,30 @@ impl<N: Network> Shard<N> {
         }
     }
 
+    /// Reads what may have come while this thread was held up: nobody is cut for silence with its answer lying in the socket.
+    fn last_look(&mut self, key: usize) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        self.read(key, &mut scratch);
+        self.scratch = scratch;
+    }
+
     fn heartbeat(&mut self, key: usize) {
         let (interval, patience) = (self.ticks(self.settings.heartbeat), self.ticks(self.settings.pong_timeout));
         let tick = self.tick;
+        if self.conns[key].flags.has(Flags::PINGED) && tick.saturating_sub(self.conns[key].heard) >= patience {
+            self.last_look(key);
+            if !matches!(self.conns[key].phase, Phase::Open(_)) {
+                return;
+            }
+        }
+        if self.is_message_overdue(key) {
+            return self.begin_close(
+                key,
+                code::POLICY_VIOLATION,
+                "a message was not finished within two heartbeats",
+                CloseReason::MessageTimeout,
+            );
+        }
         let conn = &mut self.conns[key];
         let silent = tick.saturating_sub(conn.heard);
         if conn.flags.has(Flags::PINGED) {
@@ -214,15 +242,36 @@ impl<N: Network> Shard<N> {
         self.set_deadline(key, self.settings.pong_timeout);
     }
 
+    /// Whether the message that the peer is sending in pieces was under way at the last heartbeat already. Pings between its pieces would
+    /// otherwise let it hold memory for ever.
+    fn is_message_overdue(&mut self, key: usize) -> bool {
+        let conn = &mut self.conns[key];
+        let unfinished = matches!(&conn.phase, Phase::Open(inbound) if inbound.buffered_bytes() > 0);
+        if unfinished {
+            !conn.flags.raise(Flags::UNFINISHED)
+        } else {
+            conn.flags.clear(Flags::UNFINISHED);
+            false
+        }
+    }
+
     /// The bus has ended: no more accepts, everybody gets what is due and then 1001.
     pub(super) fn stop(&mut self) {
+        // Whoever waits at the door is told.
+        for _ in 0..limits::REFUSALS_UNDER_WAY_MAX {
+            match self.net.accept() {
+                Accepted::Stream(stream) => self.admit(stream),
+                Accepted::Gone | Accepted::Dropped => {}
+                Accepted::None | Accepted::Later => break,
+            }
+        }
         self.stopping = true;
         self.net.close_listeners();
         let keys: Vec<usize> = self.conns.iter().map(|(key, _)| key).collect();
         for key in keys {
             match self.conns[key].phase {
-                Phase::Handshake(None) => self.kill(key, CloseReason::Shutdown),
-                Phase::Handshake(Some(_)) => self.refuse(key, &Refusal::new(RefusalReason::Stopping, "the server is stopping")),
+                // The request is refused when it is here; it is not waited for long.
+                Phase::Handshake(_) => self.set_deadline(key, Duration::from_secs(1)),
                 Phase::Open(_) => {
                     self.conns[key].flags.set(Flags::CLOSE_WHEN_SENT);
                     self.mark_ready(key);
@@ -246,7 +295,9 @@ impl<N: Network> Shard<N> {
         let grew = self.charge_buffers(key);
         let budget = self.settings.buffer_bytes_total / self.settings.shards;
         let conn = &mut self.conns[key];
-        if !grew || self.buffer_bytes <= budget || matches!(conn.phase, Phase::Ending | Phase::Closing(_)) {
+        // Whoever holds little is not the one who fills the buffers.
+        let is_small = conn.charged_bytes as usize <= limits::BUFFER_FLOOR_BYTES;
+        if !grew || is_small || self.buffer_bytes <= budget || matches!(conn.phase, Phase::Ending | Phase::Closing(_)) {
             return;
         }
         // Only where no frame is cut can it be told why.

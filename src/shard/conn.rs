@@ -5,6 +5,7 @@ use smallvec::SmallVec;
 
 use super::wheel::Tick;
 use crate::fanout::cursor::Cursor;
+use crate::limits::OUTBOX_PAUSE_BYTES;
 use crate::metrics::CloseReason;
 use crate::wire::Format;
 use crate::wire::inbound::Inbound;
@@ -72,6 +73,8 @@ impl Flags {
     pub const CLOSE_WHEN_SENT: Flags = Flags(1 << 8);
     /// Our side of the TCP connection is shut.
     pub const SHUT: Flags = Flags(1 << 9);
+    /// The message that was under way at the last heartbeat still is.
+    pub const UNFINISHED: Flags = Flags(1 << 11);
     /// Counted as an open WebSocket connection.
     pub const COUNTED: Flags = Flags(1 << 10);
 
@@ -130,6 +133,16 @@ pub struct Outbox {
 }
 
 impl Outbox {
+    /// The kernel has this many more bytes. What was sent is freed now and then: a client that never lets the outbox run quite empty
+    /// must not make it grow for ever.
+    pub fn take_off(&mut self, bytes: usize) {
+        self.sent += bytes;
+        if self.sent > OUTBOX_PAUSE_BYTES && self.sent > self.bytes.len() / 2 {
+            self.bytes.drain(..self.sent);
+            self.sent = 0;
+        }
+    }
+
     pub fn unsent(&self) -> &[u8] {
         &self.bytes[self.sent..]
     }

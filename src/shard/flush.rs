@@ -32,18 +32,21 @@ enum Source {
 
 type Plan = SmallVec<[(Source, usize); 8]>;
 
-/// How a visit ended.
+/// What a visit came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Visit {
     /// Nothing was due, or nothing can be written now.
     Idle,
-    /// Something was written.
-    Wrote,
+    /// Something was written, or at least offered.
+    Wrote { bytes: usize },
 }
 
 impl<N: Network> Shard<N> {
     pub(super) fn flush_ready(&mut self) {
         let mut units = limits::FLUSH_UNITS_PER_TURN;
+        // Half of the turn belongs to the laps, so that a crowd on the ready list does not keep the channels waiting.
+        let for_laps = if self.ring.is_empty() { 0 } else { units / 2 };
+        units -= for_laps;
         for _ in 0..self.ready.len() {
             if units == 0 {
                 break;
@@ -56,8 +59,7 @@ impl<N: Network> Shard<N> {
         if self.ring.is_empty() || self.now_ns < self.lap_not_before_ns {
             return;
         }
-        // At least one quantum, so that a crowd on the ready list cannot keep the laps from moving.
-        units = units.max(limits::FLUSH_VISITS_PER_TOPIC);
+        units += for_laps;
         while units > 0 {
             let Some(token) = self.ring.pop_front() else { break };
             let Some(topic) = self.topics.resolve(token) else { continue };
@@ -66,7 +68,7 @@ impl<N: Network> Shard<N> {
                 self.ring.push_back(token);
                 continue;
             }
-            self.topics[topic].in_ring = false;
+            self.topics[topic].end_lap();
             self.retire_if_idle(topic);
         }
     }
@@ -74,11 +76,14 @@ impl<N: Network> Shard<N> {
     /// One topic's quantum; returns the units it cost.
     fn lap(&mut self, topic: u32) -> usize {
         let mut units = 1;
-        for _ in 0..limits::FLUSH_VISITS_PER_TOPIC {
+        let mut visits = 0;
+        while visits < limits::FLUSH_VISITS_PER_TOPIC && units < limits::FLUSH_UNITS_PER_TURN {
             let Some(member) = self.topics[topic].next_visit() else { break };
+            visits += 1;
             units += self.visit(member.conn as usize);
         }
-        if self.topics[topic].lagging > 0 || !self.topics[topic].lap_is_over() {
+        let has_written = units > visits + 1;
+        if has_written && (self.topics[topic].lagging > 0 || !self.topics[topic].lap_is_over()) {
             // The visits may have had formats encoded for the first time.
             self.with_log(topic, |log| log.measure());
             self.keep_log_budget();
@@ -89,7 +94,7 @@ impl<N: Network> Shard<N> {
     fn visit(&mut self, key: usize) -> usize {
         match self.flush(key) {
             Visit::Idle => 1,
-            Visit::Wrote => limits::FLUSH_UNITS_PER_WRITE,
+            Visit::Wrote { bytes } => limits::FLUSH_UNITS_PER_WRITE + bytes / limits::FLUSH_BYTES_PER_UNIT,
         }
     }
 
@@ -106,31 +111,32 @@ impl<N: Network> Shard<N> {
         if conn.format != conn.format_next && conn.mid_frame().is_none() {
             conn.format = conn.format_next;
         }
-        let mut budget = limits::FLUSH_BYTES_PER_VISIT;
+        let mut total = 0;
         let mut visit = Visit::Idle;
         loop {
-            if matches!(self.conns[key].phase, Phase::Open(_)) && !self.judge_overruns(key) {
-                return visit;
+            if matches!(self.conns[key].phase, Phase::Open(_)) {
+                self.judge_overruns(key);
             }
-            match self.write_once(key, budget) {
+            match self.write_once(key, limits::FLUSH_BYTES_PER_VISIT - total) {
                 Written::Nothing => {
                     // A jump may have brought a cursor to the head without a byte to write (raw connections are told of no gap).
                     self.note_lag(key, false);
                     break;
                 }
                 Written::Some { bytes, more } => {
-                    visit = Visit::Wrote;
-                    budget = budget.saturating_sub(bytes);
+                    total += bytes;
+                    visit = Visit::Wrote { bytes: total };
                     if !more {
                         break;
                     }
-                    if budget == 0 {
+                    if total >= limits::FLUSH_BYTES_PER_VISIT {
                         self.note_lag(key, true);
+                        self.note_left(key);
                         self.mark_ready(key);
                         return visit;
                     }
                 }
-                Written::Blocked => return Visit::Wrote,
+                Written::Blocked { bytes } => return Visit::Wrote { bytes: total + bytes },
                 Written::Dead => return visit,
             }
         }
@@ -140,14 +146,6 @@ impl<N: Network> Shard<N> {
 
     /// Everything due is with the kernel: what was waiting for that?
     fn after_flush(&mut self, key: usize) {
-        let conn = &mut self.conns[key];
-        if conn.flags.has(Flags::PAUSED) {
-            conn.flags.clear(Flags::PAUSED);
-            if conn.flags.raise(Flags::READING) {
-                let token = self.token(key);
-                self.reading.push_back(token);
-            }
-        }
         match self.conns[key].phase {
             Phase::Ending => self.shut(key),
             Phase::Open(_) if self.conns[key].flags.has(Flags::CLOSE_WHEN_SENT) => {
@@ -172,8 +170,8 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Applies the policies of channels whose log has passed this connection's cursors. False: the connection is closing now.
-    fn judge_overruns(&mut self, key: usize) -> bool {
+    /// Applies the policies of channels whose log has passed this connection's cursors; it may be closing afterwards.
+    fn judge_overruns(&mut self, key: usize) {
         for at in 0..self.conns[key].subscriptions.len() {
             let subscription = self.conns[key].subscriptions[at];
             let topic = &self.topics[subscription.topic];
@@ -182,10 +180,7 @@ impl<N: Network> Shard<N> {
             }
             match judge(&topic.log, subscription.cursor, topic.rule.overrun) {
                 Verdict::Within => {}
-                Verdict::Disconnect => {
-                    self.overrun_disconnect(key, at);
-                    return true;
-                }
+                Verdict::Disconnect => return self.overrun_disconnect(key, at),
                 Verdict::Jump { from, to } => {
                     let channel = topic.channel.clone().expect("a cursor is set only once messages flow");
                     self.metrics.overruns[topic.rule.overrun as usize].inc();
@@ -195,7 +190,6 @@ impl<N: Network> Shard<N> {
                 }
             }
         }
-        true
     }
 
     fn overrun_disconnect(&mut self, key: usize, at: usize) {
@@ -208,6 +202,9 @@ impl<N: Network> Shard<N> {
 
     /// One `writev` of as much as is due and fits.
     fn write_once(&mut self, key: usize, bytes_max: usize) -> Written {
+        if self.conns[key].is_dead() {
+            return Written::Dead;
+        }
         self.merge_scattered_logs(key);
         let conn = &mut self.conns[key];
         let is_open = matches!(conn.phase, Phase::Open(_));
@@ -264,7 +261,7 @@ impl<N: Network> Shard<N> {
             self.metrics.writes.inc();
             match conn.stream.write(&slices) {
                 Ok(written) => written,
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => 0,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
                 Err(_) => {
                     drop(slices);
                     match self.conns[key].phase {
@@ -282,10 +279,13 @@ impl<N: Network> Shard<N> {
             self.metrics.writes_blocked.inc();
             self.conns[key].flags.set(Flags::BLOCKED);
             self.note_lag(key, true);
-            return Written::Blocked;
+            // What could not be sent stays for a while: now it counts.
+            self.account_buffers(key);
+            return Written::Blocked { bytes: written };
         }
-        self.note_lag(key, false);
-        Written::Some { bytes: total, more: self.is_due(key) }
+        let more = self.is_due(key);
+        self.note_lag(key, more);
+        Written::Some { bytes: total, more }
     }
 
     /// Moves the cursors past what was written.
@@ -306,11 +306,12 @@ impl<N: Network> Shard<N> {
             match source {
                 Source::Outbox => {
                     let outbox = conn.outbox.as_mut().expect("it was gathered");
-                    outbox.sent += taken;
+                    outbox.take_off(taken);
                     if outbox.unsent().is_empty() {
                         conn.outbox = None;
+                        self.resume_reading(key);
                     }
-                    if conn.charged_bytes > 0 {
+                    if self.conns[key].charged_bytes > 0 {
                         self.account_buffers(key);
                     }
                 }
@@ -344,9 +345,21 @@ impl<N: Network> Shard<N> {
         }
     }
 
+    /// The replies are gone: whoever was not read because of them is read again, whatever its channels still have for it.
+    fn resume_reading(&mut self, key: usize) {
+        let conn = &mut self.conns[key];
+        if conn.flags.has(Flags::PAUSED) {
+            conn.flags.clear(Flags::PAUSED);
+            if conn.flags.raise(Flags::READING) {
+                let token = self.token(key);
+                self.reading.push_back(token);
+            }
+        }
+    }
+
     /// Keeps the topics' counts of members that were left behind. `behind`: not everything that was due has been sent. Who lags does so until it
     /// has reached the head: a log that was dropped when the rest of a cut frame was out would leave it nothing to go on with.
-    fn note_lag(&mut self, key: usize, behind: bool) {
+    pub(super) fn note_lag(&mut self, key: usize, behind: bool) {
         for at in 0..self.conns[key].subscriptions.len() {
             let subscription = self.conns[key].subscriptions[at];
             let was = subscription.lagging;
@@ -361,6 +374,20 @@ impl<N: Network> Shard<N> {
                 if was {
                     self.retire_if_idle(subscription.topic);
                 }
+            }
+        }
+    }
+
+    /// It is our bound on a visit, or a lap that misses it, that leaves this connection behind: its logs must not take it for slow.
+    pub(super) fn note_left(&mut self, key: usize) {
+        let conn = &self.conns[key];
+        if conn.flags.has(Flags::BLOCKED) {
+            return;
+        }
+        for subscription in &conn.subscriptions {
+            let topic = &mut self.topics[subscription.topic];
+            if subscription.waiter().is_none() && subscription.cursor.seq < topic.log.head() {
+                topic.note_left(subscription.cursor.seq);
             }
         }
     }
@@ -394,6 +421,8 @@ enum Written {
         more: bool,
     },
     /// The socket took less than was offered; its edge will come.
-    Blocked,
+    Blocked {
+        bytes: usize,
+    },
     Dead,
 }

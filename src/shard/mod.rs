@@ -77,6 +77,8 @@ pub struct Shard<N: Network> {
     dead: Vec<u32>,
     /// What was appended, oldest first, for the budget over all logs; entries may be out of date.
     appended: VecDeque<(TopicToken, u64)>,
+    /// How long `appended` may become before it is swept of what is out of date.
+    sweep_at: usize,
 
     accept_ready: bool,
     accept_retry: Option<Tick>,
@@ -122,6 +124,7 @@ impl<N: Network> Shard<N> {
             interest: VecDeque::new(),
             dead: Vec::new(),
             appended: VecDeque::new(),
+            sweep_at: limits::APPENDED_BEFORE_SWEEP,
             accept_ready: false,
             accept_retry: None,
             accept_warned: None,
@@ -231,6 +234,7 @@ impl<N: Network> Shard<N> {
                     self.note_accept_error();
                     self.metrics.refused[RefusalReason::Descriptors as usize].inc();
                 }
+                Accepted::Gone => {}
                 Accepted::None => self.accept_ready = false,
                 Accepted::Later => {
                     self.note_accept_error();
@@ -295,7 +299,7 @@ impl<N: Network> Shard<N> {
     fn publish_gauges(&mut self) {
         let metrics = &self.metrics;
         metrics.turns.inc();
-        metrics.inbox_depth.set(self.inbox.len() as u64);
+        metrics.inbox_bytes.set(self.inbox.bytes() as u64);
         metrics.log_bytes.set(self.log_bytes as u64);
         metrics.buffer_bytes.set(self.buffer_bytes as u64);
         metrics.channels.set(self.topics.len() as u64);

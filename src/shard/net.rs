@@ -19,6 +19,8 @@ pub enum Accepted<S> {
     Stream(S),
     /// A connection was taken and dropped for want of descriptors.
     Dropped,
+    /// A connection ended while it waited; there may be others.
+    Gone,
     /// Nothing is waiting.
     None,
     /// Accept fails for now (descriptors, kernel memory); try again in a while.

@@ -29,7 +29,7 @@ impl<N: Network> Shard<N> {
         self.scratch = scratch;
     }
 
-    fn read(&mut self, key: usize, scratch: &mut [u8]) {
+    pub(super) fn read(&mut self, key: usize, scratch: &mut [u8]) {
         for _ in 0..limits::READ_ROUNDS_PER_TURN {
             let conn = &mut self.conns[key];
             if conn.is_dead() || conn.flags.has(Flags::PAUSED) {
@@ -194,6 +194,7 @@ impl<N: Network> Shard<N> {
         match event {
             inbound::Event::Message { text, payload } => {
                 self.metrics.messages_received.inc();
+                conn.flags.clear(Flags::UNFINISHED);
                 if conn.flags.has(Flags::ECHO) {
                     let opcode = if text { Opcode::Text } else { Opcode::Binary };
                     frame::encode_frame(conn.outbox(), opcode, &payload);

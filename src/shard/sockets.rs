@@ -55,38 +55,41 @@ impl Sockets {
     }
 }
 
-/// Fails if somebody else listens on the address. The shards' own listeners would not: SO_REUSEPORT lets a second server of the same
-/// user in, to take part of the connections.
-pub fn check_free(address: SocketAddr) -> io::Result<()> {
-    let explain = |error: io::Error| explain_bind(error, address);
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)).map_err(explain)?;
-    // Connections of an earlier server that are in TIME_WAIT do not count.
+/// Whether these addresses can be listened on by this process alone. The shards' own listeners share theirs, so that a second server of
+/// the same user would silently get half of the connections of the first.
+pub fn check_unused(addresses: &[SocketAddr]) -> io::Result<()> {
+    for &address in addresses {
+        let socket = unbound(address)?;
+        socket.bind(&address.into()).map_err(|error| explain(&error, address))?;
+    }
+    Ok(())
+}
+
+/// A socket with all that decides which other sockets may have the same address, but for SO_REUSEPORT.
+fn unbound(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))
+        .map_err(|error| explain(&error, address))?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    socket.bind(&address.into()).map_err(explain)
+    Ok(socket)
+}
+
+fn explain(error: &io::Error, address: SocketAddr) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot listen on {address}: {}", sys::explain_bind(error, address)))
 }
 
 /// A listener shared by all shards: the kernel spreads new connections over them. Options are set here once; accepted sockets inherit them.
 fn listen(address: SocketAddr, settings: &Settings) -> io::Result<TcpListener> {
-    let explain =
-        |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {address}: {}", sys::explain_bind(&error, address)));
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP)).map_err(explain)?;
-    socket.set_reuse_address(true)?;
+    let explain = |error: io::Error| explain(&error, address);
+    let socket = unbound(address)?;
     socket.set_reuse_port(true)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
     socket.set_tcp_nodelay(true)?;
     sys::set_notsent_lowat(&socket, settings.notsent_bytes)?;
     socket.bind(&address.into()).map_err(explain)?;
     socket.listen(i32::try_from(settings.backlog).unwrap_or(i32::MAX)).map_err(explain)?;
     Ok(TcpListener::from_std(socket.into()))
-}
-
-fn explain_bind(error: io::Error, address: SocketAddr) -> io::Error {
-    io::Error::new(error.kind(), format!("cannot listen on {address}: {}", sys::explain_bind(&error, address)))
 }
 
 impl Network for Sockets {
@@ -100,9 +103,9 @@ impl Network for Sockets {
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EMFILE | libc::ENFILE) => return self.drop_one(),
                     Some(libc::ENOBUFS | libc::ENOMEM) => return Accepted::Later,
-                    // Nothing waits here, or it went away while it waited: the next address.
+                    // Nothing waits here: the next address. Anything else went away while it waited: the edge stays, come again.
                     _ if error.kind() == io::ErrorKind::WouldBlock => self.turn += 1,
-                    _ => return Accepted::Dropped,
+                    _ => return Accepted::Gone,
                 },
             }
         }
@@ -134,9 +137,14 @@ impl Stream for TcpStream {
     }
 
     fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        match slices {
-            [one] => Write::write(self, one),
-            many => Write::write_vectored(self, many),
+        loop {
+            let result = match slices {
+                [one] => Write::write(self, one),
+                many => Write::write_vectored(self, many),
+            };
+            if !matches!(&result, Err(error) if error.kind() == io::ErrorKind::Interrupted) {
+                return result;
+            }
         }
     }
 
@@ -185,9 +193,9 @@ mod tests {
         let address = first.addresses()[0];
         let (_other_poll, second) = bind(&address.to_string());
         assert_eq!(second.addresses(), [address]);
-        let error = check_free(address).unwrap_err().to_string();
+        let error = check_unused(&[address]).unwrap_err().to_string();
         assert!(error.contains("the port is in use") && error.contains(&address.to_string()), "{error}");
         drop((first, second));
-        check_free(address).unwrap();
+        check_unused(&[address]).unwrap();
     }
 }

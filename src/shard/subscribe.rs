@@ -133,6 +133,9 @@ impl<N: Network> Shard<N> {
             let lap_under_way = !topic.lap_is_over();
             self.conns[moved.conn as usize].subscriptions[moved.subscription as usize].place = gone.place;
             if lap_under_way && !self.conns[moved.conn as usize].is_dead() {
+                // What it is due must outlive the lap.
+                self.note_lag(moved.conn as usize, true);
+                self.note_left(moved.conn as usize);
                 self.mark_ready(moved.conn as usize);
             }
         }
@@ -224,10 +227,15 @@ impl<N: Network> Shard<N> {
     }
 
     pub(super) fn drain_inbox(&mut self) {
+        self.metrics.inbox_depth.set(self.inbox.len() as u64);
         for _ in 0..limits::INBOX_MESSAGES_PER_TURN {
             let Some(message) = self.inbox.try_recv() else { break };
             match message {
-                ShardMessage::Batch { topic, batch } => self.on_batch(topic, batch),
+                ShardMessage::Batch { topic, batch } => {
+                    // Here, so that no way out of `on_batch` can forget it.
+                    self.inbox.release(batch.bytes());
+                    self.on_batch(topic, batch);
+                }
                 ShardMessage::Joined { topic, channel, seq, history } => self.on_joined(topic, channel, seq, history),
                 ShardMessage::Refused { topic } => self.on_refused(topic),
                 ShardMessage::Head { topic, seq } => self.on_head(topic, seq),
@@ -282,10 +290,12 @@ impl<N: Network> Shard<N> {
                 self.with_log(index, |log| log.drop_before(end));
             }
         }
-        // Most of these batches were freed long ago, as soon as everybody had them.
-        if self.appended.len() > limits::APPENDED_BEFORE_SWEEP && self.appended.len() > 4 * self.ring.len() {
+        // Most of these batches were freed long ago, as soon as everybody had them. Twice what is still held may come before the next
+        // look, so that a message costs the same however much is held.
+        if self.appended.len() > self.sweep_at {
             let topics = &self.topics;
             self.appended.retain(|&(token, end)| topics.resolve(token).is_some_and(|index| topics[index].log.may_hold(end)));
+            self.sweep_at = limits::APPENDED_BEFORE_SWEEP.max(2 * self.appended.len());
         }
     }
 
@@ -298,6 +308,7 @@ impl<N: Network> Shard<N> {
             self.with_log(index, |log| log.append(batch));
         }
         self.with_log(index, |log| log.advance_head(&channel, seq + 1));
+        self.topics[index].end_lap();
         self.topics[index].channel = Some(channel);
         self.keep_log_budget();
         let members = self.topics[index].members().to_vec();

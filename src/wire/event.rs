@@ -21,9 +21,11 @@ pub enum GapReason {
     Inbox,
     /// Asked for with `since`, but no longer kept.
     Expired,
+    /// The server did not take the message: it is larger than `payload_bytes_max`.
+    Dropped,
 }
 impl GapReason {
-    pub const ALL: [GapReason; 4] = [GapReason::Overrun, GapReason::Outage, GapReason::Inbox, GapReason::Expired];
+    pub const ALL: [GapReason; 5] = [GapReason::Overrun, GapReason::Outage, GapReason::Inbox, GapReason::Expired, GapReason::Dropped];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -31,6 +33,7 @@ impl GapReason {
             GapReason::Outage => "outage",
             GapReason::Inbox => "inbox",
             GapReason::Expired => "expired",
+            GapReason::Dropped => "dropped",
         }
     }
 }

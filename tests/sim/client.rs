@@ -16,7 +16,10 @@ pub struct Client {
     pub close: Option<u16>,
     pub pings: usize,
     pub echoes: usize,
-    pub refused: bool,
+    /// The status of an answer other than 101.
+    pub refused: Option<u16>,
+    /// Events that answer a command with an id, in the order in which they came.
+    pub answers: Vec<Value>,
     pub messages: usize,
     pub gaps: usize,
     /// Raw connections: the last number seen per channel (they are told of nothing else).
@@ -47,7 +50,8 @@ impl Client {
             close: None,
             pings: 0,
             echoes: 0,
-            refused: false,
+            refused: None,
+            answers: Vec::new(),
             messages: 0,
             gaps: 0,
             raw_last: HashMap::new(),
@@ -65,7 +69,7 @@ impl Client {
             let Some(end) = self.received.windows(4).position(|window| window == b"\r\n\r\n") else { return };
             let head = String::from_utf8(self.received[..end].to_vec()).expect("heads are ASCII");
             if !head.starts_with("HTTP/1.1 101") {
-                self.refused = true;
+                self.refused = Some(head[9..12].parse().expect("a status line"));
                 return;
             }
             self.upgraded = true;
@@ -113,6 +117,9 @@ impl Client {
     fn on_event(&mut self, event: &Value) {
         let number = |field: &str| event[field].as_u64().unwrap_or_else(|| panic!("{field} in {event}"));
         let channel = event["channel"].as_str().unwrap_or_default().to_owned();
+        if !event["id"].is_null() {
+            self.answers.push(event.clone());
+        }
         match event["type"].as_str().expect("every event has a type") {
             "connected" | "pong" => {}
             "subscribed" => {

@@ -3,6 +3,7 @@
 //! clients' view is checked against the design's invariants. A failure prints its seed: `CAMPANILE_SIM_SEED=N cargo test --test sim`.
 
 mod client;
+mod net;
 mod world;
 
 use world::Simulation;

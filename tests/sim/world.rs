@@ -1,11 +1,9 @@
-//! The simulated network, clock and bus, and the loop that deals from the seed.
+//! The simulated bus, and the loop that deals from the seed.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hasher};
-use std::io::{self, ErrorKind, IoSlice};
 use std::rc::Rc;
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,9 +11,9 @@ use campanile::bus::{BusCommand, ConnToken, ShardMessage, TopicToken};
 use campanile::config::{ChannelRule, Overrun, Settings};
 use campanile::fanout::batch::{Batch, BatchBuilder, Channel};
 use campanile::metrics::{CloseReason, RefusalReason, ShardMetrics};
-use campanile::shard::inbox::{Inbox, InboxSender, inbox};
-use campanile::shard::net::{Accepted, Network, Readiness, Stream};
-use campanile::shard::{Parts, Shard, unpack};
+use campanile::shard::inbox::{Inbox, InboxSender};
+use campanile::shard::net::Readiness;
+use campanile::shard::{Shard, unpack};
 use campanile::wire::Format;
 use campanile::wire::event::GapReason;
 use campanile::wire::frame::{Opcode, encode_masked_frame};
@@ -23,6 +21,7 @@ use campanile::wire::payload::Kind;
 use fastrand::Rng;
 
 use crate::client::{Client, payload};
+use crate::net::{Rig, SimNet, Wires, request, unix_ms};
 
 const CHANNELS: [&str; 4] = ["cut", "skip", "latest", "kept"];
 const LOG_BYTES: usize = 6000;
@@ -64,119 +63,6 @@ impl Seen {
         for (what, count) in &self.counts {
             assert!(*count > 0 || never.contains(&what.as_str()), "{what} never happened in any seed");
         }
-    }
-}
-
-/// One socket's two directions.
-#[derive(Debug, Default)]
-struct Pipe {
-    token: Option<usize>,
-    to_server: VecDeque<u8>,
-    to_client: VecDeque<u8>,
-    /// Bytes the socket takes before it blocks.
-    room: usize,
-    /// A write was refused, so room is an edge.
-    blocked: bool,
-    /// Something readable has come since the last edge.
-    readable_edge: bool,
-    client_closed: bool,
-    reset: bool,
-    server_shut: bool,
-    server_gone: bool,
-    registered: bool,
-}
-
-#[derive(Debug)]
-struct Wires {
-    pipes: Vec<Pipe>,
-    waiting: VecDeque<usize>,
-    now_ns: u64,
-    listening: bool,
-    /// The process is short of descriptors for now.
-    short: bool,
-}
-
-#[derive(Debug, Clone)]
-struct SimNet(Rc<RefCell<Wires>>);
-
-#[derive(Debug)]
-struct SimStream {
-    wires: Rc<RefCell<Wires>>,
-    pipe: usize,
-}
-
-impl Network for SimNet {
-    type Stream = SimStream;
-    fn accept(&mut self) -> Accepted<SimStream> {
-        let mut wires = self.0.borrow_mut();
-        assert!(wires.listening, "no accept after the listeners are closed");
-        if wires.short {
-            return Accepted::Later;
-        }
-        match wires.waiting.pop_front() {
-            Some(pipe) => Accepted::Stream(SimStream { wires: self.0.clone(), pipe }),
-            None => Accepted::None,
-        }
-    }
-    fn register(&mut self, stream: &mut SimStream, token: usize) -> io::Result<()> {
-        let pipe = &mut self.0.borrow_mut().pipes[stream.pipe];
-        assert!(!pipe.registered, "registered once for its life");
-        (pipe.registered, pipe.token, pipe.readable_edge) = (true, Some(token), true);
-        Ok(())
-    }
-    fn close_listeners(&mut self) {
-        self.0.borrow_mut().listening = false;
-    }
-    fn now_ns(&self) -> u64 {
-        self.0.borrow().now_ns
-    }
-    fn unix_ms(&self) -> u64 {
-        1_700_000_000_000 + self.0.borrow().now_ns / 1_000_000
-    }
-}
-
-impl Stream for SimStream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let wires = &mut *self.wires.borrow_mut();
-        let pipe = &mut wires.pipes[self.pipe];
-        if pipe.reset {
-            return Err(ErrorKind::ConnectionReset.into());
-        }
-        if pipe.to_server.is_empty() {
-            return if pipe.client_closed { Ok(0) } else { Err(ErrorKind::WouldBlock.into()) };
-        }
-        // A read returns what is there up to the buffer: short only when the socket is empty, as on Linux.
-        let count = pipe.to_server.len().min(buffer.len());
-        for (slot, byte) in buffer.iter_mut().zip(pipe.to_server.drain(..count)) {
-            *slot = byte;
-        }
-        Ok(count)
-    }
-    fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let wires = &mut *self.wires.borrow_mut();
-        let pipe = &mut wires.pipes[self.pipe];
-        assert!(!pipe.server_shut, "nothing is written after the shutdown");
-        if pipe.reset {
-            return Err(ErrorKind::BrokenPipe.into());
-        }
-        let total: usize = slices.iter().map(|slice| slice.len()).sum();
-        assert!(total > 0, "an empty write is a wasted system call");
-        let taken = total.min(pipe.room);
-        pipe.room -= taken;
-        pipe.to_client.extend(slices.iter().flat_map(|slice| slice.iter()).take(taken));
-        if taken < total {
-            pipe.blocked = true;
-        }
-        if taken == 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(taken) }
-    }
-    fn shutdown_write(&mut self) {
-        self.wires.borrow_mut().pipes[self.pipe].server_shut = true;
-    }
-}
-
-impl Drop for SimStream {
-    fn drop(&mut self) {
-        self.wires.borrow_mut().pipes[self.pipe].server_gone = true;
     }
 }
 
@@ -224,29 +110,9 @@ pub struct Simulation {
 impl Simulation {
     pub fn new(seed: u64) -> Simulation {
         let mut rng = Rng::with_seed(seed);
-        let settings = Arc::new(settings(&mut rng));
+        let settings = settings(&mut rng);
         let buffer_bytes = settings.buffer_bytes_total;
-        let wires = Rc::new(RefCell::new(Wires {
-            pipes: Vec::new(),
-            waiting: VecDeque::new(),
-            now_ns: 1_000_000_000,
-            listening: true,
-            short: false,
-        }));
-        let polls = (mio::Poll::new().unwrap(), mio::Poll::new().unwrap());
-        let (to_shard, shard_inbox) = inbox(64, polls.0.registry(), mio::Token(0)).unwrap();
-        let (bus, from_shard) = inbox(64, polls.1.registry(), mio::Token(0)).unwrap();
-        let metrics = Arc::new(ShardMetrics::default());
-        let parts = Parts {
-            index: 0,
-            settings,
-            metrics: metrics.clone(),
-            inbox: shard_inbox,
-            bus,
-            connections: Arc::new(AtomicUsize::new(0)),
-            node_id: 1,
-        };
-        let shard = Shard::new(SimNet(wires.clone()), parts);
+        let Rig { wires, shard, metrics, to_shard, from_shard, polls } = Rig::new(settings, 64);
         Simulation {
             rng,
             wires,
@@ -291,29 +157,19 @@ impl Simulation {
             return;
         }
         let format = *self.rng.choice(&Format::ALL).unwrap();
-        let mut request = String::from("GET /ws");
+        let mut path = String::from("/ws");
         let mut client = Client::new(format);
         let mut query = '?';
         for channel in CHANNELS {
             if self.rng.u8(..3) == 0 {
-                request += &format!("{query}channel={channel}");
+                path += &format!("{query}channel={channel}");
                 query = '&';
                 if format != Format::Raw {
                     client.asked.push(channel.to_owned());
                 }
             }
         }
-        request += &format!(
-            " HTTP/1.1\r\nHost: sim\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
-             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: campanile.v1.{}\r\n\r\n",
-            format.name()
-        );
-        let mut wires = self.wires.borrow_mut();
-        let pipe = wires.pipes.len();
-        let room = self.rng.usize(0..600);
-        wires.pipes.push(Pipe { room, to_server: request.into_bytes().into(), readable_edge: true, ..Pipe::default() });
-        wires.waiting.push_back(pipe);
-        drop(wires);
+        let pipe = self.wires.borrow_mut().connect(&request(&path, format), self.rng.usize(0..600));
         let polite = self.rng.u8(..5) > 0;
         self.peers.push(Peer { pipe, client, stalled: false, polite, mute: false, pings_sent: 0, ended: false });
         self.shard.on_listener();
@@ -376,9 +232,7 @@ impl Simulation {
     }
 
     fn send_bytes(&mut self, at: usize, bytes: &[u8]) {
-        let pipe = &mut self.wires.borrow_mut().pipes[self.peers[at].pipe];
-        pipe.to_server.extend(bytes);
-        pipe.readable_edge = true;
+        self.wires.borrow_mut().send(self.peers[at].pipe, bytes);
     }
 
     /// Something goes wrong.
@@ -486,12 +340,7 @@ impl Simulation {
         for _ in 0..count {
             known.seq += 1;
             let padding = if big { self.rng.usize(..3000) } else { self.rng.usize(..60) };
-            builder.push(
-                Kind::Json,
-                &payload(name, known.channel.epoch, known.seq, padding),
-                now_ns,
-                1_700_000_000_000 + now_ns / 1_000_000,
-            );
+            builder.push(Kind::Json, &payload(name, known.channel.epoch, known.seq, padding), now_ns, unix_ms(now_ns));
         }
         self.hand_out(name, builder.seal());
     }
@@ -573,17 +422,7 @@ impl Simulation {
 
     /// Deals the edges, each once, then one turn of the shard.
     fn turn(&mut self) {
-        let mut edges = Vec::new();
-        for pipe in &mut self.wires.borrow_mut().pipes {
-            let Some(token) = pipe.token.filter(|_| !pipe.server_gone) else { continue };
-            let writable = pipe.blocked && pipe.room > 0 || pipe.reset;
-            let closed = pipe.client_closed || pipe.reset;
-            if pipe.readable_edge || writable || closed {
-                edges.push((unpack(token), Readiness { readable: pipe.readable_edge, writable, closed }));
-                pipe.readable_edge = false;
-                pipe.blocked &= !writable;
-            }
-        }
+        let mut edges = self.wires.borrow_mut().edges();
         self.rng.shuffle(&mut edges);
         for (token, readiness) in edges {
             self.shard.on_ready(token, readiness);
@@ -636,7 +475,7 @@ impl Simulation {
                 assert_eq!(peer.client.echoes, peer.pings_sent, "invariant 3: every ping is answered, however slow its sender reads");
             }
             assert!(!peer.client.is_mid_frame(), "a frame was begun and not finished");
-            assert!(peer.client.refused || peer.client.asked.is_empty(), "never confirmed: {:?}", peer.client.asked);
+            assert!(peer.client.refused.is_some() || peer.client.asked.is_empty(), "never confirmed: {:?}", peer.client.asked);
             for (name, view) in &peer.client.subscriptions {
                 let known = &self.channels[name];
                 assert_eq!(

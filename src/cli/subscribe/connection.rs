@@ -91,6 +91,8 @@ fn converse(socket: &mut WebSocket<TcpStream>, target: &Target, resume: &mut Res
                 return Ok(closed(frame.map(|frame| (frame.code, frame.reason.to_string()))));
             }
             Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => continue,
+            // A signal: whatever is to be done about it is done by the thread that waits for signals.
+            Err(Error::Io(error)) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) => return Ok(broken(error)),
         };
         let line = match message {

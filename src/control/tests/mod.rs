@@ -298,6 +298,8 @@ pub(super) fn settings() -> Settings {
         log_bytes_total: 1 << 28,
         buffer_bytes_total: 1 << 26,
         inbox_messages: 1024,
+        inbox_bytes_total: 1 << 28,
+        history_bytes_total: 1 << 28,
         notsent_bytes: 1 << 14,
         backlog: 4096,
         echo: false,

@@ -192,13 +192,20 @@ fn metrics_are_read_by_a_strict_reader_in_both_formats() {
             "ws_subscriptions",
             "ws_channels",
             "campanile_inbox_depth",
+            "campanile_inbox_bytes",
             "campanile_inbox_lost_total",
             "campanile_log_bytes",
             "campanile_buffer_bytes",
         ] {
             assert_eq!(page.value(name, &[shard1]), 0.0);
         }
-        for name in ["process_open_fds", "process_start_time_seconds", "process_cpu_seconds_total", "campanile_bus_ready"] {
+        for name in [
+            "process_open_fds",
+            "process_start_time_seconds",
+            "process_cpu_seconds_total",
+            "campanile_bus_ready",
+            "campanile_bus_history_dropped_total",
+        ] {
             assert!(page.value(name, &[]) >= 0.0);
         }
 

@@ -1,0 +1,461 @@
+//! Bugs that a whole shard once had, one test for each, named after what went wrong. The network is the simulation's, but nothing is left
+//! to chance: every test says who reads how much, and when.
+
+#[allow(dead_code)]
+#[path = "sim/client.rs"]
+mod client;
+#[allow(dead_code)]
+#[path = "sim/net.rs"]
+mod net;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use campanile::bus::{BusCommand, ShardMessage, TopicToken};
+use campanile::config::{Overrun, Settings};
+use campanile::fanout::batch::{BatchBuilder, Channel};
+use campanile::limits;
+use campanile::metrics::CloseReason;
+use campanile::wire::Format;
+use campanile::wire::frame::{Opcode, encode_masked_frame};
+use campanile::wire::payload::Kind;
+use client::{Client, payload};
+use net::{Rig, request, unix_ms};
+use serde_json::json;
+
+const PLENTY: usize = usize::MAX / 2;
+const LOG_BYTES: usize = 1 << 20;
+
+fn settings() -> Settings {
+    let mut settings = Settings { shards: 1, ..Settings::default() };
+    settings.channels.default.log_bytes = LOG_BYTES;
+    settings
+}
+
+/// A shard, a bus that answers at once, and clients that check all they get.
+struct Stage {
+    rig: Rig,
+    channels: BTreeMap<String, Known>,
+    clients: Vec<Client>,
+}
+
+struct Known {
+    channel: Arc<Channel>,
+    seq: u64,
+    topic: TopicToken,
+}
+
+impl Stage {
+    fn new(settings: Settings) -> Stage {
+        Stage { rig: Rig::new(settings, 1 << 16), channels: BTreeMap::new(), clients: Vec::new() }
+    }
+
+    /// A client at the door; returns its number.
+    fn knock(&mut self, bytes: &str, room: usize) -> usize {
+        self.clients.push(Client::new(Format::Json));
+        self.rig.wires.borrow_mut().connect(bytes, room)
+    }
+
+    fn connect(&mut self, path: &str, room: usize) -> usize {
+        let client = self.knock(&request(path, Format::Json), room);
+        self.rig.shard.on_listener();
+        client
+    }
+
+    /// Some clients of one channel, all subscribed and able to take everything.
+    fn subscribers(&mut self, count: usize, channel: &str) -> Vec<usize> {
+        let clients: Vec<usize> = (0..count).map(|_| self.connect(&format!("/ws/{channel}"), PLENTY)).collect();
+        self.turns(3 + count / 16);
+        assert!(clients.iter().all(|&client| self.clients[client].subscriptions.contains_key(channel)));
+        clients
+    }
+
+    fn set_room(&mut self, client: usize, bytes: usize) {
+        self.rig.wires.borrow_mut().pipes[client].room = bytes;
+    }
+
+    fn add_room(&mut self, client: usize, bytes: usize) {
+        self.rig.wires.borrow_mut().pipes[client].room += bytes;
+    }
+
+    fn send(&mut self, client: usize, bytes: &[u8]) {
+        self.rig.wires.borrow_mut().send(client, bytes);
+    }
+
+    fn text(&mut self, client: usize, text: &str) {
+        self.send(client, &frame(true, Opcode::Text, text.as_bytes()));
+    }
+
+    fn publish(&mut self, name: &str, bytes: usize) {
+        let now_ns = self.rig.wires.borrow().now_ns;
+        let known = self.channels.get_mut(name).expect("somebody has subscribed");
+        known.seq += 1;
+        let mut builder = BatchBuilder::new(known.channel.clone(), known.seq);
+        builder.push(Kind::Json, &payload(name, known.channel.epoch, known.seq, bytes), now_ns, unix_ms(now_ns));
+        self.rig.to_shard.push(ShardMessage::Batch { topic: known.topic, batch: builder.seal() }).expect("the inbox has room");
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.rig.wires.borrow_mut().now_ns += time.as_nanos() as u64;
+    }
+
+    /// The bus answers, the edges are told, the shard has its turn, the clients read what has arrived.
+    fn turn(&mut self) {
+        while let Some(command) = self.rig.from_shard.try_recv() {
+            let BusCommand::Join { topic, channel, .. } = command else { continue };
+            let known = self.channels.entry(channel.to_string()).or_insert_with(|| {
+                let channel = Arc::new(Channel { name: channel, epoch: 7, subscribers: Default::default() });
+                Known { channel, seq: 0, topic }
+            });
+            known.topic = topic;
+            let joined = ShardMessage::Joined { topic, channel: known.channel.clone(), seq: known.seq, history: Vec::new() };
+            self.rig.to_shard.push(joined).expect("the inbox has room");
+        }
+        let edges = self.rig.wires.borrow_mut().edges();
+        for (token, readiness) in edges {
+            self.rig.shard.on_ready(token, readiness);
+        }
+        self.rig.shard.turn();
+        for (pipe, client) in self.rig.wires.borrow_mut().pipes.iter_mut().zip(&mut self.clients) {
+            if !pipe.to_client.is_empty() {
+                client.receive(&Vec::from(std::mem::take(&mut pipe.to_client)));
+            }
+        }
+    }
+
+    fn turns(&mut self, count: usize) {
+        for _ in 0..count {
+            self.turn();
+        }
+    }
+
+    /// What the connections ended with that have ended.
+    fn closed(&self) -> Vec<(&'static str, u64)> {
+        let counted = |&reason: &CloseReason| (reason.name(), self.rig.metrics.closed[reason as usize].get());
+        CloseReason::ALL.iter().map(counted).filter(|&(_, count)| count > 0).collect()
+    }
+
+    fn overruns(&self) -> u64 {
+        self.rig.metrics.overruns.iter().map(|counter| counter.get()).sum()
+    }
+
+    fn messages(&self, clients: &[usize]) -> Vec<usize> {
+        clients.iter().map(|&client| self.clients[client].messages).collect()
+    }
+}
+
+fn frame(fin: bool, opcode: Opcode, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode_masked_frame(&mut bytes, fin, opcode, [1, 2, 3, 4], payload);
+    bytes
+}
+
+#[test]
+fn a_client_that_takes_more_than_one_visit_is_not_taken_for_slow() {
+    const { assert!(10 * 50_000 > limits::FLUSH_BYTES_PER_VISIT && 10 * 50_000 < LOG_BYTES) };
+    let mut stage = Stage::new(settings());
+    let clients = stage.subscribers(5, "c");
+    for _ in 0..10 {
+        stage.publish("c", 50_000);
+    }
+    stage.turns(10);
+    assert_eq!((stage.messages(&clients), stage.overruns()), (vec![10; 5], 0));
+}
+
+#[test]
+fn a_client_that_was_blocked_may_catch_up_with_all_that_the_log_has() {
+    let mut stage = Stage::new(settings());
+    let client = stage.subscribers(1, "c")[0];
+    stage.set_room(client, 10_000);
+    for _ in 0..10 {
+        stage.publish("c", 50_000);
+        stage.turn();
+    }
+    assert_eq!(stage.rig.metrics.lagging.get(), 1);
+    stage.set_room(client, PLENTY);
+    stage.turns(10);
+    assert_eq!((stage.clients[client].messages, stage.overruns()), (10, 0));
+    assert_eq!((stage.rig.metrics.lagging.get(), stage.rig.metrics.log_bytes.get()), (0, 0), "then nothing is kept for it");
+}
+
+#[test]
+fn one_overrun_does_not_disconnect_the_member_moved_into_its_place() {
+    let mut stage = Stage::new(settings());
+    let clients: Vec<usize> = (0..3).map(|_| stage.subscribers(1, "c")[0]).collect();
+    stage.set_room(clients[1], 0);
+    for _ in 0..40 {
+        stage.publish("c", 50_000);
+        stage.turns(3);
+    }
+    assert_eq!(stage.overruns(), 1, "of the one that was stalled");
+    assert_eq!(stage.messages(&clients), [40, 0, 40]);
+}
+
+/// The one that was moved is visited in the next turn, before which as much may come as the log may hold.
+#[test]
+fn a_member_that_a_lap_has_missed_is_not_overrun_by_a_burst() {
+    let mut stage = Stage::new(settings());
+    let clients: Vec<usize> = (0..3).map(|_| stage.subscribers(1, "c")[0]).collect();
+    stage.set_room(clients[1], 0);
+    for _ in 0..8 {
+        stage.publish("c", 50_000);
+        stage.turn();
+    }
+    assert_eq!(stage.overruns(), 0);
+    for turns in [1, 20] {
+        for _ in 0..30 {
+            stage.publish("c", 50_000);
+        }
+        stage.turns(turns);
+    }
+    assert_eq!(stage.overruns(), 1, "of the one that was stalled");
+    assert_eq!(stage.messages(&clients), [68, 0, 68]);
+}
+
+/// The lap is cut into turns by its budget, so that what arrives before it has been round is more than the log may hold.
+#[test]
+fn a_lap_slower_than_the_channel_overruns_nobody_who_takes_everything() {
+    let mut settings = settings();
+    settings.channels.default.log_bytes = 4096;
+    let mut stage = Stage::new(settings);
+    let clients = stage.subscribers(1000, "c");
+    for _ in 0..40 {
+        for _ in 0..3 {
+            stage.publish("c", 200);
+        }
+        stage.turn();
+    }
+    stage.turns(20);
+    assert_eq!((stage.overruns(), stage.closed()), (0, vec![]));
+    assert_eq!(stage.messages(&clients), vec![120; 1000]);
+    assert_eq!(stage.rig.metrics.log_bytes.get(), 0);
+}
+
+#[test]
+fn a_burst_of_more_than_a_visit_and_a_log_overruns_nobody_who_takes_everything() {
+    let mut stage = Stage::new(settings());
+    let clients = stage.subscribers(3, "c");
+    for _ in 0..80 {
+        stage.publish("c", 50_000);
+    }
+    for _ in 0..40 {
+        stage.turn();
+        stage.publish("c", 100);
+    }
+    stage.turns(20);
+    assert_eq!((stage.messages(&clients), stage.overruns()), (vec![120; 3], 0));
+    assert_eq!(stage.rig.metrics.log_bytes.get(), 0);
+}
+
+#[test]
+fn a_paused_client_is_read_again_while_its_channel_keeps_it_behind() {
+    let mut settings = settings();
+    settings.channels.default.overrun = Overrun::Skip;
+    let mut stage = Stage::new(settings);
+    let client = stage.subscribers(1, "c")[0];
+    stage.set_room(client, 20_000);
+    // More answers than an outbox may have before its client is read no further.
+    for _ in 0..1500 {
+        stage.text(client, "{}");
+    }
+    stage.text(client, &json!({"type": "unsubscribe", "channel": "c", "id": "out"}).to_string());
+    for _ in 0..200 {
+        stage.add_room(client, 10_000);
+        stage.publish("c", 20_000);
+        stage.turn();
+    }
+    assert!(matches!(&stage.clients[client].answers[..], [answer] if answer["type"] == "unsubscribed" && answer["id"] == "out"));
+    assert_eq!(stage.rig.metrics.subscriptions.get(), 0);
+}
+
+#[test]
+fn full_buffers_do_not_refuse_clients_that_hold_nothing() {
+    let mut stage = Stage::new(Settings { buffer_bytes_total: 1 << 20, ..settings() });
+    for _ in 0..60 {
+        let greedy = stage.connect("/ws", 500);
+        for _ in 0..2000 {
+            stage.text(greedy, "{}");
+        }
+    }
+    stage.turns(10);
+    let greedy_closed = stage.rig.metrics.closed[CloseReason::Buffers as usize].get();
+    assert!(greedy_closed > 0, "who fills the buffers pays for it");
+    for _ in 0..600 {
+        stage.knock(&request("/ws", Format::Json)[..60], 500);
+    }
+    stage.rig.shard.on_listener();
+    stage.turns(10);
+    // Many who hold little could fill what is left, so the next to come would have been over the budget.
+    stage.subscribers(50, "c");
+    assert_eq!(stage.rig.metrics.closed[CloseReason::Buffers as usize].get(), greedy_closed);
+}
+
+#[test]
+fn pongs_that_wait_in_the_socket_count_when_the_thread_was_held_up() {
+    let mut stage = Stage::new(Settings { heartbeat: Duration::from_secs(30), pong_timeout: Duration::from_secs(10), ..settings() });
+    let clients: Vec<usize> = (0..4 * limits::READS_PER_TURN).map(|_| stage.connect("/ws", PLENTY)).collect();
+    stage.turns(20);
+    for _ in 0..310 {
+        stage.pass(Duration::from_millis(100));
+        stage.turn();
+    }
+    assert!(clients.iter().all(|&client| stage.clients[client].pings == 1));
+    // All but one answer at once, more than are read in a turn; then the host stands still for longer than a pong may take.
+    for &client in &clients[1..] {
+        stage.send(client, &frame(true, Opcode::Pong, b""));
+    }
+    stage.pass(Duration::from_secs(11));
+    stage.turns(10);
+    assert_eq!(stage.closed(), [("heartbeat_timeout", 1)]);
+}
+
+#[test]
+fn a_request_that_waits_in_the_socket_counts_when_the_thread_was_held_up() {
+    let mut stage = Stage::new(Settings { handshake_timeout: Duration::from_secs(5), ..settings() });
+    let clients: Vec<usize> = (0..4 * limits::READS_PER_TURN).map(|_| stage.knock("", PLENTY)).collect();
+    stage.rig.shard.on_listener();
+    stage.turns(20);
+    for &client in &clients {
+        stage.send(client, request("/ws", Format::Json).as_bytes());
+    }
+    stage.pass(Duration::from_secs(6));
+    stage.turns(10);
+    assert!(clients.iter().all(|&client| stage.clients[client].is_upgraded()));
+}
+
+#[test]
+fn an_outbox_that_never_runs_empty_does_not_grow() {
+    let mut stage = Stage::new(settings());
+    let client = stage.connect("/ws", PLENTY);
+    stage.turns(3);
+    stage.set_room(client, 0);
+    let ping = frame(true, Opcode::Ping, b"are you there");
+    // A pong has 15 bytes: the client always takes as many as it causes, and never the last ones.
+    stage.send(client, &ping.repeat(50));
+    stage.turn();
+    let mut most = 0;
+    for _ in 0..500 {
+        stage.send(client, &ping.repeat(400));
+        stage.add_room(client, 400 * 15);
+        stage.turn();
+        most = most.max(stage.rig.metrics.buffer_bytes.get() as usize);
+    }
+    assert!(stage.clients[client].echoes > 100_000);
+    assert!(most < 4 * limits::OUTBOX_PAUSE_BYTES, "{most} bytes for less than 7 KB unsent");
+}
+
+#[test]
+fn a_slow_reader_is_told_4008() {
+    let mut settings = settings();
+    settings.channels.default.log_bytes = 32 * 1024;
+    let mut stage = Stage::new(settings);
+    let clients = stage.subscribers(30, "c");
+    let mut rng = fastrand::Rng::with_seed(1);
+    for &client in &clients {
+        stage.set_room(client, rng.usize(0..5_000));
+    }
+    // Everybody reads, at less than half the rate of the channel, so that the log passes most in the middle of a frame.
+    for _ in 0..1500 {
+        for &client in &clients {
+            stage.add_room(client, rng.usize(0..150));
+        }
+        stage.publish("c", 50);
+        stage.turn();
+    }
+    assert_eq!(stage.overruns(), 30);
+    for &client in &clients {
+        stage.set_room(client, PLENTY);
+    }
+    stage.turns(5);
+    assert!(clients.iter().all(|&client| stage.clients[client].close == Some(4008)));
+}
+
+#[test]
+fn a_message_that_is_never_finished_is_closed_after_two_heartbeats() {
+    let mut stage = Stage::new(Settings { heartbeat: Duration::from_secs(30), ..settings() });
+    let endless = stage.connect("/ws", PLENTY);
+    let slow = stage.connect("/ws", PLENTY);
+    stage.turns(3);
+    stage.send(endless, &frame(false, Opcode::Text, b"{\"type\":"));
+    let command = frame(true, Opcode::Text, json!({"type": "ping", "id": "slow"}).to_string().as_bytes());
+    let pieces: Vec<&[u8]> = command.chunks(command.len().div_ceil(5)).collect();
+    for step in 0..60 {
+        // Pings between its pieces show that the connection lives, but not that the message will ever end.
+        if stage.clients[endless].close.is_none() {
+            stage.send(endless, &frame(true, Opcode::Ping, b"are you there"));
+        }
+        // The other one takes 20 s for each message, one after the other, so that one is always under way.
+        stage.send(slow, pieces[step % 5]);
+        for _ in 0..50 {
+            stage.pass(Duration::from_millis(100));
+            stage.turn();
+        }
+        if step < 5 {
+            assert_eq!(stage.clients[endless].close, None, "not before a whole heartbeat has passed");
+        }
+        if step == 12 {
+            assert_eq!(stage.clients[endless].close, Some(1008));
+        }
+    }
+    assert_eq!(stage.closed(), [("message_timeout", 1)]);
+    assert_eq!((stage.clients[slow].close, stage.clients[slow].answers.len()), (None, 12));
+}
+
+#[test]
+fn requests_at_the_door_when_the_server_stops_are_told_so() {
+    let mut stage = Stage::new(settings());
+    // One has been let in and has not spoken yet.
+    let silent = stage.connect("", PLENTY);
+    let _ = std::mem::take(&mut stage.rig.wires.borrow_mut().pipes[silent].to_server);
+    stage.turns(2);
+    // Nobody has been told of the others; one of them has gone away again.
+    let waiting: Vec<usize> = (0..20).map(|_| stage.knock(&request("/ws", Format::Json), PLENTY)).collect();
+    stage.rig.wires.borrow_mut().pipes[waiting[7]].reset = true;
+    stage.rig.to_shard.push(ShardMessage::Stop).unwrap();
+    stage.turn();
+    stage.send(silent, request("/ws", Format::Json).as_bytes());
+    stage.turns(3);
+    for (at, &client) in waiting.iter().enumerate() {
+        assert_eq!(stage.clients[client].refused, (at != 7).then_some(503), "client {at}");
+    }
+    assert_eq!(stage.clients[silent].refused, Some(503));
+}
+
+/// Through pauses, drained outboxes and frames that the socket takes in pieces.
+#[test]
+fn commands_are_answered_in_their_order() {
+    let mut settings = settings();
+    settings.channels.default.overrun = Overrun::Skip;
+    settings.channels.default.log_bytes = 16 * 1024;
+    let mut stage = Stage::new(settings);
+    stage.subscribers(1, "c");
+    let client = stage.connect("/ws", PLENTY);
+    stage.turns(3);
+    stage.set_room(client, 0);
+    let mut commands = (0..3000).map(|id| match id % 10 {
+        2 => (json!({"type": "subscribe", "channel": "c", "id": id}), id, "subscribed"),
+        8 => (json!({"type": "unsubscribe", "channel": "c", "id": id}), id, "unsubscribed"),
+        5 => (json!({"type": "nonsense", "id": id}), id, "error"),
+        _ => (json!({"type": "ping", "id": id}), id, "pong"),
+    });
+    let mut expected = Vec::new();
+    let mut rng = fastrand::Rng::with_seed(1);
+    for turn in 0..=1000 {
+        // A thousand at once, more than are read before the first have been answered; then two by two.
+        for (command, id, answer) in commands.by_ref().take(if turn == 0 { 1000 } else { 2 }) {
+            stage.text(client, &command.to_string());
+            expected.push((id, answer));
+        }
+        stage.add_room(client, rng.usize(0..1500));
+        stage.publish("c", 300);
+        stage.turn();
+    }
+    stage.set_room(client, PLENTY);
+    stage.turns(20);
+    let client = &stage.clients[client];
+    let answers: Vec<(i64, &str)> =
+        client.answers.iter().map(|answer| (answer["id"].as_i64().unwrap(), answer["type"].as_str().unwrap())).collect();
+    assert_eq!(answers, expected);
+    assert!(client.messages > 100, "with messages between them");
+}
