@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use crate::bus::{BusCommand, BusSender, subscriber};
 use crate::config::{FdTable, Pin, Settings, resolve_fd_table};
-use crate::control::{self, Facts};
+use crate::control::{self, Control, Facts};
 use crate::metrics::{BusMetrics, ShardMetrics};
 use crate::shard::Parts;
 use crate::shard::run::{self, Placement, Seat};
@@ -45,6 +45,31 @@ pub fn start(settings: Settings) -> anyhow::Result<Server> {
         .map_err(|error| anyhow!("cannot listen on {} (control): {}", settings.control, sys::explain_bind(&error, settings.control)))?;
     let control = control_listener.local_addr()?;
     sockets::check_unused(&settings.listen)?;
+
+    // Before the shards accept, too: in one descriptor table with it, a rush of clients would leave it nothing to begin with.
+    let (ended, end) = oneshot::channel();
+    let (hand_over, handed_over) = mpsc::channel::<(Arc<control::State>, BusSender)>();
+    let (prepared, preparing) = mpsc::channel();
+    let control_thread = std::thread::Builder::new()
+        .name("control".into())
+        .spawn(move || {
+            let control = match Control::prepare().and_then(|control| sys::unblock_stop_signals().map(|()| control)) {
+                Ok(control) => control,
+                Err(error) => {
+                    let _ = prepared.send(Err(error));
+                    return Ok(());
+                }
+            };
+            let _ = prepared.send(Ok(()));
+            // Nothing comes when the start has failed.
+            let Ok((state, bus)) = handed_over.recv() else { return Ok(()) };
+            control.run(control_listener, state, move || stop(bus), end)
+        })
+        .context("the control thread could not be started")?;
+    preparing
+        .recv()
+        .context("the control thread ended while it started")?
+        .context("the control thread needs descriptors; raise `ulimit -n`")?;
 
     let settings = Arc::new(settings);
     let mut seats = Vec::new();
@@ -91,15 +116,7 @@ pub fn start(settings: Settings) -> anyhow::Result<Server> {
     let private = if table.private { FdTable::Private } else { FdTable::Shared };
     let facts = Facts { version: env!("CARGO_PKG_VERSION"), fd_table: private, listen: listen.clone(), control };
     let state = Arc::new(control::State::new(settings, facts, metrics, bus_metrics, bus.clone()));
-    let (ended, end) = oneshot::channel();
-    let stop_bus = bus.clone();
-    let control_thread = std::thread::Builder::new()
-        .name("control".into())
-        .spawn(move || {
-            sys::unblock_stop_signals()?;
-            control::run(control_listener, state, move || stop(stop_bus), end)
-        })
-        .context("the control thread could not be started")?;
+    let _ = hand_over.send((state, bus.clone()));
     Ok(Server { listen, control, bus, bus_thread, shards, control_thread, ended })
 }
 

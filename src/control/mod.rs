@@ -177,27 +177,43 @@ pub fn router(state: Arc<State>) -> Router {
         .with_state(state)
 }
 
-/// Serves on the calling thread until `ended` is fired or dropped; `main` does so when every shard has ended.
-///
-/// The first SIGTERM or SIGINT calls `on_stop`, once, on this thread: it must not block. `/readyz` says "stopping" from then on
-/// and everything else goes on, so that the end can be watched. The second signal exits the process with [`EXIT_INTERRUPTED`].
-///
-/// **Threads with a private descriptor table must block both signals**: the handler runs on whichever thread the kernel picks
-/// and writes one byte to a descriptor *number* of the main table, which there is somebody else's socket or nothing.
-///
-/// Errors: the runtime or the signal handlers could not be set up, or the listener is not one.
-pub fn run(
-    listener: TcpListener,
-    state: Arc<State>,
-    on_stop: impl FnOnce() + Send + 'static,
-    ended: oneshot::Receiver<()>,
-) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-    runtime.block_on(async {
-        // Before the first answer: whoever sees this port answer may send a signal.
-        let signals = stop_signals()?;
-        serve(listener, state, on_stop, signals, |code| std::process::exit(code), ended).await
-    })
+/// A thread that is ready to serve: runtime and signal handlers have their descriptors.
+#[derive(Debug)]
+pub struct Control {
+    runtime: tokio::runtime::Runtime,
+    signals: mpsc::Receiver<&'static str>,
+}
+
+impl Control {
+    /// Call it on the thread that will [`Control::run`], before any shard accepts: in one descriptor table with theirs, a rush of clients
+    /// takes every descriptor that is left. From here on SIGTERM and SIGINT wait to be obeyed.
+    ///
+    /// **Threads with a private descriptor table must block both signals**: the handler runs on whichever thread the kernel picks
+    /// and writes one byte to a descriptor *number* of the main table, which there is somebody else's socket or nothing.
+    ///
+    /// Errors: the runtime or the signal handlers could not be set up.
+    pub fn prepare() -> io::Result<Control> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+        let signals = runtime.block_on(async { stop_signals() })?;
+        Ok(Control { runtime, signals })
+    }
+
+    /// Serves on the calling thread until `ended` is fired or dropped; `main` does so when every shard has ended.
+    ///
+    /// The first SIGTERM or SIGINT calls `on_stop`, once, on this thread: it must not block. `/readyz` says "stopping" from then on
+    /// and everything else goes on, so that the end can be watched. The second signal exits the process with [`EXIT_INTERRUPTED`].
+    ///
+    /// Errors: the listener is not one.
+    pub fn run(
+        self,
+        listener: TcpListener,
+        state: Arc<State>,
+        on_stop: impl FnOnce() + Send + 'static,
+        ended: oneshot::Receiver<()>,
+    ) -> io::Result<()> {
+        let Control { runtime, signals } = self;
+        runtime.block_on(serve(listener, state, on_stop, signals, |code| std::process::exit(code), ended))
+    }
 }
 
 /// SIGTERM and SIGINT by name, in the order they come.
@@ -211,7 +227,7 @@ fn stop_signals() -> io::Result<mpsc::Receiver<&'static str>> {
     Ok(signals)
 }
 
-/// [`run`] with its signals and its exit handed in, so that tests can play both.
+/// [`Control::run`] with its signals and its exit handed in, so that tests can play both.
 async fn serve(
     listener: TcpListener,
     state: Arc<State>,

@@ -246,8 +246,9 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         let mut status = None;
+        let ran = !self.has_ended && self.is_running();
         if !self.has_ended {
-            if self.is_running() {
+            if ran {
                 self.terminate();
             }
             status = wait(&mut self.child, PATIENCE);
@@ -259,7 +260,8 @@ impl Drop for Server {
         let _ = std::fs::remove_dir_all(&self.directory);
         let log = self.log();
         if std::thread::panicking() {
-            eprintln!("--- stderr of the server\n{log}---");
+            let end = if ran { "stopped by the test" } else { "ended by itself" };
+            eprintln!("--- stderr of the server ({end}, {status:?})\n{log}---");
             return;
         }
         assert!(self.has_ended || status.is_some_and(|status| status.success()), "ended with {status:?}:\n{log}");
