@@ -51,11 +51,42 @@ impl Latency {
     /// Records `n` observations of `us` microseconds.
     #[inline]
     pub fn record(&self, us: u64, n: u64) {
-        let bucket = LATENCY_BOUNDS_US.partition_point(|&bound| bound < us);
-        self.buckets[bucket].add(n);
+        self.buckets[bucket(us)].add(n);
         self.sum_us.add(us.saturating_mul(n));
     }
 }
+
+/// The first bucket whose bound is not below `us`.
+#[inline]
+fn bucket(us: u64) -> usize {
+    // Each bound is at least twice the one before, so a power of two and the next have at most one between them: one look and one
+    // comparison instead of a search, for every write (and every message of a merged batch).
+    let first = FIRST_BUCKETS[us.checked_ilog2().unwrap_or(0) as usize] as usize;
+    first + usize::from(LATENCY_BOUNDS_US.get(first).is_some_and(|&bound| bound < us))
+}
+
+/// For each power of two the first bucket whose bound is not below it.
+const FIRST_BUCKETS: [u8; 64] = {
+    let mut buckets = [0; 64];
+    let mut power = 0;
+    while power < 64 {
+        let mut bucket = 0;
+        while bucket < LATENCY_BOUNDS_US.len() && LATENCY_BOUNDS_US[bucket] < 1 << power {
+            bucket += 1;
+        }
+        buckets[power] = bucket as u8;
+        power += 1;
+    }
+    buckets
+};
+
+const _: () = {
+    let mut at = 1;
+    while at < LATENCY_BOUNDS_US.len() {
+        assert!(LATENCY_BOUNDS_US[at] >= 2 * LATENCY_BOUNDS_US[at - 1], "`bucket` relies on it");
+        at += 1;
+    }
+};
 
 /// Declares an enum whose variants index an array of counters and have a stable name in the metrics.
 macro_rules! named_reasons {
@@ -203,4 +234,18 @@ pub struct BusMetrics {
     pub history_dropped: Counter,
     /// 1 while messages flow: connected and every wanted channel subscribed (gauge).
     pub ready: Counter,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_latency_finds_its_bucket() {
+        let around = |us: u64| [us.saturating_sub(1), us, us.saturating_add(1)];
+        let powers = (0..64).flat_map(|power| around(1 << power));
+        for us in LATENCY_BOUNDS_US.into_iter().flat_map(around).chain(powers).chain([u64::MAX]).chain(0..3000) {
+            assert_eq!(bucket(us), LATENCY_BOUNDS_US.partition_point(|&bound| bound < us), "{us}");
+        }
+    }
 }

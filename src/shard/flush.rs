@@ -291,11 +291,6 @@ impl<N: Network> Shard<N> {
     /// Moves the cursors past what was written.
     fn take_off(&mut self, key: usize, plan: &Plan, written: usize) {
         let now_ns = self.net.now_ns();
-        let metrics = self.metrics.clone();
-        let sent = |count: u64, received: u64| {
-            metrics.messages_sent.add(count);
-            metrics.latency.record(now_ns.saturating_sub(received) / 1000, count);
-        };
         let mut rest = written;
         let mut left_at = None;
         for &(source, bytes) in plan {
@@ -316,6 +311,11 @@ impl<N: Network> Shard<N> {
                     }
                 }
                 Source::FrameRest(at) | Source::Log(at) => {
+                    let metrics = &*self.metrics;
+                    let sent = |count: u64, received: u64| {
+                        metrics.messages_sent.add(count);
+                        metrics.latency.record(now_ns.saturating_sub(received) / 1000, count);
+                    };
                     let subscription = &mut conn.subscriptions[at];
                     let log = &self.topics[subscription.topic].log;
                     let from = subscription.cursor;
