@@ -36,7 +36,7 @@ fn append(criterion: &mut Criterion) {
     for (name, bytes_max) in [("all kept", usize::MAX), ("trimmed to ten", 10 * batches[0].bytes_held())] {
         group.bench_function(name, |bencher| {
             bencher.iter_batched_ref(
-                || (Log::new(bytes_max, true), batches.clone()),
+                || (Log::new(bytes_max), batches.clone()),
                 |(log, batches)| {
                     for batch in batches.drain(..) {
                         log.append(batch);
@@ -56,7 +56,7 @@ fn visit(criterion: &mut Criterion) {
             if merged && count == 1 {
                 continue;
             }
-            let mut log = Log::new(usize::MAX, true);
+            let mut log = Log::new(usize::MAX);
             for batch in singles(count) {
                 log.append(batch);
             }
@@ -90,7 +90,7 @@ fn merge(criterion: &mut Criterion) {
         group.bench_function(format!("{count} batches"), |bencher| {
             bencher.iter_batched_ref(
                 || {
-                    let mut log = Log::new(usize::MAX, true);
+                    let mut log = Log::new(usize::MAX);
                     for batch in &batches {
                         log.append(batch.clone());
                     }
