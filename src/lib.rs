@@ -10,7 +10,8 @@
 //! 5. [`wire`]: what the bytes mean: HTTP head, WebSocket frames, commands and events.
 //!
 //! [`server`] starts the threads and ends them. Around them: [`config`] (settings as typed, then checked), [`control`] (HTTP for operators), [`metrics`] (counters
-//! that one thread writes and others read), [`limits`] (every bound, named), [`sys`] (the only unsafe code).
+//! that one thread writes and others read), [`limits`] (every bound, named), [`systemd`] (readiness, watchdog, given sockets), [`sys`] (the
+//! only unsafe code).
 
 pub mod bus;
 pub mod cli;
@@ -22,4 +23,5 @@ pub mod metrics;
 pub mod server;
 pub mod shard;
 pub mod sys;
+pub mod systemd;
 pub mod wire;

@@ -196,4 +196,5 @@ pub struct BusMetrics {
     pub history_bytes: Counter,
     /// 1 while messages flow: connected and every wanted channel subscribed (gauge).
     pub ready: Counter,
+    pub turns: Counter,
 }

@@ -67,7 +67,7 @@ fn a_real_sigterm_reaches_on_stop() {
     let state = Arc::new(state(settings(), address, bus.clone()));
     let (stop, stopped) = mpsc::channel();
     let (ended, until) = oneshot::channel();
-    let serving = std::thread::spawn(move || crate::control::run(listener, state, move || stop.send(()).unwrap(), until));
+    let serving = std::thread::spawn(move || crate::control::run(listener, state, None, move || stop.send(()).unwrap(), until));
     // Once it answers, the handlers stand; before, the signal would end the test.
     assert_eq!(answer(agent().get(format!("http://{address}/healthz")).call()).status, 200);
 
