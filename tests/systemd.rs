@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Socket, Type};
 use tungstenite::client::client;
 
-#[allow(dead_code, unused_imports)]
 mod support;
 
 use support::redis::PATIENCE;
