@@ -10,16 +10,19 @@
 //! 5. [`wire`]: what the bytes mean: HTTP head, WebSocket frames, commands and events.
 //!
 //! [`server`] starts the threads and ends them. Around them: [`config`] (settings as typed, then checked), [`control`] (HTTP for operators), [`metrics`] (counters
-//! that one thread writes and others read), [`limits`] (every bound, named), [`sys`] (the only unsafe code).
+//! that one thread writes and others read), [`limits`] (every bound, named), [`doctor`] (whether a host has what is needed), [`systemd`] (readiness, watchdog, given sockets), [`sys`] (the
+//! only unsafe code).
 
 pub mod bus;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod doctor;
 pub mod fanout;
 pub mod limits;
 pub mod metrics;
 pub mod server;
 pub mod shard;
 pub mod sys;
+pub mod systemd;
 pub mod wire;

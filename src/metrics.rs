@@ -234,6 +234,7 @@ pub struct BusMetrics {
     pub history_dropped: Counter,
     /// 1 while messages flow: connected and every wanted channel subscribed (gauge).
     pub ready: Counter,
+    pub turns: Counter,
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ use crate::shard::Parts;
 use crate::shard::run::{self, Placement, Seat};
 use crate::shard::sockets;
 use crate::sys;
+use crate::systemd::{self, Given, Notifier, Pulses, Supervision};
 
 /// A server whose ports are open.
 #[derive(Debug)]
@@ -40,15 +41,23 @@ pub fn start(settings: Settings) -> anyhow::Result<Server> {
     sys::block_stop_signals().context("signals cannot be blocked")?;
     let limit = sys::raise_descriptor_limit().context("the descriptor limit cannot be read")?;
     let table = resolve_fd_table(&settings, limit.hard);
+    let notifier = Notifier::from_environment()?;
     // First, so that a port in use ends the start before any thread has begun.
+    let given = Given::from_environment(settings.backlog)?;
+    let settings = match &given {
+        Some(given) => Settings { listen: given.addresses(), ..settings },
+        None => settings,
+    };
+    if given.is_none() {
+        sockets::check_unused(&settings.listen)?;
+    }
     let control_listener = TcpListener::bind(settings.control)
         .map_err(|error| anyhow!("cannot listen on {} (control): {}", settings.control, sys::explain_bind(&error, settings.control)))?;
     let control = control_listener.local_addr()?;
-    sockets::check_unused(&settings.listen)?;
 
     // Before the shards accept, too: in one descriptor table with it, a rush of clients would leave it nothing to begin with.
     let (ended, end) = oneshot::channel();
-    let (hand_over, handed_over) = mpsc::channel::<(Arc<control::State>, BusSender)>();
+    let (hand_over, handed_over) = mpsc::channel::<(Arc<control::State>, Option<Supervision>, BusSender)>();
     let (prepared, preparing) = mpsc::channel();
     let control_thread = std::thread::Builder::new()
         .name("control".into())
@@ -62,8 +71,8 @@ pub fn start(settings: Settings) -> anyhow::Result<Server> {
             };
             let _ = prepared.send(Ok(()));
             // Nothing comes when the start has failed.
-            let Ok((state, bus)) = handed_over.recv() else { return Ok(()) };
-            control.run(control_listener, state, move || stop(bus), end)
+            let Ok((state, supervision, bus)) = handed_over.recv() else { return Ok(()) };
+            control.run(control_listener, state, supervision, move || stop(bus), end)
         })
         .context("the control thread could not be started")?;
     preparing
@@ -80,7 +89,7 @@ pub fn start(settings: Settings) -> anyhow::Result<Server> {
         senders.push(sender);
     }
     let bus_metrics = Arc::new(BusMetrics::default());
-    let (bus, bus_thread) = subscriber::spawn(settings.clone(), bus_metrics.clone(), senders)?;
+    let (bus, bus_thread) = subscriber::spawn(settings.clone(), bus_metrics.clone(), senders.clone())?;
 
     let metrics: Vec<Arc<ShardMetrics>> = (0..settings.shards).map(|_| Arc::default()).collect();
     let connections = Arc::new(AtomicUsize::new(0));
@@ -98,7 +107,12 @@ pub fn start(settings: Settings) -> anyhow::Result<Server> {
             connections: connections.clone(),
             node_id,
         };
-        let placement = Placement { core: cores[index], private_descriptors: table.private, listen: listen.clone() };
+        let placement = Placement {
+            core: cores[index],
+            private_descriptors: table.private,
+            listen: listen.clone(),
+            given: given.as_ref().map(|given| given.share(index, settings.shards, table.private)).transpose()?,
+        };
         let (started, starting) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name(format!("shard-{index}"))
@@ -110,13 +124,20 @@ pub fn start(settings: Settings) -> anyhow::Result<Server> {
             .context("a shard's thread could not be started")?;
         shards.push(thread);
         // One after the other: a table of its own is a copy of what is open at that moment, and port 0 is decided by the first.
-        listen = starting.recv().context("a shard ended while it started")??;
+        let bound = starting.recv().context("a shard ended while it started")??;
+        if given.is_none() {
+            listen = bound;
+        }
     }
+    // Every shard has its own by now.
+    drop(given);
 
     let private = if table.private { FdTable::Private } else { FdTable::Shared };
     let facts = Facts { version: env!("CARGO_PKG_VERSION"), fd_table: private, listen: listen.clone(), control };
+    let pulses = Pulses::new(bus.clone(), bus_metrics.clone(), senders.into_iter().zip(metrics.iter().cloned()).collect());
+    let supervision = notifier.map(|notifier| Supervision::new(notifier, pulses, systemd::watchdog()));
     let state = Arc::new(control::State::new(settings, facts, metrics, bus_metrics, bus.clone()));
-    let _ = hand_over.send((state, bus.clone()));
+    let _ = hand_over.send((state, supervision, bus.clone()));
     Ok(Server { listen, control, bus, bus_thread, shards, control_thread, ended })
 }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// Nanoseconds of CLOCK_MONOTONIC: one clock for every thread.
 #[inline]
@@ -67,11 +68,12 @@ pub fn raise_descriptor_limit() -> io::Result<DescriptorLimit> {
 }
 
 /// Gives the calling thread a descriptor table of its own, holding only standard input, output and error and what `keep` lists.
-/// From here on a descriptor number of another thread means nothing on this one.
-pub fn unshare_descriptors(keep: &[i32]) -> io::Result<()> {
+/// From here on a descriptor number of another thread means nothing on this one. What `take` lists is kept as well and given back as
+/// owned by this thread; whoever owned those numbers before goes on owning them in the old table.
+pub fn unshare_descriptors(keep: &[RawFd], take: &[RawFd]) -> io::Result<Vec<OwnedFd>> {
     // SAFETY: unshare(CLONE_FILES) changes nothing but this thread's descriptor table; other threads keep theirs.
     check(unsafe { libc::unshare(libc::CLONE_FILES) })?;
-    let mut keep: Vec<u32> = keep.iter().map(|&fd| fd as u32).chain([0, 1, 2]).collect();
+    let mut keep: Vec<u32> = keep.iter().chain(take).map(|&fd| fd as u32).chain([0, 1, 2]).collect();
     keep.sort_unstable();
     keep.dedup();
     let mut first = 0;
@@ -83,7 +85,34 @@ pub fn unshare_descriptors(keep: &[i32]) -> io::Result<()> {
         }
         first = fd.wrapping_add(1);
     }
-    Ok(())
+    take.iter()
+        .map(|&fd| {
+            // SAFETY: F_GETFD only asks; it fails for a number that is not open here.
+            check(unsafe { libc::fcntl(fd, libc::F_GETFD) })?;
+            // SAFETY: the number is open in this thread's own copy of the table, where no object owns it yet.
+            Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+        })
+        .collect()
+}
+
+/// The sockets that the service manager has handed over (`LISTEN_FDS`), once: a second call gives none.
+pub fn listen_fds() -> io::Result<Vec<OwnedFd>> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    let numbers = sd_notify::listen_fds()?;
+    if TAKEN.swap(true, Relaxed) {
+        return Ok(Vec::new());
+    }
+    // SAFETY: `listen_fds` has found each number open; they were there when the process began, and only this function takes them.
+    Ok(numbers.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect())
+}
+
+/// Registers a listener that other epolls watch too: edge-triggered, and a new connection wakes one of those who sleep instead of all
+/// of them (EPOLLEXCLUSIVE, which mio does not offer). They are asked in the order in which they registered.
+pub fn epoll_add_exclusive(epoll: &impl AsRawFd, listener: &impl AsRawFd, token: usize) -> io::Result<()> {
+    let events = (libc::EPOLLIN | libc::EPOLLET | libc::EPOLLEXCLUSIVE) as u32;
+    let mut event = libc::epoll_event { events, u64: token as u64 };
+    // SAFETY: both descriptors are open for the call, and the kernel only reads the event.
+    check(unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, listener.as_raw_fd(), &mut event) })
 }
 
 /// TCP_NOTSENT_LOWAT: bytes not yet sent that the kernel may hold for one socket.

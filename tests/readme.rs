@@ -67,7 +67,7 @@ fn the_table_of_settings_is_the_programs() {
 fn links_and_names_lead_somewhere() {
     let mut wrong = Vec::new();
     let source = source_text();
-    for document in ["README.md", "docs/architecture.md", "docs/protocol.md"] {
+    for document in ["README.md", "docs/architecture.md", "docs/operations.md", "docs/protocol.md", "tuning/README.md"] {
         let text = read(document);
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()).filter(|link| !link.contains("://")) {
             let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
@@ -78,7 +78,7 @@ fn links_and_names_lead_somewhere() {
             }
         }
         for name in code_spans(&text).filter(|name| document != "docs/protocol.md" && !name.contains(['*', ' '])) {
-            let is_path = ["src/", "tests/", "docs/", "scripts/", ".ci/"].iter().any(|folder| name.starts_with(folder));
+            let is_path = ["src/", "tests/", "docs/", "scripts/", "tuning/", ".ci/"].iter().any(|folder| name.starts_with(folder));
             if is_path && !root().join(name).exists() {
                 wrong.push(format!("{document}: the file {name}"));
             }

@@ -83,6 +83,7 @@ impl Subscriber {
             self.pass_requests();
             self.upstream.write(&mut self.hub, now);
             self.hub.flush(now);
+            self.hub.metrics().turns.inc();
         }
         self.finish();
     }

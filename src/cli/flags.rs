@@ -47,6 +47,12 @@ pub fn all() -> Vec<Arg> {
     std::iter::once(file()).chain(SETTINGS.iter().map(flag)).collect()
 }
 
+/// [`all`] but those of `except`, out of sight in `--help`: for a command that reads the settings but is not about them.
+pub fn all_hidden(except: &[&str]) -> Vec<Arg> {
+    let settings = SETTINGS.iter().filter(|setting| !except.contains(&setting.key));
+    std::iter::once(file()).chain(settings.map(flag)).map(|arg| arg.hide(true)).collect()
+}
+
 /// The flags of some settings.
 pub fn some(keys: &[&str]) -> Vec<Arg> {
     SETTINGS.iter().filter(|setting| keys.contains(&setting.key)).map(flag).collect()

@@ -4,6 +4,7 @@
 //! exits 2, any other failure 1.
 
 pub mod config;
+pub mod doctor;
 pub mod flags;
 pub mod log;
 pub mod output;
@@ -43,6 +44,7 @@ pub fn command() -> Command {
         .subcommand(publish::command())
         .subcommand(subscribe::command())
         .subcommand(config::command())
+        .subcommand(doctor::command())
         .subcommand(Command::new("version").about("Print the version"))
 }
 
@@ -61,6 +63,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(("publish", matches)) => publish::run(matches),
         Some(("subscribe", matches)) => subscribe::run(matches),
         Some(("config", matches)) => config::run(matches),
+        Some(("doctor", matches)) => doctor::run(matches),
         Some(("version", _)) => output::line(format_args!("campanile {}", crate::config::start::version())).map(|()| ExitCode::SUCCESS),
         _ => unreachable!("clap takes no other command"),
     };

@@ -1,5 +1,5 @@
 //! Whether shards share the process's descriptor table or each take a private one (see "Private descriptor tables" in the design).
-//! Pure: the limit is an argument. Called by [`super::start`] and by `campanile serve`.
+//! Pure: the limit is an argument. Called by [`super::start`], by `campanile serve` and by `campanile doctor`.
 
 use super::defaults::SHARDS_MAX;
 use super::{FdTable, Settings};
@@ -56,6 +56,12 @@ pub fn resolve_fd_table(settings: &Settings, hard_limit: u64) -> Resolved {
         fixes.join("; or ")
     );
     Resolved { private, warning: Some(warning) }
+}
+
+/// Descriptors in the fullest table.
+pub fn need(settings: &Settings, private: bool) -> u64 {
+    let (connections, shards) = (settings.connections_max as u64, settings.shards as u64);
+    if private { private_need(connections, shards) } else { shared_need(connections, shards) }
 }
 
 fn shared_need(connections: u64, shards: u64) -> u64 {

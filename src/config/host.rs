@@ -25,7 +25,7 @@ impl Host {
 }
 
 /// Soft and hard limit of open files from the text of `/proc/self/limits`.
-fn parse_limits(text: &str) -> Option<(u64, u64)> {
+pub fn parse_limits(text: &str) -> Option<(u64, u64)> {
     let line = text.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     let mut numbers = line.split_whitespace().map(|word| if word == "unlimited" { Some(u64::MAX) } else { word.parse().ok() });
     Some((numbers.next()??, numbers.next()??))

@@ -61,7 +61,7 @@ const SHARD_COUNTERS: [Named<ShardMetrics>; 14] = [
     ("campanile_loop_turns", "Turns of the shard's loop. Unit: turns.", |m| &m.turns),
 ];
 
-const BUS_COUNTERS: [Named<BusMetrics>; 12] = [
+const BUS_COUNTERS: [Named<BusMetrics>; 13] = [
     ("campanile_bus_bytes", "Payload bytes received from the bus. Unit: bytes.", |m| &m.bytes),
     ("campanile_bus_unwanted", "Messages received for channels that nobody here listens to. Unit: messages.", |m| &m.unwanted),
     ("campanile_bus_dropped", "Messages dropped: wrong payload kind, too large, or no valid channel name. Unit: messages.", |m| &m.dropped),
@@ -77,6 +77,7 @@ const BUS_COUNTERS: [Named<BusMetrics>; 12] = [
     ("campanile_bus_publish_errors", "Publishes that failed. Unit: messages.", |m| &m.publish_errors),
     ("campanile_bus_connects", "Connections made to Redis. Unit: connections.", |m| &m.connects),
     ("campanile_bus_disconnects", "Connections to Redis lost. Unit: connections.", |m| &m.disconnects),
+    ("campanile_bus_turns", "Turns of the bus thread's loop. Unit: turns.", |m| &m.turns),
     ("campanile_bus_protocol_errors", "Replies from Redis that could not be understood. Unit: replies.", |m| &m.protocol_errors),
 ];
 

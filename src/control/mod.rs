@@ -33,12 +33,14 @@ use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::bus::BusSender;
 use crate::config::{FdTable, Settings};
 use crate::metrics::{BusMetrics, ShardMetrics};
+use crate::systemd::Supervision;
 
 /// Most connections to the control port at once; more wait in the kernel's backlog. Scrapers and probes need a handful.
 pub const CONNECTIONS_MAX: usize = 256;
@@ -151,6 +153,29 @@ impl State {
     fn stopping(&self) -> bool {
         self.stopping.load(SeqCst)
     }
+
+    /// One line for `systemctl status`.
+    fn status(&self) -> String {
+        let connections: u64 = self.shards.iter().map(|shard| shard.connections.get()).sum();
+        let channels = self.bus_metrics.channels.get();
+        match self.not_ready() {
+            None => format!("{connections} connections, {channels} channels"),
+            Some(reason) => format!("{connections} connections, {channels} channels, not ready: {reason}"),
+        }
+    }
+
+    /// Why messages do not flow, if they do not.
+    fn not_ready(&self) -> Option<&'static str> {
+        if self.stopping() {
+            Some("stopping")
+        } else if self.bus_metrics.ready.get() != 0 {
+            None
+        } else if self.settings.redis.is_some() {
+            Some("Redis cannot be reached, or its channels are not yet subscribed")
+        } else {
+            Some("the embedded bus has not started yet")
+        }
+    }
 }
 
 impl fmt::Debug for State {
@@ -208,11 +233,12 @@ impl Control {
         self,
         listener: TcpListener,
         state: Arc<State>,
+        supervision: Option<Supervision>,
         on_stop: impl FnOnce() + Send + 'static,
         ended: oneshot::Receiver<()>,
     ) -> io::Result<()> {
         let Control { runtime, signals } = self;
-        runtime.block_on(serve(listener, state, on_stop, signals, |code| std::process::exit(code), ended))
+        runtime.block_on(serve(listener, state, supervision, on_stop, signals, |code| std::process::exit(code), ended))
     }
 }
 
@@ -231,6 +257,7 @@ fn stop_signals() -> io::Result<mpsc::Receiver<&'static str>> {
 async fn serve(
     listener: TcpListener,
     state: Arc<State>,
+    supervision: Option<Supervision>,
     on_stop: impl FnOnce() + Send + 'static,
     mut signals: mpsc::Receiver<&'static str>,
     exit: impl Fn(i32) + Send + 'static,
@@ -241,11 +268,18 @@ async fn serve(
 
     tokio::spawn(busy::sample(state.clone()));
     let stopped = state.clone();
+    let notifier = supervision.as_ref().map(Supervision::notifier);
+    if let Some(supervision) = supervision {
+        tokio::spawn(supervise(supervision, state.clone()));
+    }
     tokio::spawn(async move {
         let Some(name) = signals.recv().await else { return };
         tracing::info!("{name}: stopping; another signal exits at once");
         stopped.stopping.store(true, SeqCst);
         on_stop();
+        if let Some(notifier) = notifier {
+            notifier.tell(&[NotifyState::Stopping, NotifyState::Status("stopping: sending what is due")]);
+        }
         if let Some(name) = signals.recv().await {
             tracing::warn!("{name} again: exiting at once");
             exit(EXIT_INTERRUPTED);
@@ -263,6 +297,19 @@ async fn serve(
         Ok(joined) => joined.map_err(io::Error::other)?,
         // What is left are clients that do not finish; the process ends without them.
         Err(_) => Ok(()),
+    }
+}
+
+/// Tells systemd that all is up, and from then on how it is, until the stop: from there on systemd waits for no sign of life, and shards
+/// that have nothing left to do end.
+async fn supervise(mut supervision: Supervision, state: Arc<State>) {
+    supervision.ready(state.status());
+    loop {
+        tokio::time::sleep(supervision.interval()).await;
+        if state.stopping() {
+            return;
+        }
+        supervision.beat(state.status());
     }
 }
 
@@ -292,14 +339,8 @@ async fn healthz() -> Response {
 }
 
 async fn readyz(Shared(state): Shared<Arc<State>>) -> Response {
-    let reason = if state.stopping() {
-        "stopping"
-    } else if state.bus_metrics.ready.get() != 0 {
+    let Some(reason) = state.not_ready() else {
         return answer::json(StatusCode::OK, serde_json::json!({ "ready": true }));
-    } else if state.settings.redis.is_some() {
-        "Redis cannot be reached, or its channels are not yet subscribed"
-    } else {
-        "the embedded bus has not started yet"
     };
     let body = serde_json::json!({ "ready": false, "reason": reason });
     answer::retryable(answer::json(StatusCode::SERVICE_UNAVAILABLE, body))

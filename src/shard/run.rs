@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
 use mio::{Events, Poll, Token};
@@ -13,6 +13,7 @@ use super::sockets::{LISTENER_TOKEN, Sockets};
 use super::{Parts, Shard, unpack};
 use crate::bus::ShardMessage;
 use crate::sys;
+use crate::systemd::{Share, Socket};
 
 const WAKER: Token = Token(usize::MAX);
 const EVENTS_PER_WAIT: usize = 1024;
@@ -32,12 +33,14 @@ impl Seat {
 }
 
 /// How the thread is to be set up.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Placement {
     pub core: Option<core_affinity::CoreId>,
     pub private_descriptors: bool,
     /// The settings' addresses; a port 0 has become the one that the first shard got.
     pub listen: Vec<SocketAddr>,
+    /// Listeners from systemd, in place of `listen`.
+    pub given: Option<Vec<Share>>,
 }
 
 /// The thread's body. `started` is told the bound addresses, or why there are none; then the loop runs until the bus says stop and
@@ -49,7 +52,7 @@ pub fn run(seat: Seat, parts: Parts, placement: Placement, started: impl FnOnce(
     {
         tracing::warn!(shard = parts.index, core = core.id, "cannot pin the shard to its core; it runs unpinned");
     }
-    let sockets = prepare(&poll, &parts, &placement);
+    let sockets = prepare(&poll, &parts, placement);
     let sockets = match sockets {
         Ok(sockets) => {
             started(Ok(sockets.addresses()));
@@ -91,11 +94,29 @@ pub fn run(seat: Seat, parts: Parts, placement: Placement, started: impl FnOnce(
     }
 }
 
-fn prepare(poll: &Poll, parts: &Parts, placement: &Placement) -> io::Result<Sockets> {
+fn prepare(poll: &Poll, parts: &Parts, placement: Placement) -> io::Result<Sockets> {
+    let given = placement.given.unwrap_or_default();
+    let inherited: Vec<RawFd> = given
+        .iter()
+        .filter_map(|share| match share.socket {
+            Socket::Inherited(fd) => Some(fd),
+            Socket::Owned(_) => None,
+        })
+        .collect();
+    let mut taken = Vec::new();
     if placement.private_descriptors {
-        sys::unshare_descriptors(&[poll.as_raw_fd(), parts.inbox.wake_fd(), parts.bus.wake_fd()])?;
+        taken = sys::unshare_descriptors(&[poll.as_raw_fd(), parts.inbox.wake_fd(), parts.bus.wake_fd()], &inherited)?;
     }
-    Sockets::bind(poll.registry().try_clone()?, &placement.listen, &parts.settings)
+    let registry = poll.registry().try_clone()?;
+    if given.is_empty() {
+        return Sockets::bind(registry, &placement.listen, &parts.settings);
+    }
+    let mut taken = taken.into_iter();
+    let given = given.into_iter().filter_map(|share| match share.socket {
+        Socket::Owned(socket) => Some((socket, share.is_shared)),
+        Socket::Inherited(_) => taken.next().map(|socket| (socket, share.is_shared)),
+    });
+    Sockets::given(registry, given, &parts.settings)
 }
 
 /// Sleeps until something happens or the shard's next deadline; does not sleep while work remains.

@@ -3,8 +3,10 @@
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use mio::net::{TcpListener, TcpStream};
+use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -19,11 +21,42 @@ pub const LISTENER_TOKEN: usize = usize::MAX - 1;
 #[derive(Debug)]
 pub struct Sockets {
     registry: Registry,
-    listeners: Vec<TcpListener>,
+    listeners: Vec<Listener>,
     /// Where the next accept looks first, so that no address starves another.
     turn: usize,
     /// A descriptor kept free: given up for a moment, it lets a connection be taken and dropped when the table is full.
     reserve: Option<File>,
+}
+
+#[derive(Debug)]
+struct Listener {
+    socket: TcpListener,
+    token: Token,
+    /// Other shards accept from the same socket.
+    is_shared: bool,
+    /// A connection was taken from it since this shard last went to the end of the queue of those who share it.
+    has_taken: bool,
+}
+
+impl Listener {
+    /// A shared listener wakes one shard, always the first of those asleep. Without this one shard would get nearly every connection of
+    /// a quiet hour, and keep it: with it, whoever has taken one is asked last. Two system calls for each time a shared listener is
+    /// emptied, which is each connection in a quiet hour and one in a hundred in a storm.
+    fn rotate(&mut self, registry: &Registry) {
+        if self.is_shared && self.has_taken {
+            self.has_taken = false;
+            // What has come in between is an event at once.
+            let result = self.unregister(registry).and_then(|()| sys::epoll_add_exclusive(registry, &self.socket, self.token.0));
+            if let Err(error) = result {
+                panic!("epoll_ctl failed on a listener of our own: {error}");
+            }
+        }
+    }
+
+    /// Must be done before a shared one is closed: an epoll watches the socket, not the descriptor, and the socket lives on.
+    fn unregister(&mut self, registry: &Registry) -> io::Result<()> {
+        if self.is_shared { registry.deregister(&mut SourceFd(&self.socket.as_raw_fd())) } else { registry.deregister(&mut self.socket) }
+    }
 }
 
 impl Sockets {
@@ -33,14 +66,36 @@ impl Sockets {
         for (index, &address) in addresses.iter().enumerate() {
             let mut listener = listen(address, settings)?;
             registry.register(&mut listener, Token(LISTENER_TOKEN - index), Interest::READABLE)?;
-            listeners.push(listener);
+            listeners.push(Listener { socket: listener, token: Token(LISTENER_TOKEN - index), is_shared: false, has_taken: false });
         }
-        Ok(Sockets { registry, listeners, turn: 0, reserve: File::open("/dev/null").ok() })
+        Ok(Sockets::with(registry, listeners))
+    }
+
+    /// Takes listeners that somebody else has bound, each with whether other shards accept from it too.
+    pub fn given(registry: Registry, given: impl IntoIterator<Item = (OwnedFd, bool)>, settings: &Settings) -> io::Result<Sockets> {
+        let mut listeners = Vec::new();
+        for (index, (socket, is_shared)) in given.into_iter().enumerate() {
+            let socket = Socket::from(socket);
+            set_options(&socket, settings)?;
+            let mut socket = TcpListener::from_std(socket.into());
+            let token = Token(LISTENER_TOKEN - index);
+            if is_shared {
+                sys::epoll_add_exclusive(&registry, &socket, token.0)?;
+            } else {
+                registry.register(&mut socket, token, Interest::READABLE)?;
+            }
+            listeners.push(Listener { socket, token, is_shared, has_taken: false });
+        }
+        Ok(Sockets::with(registry, listeners))
+    }
+
+    fn with(registry: Registry, listeners: Vec<Listener>) -> Sockets {
+        Sockets { registry, listeners, turn: 0, reserve: File::open("/dev/null").ok() }
     }
 
     /// The addresses really bound (a port given as 0 has become one).
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+        self.listeners.iter().filter_map(|listener| listener.socket.local_addr().ok()).collect()
     }
 
     /// The table is full: takes one connection and drops it, so that its client learns at once instead of hanging in the backlog.
@@ -49,7 +104,7 @@ impl Sockets {
             self.reserve = File::open("/dev/null").ok();
             return Accepted::Later;
         }
-        let dropped = self.listeners.iter().any(|listener| listener.accept().is_ok());
+        let dropped = self.listeners.iter().any(|listener| listener.socket.accept().is_ok());
         self.reserve = File::open("/dev/null").ok();
         if dropped { Accepted::Dropped } else { Accepted::Later }
     }
@@ -85,11 +140,16 @@ fn listen(address: SocketAddr, settings: &Settings) -> io::Result<TcpListener> {
     let explain = |error: io::Error| explain(&error, address);
     let socket = unbound(address)?;
     socket.set_reuse_port(true)?;
-    socket.set_tcp_nodelay(true)?;
-    sys::set_notsent_lowat(&socket, settings.notsent_bytes)?;
+    set_options(&socket, settings)?;
     socket.bind(&address.into()).map_err(explain)?;
     socket.listen(i32::try_from(settings.backlog).unwrap_or(i32::MAX)).map_err(explain)?;
     Ok(TcpListener::from_std(socket.into()))
+}
+
+/// What accepted sockets inherit.
+fn set_options(listener: &Socket, settings: &Settings) -> io::Result<()> {
+    listener.set_tcp_nodelay(true)?;
+    sys::set_notsent_lowat(listener, settings.notsent_bytes)
 }
 
 impl Network for Sockets {
@@ -98,13 +158,20 @@ impl Network for Sockets {
     fn accept(&mut self) -> Accepted<TcpStream> {
         for _ in 0..self.listeners.len() {
             let index = self.turn % self.listeners.len();
-            match self.listeners[index].accept() {
-                Ok((stream, _)) => return Accepted::Stream(stream),
+            let listener = &mut self.listeners[index];
+            match listener.socket.accept() {
+                Ok((stream, _)) => {
+                    listener.has_taken = true;
+                    return Accepted::Stream(stream);
+                }
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EMFILE | libc::ENFILE) => return self.drop_one(),
                     Some(libc::ENOBUFS | libc::ENOMEM) => return Accepted::Later,
                     // Nothing waits here: the next address. Anything else went away while it waited: the edge stays, come again.
-                    _ if error.kind() == io::ErrorKind::WouldBlock => self.turn += 1,
+                    _ if error.kind() == io::ErrorKind::WouldBlock => {
+                        listener.rotate(&self.registry);
+                        self.turn += 1;
+                    }
                     _ => return Accepted::Gone,
                 },
             }
@@ -118,7 +185,7 @@ impl Network for Sockets {
 
     fn close_listeners(&mut self) {
         for mut listener in self.listeners.drain(..) {
-            let _ = self.registry.deregister(&mut listener);
+            let _ = listener.unregister(&self.registry);
         }
     }
 
@@ -156,7 +223,6 @@ impl Stream for TcpStream {
 #[cfg(test)]
 mod tests {
     use std::net::TcpStream as StdStream;
-    use std::os::fd::AsRawFd;
 
     use super::*;
 

@@ -91,7 +91,16 @@ impl Launch {
 
     /// Starts it and waits for its start block, which tells the ports.
     pub fn start(self) -> Server {
-        let mut child = self.command().stderr(Stdio::piped()).spawn().expect("the program");
+        let child = self.command().stderr(Stdio::piped()).spawn().expect("the program");
+        Launch::watch(child, self.directory)
+    }
+
+    /// A server that was started in another way, with a pipe for its stderr; waits for its start block.
+    pub fn adopt(child: Child) -> Server {
+        Launch::watch(child, std::env::temp_dir().join("campanile-no-directory"))
+    }
+
+    fn watch(mut child: Child, directory: PathBuf) -> Server {
         let (lines, told) = channel();
         let log = Arc::new(Mutex::new(String::new()));
         let stderr = BufReader::new(child.stderr.take().unwrap());
@@ -102,7 +111,7 @@ impl Launch {
                 let _ = lines.send(line);
             }
         });
-        let mut server = Server::around(child, self.directory);
+        let mut server = Server::around(child, directory);
         server.log = log;
         server.listen = server.told(&told, "  clients ").trim_start_matches("ws://").trim_end_matches("/ws").parse().unwrap();
         server.control = server.told(&told, "  control ").trim_start_matches("http://").parse().unwrap();

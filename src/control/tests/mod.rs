@@ -97,7 +97,7 @@ impl Server {
                 stopped.fetch_add(1, SeqCst);
             };
             let exit = move |code| exit.send(code).unwrap();
-            runtime.block_on(super::serve(listener, served, on_stop, played, exit, until))
+            runtime.block_on(super::serve(listener, served, None, on_stop, played, exit, until))
         });
         let agent = agent();
         let (thread, ended) = (Some(thread), Some(ended));

@@ -68,7 +68,7 @@ fn a_real_sigterm_reaches_on_stop() {
     let (stop, stopped) = mpsc::channel();
     let (ended, until) = oneshot::channel();
     let serving =
-        std::thread::spawn(move || crate::control::Control::prepare()?.run(listener, state, move || stop.send(()).unwrap(), until));
+        std::thread::spawn(move || crate::control::Control::prepare()?.run(listener, state, None, move || stop.send(()).unwrap(), until));
     // Once it answers, the handlers stand; before, the signal would end the test.
     assert_eq!(answer(agent().get(format!("http://{address}/healthz")).call()).status, 200);
 
