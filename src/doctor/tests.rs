@@ -62,8 +62,8 @@ fn each_bound_is_named_when_it_alone_is_too_low() {
         ("backlog", usual()),
         ("SYN backlog", Facts { syn_cookies: Some(0), ..roomy.clone() }),
         ("conntrack", Facts { conntrack_max: Some(131_072), conntrack_count: Some(40_000), ..roomy.clone() }),
-        ("memory bound", Facts { memory_available: Some(3 << 30), ..roomy.clone() }),
-        ("cgroup memory", Facts { cgroup_memory: Some(4 << 30), ..roomy.clone() }),
+        ("memory bound", Facts { memory_available: Some(3 << 29), ..roomy.clone() }),
+        ("cgroup memory", Facts { cgroup_memory: Some(2 << 30), ..roomy.clone() }),
         ("overcommit", Facts { overcommit: Some(2), commit_room: Some(1 << 30), ..roomy.clone() }),
         ("tcp_mem", Facts { tcp_mem: Some([10_000, 20_000, 40_000]), ..roomy.clone() }),
         ("cgroup pids", Facts { cgroup_tasks: Some(8), ..roomy.clone() }),
@@ -94,7 +94,7 @@ fn private_tables_are_counted_each_by_itself() {
 
 #[test]
 fn what_a_fix_says_is_enough() {
-    let facts = Facts { memory_available: Some(3 << 30), ..usual() };
+    let facts = Facts { memory_available: Some(7 << 28), ..usual() };
     let fix = check("memory bound", &settings(100_000), QUIET, &facts).fix.unwrap();
     let mib: usize = fix.strip_prefix("--log-bytes-total ").unwrap().strip_suffix('M').unwrap().parse().unwrap();
     let smaller = Settings { log_bytes_total: mib << 20, ..settings(100_000) };
