@@ -45,6 +45,17 @@ pub struct Habits {
     pub echo_bytes: usize,
 }
 
+/// What is waited for after the last message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expects {
+    /// Every message at every client, or its gap.
+    All,
+    /// Every message at every client that reads.
+    Readers,
+    /// Nobody knows: until nothing comes any more.
+    Silence,
+}
+
 #[derive(Debug)]
 pub struct Crowd {
     workers: Vec<Handle>,
@@ -55,6 +66,9 @@ pub struct Crowd {
     pub subscribers: Vec<u32>,
     /// Messages handed to the bus, per channel.
     pub published: Arc<[AtomicU64]>,
+    pub expects: Expects,
+    /// Its counters go into the charts.
+    pub is_recorded: bool,
 }
 
 #[derive(Debug)]
@@ -82,7 +96,15 @@ impl Crowd {
             slow_pause: habits.slow_pause,
             echo_bytes: habits.echo_bytes,
         });
-        let mut crowd = Crowd { workers: Vec::new(), clients: size.clients, slow_clients: 0, subscribers: vec![0; channels], published };
+        let mut crowd = Crowd {
+            workers: Vec::new(),
+            clients: size.clients,
+            slow_clients: 0,
+            subscribers: vec![0; channels],
+            published,
+            expects: Expects::All,
+            is_recorded: true,
+        };
         let mut base = 0;
         for index in 0..threads {
             let end = (u64::from(size.clients) * (index as u64 + 1) / threads as u64) as u32;
@@ -121,8 +143,11 @@ impl Crowd {
         }
     }
 
-    pub fn slow_down(&self) {
+    /// Those who are to be slow begin; nobody waits for their messages any more. All clients share one channel.
+    pub fn slow_down(&mut self) {
         self.tell(|_| Command::SlowDown);
+        self.subscribers[0] -= self.slow_clients;
+        self.expects = Expects::Readers;
     }
 
     pub fn storm(&self) {

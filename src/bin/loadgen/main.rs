@@ -44,7 +44,17 @@ fn run(scenario: Scenario) -> anyhow::Result<ExitCode> {
         Scenario::Broadcast(options) => (scenario::broadcast::run("broadcast", &options, 1, 3.0, 15)?, options),
         Scenario::Burst(options) => (scenario::broadcast::run("burst", &options, 100, 100.0, 500)?, options),
         Scenario::Floor(options) => (scenario::floor::run(&options)?, options),
-        _ => anyhow::bail!("not yet"),
+        Scenario::Connect(options) => (scenario::connect::run(&options)?, options),
+        Scenario::Hold { options, hold } => (scenario::hold::run(&options, hold)?, options),
+        Scenario::Channels { options, channels, zipf } => (scenario::channels::run(&options, channels, zipf)?, options),
+        Scenario::Churn { options, churn } => (scenario::churn::run(&options, churn)?, options),
+        Scenario::Slow { options, slow, never, slow_bytes, slow_ms } => {
+            let habits = scenario::slow::habits(slow, never, slow_bytes, slow_ms);
+            (scenario::slow::run(&options, &habits)?, options)
+        }
+        Scenario::Storm(options) => (scenario::storm::run(&options)?, options),
+        Scenario::Failover { options, outage } => (scenario::failover::run(&options, outage)?, options),
+        Scenario::Echo(options) => (scenario::echo::run(&options)?, options),
     };
     report.finish(&options)
 }

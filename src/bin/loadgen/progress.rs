@@ -15,6 +15,7 @@ pub struct Progress {
     kind: Kind,
     last: Instant,
     last_counts: Counts,
+    last_label: String,
     begin: Instant,
 }
 
@@ -36,7 +37,7 @@ impl Progress {
         } else {
             Kind::Lines
         };
-        Progress { kind, last: Instant::now(), last_counts: Counts::default(), begin: Instant::now() }
+        Progress { kind, last: Instant::now(), last_counts: Counts::default(), last_label: String::new(), begin: Instant::now() }
     }
 
     /// Called often; shows something now and then.
@@ -46,6 +47,12 @@ impl Progress {
             Kind::Lines => ON_LINES,
             Kind::Quiet => return,
         };
+        // Another stage may have other clients: rates begin anew.
+        if self.last_label != label {
+            self.last_label = label.to_owned();
+            self.last_counts = *counts;
+            self.last = Instant::now();
+        }
         let elapsed = self.last.elapsed();
         if elapsed < pause {
             return;

@@ -7,7 +7,7 @@ use campanile::wire::Format;
 
 use super::args::{Options, Through};
 use super::children;
-use super::crowd::{Crowd, Habits, Size};
+use super::crowd::{Crowd, Expects, Habits, Size};
 use super::pick::Pick;
 use super::preflight;
 use super::process::{self, KernelFigures, ProcessFigures};
@@ -25,6 +25,8 @@ use super::target::{Channels, FirstMessage, Ready, Target};
 const LOOK: Duration = Duration::from_millis(2);
 /// Publishing may go on being delivered for so long before CPU time is read: what the server does after the last message belongs to it.
 const AFTER: Duration = Duration::from_millis(20);
+/// Where it cannot be known how much will come, so much silence is its end.
+const SILENCE_SECONDS: f64 = 1.0;
 
 #[derive(Debug)]
 pub struct Run {
@@ -58,6 +60,16 @@ pub enum Ended {
 pub struct Snapshot {
     pub process: Option<ProcessFigures>,
     pub kernel: KernelFigures,
+}
+
+/// A crowd and how it came to be.
+#[derive(Debug)]
+pub struct Connected {
+    pub crowd: Crowd,
+    pub is_complete: bool,
+    pub seconds: f64,
+    /// Of the server, for all of them.
+    pub server_cpu_ns: Option<u64>,
 }
 
 /// What one round of publishing led to.
@@ -138,19 +150,21 @@ impl Run {
     }
 
     /// The way messages take, ready to be used.
-    pub fn route(&self) -> anyhow::Result<Box<dyn Route>> {
+    pub fn route(&self, crowd: &Crowd) -> anyhow::Result<Box<dyn Route>> {
+        // One that has subscribers: with Zipf's law the last ones may have none.
+        let heard = crowd.subscribers.iter().rposition(|subscribers| *subscribers > 0).unwrap_or(0) as u32;
         let channels = self.target.channels.clone();
         Ok(match self.through() {
             Through::Redis => {
                 let url = self.redis_url.as_deref().context("--through redis needs --redis URL or --redis own")?;
                 let mut route = RedisRoute::connect(url, &self.options.prefix, channels.clone())?;
                 let begin = Instant::now();
-                while !route.is_heard(channels.count - 1)? {
+                while !route.is_heard(heard)? {
                     anyhow::ensure!(
                         begin.elapsed() < Duration::from_secs(10),
                         "nobody is subscribed to {}{} in Redis: does the server use this Redis, is --prefix right?",
                         self.options.prefix,
-                        channels.name(channels.count - 1)
+                        channels.name(heard)
                     );
                     std::thread::sleep(Duration::from_millis(20));
                 }
@@ -176,7 +190,9 @@ impl Run {
         let mut last_look_at_server = Instant::now();
         loop {
             let counts = crowd.counts();
-            self.series.look(&counts);
+            if crowd.is_recorded {
+                self.series.look(&counts);
+            }
             self.progress.show(label, crowd.clients, &counts);
             if is_met(&counts) {
                 return Ended::Met;
@@ -218,7 +234,8 @@ impl Run {
     /// Starts the clients and waits until all are ready. Says in the report how that went.
     pub fn connect(&mut self, habits: &Habits, channel_of: impl Fn(u32) -> u32) -> anyhow::Result<(Crowd, bool)> {
         let (target, size) = (self.target.clone(), self.size.clone());
-        self.connect_to(&target, &size, habits, channel_of, true)
+        let connected = self.connect_to(&target, &size, habits, channel_of, true)?;
+        Ok((connected.crowd, connected.is_complete))
     }
 
     /// The same, to any target. Unless it `counts`, nothing of it goes into the report.
@@ -229,10 +246,11 @@ impl Run {
         habits: &Habits,
         channel_of: impl Fn(u32) -> u32,
         counts: bool,
-    ) -> anyhow::Result<(Crowd, bool)> {
+    ) -> anyhow::Result<Connected> {
         let before = self.snapshot();
         let begin = Instant::now();
-        let crowd = Crowd::start(target, size, habits, channel_of)?;
+        let mut crowd = Crowd::start(target, size, habits, channel_of)?;
+        crowd.is_recorded = counts;
         let all = u64::from(crowd.clients);
         let ended = self.until("connecting", &crowd, None, |counts| counts.ready + counts.ended >= all);
         let seconds = begin.elapsed().as_secs_f64();
@@ -255,7 +273,8 @@ impl Run {
                 self.report.total.connect_us.add(&connects)?;
             }
         }
-        Ok((crowd, is_complete))
+        let server_cpu_ns = cpu_between(&before, &after);
+        Ok(Connected { crowd, is_complete, seconds, server_cpu_ns })
     }
 
     fn why(&self, ended: Ended) -> String {
@@ -290,7 +309,7 @@ impl Run {
         schedule: Schedule,
         mut meanwhile: impl FnMut(&mut Run, u64),
     ) -> anyhow::Result<Round> {
-        let route = self.route()?;
+        let route = self.route(crowd)?;
         // Forget what connecting brought; frames and bytes of this round alone count.
         let counts_before = crowd.collect(false)?.counts;
         let before = self.snapshot();
@@ -311,10 +330,19 @@ impl Run {
         publisher.stop();
         let published = publisher.finish();
         if ended == Ended::Met {
+            let (patience, expects) = (self.options.patience, crowd.expects);
+            if expects == Expects::Silence {
+                self.options.patience = SILENCE_SECONDS;
+            }
             ended = self.until(label, crowd, None, |counts| {
-                let come = counts.messages + counts.announced - counts_before.messages - counts_before.announced;
-                come >= crowd.expected() - expected_before
+                let counts = counts.since(&counts_before);
+                match expects {
+                    Expects::All => counts.messages + counts.announced >= crowd.expected() - expected_before,
+                    Expects::Readers => counts.messages >= crowd.expected() - expected_before,
+                    Expects::Silence => false,
+                }
             });
+            self.options.patience = patience;
         }
         let seconds = begin.elapsed().as_secs_f64();
         std::thread::sleep(AFTER);
@@ -327,17 +355,16 @@ impl Run {
         if let Some(error) = &published.error {
             self.report.fail(format!("publishing failed: {error}"));
         }
-        let server_cpu_ns = match (&before.process, &after.process) {
-            (Some(before), Some(after)) => Some(after.cpu_ns.saturating_sub(before.cpu_ns)),
-            _ => None,
-        };
+        let server_cpu_ns = cpu_between(&before, &after);
         self.report.threads(&before, &after);
         Ok(Round { published, tally, counts, server_cpu_ns, seconds })
     }
 
-    /// Messages of the format carry gaps and positions.
-    pub fn speaks_protocol(&self) -> bool {
-        self.target.is_campanile && self.target.format != Format::Raw
+    /// For scenarios that need gaps, positions or resume.
+    pub fn must_be_campanile(&self) -> anyhow::Result<()> {
+        let speaks = self.target.is_campanile && self.target.format != Format::Raw;
+        anyhow::ensure!(speaks, "this scenario needs Campanile's protocol: leave the path out of --url, and take --format msgpack or json");
+        Ok(())
     }
 
     /// Ends the progress line; the report may be printed.
@@ -347,4 +374,10 @@ impl Run {
         report.series = series;
         report
     }
+}
+
+/// CPU of the server between two moments.
+fn cpu_between(before: &Snapshot, after: &Snapshot) -> Option<u64> {
+    let (before, after) = (before.process.as_ref()?, after.process.as_ref()?);
+    Some(after.cpu_ns.saturating_sub(before.cpu_ns))
 }

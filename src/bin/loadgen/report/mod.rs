@@ -83,6 +83,11 @@ impl Report {
         self.json.insert(key.to_owned(), value);
     }
 
+    /// Takes a value out again, to put it elsewhere.
+    pub fn take(&mut self, key: &str) -> Value {
+        self.json.remove(key).unwrap_or_default()
+    }
+
     pub fn fail(&mut self, why: impl Into<String>) {
         self.failures.push(why.into());
     }

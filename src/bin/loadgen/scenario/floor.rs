@@ -58,9 +58,9 @@ impl FloorSide {
     pub fn start(run: &mut Run) -> Result<FloorSide> {
         let (floor, target) = start_floor(&run.options)?;
         let size = floor_size(&run.size);
-        let (crowd, is_complete) = run.connect_to(&target, &size, &Habits::default(), |_| 0, false)?;
-        anyhow::ensure!(is_complete, "the floor's clients did not all connect: {}", run.report.failures.join("; "));
-        Ok(FloorSide { floor, crowd })
+        let connected = run.connect_to(&target, &size, &Habits::default(), |_| 0, false)?;
+        anyhow::ensure!(connected.is_complete, "the floor's clients did not all connect: {}", run.report.failures.join("; "));
+        Ok(FloorSide { floor, crowd: connected.crowd })
     }
 
     /// Runs laps and waits until everything has come.
