@@ -211,16 +211,6 @@ pub enum Through {
     Client,
 }
 
-impl Through {
-    pub fn name(self) -> &'static str {
-        match self {
-            Through::Redis => "redis",
-            Through::Http => "http",
-            Through::Client => "client",
-        }
-    }
-}
-
 /// A list of cores: `0,2-3`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cores(pub Vec<usize>);

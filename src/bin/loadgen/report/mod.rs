@@ -2,6 +2,7 @@
 //!
 //! Invariant: a figure is put into the table and into the JSON by the same call.
 
+mod chart;
 pub mod html;
 pub mod series;
 
