@@ -63,7 +63,10 @@ pub struct Client {
 /// Announced: some messages are lost, nobody knows how many.
 pub const UNKNOWN: u32 = u32::MAX;
 
-const _: () = assert!(size_of::<Client>() <= 64, "a million clients must fit beside the server");
+/// 64. A debug build of mio keeps more than the descriptor in a stream; that does not count.
+const CLIENT_BYTES_MAX: usize = 60 + size_of::<Option<TcpStream>>().next_multiple_of(8) - if cfg!(debug_assertions) { 0 } else { 4 };
+
+const _: () = assert!(size_of::<Client>() <= CLIENT_BYTES_MAX, "a million clients must fit beside the server");
 
 /// What a message means for the count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,7 +178,8 @@ mod tests {
 
     #[test]
     fn a_client_takes_64_bytes_at_most() {
-        assert!(size_of::<Client>() <= 64, "{}", size_of::<Client>());
+        assert!(size_of::<Client>() <= CLIENT_BYTES_MAX, "{}", size_of::<Client>());
+        assert!(cfg!(debug_assertions) || CLIENT_BYTES_MAX == 64);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crossbeam_channel::Sender;
 use mio::event::Event as Readiness;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::client::{Client, Phase, Reading, UNKNOWN, Verdict};
 use super::events::{self, Event};
@@ -53,7 +53,7 @@ pub struct Plan {
     pub published: Arc<[AtomicU64]>,
     /// Keep each client's position, to resume from it.
     pub keeps_positions: bool,
-    /// SO_RCVBUF of slow clients; 0: the kernel's choice.
+    /// SO_RCVBUF of slow clients, once they are slow.
     pub slow_receive_bytes: usize,
     pub slow_read_bytes: usize,
     pub slow_pause: Duration,
@@ -301,9 +301,6 @@ impl Worker {
         let address = self.plan.target.address;
         let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
         socket.set_tcp_nodelay(true)?;
-        if self.clients[index].reading != Reading::Normal && self.plan.slow_receive_bytes > 0 {
-            socket.set_recv_buffer_size(self.plan.slow_receive_bytes)?;
-        }
         if !self.plan.sources.is_empty() {
             let source = self.plan.sources[(self.base as usize + index) % self.plan.sources.len()];
             sys::set_bind_address_no_port(&socket)?;
@@ -735,13 +732,15 @@ impl Worker {
     fn slow_down(&mut self) {
         self.is_slow_now = true;
         self.slow_reads = Ticker::new(1.0 / self.plan.slow_pause.as_secs_f64().max(0.001));
-        let Worker { clients, poll, .. } = self;
+        let Worker { clients, poll, plan, .. } = self;
         for (index, client) in clients.iter_mut().enumerate() {
             // Whoever reads nothing needs no events but the end.
             if client.reading != Reading::Normal
                 && let Some(stream) = &mut client.stream
             {
                 let _ = poll.registry().reregister(stream, Token(index), Interest::PRIORITY);
+                // Not before: with a small window even a client that reads at once is slow.
+                let _ = SockRef::from(&*stream).set_recv_buffer_size(plan.slow_receive_bytes);
             }
         }
     }

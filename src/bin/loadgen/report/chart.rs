@@ -2,10 +2,9 @@
 
 use std::fmt::Write;
 
-const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 240.0;
 const LEFT: f64 = 64.0;
-const RIGHT: f64 = 16.0;
+const RIGHT: f64 = 30.0;
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = 38.0;
 
@@ -28,7 +27,7 @@ impl Axis {
 
     /// From 0 to `most` exactly: time, which ends where the run ends.
     pub fn time(most: f64) -> Axis {
-        let step = round_step(most.max(1e-3) / 6.0);
+        let step = round_step(most.max(1e-3) / 5.0);
         let ticks =
             (0..=(most / step) as u32).map(|tick| (f64::from(tick) * step, format!("{} s", trim(f64::from(tick) * step)))).collect();
         Axis { ticks, first: 0.0, last: most.max(1e-3), is_log: false }
@@ -62,6 +61,13 @@ impl Axis {
     }
 }
 
+/// Charts side by side are narrower, so that their letters come out as large.
+#[derive(Debug, Clone, Copy)]
+pub enum Width {
+    Whole,
+    Half,
+}
+
 pub struct Line<'a> {
     /// Class of the style sheet: `a`, `b`.
     pub class: &'a str,
@@ -70,16 +76,20 @@ pub struct Line<'a> {
 }
 
 /// `notes` are put at points, with a dot.
-pub fn chart(x: &Axis, y: &Axis, lines: &[Line<'_>], notes: &[(f64, f64, String)]) -> String {
-    let left = |value: f64| LEFT + x.place(value) * (WIDTH - LEFT - RIGHT);
+pub fn chart(width: Width, x: &Axis, y: &Axis, lines: &[Line<'_>], notes: &[(f64, f64, String)]) -> String {
+    let width = match width {
+        Width::Whole => 960.0,
+        Width::Half => 480.0,
+    };
+    let left = |value: f64| LEFT + x.place(value) * (width - LEFT - RIGHT);
     let top = |value: f64| HEIGHT - BOTTOM - y.place(value) * (HEIGHT - TOP - BOTTOM);
-    let mut svg = format!(r#"<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">"#);
+    let mut svg = format!(r#"<svg viewBox="0 0 {width} {HEIGHT}" role="img">"#);
     for (value, text) in &y.ticks {
         let at = top(*value);
         let _ = write!(
             svg,
             r#"<line class="grid" x1="{LEFT}" x2="{:.1}" y1="{at:.1}" y2="{at:.1}"/><text class="tick" x="{:.1}" y="{:.1}" text-anchor="end">{}</text>"#,
-            WIDTH - RIGHT,
+            width - RIGHT,
             LEFT - 8.0,
             at + 4.0,
             escape(text)
@@ -107,7 +117,7 @@ pub fn chart(x: &Axis, y: &Axis, lines: &[Line<'_>], notes: &[(f64, f64, String)
     for (x, y, text) in notes {
         let (at_x, at_y) = (left(*x), top(*y));
         // To the left of its dot where there would be no room on the right.
-        let (shift, anchor) = if at_x > WIDTH - 110.0 { (-8.0, "end") } else { (8.0, "start") };
+        let (shift, anchor) = if at_x > width - 110.0 { (-8.0, "end") } else { (8.0, "start") };
         let _ = write!(
             svg,
             r#"<circle class="dot" cx="{at_x:.1}" cy="{at_y:.1}" r="3.5"/><text class="note" x="{:.1}" y="{:.1}" text-anchor="{anchor}">{}</text>"#,

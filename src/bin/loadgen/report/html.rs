@@ -5,7 +5,7 @@ use std::fmt::Write;
 use hdrhistogram::Histogram;
 
 use super::Report;
-use super::chart::{Axis, Line, chart, escape};
+use super::chart::{Axis, Line, Width, chart, escape};
 use super::series::Point;
 use crate::progress::{short, short_bytes, short_us};
 
@@ -26,7 +26,7 @@ svg{display:block;width:100%;height:auto}.grid{stroke:var(--grid);stroke-width:1
 table{border-collapse:collapse;width:100%;font-size:14px}td{padding:6px 0;border-top:1px solid var(--grid);vertical-align:top;overflow-wrap:anywhere}tr:first-child td{border-top:0}td:first-child{color:var(--soft);width:280px;padding-right:20px}td.n{font-variant-numeric:tabular-nums}
 .fail{background:var(--badbg);border-color:transparent}.fail h2,.fail li{color:var(--bad)}.fail ul{margin:6px 0 0;padding-left:20px}
 pre{margin:8px 0 0;padding:12px 14px;background:var(--bg);border-radius:8px;font:13px/1.5 ui-monospace,'DejaVu Sans Mono',monospace;white-space:pre-wrap;overflow-wrap:anywhere}
-.two{display:grid;grid-template-columns:1fr 1fr;gap:14px}.two section{margin-bottom:14px}@media(max-width:860px){.two{grid-template-columns:1fr}}
+.two{display:grid;grid-template-columns:1fr 1fr;gap:14px}.two{margin-bottom:14px}.two section{margin:0;min-width:0}@media(max-width:860px){.two{grid-template-columns:1fr}}
 footer{color:var(--soft);font-size:13px;margin-top:18px}
 ";
 
@@ -134,7 +134,13 @@ fn percentiles(histogram: &Histogram<u64>) -> String {
         })
         .collect();
     let (least, last) = (histogram.value_at_quantile(0.0).max(1) as f64, points.last().map_or(1.0, |point| point.1));
-    chart(&Axis::marked(0.0, most, marks), &Axis::log(least, last, short_us), &[Line { class: "a", points, is_filled: true }], &notes)
+    chart(
+        Width::Whole,
+        &Axis::marked(0.0, most, marks),
+        &Axis::log(least, last, |us| tick(short_us(us))),
+        &[Line { class: "a", points, is_filled: true }],
+        &notes,
+    )
 }
 
 fn distribution(histogram: &Histogram<u64>) -> String {
@@ -155,8 +161,9 @@ fn distribution(histogram: &Histogram<u64>) -> String {
     }
     let top = shares.iter().copied().fold(0.0, f64::max);
     let (left, right) = (points[0].0, points[points.len() - 1].0);
-    let x = Axis::log(left, right, short_us);
+    let x = Axis::log(left, right, |us| tick(short_us(us)));
     chart(
+        Width::Whole,
         &x,
         &Axis::linear(top, |share| format!("{} %", (share * 100.0).round() / 100.0)),
         &[Line { class: "a", points, is_filled: true }],
@@ -184,7 +191,23 @@ fn level(points: &[Point], of: impl Fn(&Point) -> u64) -> String {
 
 fn over_time(points: &[Point], most: f64, class: &str, line: Vec<(f64, f64)>, show: impl Fn(f64) -> String) -> String {
     let end = points.last().map_or(1.0, |point| point.seconds);
-    chart(&Axis::time(end), &Axis::linear(most, show), &[Line { class, points: line, is_filled: true }], &[])
+    chart(
+        Width::Half,
+        &Axis::time(end),
+        &Axis::linear(most, |value| tick(show(value))),
+        &[Line { class, points: line, is_filled: true }],
+        &[],
+    )
+}
+
+/// A round number without the digits after its point.
+fn tick(text: String) -> String {
+    for zeros in [".00", ".0"] {
+        if let Some(at) = text.find(zeros).filter(|at| !text[at + zeros.len()..].starts_with(|next: char| next.is_ascii_digit())) {
+            return format!("{}{}", &text[..at], &text[at + zeros.len()..]);
+        }
+    }
+    text
 }
 
 /// The figure, and what follows it in brackets or after a comma.
@@ -224,6 +247,14 @@ mod tests {
     fn times_are_written_as_dates() {
         assert_eq!(utc(1_767_225_600_000), "2026-01-01 00:00 UTC");
         assert_eq!(utc(951_782_400_000), "2000-02-29 00:00 UTC");
+    }
+
+    #[test]
+    fn marks_are_short() {
+        assert_eq!(
+            ["1.0 ms", "15.0 MB", "1.00 s", "1.05 s", "60.0k"].map(|text| tick(text.to_owned())),
+            ["1 ms", "15 MB", "1 s", "1.05 s", "60k"]
+        );
     }
 
     #[test]

@@ -104,7 +104,7 @@ impl Report {
     /// How connecting went, and what the connections cost in memory.
     pub fn connected(&mut self, crowd: &Crowd, counts: &Counts, seconds: f64, before: &Snapshot, after: &Snapshot) {
         let rate = counts.connected as f64 / seconds;
-        self.headline("connected", format!("{} of {} in {seconds:.2} s ({}/s)", counts.ready, crowd.clients, short(rate)));
+        self.headline("connected", format!("{} of {} ({seconds:.2} s, {}/s)", counts.ready, crowd.clients, short(rate)));
         if counts.retries > 0 {
             self.row("connects repeated", counts.retries.to_string());
         }

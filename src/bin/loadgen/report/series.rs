@@ -53,6 +53,16 @@ impl Series {
         if self.last.elapsed() < self.pause {
             return;
         }
+        // Nobody looked for a while (the floor had its turn): nothing happened then, rather than a little all the time.
+        let away = self.last.elapsed();
+        if away > 5 * self.pause
+            && let Some(&point) = self.points.last()
+        {
+            let now = self.begin.elapsed().as_secs_f64();
+            let pause = self.pause.as_secs_f64();
+            self.points.push(Point { seconds: point.seconds + pause, ..point });
+            self.points.push(Point { seconds: (now - pause).max(point.seconds + pause), ..point });
+        }
         self.last = Instant::now();
         if counts.bytes < self.newest.bytes || counts.connected < self.newest.connected {
             self.base.add(&self.newest);
