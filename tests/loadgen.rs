@@ -32,7 +32,7 @@ impl Ran {
     }
 
     #[track_caller]
-    fn is_ok(self) -> Value {
+    fn passes(self) -> Value {
         assert_eq!(self.code(), 0, "{}{}", self.stdout(), self.stderr());
         assert_eq!(self.json["result"], "ok");
         for check in ["lost", "duplicates", "reordered", "misrouted", "closed", "bad_frames"] {
@@ -85,7 +85,7 @@ fn run(arguments: &[&str]) -> Ran {
 
 #[test]
 fn connect_tells_rate_and_memory() {
-    let json = run(&["connect", "--serve", "--shards 2", "-n", "1000"]).is_ok();
+    let json = run(&["connect", "--serve", "--shards 2", "-n", "1000"]).passes();
     assert_eq!(json["connect"]["ready"], 1000);
     assert!(json["connect"]["per_second"].as_f64().unwrap() > 0.0);
     assert_eq!(json["connect_latency_us"]["count"], 1000);
@@ -94,14 +94,14 @@ fn connect_tells_rate_and_memory() {
 
 #[test]
 fn connect_goes_at_the_rate_asked_for() {
-    let json = run(&["connect", "--serve", "--shards 1", "-n", "200", "--connect-rate", "200"]).is_ok();
+    let json = run(&["connect", "--serve", "--shards 1", "-n", "200", "--connect-rate", "200"]).passes();
     let seconds = json["connect"]["seconds"].as_f64().unwrap();
     assert!((0.9..5.0).contains(&seconds), "{seconds}");
 }
 
 #[test]
 fn hold_answers_pings() {
-    let json = run(&["hold", "--serve", "--shards 1 --heartbeat 1 --pong-timeout 1", "-n", "200", "--hold", "4"]).is_ok();
+    let json = run(&["hold", "--serve", "--shards 1 --heartbeat 1 --pong-timeout 1", "-n", "200", "--hold", "4"]).passes();
     assert!(json["hold"]["pings"].as_u64().unwrap() >= 200, "{}", json["hold"]);
 }
 
@@ -109,7 +109,7 @@ fn hold_answers_pings() {
 fn broadcast_counts_every_delivery() {
     for format in ["msgpack", "json", "raw"] {
         let arguments = ["broadcast", "--serve", "--shards 2", "-n", "500", "--rate", "50", "--messages", "20", "--format", format];
-        let json = run(&[&arguments[..], &["--redis", "own", "--threads", "2"]].concat()).is_ok();
+        let json = run(&[&arguments[..], &["--redis", "own", "--threads", "2"]].concat()).passes();
         assert_eq!(json["messages"]["delivered"], 10_000);
         assert_eq!(json["latency_us"]["count"], 10_000);
         assert!(json["server"]["cpu_ns_per_delivery"].as_f64().unwrap() > 0.0);
@@ -121,10 +121,10 @@ fn broadcast_counts_every_delivery() {
 
 #[test]
 fn messages_go_through_http_and_through_a_client() {
-    let json = run(&["broadcast", "--serve", "--shards 1", "-n", "100", "--rate", "50", "--messages", "10", "--through", "http"]).is_ok();
+    let json = run(&["broadcast", "--serve", "--shards 1", "-n", "100", "--rate", "50", "--messages", "10", "--through", "http"]).passes();
     assert_eq!(json["messages"]["delivered"], 1000);
     let serve = "--shards 1 --allow-client-publish";
-    let json = run(&["broadcast", "--serve", serve, "-n", "100", "--rate", "50", "--messages", "10", "--through", "client"]).is_ok();
+    let json = run(&["broadcast", "--serve", serve, "-n", "100", "--rate", "50", "--messages", "10", "--through", "client"]).passes();
     assert_eq!(json["messages"]["delivered"], 1000);
     let refused = run(&["broadcast", "--serve", "--shards 1", "-n", "10", "--rate", "50", "--messages", "50", "--through", "client"]);
     refused.fails("--allow-client-publish");
@@ -133,7 +133,7 @@ fn messages_go_through_http_and_through_a_client() {
 #[test]
 fn a_burst_stands_beside_the_floor() {
     let arguments = ["burst", "--serve", "--shards 1", "-n", "300", "--redis", "own", "--burst", "20", "--rate", "200", "--messages", "40"];
-    let json = run(&[&arguments[..], &["--floor", "--pairs", "2", "--floor-cores", ""]].concat()).is_ok();
+    let json = run(&[&arguments[..], &["--floor", "--pairs", "2", "--floor-cores", ""]].concat()).passes();
     assert_eq!(json["floor"]["ratios"].as_array().unwrap().len(), 2);
     assert!(json["floor"]["ratio_median"].as_f64().unwrap() > 0.0);
     assert_eq!(json["floor"]["unit"], "ns");
@@ -141,38 +141,38 @@ fn a_burst_stands_beside_the_floor() {
 
 #[test]
 fn connecting_stands_beside_the_floor() {
-    let json = run(&["connect", "--serve", "--shards 1", "-n", "300", "--floor", "--pairs", "2", "--floor-cores", ""]).is_ok();
+    let json = run(&["connect", "--serve", "--shards 1", "-n", "300", "--floor", "--pairs", "2", "--floor-cores", ""]).passes();
     assert_eq!(json["floor"]["ratios"].as_array().unwrap().len(), 2);
 }
 
 #[test]
 fn the_floor_runs_alone() {
-    let json = run(&["floor", "-n", "300", "--messages", "5", "--rate", "50", "--floor-cores", ""]).is_ok();
+    let json = run(&["floor", "-n", "300", "--messages", "5", "--rate", "50", "--floor-cores", ""]).passes();
     assert!(json["floor"]["cpu_ns_per_delivery"].as_f64().unwrap() > 0.0);
 }
 
 #[test]
 fn channels_of_their_own_and_by_zipf() {
-    let json = run(&["channels", "--serve", "--shards 2", "-n", "300", "--rate", "1000", "--messages", "900"]).is_ok();
+    let json = run(&["channels", "--serve", "--shards 2", "-n", "300", "--rate", "1000", "--messages", "900"]).passes();
     assert_eq!((&json["messages"]["delivered"], &json["channels"]["largest"]), (&900.into(), &1.into()));
     let arguments =
         ["channels", "--serve", "--shards 2", "-n", "300", "--channels", "40", "--zipf", "1.1", "--rate", "500", "--messages", "300"];
-    let json = run(&arguments).is_ok();
+    let json = run(&arguments).passes();
     assert!(json["channels"]["largest"].as_u64().unwrap() > 30);
 }
 
 #[test]
 fn clients_come_and_go() {
-    let json = run(&["churn", "--serve", "--shards 2", "-n", "300", "--churn", "50", "--rate", "50", "--messages", "100"]).is_ok();
+    let json = run(&["churn", "--serve", "--shards 2", "-n", "300", "--churn", "50", "--rate", "50", "--messages", "100"]).passes();
     assert!(json["churn"]["replaced"].as_u64().unwrap() > 100);
 }
 
 #[test]
 fn slow_clients_are_reported_apart() {
-    let serve = "--shards 1 --log-bytes-per-channel 1M";
+    let serve = "--shards 1 --log-bytes-per-channel 1M --close-timeout 1";
     let arguments =
-        ["slow", "--serve", serve, "-n", "200", "--never", "10", "--slow", "5", "--payload", "50000", "--rate", "50", "--messages", "100"];
-    let json = run(&arguments).is_ok();
+        ["slow", "--serve", serve, "-n", "200", "--never", "10", "--slow", "5", "--payload", "50000", "--rate", "50", "--messages", "150"];
+    let json = run(&arguments).passes();
     assert!((25..=35).contains(&json["slow"]["slow_clients"].as_u64().unwrap()), "{}", json["slow"]);
     assert!(json["slow"]["p99_ratio"].as_f64().unwrap() > 0.0);
     assert!(json["checks"]["slow_closed"].as_u64().unwrap() > 0, "{}", json["checks"]);
@@ -181,7 +181,7 @@ fn slow_clients_are_reported_apart() {
 #[test]
 fn a_storm_loses_nothing_with_history_and_is_a_failure_without() {
     let arguments = ["storm", "-n", "500", "--rate", "20", "--messages", "40", "--serve"];
-    let json = run(&[&arguments[..], &["--shards 2 --history-count 100"]].concat()).is_ok();
+    let json = run(&[&arguments[..], &["--shards 2 --history-count 100"]].concat()).passes();
     let without = run(&[&arguments[..], &["--shards 2"]].concat());
     without.fails("recovered: false");
     assert_eq!((&json["storm"]["healthz_failures"], &json["messages"]["delivered"]), (&0.into(), &20_000.into()));
@@ -191,14 +191,14 @@ fn a_storm_loses_nothing_with_history_and_is_a_failure_without() {
 #[test]
 fn an_outage_of_redis_is_announced_to_everybody() {
     let arguments = ["failover", "--serve", "--shards 2", "-n", "200", "--rate", "50", "--messages", "150", "--outage", "0.5"];
-    let json = run(&arguments).is_ok();
+    let json = run(&arguments).passes();
     assert!(json["failover"]["gaps"].as_u64().unwrap() >= 200);
     assert!(json["checks"]["announced"].as_u64().unwrap() > 0);
 }
 
 #[test]
 fn echoes_come_back() {
-    let json = run(&["echo", "--serve", "--shards 1 --echo", "-n", "100", "--rate", "500", "--messages", "500"]).is_ok();
+    let json = run(&["echo", "--serve", "--shards 1 --echo", "-n", "100", "--rate", "500", "--messages", "500"]).passes();
     assert_eq!(json["messages"]["published"], json["messages"]["delivered"]);
 }
 
@@ -320,7 +320,7 @@ fn run_against_fake(fault: Fault) -> Ran {
 
 #[test]
 fn a_server_without_fault_passes() {
-    assert_eq!(run_against_fake(Fault::None).is_ok()["messages"]["delivered"], 100);
+    assert_eq!(run_against_fake(Fault::None).passes()["messages"]["delivered"], 100);
 }
 
 #[test]
@@ -334,7 +334,7 @@ fn a_lost_message_is_found() {
 
 #[test]
 fn an_announced_loss_is_none() {
-    let json = run_against_fake(Fault::Announce).is_ok();
+    let json = run_against_fake(Fault::Announce).passes();
     assert_eq!((&json["checks"]["announced"], &json["checks"]["gaps"]), (&5.into(), &5.into()));
 }
 
@@ -401,7 +401,7 @@ fn too_few_descriptors_are_told_before_the_start() {
     ran.fails("leave --threads away or give at least 5");
     run_after("ulimit -n 50", &["connect", "--url", "ws://127.0.0.1:1", "-n", "10"]).fails("ulimit -n 20000");
     // Left to itself it takes as many threads as the limit asks for.
-    let json = run_after("ulimit -n 500", &["connect", "--serve", "--shards 6 --fd-table private", "-n", "1000"]).is_ok();
+    let json = run_after("ulimit -n 500", &["connect", "--serve", "--shards 6 --fd-table private", "-n", "1000"]).passes();
     assert_eq!(json["connect"]["ready"], 1000);
 }
 

@@ -150,6 +150,11 @@ impl Crowd {
         self.expects = Expects::Readers;
     }
 
+    /// Those who were slow read what waits for them.
+    pub fn catch_up(&self) {
+        self.tell(|_| Command::CatchUp);
+    }
+
     pub fn storm(&self) {
         self.tell(|_| Command::Storm);
     }

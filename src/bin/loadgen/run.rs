@@ -87,6 +87,17 @@ impl Round {
         self.counts.messages + self.counts.slow_messages
     }
 
+    /// Takes another round of the same kind in.
+    pub fn add(&mut self, other: &Round) {
+        self.published.messages += other.published.messages;
+        self.published.seconds += other.published.seconds;
+        self.published.late_us_max = self.published.late_us_max.max(other.published.late_us_max);
+        self.tally.add(&other.tally);
+        self.counts.add(&other.counts);
+        self.server_cpu_ns = self.server_cpu_ns.zip(other.server_cpu_ns).map(|(one, other)| one + other);
+        self.seconds += other.seconds;
+    }
+
     /// CPU of the server for one delivery, nanoseconds.
     pub fn cpu_per_delivery(&self) -> Option<f64> {
         self.server_cpu_ns.filter(|_| self.deliveries() > 0).map(|cpu| cpu as f64 / self.deliveries() as f64)

@@ -71,6 +71,8 @@ pub enum Command {
     },
     /// Clients that are slow begin to be slow.
     SlowDown,
+    /// They read everything that waits for them, to learn what became of their connections.
+    CatchUp,
     /// Drop every connection at once and connect again, resuming.
     Storm,
     /// Drop and replace this many connections per second; 0 ends it.
@@ -96,6 +98,8 @@ pub struct Worker {
     tally: Tally,
     /// Slow clients begin to be slow with a command.
     is_slow_now: bool,
+    /// They have been slow, and read as they can now; what they get is still counted apart.
+    is_catching_up: bool,
     /// Clients below this have been started once.
     begun: usize,
     /// Clients to start again: when, and which.
@@ -158,6 +162,7 @@ impl Worker {
             base,
             tally: Tally::default(),
             is_slow_now: false,
+            is_catching_up: false,
             begun: 0,
             again: VecDeque::new(),
             epochs: HashMap::new(),
@@ -238,6 +243,7 @@ impl Worker {
                 let _ = reply.send(tally);
             }
             Command::SlowDown => self.slow_down(),
+            Command::CatchUp => self.catch_up(),
             Command::Storm => self.storm(),
             Command::Churn { per_second } => self.churn = Ticker::new(per_second),
             Command::Echo { per_second } => self.echo = Ticker::new(per_second),
@@ -345,12 +351,8 @@ impl Worker {
                 }
                 self.say_hello(index).and_then(|()| if event.is_readable() || is_over { self.read(index, is_over) } else { Ok(()) })
             }
-            Phase::Ready if self.is_slow_now && client.reading != Reading::Normal => {
-                if event.is_error() || event.is_write_closed() {
-                    Err(End::Closed(1006))
-                } else {
-                    Ok(())
-                }
+            Phase::Ready if self.is_slow_now && !self.is_catching_up && client.reading != Reading::Normal => {
+                if event.is_error() || event.is_write_closed() { Err(End::Closed(1006)) } else { Ok(()) }
             }
             Phase::Head | Phase::Subscribing | Phase::Ready => {
                 if event.is_writable() && client.spill.is_some() {
@@ -391,7 +393,7 @@ impl Worker {
                 Ok(ReadOnce::Blocked) => break Ok(()),
                 Err(end) => break Err(end),
             }
-            if self.is_slow_now && self.clients[index].reading != Reading::Normal {
+            if self.is_slow_now && !self.is_catching_up && self.clients[index].reading != Reading::Normal {
                 break Ok(());
             }
         };
@@ -741,6 +743,21 @@ impl Worker {
                 let _ = poll.registry().reregister(stream, Token(index), Interest::PRIORITY);
                 // Not before: with a small window even a client that reads at once is slow.
                 let _ = SockRef::from(&*stream).set_recv_buffer_size(plan.slow_receive_bytes);
+            }
+        }
+    }
+
+    fn catch_up(&mut self) {
+        self.is_catching_up = true;
+        self.slow_reads = Ticker::default();
+        let Worker { clients, poll, .. } = self;
+        for (index, client) in clients.iter_mut().enumerate() {
+            if client.reading != Reading::Normal
+                && let Some(stream) = &mut client.stream
+            {
+                let _ = SockRef::from(&*stream).set_recv_buffer_size(READ_BYTES);
+                // Registered anew, what waits already is an edge.
+                let _ = poll.registry().reregister(stream, Token(index), Interest::READABLE | Interest::WRITABLE);
             }
         }
     }

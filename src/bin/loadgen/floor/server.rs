@@ -128,7 +128,7 @@ fn serve(
     let answer =
         format!("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {ACCEPT}\r\n\r\n");
     loop {
-        let wait = inbox.prepare_sleep().then(|| Duration::from_secs(1)).unwrap_or_default();
+        let wait = if inbox.prepare_sleep() { Duration::from_secs(1) } else { Duration::ZERO };
         if poll.poll(&mut events, Some(wait)).is_err() {
             events.clear();
         }

@@ -17,7 +17,7 @@ main{max-width:1080px;margin:0 auto;padding:36px 24px 48px}
 header{display:flex;align-items:center;gap:14px;flex-wrap:wrap}h1{font-size:28px;line-height:1.2;margin:0;letter-spacing:-.01em}
 .badge{font-size:13px;font-weight:600;padding:3px 12px;border-radius:99px;background:var(--okbg);color:var(--ok)}.badge.bad{background:var(--badbg);color:var(--bad)}
 .sub{color:var(--soft);margin:6px 0 24px;overflow-wrap:anywhere}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(230px,1fr));gap:14px;margin-bottom:14px}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(300px,1fr));gap:14px;margin-bottom:14px}
 .card,section{background:var(--card);border:1px solid var(--grid);border-radius:12px;padding:16px 18px}
 .card .k{color:var(--soft);font-size:13px}.card .v{font-size:22px;font-weight:650;letter-spacing:-.01em;line-height:1.3;margin-top:2px}.card .d{color:var(--soft);font-size:13px;margin-top:2px}
 section{margin-bottom:14px}h2{font-size:16px;margin:0 0 2px}p.hint{color:var(--soft);font-size:13px;margin:0 0 10px}
@@ -123,6 +123,7 @@ fn percentiles(histogram: &Histogram<u64>) -> String {
         points.push((at, histogram.value_at_quantile(1.0 - 10f64.powf(-at)).max(1) as f64));
         at += 0.02;
     }
+    points.push((most, histogram.value_at_quantile(1.0 - 10f64.powf(-most)).max(1) as f64));
     let marks = [0.0, 50.0, 90.0, 99.0, 99.9, 99.99].into_iter().filter(|mark| nines(*mark) <= most + 1e-9);
     let marks: Vec<(f64, String)> = marks.map(|mark| (nines(mark), format!("{mark} %"))).collect();
     let notes: Vec<(f64, f64, String)> = marks

@@ -8,7 +8,7 @@ use crate::args::Options;
 use crate::crowd::Habits;
 use crate::pick::Pick;
 use crate::report::Report;
-use crate::run::Run;
+use crate::run::{Round, Run};
 
 /// `burst`, `rate` and `messages` unless the options say otherwise.
 pub fn run(name: &'static str, options: &Options, burst: u64, rate: f64, messages: u64) -> Result<Report> {
@@ -34,19 +34,22 @@ pub fn run(name: &'static str, options: &Options, burst: u64, rate: f64, message
     let mut floor = FloorSide::start(&mut run)?;
     floor.laps(&mut run, 2, schedule.rate / schedule.burst as f64, schedule.burst, frame_bytes)?;
     let mut pairs = Pairs::default();
+    let mut all: Option<Round> = None;
     let laps = schedule.count.div_ceil(schedule.burst);
     for pair in 0..options.pairs.max(1) {
         let round = run.publish(&format!("server {}", pair + 1), &crowd, schedule.clone(), |_, _| {})?;
         let lap = floor.laps(&mut run, laps, schedule.rate / schedule.burst as f64, schedule.burst, frame_bytes)?;
         pairs.add(round.cpu_per_delivery(), Some(lap.cpu_per_delivery()), round.tally.latency_us.value_at_percentile(99.0), &lap);
-        if pair + 1 == options.pairs.max(1) {
-            run.report.round(&round);
-        } else {
-            run.report.total.add(&round.tally);
+        match &mut all {
+            Some(all) => all.add(&round),
+            None => all = Some(round),
         }
         if !run.report.failures.is_empty() {
             break;
         }
+    }
+    if let Some(all) = &all {
+        run.report.round(all);
     }
     pairs.report(&mut run.report, "CPU per delivery", "ns");
     // Counts go on over all rounds: the newest are the sum.

@@ -121,7 +121,7 @@ impl Pairs {
             let (lowest, highest) = spread(&ratios);
             report.row(&format!("server {what}"), format!("{:.0} {unit} (median of {})", median(&self.server), self.server.len()));
             report.row(&format!("floor {what}"), format!("{:.0} {unit}", median(&self.floor)));
-            report.headline("against the floor", format!("{:.2} × ({lowest:.2} to {highest:.2})", median(&ratios)));
+            report.headline(&format!("{what}, against the floor"), format!("{:.2} × ({lowest:.2} to {highest:.2})", median(&ratios)));
             report.set(
                 "floor",
                 json!({
