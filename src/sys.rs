@@ -130,6 +130,54 @@ pub fn set_notsent_lowat(socket: &impl AsRawFd, bytes: u32) -> io::Result<()> {
     })
 }
 
+/// IP_BIND_ADDRESS_NO_PORT: a bind to port 0 chooses only the address, and connect chooses the port. Without it one source address
+/// serves as many connections as there are ephemeral ports in all; with it, that many to each destination.
+pub fn set_bind_address_no_port(socket: &impl AsRawFd) -> io::Result<()> {
+    let value: libc::c_int = 1;
+    // SAFETY: the descriptor is open for the call, and the value's address and length are those of a c_int.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    })
+}
+
+/// CPU time of the calling thread, user and kernel, in nanoseconds.
+pub fn thread_cpu_ns() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a valid timespec for the kernel to fill; the clock of the calling thread always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// Bytes of a memory page, the unit of /proc/net/sockstat.
+pub fn page_bytes() -> u64 {
+    // SAFETY: sysconf takes a number and gives one.
+    unsafe { libc::sysconf(libc::_SC_PAGESIZE) as u64 }
+}
+
+/// Makes the kernel end the command's process with SIGTERM when the calling thread ends, however it ends.
+pub fn end_with_caller(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: prctl is async-signal-safe, touches no memory, and its failure leaves the child as it would be without.
+    unsafe {
+        command.pre_exec(|| {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM as libc::c_ulong);
+            Ok(())
+        });
+    }
+}
+
+/// Sends SIGTERM to a child. The caller must not have waited for it yet: until then its id is its own.
+pub fn terminate(child: &std::process::Child) -> io::Result<()> {
+    // SAFETY: kill takes numbers; the id belongs to the child, which has not been waited for.
+    check(unsafe { libc::kill(child.id() as i32, libc::SIGTERM) })
+}
+
 /// A numeric option of a TCP socket, for tests.
 #[cfg(test)]
 pub fn tcp_option(socket: &impl AsRawFd, name: libc::c_int) -> io::Result<u32> {

@@ -118,6 +118,68 @@ pub fn parse_header(bytes: &[u8]) -> Result<Option<Header>, Violation> {
     Ok(Some(Header { fin, opcode, mask, payload_len, header_len: mask_at as u8 + 4 }))
 }
 
+/// The header of a frame from a server, as a client reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServerHeader {
+    pub fin: bool,
+    pub opcode: Opcode,
+    /// Announced, not received: never reserve memory for it.
+    pub payload_len: u64,
+    /// Bytes of the header itself: 2, 4 or 10.
+    pub header_len: u8,
+}
+
+/// Why a server's bytes are not a frame. A client has no close code to answer with that would help anybody: it drops the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadServerFrame {
+    #[error("reserved bits of a frame header are set, but no extension was agreed")]
+    ReservedBits,
+    #[error("opcode {opcode} is reserved")]
+    ReservedOpcode { opcode: u8 },
+    #[error("a frame from a server must not be masked")]
+    Masked,
+    #[error("a control frame is fragmented or longer than 125 bytes")]
+    Control,
+    #[error("the highest bit of a 64-bit frame length must be 0")]
+    LengthTooLong,
+}
+
+/// Reads the header at the start of `bytes`, which come from a server. `Ok(None)` means more bytes are needed. Called by the load
+/// generator; lengths that are not minimal pass, because others' servers are its targets too.
+#[inline]
+pub fn parse_server_header(bytes: &[u8]) -> Result<Option<ServerHeader>, BadServerFrame> {
+    let [first, second, rest @ ..] = bytes else { return Ok(None) };
+    if first & RESERVED_BITS != 0 {
+        return Err(BadServerFrame::ReservedBits);
+    }
+    let Some(opcode) = Opcode::from_bits(first & OPCODE_BITS) else {
+        return Err(BadServerFrame::ReservedOpcode { opcode: first & OPCODE_BITS });
+    };
+    if second & MASKED != 0 {
+        return Err(BadServerFrame::Masked);
+    }
+    let fin = first & FIN != 0;
+    let short_length = second & LENGTH_BITS;
+    if opcode.is_control() && (!fin || short_length as usize > CONTROL_PAYLOAD_BYTES_MAX) {
+        return Err(BadServerFrame::Control);
+    }
+    let (payload_len, header_len) = match short_length {
+        LENGTH_IN_2 => {
+            let Some(length) = rest.first_chunk::<2>() else { return Ok(None) };
+            (u64::from(u16::from_be_bytes(*length)), 4)
+        }
+        LENGTH_IN_8 => {
+            let Some(length) = rest.first_chunk::<8>() else { return Ok(None) };
+            (u64::from_be_bytes(*length), 10)
+        }
+        length => (u64::from(length), 2),
+    };
+    if payload_len > i64::MAX as u64 {
+        return Err(BadServerFrame::LengthTooLong);
+    }
+    Ok(Some(ServerHeader { fin, opcode, payload_len, header_len }))
+}
+
 /// Applies `mask` to `buf`, whose first byte is byte number `phase` of the frame's payload. Masking and unmasking are the same operation.
 ///
 /// Eight bytes at a time: the compiler turns the loop into vector instructions, and a call costs about a nanosecond for a short command.
@@ -224,6 +286,35 @@ mod tests {
     use super::*;
 
     const MASK: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
+    #[test]
+    fn a_client_reads_what_the_server_writes_at_every_split() {
+        for length in LENGTHS {
+            let mut out = Vec::new();
+            encode_frame(&mut out, Opcode::Binary, &vec![7; length]);
+            let expected =
+                ServerHeader { fin: true, opcode: Opcode::Binary, payload_len: length as u64, header_len: header_len(length) as u8 };
+            for end in 0..=header_len(length) {
+                let found = parse_server_header(&out[..end]).unwrap();
+                assert_eq!(found, (end == header_len(length)).then_some(expected), "{length} bytes, cut at {end}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_client_refuses_what_no_server_may_write() {
+        use BadServerFrame::*;
+        for (bytes, expected) in [
+            (&[0xC1, 0][..], ReservedBits),
+            (&[0x83, 0], ReservedOpcode { opcode: 3 }),
+            (&[0x81, 0x80], Masked),
+            (&[0x09, 0], Control),
+            (&[0x89, 126], Control),
+            (&[0x82, 127, 0x80, 0, 0, 0, 0, 0, 0, 0], LengthTooLong),
+        ] {
+            assert_eq!(parse_server_header(bytes), Err(expected));
+        }
+    }
+
     /// On both sides of each change of the header's length.
     const LENGTHS: [usize; 9] = [0, 1, 125, 126, 127, 65_534, 65_535, 65_536, 70_000];
 

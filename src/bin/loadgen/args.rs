@@ -1,0 +1,255 @@
+//! The command line: what is measured, with how many clients, and where the results go.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use campanile::wire::Format;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const EXAMPLES: &str = "\
+Examples:
+  loadgen broadcast --serve '--shards 1' --clients 1000
+  loadgen broadcast --serve '--shards 1 --pin 0' --cores 1 --clients 10000 --redis own --floor
+  loadgen hold --url ws://10.0.0.7:8080 --clients 100000 --connect-rate 5000
+  loadgen broadcast --url 'ws://127.0.0.1:9000/feed?user={client}' --subscribe 'join {channel}' --ready joined \\
+      --through client --publish-text 'say {channel} {payload}'
+
+It exits with 0 if everything arrived, 1 if something was lost, doubled, reordered or refused without being announced,
+2 after a mistake on the command line. docs/loadgen.md shows every scenario with its output.";
+
+#[derive(Debug, Parser)]
+#[command(name = "loadgen", version, about = "Puts load on a WebSocket server, and checks every message", after_help = EXAMPLES)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub scenario: Scenario,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Scenario {
+    /// Connect all clients and say how fast that went
+    Connect(Options),
+    /// Connect all clients and hold them: heartbeats, memory, idle CPU
+    Hold {
+        #[command(flatten)]
+        options: Options,
+        /// How long to hold them
+        #[arg(long, value_name = "SECONDS", default_value_t = 30.0)]
+        hold: f64,
+    },
+    /// One channel, every client subscribed, one message at a time
+    Broadcast(Options),
+    /// One channel, every client subscribed, many messages at once
+    Burst(Options),
+    /// Many channels: one per client, or as many as --channels says
+    Channels {
+        #[command(flatten)]
+        options: Options,
+        /// How many channels; 0: one per client
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        channels: u32,
+        /// Zipf's exponent: 0 treats all channels alike, 1 gives a few channels most clients and messages
+        #[arg(long, value_name = "EXPONENT", default_value_t = 0.0)]
+        zipf: f64,
+    },
+    /// Clients come and go while messages flow
+    Churn {
+        #[command(flatten)]
+        options: Options,
+        /// Clients replaced per second, in percent of all
+        #[arg(long, value_name = "PERCENT", default_value_t = 10.0)]
+        churn: f64,
+    },
+    /// Some clients read slowly or not at all; the others must not feel it
+    Slow {
+        #[command(flatten)]
+        options: Options,
+        /// Percent of clients that read slowly
+        #[arg(long, value_name = "PERCENT", default_value_t = 0.0)]
+        slow: f64,
+        /// Percent of clients that do not read at all
+        #[arg(long, value_name = "PERCENT", default_value_t = 10.0)]
+        never: f64,
+        /// What a slow client reads at a time
+        #[arg(long, value_name = "BYTES", default_value_t = 1024)]
+        slow_bytes: usize,
+        /// How long it waits in between
+        #[arg(long, value_name = "MS", default_value_t = 100)]
+        slow_ms: u64,
+    },
+    /// All clients drop at once and come back, resuming where they were
+    Storm(Options),
+    /// Redis is killed and comes back while messages flow (needs --serve; starts its own Redis)
+    Failover {
+        #[command(flatten)]
+        options: Options,
+        /// How long Redis is away
+        #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
+        outage: f64,
+    },
+    /// Every client sends, and gets back what it sent (Campanile: --echo)
+    Echo(Options),
+    /// The kernel's price: one `send` per socket, no server, the same clients
+    Floor(Options),
+    /// The floor's other side; started by `floor` and --floor
+    #[command(hide = true)]
+    FloorServer {
+        #[arg(long, default_value_t = 1)]
+        threads: usize,
+        #[arg(long, default_value = "")]
+        cores: Cores,
+    },
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct Options {
+    /// The target. Without a path it is a Campanile; a path may hold {channel} and {client} (a number)
+    #[arg(long, value_name = "URL", default_value = "ws://127.0.0.1:8080", help_heading = "Target")]
+    pub url: String,
+    /// Start `campanile serve ARGS` on free ports as the target, and stop it in the end
+    #[arg(long, value_name = "ARGS", allow_hyphen_values = true, conflicts_with = "url", help_heading = "Target")]
+    pub serve: Option<String>,
+    /// The server's process, for its CPU and memory; known with --serve
+    #[arg(long, value_name = "PID", help_heading = "Target")]
+    pub server_pid: Option<u32>,
+    /// Sec-WebSocket-Protocol to ask for
+    #[arg(long, value_name = "NAME", help_heading = "Target")]
+    pub subprotocol: Option<String>,
+    /// First message of each client: a text with {channel} and {client}, or hex:82a4… for a binary one
+    #[arg(long, value_name = "TEXT", help_heading = "Target")]
+    pub subscribe: Option<String>,
+    /// A client is ready when a message holds this [default: Campanile's `subscribed`; else the upgrade]
+    #[arg(long, value_name = "TEXT", help_heading = "Target")]
+    pub ready: Option<String>,
+    /// A Campanile's format: msgpack, json or raw
+    #[arg(long, value_name = "FORMAT", default_value = "msgpack", value_parser = parse_format, help_heading = "Target")]
+    pub format: Format,
+    /// The channel's name; with many channels, what stands before their numbers
+    #[arg(long, value_name = "NAME", default_value = "bench", help_heading = "Target")]
+    pub channel: String,
+
+    /// Connections
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..), help_heading = "Clients")]
+    pub clients: u32,
+    /// Threads for them [default: as many as the limit on descriptors asks for]
+    #[arg(long, value_name = "N", help_heading = "Clients")]
+    pub threads: Option<usize>,
+    /// Cores for these threads, as in 1 or 2-3,5 [default: not pinned]
+    #[arg(long, value_name = "CORES", default_value = "", hide_default_value = true, help_heading = "Clients")]
+    pub cores: Cores,
+    /// Connections under way at once
+    #[arg(long, value_name = "N", default_value_t = 512, help_heading = "Clients")]
+    pub window: usize,
+    /// Connections begun per second [default: as fast as they come through]
+    #[arg(long, value_name = "N", default_value_t = 0.0, hide_default_value = true, help_heading = "Clients")]
+    pub connect_rate: f64,
+    /// Source addresses to spread connections over [default on loopback: 127.0.0.2 and on, one per 5,000]
+    #[arg(long, value_name = "IP", value_delimiter = ',', help_heading = "Clients")]
+    pub source: Vec<Ipv4Addr>,
+
+    /// How messages go to the server [default: redis with --redis, else http]
+    #[arg(long, value_name = "WAY", help_heading = "Messages")]
+    pub through: Option<Through>,
+    /// The Redis to publish through; `own` starts one
+    #[arg(long, value_name = "URL", help_heading = "Messages")]
+    pub redis: Option<String>,
+    /// What stands before the channel's name in Redis
+    #[arg(long, value_name = "PREFIX", default_value = "notifications:", help_heading = "Messages")]
+    pub prefix: String,
+    /// The control address, for POST /publish [default: 127.0.0.1:9090; known with --serve]
+    #[arg(long, value_name = "ADDR", help_heading = "Messages")]
+    pub control: Option<SocketAddr>,
+    /// What a publishing client sends, with {channel} and {payload} [default: Campanile's publish command]
+    #[arg(long, value_name = "TEXT", help_heading = "Messages")]
+    pub publish_text: Option<String>,
+    /// Messages per second, all channels together (echo: all clients together)
+    #[arg(long, value_name = "N", help_heading = "Messages")]
+    pub rate: Option<f64>,
+    /// Messages in all (per half of a pair with --floor)
+    #[arg(long, value_name = "N", help_heading = "Messages")]
+    pub messages: Option<u64>,
+    /// Messages that are due at once
+    #[arg(long, value_name = "N", help_heading = "Messages")]
+    pub burst: Option<u64>,
+    /// Payload size; at least 38
+    #[arg(long, value_name = "BYTES", default_value_t = 128, help_heading = "Messages")]
+    pub payload: usize,
+
+    /// Run the floor by turns with the server, and print the ratio (broadcast, burst, connect)
+    #[arg(long, help_heading = "Floor")]
+    pub floor: bool,
+    /// How often both are run by turns
+    #[arg(long, value_name = "N", default_value_t = 5, help_heading = "Floor")]
+    pub pairs: usize,
+    /// The floor's cores: those of the server it stands beside
+    #[arg(long, value_name = "CORES", default_value = "0", help_heading = "Floor")]
+    pub floor_cores: Cores,
+
+    /// The run ends after this time, whatever happens
+    #[arg(long, value_name = "SECONDS", default_value_t = 300.0, help_heading = "Run")]
+    pub time: f64,
+    /// Give up waiting for messages after so much silence
+    #[arg(long, value_name = "SECONDS", default_value_t = 5.0, help_heading = "Run")]
+    pub patience: f64,
+    /// Wait so long between connecting and publishing
+    #[arg(long, value_name = "MS", default_value_t = 300, help_heading = "Run")]
+    pub settle: u64,
+    /// Write all figures to this file
+    #[arg(long, value_name = "FILE", help_heading = "Run")]
+    pub json: Option<PathBuf>,
+    /// Write a page with charts to this file
+    #[arg(long, value_name = "FILE", help_heading = "Run")]
+    pub html: Option<PathBuf>,
+    /// No progress, only the table
+    #[arg(long, short, help_heading = "Run")]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Through {
+    Redis,
+    Http,
+    Client,
+}
+
+/// A list of cores: `0,2-3`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cores(pub Vec<usize>);
+
+impl std::str::FromStr for Cores {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Cores, String> {
+        let mut cores = Vec::new();
+        for part in text.split(',').filter(|part| !part.is_empty()) {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            match (first.trim().parse::<usize>(), last.trim().parse::<usize>()) {
+                (Ok(first), Ok(last)) if first <= last && last < 4096 => cores.extend(first..=last),
+                _ => return Err("cores are written like 0,2-3".to_owned()),
+            }
+        }
+        Ok(Cores(cores))
+    }
+}
+
+fn parse_format(text: &str) -> Result<Format, String> {
+    Format::from_name(text).ok_or_else(|| "accepted are msgpack, json and raw".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn cores_are_read() {
+        assert_eq!("0,2-3".parse(), Ok(Cores(vec![0, 2, 3])));
+        assert_eq!("".parse(), Ok(Cores(vec![])));
+        assert!("3-2".parse::<Cores>().is_err() && "x".parse::<Cores>().is_err());
+    }
+}

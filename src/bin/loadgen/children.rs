@@ -1,0 +1,173 @@
+//! The processes that a run starts for itself: the server (`--serve`) and a Redis (`--redis own`). They end with the run.
+
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use campanile::sys;
+
+/// How long a child may take to start or to end.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// The last lines of a server's log that are shown when it dies.
+const LOG_LINES: usize = 12;
+
+#[derive(Debug)]
+pub struct Server {
+    child: Child,
+    pub clients: SocketAddr,
+    pub control: SocketAddr,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+impl Server {
+    /// Starts `campanile serve ARGUMENTS` beside this program, on free ports, and waits for its start block.
+    pub fn start(arguments: &str, redis: Option<&str>, clients: u32) -> anyhow::Result<Server> {
+        let program = std::env::current_exe()?.with_file_name("campanile");
+        if !program.exists() {
+            bail!("--serve needs {} beside this program: cargo build builds both", program.display());
+        }
+        let mut command = Command::new(&program);
+        command.arg("serve").args(arguments.split_whitespace());
+        let mut default = |flag: &str, value: &str| {
+            if !arguments.split_whitespace().any(|word| word == flag || word.starts_with(&format!("{flag}="))) {
+                command.args([flag, value]);
+            }
+        };
+        default("--listen", "127.0.0.1:0");
+        default("--control", "127.0.0.1:0");
+        default("--connections-max", &(clients + 1000).to_string());
+        if let Some(url) = redis {
+            default("--redis", url);
+        }
+        // A campanile.toml or variables of whoever measures would change what is measured.
+        command.current_dir(std::env::temp_dir());
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("CAMPANILE_") {
+                command.env_remove(name);
+            }
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        sys::end_with_caller(&mut command);
+        let mut child = command.spawn().with_context(|| format!("{} cannot be started", program.display()))?;
+        let stderr = BufReader::new(child.stderr.take().expect("it is piped"));
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let kept = log.clone();
+        let (lines_in, lines) = crossbeam_channel::unbounded();
+        std::thread::Builder::new().name("server-log".to_owned()).spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                if let Ok(mut kept) = kept.lock() {
+                    if kept.len() == 10 * LOG_LINES {
+                        kept.drain(..9 * LOG_LINES);
+                    }
+                    kept.push(line.clone());
+                }
+                let _ = lines_in.send(line);
+            }
+        })?;
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut server = Server { child, clients: nowhere, control: nowhere, log };
+        let begin = Instant::now();
+        while server.control == nowhere {
+            let Ok(line) = lines.recv_timeout(PATIENCE.saturating_sub(begin.elapsed())) else {
+                bail!("campanile serve did not start:\n{}", server.last_words());
+            };
+            let address = |name: &str, scheme: &str| {
+                let text = line.strip_prefix(name)?.trim().strip_prefix(scheme)?;
+                text.split('/').next()?.parse::<SocketAddr>().ok()
+            };
+            server.clients = address("  clients ", "ws://").unwrap_or(server.clients);
+            server.control = address("  control ", "http://").unwrap_or(server.control);
+        }
+        Ok(server)
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn last_words(&self) -> String {
+        let log = self.log.lock().map(|log| log[log.len().saturating_sub(LOG_LINES)..].join("\n"));
+        log.unwrap_or_default()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = sys::terminate(&self.child);
+        end(&mut self.child);
+    }
+}
+
+/// Waits for a child that was told to end, then insists.
+fn end(child: &mut Child) {
+    let begin = Instant::now();
+    while matches!(child.try_wait(), Ok(None)) {
+        if begin.elapsed() > PATIENCE {
+            let _ = child.kill();
+            let _ = child.wait();
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A `redis-server` on a free port, without files.
+#[derive(Debug)]
+pub struct Redis {
+    port: u16,
+    child: Option<Child>,
+    directory: PathBuf,
+}
+
+impl Redis {
+    pub fn start() -> anyhow::Result<Redis> {
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let directory = std::env::temp_dir().join(format!("loadgen-redis-{}", std::process::id()));
+        std::fs::create_dir_all(&directory)?;
+        let mut redis = Redis { port, child: None, directory };
+        redis.restart()?;
+        Ok(redis)
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// SIGKILL: its connections are reset, nothing is said.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Starts it (again), on the same port.
+    pub fn restart(&mut self) -> anyhow::Result<()> {
+        let mut command = Command::new("redis-server");
+        command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
+        command.arg("--dir").arg(&self.directory).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        sys::end_with_caller(&mut command);
+        let child = command.spawn().context("redis-server cannot be started: is the package redis-server installed?")?;
+        self.child = Some(child);
+        let client = redis::Client::open(self.url())?;
+        let begin = Instant::now();
+        while client.get_connection().and_then(|mut connection| redis::cmd("PING").exec(&mut connection)).is_err() {
+            if begin.elapsed() > PATIENCE {
+                bail!("redis-server on port {} does not answer", self.port);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}

@@ -1,0 +1,210 @@
+//! All clients of one target, over some worker threads: started, watched, told what to do, ended.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context;
+use campanile::shard::inbox::{InboxSender, inbox};
+use mio::Poll;
+
+use super::client::{Client, Reading};
+use super::tally::{Counts, Live, Tally};
+use super::target::Target;
+use super::worker::{Command, INBOX, Plan, Worker};
+
+/// Commands that may wait for one worker.
+const INBOX_COMMANDS: usize = 64;
+
+/// What a crowd is to be.
+#[derive(Debug, Clone)]
+pub struct Size {
+    pub clients: u32,
+    pub threads: usize,
+    /// Worker `i` runs on core `cores[i mod n]`; empty: wherever the scheduler likes.
+    pub cores: Vec<usize>,
+    /// Connections under way at once, all workers together.
+    pub window: usize,
+    /// Connections begun per second, all workers together; 0: as fast as they come through.
+    pub connects_per_second: f64,
+    pub sources: Vec<Ipv4Addr>,
+}
+
+/// What its clients do besides reading.
+#[derive(Debug, Clone, Default)]
+pub struct Habits {
+    pub keeps_positions: bool,
+    /// Shares of clients that will read slowly or never, 0 to 1.
+    pub slow_share: f64,
+    pub never_share: f64,
+    pub slow_read_bytes: usize,
+    pub slow_pause: Duration,
+    pub slow_receive_bytes: usize,
+    pub echo_bytes: usize,
+}
+
+/// What is waited for after the last message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expects {
+    /// Every message at every client, or its gap.
+    All,
+    /// Every message at every client that reads.
+    Readers,
+    /// Nobody knows: until nothing comes any more.
+    Silence,
+}
+
+#[derive(Debug)]
+pub struct Crowd {
+    workers: Vec<Handle>,
+    pub clients: u32,
+    /// Clients that read slowly or never, once told to.
+    pub slow_clients: u32,
+    /// How many clients each channel has.
+    pub subscribers: Vec<u32>,
+    /// Messages handed to the bus, per channel.
+    pub published: Arc<[AtomicU64]>,
+    pub expects: Expects,
+    /// Its counters go into the charts.
+    pub is_recorded: bool,
+}
+
+#[derive(Debug)]
+struct Handle {
+    inbox: InboxSender<Command>,
+    live: Arc<Live>,
+    thread: JoinHandle<()>,
+}
+
+impl Crowd {
+    /// Starts the workers; connecting begins at once. `channel_of` gives the channel of each client.
+    pub fn start(target: &Target, size: &Size, habits: &Habits, channel_of: impl Fn(u32) -> u32) -> anyhow::Result<Crowd> {
+        let channels = target.channels.count as usize;
+        let published: Arc<[AtomicU64]> = (0..channels).map(|_| AtomicU64::new(0)).collect();
+        let threads = size.threads.clamp(1, size.clients.max(1) as usize);
+        let plan = Arc::new(Plan {
+            target: target.clone(),
+            window: (size.window / threads).max(1),
+            connects_per_second: size.connects_per_second / threads as f64,
+            sources: size.sources.clone(),
+            published: published.clone(),
+            keeps_positions: habits.keeps_positions,
+            slow_receive_bytes: habits.slow_receive_bytes,
+            slow_read_bytes: habits.slow_read_bytes.max(1),
+            slow_pause: habits.slow_pause,
+            echo_bytes: habits.echo_bytes,
+        });
+        let mut crowd = Crowd {
+            workers: Vec::new(),
+            clients: size.clients,
+            slow_clients: 0,
+            subscribers: vec![0; channels],
+            published,
+            expects: Expects::All,
+            is_recorded: true,
+        };
+        let mut base = 0;
+        for index in 0..threads {
+            let end = (u64::from(size.clients) * (index as u64 + 1) / threads as u64) as u32;
+            let mut clients = Vec::with_capacity((end - base) as usize);
+            for number in base..end {
+                let channel = channel_of(number);
+                crowd.subscribers[channel as usize] += 1;
+                let reading = reading(number, habits);
+                crowd.slow_clients += u32::from(reading != Reading::Normal);
+                clients.push(Client::new(channel, reading));
+            }
+            let poll = Poll::new().context("no epoll for a worker")?;
+            let (sender, receiver) = inbox(INBOX_COMMANDS, poll.registry(), INBOX).context("no eventfd for a worker")?;
+            let live = Arc::new(Live::default());
+            let worker = Worker::new(poll, receiver, plan.clone(), live.clone(), clients, base);
+            let core = (!size.cores.is_empty()).then(|| size.cores[index % size.cores.len()]);
+            let thread = std::thread::Builder::new().name(format!("clients-{index}")).spawn(move || worker.run(core))?;
+            crowd.workers.push(Handle { inbox: sender, live, thread });
+            base = end;
+        }
+        Ok(crowd)
+    }
+
+    /// What all clients have counted so far.
+    pub fn counts(&self) -> Counts {
+        self.workers.iter().fold(Counts::default(), |mut sum, worker| {
+            sum.add(&worker.live.load());
+            sum
+        })
+    }
+
+    fn tell(&self, command: impl Fn(usize) -> Command) {
+        for (index, worker) in self.workers.iter().enumerate() {
+            // Full or gone: a worker that is stuck or dead is noticed when it does not answer.
+            let _ = worker.inbox.send(command(index));
+        }
+    }
+
+    /// Those who are to be slow begin; nobody waits for their messages any more. All clients share one channel.
+    pub fn slow_down(&mut self) {
+        self.tell(|_| Command::SlowDown);
+        self.subscribers[0] -= self.slow_clients;
+        self.expects = Expects::Readers;
+    }
+
+    /// Those who were slow read what waits for them.
+    pub fn catch_up(&self) {
+        self.tell(|_| Command::CatchUp);
+    }
+
+    pub fn storm(&self) {
+        self.tell(|_| Command::Storm);
+    }
+
+    pub fn churn(&self, per_second: f64) {
+        let per_second = per_second / self.workers.len() as f64;
+        self.tell(|_| Command::Churn { per_second });
+    }
+
+    pub fn echo(&self, per_second: f64) {
+        let per_second = per_second / self.workers.len() as f64;
+        self.tell(|_| Command::Echo { per_second });
+    }
+
+    /// What was counted, with the distributions since the last call. With `check_tail`, what was published and has not come is lost.
+    pub fn collect(&self, check_tail: bool) -> anyhow::Result<Tally> {
+        let (reply, replies) = crossbeam_channel::unbounded();
+        self.tell(|_| Command::Collect { check_tail, reply: reply.clone() });
+        drop(reply);
+        let mut sum = Tally::default();
+        for _ in &self.workers {
+            let tally =
+                replies.recv_timeout(Duration::from_secs(30)).context("a client thread does not answer: a fault of the load generator")?;
+            sum.add(&tally);
+        }
+        Ok(sum)
+    }
+
+    /// Deliveries that what has been published so far must lead to.
+    pub fn expected(&self) -> u64 {
+        self.published.iter().zip(&self.subscribers).map(|(published, subscribers)| published.load(Relaxed) * u64::from(*subscribers)).sum()
+    }
+
+    /// Closes all connections.
+    pub fn end(self) {
+        self.tell(|_| Command::Stop);
+        for worker in self.workers {
+            let _ = worker.thread.join();
+        }
+    }
+}
+
+/// Spreads those who read slowly evenly over the numbers (and so over workers and shards).
+fn reading(number: u32, habits: &Habits) -> Reading {
+    let place = (f64::from(number) * 0.618_033_988_749_894_9).fract();
+    if place < habits.never_share {
+        Reading::Never
+    } else if place < habits.never_share + habits.slow_share {
+        Reading::Slow
+    } else {
+        Reading::Normal
+    }
+}

@@ -1,0 +1,243 @@
+//! The kernel's price: a server without a server. Accepts, answers every upgrade with the same 101, and on command sends the same bytes to every
+//! socket with one `send` each. Runs as a process of its own (`loadgen floor-server`), driven over stdin by [`super::Floor`].
+//!
+//! Invariant: between the two readings of the clock around a lap there is nothing but `send`.
+
+use std::io::{BufRead, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use campanile::shard::inbox::{Inbox, InboxSender, inbox};
+use campanile::sys;
+use campanile::wire::frame::{Opcode, encode_frame, header_len};
+use crossbeam_channel::Sender;
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::stamp::Stamp;
+use crate::target::ACCEPT;
+
+const LISTENER: Token = Token(usize::MAX);
+const INBOX: Token = Token(usize::MAX - 1);
+const BACKLOG: i32 = 65_535;
+
+/// One lap: to every socket the same `burst` frames, in one `send`.
+#[derive(Debug, Clone, Copy)]
+pub struct Lap {
+    pub seq: u64,
+    pub burst: u64,
+    /// Size of one frame, header included.
+    pub frame_bytes: usize,
+    pub intended_ns: u64,
+}
+
+/// What a lap took; of all threads together.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LapCost {
+    pub cpu_ns: u64,
+    pub sends: u64,
+    /// Sends that the socket did not take at once.
+    pub blocked: u64,
+    pub deliveries: u64,
+    /// Of the slowest thread.
+    pub wall_ns: u64,
+}
+
+/// The process's whole life: prints the address, then obeys stdin until it ends.
+pub fn run(threads: usize, cores: &[usize]) -> anyhow::Result<()> {
+    let (costs_in, costs) = crossbeam_channel::unbounded();
+    let mut inboxes: Vec<InboxSender<Lap>> = Vec::new();
+    let mut address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    for index in 0..threads.max(1) {
+        let poll = Poll::new()?;
+        let (sender, receiver) = inbox(4, poll.registry(), INBOX)?;
+        let (bound_in, bound) = crossbeam_channel::bounded(1);
+        let core = (!cores.is_empty()).then(|| cores[index % cores.len()]);
+        let costs = costs_in.clone();
+        std::thread::Builder::new()
+            .name(format!("floor-{index}"))
+            .spawn(move || serve(poll, receiver, address, core, &bound_in, &costs))?;
+        address = bound.recv().context("a thread of the floor ended")??;
+        inboxes.push(sender);
+    }
+    println!("listening {address}");
+    for line in std::io::stdin().lock().lines() {
+        let line = line?;
+        let numbers: Vec<u64> = line.split(' ').filter_map(|word| word.parse().ok()).collect();
+        let [seq, burst, frame_bytes, intended_ns] = numbers[..] else { bail!("not a lap: {line:?}") };
+        let lap = Lap { seq, burst, frame_bytes: frame_bytes as usize, intended_ns };
+        for inbox in &inboxes {
+            let _ = inbox.send(lap);
+        }
+        let mut sum = LapCost::default();
+        for _ in &inboxes {
+            let cost: LapCost = costs.recv()?;
+            sum.cpu_ns += cost.cpu_ns;
+            sum.sends += cost.sends;
+            sum.blocked += cost.blocked;
+            sum.deliveries += cost.deliveries;
+            sum.wall_ns = sum.wall_ns.max(cost.wall_ns);
+        }
+        println!("{} {} {} {} {}", sum.cpu_ns, sum.sends, sum.blocked, sum.deliveries, sum.wall_ns);
+    }
+    Ok(())
+}
+
+fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(TcpListener::from_std(socket.into()))
+}
+
+fn serve(
+    mut poll: Poll,
+    inbox: Inbox<Lap>,
+    address: SocketAddr,
+    core: Option<usize>,
+    bound: &Sender<anyhow::Result<SocketAddr>>,
+    costs: &Sender<LapCost>,
+) {
+    if let Some(id) = core {
+        core_affinity::set_for_current(core_affinity::CoreId { id });
+    }
+    let _ = sys::unshare_descriptors(&[poll.as_raw_fd(), inbox.wake_fd()]);
+    let listener = listen(address).and_then(|mut listener| {
+        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        Ok(listener)
+    });
+    let listener = match listener {
+        Ok(listener) => {
+            let _ = bound.send(listener.local_addr().map_err(Into::into));
+            listener
+        }
+        Err(error) => {
+            let _ = bound.send(Err(error));
+            return;
+        }
+    };
+    let mut sockets: Vec<Option<TcpStream>> = Vec::new();
+    let mut events = Events::with_capacity(1024);
+    let mut buffer = vec![0; 16 * 1024];
+    let answer =
+        format!("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {ACCEPT}\r\n\r\n");
+    loop {
+        let wait = if inbox.prepare_sleep() { Duration::from_secs(1) } else { Duration::ZERO };
+        if poll.poll(&mut events, Some(wait)).is_err() {
+            events.clear();
+        }
+        inbox.awake();
+        for event in &events {
+            match event.token() {
+                INBOX => {}
+                LISTENER => {
+                    while let Ok((mut stream, _)) = listener.accept() {
+                        let token = Token(sockets.len());
+                        if poll.registry().register(&mut stream, token, Interest::READABLE).is_ok() {
+                            sockets.push(Some(stream));
+                        }
+                    }
+                }
+                Token(index) => {
+                    let Some(stream) = &mut sockets[index] else { continue };
+                    match stream.read(&mut buffer) {
+                        Ok(0) => sockets[index] = None,
+                        Ok(_) if buffer[0] == b'G' => {
+                            let _ = stream.write(answer.as_bytes());
+                        }
+                        Ok(_) => {}
+                        Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                        Err(_) => sockets[index] = None,
+                    }
+                }
+            }
+        }
+        while let Some(lap) = inbox.try_recv() {
+            let _ = costs.send(send_all(&mut sockets, lap));
+        }
+        // Numbers are not used again while anybody is there; when all have gone, they begin anew.
+        if !sockets.is_empty() && sockets.iter().all(Option::is_none) {
+            sockets.clear();
+        }
+    }
+}
+
+fn frames(lap: Lap) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(lap.burst as usize * lap.frame_bytes);
+    let mut payload = Vec::new();
+    // The payload whose frame has the size wanted: the header's length depends on it.
+    let header = (2..=10).rev().find(|header| header_len(lap.frame_bytes.saturating_sub(*header)) == *header).unwrap_or(2);
+    for number in 0..lap.burst {
+        payload.clear();
+        Stamp { channel: 0, seq: lap.seq + number, intended_ns: lap.intended_ns }.write(lap.frame_bytes - header, &mut payload);
+        encode_frame(&mut bytes, Opcode::Binary, &payload);
+    }
+    bytes
+}
+
+fn send_all(sockets: &mut [Option<TcpStream>], lap: Lap) -> LapCost {
+    let bytes = frames(lap);
+    let mut cost = LapCost::default();
+    // Sockets that did not take all: which, and how much they took.
+    let mut waiting: Vec<(usize, usize)> = Vec::new();
+    let (wall_ns, cpu_ns) = (sys::monotonic_ns(), sys::thread_cpu_ns());
+    for (index, socket) in sockets.iter_mut().enumerate() {
+        let Some(stream) = socket else { continue };
+        cost.sends += 1;
+        match stream.write(&bytes) {
+            Ok(count) if count == bytes.len() => cost.deliveries += lap.burst,
+            Ok(count) => waiting.push((index, count)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => waiting.push((index, 0)),
+            Err(_) => *socket = None,
+        }
+    }
+    while !waiting.is_empty() {
+        cost.blocked += waiting.len() as u64;
+        std::thread::sleep(Duration::from_micros(500));
+        waiting.retain_mut(|(index, done)| {
+            let Some(stream) = &mut sockets[*index] else { return false };
+            cost.sends += 1;
+            match stream.write(&bytes[*done..]) {
+                Ok(count) => *done += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(_) => {
+                    sockets[*index] = None;
+                    return false;
+                }
+            }
+            if *done == bytes.len() {
+                cost.deliveries += lap.burst;
+            }
+            *done < bytes.len()
+        });
+    }
+    cost.cpu_ns = sys::thread_cpu_ns() - cpu_ns;
+    cost.wall_ns = sys::monotonic_ns() - wall_ns;
+    cost
+}
+
+/// Reads what [`run`] prints after a lap.
+pub fn parse_cost(line: &str) -> anyhow::Result<LapCost> {
+    let numbers: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    let [cpu_ns, sends, blocked, deliveries, wall_ns] = numbers[..] else { bail!("the floor says {line:?}") };
+    Ok(LapCost { cpu_ns, sends, blocked, deliveries, wall_ns })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_have_the_size_asked_for() {
+        for frame_bytes in [60, 127, 130, 200, 5000, 65_530, 65_546, 80_000] {
+            let lap = Lap { seq: 0, burst: 3, frame_bytes, intended_ns: 0 };
+            assert_eq!(frames(lap).len(), 3 * frame_bytes, "{frame_bytes}");
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! `loadgen`: puts load on a WebSocket server from one host, checks every message, and says what it cost.
+//!
+//! Read [`args`] for what can be asked, [`scenario`] for what is done, [`worker`] and [`client`] for how messages are received and checked,
+//! [`publish`] for where they come from, [`floor`] for what the kernel alone would cost, [`report`] for what comes out.
+
+mod args;
+mod children;
+mod client;
+mod crowd;
+mod events;
+mod floor;
+mod pick;
+mod preflight;
+mod process;
+mod progress;
+mod publish;
+mod report;
+mod run;
+mod scenario;
+mod stamp;
+mod tally;
+mod target;
+mod worker;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Scenario};
+
+fn main() -> ExitCode {
+    match run(Cli::parse().scenario) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(scenario: Scenario) -> anyhow::Result<ExitCode> {
+    let (report, options) = match scenario {
+        Scenario::FloorServer { threads, cores } => return floor::server::run(threads, &cores.0).map(|()| ExitCode::SUCCESS),
+        Scenario::Broadcast(options) => (scenario::broadcast::run("broadcast", &options, 1, 3.0, 15)?, options),
+        Scenario::Burst(options) => (scenario::broadcast::run("burst", &options, 100, 100.0, 500)?, options),
+        Scenario::Floor(options) => (scenario::floor::run(&options)?, options),
+        Scenario::Connect(options) => (scenario::connect::run(&options)?, options),
+        Scenario::Hold { options, hold } => (scenario::hold::run(&options, hold)?, options),
+        Scenario::Channels { options, channels, zipf } => (scenario::channels::run(&options, channels, zipf)?, options),
+        Scenario::Churn { options, churn } => (scenario::churn::run(&options, churn)?, options),
+        Scenario::Slow { options, slow, never, slow_bytes, slow_ms } => {
+            let habits = scenario::slow::habits(slow, never, slow_bytes, slow_ms);
+            (scenario::slow::run(&options, &habits)?, options)
+        }
+        Scenario::Storm(options) => (scenario::storm::run(&options)?, options),
+        Scenario::Failover { options, outage } => (scenario::failover::run(&options, outage)?, options),
+        Scenario::Echo(options) => (scenario::echo::run(&options)?, options),
+    };
+    report.finish(&options)
+}

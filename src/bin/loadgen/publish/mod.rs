@@ -1,0 +1,144 @@
+//! Publishing on schedule: what is due, when, on which channel; and the ways a message can take.
+//!
+//! One thread per run. Invariant: the schedule does not wait for anybody. A publisher that falls behind sends what is overdue at once, each message
+//! with the time at which it was due, so that its lateness shows in the latency (no coordinated omission).
+
+pub mod client;
+pub mod http;
+pub mod redis;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use campanile::sys;
+
+use super::pick::Pick;
+use super::stamp::Stamp;
+
+/// So many messages are handed over at once if they are due.
+const BATCH_MESSAGES: usize = 1000;
+
+/// A way to the server. `publish` hands over some messages and waits until they were taken.
+pub trait Route: Send {
+    fn publish(&mut self, messages: &[Message]) -> anyhow::Result<()>;
+
+    /// After a failure: ready to try again? Only where a failure is expected.
+    fn restore(&mut self) -> anyhow::Result<()> {
+        anyhow::bail!("this way cannot be restored")
+    }
+}
+
+#[derive(Debug)]
+pub struct Message {
+    pub channel: u32,
+    pub payload: Vec<u8>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Schedule {
+    /// Messages per second, all channels together.
+    pub rate: f64,
+    /// Messages that are due at the same moment.
+    pub burst: u64,
+    /// Messages in all.
+    pub count: u64,
+    pub bytes: usize,
+    pub pick: Pick,
+    /// A route that breaks is restored, what was under way may be lost.
+    pub survives: bool,
+}
+
+#[derive(Debug, Default)]
+pub struct Progress {
+    pub sent: AtomicU64,
+    pub is_over: AtomicBool,
+    /// Set to end early.
+    pub stop: AtomicBool,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Published {
+    pub messages: u64,
+    pub seconds: f64,
+    /// The most that a message was handed over late.
+    pub late_us_max: u64,
+    /// Batches whose fate is unknown, because the route broke.
+    pub broken: u64,
+    pub error: Option<String>,
+}
+
+#[derive(Debug)]
+pub struct Publisher {
+    pub progress: Arc<Progress>,
+    thread: JoinHandle<Published>,
+}
+
+impl Publisher {
+    /// Starts publishing now. `published` counts per channel what was handed over, and gives each message its number.
+    pub fn start(route: Box<dyn Route>, schedule: Schedule, published: Arc<[AtomicU64]>) -> anyhow::Result<Publisher> {
+        let progress = Arc::new(Progress::default());
+        let shared = progress.clone();
+        let thread = std::thread::Builder::new().name("publisher".to_owned()).spawn(move || {
+            let result = run(route, &schedule, &published, &shared);
+            shared.is_over.store(true, Relaxed);
+            result
+        })?;
+        Ok(Publisher { progress, thread })
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.progress.is_over.load(Relaxed)
+    }
+
+    pub fn stop(&self) {
+        self.progress.stop.store(true, Relaxed);
+    }
+
+    /// Waits for its end.
+    pub fn finish(self) -> Published {
+        self.thread.join().unwrap_or_else(|_| Published { error: Some("the publisher panicked".to_owned()), ..Published::default() })
+    }
+}
+
+fn run(mut route: Box<dyn Route>, schedule: &Schedule, published: &[AtomicU64], progress: &Progress) -> Published {
+    let begin_ns = sys::monotonic_ns();
+    let due_ns = |number: u64| begin_ns + ((number / schedule.burst * schedule.burst) as f64 * 1e9 / schedule.rate) as u64;
+    let mut result = Published::default();
+    let mut batch = Vec::new();
+    let mut number = 0;
+    while number < schedule.count && !progress.stop.load(Relaxed) {
+        let now_ns = sys::monotonic_ns();
+        let wait_ns = due_ns(number).saturating_sub(now_ns);
+        if wait_ns > 0 {
+            std::thread::sleep(Duration::from_nanos(wait_ns.min(100_000_000)));
+            continue;
+        }
+        result.late_us_max = result.late_us_max.max((now_ns - due_ns(number)) / 1000);
+        while number < schedule.count && batch.len() < BATCH_MESSAGES && due_ns(number) <= now_ns {
+            let channel = schedule.pick.channel(number);
+            // Counted before it is sent: whoever becomes ready from now on need not get it.
+            let seq = published[channel as usize].fetch_add(1, Relaxed);
+            let mut payload = Vec::with_capacity(schedule.bytes);
+            Stamp { channel, seq, intended_ns: due_ns(number) }.write(schedule.bytes, &mut payload);
+            batch.push(Message { channel, payload });
+            number += 1;
+        }
+        if let Err(error) = route.publish(&batch) {
+            if !schedule.survives {
+                result.error = Some(format!("{error:#}"));
+                break;
+            }
+            result.broken += 1;
+            while !progress.stop.load(Relaxed) && route.restore().is_err() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        result.messages += batch.len() as u64;
+        progress.sent.fetch_add(batch.len() as u64, Relaxed);
+        batch.clear();
+    }
+    result.seconds = (sys::monotonic_ns() - begin_ns) as f64 / 1e9;
+    result
+}

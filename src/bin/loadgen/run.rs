@@ -1,0 +1,394 @@
+//! One run: the target, the processes started for it, the clock, the record. The scenarios are written on top of this.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use campanile::wire::Format;
+
+use super::args::{Options, Through};
+use super::children;
+use super::crowd::{Crowd, Expects, Habits, Size};
+use super::pick::Pick;
+use super::preflight;
+use super::process::{self, KernelFigures, ProcessFigures};
+use super::progress::Progress;
+use super::publish::client::{ClientRoute, TEMPLATE};
+use super::publish::http::HttpRoute;
+use super::publish::redis::RedisRoute;
+use super::publish::{Published, Publisher, Route, Schedule};
+use super::report::Report;
+use super::report::series::Series;
+use super::tally::{Counts, Tally};
+use super::target::{Channels, FirstMessage, Ready, Target};
+
+/// How often the counters are looked at.
+const LOOK: Duration = Duration::from_millis(2);
+/// Publishing may go on being delivered for so long before CPU time is read: what the server does after the last message belongs to it.
+const AFTER: Duration = Duration::from_millis(20);
+/// Where it cannot be known how much will come, so much silence is its end.
+const SILENCE_SECONDS: f64 = 1.0;
+
+#[derive(Debug)]
+pub struct Run {
+    pub options: Options,
+    pub target: Target,
+    pub size: Size,
+    pub server: Option<children::Server>,
+    pub redis: Option<children::Redis>,
+    pub redis_url: Option<String>,
+    pub server_id: Option<u32>,
+    pub report: Report,
+    pub series: Series,
+    progress: Progress,
+    deadline: Instant,
+}
+
+/// Why waiting ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    Met,
+    /// --time is over.
+    Time,
+    /// Nothing came for --patience.
+    Silence,
+    /// The server's process is gone, or all connections are.
+    ServerGone,
+}
+
+/// The server and the kernel at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    pub process: Option<ProcessFigures>,
+    pub kernel: KernelFigures,
+}
+
+/// A crowd and how it came to be.
+#[derive(Debug)]
+pub struct Connected {
+    pub crowd: Crowd,
+    pub is_complete: bool,
+    pub seconds: f64,
+    /// Of the server, for all of them.
+    pub server_cpu_ns: Option<u64>,
+}
+
+/// What one round of publishing led to.
+#[derive(Debug)]
+pub struct Round {
+    pub published: Published,
+    pub tally: Tally,
+    pub counts: Counts,
+    pub server_cpu_ns: Option<u64>,
+    pub seconds: f64,
+}
+
+impl Round {
+    pub fn deliveries(&self) -> u64 {
+        self.counts.messages + self.counts.slow_messages
+    }
+
+    /// Takes another round of the same kind in.
+    pub fn add(&mut self, other: &Round) {
+        self.published.messages += other.published.messages;
+        self.published.seconds += other.published.seconds;
+        self.published.late_us_max = self.published.late_us_max.max(other.published.late_us_max);
+        self.tally.add(&other.tally);
+        self.counts.add(&other.counts);
+        self.server_cpu_ns = self.server_cpu_ns.zip(other.server_cpu_ns).map(|(one, other)| one + other);
+        self.seconds += other.seconds;
+    }
+
+    /// CPU of the server for one delivery, nanoseconds.
+    pub fn cpu_per_delivery(&self) -> Option<f64> {
+        self.server_cpu_ns.filter(|_| self.deliveries() > 0).map(|cpu| cpu as f64 / self.deliveries() as f64)
+    }
+
+    /// Size of a frame as it came, header included.
+    pub fn frame_bytes(&self) -> usize {
+        (self.counts.bytes as f64 / self.deliveries().max(1) as f64).round() as usize
+    }
+}
+
+impl Run {
+    /// Checks, starts what is to be started, and sees that the target answers.
+    pub fn prepare(scenario: &'static str, options: &Options, channels: u32, path: Option<&str>) -> anyhow::Result<Run> {
+        let mut options = options.clone();
+        anyhow::ensure!(options.time > 0.0 && options.time <= 3600.0, "--time takes 1 to 3600 seconds");
+        let redis = (options.redis.as_deref() == Some("own")).then(children::Redis::start).transpose()?;
+        let redis_url = redis.as_ref().map(children::Redis::url).or_else(|| options.redis.clone());
+        let server = options
+            .serve
+            .as_ref()
+            .map(|arguments| children::Server::start(arguments, redis_url.as_deref(), options.clients))
+            .transpose()?;
+        if let Some(server) = &server {
+            options.url = format!("ws://{}", server.clients);
+            options.control.get_or_insert(server.control);
+        }
+        let server_id = server.as_ref().map(children::Server::id).or(options.server_pid);
+        if let Some(id) = server_id {
+            anyhow::ensure!(process::is_alive(id), "there is no process {id} (--server-pid)");
+        }
+        let channels = Channels { name: options.channel.clone(), count: channels };
+        let mut target = Target::new(&options.url, options.format, channels)?;
+        if let Some(path) = path.filter(|_| target.is_campanile) {
+            target = target.with_path(path.to_owned());
+        }
+        let first =
+            options.subscribe.as_deref().map(FirstMessage::parse).transpose().map_err(|why| anyhow::anyhow!("--subscribe: {why}"))?;
+        let ready = options.ready.as_ref().map(|text| Ready::Message(text.clone().into_bytes()));
+        let target = target.with_words(options.subprotocol.clone(), first, ready);
+        let size = preflight::size(&options, &target)?;
+        preflight::probe(&target)?;
+        let report = Report::new(scenario, &target, &options);
+        Ok(Run {
+            progress: Progress::new(options.quiet),
+            deadline: Instant::now() + Duration::from_secs_f64(options.time),
+            series: Series::new(),
+            options,
+            target,
+            size,
+            server,
+            redis,
+            redis_url,
+            server_id,
+            report,
+        })
+    }
+
+    pub fn through(&self) -> Through {
+        self.options.through.unwrap_or(if self.redis_url.is_some() { Through::Redis } else { Through::Http })
+    }
+
+    /// The way messages take, ready to be used.
+    pub fn route(&self, crowd: &Crowd) -> anyhow::Result<Box<dyn Route>> {
+        // One that has subscribers: with Zipf's law the last ones may have none.
+        let heard = crowd.subscribers.iter().rposition(|subscribers| *subscribers > 0).unwrap_or(0) as u32;
+        let channels = self.target.channels.clone();
+        Ok(match self.through() {
+            Through::Redis => {
+                let url = self.redis_url.as_deref().context("--through redis needs --redis URL or --redis own")?;
+                let mut route = RedisRoute::connect(url, &self.options.prefix, channels.clone())?;
+                let begin = Instant::now();
+                while !route.is_heard(heard)? {
+                    anyhow::ensure!(
+                        begin.elapsed() < Duration::from_secs(10),
+                        "nobody is subscribed to {}{} in Redis: does the server use this Redis, is --prefix right?",
+                        self.options.prefix,
+                        channels.name(heard)
+                    );
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                Box::new(route)
+            }
+            Through::Http => Box::new(HttpRoute::new(self.options.control.unwrap_or(([127, 0, 0, 1], 9090).into()), channels)),
+            Through::Client => Box::new(ClientRoute::connect(&self.target, self.options.publish_text.as_deref().unwrap_or(TEMPLATE))?),
+        })
+    }
+
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot { process: self.server_id.and_then(process::process), kernel: process::kernel() }
+    }
+
+    fn is_server_gone(&self) -> bool {
+        self.server_id.is_some_and(|id| !process::is_alive(id))
+    }
+
+    /// Waits, and keeps the record meanwhile. `is_met` also tells whether there was progress, by a number that changes.
+    pub fn until(&mut self, label: &str, crowd: &Crowd, most: Option<Duration>, mut is_met: impl FnMut(&Counts) -> bool) -> Ended {
+        let begin = Instant::now();
+        let mut last_progress = (0, Instant::now());
+        let mut last_look_at_server = Instant::now();
+        loop {
+            let counts = crowd.counts();
+            if crowd.is_recorded {
+                self.series.look(&counts);
+            }
+            self.progress.show(label, crowd.clients, &counts);
+            if is_met(&counts) {
+                return Ended::Met;
+            }
+            let moved = counts.messages + counts.slow_messages + counts.connected + counts.announced + counts.sent;
+            if moved != last_progress.0 {
+                last_progress = (moved, Instant::now());
+            }
+            let now = Instant::now();
+            if now >= self.deadline || most.is_some_and(|most| begin.elapsed() >= most) {
+                return Ended::Time;
+            }
+            if counts.ended >= u64::from(crowd.clients) {
+                return Ended::ServerGone;
+            }
+            if last_look_at_server.elapsed() > Duration::from_millis(250) {
+                last_look_at_server = now;
+                if self.is_server_gone() {
+                    // What is still in the sockets counts.
+                    std::thread::sleep(Duration::from_millis(100));
+                    return Ended::ServerGone;
+                }
+            }
+            if most.is_none() && last_progress.1.elapsed().as_secs_f64() > self.options.patience {
+                return Ended::Silence;
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Waits a while, keeping the record.
+    pub fn pause(&mut self, label: &str, crowd: &Crowd, time: Duration) -> Ended {
+        match self.until(label, crowd, Some(time), |_| false) {
+            Ended::Time if Instant::now() < self.deadline => Ended::Met,
+            ended => ended,
+        }
+    }
+
+    /// Starts the clients and waits until all are ready. Says in the report how that went.
+    pub fn connect(&mut self, habits: &Habits, channel_of: impl Fn(u32) -> u32) -> anyhow::Result<(Crowd, bool)> {
+        let (target, size) = (self.target.clone(), self.size.clone());
+        let connected = self.connect_to(&target, &size, habits, channel_of, true)?;
+        Ok((connected.crowd, connected.is_complete))
+    }
+
+    /// The same, to any target. Unless it `counts`, nothing of it goes into the report.
+    pub fn connect_to(
+        &mut self,
+        target: &Target,
+        size: &Size,
+        habits: &Habits,
+        channel_of: impl Fn(u32) -> u32,
+        counts: bool,
+    ) -> anyhow::Result<Connected> {
+        let before = self.snapshot();
+        let begin = Instant::now();
+        let mut crowd = Crowd::start(target, size, habits, channel_of)?;
+        crowd.is_recorded = counts;
+        let all = u64::from(crowd.clients);
+        let ended = self.until("connecting", &crowd, None, |counts| counts.ready + counts.ended >= all);
+        let seconds = begin.elapsed().as_secs_f64();
+        let after = self.snapshot();
+        let found = crowd.counts();
+        if counts {
+            self.report.connected(&crowd, &found, seconds, &before, &after);
+        }
+        let is_complete = found.ready == all;
+        if !is_complete {
+            let tally = crowd.collect(false)?;
+            self.report.fail(format!("only {} of {all} clients became ready{}", found.ready, self.why(ended)));
+            self.report.samples(&tally);
+        } else {
+            // Everything asleep again, and readers of raw feeds subscribed, before anything is measured.
+            let settle = Duration::from_millis(self.options.settle);
+            self.pause("settling", &crowd, settle);
+            let connects = crowd.collect(false)?.connect_us;
+            if counts {
+                self.report.total.connect_us.add(&connects)?;
+            }
+        }
+        let server_cpu_ns = cpu_between(&before, &after);
+        Ok(Connected { crowd, is_complete, seconds, server_cpu_ns })
+    }
+
+    fn why(&self, ended: Ended) -> String {
+        match ended {
+            Ended::Met => String::new(),
+            Ended::Time => format!(": --time {} is over", self.options.time),
+            Ended::Silence => format!(": nothing came for {} s", self.options.patience),
+            Ended::ServerGone => match &self.server {
+                Some(server) if self.is_server_gone() => format!(": the server died; its last words:\n{}", server.last_words()),
+                _ if self.is_server_gone() => ": the server's process is gone".to_owned(),
+                _ => ": the server closed all connections".to_owned(),
+            },
+        }
+    }
+
+    pub fn schedule(&self, rate: f64, burst: u64, count: u64, pick: Pick) -> Schedule {
+        Schedule {
+            rate: self.options.rate.unwrap_or(rate).max(0.001),
+            burst: self.options.burst.unwrap_or(burst).max(1),
+            count: self.options.messages.unwrap_or(count),
+            bytes: self.options.payload,
+            pick,
+            survives: false,
+        }
+    }
+
+    /// Publishes by the schedule and waits until everything has come. `meanwhile` is called again and again.
+    pub fn publish(
+        &mut self,
+        label: &str,
+        crowd: &Crowd,
+        schedule: Schedule,
+        mut meanwhile: impl FnMut(&mut Run, u64),
+    ) -> anyhow::Result<Round> {
+        let route = self.route(crowd)?;
+        // Forget what connecting brought; frames and bytes of this round alone count.
+        let counts_before = crowd.collect(false)?.counts;
+        let before = self.snapshot();
+        let begin = Instant::now();
+        let expected_before = crowd.expected();
+        let publisher = Publisher::start(route, schedule, crowd.published.clone())?;
+        let progress = publisher.progress.clone();
+        let mut ended;
+        loop {
+            ended = self.until(label, crowd, Some(Duration::from_millis(50)), |_| publisher.is_over());
+            self.series.published(progress.sent.load(std::sync::atomic::Ordering::Relaxed));
+            meanwhile(self, progress.sent.load(std::sync::atomic::Ordering::Relaxed));
+            match ended {
+                Ended::Time if Instant::now() < self.deadline => {}
+                _ => break,
+            }
+        }
+        publisher.stop();
+        let published = publisher.finish();
+        if ended == Ended::Met {
+            let (patience, expects) = (self.options.patience, crowd.expects);
+            if expects == Expects::Silence {
+                self.options.patience = SILENCE_SECONDS;
+            }
+            ended = self.until(label, crowd, None, |counts| {
+                let counts = counts.since(&counts_before);
+                match expects {
+                    Expects::All => counts.messages + counts.announced >= crowd.expected() - expected_before,
+                    Expects::Readers => counts.messages >= crowd.expected() - expected_before,
+                    Expects::Silence => false,
+                }
+            });
+            self.options.patience = patience;
+        }
+        let seconds = begin.elapsed().as_secs_f64();
+        std::thread::sleep(AFTER);
+        let after = self.snapshot();
+        let tally = crowd.collect(true)?;
+        let counts = tally.counts.since(&counts_before);
+        if ended == Ended::ServerGone || ended == Ended::Time {
+            self.report.fail(format!("stopped early{}", self.why(ended)));
+        }
+        if let Some(error) = &published.error {
+            self.report.fail(format!("publishing failed: {error}"));
+        }
+        let server_cpu_ns = cpu_between(&before, &after);
+        self.report.threads(&before, &after);
+        Ok(Round { published, tally, counts, server_cpu_ns, seconds })
+    }
+
+    /// For scenarios that need gaps, positions or resume.
+    pub fn must_be_campanile(&self) -> anyhow::Result<()> {
+        let speaks = self.target.is_campanile && self.target.format != Format::Raw;
+        anyhow::ensure!(speaks, "this scenario needs Campanile's protocol: leave the path out of --url, and take --format msgpack or json");
+        Ok(())
+    }
+
+    /// Ends the progress line; the report may be printed.
+    pub fn finish(self) -> Report {
+        self.progress.end();
+        let Run { mut report, series, .. } = self;
+        report.series = series;
+        report
+    }
+}
+
+/// CPU of the server between two moments.
+fn cpu_between(before: &Snapshot, after: &Snapshot) -> Option<u64> {
+    let (before, after) = (before.process.as_ref()?, after.process.as_ref()?);
+    Some(after.cpu_ns.saturating_sub(before.cpu_ns))
+}

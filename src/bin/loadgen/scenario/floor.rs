@@ -1,0 +1,192 @@
+//! The floor as a scenario of its own, and as the other half of a pair.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::json;
+
+use crate::args::Options;
+use crate::crowd::{Crowd, Habits, Size};
+use crate::floor::Floor;
+use crate::floor::server::LapCost;
+use crate::preflight;
+use crate::report::Report;
+use crate::run::Run;
+use crate::target::{Channels, Target};
+
+/// Sockets that one thread's table surely holds; the floor has as many threads as that asks for.
+const SOCKETS_PER_THREAD: u32 = 18_000;
+
+/// The floor server with a crowd of its own beside the server's.
+#[derive(Debug)]
+pub struct FloorSide {
+    floor: Floor,
+    crowd: Crowd,
+}
+
+/// What some laps cost.
+#[derive(Debug, Clone, Default)]
+pub struct Laps {
+    pub costs: Vec<LapCost>,
+    pub p99_us: u64,
+}
+
+impl Laps {
+    pub fn cpu_per_delivery(&self) -> f64 {
+        let (cpu, deliveries) = self.costs.iter().fold((0, 0), |(cpu, sum), cost| (cpu + cost.cpu_ns, sum + cost.deliveries));
+        cpu as f64 / deliveries.max(1) as f64
+    }
+
+    /// Median wall time of a lap.
+    pub fn lap_us(&self) -> f64 {
+        median(&self.costs.iter().map(|cost| cost.wall_ns as f64 / 1000.0).collect::<Vec<_>>())
+    }
+}
+
+pub fn start_floor(options: &Options) -> Result<(Floor, Target)> {
+    let floor = Floor::start(options.clients.div_ceil(SOCKETS_PER_THREAD) as usize, &options.floor_cores.0)?;
+    let channels = Channels { name: "floor".to_owned(), count: 1 };
+    let target = Target::new(&format!("ws://{}/floor", floor.address), options.format, channels)?;
+    Ok((floor, target))
+}
+
+pub fn floor_size(size: &Size) -> Size {
+    Size { sources: preflight::loopback_sources(size.clients), ..size.clone() }
+}
+
+impl FloorSide {
+    pub fn start(run: &mut Run) -> Result<FloorSide> {
+        let (floor, target) = start_floor(&run.options)?;
+        let size = floor_size(&run.size);
+        let connected = run.connect_to(&target, &size, &Habits::default(), |_| 0, false)?;
+        anyhow::ensure!(connected.is_complete, "the floor's clients did not all connect: {}", run.report.failures.join("; "));
+        Ok(FloorSide { floor, crowd: connected.crowd })
+    }
+
+    /// Runs laps and waits until everything has come.
+    pub fn laps(&mut self, run: &mut Run, laps: u64, per_second: f64, burst: u64, frame_bytes: usize) -> Result<Laps> {
+        let before = self.crowd.collect(false)?.counts;
+        let published = self.crowd.published.clone();
+        let told = |count| published[0].store(count, std::sync::atomic::Ordering::Relaxed);
+        let costs = self.floor.laps(laps, per_second, burst, frame_bytes, told)?;
+        let expected = before.messages + laps * burst * u64::from(self.crowd.clients);
+        run.until("floor", &self.crowd, None, |counts| counts.messages >= expected);
+        // As long as the server's half takes to end.
+        std::thread::sleep(Duration::from_millis(20));
+        let tally = self.crowd.collect(true)?;
+        let counts = tally.counts.since(&before);
+        if counts.lost + counts.duplicates + counts.reordered + counts.closed > 0 || tally.counts.messages != expected {
+            run.report.fail(format!("the floor's own messages did not arrive: a fault of this host or of the load generator ({counts:?})"));
+            run.report.samples(&tally);
+        }
+        Ok(Laps { costs, p99_us: tally.latency_us.value_at_percentile(99.0) })
+    }
+
+    pub fn end(self) {
+        self.crowd.end();
+    }
+}
+
+/// Server and floor by turns.
+#[derive(Debug, Default)]
+pub struct Pairs {
+    server: Vec<f64>,
+    floor: Vec<f64>,
+    server_p99_us: Vec<f64>,
+    floor_p99_us: Vec<f64>,
+    floor_lap_us: Vec<f64>,
+}
+
+impl Pairs {
+    pub fn add(&mut self, server: Option<f64>, floor: Option<f64>, server_p99_us: u64, laps: &Laps) {
+        if let (Some(server), Some(floor)) = (server, floor) {
+            self.server.push(server);
+            self.floor.push(floor);
+        }
+        self.server_p99_us.push(server_p99_us as f64);
+        self.floor_p99_us.push(laps.p99_us as f64);
+        self.floor_lap_us.push(laps.lap_us());
+    }
+
+    pub fn add_figures(&mut self, server: f64, floor: f64) {
+        self.server.push(server);
+        self.floor.push(floor);
+    }
+
+    pub fn report(&self, report: &mut Report, what: &str, unit: &str) {
+        if self.server.is_empty() {
+            report.row("against the floor", "not known: the server's process is (--server-pid)");
+        } else {
+            let ratios: Vec<f64> = self.server.iter().zip(&self.floor).map(|(server, floor)| server / floor).collect();
+            let (lowest, highest) = spread(&ratios);
+            report.row(&format!("server {what}"), format!("{:.0} {unit} (median of {})", median(&self.server), self.server.len()));
+            report.row(&format!("floor {what}"), format!("{:.0} {unit}", median(&self.floor)));
+            report.headline(&format!("{what}, against the floor"), format!("{:.2} × ({lowest:.2} to {highest:.2})", median(&ratios)));
+            report.set(
+                "floor",
+                json!({
+                    "what": what, "unit": unit, "server": self.server, "floor": self.floor, "ratios": ratios,
+                    "ratio_median": median(&ratios), "ratio_min": lowest, "ratio_max": highest,
+                    "server_p99_us": self.server_p99_us, "floor_p99_us": self.floor_p99_us, "floor_lap_us": self.floor_lap_us,
+                }),
+            );
+        }
+        if !self.floor_lap_us.is_empty() {
+            let (server, floor, lap) = (median(&self.server_p99_us), median(&self.floor_p99_us), median(&self.floor_lap_us));
+            let text = |us| crate::progress::short_us(us);
+            report.row("p99: server, floor", format!("{}, {} (a floor lap takes {})", text(server), text(floor), text(lap)));
+        }
+    }
+}
+
+pub fn median(numbers: &[f64]) -> f64 {
+    let mut sorted = numbers.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => 0.0,
+        length if length % 2 == 1 => sorted[length / 2],
+        length => (sorted[length / 2 - 1] + sorted[length / 2]) / 2.0,
+    }
+}
+
+fn spread(numbers: &[f64]) -> (f64, f64) {
+    (numbers.iter().copied().fold(f64::INFINITY, f64::min), numbers.iter().copied().fold(0.0, f64::max))
+}
+
+/// `loadgen floor`.
+pub fn run(options: &Options) -> Result<Report> {
+    let (mut floor, target) = start_floor(options)?;
+    let options = Options { url: target.url(), ..options.clone() };
+    let mut run = Run::prepare("floor", &options, 1, None)?;
+    run.server_id = Some(floor.id());
+    let (crowd, is_complete) = run.connect(&Habits::default(), |_| 0)?;
+    if !is_complete {
+        crowd.end();
+        return Ok(run.finish());
+    }
+    let schedule = run.schedule(3.0, 1, 15, crate::pick::Pick::new(1, 0.0));
+    let frame_bytes = options.payload + campanile::wire::frame::header_len(options.payload);
+    let laps = schedule.count.div_ceil(schedule.burst);
+    let before = crowd.collect(false)?.counts;
+    let published = crowd.published.clone();
+    let told = |count| published[0].store(count, std::sync::atomic::Ordering::Relaxed);
+    let costs = floor.laps(laps, schedule.rate / schedule.burst as f64, schedule.burst, frame_bytes, told)?;
+    let expected = before.messages + laps * schedule.burst * u64::from(crowd.clients);
+    run.until("laps", &crowd, None, |counts| counts.messages >= expected);
+    let tally = crowd.collect(true)?;
+    let laps = Laps { costs, p99_us: tally.latency_us.value_at_percentile(99.0) };
+    let sends: u64 = laps.costs.iter().map(|cost| cost.sends).sum();
+    let cpu: u64 = laps.costs.iter().map(|cost| cost.cpu_ns).sum();
+    run.report.headline("CPU per delivery", format!("{:.0} ns", laps.cpu_per_delivery()));
+    run.report.headline("CPU per send", format!("{:.0} ns", cpu as f64 / sends.max(1) as f64));
+    run.report.row("one lap", crate::progress::short_us(laps.lap_us()));
+    run.report.set(
+        "floor",
+        json!({"cpu_ns_per_delivery": laps.cpu_per_delivery(), "cpu_ns_per_send": cpu as f64 / sends.max(1) as f64, "lap_us": laps.lap_us(),
+            "sends": sends, "blocked": laps.costs.iter().map(|cost| cost.blocked).sum::<u64>()}),
+    );
+    run.report.total.add(&tally);
+    run.report.check(&tally, &[]);
+    crowd.end();
+    Ok(run.finish())
+}

@@ -1,0 +1,41 @@
+//! Connect all clients and hold them: nothing may be lost, and what does it cost to keep them?
+
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::json;
+
+use crate::args::Options;
+use crate::crowd::Habits;
+use crate::report::Report;
+use crate::run::{Ended, Run};
+
+pub fn run(options: &Options, seconds: f64) -> Result<Report> {
+    let mut run = Run::prepare("hold", options, 1, None)?;
+    let (crowd, is_complete) = run.connect(&Habits::default(), |_| 0)?;
+    if is_complete {
+        let before = run.snapshot();
+        let pings_before = crowd.counts().pings;
+        match run.pause("holding", &crowd, Duration::from_secs_f64(seconds)) {
+            Ended::Met => {}
+            Ended::ServerGone => run.report.fail("the server is gone"),
+            Ended::Time | Ended::Silence => run.report.fail("--time is over before --hold: give more"),
+        }
+        let after = run.snapshot();
+        let counts = crowd.counts();
+        let pings = counts.pings - pings_before;
+        run.report.row("held", format!("{} for {seconds:.0} s", counts.ready));
+        run.report.row("pings answered", pings.to_string());
+        if let (Some(before), Some(after)) = (&before.process, &after.process) {
+            let cpu_ns = after.cpu_ns.saturating_sub(before.cpu_ns) as f64;
+            run.report.headline("server CPU while idle", format!("{:.2} % of one core", cpu_ns / seconds / 1e7));
+            run.report.set("hold", json!({"seconds": seconds, "pings": pings, "server_cpu_ns": cpu_ns}));
+        } else {
+            run.report.set("hold", json!({"seconds": seconds, "pings": pings}));
+        }
+    }
+    let total = crowd.collect(false)?;
+    run.report.check(&total, &[]);
+    crowd.end();
+    Ok(run.finish())
+}

@@ -1,0 +1,12 @@
+//! The scenarios: one file each, on top of [`crate::run::Run`].
+
+pub mod broadcast;
+pub mod channels;
+pub mod churn;
+pub mod connect;
+pub mod echo;
+pub mod failover;
+pub mod floor;
+pub mod hold;
+pub mod slow;
+pub mod storm;

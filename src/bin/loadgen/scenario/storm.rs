@@ -1,0 +1,109 @@
+//! All clients drop at once and come back, resuming where they were, while messages flow. Nothing may be missing, and the server must
+//! go on answering /healthz.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use serde_json::json;
+
+use crate::args::Options;
+use crate::crowd::{Crowd, Habits};
+use crate::pick::Pick;
+use crate::progress::short_us;
+use crate::report::Report;
+use crate::run::Run;
+
+/// How often /healthz is asked, and how long it may take.
+const HEALTH_PAUSE: Duration = Duration::from_millis(50);
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
+
+#[derive(Debug, Default)]
+struct Health {
+    answers: u64,
+    failures: u64,
+    slowest: Duration,
+}
+
+pub fn run(options: &Options) -> Result<Report> {
+    let mut run = Run::prepare("storm", options, 1, None)?;
+    run.must_be_campanile()?;
+    let habits = Habits { keeps_positions: true, ..Habits::default() };
+    let (crowd, is_complete) = run.connect(&habits, |_| 0)?;
+    if !is_complete {
+        crowd.end();
+        return Ok(run.finish());
+    }
+    let schedule = run.schedule(10.0, 1, 100, Pick::new(1, 0.0));
+    let first_part = Duration::from_secs_f64(schedule.count as f64 / schedule.rate / 3.0);
+    let url = format!("http://{}/healthz", run.target.address);
+    let is_over = AtomicBool::new(false);
+    let (round, back, health) = std::thread::scope(|scope| {
+        let health = scope.spawn(|| watch_health(&url, &is_over));
+        let back = scope.spawn(|| storm_after(first_part, &crowd, &is_over));
+        let round = run.publish("storm", &crowd, schedule, |_, _| {});
+        let all = u64::from(crowd.clients);
+        run.until("coming back", &crowd, None, |counts| counts.ready + counts.ended >= all);
+        is_over.store(true, Relaxed);
+        (round, back.join().unwrap_or_default(), health.join().unwrap_or_default())
+    });
+    let round = round?;
+    run.report.round(&round);
+    match back {
+        Some(time) => run.report.headline("all back after", format!("{:.2} s", time.as_secs_f64())),
+        None => run.report.fail("not all clients came back"),
+    }
+    run.report.headline(
+        "/healthz meanwhile",
+        format!("{} answers, {} failures, slowest {}", health.answers, health.failures, short_us(health.slowest.as_micros() as f64)),
+    );
+    if health.failures > 0 || health.answers == 0 {
+        run.report.fail(format!("/healthz did not answer {} times", health.failures));
+    }
+    run.report.set(
+        "storm",
+        json!({
+            "back_seconds": back.map(|time| time.as_secs_f64()), "healthz_answers": health.answers, "healthz_failures": health.failures,
+            "healthz_slowest_us": health.slowest.as_micros() as u64,
+        }),
+    );
+    let total = crowd.collect(true)?;
+    if total.counts.unrecovered > 0 {
+        run.report.row("hint", "a Campanile keeps messages for those who come back with --history-count N");
+    }
+    run.report.check(&total, &[]);
+    crowd.end();
+    Ok(run.finish())
+}
+
+/// Drops everybody after a while, and measures until all are back.
+fn storm_after(wait: Duration, crowd: &Crowd, is_over: &AtomicBool) -> Option<Duration> {
+    std::thread::sleep(wait);
+    let connected_before = crowd.counts().connected;
+    let begin = Instant::now();
+    crowd.storm();
+    while !is_over.load(Relaxed) {
+        if crowd.counts().connected >= connected_before + u64::from(crowd.clients) {
+            return Some(begin.elapsed());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    (crowd.counts().connected >= connected_before + u64::from(crowd.clients)).then(|| begin.elapsed())
+}
+
+fn watch_health(url: &str, is_over: &AtomicBool) -> Health {
+    // A new connection each time, as a load balancer makes it: it has to come through the same storm.
+    let config = ureq::Agent::config_builder().timeout_global(Some(HEALTH_TIMEOUT)).max_idle_connections(0).proxy(None).build();
+    let agent: ureq::Agent = config.into();
+    let mut health = Health::default();
+    while !is_over.load(Relaxed) {
+        let begin = Instant::now();
+        match agent.get(url).call() {
+            Ok(_) => health.answers += 1,
+            Err(_) => health.failures += 1,
+        }
+        health.slowest = health.slowest.max(begin.elapsed());
+        std::thread::sleep(HEALTH_PAUSE);
+    }
+    health
+}

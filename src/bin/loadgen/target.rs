@@ -1,0 +1,214 @@
+//! What the clients connect to: an address, and what each client says there. Any WebSocket server can be one.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+
+use anyhow::{Context, bail};
+use campanile::wire::Format;
+use campanile::wire::frame::{Opcode, encode_masked_frame};
+use tungstenite::http::Uri;
+
+/// The nonce of RFC 6455's example. One key for all: nothing is cached on the way, and the answer can be compared with a constant.
+const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+/// What a server makes of [`KEY`].
+pub const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+/// A mask of zeros is a mask: the bytes go out as they are, and cost nothing.
+const MASK: [u8; 4] = [0; 4];
+
+/// What says that a connection has its messages from now on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ready {
+    /// The answer 101 itself.
+    Upgrade,
+    /// Campanile's `subscribed` event.
+    Subscribed,
+    /// A message that holds these bytes.
+    Message(Vec<u8>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FirstMessage {
+    pub is_text: bool,
+    /// With `{channel}` and `{client}` still in it, if it is text.
+    pub bytes: Vec<u8>,
+}
+
+impl FirstMessage {
+    /// `hex:82a474…` is a binary message, everything else a text.
+    pub fn parse(text: &str) -> Result<FirstMessage, String> {
+        let Some(digits) = text.strip_prefix("hex:") else {
+            return Ok(FirstMessage { is_text: true, bytes: text.as_bytes().to_vec() });
+        };
+        let digits: Vec<u8> = digits.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
+        let byte = |pair: &[u8]| {
+            let pair = std::str::from_utf8(pair).ok().filter(|pair| pair.len() == 2)?;
+            u8::from_str_radix(pair, 16).ok()
+        };
+        let bytes: Option<Vec<u8>> = digits.chunks(2).map(byte).collect();
+        bytes.map(|bytes| FirstMessage { is_text: false, bytes }).ok_or_else(|| "after hex: pairs of hex digits are expected".to_owned())
+    }
+}
+
+/// The channels that clients subscribe to and publishers publish on, by number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Channels {
+    pub name: String,
+    pub count: u32,
+}
+
+impl Channels {
+    /// One channel has the name itself, many have a number after it.
+    pub fn name(&self, channel: u32) -> String {
+        if self.count == 1 { self.name.clone() } else { format!("{}{channel}", self.name) }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Target {
+    pub address: SocketAddr,
+    host: String,
+    path: String,
+    subprotocol: Option<String>,
+    first: Option<FirstMessage>,
+    pub ready: Ready,
+    pub channels: Channels,
+    pub format: Format,
+    pub is_campanile: bool,
+}
+
+impl Target {
+    /// A target by its URL. Without a path it is a Campanile, whose clients subscribe by their path.
+    pub fn new(url: &str, format: Format, channels: Channels) -> anyhow::Result<Target> {
+        let uri: Uri = url.parse().with_context(|| format!("{url} is no URL; it should look like ws://127.0.0.1:8080/ws"))?;
+        match uri.scheme_str() {
+            Some("ws") => {}
+            Some("wss") => bail!("{url}: TLS is not spoken here; aim behind the proxy, at a ws:// address"),
+            _ => bail!("{url} is no WebSocket URL; it should look like ws://127.0.0.1:8080/ws"),
+        }
+        let authority = uri.authority().with_context(|| format!("{url} names no host"))?;
+        let port = authority.port_u16().unwrap_or(80);
+        let address = (authority.host().trim_matches(['[', ']']), port)
+            .to_socket_addrs()
+            .with_context(|| format!("{url}: the host cannot be resolved"))?
+            .next()
+            .with_context(|| format!("{url}: the host has no address"))?;
+        // The parser takes no braces in a path, so it is taken from the text.
+        let path = url.split_once("://").and_then(|(_, rest)| rest.find('/').map(|at| rest[at..].to_owned()));
+        let target = Target {
+            address,
+            host: authority.to_string(),
+            path: String::new(),
+            subprotocol: None,
+            first: None,
+            ready: Ready::Upgrade,
+            channels,
+            format,
+            is_campanile: false,
+        };
+        Ok(match path.as_deref() {
+            None | Some("/") => target.campanile(),
+            Some(path) => Target { path: path.to_owned(), ..target },
+        })
+    }
+
+    /// Clients subscribe to their channel by their path, and are ready when told so. In the raw format nothing is told.
+    fn campanile(self) -> Target {
+        let ready = if self.format == Format::Raw { Ready::Upgrade } else { Ready::Subscribed };
+        Target { path: format!("/ws?format={}&channel={{channel}}", self.format.name()), ready, is_campanile: true, ..self }
+    }
+
+    pub fn with_path(self, path: String) -> Target {
+        Target { path, ready: Ready::Upgrade, is_campanile: false, ..self }
+    }
+
+    pub fn with_words(self, subprotocol: Option<String>, first: Option<FirstMessage>, ready: Option<Ready>) -> Target {
+        let ready = ready.unwrap_or(self.ready.clone());
+        Target { subprotocol, first, ready, ..self }
+    }
+
+    /// Where it is, for people.
+    pub fn url(&self) -> String {
+        format!("ws://{}{}", self.host, self.path)
+    }
+
+    fn fill(&self, text: &str, client: u32, channel: u32) -> String {
+        if !text.contains('{') {
+            return text.to_owned();
+        }
+        text.replace("{channel}", &self.channels.name(channel)).replace("{client}", &client.to_string())
+    }
+
+    /// The upgrade request of one client. One that resumes names its channel later, in a command.
+    pub fn request(&self, client: u32, channel: u32, resumes: bool) -> String {
+        let path = if resumes { format!("/ws?format={}", self.format.name()) } else { self.fill(&self.path, client, channel) };
+        let subprotocol = self.subprotocol.as_ref().map_or(String::new(), |name| format!("Sec-WebSocket-Protocol: {name}\r\n"));
+        format!(
+            "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: {KEY}\r\n{subprotocol}\r\n",
+            self.host
+        )
+    }
+
+    /// The frame that a client sends after the upgrade, if any.
+    pub fn first_frame(&self, client: u32, channel: u32) -> Option<Vec<u8>> {
+        self.first.as_ref().map(|first| match first.is_text {
+            true => frame(Opcode::Text, self.fill(&String::from_utf8_lossy(&first.bytes), client, channel).as_bytes()),
+            false => frame(Opcode::Binary, &first.bytes),
+        })
+    }
+
+    /// The command that resumes after a position.
+    pub fn resume_frame(&self, channel: u32, epoch: u64, seq: u64) -> Vec<u8> {
+        let name = serde_json::Value::from(self.channels.name(channel));
+        let command = format!(r#"{{"type":"subscribe","channel":{name},"since":{{"epoch":{epoch},"seq":{seq}}}}}"#);
+        frame(Opcode::Text, command.as_bytes())
+    }
+}
+
+/// A whole message in one masked frame.
+pub fn frame(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(payload.len() + 14);
+    encode_masked_frame(&mut out, true, opcode, MASK, payload);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn channels(count: u32) -> Channels {
+        Channels { name: "bench".to_owned(), count }
+    }
+
+    #[test]
+    fn without_a_path_it_is_a_campanile() {
+        let target = Target::new("ws://127.0.0.1:8080", Format::Msgpack, channels(2)).unwrap();
+        assert!(target.request(7, 1, false).starts_with("GET /ws?format=msgpack&channel=bench1 HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n"));
+        assert!(target.request(7, 1, true).starts_with("GET /ws?format=msgpack HTTP/1.1\r\n"));
+        assert_eq!(target.ready, Ready::Subscribed);
+        assert_eq!(Target::new("ws://127.0.0.1:8080/", Format::Raw, channels(1)).unwrap().ready, Ready::Upgrade);
+    }
+
+    #[test]
+    fn a_path_is_a_template() {
+        let target = Target::new("ws://127.0.0.1/room/{channel}?user={client}", Format::Json, channels(1)).unwrap();
+        assert!(target.request(7, 0, false).starts_with("GET /room/bench?user=7 HTTP/1.1\r\n"));
+        assert_eq!((target.ready, target.address.port()), (Ready::Upgrade, 80));
+    }
+
+    #[test]
+    fn a_first_message_is_text_or_hex() {
+        let target = Target::new("ws://127.0.0.1/", Format::Json, channels(3)).unwrap();
+        let first = |text| FirstMessage::parse(text).unwrap();
+        let with = |text| target.clone().with_words(None, Some(first(text)), None).first_frame(5, 2).unwrap();
+        assert_eq!(&with("join {channel} {client}")[6..], b"join bench2 5");
+        assert_eq!(with("hex:00 fF7b")[..], [0x82, 0x83, 0, 0, 0, 0, 0, 0xFF, 0x7B]);
+        assert!(FirstMessage::parse("hex:0").is_err() && FirstMessage::parse("hex:0g").is_err());
+    }
+
+    #[test]
+    fn what_is_no_websocket_url_is_refused() {
+        for url in ["127.0.0.1:8080", "http://127.0.0.1/", "wss://127.0.0.1/", "ws:///x", ""] {
+            assert!(Target::new(url, Format::Json, channels(1)).is_err(), "{url}");
+        }
+    }
+}

@@ -1,0 +1,426 @@
+//! The load generator, as it is typed: every scenario against the real server, and faults that it must find.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// A run that has ended.
+struct Ran {
+    output: Output,
+    /// Null if it did not get so far as to write it.
+    json: Value,
+    html: String,
+}
+
+impl Ran {
+    fn code(&self) -> i32 {
+        self.output.status.code().unwrap_or(-1)
+    }
+
+    fn stdout(&self) -> String {
+        String::from_utf8_lossy(&self.output.stdout).into_owned()
+    }
+
+    fn stderr(&self) -> String {
+        String::from_utf8_lossy(&self.output.stderr).into_owned()
+    }
+
+    #[track_caller]
+    fn passes(self) -> Value {
+        assert_eq!(self.code(), 0, "{}{}", self.stdout(), self.stderr());
+        assert_eq!(self.json["result"], "ok");
+        for check in ["lost", "duplicates", "reordered", "misrouted", "closed", "bad_frames"] {
+            assert_eq!(self.json["checks"][check], 0, "{check}: {}", self.stdout());
+        }
+        assert!(self.html.starts_with("<!doctype html>") && self.html.ends_with("</html>\n"));
+        self.json
+    }
+
+    /// It failed, and says why.
+    #[track_caller]
+    fn fails(&self, why: &str) {
+        assert_eq!(self.code(), 1, "{}{}", self.stdout(), self.stderr());
+        let said = format!("{}{}", self.stdout(), self.stderr());
+        assert!(said.contains(why), "{why:?} is missing in\n{said}");
+    }
+}
+
+fn directory() -> PathBuf {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let directory = std::env::temp_dir().join(format!("loadgen-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
+    std::fs::create_dir_all(&directory).expect("a temporary directory");
+    directory
+}
+
+/// Runs it to its end, after a shell command (a limit).
+fn run_after(shell: &str, arguments: &[&str]) -> Ran {
+    let directory = directory();
+    let (json, html) = (directory.join("run.json"), directory.join("run.html"));
+    let output = Command::new("sh")
+        .args(["-c", &format!("{shell}; exec \"$@\""), "sh", env!("CARGO_BIN_EXE_loadgen")])
+        .args(arguments)
+        .args(["--quiet", "--time", "30", "--patience", "2", "--json"])
+        .arg(&json)
+        .arg("--html")
+        .arg(&html)
+        .output()
+        .expect("the program");
+    let json = std::fs::read(&json).map_or(Value::Null, |text| serde_json::from_slice(&text).expect("JSON"));
+    let html = std::fs::read_to_string(&html).unwrap_or_default();
+    let _ = std::fs::remove_dir_all(directory);
+    Ran { output, json, html }
+}
+
+fn run(arguments: &[&str]) -> Ran {
+    run_after(":", arguments)
+}
+
+// --- the scenarios ---
+
+#[test]
+fn connect_tells_rate_and_memory() {
+    let json = run(&["connect", "--serve", "--shards 2", "-n", "1000"]).passes();
+    assert_eq!(json["connect"]["ready"], 1000);
+    assert!(json["connect"]["per_second"].as_f64().unwrap() > 0.0);
+    assert_eq!(json["connect_latency_us"]["count"], 1000);
+    assert!(json["memory"]["user_bytes_per_connection"].is_number() && json["memory"]["kernel_bytes_per_connection"].is_number());
+}
+
+#[test]
+fn connect_goes_at_the_rate_asked_for() {
+    let json = run(&["connect", "--serve", "--shards 1", "-n", "200", "--connect-rate", "200"]).passes();
+    let seconds = json["connect"]["seconds"].as_f64().unwrap();
+    assert!((0.9..5.0).contains(&seconds), "{seconds}");
+}
+
+#[test]
+fn hold_answers_pings() {
+    let json = run(&["hold", "--serve", "--shards 1 --heartbeat 1 --pong-timeout 1", "-n", "200", "--hold", "4"]).passes();
+    assert!(json["hold"]["pings"].as_u64().unwrap() >= 200, "{}", json["hold"]);
+}
+
+#[test]
+fn broadcast_counts_every_delivery() {
+    for format in ["msgpack", "json", "raw"] {
+        let arguments = ["broadcast", "--serve", "--shards 2", "-n", "500", "--rate", "50", "--messages", "20", "--format", format];
+        let json = run(&[&arguments[..], &["--redis", "own", "--threads", "2"]].concat()).passes();
+        assert_eq!(json["messages"]["delivered"], 10_000);
+        assert_eq!(json["latency_us"]["count"], 10_000);
+        assert!(json["server"]["cpu_ns_per_delivery"].as_f64().unwrap() > 0.0);
+        let percentile = |name: &str| json["latency_us"][name].as_u64().unwrap();
+        assert!(percentile("p50") <= percentile("p99") && percentile("p99") <= percentile("p99.99"));
+        assert!(json["series"]["points"].as_array().unwrap().len() > 2);
+    }
+}
+
+#[test]
+fn messages_go_through_http_and_through_a_client() {
+    let json = run(&["broadcast", "--serve", "--shards 1", "-n", "100", "--rate", "50", "--messages", "10", "--through", "http"]).passes();
+    assert_eq!(json["messages"]["delivered"], 1000);
+    let serve = "--shards 1 --allow-client-publish";
+    let json = run(&["broadcast", "--serve", serve, "-n", "100", "--rate", "50", "--messages", "10", "--through", "client"]).passes();
+    assert_eq!(json["messages"]["delivered"], 1000);
+    let refused = run(&["broadcast", "--serve", "--shards 1", "-n", "10", "--rate", "50", "--messages", "50", "--through", "client"]);
+    refused.fails("--allow-client-publish");
+}
+
+#[test]
+fn a_burst_stands_beside_the_floor() {
+    let arguments = ["burst", "--serve", "--shards 1", "-n", "300", "--redis", "own", "--burst", "20", "--rate", "200", "--messages", "40"];
+    let json = run(&[&arguments[..], &["--floor", "--pairs", "2", "--floor-cores", ""]].concat()).passes();
+    assert_eq!(json["floor"]["ratios"].as_array().unwrap().len(), 2);
+    assert!(json["floor"]["ratio_median"].as_f64().unwrap() > 0.0);
+    assert_eq!(json["floor"]["unit"], "ns");
+}
+
+#[test]
+fn connecting_stands_beside_the_floor() {
+    let json = run(&["connect", "--serve", "--shards 1", "-n", "300", "--floor", "--pairs", "2", "--floor-cores", ""]).passes();
+    assert_eq!(json["floor"]["ratios"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn the_floor_runs_alone() {
+    let json = run(&["floor", "-n", "300", "--messages", "5", "--rate", "50", "--floor-cores", ""]).passes();
+    assert!(json["floor"]["cpu_ns_per_delivery"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn channels_of_their_own_and_by_zipf() {
+    let json = run(&["channels", "--serve", "--shards 2", "-n", "300", "--rate", "1000", "--messages", "900"]).passes();
+    assert_eq!((&json["messages"]["delivered"], &json["channels"]["largest"]), (&900.into(), &1.into()));
+    let arguments =
+        ["channels", "--serve", "--shards 2", "-n", "300", "--channels", "40", "--zipf", "1.1", "--rate", "500", "--messages", "300"];
+    let json = run(&arguments).passes();
+    assert!(json["channels"]["largest"].as_u64().unwrap() > 30);
+}
+
+#[test]
+fn clients_come_and_go() {
+    let json = run(&["churn", "--serve", "--shards 2", "-n", "300", "--churn", "50", "--rate", "50", "--messages", "100"]).passes();
+    assert!(json["churn"]["replaced"].as_u64().unwrap() > 100);
+}
+
+#[test]
+fn slow_clients_are_reported_apart() {
+    let serve = "--shards 1 --log-bytes-per-channel 1M --close-timeout 1";
+    let arguments =
+        ["slow", "--serve", serve, "-n", "200", "--never", "10", "--slow", "5", "--payload", "50000", "--rate", "50", "--messages", "150"];
+    let json = run(&arguments).passes();
+    assert!((25..=35).contains(&json["slow"]["slow_clients"].as_u64().unwrap()), "{}", json["slow"]);
+    assert!(json["slow"]["p99_ratio"].as_f64().unwrap() > 0.0);
+    assert!(json["checks"]["slow_closed"].as_u64().unwrap() > 0, "{}", json["checks"]);
+}
+
+#[test]
+fn a_storm_loses_nothing_with_history_and_is_a_failure_without() {
+    let arguments = ["storm", "-n", "500", "--rate", "20", "--messages", "40", "--serve"];
+    let json = run(&[&arguments[..], &["--shards 2 --history-count 100"]].concat()).passes();
+    let without = run(&[&arguments[..], &["--shards 2"]].concat());
+    without.fails("recovered: false");
+    assert_eq!((&json["storm"]["healthz_failures"], &json["messages"]["delivered"]), (&0.into(), &20_000.into()));
+    assert!(json["storm"]["back_seconds"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn an_outage_of_redis_is_announced_to_everybody() {
+    let arguments = ["failover", "--serve", "--shards 2", "-n", "200", "--rate", "50", "--messages", "150", "--outage", "0.5"];
+    let json = run(&arguments).passes();
+    assert!(json["failover"]["gaps"].as_u64().unwrap() >= 200);
+    assert!(json["checks"]["announced"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn echoes_come_back() {
+    let json = run(&["echo", "--serve", "--shards 1 --echo", "-n", "100", "--rate", "500", "--messages", "500"]).passes();
+    assert_eq!(json["messages"]["published"], json["messages"]["delivered"]);
+}
+
+// --- faults ---
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    None,
+    Drop,
+    /// Drops it too, and says so.
+    Announce,
+    Double,
+    Swap,
+    Misroute,
+    /// Closes every connection.
+    Die,
+    /// Sends bytes that are no frame.
+    Babble,
+}
+
+/// Broadcasts what a client sends to all others, but does something wrong with the sixth message.
+fn fake(fault: Fault) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let clients: Arc<Mutex<Vec<(usize, TcpStream)>>> = Arc::default();
+    let count = Arc::new(AtomicUsize::new(0));
+    std::thread::spawn(move || {
+        for (number, stream) in listener.incoming().map_while(Result::ok).enumerate() {
+            let (clients, count) = (clients.clone(), count.clone());
+            std::thread::spawn(move || serve_one(number, stream, &clients, &count, fault));
+        }
+    });
+    address
+}
+
+fn serve_one(
+    number: usize,
+    mut stream: TcpStream,
+    clients: &Mutex<Vec<(usize, TcpStream)>>,
+    count: &AtomicUsize,
+    fault: Fault,
+) -> Option<()> {
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 4096];
+    let mut read = |bytes: &mut Vec<u8>, stream: &mut TcpStream| {
+        let count = stream.read(&mut buffer).ok().filter(|count| *count > 0)?;
+        bytes.extend_from_slice(&buffer[..count]);
+        Some(())
+    };
+    let head = loop {
+        if let Some(at) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+            break at + 4;
+        }
+        read(&mut bytes, &mut stream)?;
+    };
+    bytes.drain(..head);
+    clients.lock().unwrap().push((number, stream.try_clone().unwrap()));
+    stream
+        .write_all(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+              Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
+        )
+        .ok()?;
+    let mut held = Vec::new();
+    loop {
+        // Masked with zeros, 128 bytes: a header of 4 and a mask of 4.
+        while bytes.len() < 8 + 128 {
+            read(&mut bytes, &mut stream)?;
+        }
+        let payload: Vec<u8> = bytes.drain(..8 + 128).skip(8).collect();
+        let index = count.fetch_add(1, Ordering::Relaxed);
+        let frame = frame(&payload);
+        let sent = match (fault, index) {
+            (Fault::None, _) => frame,
+            (Fault::Drop, 5) => Vec::new(),
+            (Fault::Announce, 5) => gap(),
+            (Fault::Double, 5) => [&frame[..], &frame[..]].concat(),
+            (Fault::Swap, 5) => {
+                held = frame;
+                Vec::new()
+            }
+            (Fault::Swap, 6) => [frame, std::mem::take(&mut held)].concat(),
+            (Fault::Misroute, 5) => {
+                // The channel's digits stand after the magic `~cn1`.
+                let mut wrong = frame;
+                wrong[4 + 4 + 7] = b'9';
+                wrong
+            }
+            (Fault::Die, 5) => {
+                clients.lock().unwrap().iter().for_each(|(_, client)| drop(client.shutdown(Shutdown::Both)));
+                return None;
+            }
+            (Fault::Babble, 5) => b"\xFF\xFFnonsense".to_vec(),
+            _ => frame,
+        };
+        for (other, client) in clients.lock().unwrap().iter_mut() {
+            if *other != number {
+                let _ = client.write_all(&sent);
+            }
+        }
+    }
+}
+
+fn frame(payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x81, 126];
+    frame.extend((payload.len() as u16).to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+fn gap() -> Vec<u8> {
+    frame(format!("{{\"type\":\"gap\",\"channel\":\"bench\",\"from\":6,\"to\":6,\"reason\":\"overrun\"{}}}", " ".repeat(80)).as_bytes())
+}
+
+fn run_against_fake(fault: Fault) -> Ran {
+    let url = format!("ws://{}/feed", fake(fault));
+    run(&["broadcast", "--url", &url, "-n", "5", "--through", "client", "--publish-text", "{payload}", "--rate", "100", "--messages", "20"])
+}
+
+#[test]
+fn a_server_without_fault_passes() {
+    assert_eq!(run_against_fake(Fault::None).passes()["messages"]["delivered"], 100);
+}
+
+#[test]
+fn a_lost_message_is_found() {
+    let ran = run_against_fake(Fault::Drop);
+    ran.fails("5 messages were lost without a gap");
+    assert_eq!((&ran.json["checks"]["lost"], &ran.json["result"]), (&5.into(), &"failed".into()));
+    assert!(ran.stdout().contains("expected 5, got 6"), "{}", ran.stdout());
+    assert!(ran.html.contains("What went wrong"));
+}
+
+#[test]
+fn an_announced_loss_is_none() {
+    let json = run_against_fake(Fault::Announce).passes();
+    assert_eq!((&json["checks"]["announced"], &json["checks"]["gaps"]), (&5.into(), &5.into()));
+}
+
+#[test]
+fn a_doubled_message_is_found() {
+    let ran = run_against_fake(Fault::Double);
+    ran.fails("5 messages came twice");
+    assert_eq!((&ran.json["checks"]["duplicates"], &ran.json["checks"]["lost"]), (&5.into(), &0.into()));
+}
+
+#[test]
+fn reordered_messages_are_found() {
+    let ran = run_against_fake(Fault::Swap);
+    ran.fails("5 messages came after a later one");
+    assert_eq!((&ran.json["checks"]["reordered"], &ran.json["checks"]["lost"]), (&5.into(), &0.into()));
+}
+
+#[test]
+fn a_message_of_another_channel_is_found() {
+    run_against_fake(Fault::Misroute).fails("5 messages came on a channel that was not asked for");
+}
+
+#[test]
+fn what_is_no_frame_is_found() {
+    run_against_fake(Fault::Babble).fails("no WebSocket frames");
+}
+
+#[test]
+fn a_server_that_dies_leaves_partial_results() {
+    let begin = Instant::now();
+    let ran = run_against_fake(Fault::Die);
+    ran.fails("connections were closed by the server");
+    assert_eq!(ran.json["checks"]["closed"], 5);
+    assert!(ran.json["messages"]["delivered"].as_u64().unwrap() >= 20, "{}", ran.json["messages"]);
+    assert!(begin.elapsed() < Duration::from_secs(15));
+}
+
+// --- bad input ---
+
+#[test]
+fn nobody_there_is_told() {
+    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+    run(&["hold", "--url", &format!("ws://127.0.0.1:{port}"), "-n", "10"]).fails("is the server running, is --url right?");
+}
+
+#[test]
+fn an_http_refusal_is_shown_with_its_reason() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut head = [0; 4096];
+            let _ = stream.read(&mut head);
+            let _ = stream.write_all(b"HTTP/1.1 403 Forbidden\r\nConnection: close\r\n\r\nno entry without a token\n");
+        }
+    });
+    run(&["connect", "--url", &format!("ws://{address}"), "-n", "10"]).fails("HTTP/1.1 403 Forbidden: no entry without a token");
+}
+
+#[test]
+fn too_few_descriptors_are_told_before_the_start() {
+    let arguments = ["connect", "--serve", "--shards 1", "-n", "2000", "--threads", "1"];
+    let ran = run_after("ulimit -n 500", &arguments);
+    ran.fails("leave --threads away or give at least 5");
+    run_after("ulimit -n 50", &["connect", "--url", "ws://127.0.0.1:1", "-n", "10"]).fails("ulimit -n 20000");
+    // Left to itself it takes as many threads as the limit asks for.
+    let json = run_after("ulimit -n 500", &["connect", "--serve", "--shards 6 --fd-table private", "-n", "1000"]).passes();
+    assert_eq!(json["connect"]["ready"], 1000);
+}
+
+#[test]
+fn every_run_ends_in_time() {
+    let begin = Instant::now();
+    let output = Command::new(env!("CARGO_BIN_EXE_loadgen"))
+        .args(["hold", "--serve", "--shards 1", "-n", "50", "--hold", "60", "--time", "2", "-q"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("--time is over"));
+    assert!(begin.elapsed() < Duration::from_secs(15));
+}
+
+#[test]
+fn a_mistake_on_the_command_line_is_2() {
+    for arguments in [&["storms"][..], &["hold", "-n", "0"], &["hold", "--format", "xml"], &["hold", "--cores", "x"]] {
+        let output = Command::new(env!("CARGO_BIN_EXE_loadgen")).args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+    }
+}
