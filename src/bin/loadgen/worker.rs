@@ -180,7 +180,7 @@ impl Worker {
 
     /// The thread's body.
     pub fn run(mut self, core: Option<usize>) {
-        if let Err(error) = sys::unshare_descriptors(&[self.poll.as_raw_fd(), self.inbox.wake_fd()]) {
+        if let Err(error) = sys::unshare_descriptors(&[self.poll.as_raw_fd(), self.inbox.wake_fd()], &[]) {
             self.tally.sample(|| format!("a worker has no descriptor table of its own ({error}); all share one limit"));
         }
         if let Some(id) = core {

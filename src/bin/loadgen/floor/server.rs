@@ -107,7 +107,7 @@ fn serve(
     if let Some(id) = core {
         core_affinity::set_for_current(core_affinity::CoreId { id });
     }
-    let _ = sys::unshare_descriptors(&[poll.as_raw_fd(), inbox.wake_fd()]);
+    let _ = sys::unshare_descriptors(&[poll.as_raw_fd(), inbox.wake_fd()], &[]);
     let listener = listen(address).and_then(|mut listener| {
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
         Ok(listener)
