@@ -226,9 +226,14 @@ impl Log {
     /// The batch that holds `seq`, in the entries or in limbo.
     fn find(&self, seq: u64) -> Option<&Arc<Batch>> {
         if seq >= self.tail() {
-            return self.entries.get(self.entries.partition_point(|entry| entry.batch.end() <= seq)).map(|entry| &entry.batch);
+            return self.entries.get(self.index_of(seq)).map(|entry| &entry.batch);
         }
         self.cuts.as_ref()?.limbo.iter().map(|entry| &entry.batch).find(|batch| (batch.first()..batch.end()).contains(&seq))
+    }
+
+    /// Which entry holds `seq`, which is not before the tail; the number of entries for the head.
+    fn index_of(&self, seq: u64) -> usize {
+        self.entries.partition_point(|entry| entry.batch.end() <= seq)
     }
 
     /// The first number at or after `seq` at which a cursor may stand: one inside a gap would have the whole gap announced again.
@@ -278,8 +283,7 @@ impl Log {
     pub fn gather<'a>(&'a self, cursor: Cursor, format: Format, bytes_max: usize, slices: &mut Slices<'a>) -> usize {
         debug_assert!(cursor.seq >= self.tail());
         let (mut cursor, mut bytes) = (cursor, 0);
-        let first = self.entries.partition_point(|entry| entry.batch.end() <= cursor.seq);
-        for Entry { batch, .. } in self.entries.range(first..) {
+        for Entry { batch, .. } in self.entries.range(self.index_of(cursor.seq)..) {
             if bytes >= bytes_max || slices.len() == SLICES_PER_WRITE {
                 break;
             }
@@ -297,9 +301,9 @@ impl Log {
     /// Where the cursor stands after `written` more bytes of what [`Log::gather`] gave were taken. `sent` is told of each run of
     /// messages whose last byte was among them.
     pub fn advance(&self, cursor: Cursor, format: Format, written: usize, mut sent: impl FnMut(u64, MonotonicNs)) -> Cursor {
+        debug_assert!(cursor.seq >= self.tail());
         let (mut cursor, mut written) = (cursor, written);
-        while cursor.seq < self.head {
-            let batch = self.find(cursor.seq).expect("bytes were gathered from this batch");
+        for Entry { batch, .. } in self.entries.range(self.index_of(cursor.seq)..) {
             let frames = batch.frames(format);
             let start = batch.frame_start(frames, cursor.seq) + cursor.offset as usize;
             let rest = frames.bytes.len() - start;
@@ -311,9 +315,13 @@ impl Log {
                 let (seq, offset) = batch.place_of(frames, start + written);
                 Cursor { seq, offset: offset as u32 }
             };
+            let is_behind = written < rest;
             written -= written.min(rest);
             report(batch, cursor.seq, next.seq, &mut sent);
             cursor = next;
+            if is_behind {
+                break;
+            }
         }
         debug_assert_eq!(written, 0, "more was written than the log had");
         cursor

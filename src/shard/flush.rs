@@ -321,8 +321,8 @@ impl<N: Network> Shard<N> {
                     let from = subscription.cursor;
                     let to = match source {
                         Source::FrameRest(_) => log.advance_frame_rest(from, format, taken, sent),
-                        // Nothing of it was taken because something before it was not.
-                        _ if taken < bytes && taken == 0 => from,
+                        // Nothing of it was taken because something before it was not, perhaps the rest of a frame that only limbo has.
+                        _ if taken == 0 && (bytes > 0 || from.is_mid_frame()) => from,
                         _ => log.advance(from, format, taken, sent),
                     };
                     subscription.cursor = to;
