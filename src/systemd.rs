@@ -91,7 +91,9 @@ impl Pulses {
         self.turns = turns;
         // After the counters were read: whoever turns because of this has another number at the next beat.
         self.bus.wake();
-        self.shards.iter().for_each(|(shard, _)| shard.wake());
+        for (shard, _) in &self.shards {
+            shard.wake();
+        }
         stuck
     }
 }

@@ -97,6 +97,7 @@ pub struct Hub {
     /// The channel of the last look-up: messages of one channel come in runs.
     last_found: Option<ChannelId>,
     lanes: Vec<Lane>,
+    wakes: u64,
     /// Channels with an open batch.
     open: Vec<ChannelId>,
     requests: VecDeque<Request>,
@@ -167,6 +168,7 @@ impl Hub {
             hasher: RandomState::new(),
             last_found: None,
             lanes: shards.into_iter().map(|sender| Lane::new(sender, inbox_bytes_max)).collect(),
+            wakes: 0,
             open: Vec::new(),
             requests: VecDeque::new(),
             lingering: VecDeque::new(),
@@ -425,9 +427,12 @@ impl Hub {
             self.seal(id, now);
         }
         self.open = open;
-        for lane in &mut self.lanes {
-            lane.wake();
-        }
+        self.wakes += self.lanes.iter_mut().map(|lane| u64::from(lane.wake())).sum::<u64>();
+    }
+
+    /// How many times a shard was woken, ever.
+    pub fn wakes(&self) -> u64 {
+        self.wakes
     }
 
     /// The id may be of a channel that was sealed or forgotten since.

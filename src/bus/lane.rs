@@ -124,10 +124,8 @@ impl Lane {
         self.replies.len() >= REPLIES_MAX
     }
 
-    /// Wakes the shard if anything was put in since the last time.
-    pub fn wake(&mut self) {
-        if std::mem::take(&mut self.dirty) {
-            self.sender.wake();
-        }
+    /// Wakes the shard if it sleeps and anything was put in since the last time; whether it did.
+    pub fn wake(&mut self) -> bool {
+        std::mem::take(&mut self.dirty) && self.sender.wake()
     }
 }

@@ -12,6 +12,7 @@ pub mod history;
 pub mod hub;
 pub mod lane;
 pub mod link;
+pub mod pace;
 pub mod publishes;
 pub mod redis;
 pub mod resp;

@@ -13,6 +13,7 @@ use mio::{Events, Poll, Token, Waker};
 use super::embedded::Embedded;
 use super::hub::{Hub, HubSettings, Request};
 use super::link::Timing;
+use super::pace::Pace;
 use super::redis::RedisBus;
 use super::upstream::Upstream;
 use super::{BusCommand, BusSender, COMMANDS_MAX, PublishError, ShardSender};
@@ -53,6 +54,8 @@ pub fn spawn_with_timing(
         stop_timeout: settings.shutdown_timeout,
         stopping: false,
         more: true, // the first turn starts the upstream
+        pace: Pace::default(),
+        wakes: 0,
     };
     let thread =
         std::thread::Builder::new().name("bus".into()).spawn(move || subscriber.run()).context("the bus thread could not be started")?;
@@ -68,6 +71,9 @@ struct Subscriber {
     stopping: bool,
     /// Work is left from the last turn: do not sleep.
     more: bool,
+    pace: Pace,
+    /// Of shards, as far as the pace knows of them.
+    wakes: u64,
 }
 
 impl Subscriber {
@@ -89,7 +95,12 @@ impl Subscriber {
     }
 
     fn wait(&mut self, events: &mut Events) -> u64 {
-        let now = monotonic_ns();
+        let mut now = monotonic_ns();
+        let rest_ns = if self.more { 0 } else { self.pace.rest_ns(now) };
+        if rest_ns > 0 {
+            std::thread::sleep(Duration::from_nanos(rest_ns));
+            now = monotonic_ns();
+        }
         let may_sleep = !self.more && (self.hub.is_clogged() || self.inbox.prepare_sleep());
         let timeout = if may_sleep {
             let due = [self.hub.deadline(now), self.upstream.deadline()].into_iter().flatten().min();
@@ -103,10 +114,12 @@ impl Subscriber {
             panic!("epoll_wait on our own descriptor: {error}");
         }
         self.inbox.awake();
+        now = monotonic_ns();
+        self.pace.spend(u64::from(may_sleep) + self.hub.wakes() - std::mem::replace(&mut self.wakes, self.hub.wakes()), now);
         for event in events.iter().filter(|event| event.token() != WAKER) {
             self.upstream.event(event);
         }
-        monotonic_ns()
+        now
     }
 
     fn drain_inbox(&mut self, now: u64) {

@@ -108,12 +108,14 @@ impl<T> InboxSender<T> {
         self.account.released.load(SeqCst)
     }
 
-    /// Wakes the receiver if it sleeps.
-    pub fn wake(&self) {
+    /// Wakes the receiver if it sleeps; whether it did.
+    pub fn wake(&self) -> bool {
         fence(SeqCst);
-        if self.asleep.load(SeqCst) && self.asleep.swap(false, SeqCst) {
+        let is_asleep = self.asleep.load(SeqCst) && self.asleep.swap(false, SeqCst);
+        if is_asleep {
             self.waker.wake();
         }
+        is_asleep
     }
 
     /// The descriptor that [`InboxSender::wake`] writes to: a thread that sends must have it in its table.

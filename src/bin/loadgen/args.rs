@@ -136,6 +136,9 @@ pub struct Options {
     /// Cores for these threads, as in 1 or 2-3,5 [default: not pinned]
     #[arg(long, value_name = "CORES", default_value = "", hide_default_value = true, help_heading = "Clients")]
     pub cores: Cores,
+    /// Never sleep while messages flow: then no send pays for waking a client, of the server or of the floor. Wants a core per thread (--cores)
+    #[arg(long, help_heading = "Clients")]
+    pub spin: bool,
     /// Connections under way at once
     #[arg(long, value_name = "N", default_value_t = 512, help_heading = "Clients")]
     pub window: usize,
@@ -174,7 +177,7 @@ pub struct Options {
     #[arg(long, value_name = "BYTES", default_value_t = 128, help_heading = "Messages")]
     pub payload: usize,
 
-    /// Run the floor by turns with the server, and print the ratio (broadcast, burst, connect)
+    /// Run the floor by turns with the server, and print the ratio (broadcast, burst, connect, channels)
     #[arg(long, help_heading = "Floor")]
     pub floor: bool,
     /// How often both are run by turns

@@ -155,6 +155,11 @@ impl Crowd {
         self.tell(|_| Command::CatchUp);
     }
 
+    /// With `spinning`, no client sleeps until told otherwise.
+    pub fn spin(&self, spinning: bool) {
+        self.tell(|_| Command::Spin(spinning));
+    }
+
     pub fn storm(&self) {
         self.tell(|_| Command::Storm);
     }

@@ -323,6 +323,7 @@ impl Run {
         let route = self.route(crowd)?;
         // Forget what connecting brought; frames and bytes of this round alone count.
         let counts_before = crowd.collect(false)?.counts;
+        crowd.spin(self.options.spin);
         let before = self.snapshot();
         let begin = Instant::now();
         let expected_before = crowd.expected();
@@ -357,6 +358,7 @@ impl Run {
         }
         let seconds = begin.elapsed().as_secs_f64();
         std::thread::sleep(AFTER);
+        crowd.spin(false);
         let after = self.snapshot();
         let tally = crowd.collect(true)?;
         let counts = tally.counts.since(&counts_before);

@@ -83,6 +83,8 @@ pub enum Command {
     Echo {
         per_second: f64,
     },
+    /// Look for messages without ever sleeping, or sleep again.
+    Spin(bool),
     Stop,
 }
 
@@ -113,6 +115,7 @@ pub struct Worker {
     start_ns: u64,
     buffer: Vec<u8>,
     hint: usize,
+    spinning: bool,
     stopping: bool,
 }
 
@@ -174,6 +177,7 @@ impl Worker {
             start_ns: sys::monotonic_ns(),
             buffer: vec![0; READ_BYTES],
             hint: 0,
+            spinning: false,
             stopping: false,
         }
     }
@@ -218,7 +222,7 @@ impl Worker {
             until_ns = until_ns.min(ticker.next_ns().unwrap_or(u64::MAX));
         }
         let mut wait_ns = until_ns.saturating_sub(now_ns);
-        if wait_ns > 0 && !self.inbox.prepare_sleep() {
+        if self.spinning || wait_ns > 0 && !self.inbox.prepare_sleep() {
             wait_ns = 0;
         }
         // epoll counts milliseconds here, and rounds up.
@@ -247,6 +251,7 @@ impl Worker {
             Command::Storm => self.storm(),
             Command::Churn { per_second } => self.churn = Ticker::new(per_second),
             Command::Echo { per_second } => self.echo = Ticker::new(per_second),
+            Command::Spin(spinning) => self.spinning = spinning,
             Command::Stop => self.stopping = true,
         }
     }

@@ -58,8 +58,27 @@ impl Floor {
             let intended_ns = begin_ns + (number as f64 * 1e9 / per_second) as u64;
             let wait_ns = intended_ns.saturating_sub(sys::monotonic_ns());
             std::thread::sleep(Duration::from_nanos(wait_ns));
-            let lap = Lap { seq: self.seq, burst, frame_bytes, intended_ns };
+            let lap = Lap { seq: self.seq, burst, frame_bytes, intended_ns, sends_per_second: 0 };
             self.seq += burst;
+            count(self.seq);
+            costs.push(self.lap(lap)?);
+        }
+        Ok(costs)
+    }
+
+    /// One message to one socket after the other at a rate, `rounds` times all of them.
+    pub fn rounds(
+        &mut self,
+        rounds: u64,
+        sends_per_second: f64,
+        frame_bytes: usize,
+        mut count: impl FnMut(u64),
+    ) -> anyhow::Result<Vec<LapCost>> {
+        let mut costs = Vec::new();
+        for _ in 0..rounds {
+            let intended_ns = sys::monotonic_ns();
+            let lap = Lap { seq: self.seq, burst: 1, frame_bytes, intended_ns, sends_per_second: sends_per_second.max(1.0) as u64 };
+            self.seq += 1;
             count(self.seq);
             costs.push(self.lap(lap)?);
         }
@@ -68,7 +87,8 @@ impl Floor {
 
     fn lap(&mut self, lap: Lap) -> anyhow::Result<LapCost> {
         let stdin = self.stdin.as_mut().expect("open until the end");
-        writeln!(stdin, "{} {} {} {}", lap.seq, lap.burst, lap.frame_bytes, lap.intended_ns).context("the floor server ended")?;
+        writeln!(stdin, "{} {} {} {} {}", lap.seq, lap.burst, lap.frame_bytes, lap.intended_ns, lap.sends_per_second)
+            .context("the floor server ended")?;
         let mut line = String::new();
         self.stdout.read_line(&mut line).context("the floor server ended")?;
         server::parse_cost(&line)

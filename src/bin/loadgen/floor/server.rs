@@ -1,7 +1,7 @@
 //! The kernel's price: a server without a server. Accepts, answers every upgrade with the same 101, and on command sends the same bytes to every
 //! socket with one `send` each. Runs as a process of its own (`loadgen floor-server`), driven over stdin by [`super::Floor`].
 //!
-//! Invariant: between the two readings of the clock around a lap there is nothing but `send`.
+//! Invariant: between two readings of the CPU clock there is nothing but `send`.
 
 use std::io::{BufRead, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -23,6 +23,8 @@ use crate::target::ACCEPT;
 const LISTENER: Token = Token(usize::MAX);
 const INBOX: Token = Token(usize::MAX - 1);
 const BACKLOG: i32 = 65_535;
+/// A lap at a rate sends what is due, then sleeps at least so long: a clock reading is to be shared by several sends.
+const PACED_SLEEP: Duration = Duration::from_micros(200);
 
 /// One lap: to every socket the same `burst` frames, in one `send`.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +34,8 @@ pub struct Lap {
     /// Size of one frame, header included.
     pub frame_bytes: usize,
     pub intended_ns: u64,
+    /// How many sends are due in a second, all threads together; 0: all at once.
+    pub sends_per_second: u64,
 }
 
 /// What a lap took; of all threads together.
@@ -67,8 +71,9 @@ pub fn run(threads: usize, cores: &[usize]) -> anyhow::Result<()> {
     for line in std::io::stdin().lock().lines() {
         let line = line?;
         let numbers: Vec<u64> = line.split(' ').filter_map(|word| word.parse().ok()).collect();
-        let [seq, burst, frame_bytes, intended_ns] = numbers[..] else { bail!("not a lap: {line:?}") };
-        let lap = Lap { seq, burst, frame_bytes: frame_bytes as usize, intended_ns };
+        let [seq, burst, frame_bytes, intended_ns, sends_per_second] = numbers[..] else { bail!("not a lap: {line:?}") };
+        let sends_per_second = sends_per_second.div_ceil(inboxes.len() as u64);
+        let lap = Lap { seq, burst, frame_bytes: frame_bytes as usize, intended_ns, sends_per_second };
         for inbox in &inboxes {
             let _ = inbox.send(lap);
         }
@@ -159,7 +164,8 @@ fn serve(
             }
         }
         while let Some(lap) = inbox.try_recv() {
-            let _ = costs.send(send_all(&mut sockets, lap));
+            let cost = if lap.sends_per_second > 0 { send_paced(&mut sockets, lap) } else { send_all(&mut sockets, lap) };
+            let _ = costs.send(cost);
         }
         // Numbers are not used again while anybody is there; when all have gone, they begin anew.
         if !sockets.is_empty() && sockets.iter().all(Option::is_none) {
@@ -184,19 +190,63 @@ fn frames(lap: Lap) -> Vec<u8> {
 fn send_all(sockets: &mut [Option<TcpStream>], lap: Lap) -> LapCost {
     let bytes = frames(lap);
     let mut cost = LapCost::default();
-    // Sockets that did not take all: which, and how much they took.
-    let mut waiting: Vec<(usize, usize)> = Vec::new();
+    let mut waiting = Vec::new();
     let (wall_ns, cpu_ns) = (sys::monotonic_ns(), sys::thread_cpu_ns());
     for (index, socket) in sockets.iter_mut().enumerate() {
-        let Some(stream) = socket else { continue };
-        cost.sends += 1;
-        match stream.write(&bytes) {
-            Ok(count) if count == bytes.len() => cost.deliveries += lap.burst,
-            Ok(count) => waiting.push((index, count)),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => waiting.push((index, 0)),
-            Err(_) => *socket = None,
-        }
+        send(socket, index, &bytes, lap.burst, &mut cost, &mut waiting);
     }
+    send_rest(sockets, &bytes, lap.burst, &mut cost, waiting);
+    cost.cpu_ns = sys::thread_cpu_ns() - cpu_ns;
+    cost.wall_ns = sys::monotonic_ns() - wall_ns;
+    cost
+}
+
+/// One socket after the other as its turn is due, each with the time at which it was.
+fn send_paced(sockets: &mut [Option<TcpStream>], lap: Lap) -> LapCost {
+    let mut cost = LapCost::default();
+    let (begin_ns, pause_ns) = (sys::monotonic_ns(), 1_000_000_000 / lap.sends_per_second);
+    let mut next = 0;
+    let mut due = Vec::new();
+    while next < sockets.len() {
+        let end = sockets.len().min(((sys::monotonic_ns() - begin_ns) / pause_ns) as usize + 1);
+        due.extend((next..end).map(|index| frames(Lap { intended_ns: begin_ns + index as u64 * pause_ns, ..lap })));
+        let mut waiting = Vec::new();
+        let cpu_ns = sys::thread_cpu_ns();
+        for (index, bytes) in (next..end).zip(&due) {
+            send(&mut sockets[index], index, bytes, lap.burst, &mut cost, &mut waiting);
+        }
+        cost.cpu_ns += sys::thread_cpu_ns() - cpu_ns;
+        for (index, done) in waiting {
+            send_rest(sockets, &due[index - next], lap.burst, &mut cost, vec![(index, done)]);
+        }
+        due.clear();
+        next = end;
+        std::thread::sleep(PACED_SLEEP);
+    }
+    cost.wall_ns = sys::monotonic_ns() - begin_ns;
+    cost
+}
+
+/// One `send`. Who does not take all of it is put down in `waiting`, with what it took.
+fn send(
+    socket: &mut Option<TcpStream>,
+    index: usize,
+    bytes: &[u8],
+    deliveries: u64,
+    cost: &mut LapCost,
+    waiting: &mut Vec<(usize, usize)>,
+) {
+    let Some(stream) = socket else { return };
+    cost.sends += 1;
+    match stream.write(bytes) {
+        Ok(count) if count == bytes.len() => cost.deliveries += deliveries,
+        Ok(count) => waiting.push((index, count)),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => waiting.push((index, 0)),
+        Err(_) => *socket = None,
+    }
+}
+
+fn send_rest(sockets: &mut [Option<TcpStream>], bytes: &[u8], deliveries: u64, cost: &mut LapCost, mut waiting: Vec<(usize, usize)>) {
     while !waiting.is_empty() {
         cost.blocked += waiting.len() as u64;
         std::thread::sleep(Duration::from_micros(500));
@@ -212,14 +262,11 @@ fn send_all(sockets: &mut [Option<TcpStream>], lap: Lap) -> LapCost {
                 }
             }
             if *done == bytes.len() {
-                cost.deliveries += lap.burst;
+                cost.deliveries += deliveries;
             }
             *done < bytes.len()
         });
     }
-    cost.cpu_ns = sys::thread_cpu_ns() - cpu_ns;
-    cost.wall_ns = sys::monotonic_ns() - wall_ns;
-    cost
 }
 
 /// Reads what [`run`] prints after a lap.
@@ -236,7 +283,7 @@ mod tests {
     #[test]
     fn frames_have_the_size_asked_for() {
         for frame_bytes in [60, 127, 130, 200, 5000, 65_530, 65_546, 80_000] {
-            let lap = Lap { seq: 0, burst: 3, frame_bytes, intended_ns: 0 };
+            let lap = Lap { seq: 0, burst: 3, frame_bytes, intended_ns: 0, sends_per_second: 0 };
             assert_eq!(frames(lap).len(), 3 * frame_bytes, "{frame_bytes}");
         }
     }

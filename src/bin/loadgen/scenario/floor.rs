@@ -10,8 +10,9 @@ use crate::crowd::{Crowd, Habits, Size};
 use crate::floor::Floor;
 use crate::floor::server::LapCost;
 use crate::preflight;
+use crate::publish::Schedule;
 use crate::report::Report;
-use crate::run::Run;
+use crate::run::{Round, Run};
 use crate::target::{Channels, Target};
 
 /// Sockets that one thread's table surely holds; the floor has as many threads as that asks for.
@@ -29,6 +30,8 @@ pub struct FloorSide {
 pub struct Laps {
     pub costs: Vec<LapCost>,
     pub p99_us: u64,
+    /// They took as long as they were told to: their time says nothing.
+    pub is_paced: bool,
 }
 
 impl Laps {
@@ -65,21 +68,38 @@ impl FloorSide {
 
     /// Runs laps and waits until everything has come.
     pub fn laps(&mut self, run: &mut Run, laps: u64, per_second: f64, burst: u64, frame_bytes: usize) -> Result<Laps> {
+        self.measure(run, laps * burst, false, |floor, told| floor.laps(laps, per_second, burst, frame_bytes, told))
+    }
+
+    /// The same for one message after the other, each to one socket.
+    pub fn rounds(&mut self, run: &mut Run, rounds: u64, sends_per_second: f64, frame_bytes: usize) -> Result<Laps> {
+        self.measure(run, rounds, true, |floor, told| floor.rounds(rounds, sends_per_second, frame_bytes, told))
+    }
+
+    fn measure(
+        &mut self,
+        run: &mut Run,
+        messages_per_client: u64,
+        is_paced: bool,
+        send: impl FnOnce(&mut Floor, &dyn Fn(u64)) -> Result<Vec<LapCost>>,
+    ) -> Result<Laps> {
         let before = self.crowd.collect(false)?.counts;
+        self.crowd.spin(run.options.spin);
         let published = self.crowd.published.clone();
         let told = |count| published[0].store(count, std::sync::atomic::Ordering::Relaxed);
-        let costs = self.floor.laps(laps, per_second, burst, frame_bytes, told)?;
-        let expected = before.messages + laps * burst * u64::from(self.crowd.clients);
+        let costs = send(&mut self.floor, &told)?;
+        let expected = before.messages + messages_per_client * u64::from(self.crowd.clients);
         run.until("floor", &self.crowd, None, |counts| counts.messages >= expected);
         // As long as the server's half takes to end.
         std::thread::sleep(Duration::from_millis(20));
+        self.crowd.spin(false);
         let tally = self.crowd.collect(true)?;
         let counts = tally.counts.since(&before);
         if counts.lost + counts.duplicates + counts.reordered + counts.closed > 0 || tally.counts.messages != expected {
             run.report.fail(format!("the floor's own messages did not arrive: a fault of this host or of the load generator ({counts:?})"));
             run.report.samples(&tally);
         }
-        Ok(Laps { costs, p99_us: tally.latency_us.value_at_percentile(99.0) })
+        Ok(Laps { costs, p99_us: tally.latency_us.value_at_percentile(99.0), is_paced })
     }
 
     pub fn end(self) {
@@ -105,7 +125,9 @@ impl Pairs {
         }
         self.server_p99_us.push(server_p99_us as f64);
         self.floor_p99_us.push(laps.p99_us as f64);
-        self.floor_lap_us.push(laps.lap_us());
+        if !laps.is_paced {
+            self.floor_lap_us.push(laps.lap_us());
+        }
     }
 
     pub fn add_figures(&mut self, server: f64, floor: f64) {
@@ -131,12 +153,57 @@ impl Pairs {
                 }),
             );
         }
+        let text = |us: &[f64]| crate::progress::short_us(median(us));
+        if !self.floor_p99_us.is_empty() {
+            report.row("p99: server, floor", format!("{}, {}", text(&self.server_p99_us), text(&self.floor_p99_us)));
+        }
         if !self.floor_lap_us.is_empty() {
-            let (server, floor, lap) = (median(&self.server_p99_us), median(&self.floor_p99_us), median(&self.floor_lap_us));
-            let text = |us| crate::progress::short_us(us);
-            report.row("p99: server, floor", format!("{}, {} (a floor lap takes {})", text(server), text(floor), text(lap)));
+            let of_laps: Vec<f64> = self.server_p99_us.iter().zip(&self.floor_lap_us).map(|(p99, lap)| p99 / lap).collect();
+            let (lowest, highest) = spread(&of_laps);
+            let ratio = format!("{:.2} × ({lowest:.2} to {highest:.2}), a lap takes {}", median(&of_laps), text(&self.floor_lap_us));
+            report.row("p99, against a floor's lap", ratio);
         }
     }
+}
+
+/// Publishes by the schedule and has the floor send the same, --pairs times in turn, and reports both. `lap` is the floor's half; its third argument
+/// is false for one that only warms up.
+pub fn by_turns(
+    run: &mut Run,
+    crowd: &Crowd,
+    schedule: &Schedule,
+    warm_messages: u64,
+    lap: impl Fn(&mut FloorSide, &mut Run, bool, usize) -> Result<Laps>,
+) -> Result<()> {
+    // The frame's size is known when the first messages have come; they do not count.
+    let warm = Schedule { count: warm_messages, ..schedule.clone() };
+    let frame_bytes = run.publish("warming up", crowd, warm, |_, _| {})?.frame_bytes();
+    let mut floor = FloorSide::start(run)?;
+    lap(&mut floor, run, false, frame_bytes)?;
+    let (mut pairs, mut all) = (Pairs::default(), None::<Round>);
+    for pair in 0..run.options.pairs.max(1) {
+        let round = run.publish(&format!("server {}", pair + 1), crowd, schedule.clone(), |_, _| {})?;
+        let laps = lap(&mut floor, run, true, frame_bytes)?;
+        pairs.add(round.cpu_per_delivery(), Some(laps.cpu_per_delivery()), round.tally.latency_us.value_at_percentile(99.0), &laps);
+        match &mut all {
+            Some(all) => all.add(&round),
+            None => all = Some(round),
+        }
+        if !run.report.failures.is_empty() {
+            break;
+        }
+    }
+    if let Some(all) = &all {
+        run.report.round(all);
+    }
+    pairs.report(&mut run.report, "CPU per delivery", "ns");
+    // Counts go on over all rounds: the newest are the sum.
+    let mut total = run.report.total.clone();
+    total.counts = crowd.counts();
+    run.report.check(&total, &[]);
+    run.report.set("frame_bytes", json!(frame_bytes));
+    floor.end();
+    Ok(())
 }
 
 pub fn median(numbers: &[f64]) -> f64 {
@@ -167,6 +234,7 @@ pub fn run(options: &Options) -> Result<Report> {
     let schedule = run.schedule(3.0, 1, 15, crate::pick::Pick::new(1, 0.0));
     let frame_bytes = options.payload + campanile::wire::frame::header_len(options.payload);
     let laps = schedule.count.div_ceil(schedule.burst);
+    crowd.spin(options.spin);
     let before = crowd.collect(false)?.counts;
     let published = crowd.published.clone();
     let told = |count| published[0].store(count, std::sync::atomic::Ordering::Relaxed);
@@ -174,7 +242,7 @@ pub fn run(options: &Options) -> Result<Report> {
     let expected = before.messages + laps * schedule.burst * u64::from(crowd.clients);
     run.until("laps", &crowd, None, |counts| counts.messages >= expected);
     let tally = crowd.collect(true)?;
-    let laps = Laps { costs, p99_us: tally.latency_us.value_at_percentile(99.0) };
+    let laps = Laps { costs, p99_us: tally.latency_us.value_at_percentile(99.0), is_paced: false };
     let sends: u64 = laps.costs.iter().map(|cost| cost.sends).sum();
     let cpu: u64 = laps.costs.iter().map(|cost| cost.cpu_ns).sum();
     run.report.headline("CPU per delivery", format!("{:.0} ns", laps.cpu_per_delivery()));
