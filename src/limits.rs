@@ -55,6 +55,8 @@ pub const FLUSH_BYTES_PER_VISIT: usize = 256 * 1024;
 pub const BUFFER_FLOOR_BYTES: usize = 4 * 1024;
 /// A connection with more unsent replies than this is not read until they are gone.
 pub const OUTBOX_PAUSE_BYTES: usize = 16 * 1024;
+/// Descriptors of a shared table that clients do not get (a quarter of a table that is smaller than four times as many).
+pub const DESCRIPTORS_KEPT_FREE: u64 = 32;
 /// Tries to accept again this many ticks (100 ms) after running out of descriptors.
 pub const ACCEPT_RETRY_TICKS: u32 = 1;
 

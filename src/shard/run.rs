@@ -108,15 +108,20 @@ fn prepare(poll: &Poll, parts: &Parts, placement: Placement) -> io::Result<Socke
         taken = sys::unshare_descriptors(&[poll.as_raw_fd(), parts.inbox.wake_fd(), parts.bus.wake_fd()], &inherited)?;
     }
     let registry = poll.registry().try_clone()?;
-    if given.is_empty() {
-        return Sockets::bind(registry, &placement.listen, &parts.settings);
+    let mut sockets = if given.is_empty() {
+        Sockets::bind(registry, &placement.listen, &parts.settings)?
+    } else {
+        let mut taken = taken.into_iter();
+        let given = given.into_iter().filter_map(|share| match share.socket {
+            Socket::Owned(socket) => Some((socket, share.is_shared)),
+            Socket::Inherited(_) => taken.next().map(|socket| (socket, share.is_shared)),
+        });
+        Sockets::given(registry, given, &parts.settings)?
+    };
+    if !placement.private_descriptors {
+        sockets.leave_some_free();
     }
-    let mut taken = taken.into_iter();
-    let given = given.into_iter().filter_map(|share| match share.socket {
-        Socket::Owned(socket) => Some((socket, share.is_shared)),
-        Socket::Inherited(_) => taken.next().map(|socket| (socket, share.is_shared)),
-    });
-    Sockets::given(registry, given, &parts.settings)
+    Ok(sockets)
 }
 
 /// Sleeps until something happens or the shard's next deadline; does not sleep while work remains.

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use mio::net::{TcpListener, TcpStream};
 use mio::unix::SourceFd;
@@ -13,7 +13,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::net::{Accepted, Network, Stream};
 use crate::config::Settings;
 use crate::fanout::batch::MonotonicNs;
-use crate::sys;
+use crate::{limits, sys};
 
 /// The listener of address `i` has the token `LISTENER_TOKEN - i`.
 pub const LISTENER_TOKEN: usize = usize::MAX - 1;
@@ -26,6 +26,9 @@ pub struct Sockets {
     turn: usize,
     /// A descriptor kept free: given up for a moment, it lets a connection be taken and dropped when the table is full.
     reserve: Option<File>,
+    /// Clients get descriptors below this alone. The kernel hands out the lowest free number, so whoever would get a higher one came when the table
+    /// was all but full.
+    descriptors_below: RawFd,
 }
 
 #[derive(Debug)]
@@ -90,7 +93,16 @@ impl Sockets {
     }
 
     fn with(registry: Registry, listeners: Vec<Listener>) -> Sockets {
-        Sockets { registry, listeners, turn: 0, reserve: File::open("/dev/null").ok() }
+        Sockets { registry, listeners, turn: 0, reserve: File::open("/dev/null").ok(), descriptors_below: RawFd::MAX }
+    }
+
+    /// In a table that others use too, keeps some descriptors of it for them: the control port must answer and the bus come back to Redis
+    /// however many clients there are.
+    pub fn leave_some_free(&mut self) {
+        if let Ok(limit) = sys::raise_descriptor_limit() {
+            let below = limit.soft - limits::DESCRIPTORS_KEPT_FREE.min(limit.soft / 4);
+            self.descriptors_below = RawFd::try_from(below).unwrap_or(RawFd::MAX);
+        }
     }
 
     /// The addresses really bound (a port given as 0 has become one).
@@ -162,6 +174,9 @@ impl Network for Sockets {
             match listener.socket.accept() {
                 Ok((stream, _)) => {
                     listener.has_taken = true;
+                    if stream.as_raw_fd() >= self.descriptors_below {
+                        return Accepted::Dropped;
+                    }
                     return Accepted::Stream(stream);
                 }
                 Err(error) => match error.raw_os_error() {

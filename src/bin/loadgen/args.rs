@@ -28,7 +28,7 @@ pub struct Cli {
 pub enum Scenario {
     /// Connect all clients and say how fast that went
     Connect(Options),
-    /// Connect all clients and hold them: heartbeats, memory, idle CPU
+    /// Connect all clients and hold them: heartbeats, memory, idle CPU; with --messages, publish those in the end
     Hold {
         #[command(flatten)]
         options: Options,

@@ -1,4 +1,4 @@
-//! Connect all clients and hold them: nothing may be lost, and what does it cost to keep them?
+//! Connect all clients and hold them: nobody may be closed, and what does it cost to keep them? With --messages, each must still get those in the end.
 
 use std::time::Duration;
 
@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::args::Options;
 use crate::crowd::Habits;
+use crate::pick::Pick;
 use crate::report::Report;
 use crate::run::{Ended, Run};
 
@@ -32,6 +33,11 @@ pub fn run(options: &Options, seconds: f64) -> Result<Report> {
             run.report.set("hold", json!({"seconds": seconds, "pings": pings, "server_cpu_ns": cpu_ns}));
         } else {
             run.report.set("hold", json!({"seconds": seconds, "pings": pings}));
+        }
+        let schedule = run.schedule(0.2, 1, 0, Pick::new(1, 0.0));
+        if schedule.count > 0 && run.report.failures.is_empty() {
+            let round = run.publish("publishing", &crowd, schedule, |_, _| {})?;
+            run.report.round(&round);
         }
     }
     let total = crowd.collect(false)?;
