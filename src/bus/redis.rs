@@ -506,9 +506,16 @@ impl Names {
         if self.redis_channels.contains(channel) { channel.to_owned() } else { format!("{}{channel}", self.prefix) }
     }
 
+    /// None: of no channel here. With prefix `n:` and `n` among `redis_channels`, a client's channel `n` is the Redis channel `n` alone: the pattern brings
+    /// `n:n` as well, which is none.
     #[inline]
     fn to_channel<'a>(&self, redis_channel: &'a str) -> Option<&'a str> {
-        redis_channel.strip_prefix(self.prefix.as_str()).or_else(|| self.redis_channels.contains(redis_channel).then_some(redis_channel))
+        let is_listed = |name: &str| self.redis_channels.contains(name);
+        match redis_channel.strip_prefix(self.prefix.as_str()) {
+            Some(channel) if self.prefix.is_empty() || !is_listed(channel) => Some(channel),
+            Some(_) => None,
+            None => is_listed(redis_channel).then_some(redis_channel),
+        }
     }
 }
 
@@ -563,6 +570,7 @@ mod tests {
         assert_eq!(prefixed.to_channel("notifications:user:1"), Some("user:1"));
         assert_eq!(prefixed.to_channel("notifications"), Some("notifications"));
         assert_eq!(prefixed.to_channel("other"), None);
+        assert_eq!(prefixed.to_channel("notifications:notifications"), None, "it would be a second source of one channel");
         let bare = names("");
         assert_eq!(bare.to_redis("a"), "a");
         assert_eq!(bare.to_channel("notifications"), Some("notifications"));

@@ -1,0 +1,311 @@
+//! What comes in: bytes into frames, frames into messages, each checked. The hot path of the load generator.
+
+use std::io::{self, Read, Write};
+use std::sync::atomic::Ordering::Relaxed;
+
+use campanile::sys;
+use campanile::wire::frame::{Opcode, parse_server_header};
+use mio::event::Event as Readiness;
+
+use super::connect::summary;
+use super::{End, HEAD_BYTES_MAX, READ_BYTES, Worker};
+use crate::client::{Phase, Reading, UNKNOWN, Verdict};
+use crate::events::{self, Event};
+use crate::stamp::Stamp;
+use crate::target::{self, Ready};
+
+pub(super) enum ReadOnce {
+    /// As much as asked for: more may wait.
+    Filled,
+    /// Less: nothing waits.
+    Drained,
+    Blocked,
+}
+
+impl Worker {
+    pub(super) fn on_ready(&mut self, event: &Readiness) {
+        let index = event.token().0;
+        let client = &mut self.clients[index];
+        let is_over = event.is_read_closed() || event.is_error();
+        let result = match client.phase {
+            Phase::Idle | Phase::Ended => return,
+            Phase::Connecting => {
+                if !event.is_writable() && !is_over {
+                    return;
+                }
+                self.say_hello(index).and_then(|()| if event.is_readable() || is_over { self.read(index, is_over) } else { Ok(()) })
+            }
+            Phase::Ready if self.is_slow_now && !self.is_catching_up && client.reading != Reading::Normal => {
+                if event.is_error() || event.is_write_closed() { Err(End::Closed(1006)) } else { Ok(()) }
+            }
+            Phase::Head | Phase::Subscribing | Phase::Ready => {
+                if event.is_writable() && client.spill.is_some() {
+                    self.send(index, &[]);
+                }
+                if event.is_readable() || is_over { self.read(index, is_over) } else { Ok(()) }
+            }
+        };
+        if let Err(end) = result {
+            self.end(index, end);
+        }
+    }
+
+    pub(super) fn say_hello(&mut self, index: usize) -> Result<(), End> {
+        let client = &mut self.clients[index];
+        let stream = client.stream.as_mut().expect("it is connecting");
+        if let Some(error) = stream.take_error().ok().flatten() {
+            return Err(End::Lost(error));
+        }
+        let request = self.plan.target.request(self.base + index as u32, client.channel, client.resumes);
+        match stream.write(request.as_bytes()) {
+            Ok(count) if count == request.len() => {}
+            Ok(_) => return Err(End::Lost(io::Error::other("the request was not taken in one piece"))),
+            Err(error) => return Err(End::Lost(error)),
+        }
+        client.phase = Phase::Head;
+        Ok(())
+    }
+
+    /// Reads until nothing is left and takes what came.
+    pub(super) fn read(&mut self, index: usize, is_over: bool) -> Result<(), End> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let result = loop {
+            match self.read_once(index, &mut buffer, usize::MAX) {
+                // Not filled: nothing is left, and what comes now is a new edge. Unless the end was announced with it.
+                Ok(ReadOnce::Drained) if !is_over => break Ok(()),
+                Ok(ReadOnce::Drained | ReadOnce::Filled) => {}
+                Ok(ReadOnce::Blocked) => break Ok(()),
+                Err(end) => break Err(end),
+            }
+            if self.is_slow_now && !self.is_catching_up && self.clients[index].reading != Reading::Normal {
+                break Ok(());
+            }
+        };
+        self.buffer = buffer;
+        result
+    }
+
+    pub(super) fn read_once(&mut self, index: usize, buffer: &mut Vec<u8>, bytes_max: usize) -> Result<ReadOnce, End> {
+        let client = &mut self.clients[index];
+        // What the last read left comes first.
+        let kept = match &mut client.spill {
+            Some(spill) if !spill.incoming.is_empty() => {
+                let length = spill.incoming.len();
+                if buffer.len() < length + READ_BYTES / 2 {
+                    buffer.resize(length * 2 + READ_BYTES, 0);
+                }
+                buffer[..length].copy_from_slice(&spill.incoming);
+                length
+            }
+            _ => 0,
+        };
+        let end = buffer.len().min(kept.saturating_add(bytes_max));
+        let stream = client.stream.as_mut().expect("a client that is connected has a stream");
+        let count = match stream.read(&mut buffer[kept..end]) {
+            Ok(0) => return Err(End::Closed(1006)),
+            Ok(count) => count,
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => return Ok(ReadOnce::Blocked),
+            Err(error) => return Err(End::Lost(error)),
+        };
+        self.tally.counts.reads += 1;
+        self.tally.counts.bytes += count as u64;
+        if let Some(spill) = &mut client.spill {
+            spill.incoming.clear();
+        }
+        let filled = if kept + count == end { ReadOnce::Filled } else { ReadOnce::Drained };
+        let taken = self.take(index, &buffer[..kept + count], sys::monotonic_ns())?;
+        let client = &mut self.clients[index];
+        if taken < kept + count {
+            client.spill().incoming.extend_from_slice(&buffer[taken..kept + count]);
+        }
+        client.drop_empty_spill();
+        Ok(filled)
+    }
+
+    /// Takes what is complete and says how much that was.
+    pub(super) fn take(&mut self, index: usize, bytes: &[u8], now_ns: u64) -> Result<usize, End> {
+        let mut taken = 0;
+        if self.clients[index].phase == Phase::Head {
+            let Some(length) = bytes.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4) else {
+                return if bytes.len() > HEAD_BYTES_MAX { Err(End::Refused("an endless answer".to_owned())) } else { Ok(0) };
+            };
+            let head = &bytes[..length];
+            let accepted =
+                head.starts_with(b"HTTP/1.1 101 ") && head.windows(target::ACCEPT.len()).any(|window| window == target::ACCEPT.as_bytes());
+            if !accepted {
+                return Err(End::Refused(summary(bytes)));
+            }
+            taken = length;
+            self.upgraded(index)?;
+        }
+        loop {
+            let rest = &bytes[taken..];
+            let header = match parse_server_header(rest) {
+                Ok(Some(header)) => header,
+                Ok(None) => return Ok(taken),
+                Err(error) => return Err(End::BadFrame(error.to_string())),
+            };
+            let header_len = header.header_len as usize;
+            let Some(payload) = usize::try_from(header.payload_len).ok().and_then(|length| rest[header_len..].get(..length)) else {
+                return Ok(taken);
+            };
+            taken += header_len + payload.len();
+            match header.opcode {
+                Opcode::Text | Opcode::Binary | Opcode::Continuation => {
+                    self.message(index, header.opcode == Opcode::Text, payload, now_ns)?;
+                }
+                Opcode::Ping => {
+                    self.tally.counts.pings += 1;
+                    self.send(index, &target::frame(Opcode::Pong, payload));
+                }
+                Opcode::Pong => {}
+                Opcode::Close => {
+                    let code = payload.first_chunk::<2>().map_or(1005, |code| u16::from_be_bytes(*code));
+                    return Err(End::Closed(code));
+                }
+            }
+        }
+    }
+
+    pub(super) fn upgraded(&mut self, index: usize) -> Result<(), End> {
+        let plan = self.plan.clone();
+        let client = &mut self.clients[index];
+        client.phase = Phase::Subscribing;
+        let (channel, position) = (client.channel, client.position);
+        if client.resumes {
+            let epoch = self.epochs.get(&channel).copied().unwrap_or_default();
+            self.send(index, &plan.target.resume_frame(channel, epoch, position));
+            return Ok(());
+        }
+        if let Some(frame) = plan.target.first_frame(self.base + index as u32, channel) {
+            self.send(index, &frame);
+        }
+        if plan.target.ready == Ready::Upgrade {
+            self.is_ready(index);
+        }
+        Ok(())
+    }
+
+    pub(super) fn is_ready(&mut self, index: usize) {
+        let now_us = self.now_us();
+        let client = &mut self.clients[index];
+        if client.phase == Phase::Ready {
+            return;
+        }
+        client.phase = Phase::Ready;
+        client.tries = 0;
+        if !client.resumes {
+            client.expect_from(self.plan.published[client.channel as usize].load(Relaxed));
+        }
+        self.tally.counts.connecting -= 1;
+        self.tally.counts.ready += 1;
+        self.tally.counts.connected += 1;
+        self.tally.connect_us.saturating_record(u64::from(now_us.saturating_sub(client.due_us)));
+    }
+
+    #[inline]
+    pub(super) fn message(&mut self, index: usize, is_text: bool, payload: &[u8], now_ns: u64) -> Result<(), End> {
+        let Some((stamp, at)) = Stamp::find(payload, &mut self.hint) else {
+            self.event(index, is_text, payload);
+            return Ok(());
+        };
+        let client = &mut self.clients[index];
+        let counts = &mut self.tally.counts;
+        if stamp.channel != client.channel {
+            counts.misrouted += 1;
+            return Ok(());
+        }
+        if self.plan.keeps_positions
+            && let Some(seq) = events::seq_before(is_text, &payload[..at])
+        {
+            client.position = seq;
+        }
+        let is_slow = self.is_slow_now && client.reading != Reading::Normal;
+        if is_slow {
+            counts.slow_messages += 1;
+        } else {
+            counts.messages += 1;
+            self.tally.latency_us.saturating_record(now_ns.saturating_sub(stamp.intended_ns) / 1000);
+        }
+        let expected = client.next;
+        match client.take(stamp.seq) {
+            Verdict::InOrder => {}
+            Verdict::Hole { lost, announced } => {
+                counts.lost += lost;
+                counts.announced += announced;
+                if lost > 0 {
+                    let (client, channel) = (self.base + index as u32, stamp.channel);
+                    self.tally.sample(|| format!("client {client}, channel {channel}: expected {expected}, got {}", stamp.seq));
+                }
+            }
+            Verdict::Late => {
+                counts.lost = counts.lost.saturating_sub(1);
+                counts.reordered += 1;
+                self.tally.sample(|| format!("channel {}: {} came after {}", stamp.channel, stamp.seq, expected - 1));
+            }
+            Verdict::Duplicate => {
+                counts.duplicates += 1;
+                self.tally.sample(|| format!("channel {}: {} came twice", stamp.channel, stamp.seq));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn event(&mut self, index: usize, is_text: bool, payload: &[u8]) {
+        let plan = self.plan.clone();
+        let client = &mut self.clients[index];
+        let is_awaited = client.phase == Phase::Subscribing;
+        if let Ready::Message(sign) = &plan.target.ready {
+            if is_awaited && payload.windows(sign.len()).any(|window| window == sign) {
+                self.is_ready(index);
+            } else if !is_awaited {
+                self.tally.counts.foreign += 1;
+            }
+            return;
+        }
+        match events::read(is_text, payload) {
+            Event::Subscribed { epoch, seq, recovered } if is_awaited => {
+                if client.resumes && !recovered {
+                    self.tally.counts.unrecovered += 1;
+                    // It is said that something may be missing, though not what.
+                    client.announce(UNKNOWN);
+                }
+                client.position = seq;
+                self.epochs.insert(client.channel, epoch);
+                self.is_ready(index);
+            }
+            Event::Gap { count, is_outage } => {
+                self.tally.counts.gaps += 1;
+                client.announce(if is_outage { UNKNOWN } else { u32::try_from(count).unwrap_or(UNKNOWN) });
+            }
+            Event::Error { text } => {
+                self.tally.counts.errors += 1;
+                self.tally.sample(|| format!("the server says {text}"));
+            }
+            Event::Subscribed { .. } | Event::Other => self.tally.counts.foreign += u64::from(!is_awaited),
+        }
+    }
+
+    /// Sends, after what could not be sent before. What the socket does not take waits.
+    pub(super) fn send(&mut self, index: usize, bytes: &[u8]) {
+        let client = &mut self.clients[index];
+        let Some(stream) = &mut client.stream else { return };
+        let mut waiting = client.spill.as_mut().map(|spill| std::mem::take(&mut spill.outgoing)).unwrap_or_default();
+        let all = if waiting.is_empty() {
+            bytes
+        } else {
+            waiting.extend_from_slice(bytes);
+            &waiting
+        };
+        if all.is_empty() {
+            return;
+        }
+        // A write that fails is seen by the read that follows.
+        let written = stream.write(all).unwrap_or(0);
+        if written < all.len() {
+            let rest = all[written..].to_vec();
+            client.spill().outgoing = rest;
+        }
+        client.drop_empty_spill();
+    }
+}
