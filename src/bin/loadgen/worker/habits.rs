@@ -85,6 +85,12 @@ impl Worker {
                 let _ = poll.registry().reregister(stream, Token(index), Interest::READABLE | Interest::WRITABLE);
             }
         }
+        // A kernel gives up a closed connection whose other end takes nothing, and tells nobody. Whoever speaks to it is told.
+        for index in 0..self.clients.len() {
+            if self.clients[index].reading != Reading::Normal {
+                self.send(index, &target::frame(Opcode::Ping, b""));
+            }
+        }
     }
 
     pub(super) fn read_slowly(&mut self) {
