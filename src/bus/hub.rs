@@ -216,8 +216,8 @@ impl Hub {
         let Some(index) = entry.interest.iter().position(|interest| interest.shard == shard && interest.topic == topic) else { return };
         entry.interest.swap_remove(index);
         let lane = &mut self.lanes[usize::from(shard)];
-        lane.joins.remove(&topic);
-        lane.behind.remove(&topic);
+        lane.joins.swap_remove(&topic);
+        lane.behind.swap_remove(&topic);
         if entry.interest.is_empty() {
             self.set_idle(id, now);
         }
@@ -452,7 +452,7 @@ impl Hub {
             if lane.push_batch(interest.topic, &batch) {
                 if std::mem::take(lost_to) != 0 {
                     // The shard sees the hole by itself.
-                    lane.behind.remove(&interest.topic);
+                    lane.behind.swap_remove(&interest.topic);
                 }
             } else {
                 self.metrics.inbox_full.add(batch.message_count().max(1) as u64);
@@ -502,28 +502,27 @@ impl Hub {
                 continue;
             }
             let (entries, histories) = (&mut self.entries, &self.histories);
-            let mut is_full = false;
-            let mut joins = std::mem::take(&mut lane.joins);
-            joins.retain(|&topic, &mut id| {
+            // From the end, and no further than there is room: a shard that is full for long may have a hundred thousand of them.
+            while let Some((&topic, &id)) = lane.joins.last() {
                 let entry = &mut entries[id as usize];
-                is_full = is_full || !lane.push(entry.joined(topic, histories));
-                if !is_full {
-                    entry.interest_of(shard, topic).told = Told::Joined { lost_to: 0 };
+                if !lane.push(entry.joined(topic, histories)) {
+                    break;
                 }
-                is_full
-            });
-            lane.joins = joins;
-            is_full = is_full || !lane.may_tell_heads();
-            let mut behind = std::mem::take(&mut lane.behind);
-            behind.retain(|&topic, &mut id| {
-                let Told::Joined { lost_to } = &mut entries[id as usize].interest_of(shard, topic).told else { return false };
-                is_full = is_full || !lane.push(ShardMessage::Head { topic, seq: *lost_to });
-                if !is_full {
+                entry.interest_of(shard, topic).told = Told::Joined { lost_to: 0 };
+                lane.joins.pop();
+            }
+            while lane.joins.is_empty()
+                && lane.may_tell_heads()
+                && let Some((&topic, &id)) = lane.behind.last()
+            {
+                if let Told::Joined { lost_to } = &mut entries[id as usize].interest_of(shard, topic).told {
+                    if !lane.push(ShardMessage::Head { topic, seq: *lost_to }) {
+                        break;
+                    }
                     *lost_to = 0;
                 }
-                is_full
-            });
-            lane.behind = behind;
+                lane.behind.pop();
+            }
             lane.push_stop();
         }
     }

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use indexmap::IndexMap;
 
 use super::{ShardMessage, ShardSender, TopicToken};
 use crate::fanout::batch::Batch;
@@ -27,9 +27,9 @@ pub struct Lane {
     dirty: bool,
     replies: VecDeque<ShardMessage>,
     /// Joins that are answered but not told yet, with the channel's index.
-    pub(super) joins: HashMap<TopicToken, u32>,
+    pub(super) joins: IndexMap<TopicToken, u32>,
     /// Topics that lost batches and were not told a `Head` since.
-    pub(super) behind: HashMap<TopicToken, u32>,
+    pub(super) behind: IndexMap<TopicToken, u32>,
     /// Stop is to be told after everything else.
     stopping: bool,
 }
@@ -49,8 +49,8 @@ impl Lane {
             full_at: None,
             dirty: false,
             replies: VecDeque::new(),
-            joins: HashMap::new(),
-            behind: HashMap::new(),
+            joins: IndexMap::new(),
+            behind: IndexMap::new(),
             stopping: false,
         }
     }

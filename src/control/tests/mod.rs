@@ -18,11 +18,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Facts, State, TIMEOUTS, Timeouts};
 use crate::bus::{BusCommand, BusSender, ChannelInfo, ChannelPage, PublishError, PublishReply, Published as Number};
-use crate::config::{ChannelRule, ChannelRules, FdTable, LogFormat, Mismatch, Overrun, Pin, RedisSubscribe, Settings};
+use crate::config::{ChannelRule, ChannelRules, FdTable, Overrun, Pin, Settings};
 use crate::metrics::{BusMetrics, ShardMetrics};
 use crate::shard::inbox::inbox;
-use crate::wire::Format;
-use crate::wire::payload::Expect;
 
 pub(super) const PAYLOAD_BYTES_MAX: usize = 1024;
 /// Nothing a test waits for takes this long; what it waits for not to happen, it does not wait for.
@@ -264,51 +262,17 @@ pub(super) fn fake_bus(capacity: usize, published: Published) -> (BusSender, Opt
 }
 
 pub(super) fn settings() -> Settings {
-    let rule = ChannelRule {
-        overrun: Overrun::Disconnect,
-        payload: Expect::Auto,
-        mismatch: Mismatch::Opaque,
-        log_bytes: 1 << 20,
-        history_count: 0,
-        history_age: Duration::from_secs(60),
-    };
+    let ticker = ChannelRule { overrun: Overrun::Latest, ..ChannelRule::default() };
     Settings {
         listen: vec!["127.0.0.1:0".parse().unwrap()],
         control: "127.0.0.1:0".parse().unwrap(),
-        redis: None,
-        prefix: "notifications:".into(),
-        redis_channels: vec!["notifications".into()],
-        redis_subscribe: RedisSubscribe::Exact,
-        linger: Duration::from_secs(2),
         shards: 2,
         pin: Pin::List(vec![0, 1]),
-        fd_table: FdTable::Auto,
-        format: Format::Json,
-        coalesce: None,
-        heartbeat: Duration::from_secs(30),
-        pong_timeout: Duration::from_secs(10),
-        handshake_timeout: Duration::from_secs(10),
-        close_timeout: Duration::from_secs(5),
-        shutdown_timeout: Duration::from_secs(10),
         connections_max: 1000,
         subscriptions_max: 16,
-        channels_max: 1000,
-        message_bytes_max: 1 << 16,
         payload_bytes_max: PAYLOAD_BYTES_MAX,
-        log_bytes_total: 1 << 28,
-        buffer_bytes_total: 1 << 26,
         inbox_messages: 1024,
-        inbox_bytes_total: 1 << 28,
-        history_bytes_total: 1 << 28,
-        notsent_bytes: 1 << 14,
-        backlog: 4096,
-        echo: false,
-        allow_client_publish: false,
-        log_format: LogFormat::Text,
-        log_level: "info".into(),
-        channels: ChannelRules {
-            by_prefix: vec![("ticker:".into(), ChannelRule { overrun: Overrun::Latest, ..rule.clone() })],
-            default: rule,
-        },
+        channels: ChannelRules { default: ChannelRule::default(), by_prefix: vec![("ticker:".into(), ticker)] },
+        ..Settings::default()
     }
 }

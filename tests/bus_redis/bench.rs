@@ -1,0 +1,249 @@
+//! A bus thread with shards that only keep what they are told.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use campanile::bus::link::Timing;
+use campanile::bus::subscriber::spawn_with_timing;
+use campanile::bus::{BusCommand, BusSender, Publish, PublishError, PublishReply, Published, ShardMessage, TopicToken};
+use campanile::config::{ChannelRule, ChannelRules, Settings};
+use campanile::fanout::batch::Batch;
+use campanile::metrics::BusMetrics;
+use campanile::shard::inbox::{Inbox, inbox};
+use campanile::wire::Format;
+use campanile::wire::payload::Expect;
+use mio::{Events, Poll, Token};
+
+use crate::support::PATIENCE;
+
+/// The defaults, but that payloads are passed as they are and channels are let go at once.
+pub fn settings(redis: Option<String>) -> Settings {
+    let rule = ChannelRule { payload: Expect::Raw, ..ChannelRule::default() };
+    Settings {
+        redis,
+        linger: Duration::from_millis(50),
+        inbox_messages: 1 << 16,
+        channels: ChannelRules { default: rule, by_prefix: Vec::new() },
+        ..Settings::default()
+    }
+}
+
+/// Looks often for a Redis that is lost, and gives a slow one all the time it needs: the machine may be busy with other tests.
+pub fn patient() -> Timing {
+    Timing {
+        connect: PATIENCE,
+        ping_after: PATIENCE,
+        answer: PATIENCE,
+        backoff_min: Duration::from_millis(10),
+        backoff_max: Duration::from_millis(100),
+    }
+}
+
+/// Notices within half a second that a Redis hangs.
+pub fn hurried() -> Timing {
+    Timing { connect: Duration::from_secs(1), ping_after: Duration::from_millis(200), answer: Duration::from_millis(300), ..patient() }
+}
+
+/// A shard that only keeps what it is told.
+pub struct FakeShard {
+    pub inbox: Inbox<ShardMessage>,
+    pub poll: Poll,
+    /// By topic index, what came, in words; `m:payload#seq` for a message.
+    pub topics: HashMap<u32, Vec<String>>,
+    pub heads: HashMap<u32, u64>,
+    pub published: Vec<Result<Published, PublishError>>,
+    is_stopped: bool,
+    /// Its inbox is too small on purpose: a hole is what a real shard then announces as a gap.
+    may_lose: bool,
+}
+
+impl FakeShard {
+    pub fn take(&mut self) -> bool {
+        let mut any = false;
+        while let Some(message) = self.inbox.try_recv() {
+            any = true;
+            match message {
+                ShardMessage::Joined { topic, seq, history, .. } => {
+                    let words = self.topics.entry(topic.index).or_default();
+                    words.push(format!("joined@{seq}"));
+                    for batch in history {
+                        words.extend(describe(&batch).into_iter().map(|word| format!("old:{word}")));
+                    }
+                    assert!(self.heads.insert(topic.index, seq).is_none(), "joined twice");
+                }
+                ShardMessage::Batch { topic, batch } => {
+                    self.inbox.release(batch.bytes());
+                    let head = self.heads.get_mut(&topic.index).expect("no batch before joined");
+                    assert!(batch.first() > *head, "never twice");
+                    assert!(batch.first() == *head + 1 || self.may_lose, "no hole without a gap");
+                    *head = batch.end() - 1;
+                    self.topics.get_mut(&topic.index).unwrap().extend(describe(&batch));
+                }
+                ShardMessage::Head { topic, seq } => {
+                    self.topics.entry(topic.index).or_default().push(format!("head@{seq}"));
+                    self.heads.insert(topic.index, seq);
+                }
+                ShardMessage::Published { result, .. } => self.published.push(result),
+                ShardMessage::Refused { .. } => panic!("refused"),
+                ShardMessage::Stop => self.is_stopped = true,
+            }
+        }
+        any
+    }
+}
+
+fn describe(batch: &Batch) -> Vec<String> {
+    if batch.is_gap() {
+        return vec![format!("gap#{}..{}", batch.first(), batch.end())];
+    }
+    let frames = batch.frames(Format::Raw);
+    (batch.first()..batch.end())
+        .map(|seq| {
+            let frame = &frames.bytes[batch.frame_start(frames, seq)..batch.frame_start(frames, seq + 1)];
+            let mut cursor = std::io::Cursor::new(frame);
+            tungstenite::protocol::frame::FrameHeader::parse(&mut cursor).unwrap().unwrap();
+            let payload = &frame[cursor.position() as usize..];
+            match payload.len() {
+                0..=100 => format!("m:{}#{seq}", String::from_utf8_lossy(payload)),
+                long => format!("m:{long} bytes#{seq}"),
+            }
+        })
+        .collect()
+}
+
+pub struct Bench {
+    bus: BusSender,
+    thread: Option<JoinHandle<()>>,
+    pub metrics: Arc<BusMetrics>,
+    pub shards: Vec<FakeShard>,
+}
+
+impl Bench {
+    pub fn new(settings: Settings) -> Bench {
+        Bench::with(settings, 1, patient())
+    }
+
+    pub fn hurried(settings: Settings) -> Bench {
+        Bench::with(settings, 1, hurried())
+    }
+
+    pub fn with_shards(settings: Settings, count: usize) -> Bench {
+        Bench::with(settings, count, patient())
+    }
+
+    pub fn with(settings: Settings, count: usize, timing: Timing) -> Bench {
+        let metrics = Arc::new(BusMetrics::default());
+        let (senders, shards) = (0..count)
+            .map(|_| {
+                let poll = Poll::new().unwrap();
+                let (sender, inbox) = inbox(settings.inbox_messages, poll.registry(), Token(0)).unwrap();
+                let shard = FakeShard {
+                    inbox,
+                    poll,
+                    topics: HashMap::new(),
+                    heads: HashMap::new(),
+                    published: Vec::new(),
+                    is_stopped: false,
+                    may_lose: settings.inbox_messages < 100,
+                };
+                (sender, shard)
+            })
+            .unzip();
+        let (bus, thread) = spawn_with_timing(Arc::new(settings), metrics.clone(), senders, timing).unwrap();
+        Bench { bus, thread: Some(thread), metrics, shards }
+    }
+
+    pub fn join(&self, index: u32, channel: &str) {
+        self.join_on(0, index, channel);
+    }
+
+    pub fn join_on(&self, shard: u16, index: u32, channel: &str) {
+        let topic = TopicToken { index, generation: 1 };
+        self.send(BusCommand::Join { shard, topic, channel: channel.into() });
+    }
+
+    pub fn leave(&self, index: u32, channel: &str) {
+        let topic = TopicToken { index, generation: 1 };
+        self.send(BusCommand::Leave { shard: 0, topic, channel: channel.into() });
+    }
+
+    pub fn send(&self, mut command: BusCommand) {
+        let begin = Instant::now();
+        while let Err(back) = self.bus.send(command) {
+            command = back;
+            assert!(begin.elapsed() < PATIENCE, "the bus thread takes no commands");
+            std::thread::yield_now();
+        }
+    }
+
+    pub fn publish(&self, channel: &str, payload: &[u8]) -> Result<Published, PublishError> {
+        self.publish_later(channel, payload)()
+    }
+
+    pub fn publish_later(&self, channel: &str, payload: &[u8]) -> impl FnOnce() -> Result<Published, PublishError> + use<> {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let reply = PublishReply::Control(sender);
+        self.send(BusCommand::Publish(Publish { channel: channel.into(), payload: payload.into(), reply }));
+        move || receiver.blocking_recv().expect("every publish is answered")
+    }
+
+    /// Publishes through the bus until it works, for after an outage.
+    pub fn publish_when_possible(&mut self, channel: &str, payload: &[u8]) -> Published {
+        let begin = Instant::now();
+        loop {
+            match self.publish(channel, payload) {
+                Ok(published) => return published,
+                Err(PublishError::Unavailable) => assert!(begin.elapsed() < PATIENCE, "publishing does not resume"),
+                Err(other) => panic!("{other}"),
+            }
+        }
+    }
+
+    /// Takes what the shards are told until `done`; sleeps only in epoll, in short steps for conditions that have no event.
+    pub fn wait(&mut self, what: &str, mut done: impl FnMut(&Bench) -> bool) {
+        let begin = Instant::now();
+        let mut events = Events::with_capacity(8);
+        loop {
+            for shard in &mut self.shards {
+                shard.take();
+            }
+            if done(self) {
+                return;
+            }
+            let some = || self.shards[0].topics.iter().take(5).collect::<Vec<_>>();
+            assert!(begin.elapsed() < PATIENCE, "timed out waiting for {what}; got {:?}", some());
+            let shard = &mut self.shards[0];
+            if shard.inbox.prepare_sleep() {
+                shard.poll.poll(&mut events, Some(Duration::from_millis(5))).unwrap();
+                shard.inbox.awake();
+            }
+        }
+    }
+
+    pub fn wait_for(&mut self, index: u32, expected: &[&str]) {
+        let what = format!("{expected:?}");
+        self.wait(&what, |bench| bench.words(index).len() >= expected.len());
+        assert_eq!(self.words(index), expected);
+    }
+
+    pub fn wait_ready(&mut self, ready: bool) {
+        self.wait("readiness", |bench| bench.metrics.ready.get() == u64::from(ready));
+    }
+
+    pub fn words(&self, index: u32) -> &[String] {
+        self.shards[0].topics.get(&index).map_or(&[], Vec::as_slice)
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        self.send(BusCommand::Stop);
+        self.wait("stop", |bench| bench.shards.iter().all(|shard| shard.is_stopped));
+        self.thread.take().unwrap().join().unwrap();
+    }
+}

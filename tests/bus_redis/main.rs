@@ -1,0 +1,8 @@
+//! The bus thread against a real `redis-server`, with inboxes in place of shards: subscribe, publish, kill, pause, log in.
+
+mod bench;
+mod login;
+mod outages;
+#[path = "../support/redis.rs"]
+mod support;
+mod traffic;
