@@ -409,17 +409,56 @@ fn too_few_descriptors_are_told_before_the_start() {
 fn every_run_ends_in_time() {
     let begin = Instant::now();
     let output = Command::new(env!("CARGO_BIN_EXE_loadgen"))
-        .args(["hold", "--serve", "--shards 1", "-n", "50", "--hold", "60", "--time", "2", "-q"])
+        .args(["broadcast", "--serve", "--shards 1", "-n", "50", "--rate", "1", "--messages", "100", "--time", "2", "-q"])
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stdout).contains("--time is over"));
-    assert!(begin.elapsed() < Duration::from_secs(15));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("--time 2 is over"));
+    for scenario in ["floor", "storm"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_loadgen"));
+        command.args([scenario, "-n", "50", "--rate", "1", "--messages", "100", "--time", "3", "-q", "--floor-cores", ""]);
+        if scenario == "storm" {
+            command.args(["--serve", "--shards 1 --history-count 10"]);
+        }
+        assert_eq!(command.output().unwrap().status.code(), Some(1), "{scenario}");
+    }
+    assert!(begin.elapsed() < Duration::from_secs(30));
+}
+
+#[test]
+fn what_was_found_before_an_error_is_kept() {
+    let arguments = ["broadcast", "--serve", "--shards 1", "-n", "50", "--through", "http", "--control", "127.0.0.1:1"];
+    let floor = ["--floor", "--pairs", "1", "--floor-cores", ""];
+    for arguments in [&arguments[..], &[&arguments[..], &floor].concat()] {
+        let ran = run(arguments);
+        ran.fails("publishing failed");
+        assert_eq!(ran.json["connect"]["ready"], 50, "{arguments:?}");
+    }
+    let unwritable = ["connect", "--serve", "--shards 1", "-n", "10", "-q", "--json", "/nonexistent/result.json"];
+    let output = Command::new(env!("CARGO_BIN_EXE_loadgen")).args(unwritable).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/nonexistent/result.json cannot be written"));
+    assert!(output.stdout.is_empty(), "told before the run");
 }
 
 #[test]
 fn a_mistake_on_the_command_line_is_2() {
-    for arguments in [&["storms"][..], &["hold", "-n", "0"], &["hold", "--format", "xml"], &["hold", "--cores", "x"]] {
+    let mistakes: [&[&str]; 14] = [
+        &["storms"],
+        &["hold", "-n", "0"],
+        &["hold", "--format", "xml"],
+        &["hold", "--cores", "x"],
+        &["hold", "--cores", "4000"],
+        &["hold", "--hold", "60", "--time", "2"],
+        &["hold", "--hold=-1"],
+        &["hold", "--floor"],
+        &["churn", "--churn", "inf"],
+        &["broadcast", "--payload", "10"],
+        &["broadcast", "--threads", "0"],
+        &["broadcast", "--through", "redis"],
+        &["channels", "--floor", "--zipf", "1"],
+        &["failover"],
+    ];
+    for arguments in mistakes {
         let output = Command::new(env!("CARGO_BIN_EXE_loadgen")).args(arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
     }

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use campanile::wire::Format;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::stamp::STAMP_BYTES;
+
 const EXAMPLES: &str = "\
 Examples:
   loadgen broadcast --serve '--shards 1' --clients 1000
@@ -33,7 +35,7 @@ pub enum Scenario {
         #[command(flatten)]
         options: Options,
         /// How long to hold them
-        #[arg(long, value_name = "SECONDS", default_value_t = 30.0)]
+        #[arg(long, value_parser = parse_number, value_name = "SECONDS", default_value_t = 30.0)]
         hold: f64,
     },
     /// One channel, every client subscribed, one message at a time
@@ -48,7 +50,7 @@ pub enum Scenario {
         #[arg(long, value_name = "N", default_value_t = 0)]
         channels: u32,
         /// Zipf's exponent: 0 treats all channels alike, 1 gives a few channels most clients and messages
-        #[arg(long, value_name = "EXPONENT", default_value_t = 0.0)]
+        #[arg(long, value_parser = parse_number, value_name = "EXPONENT", default_value_t = 0.0)]
         zipf: f64,
     },
     /// Clients come and go while messages flow
@@ -56,7 +58,7 @@ pub enum Scenario {
         #[command(flatten)]
         options: Options,
         /// Clients replaced per second, in percent of all
-        #[arg(long, value_name = "PERCENT", default_value_t = 10.0)]
+        #[arg(long, value_parser = parse_number, value_name = "PERCENT", default_value_t = 10.0)]
         churn: f64,
     },
     /// Some clients read slowly or not at all; the others must not feel it
@@ -64,10 +66,10 @@ pub enum Scenario {
         #[command(flatten)]
         options: Options,
         /// Percent of clients that read slowly
-        #[arg(long, value_name = "PERCENT", default_value_t = 0.0)]
+        #[arg(long, value_parser = parse_number, value_name = "PERCENT", default_value_t = 0.0)]
         slow: f64,
         /// Percent of clients that do not read at all
-        #[arg(long, value_name = "PERCENT", default_value_t = 10.0)]
+        #[arg(long, value_parser = parse_number, value_name = "PERCENT", default_value_t = 10.0)]
         never: f64,
         /// What a slow client reads at a time
         #[arg(long, value_name = "BYTES", default_value_t = 1024)]
@@ -83,7 +85,7 @@ pub enum Scenario {
         #[command(flatten)]
         options: Options,
         /// How long Redis is away
-        #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
+        #[arg(long, value_parser = parse_number, value_name = "SECONDS", default_value_t = 1.0)]
         outage: f64,
     },
     /// Every client sends, and gets back what it sent (Campanile: --echo)
@@ -131,7 +133,7 @@ pub struct Options {
     #[arg(long, short = 'n', value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..), help_heading = "Clients")]
     pub clients: u32,
     /// Threads for them [default: as many as the limit on descriptors asks for]
-    #[arg(long, value_name = "N", help_heading = "Clients")]
+    #[arg(long, value_name = "N", value_parser = parse_threads, help_heading = "Clients")]
     pub threads: Option<usize>,
     /// Cores for these threads, as in 1 or 2-3,5 [default: not pinned]
     #[arg(long, value_name = "CORES", default_value = "", hide_default_value = true, help_heading = "Clients")]
@@ -143,7 +145,7 @@ pub struct Options {
     #[arg(long, value_name = "N", default_value_t = 512, help_heading = "Clients")]
     pub window: usize,
     /// Connections begun per second [default: as fast as they come through]
-    #[arg(long, value_name = "N", default_value_t = 0.0, hide_default_value = true, help_heading = "Clients")]
+    #[arg(long, value_parser = parse_number, value_name = "N", default_value_t = 0.0, hide_default_value = true, help_heading = "Clients")]
     pub connect_rate: f64,
     /// Source addresses to spread connections over [default on loopback: 127.0.0.2 and on, one per 5,000]
     #[arg(long, value_name = "IP", value_delimiter = ',', help_heading = "Clients")]
@@ -165,7 +167,7 @@ pub struct Options {
     #[arg(long, value_name = "TEXT", help_heading = "Messages")]
     pub publish_text: Option<String>,
     /// Messages per second, all channels together (echo: all clients together)
-    #[arg(long, value_name = "N", help_heading = "Messages")]
+    #[arg(long, value_parser = parse_number, value_name = "N", help_heading = "Messages")]
     pub rate: Option<f64>,
     /// Messages in all (per half of a pair with --floor)
     #[arg(long, value_name = "N", help_heading = "Messages")]
@@ -174,7 +176,7 @@ pub struct Options {
     #[arg(long, value_name = "N", help_heading = "Messages")]
     pub burst: Option<u64>,
     /// Payload size; at least 38
-    #[arg(long, value_name = "BYTES", default_value_t = 128, help_heading = "Messages")]
+    #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = parse_payload, help_heading = "Messages")]
     pub payload: usize,
 
     /// Run the floor by turns with the server, and print the ratio (broadcast, burst, connect, channels)
@@ -188,10 +190,10 @@ pub struct Options {
     pub floor_cores: Cores,
 
     /// The run ends after this time, whatever happens
-    #[arg(long, value_name = "SECONDS", default_value_t = 300.0, help_heading = "Run")]
+    #[arg(long, value_parser = parse_number, value_name = "SECONDS", default_value_t = 300.0, help_heading = "Run")]
     pub time: f64,
     /// Give up waiting for messages after so much silence
-    #[arg(long, value_name = "SECONDS", default_value_t = 5.0, help_heading = "Run")]
+    #[arg(long, value_parser = parse_number, value_name = "SECONDS", default_value_t = 5.0, help_heading = "Run")]
     pub patience: f64,
     /// Wait so long between connecting and publishing
     #[arg(long, value_name = "MS", default_value_t = 300, help_heading = "Run")]
@@ -232,6 +234,76 @@ impl std::str::FromStr for Cores {
         }
         Ok(Cores(cores))
     }
+}
+
+fn parse_number(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0).ok_or_else(|| "a number, 0 or more".to_owned())
+}
+
+fn parse_threads(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|threads| (1..=4096).contains(threads)).ok_or_else(|| "accepted are 1 to 4096".to_owned())
+}
+
+fn parse_payload(text: &str) -> Result<usize, String> {
+    let accepted = STAMP_BYTES..=64 << 20;
+    let told = format!("accepted are {} to {} bytes: the stamp that is checked takes {STAMP_BYTES}", accepted.start(), accepted.end());
+    text.parse().ok().filter(|bytes| accepted.contains(bytes)).ok_or(told)
+}
+
+impl Scenario {
+    fn options(&self) -> Option<&Options> {
+        match self {
+            Scenario::Connect(options) | Scenario::Broadcast(options) | Scenario::Burst(options) => Some(options),
+            Scenario::Storm(options) | Scenario::Echo(options) | Scenario::Floor(options) => Some(options),
+            Scenario::Hold { options, .. } | Scenario::Channels { options, .. } | Scenario::Churn { options, .. } => Some(options),
+            Scenario::Slow { options, .. } | Scenario::Failover { options, .. } => Some(options),
+            Scenario::FloorServer { .. } => None,
+        }
+    }
+
+    /// What is wrong with the command line as a whole.
+    pub fn problem(&self) -> Option<String> {
+        let options = self.options()?;
+        let has_floor = matches!(self, Scenario::Connect(_) | Scenario::Broadcast(_) | Scenario::Burst(_) | Scenario::Channels { .. });
+        if !(1.0..=3600.0).contains(&options.time) {
+            return Some("--time takes 1 to 3600 seconds".to_owned());
+        }
+        if options.floor && !has_floor {
+            return Some("--floor goes with broadcast, burst, connect and channels".to_owned());
+        }
+        let floor_cores = if options.floor || matches!(self, Scenario::Floor(_)) { &options.floor_cores.0[..] } else { &[] };
+        if let Some(core) = options.cores.0.iter().chain(floor_cores).find(|core| !core_exists(**core)) {
+            return Some(format!("this process may not run on core {core} (--cores, --floor-cores)"));
+        }
+        match self {
+            Scenario::Hold { hold, .. } if *hold >= options.time => {
+                Some(format!("--hold {hold} does not fit into --time {}: give --time {} or more", options.time, hold + 100.0))
+            }
+            Scenario::Channels { channels, zipf, .. } if options.floor && (*channels != 0 || *zipf != 0.0) => {
+                Some("--floor stands beside channels of one client each: leave --channels and --zipf out".to_owned())
+            }
+            Scenario::Floor(_) if options.serve.is_some() || options.server_pid.is_some() => {
+                Some("floor has no server: leave --serve and --server-pid out, or take broadcast --floor".to_owned())
+            }
+            Scenario::Failover { .. } if options.serve.is_none() => {
+                Some("failover kills the server's Redis, so it starts both: give --serve ARGS (even --serve '')".to_owned())
+            }
+            Scenario::Failover { .. } if options.redis.as_deref().is_some_and(|url| url != "own") => {
+                Some("failover starts its own Redis and kills that one: leave --redis away".to_owned())
+            }
+            Scenario::Failover { .. } if options.through.is_some_and(|through| through != Through::Redis) => {
+                Some("failover publishes through Redis: leave --through away".to_owned())
+            }
+            _ if options.through == Some(Through::Redis) && options.redis.is_none() && !matches!(self, Scenario::Failover { .. }) => {
+                Some("--through redis needs --redis URL or --redis own".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
+
+fn core_exists(core: usize) -> bool {
+    core_affinity::get_core_ids().is_none_or(|ids| ids.iter().any(|id| id.id == core))
 }
 
 fn parse_format(text: &str) -> Result<Format, String> {

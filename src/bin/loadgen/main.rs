@@ -29,7 +29,12 @@ use clap::Parser;
 use args::{Cli, Scenario};
 
 fn main() -> ExitCode {
-    match run(Cli::parse().scenario) {
+    let scenario = Cli::parse().scenario;
+    if let Some(problem) = scenario.problem() {
+        eprintln!("error: {problem}");
+        return ExitCode::from(2);
+    }
+    match run(scenario) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");

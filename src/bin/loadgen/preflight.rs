@@ -36,8 +36,10 @@ pub fn size(options: &Options, target: &Target) -> anyhow::Result<Size> {
             clients.div_ceil(threads as u64) + DESCRIPTORS_SPARE
         );
     }
-    check_host_files(clients)?;
     let is_loopback = target.address.ip().is_loopback();
+    // The floor beside the server has as many clients of its own (connect: one after the other).
+    let crowds = if options.floor { 2 } else { 1 };
+    check_host_files(clients * crowds * if is_loopback { 2 } else { 1 })?;
     let sources = if options.source.is_empty() && is_loopback && target.address.is_ipv4() {
         loopback_sources(options.clients)
     } else {
@@ -46,11 +48,13 @@ pub fn size(options: &Options, target: &Target) -> anyhow::Result<Size> {
     check_ports(clients, sources.len().max(1) as u64)?;
     if is_loopback {
         let available = process::kernel().available_bytes;
-        if available > 0 && clients * KERNEL_BYTES_PER_PAIR > available {
+        let needed = clients * crowds * KERNEL_BYTES_PER_PAIR;
+        if available > 0 && needed > available {
             bail!(
-                "{clients} connections with both ends on this host take about {} MB of kernel memory, but {} MB are available: \
+                "{} connections with both ends on this host take about {} MB of kernel memory, but {} MB are available: \
                  use fewer clients",
-                clients * KERNEL_BYTES_PER_PAIR / 1_000_000,
+                clients * crowds,
+                needed / 1_000_000,
                 available / 1_000_000
             );
         }
@@ -77,17 +81,14 @@ pub fn loopback_sources(clients: u32) -> Vec<Ipv4Addr> {
 }
 
 /// Both ends may be on this host.
-fn check_host_files(clients: u64) -> anyhow::Result<()> {
+fn check_host_files(files: u64) -> anyhow::Result<()> {
     let numbers = |path: &str| -> Vec<u64> {
         fs::read_to_string(path).unwrap_or_default().split_whitespace().filter_map(|word| word.parse().ok()).collect()
     };
     if let [used, _, most] = numbers("/proc/sys/fs/file-nr")[..]
-        && used.saturating_add(clients) > most
+        && used.saturating_add(files) > most
     {
-        bail!(
-            "the host allows {most} open files and has {used}; {clients} clients do not fit: `sysctl fs.file-max={}`",
-            used + 2 * clients + 10_000
-        );
+        bail!("the host allows {most} open files and has {used}; {files} more do not fit: `sysctl fs.file-max={}`", used + files + 10_000);
     }
     Ok(())
 }

@@ -109,11 +109,26 @@ impl Round {
     }
 }
 
+/// One scenario, from begin to end. Whatever ends it early, what was found until then is reported.
+pub fn whole(
+    scenario: &'static str,
+    options: &Options,
+    channels: u32,
+    path: Option<&str>,
+    body: impl FnOnce(&mut Run) -> anyhow::Result<()>,
+) -> anyhow::Result<Report> {
+    let mut run = Run::prepare(scenario, options, channels, path)?;
+    if let Err(error) = body(&mut run) {
+        run.report.fail(format!("{error:#}"));
+    }
+    Ok(run.finish())
+}
+
 impl Run {
     /// Checks, starts what is to be started, and sees that the target answers.
-    pub fn prepare(scenario: &'static str, options: &Options, channels: u32, path: Option<&str>) -> anyhow::Result<Run> {
+    fn prepare(scenario: &'static str, options: &Options, channels: u32, path: Option<&str>) -> anyhow::Result<Run> {
         let mut options = options.clone();
-        anyhow::ensure!(options.time > 0.0 && options.time <= 3600.0, "--time takes 1 to 3600 seconds");
+        Report::check_files(&options)?;
         let redis = (options.redis.as_deref() == Some("own")).then(children::Redis::start).transpose()?;
         let redis_url = redis.as_ref().map(children::Redis::url).or_else(|| options.redis.clone());
         let server = options
@@ -140,6 +155,10 @@ impl Run {
         let target = target.with_words(options.subprotocol.clone(), first, ready);
         let size = preflight::size(&options, &target)?;
         preflight::probe(&target)?;
+        // Its own polling must not run where the server does; whatever is started from here on inherits this.
+        if let Some(&id) = options.cores.0.first() {
+            core_affinity::set_for_current(core_affinity::CoreId { id });
+        }
         let report = Report::new(scenario, &target, &options);
         Ok(Run {
             progress: Progress::new(options.quiet),
@@ -188,6 +207,14 @@ impl Run {
 
     pub fn snapshot(&self) -> Snapshot {
         Snapshot { process: self.server_id.and_then(process::process), kernel: process::kernel() }
+    }
+
+    pub fn is_over_time(&self) -> bool {
+        Instant::now() >= self.deadline
+    }
+
+    pub fn deadline(&self) -> Instant {
+        self.deadline
     }
 
     fn is_server_gone(&self) -> bool {
@@ -242,11 +269,26 @@ impl Run {
         }
     }
 
-    /// Starts the clients and waits until all are ready. Says in the report how that went.
-    pub fn connect(&mut self, habits: &Habits, channel_of: impl Fn(u32) -> u32) -> anyhow::Result<(Crowd, bool)> {
+    /// Starts the clients and waits until all are ready. Says in the report how that went. None: not all came through, which is a failure.
+    pub fn connect(&mut self, habits: &Habits, channel_of: impl Fn(u32) -> u32) -> anyhow::Result<Option<Crowd>> {
         let (target, size) = (self.target.clone(), self.size.clone());
-        let connected = self.connect_to(&target, &size, habits, channel_of, true)?;
-        Ok((connected.crowd, connected.is_complete))
+        let Connected { crowd, is_complete, .. } = self.connect_to(&target, &size, habits, channel_of, true)?;
+        if is_complete {
+            return Ok(Some(crowd));
+        }
+        crowd.end();
+        Ok(None)
+    }
+
+    /// Holds all that has happened to a crowd against what must not happen.
+    pub fn check(&mut self, crowd: &Crowd, forgiven: &[&str]) -> anyhow::Result<()> {
+        let last = crowd.collect(false)?;
+        let mut total = self.report.total.clone();
+        total.add(&last);
+        // These go on over all rounds: the newest are the sum.
+        total.counts = last.counts;
+        self.report.check(&total, forgiven);
+        Ok(())
     }
 
     /// The same, to any target. Unless it `counts`, nothing of it goes into the report.
@@ -274,7 +316,11 @@ impl Run {
         if !is_complete {
             let tally = crowd.collect(false)?;
             self.report.fail(format!("only {} of {all} clients became ready{}", found.ready, self.why(ended)));
-            self.report.samples(&tally);
+            if counts {
+                self.report.check(&tally, &[]);
+            } else {
+                self.report.samples(&tally);
+            }
         } else {
             // Everything asleep again, and readers of raw feeds subscribed, before anything is measured.
             let settle = Duration::from_millis(self.options.settle);
@@ -288,7 +334,8 @@ impl Run {
         Ok(Connected { crowd, is_complete, seconds, server_cpu_ns })
     }
 
-    fn why(&self, ended: Ended) -> String {
+    /// What to add to "stopped early".
+    pub fn why(&self, ended: Ended) -> String {
         match ended {
             Ended::Met => String::new(),
             Ended::Time => format!(": --time {} is over", self.options.time),
@@ -341,9 +388,11 @@ impl Run {
         }
         publisher.stop();
         let published = publisher.finish();
+        let mut silence = 0.0;
         if ended == Ended::Met {
             let (patience, expects) = (self.options.patience, crowd.expects);
             if expects == Expects::Silence {
+                crowd.churn(0.0);
                 self.options.patience = SILENCE_SECONDS;
             }
             ended = self.until(label, crowd, None, |counts| {
@@ -354,9 +403,11 @@ impl Run {
                     Expects::Silence => false,
                 }
             });
+            // Waiting for what does not come is no part of the round.
+            silence = if ended == Ended::Silence { self.options.patience } else { 0.0 };
             self.options.patience = patience;
         }
-        let seconds = begin.elapsed().as_secs_f64();
+        let seconds = (begin.elapsed().as_secs_f64() - silence).max(1e-9);
         std::thread::sleep(AFTER);
         crowd.spin(false);
         let after = self.snapshot();

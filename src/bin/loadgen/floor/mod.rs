@@ -5,7 +5,7 @@ pub mod server;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use campanile::sys;
@@ -19,6 +19,8 @@ pub struct Floor {
     stdout: BufReader<ChildStdout>,
     pub address: SocketAddr,
     seq: u64,
+    /// No lap begins after this.
+    pub deadline: Option<Instant>,
 }
 
 impl Floor {
@@ -36,7 +38,7 @@ impl Floor {
         stdout.read_line(&mut line)?;
         let address = line.trim().strip_prefix("listening ").and_then(|address| address.parse().ok());
         let address = address.with_context(|| format!("the floor server did not start: {line:?}"))?;
-        Ok(Floor { child, stdin, stdout, address, seq: 0 })
+        Ok(Floor { child, stdin, stdout, address, seq: 0, deadline: None })
     }
 
     pub fn id(&self) -> u32 {
@@ -56,8 +58,11 @@ impl Floor {
         let mut costs = Vec::new();
         for number in 0..laps {
             let intended_ns = begin_ns + (number as f64 * 1e9 / per_second) as u64;
-            let wait_ns = intended_ns.saturating_sub(sys::monotonic_ns());
-            std::thread::sleep(Duration::from_nanos(wait_ns));
+            let wait = Duration::from_nanos(intended_ns.saturating_sub(sys::monotonic_ns()));
+            if self.deadline.is_some_and(|deadline| Instant::now() + wait >= deadline) {
+                break;
+            }
+            std::thread::sleep(wait);
             let lap = Lap { seq: self.seq, burst, frame_bytes, intended_ns, sends_per_second: 0 };
             self.seq += burst;
             count(self.seq);
@@ -76,6 +81,9 @@ impl Floor {
     ) -> anyhow::Result<Vec<LapCost>> {
         let mut costs = Vec::new();
         for _ in 0..rounds {
+            if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                break;
+            }
             let intended_ns = sys::monotonic_ns();
             let lap = Lap { seq: self.seq, burst: 1, frame_bytes, intended_ns, sends_per_second: sends_per_second.max(1.0) as u64 };
             self.seq += 1;

@@ -17,7 +17,7 @@ use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::stamp::Stamp;
+use crate::stamp::{STAMP_BYTES, Stamp};
 use crate::target::ACCEPT;
 
 const LISTENER: Token = Token(usize::MAX);
@@ -67,11 +67,16 @@ pub fn run(threads: usize, cores: &[usize]) -> anyhow::Result<()> {
         address = bound.recv().context("a thread of the floor ended")??;
         inboxes.push(sender);
     }
+    // So that a thread that ended is noticed below, not waited for.
+    drop(costs_in);
     println!("listening {address}");
     for line in std::io::stdin().lock().lines() {
         let line = line?;
         let numbers: Vec<u64> = line.split(' ').filter_map(|word| word.parse().ok()).collect();
         let [seq, burst, frame_bytes, intended_ns, sends_per_second] = numbers[..] else { bail!("not a lap: {line:?}") };
+        if (frame_bytes as usize) < STAMP_BYTES + 2 {
+            bail!("a frame of {frame_bytes} bytes holds no stamp");
+        }
         let sends_per_second = sends_per_second.div_ceil(inboxes.len() as u64);
         let lap = Lap { seq, burst, frame_bytes: frame_bytes as usize, intended_ns, sends_per_second };
         for inbox in &inboxes {

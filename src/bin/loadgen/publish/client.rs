@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use campanile::wire::frame::{Opcode, parse_server_header};
@@ -66,9 +66,16 @@ impl ClientRoute {
 
     fn flush(&mut self) -> anyhow::Result<()> {
         let mut written = 0;
+        let mut moved = Instant::now();
         while written < self.outgoing.len() {
             match self.stream.write(&self.outgoing[written..]) {
-                Ok(count) => written += count,
+                Ok(count) => {
+                    written += count;
+                    moved = Instant::now();
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock && moved.elapsed() > TIMEOUT => {
+                    bail!("the server has read nothing from the publisher for {} s", TIMEOUT.as_secs());
+                }
                 // The server may wait for us to read before it reads.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     std::thread::sleep(Duration::from_micros(200));
@@ -95,6 +102,11 @@ impl Route for ClientRoute {
             self.outgoing.extend(target::frame(Opcode::Text, text.as_bytes()));
         }
         self.flush()?;
+        self.idle()
+    }
+
+    /// A publisher that says nothing for long still answers pings.
+    fn idle(&mut self) -> anyhow::Result<()> {
         self.drain()?;
         self.flush()
     }

@@ -24,6 +24,11 @@ const BATCH_MESSAGES: usize = 1000;
 pub trait Route: Send {
     fn publish(&mut self, messages: &[Message]) -> anyhow::Result<()>;
 
+    /// Called now and then while nothing is due.
+    fn idle(&mut self) -> anyhow::Result<()> {
+        Ok(())
+    }
+
     /// After a failure: ready to try again? Only where a failure is expected.
     fn restore(&mut self) -> anyhow::Result<()> {
         anyhow::bail!("this way cannot be restored")
@@ -113,6 +118,13 @@ fn run(mut route: Box<dyn Route>, schedule: &Schedule, published: &[AtomicU64], 
         let wait_ns = due_ns(number).saturating_sub(now_ns);
         if wait_ns > 0 {
             std::thread::sleep(Duration::from_nanos(wait_ns.min(100_000_000)));
+            if wait_ns > 100_000_000
+                && !schedule.survives
+                && let Err(error) = route.idle()
+            {
+                result.error = Some(format!("{error:#}"));
+                break;
+            }
             continue;
         }
         result.late_us_max = result.late_us_max.max((now_ns - due_ns(number)) / 1000);

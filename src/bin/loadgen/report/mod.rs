@@ -6,6 +6,7 @@ mod chart;
 pub mod html;
 pub mod series;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -49,7 +50,9 @@ pub struct Row {
 
 impl Report {
     pub fn new(scenario: &'static str, target: &Target, options: &Options) -> Report {
-        let command: Vec<String> = std::env::args().skip(1).collect();
+        // Files with results are shown around; a password in a URL is not.
+        let masked = |word: String| if word.contains("://") { campanile::config::redis_url::masked(&word) } else { word };
+        let command: Vec<String> = std::env::args().skip(1).map(masked).collect();
         let mut json = Map::new();
         json.insert("scenario".to_owned(), scenario.into());
         json.insert("command".to_owned(), json!(command));
@@ -70,6 +73,19 @@ impl Report {
             begin_unix_ms: sys::unix_ms(),
             begin_ns: sys::monotonic_ns(),
         }
+    }
+
+    /// Files that cannot be written are told before the run, not after it.
+    pub fn check_files(options: &Options) -> anyhow::Result<()> {
+        for path in [&options.json, &options.html].into_iter().flatten() {
+            let is_new = !path.exists();
+            let opened = std::fs::OpenOptions::new().append(true).create(true).open(path);
+            opened.with_context(|| format!("{} cannot be written", path.display()))?;
+            if is_new {
+                let _ = std::fs::remove_file(path);
+            }
+        }
+        Ok(())
     }
 
     pub fn row(&mut self, label: &str, value: impl Into<String>) {
@@ -274,13 +290,14 @@ impl Report {
             .map(|bucket| json!([bucket.value_iterated_to(), bucket.count_since_last_iteration()]))
             .collect();
         self.set("latency_us_buckets", json!(buckets));
-        if let Some(path) = &options.json {
-            let text = serde_json::to_string_pretty(&self.json)? + "\n";
-            std::fs::write(path, text).with_context(|| format!("{} cannot be written", path.display()))?;
-        }
-        if let Some(path) = &options.html {
-            std::fs::write(path, html::page(&self)).with_context(|| format!("{} cannot be written", path.display()))?;
-        }
+        let json = serde_json::to_string_pretty(&self.json)? + "\n";
+        let write = |path: &Option<PathBuf>, text: String| match path {
+            Some(path) => std::fs::write(path, text).with_context(|| format!("{} cannot be written", path.display())),
+            None => Ok(()),
+        };
+        // One that fails does not keep the other from being written.
+        let (json, html) = (write(&options.json, json), write(&options.html, html::page(&self)));
+        json.and(html)?;
         Ok(if is_ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 

@@ -7,31 +7,27 @@ use crate::args::Options;
 use crate::crowd::Habits;
 use crate::pick::Pick;
 use crate::report::Report;
-use crate::run::Run;
+use crate::run::{Run, whole};
 
 /// `burst`, `rate` and `messages` unless the options say otherwise.
 pub fn run(name: &'static str, options: &Options, burst: u64, rate: f64, messages: u64) -> Result<Report> {
-    let mut run = Run::prepare(name, options, 1, None)?;
-    let (crowd, is_complete) = run.connect(&Habits::default(), |_| 0)?;
-    if !is_complete {
-        crowd.end();
-        return Ok(run.finish());
-    }
+    whole(name, options, 1, None, |run| broadcast(run, burst, rate, messages))
+}
+
+fn broadcast(run: &mut Run, burst: u64, rate: f64, messages: u64) -> Result<()> {
+    let Some(crowd) = run.connect(&Habits::default(), |_| 0)? else { return Ok(()) };
     let schedule = run.schedule(rate, burst, messages, Pick::new(1, 0.0));
-    if !options.floor {
+    if run.options.floor {
+        let (burst, laps) = (schedule.burst, schedule.count.div_ceil(schedule.burst));
+        let per_second = schedule.rate / burst as f64;
+        by_turns(run, &crowd, &schedule, burst.max(2), |floor, run, is_warm, frame_bytes| {
+            floor.laps(run, if is_warm { laps } else { 2 }, per_second, burst, frame_bytes)
+        })?;
+    } else {
         let round = run.publish("publishing", &crowd, schedule, |_, _| {})?;
         run.report.round(&round);
-        let total = run.report.total.clone();
-        run.report.check(&total, &[]);
-        crowd.end();
-        return Ok(run.finish());
     }
-
-    let (burst, laps) = (schedule.burst, schedule.count.div_ceil(schedule.burst));
-    let per_second = schedule.rate / burst as f64;
-    by_turns(&mut run, &crowd, &schedule, burst.max(2), |floor, run, is_warm, frame_bytes| {
-        floor.laps(run, if is_warm { laps } else { 2 }, per_second, burst, frame_bytes)
-    })?;
+    run.check(&crowd, &[])?;
     crowd.end();
-    Ok(run.finish())
+    Ok(())
 }

@@ -9,7 +9,7 @@ use crate::args::Options;
 use crate::crowd::Habits;
 use crate::process;
 use crate::report::Report;
-use crate::run::{Connected, Run};
+use crate::run::{Connected, Run, whole};
 
 /// After connections are closed, until the other end has closed them too.
 fn rest(clients: u32) -> Duration {
@@ -17,16 +17,20 @@ fn rest(clients: u32) -> Duration {
 }
 
 pub fn run(options: &Options) -> Result<Report> {
-    let mut run = Run::prepare("connect", options, 1, None)?;
-    if !options.floor {
-        let (crowd, _) = run.connect(&Habits::default(), |_| 0)?;
-        let total = crowd.collect(false)?;
-        run.report.check(&total, &[]);
-        crowd.end();
-        return Ok(run.finish());
+    whole("connect", options, 1, None, connect)
+}
+
+fn connect(run: &mut Run) -> Result<()> {
+    if !run.options.floor {
+        if let Some(crowd) = run.connect(&Habits::default(), |_| 0)? {
+            run.check(&crowd, &[])?;
+            crowd.end();
+        }
+        return Ok(());
     }
+    let options = run.options.clone();
     let (target, size) = (run.target.clone(), run.size.clone());
-    let (floor, floor_target) = start_floor(options)?;
+    let (floor, floor_target) = start_floor(&options)?;
     let floor_size = floor_size(&size);
     let (mut rates, mut cpu) = (Pairs::default(), Pairs::default());
     for pair in 0..options.pairs.max(1) {
@@ -34,7 +38,7 @@ pub fn run(options: &Options) -> Result<Report> {
             run.connect_to(&target, &size, &Habits::default(), |_| 0, pair == 0)?;
         let rate = f64::from(crowd.clients) / seconds;
         let total = crowd.collect(false)?;
-        if pair == 0 || total.counts.refused + total.counts.closed > 0 {
+        if is_complete && (pair == 0 || total.counts.refused + total.counts.closed > 0) {
             run.report.check(&total, &[]);
         }
         crowd.end();
@@ -61,5 +65,5 @@ pub fn run(options: &Options) -> Result<Report> {
         run.report.set("floor_cpu", figures);
     }
     rates.report(&mut run.report, "connects per second", "/s");
-    Ok(run.finish())
+    Ok(())
 }

@@ -3,14 +3,14 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use serde_json::json;
 
-use crate::args::{Options, Through};
+use crate::args::Options;
 use crate::crowd::Habits;
 use crate::pick::Pick;
 use crate::report::Report;
-use crate::run::Run;
+use crate::run::{Run, whole};
 
 #[derive(Debug, Clone, Copy)]
 enum Stage {
@@ -20,20 +20,13 @@ enum Stage {
 }
 
 pub fn run(options: &Options, outage_seconds: f64) -> Result<Report> {
-    ensure!(options.serve.is_some(), "failover kills the server's Redis, so it starts both: give --serve ARGS (even --serve '')");
-    ensure!(
-        options.redis.as_deref().is_none_or(|url| url == "own"),
-        "failover starts its own Redis and kills that one: leave --redis away"
-    );
-    ensure!(options.through.is_none_or(|through| through == Through::Redis), "failover publishes through Redis");
     let options = Options { redis: Some("own".to_owned()), ..options.clone() };
-    let mut run = Run::prepare("failover", &options, 1, None)?;
+    whole("failover", &options, 1, None, |run| failover(run, outage_seconds))
+}
+
+fn failover(run: &mut Run, outage_seconds: f64) -> Result<()> {
     run.must_be_campanile()?;
-    let (crowd, is_complete) = run.connect(&Habits::default(), |_| 0)?;
-    if !is_complete {
-        crowd.end();
-        return Ok(run.finish());
-    }
+    let Some(crowd) = run.connect(&Habits::default(), |_| 0)? else { return Ok(()) };
     let mut schedule = run.schedule(50.0, 1, 400, Pick::new(1, 0.0));
     schedule.survives = true;
     let third = schedule.count / 3;
@@ -63,7 +56,7 @@ pub fn run(options: &Options, outage_seconds: f64) -> Result<Report> {
     if counts.gaps < u64::from(crowd.clients) {
         run.report.fail(format!("an outage must be announced to every client, but {} gaps came to {} clients", counts.gaps, crowd.clients));
     }
-    run.report.check(&round.tally, &[]);
+    run.check(&crowd, &[])?;
     crowd.end();
-    Ok(run.finish())
+    Ok(())
 }

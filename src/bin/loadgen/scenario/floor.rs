@@ -12,11 +12,11 @@ use crate::floor::server::LapCost;
 use crate::preflight;
 use crate::publish::Schedule;
 use crate::report::Report;
-use crate::run::{Round, Run};
+use crate::run::{Ended, Round, Run, whole};
 use crate::target::{Channels, Target};
 
-/// Sockets that one thread's table surely holds; the floor has as many threads as that asks for.
-const SOCKETS_PER_THREAD: u32 = 18_000;
+/// Sockets that one thread's table is given at most, so that SO_REUSEPORT's uneven dealing has room.
+const SOCKETS_PER_THREAD: u64 = 18_000;
 
 /// The floor server with a crowd of its own beside the server's.
 #[derive(Debug)]
@@ -47,7 +47,10 @@ impl Laps {
 }
 
 pub fn start_floor(options: &Options) -> Result<(Floor, Target)> {
-    let floor = Floor::start(options.clients.div_ceil(SOCKETS_PER_THREAD) as usize, &options.floor_cores.0)?;
+    let limit = campanile::sys::raise_descriptor_limit()?.soft;
+    let per_thread = SOCKETS_PER_THREAD.min(limit.saturating_sub(limit / 10 + 20));
+    anyhow::ensure!(per_thread > 0, "a limit of {limit} descriptors leaves none for the floor's sockets: `ulimit -n 20000` first");
+    let floor = Floor::start(u64::from(options.clients).div_ceil(per_thread) as usize, &options.floor_cores.0)?;
     let channels = Channels { name: "floor".to_owned(), count: 1 };
     let target = Target::new(&format!("ws://{}/floor", floor.address), options.format, channels)?;
     Ok((floor, target))
@@ -87,9 +90,14 @@ impl FloorSide {
         self.crowd.spin(run.options.spin);
         let published = self.crowd.published.clone();
         let told = |count| published[0].store(count, std::sync::atomic::Ordering::Relaxed);
+        self.floor.deadline = Some(run.deadline());
         let costs = send(&mut self.floor, &told)?;
         let expected = before.messages + messages_per_client * u64::from(self.crowd.clients);
-        run.until("floor", &self.crowd, None, |counts| counts.messages >= expected);
+        let ended = run.until("floor", &self.crowd, None, |counts| counts.messages >= expected);
+        if matches!(ended, Ended::ServerGone | Ended::Time) {
+            run.report.fail(format!("stopped early, in the floor's turn{}", run.why(ended)));
+            return Ok(Laps { costs, ..Laps::default() });
+        }
         // As long as the server's half takes to end.
         std::thread::sleep(Duration::from_millis(20));
         self.crowd.spin(false);
@@ -177,12 +185,25 @@ pub fn by_turns(
 ) -> Result<()> {
     // The frame's size is known when the first messages have come; they do not count.
     let warm = Schedule { count: warm_messages, ..schedule.clone() };
-    let frame_bytes = run.publish("warming up", crowd, warm, |_, _| {})?.frame_bytes();
+    let warm = run.publish("warming up", crowd, warm, |_, _| {})?;
+    if warm.deliveries() == 0 || !run.report.failures.is_empty() {
+        run.report.round(&warm);
+        anyhow::ensure!(
+            warm.deliveries() > 0,
+            "no message reached a client: does the server publish what it is given, are --subscribe and --channel right?"
+        );
+        return Ok(());
+    }
+    let frame_bytes = warm.frame_bytes();
     let mut floor = FloorSide::start(run)?;
     lap(&mut floor, run, false, frame_bytes)?;
     let (mut pairs, mut all) = (Pairs::default(), None::<Round>);
     for pair in 0..run.options.pairs.max(1) {
         let round = run.publish(&format!("server {}", pair + 1), crowd, schedule.clone(), |_, _| {})?;
+        if run.is_over_time() || !run.report.failures.is_empty() {
+            all.get_or_insert(round);
+            break;
+        }
         let laps = lap(&mut floor, run, true, frame_bytes)?;
         pairs.add(round.cpu_per_delivery(), Some(laps.cpu_per_delivery()), round.tally.latency_us.value_at_percentile(99.0), &laps);
         match &mut all {
@@ -197,10 +218,6 @@ pub fn by_turns(
         run.report.round(all);
     }
     pairs.report(&mut run.report, "CPU per delivery", "ns");
-    // Counts go on over all rounds: the newest are the sum.
-    let mut total = run.report.total.clone();
-    total.counts = crowd.counts();
-    run.report.check(&total, &[]);
     run.report.set("frame_bytes", json!(frame_bytes));
     floor.end();
     Ok(())
@@ -224,13 +241,14 @@ fn spread(numbers: &[f64]) -> (f64, f64) {
 pub fn run(options: &Options) -> Result<Report> {
     let (mut floor, target) = start_floor(options)?;
     let options = Options { url: target.url(), ..options.clone() };
-    let mut run = Run::prepare("floor", &options, 1, None)?;
+    whole("floor", &options, 1, None, |run| alone(run, &mut floor))
+}
+
+fn alone(run: &mut Run, floor: &mut Floor) -> Result<()> {
     run.server_id = Some(floor.id());
-    let (crowd, is_complete) = run.connect(&Habits::default(), |_| 0)?;
-    if !is_complete {
-        crowd.end();
-        return Ok(run.finish());
-    }
+    floor.deadline = Some(run.deadline());
+    let Some(crowd) = run.connect(&Habits::default(), |_| 0)? else { return Ok(()) };
+    let options = run.options.clone();
     let schedule = run.schedule(3.0, 1, 15, crate::pick::Pick::new(1, 0.0));
     let frame_bytes = options.payload + campanile::wire::frame::header_len(options.payload);
     let laps = schedule.count.div_ceil(schedule.burst);
@@ -240,7 +258,10 @@ pub fn run(options: &Options) -> Result<Report> {
     let told = |count| published[0].store(count, std::sync::atomic::Ordering::Relaxed);
     let costs = floor.laps(laps, schedule.rate / schedule.burst as f64, schedule.burst, frame_bytes, told)?;
     let expected = before.messages + laps * schedule.burst * u64::from(crowd.clients);
-    run.until("laps", &crowd, None, |counts| counts.messages >= expected);
+    let ended = run.until("laps", &crowd, None, |counts| counts.messages >= expected);
+    if ended != Ended::Met {
+        run.report.fail(format!("stopped early{}", run.why(ended)));
+    }
     let tally = crowd.collect(true)?;
     let laps = Laps { costs, p99_us: tally.latency_us.value_at_percentile(99.0), is_paced: false };
     let sends: u64 = laps.costs.iter().map(|cost| cost.sends).sum();
@@ -254,7 +275,7 @@ pub fn run(options: &Options) -> Result<Report> {
             "sends": sends, "blocked": laps.costs.iter().map(|cost| cost.blocked).sum::<u64>()}),
     );
     run.report.total.add(&tally);
-    run.report.check(&tally, &[]);
+    run.check(&crowd, &[])?;
     crowd.end();
-    Ok(run.finish())
+    Ok(())
 }

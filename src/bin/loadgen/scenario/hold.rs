@@ -9,39 +9,39 @@ use crate::args::Options;
 use crate::crowd::Habits;
 use crate::pick::Pick;
 use crate::report::Report;
-use crate::run::{Ended, Run};
+use crate::run::{Ended, Run, whole};
 
 pub fn run(options: &Options, seconds: f64) -> Result<Report> {
-    let mut run = Run::prepare("hold", options, 1, None)?;
-    let (crowd, is_complete) = run.connect(&Habits::default(), |_| 0)?;
-    if is_complete {
-        let before = run.snapshot();
-        let pings_before = crowd.counts().pings;
-        match run.pause("holding", &crowd, Duration::from_secs_f64(seconds)) {
-            Ended::Met => {}
-            Ended::ServerGone => run.report.fail("the server is gone"),
-            Ended::Time | Ended::Silence => run.report.fail("--time is over before --hold: give more"),
-        }
-        let after = run.snapshot();
-        let counts = crowd.counts();
-        let pings = counts.pings - pings_before;
-        run.report.row("held", format!("{} for {seconds:.0} s", counts.ready));
-        run.report.row("pings answered", pings.to_string());
-        if let (Some(before), Some(after)) = (&before.process, &after.process) {
-            let cpu_ns = after.cpu_ns.saturating_sub(before.cpu_ns) as f64;
-            run.report.headline("server CPU while idle", format!("{:.2} % of one core", cpu_ns / seconds / 1e7));
-            run.report.set("hold", json!({"seconds": seconds, "pings": pings, "server_cpu_ns": cpu_ns}));
-        } else {
-            run.report.set("hold", json!({"seconds": seconds, "pings": pings}));
-        }
-        let schedule = run.schedule(0.2, 1, 0, Pick::new(1, 0.0));
-        if schedule.count > 0 && run.report.failures.is_empty() {
-            let round = run.publish("publishing", &crowd, schedule, |_, _| {})?;
-            run.report.round(&round);
-        }
+    whole("hold", options, 1, None, |run| hold(run, seconds))
+}
+
+fn hold(run: &mut Run, seconds: f64) -> Result<()> {
+    let Some(crowd) = run.connect(&Habits::default(), |_| 0)? else { return Ok(()) };
+    let before = run.snapshot();
+    let pings_before = crowd.counts().pings;
+    match run.pause("holding", &crowd, Duration::from_secs_f64(seconds)) {
+        Ended::Met => {}
+        Ended::ServerGone => run.report.fail("the server is gone"),
+        Ended::Time | Ended::Silence => run.report.fail("--time is over before --hold: give more"),
     }
-    let total = crowd.collect(false)?;
-    run.report.check(&total, &[]);
+    let after = run.snapshot();
+    let counts = crowd.counts();
+    let pings = counts.pings - pings_before;
+    run.report.row("held", format!("{} for {seconds:.0} s", counts.ready));
+    run.report.row("pings answered", pings.to_string());
+    if let (Some(before), Some(after)) = (&before.process, &after.process) {
+        let cpu_ns = after.cpu_ns.saturating_sub(before.cpu_ns) as f64;
+        run.report.headline("server CPU while idle", format!("{:.2} % of one core", cpu_ns / seconds / 1e7));
+        run.report.set("hold", json!({"seconds": seconds, "pings": pings, "server_cpu_ns": cpu_ns}));
+    } else {
+        run.report.set("hold", json!({"seconds": seconds, "pings": pings}));
+    }
+    let schedule = run.schedule(0.2, 1, 0, Pick::new(1, 0.0));
+    if schedule.count > 0 && run.report.failures.is_empty() {
+        let round = run.publish("publishing", &crowd, schedule, |_, _| {})?;
+        run.report.round(&round);
+    }
+    run.check(&crowd, &[])?;
     crowd.end();
-    Ok(run.finish())
+    Ok(())
 }

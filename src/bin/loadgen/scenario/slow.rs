@@ -12,7 +12,7 @@ use crate::crowd::Habits;
 use crate::pick::Pick;
 use crate::progress::{short_bytes, short_us};
 use crate::report::Report;
-use crate::run::Run;
+use crate::run::{Round, Run, whole};
 
 /// A small window, so that a client that does not read is felt soon.
 const RECEIVE_BYTES: usize = 4096;
@@ -31,12 +31,11 @@ pub fn habits(slow_percent: f64, never_percent: f64, read_bytes: usize, pause_ms
 }
 
 pub fn run(options: &Options, habits: &Habits) -> Result<Report> {
-    let mut run = Run::prepare("slow", options, 1, None)?;
-    let (mut crowd, is_complete) = run.connect(habits, |_| 0)?;
-    if !is_complete {
-        crowd.end();
-        return Ok(run.finish());
-    }
+    whole("slow", options, 1, None, |run| slow(run, habits))
+}
+
+fn slow(run: &mut Run, habits: &Habits) -> Result<()> {
+    let Some(mut crowd) = run.connect(habits, |_| 0)? else { return Ok(()) };
     let schedule = run.schedule(20.0, 1, 200, Pick::new(1, 0.0));
     let all_read = run.publish("all read", &crowd, schedule.clone(), |_, _| {})?;
     let memory_before = run.snapshot().process.map(|process| process.anonymous_bytes);
@@ -49,7 +48,7 @@ pub fn run(options: &Options, habits: &Habits) -> Result<Report> {
 
     run.report.round(&some_stopped);
     run.report.total.add(&all_read.tally);
-    let p99 = |round: &crate::run::Round| round.tally.latency_us.value_at_percentile(99.0) as f64;
+    let p99 = |round: &Round| round.tally.latency_us.value_at_percentile(99.0) as f64;
     let (before, after) = (p99(&all_read), p99(&some_stopped));
     run.report.row("clients that do not keep up", format!("{} of {}", crowd.slow_clients, crowd.clients));
     run.report.headline(
@@ -67,9 +66,7 @@ pub fn run(options: &Options, habits: &Habits) -> Result<Report> {
     let counts = crowd.counts();
     run.report.row("of them", format!("{} closed by the server, {} messages read in the end", counts.slow_closed, counts.slow_messages));
     run.report.set("slow", figures);
-    let mut total = run.report.total.clone();
-    total.counts = counts;
-    run.report.check(&total, &[]);
+    run.check(&crowd, &[])?;
     crowd.end();
-    Ok(run.finish())
+    Ok(())
 }

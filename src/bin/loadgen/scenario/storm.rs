@@ -12,7 +12,7 @@ use crate::crowd::{Crowd, Habits};
 use crate::pick::Pick;
 use crate::progress::short_us;
 use crate::report::Report;
-use crate::run::Run;
+use crate::run::{Run, whole};
 
 /// How often /healthz is asked, and how long it may take.
 const HEALTH_PAUSE: Duration = Duration::from_millis(50);
@@ -26,14 +26,13 @@ struct Health {
 }
 
 pub fn run(options: &Options) -> Result<Report> {
-    let mut run = Run::prepare("storm", options, 1, None)?;
+    whole("storm", options, 1, None, storm)
+}
+
+fn storm(run: &mut Run) -> Result<()> {
     run.must_be_campanile()?;
     let habits = Habits { keeps_positions: true, ..Habits::default() };
-    let (crowd, is_complete) = run.connect(&habits, |_| 0)?;
-    if !is_complete {
-        crowd.end();
-        return Ok(run.finish());
-    }
+    let Some(crowd) = run.connect(&habits, |_| 0)? else { return Ok(()) };
     let schedule = run.schedule(10.0, 1, 100, Pick::new(1, 0.0));
     let first_part = Duration::from_secs_f64(schedule.count as f64 / schedule.rate / 3.0);
     let url = format!("http://{}/healthz", run.target.address);
@@ -67,18 +66,26 @@ pub fn run(options: &Options) -> Result<Report> {
             "healthz_slowest_us": health.slowest.as_micros() as u64,
         }),
     );
-    let total = crowd.collect(true)?;
-    if total.counts.unrecovered > 0 {
+    let last = crowd.collect(true)?;
+    if last.counts.unrecovered > 0 {
         run.report.row("hint", "a Campanile keeps messages for those who come back with --history-count N");
     }
-    run.report.check(&total, &[]);
+    run.report.total.add(&last);
+    // Who is refused in a storm comes again; who never gets through is a failure above.
+    run.check(&crowd, &["refused"])?;
     crowd.end();
-    Ok(run.finish())
+    Ok(())
 }
 
 /// Drops everybody after a while, and measures until all are back.
 fn storm_after(wait: Duration, crowd: &Crowd, is_over: &AtomicBool) -> Option<Duration> {
-    std::thread::sleep(wait);
+    let begin = Instant::now();
+    while begin.elapsed() < wait {
+        if is_over.load(Relaxed) {
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
     let connected_before = crowd.counts().connected;
     let begin = Instant::now();
     crowd.storm();

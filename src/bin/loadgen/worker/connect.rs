@@ -51,7 +51,10 @@ impl Worker {
         if self.clients[index].phase == Phase::Ended {
             return;
         }
-        self.clients[index].due_us = due_us;
+        // A try after a failed one does not set it anew: waiting is part of connecting.
+        if self.clients[index].tries == 0 {
+            self.clients[index].due_us = due_us;
+        }
         match self.dial(index) {
             Ok(stream) => {
                 self.clients[index].stream = Some(stream);
@@ -89,11 +92,10 @@ impl Worker {
         if client.tries >= TRIES_MAX {
             client.phase = Phase::Ended;
             self.tally.counts.ended += 1;
-            self.tally.sample(|| format!("cannot connect: {why}"));
         } else {
-            // Keep the time at which it was due: waiting is part of connecting.
             self.again.push_back((due_us, index as u32));
         }
+        self.tally.sample(|| format!("a connect failed: {why}"));
     }
 
     pub(super) fn end(&mut self, index: usize, end: End) {
