@@ -137,12 +137,31 @@ fn every_line_of_a_profile_is_explained() {
     for profile in PROFILES {
         let text = fs::read_to_string(root().join(format!("tuning/sysctl/{profile}.conf"))).unwrap();
         for paragraph in text.split("\n\n").skip(1) {
-            let (comments, settings): (Vec<&str>, Vec<&str>) = paragraph.lines().partition(|line| line.starts_with('#'));
-            assert_eq!(settings.len(), 1, "{profile}: one setting to a paragraph: {paragraph}");
-            let comments = comments.join(" ");
-            assert!(comments.starts_with("# Why: ") && comments.contains("# Costs: "), "{profile}: {paragraph}");
+            assert_eq!(explained(profile, paragraph), 1, "{profile}: one setting to a paragraph: {paragraph}");
         }
     }
+}
+
+/// In the other files lines that serve one end share the reason; a section's name stands by itself.
+#[test]
+fn every_group_of_the_unit_the_socket_and_the_limits_is_explained() {
+    for (file, settings) in [("systemd/campanile.service", 48), ("systemd/campanile.socket", 7), ("limits.d/campanile.conf", 3)] {
+        let text = fs::read_to_string(root().join("tuning").join(file)).unwrap();
+        let groups = text.split("\n\n").skip(1).filter(|group| !(group.starts_with('[') && group.lines().count() == 1));
+        let found = groups.map(|group| explained(file, group)).inspect(|&found| assert_ne!(found, 0, "{file}: a reason for nothing"));
+        assert_eq!(found.sum::<usize>(), settings, "{file}");
+    }
+}
+
+/// How many settings a paragraph has, below its reason and its price. One that is off as delivered has no blank behind its `#`.
+#[track_caller]
+fn explained(file: &str, paragraph: &str) -> usize {
+    let is_comment = |line: &&str| line.starts_with("# ");
+    let comments = paragraph.lines().take_while(is_comment).collect::<Vec<_>>().join(" ");
+    assert!(comments.starts_with("# Why: ") && comments.contains(" # Costs: "), "{file}: {paragraph}");
+    let settings: Vec<&str> = paragraph.lines().skip_while(is_comment).collect();
+    assert!(!settings.iter().any(is_comment), "{file}: comments stand above what they explain: {paragraph}");
+    settings.len()
 }
 
 #[test]
