@@ -161,6 +161,44 @@ fn cgroups_of_both_versions_are_read() {
     }
 }
 
+/// What is taken already counts, in every cgroup up to the root, and not what the kernel would give back.
+#[test]
+fn what_is_left_of_a_cgroup_counts_not_its_limit() {
+    const MIB: u64 = 1 << 20;
+    let room = |host: &Host| {
+        let memory = host.check("cgroup memory", &["--connections", "1000", "--shards", "1"]);
+        (memory["have"].as_u64().unwrap() / MIB, memory["fix"].as_str().unwrap_or("").to_owned())
+    };
+    let new = Host::new("cgroup2-used");
+    let set = |name: &str, mib: u64| new.set(&format!("sys/fs/cgroup/system.slice/{name}"), &format!("{}\n", mib * MIB));
+    set("memory.max", 800);
+    assert_eq!(room(&new).0, 800);
+    set("memory.current", 600);
+    assert_eq!(room(&new).0, 200);
+    set("campanile.service/memory.max", 150);
+    assert_eq!(room(&new).0, 150);
+    set("campanile.service/memory.current", 100);
+    assert_eq!(room(&new).0, 50);
+    let stat = format!("anon 7\nfile 9\ninactive_anon 5\ninactive_file {}\nactive_file 3\n", 90 * MIB);
+    new.set("sys/fs/cgroup/system.slice/campanile.service/memory.stat", &stat);
+    assert_eq!(room(&new).0, 140);
+    set("campanile.service/memory.high", 60);
+    let (left, fix) = room(&new);
+    assert_eq!(left, 50);
+    assert!(fix.starts_with("MemoryHigh="), "{fix}");
+    set("memory.current", 780);
+    let (left, fix) = room(&new);
+    assert_eq!(left, 20);
+    assert!(fix.starts_with("MemoryMax="), "{fix}");
+
+    let old = Host::new("cgroup1-used");
+    old.set("proc/self/cgroup", "4:memory:/box\n0::/\n");
+    old.set("sys/fs/cgroup/memory/box/memory.limit_in_bytes", &format!("{}\n", 800 * MIB));
+    old.set("sys/fs/cgroup/memory/box/memory.usage_in_bytes", &format!("{}\n", 600 * MIB));
+    old.set("sys/fs/cgroup/memory/box/memory.stat", &format!("inactive_file 1\ntotal_inactive_file {}\n", 100 * MIB));
+    assert_eq!(room(&old).0, 300);
+}
+
 #[test]
 fn settings_come_from_file_environment_and_flags() {
     let host = Host::new("settings");
