@@ -94,7 +94,7 @@ fs.file-max    ok       the whole host may open 1,600,000; 1,000 are open, with 
 epoll watches  ok       each connection is one, 50,016 of this user's 3,600,000
 backlog        ok       12,500 may wait on each listener, all of a shard's clients at once
 SYN backlog    ok       net.ipv4.tcp_max_syn_backlog is not used: SYN cookies are on
-memory         ok       398 MiB of 14.3 GiB available: 6.9 MiB user (145 B each), 195 MiB sockets in the kernel, 195 MiB while a message is on its way
+memory         ok       422 MiB of 14.3 GiB available: 6.9 MiB user (145 B each), 220 MiB sockets in the kernel, 195 MiB while a message is on its way
 memory bound   ok       with full logs and buffers at most 2.1 GiB of 14.3 GiB available
 huge pages     note     transparent huge pages are \"always\": memory is taken in pieces of 2 MiB, so more may be resident
                         -> echo madvise > /sys/kernel/mm/transparent_hugepage/enabled
@@ -159,6 +159,44 @@ fn cgroups_of_both_versions_are_read() {
         let pids = host.check("cgroup pids", &arguments);
         assert_eq!((&pids["verdict"], &pids["have"], &pids["need"]), (&"too_low".into(), &8.into(), &9.into()));
     }
+}
+
+/// What is taken already counts, in every cgroup up to the root, and not what the kernel would give back.
+#[test]
+fn what_is_left_of_a_cgroup_counts_not_its_limit() {
+    const MIB: u64 = 1 << 20;
+    let room = |host: &Host| {
+        let memory = host.check("cgroup memory", &["--connections", "1000", "--shards", "1"]);
+        (memory["have"].as_u64().unwrap() / MIB, memory["fix"].as_str().unwrap_or("").to_owned())
+    };
+    let new = Host::new("cgroup2-used");
+    let set = |name: &str, mib: u64| new.set(&format!("sys/fs/cgroup/system.slice/{name}"), &format!("{}\n", mib * MIB));
+    set("memory.max", 800);
+    assert_eq!(room(&new).0, 800);
+    set("memory.current", 600);
+    assert_eq!(room(&new).0, 200);
+    set("campanile.service/memory.max", 150);
+    assert_eq!(room(&new).0, 150);
+    set("campanile.service/memory.current", 100);
+    assert_eq!(room(&new).0, 50);
+    let stat = format!("anon 7\nfile 9\ninactive_anon 5\ninactive_file {}\nactive_file 3\n", 90 * MIB);
+    new.set("sys/fs/cgroup/system.slice/campanile.service/memory.stat", &stat);
+    assert_eq!(room(&new).0, 140);
+    set("campanile.service/memory.high", 60);
+    let (left, fix) = room(&new);
+    assert_eq!(left, 50);
+    assert!(fix.starts_with("MemoryHigh="), "{fix}");
+    set("memory.current", 780);
+    let (left, fix) = room(&new);
+    assert_eq!(left, 20);
+    assert!(fix.starts_with("MemoryMax="), "{fix}");
+
+    let old = Host::new("cgroup1-used");
+    old.set("proc/self/cgroup", "4:memory:/box\n0::/\n");
+    old.set("sys/fs/cgroup/memory/box/memory.limit_in_bytes", &format!("{}\n", 800 * MIB));
+    old.set("sys/fs/cgroup/memory/box/memory.usage_in_bytes", &format!("{}\n", 600 * MIB));
+    old.set("sys/fs/cgroup/memory/box/memory.stat", &format!("inactive_file 1\ntotal_inactive_file {}\n", 100 * MIB));
+    assert_eq!(room(&old).0, 300);
 }
 
 #[test]

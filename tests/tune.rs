@@ -137,12 +137,31 @@ fn every_line_of_a_profile_is_explained() {
     for profile in PROFILES {
         let text = fs::read_to_string(root().join(format!("tuning/sysctl/{profile}.conf"))).unwrap();
         for paragraph in text.split("\n\n").skip(1) {
-            let (comments, settings): (Vec<&str>, Vec<&str>) = paragraph.lines().partition(|line| line.starts_with('#'));
-            assert_eq!(settings.len(), 1, "{profile}: one setting to a paragraph: {paragraph}");
-            let comments = comments.join(" ");
-            assert!(comments.starts_with("# Why: ") && comments.contains("# Costs: "), "{profile}: {paragraph}");
+            assert_eq!(explained(profile, paragraph), 1, "{profile}: one setting to a paragraph: {paragraph}");
         }
     }
+}
+
+/// In the other files lines that serve one end share the reason; a section's name stands by itself.
+#[test]
+fn every_group_of_the_unit_the_socket_and_the_limits_is_explained() {
+    for (file, settings) in [("systemd/campanile.service", 48), ("systemd/campanile.socket", 7), ("limits.d/campanile.conf", 3)] {
+        let text = fs::read_to_string(root().join("tuning").join(file)).unwrap();
+        let groups = text.split("\n\n").skip(1).filter(|group| !(group.starts_with('[') && group.lines().count() == 1));
+        let found = groups.map(|group| explained(file, group)).inspect(|&found| assert_ne!(found, 0, "{file}: a reason for nothing"));
+        assert_eq!(found.sum::<usize>(), settings, "{file}");
+    }
+}
+
+/// How many settings a paragraph has, below its reason and its price. One that is off as delivered has no blank behind its `#`.
+#[track_caller]
+fn explained(file: &str, paragraph: &str) -> usize {
+    let is_comment = |line: &&str| line.starts_with("# ");
+    let comments = paragraph.lines().take_while(is_comment).collect::<Vec<_>>().join(" ");
+    assert!(comments.starts_with("# Why: ") && comments.contains(" # Costs: "), "{file}: {paragraph}");
+    let settings: Vec<&str> = paragraph.lines().skip_while(is_comment).collect();
+    assert!(!settings.iter().any(is_comment), "{file}: comments stand above what they explain: {paragraph}");
+    settings.len()
 }
 
 #[test]
@@ -280,6 +299,53 @@ fn what_was_saved_before_a_restart_is_forgotten() {
 }
 
 #[test]
+fn what_was_saved_is_kept_where_nobody_knows_of_a_restart() {
+    for (test, then, now) in [("boot-now", "first", None), ("boot-then", "", Some("second"))] {
+        let bed = Bed::new(test);
+        bed.set("net.a", "1");
+        bed.set("kernel.random.boot_id", then);
+        assert_eq!(bed.tune(&["apply", &bed.profile("net.a = 10\n")]).0, 0);
+        match now {
+            Some(id) => bed.set("kernel.random.boot_id", id),
+            None => fs::remove_file(bed.key("kernel.random.boot_id")).unwrap(),
+        }
+        let (code, stdout, _) = bed.tune(&["revert"]);
+        assert_eq!(code, 0);
+        assert_contains(&stdout, &["put back"]);
+        assert_eq!(bed.get("net.a"), "1");
+    }
+}
+
+#[test]
+fn a_full_disk_is_refused_before_anything_changes() {
+    let bed = Bed::new("full");
+    bed.set("net.a", "1");
+    fs::create_dir_all(bed.saved().parent().unwrap()).unwrap();
+    symlink("/dev/full", bed.directory.join("state/saved.json.new")).unwrap();
+    let profile = bed.profile("net.a = 10\n");
+    let (code, _, stderr) = bed.tune(&["apply", &profile]);
+    assert_eq!(code, 1);
+    assert_contains(&stderr, &["refused, nothing was changed: ", "saved.json cannot be written: ", "No space left"]);
+    assert!(!stderr.contains("Traceback"), "{stderr}");
+    assert_eq!(bed.get("net.a"), "1");
+    // Nothing is left that would be in the way once there is room.
+    assert_eq!(bed.tune(&["apply", &profile]).0, 0);
+}
+
+/// Ctrl-C, Ctrl-\, Ctrl-Z, a closed terminal, `kill`: the kernel's own list of what the script lets wait.
+#[test]
+fn no_key_stops_it_half_way() {
+    let bed = Bed::new("signals");
+    bed.link("kernel.status", "/proc/self/status");
+    let (_, stdout, _) = bed.tune(&["check", &bed.profile("kernel.status = x\n")]);
+    let mask = stdout.split("SigBlk: ").nth(1).and_then(|rest| rest.split_whitespace().next()).expect("the mask in the table");
+    let mask = u64::from_str_radix(mask, 16).unwrap();
+    for (name, number) in [("HUP", 1), ("INT", 2), ("QUIT", 3), ("TERM", 15), ("TSTP", 20)] {
+        assert_ne!(mask & 1 << (number - 1), 0, "SIG{name} is not blocked: {mask:x}");
+    }
+}
+
+#[test]
 fn a_saved_state_that_is_damaged_is_left_for_people() {
     let bed = Bed::new("damaged");
     bed.set("net.a", "1");
@@ -321,7 +387,7 @@ fn a_wrong_command_or_profile_exits_2() {
 #[test]
 fn apply_and_revert_need_root() {
     let wrapper = "\
-import argparse, fcntl, gettext, json, locale, os, pathlib, re, signal, sys, time
+import argparse, contextlib, fcntl, gettext, json, locale, os, pathlib, re, signal, sys, time
 script = compile(open(sys.argv[1]).read(), sys.argv[1], 'exec')
 sys.argv = sys.argv[1:]
 if os.geteuid() == 0:

@@ -36,13 +36,30 @@ pub struct Facts {
     pub commit_room: Option<u64>,
     /// The word in brackets: always, madvise, never.
     pub huge_pages: Option<String>,
-    /// Lowest limits on the way from this process's cgroup to the root.
-    pub cgroup_memory: Option<u64>,
+    /// The limit that leaves the least, on the way from this process's cgroup to the root.
+    pub cgroup_memory: Option<CgroupMemory>,
+    /// The lowest limit on the same way.
     pub cgroup_cores: Option<f64>,
     /// Tasks that may still be started.
     pub cgroup_tasks: Option<u64>,
     /// The fastest network card that tells its speed, in Mbit/s.
     pub network_mbit: Option<u64>,
+}
+
+/// A cgroup's limit and what its processes and sockets have taken of it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CgroupMemory {
+    pub limit: u64,
+    /// Without the pages of files that nobody has used lately: the kernel counts them in, and drops them for whoever needs memory.
+    pub used: u64,
+    /// `memory.high`, beyond which the kernel slows down instead of killing.
+    pub is_high: bool,
+}
+
+impl CgroupMemory {
+    pub fn room(&self) -> u64 {
+        self.limit.saturating_sub(self.used)
+    }
 }
 
 impl Facts {
@@ -158,11 +175,19 @@ impl Cgroups {
         cgroups
     }
 
-    fn memory(&self) -> Option<u64> {
-        let new = lowest(&self.unified, "memory.max");
-        // Version 1 spells "no limit" as the largest number of whole pages.
-        let old = lowest(&self.memory, "memory.limit_in_bytes").filter(|&limit| limit < 1 << 60);
-        new.into_iter().chain(old).min()
+    fn memory(&self) -> Option<CgroupMemory> {
+        let new = self.unified.iter().flat_map(|folder| {
+            let used = memory_used(folder, "memory.current", "inactive_file ");
+            [("memory.max", false), ("memory.high", true)]
+                .map(|(name, is_high)| Some(CgroupMemory { limit: number(&folder.join(name))?, used, is_high }))
+        });
+        let old = self.memory.iter().map(|folder| {
+            // Version 1 spells "no limit" as the largest number of whole pages.
+            let limit = number(&folder.join("memory.limit_in_bytes")).filter(|&limit| limit < 1 << 60)?;
+            let used = memory_used(folder, "memory.usage_in_bytes", "total_inactive_file ");
+            Some(CgroupMemory { limit, used, is_high: false })
+        });
+        new.chain(old).flatten().min_by_key(CgroupMemory::room)
     }
 
     fn cores(&self) -> Option<f64> {
@@ -179,9 +204,8 @@ impl Cgroups {
 
     fn tasks(&self) -> Option<u64> {
         let room = |folder: &PathBuf| {
-            let max = read(&folder.join("pids.max"))?.parse::<u64>().ok()?;
-            let now = read(&folder.join("pids.current")).and_then(|text| text.parse().ok()).unwrap_or(0);
-            Some(max.saturating_sub(now))
+            let now = number(&folder.join("pids.current")).unwrap_or(0);
+            Some(number(&folder.join("pids.max"))?.saturating_sub(now))
         };
         self.unified.iter().chain(&self.pids).filter_map(room).min()
     }
@@ -195,9 +219,16 @@ fn with_parents(mount: &Path, path: &str) -> Vec<PathBuf> {
     inside.ancestors().map(|part| mount.join(part)).collect()
 }
 
-/// The lowest number that one of the folders has in a file; "max" is none.
-fn lowest(folders: &[PathBuf], name: &str) -> Option<u64> {
-    folders.iter().filter_map(|folder| read(&folder.join(name))?.parse().ok()).min()
+/// What a cgroup has taken, as container tools reckon it; `reclaimable` begins the line of its memory.stat.
+fn memory_used(folder: &Path, name: &str, reclaimable: &str) -> u64 {
+    let stat = read(&folder.join("memory.stat")).unwrap_or_default();
+    let reclaimable = field(&stat, reclaimable).and_then(|text| text.parse().ok()).unwrap_or(0);
+    number(&folder.join(name)).unwrap_or(0).saturating_sub(reclaimable)
+}
+
+/// A file of one number; "max" is none.
+fn number(path: &Path) -> Option<u64> {
+    read(path)?.parse().ok()
 }
 
 #[cfg(test)]

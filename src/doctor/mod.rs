@@ -239,11 +239,18 @@ impl Need<'_> {
     }
 
     fn cgroup_memory(&self) -> Option<Check> {
-        let limit = self.facts.cgroup_memory?;
+        let memory = self.facts.cgroup_memory?;
         let bound = self.bound();
-        let text = format!("the cgroup may hold {}, sockets counted; at most {} are needed", show_bytes(limit), show_bytes(bound));
-        Some(compare("cgroup memory", bound, limit, text, || {
-            format!("MemoryMax={}M in the unit (memory.max), or {}", (bound >> 20) + 1, self.smaller_logs(limit))
+        let text = format!(
+            "of {} that the cgroup may hold, sockets counted, {} are left; at most {} are needed",
+            show_bytes(memory.limit),
+            show_bytes(memory.room()),
+            show_bytes(bound)
+        );
+        Some(compare("cgroup memory", bound, memory.room(), text, || {
+            let (setting, file) = if memory.is_high { ("MemoryHigh", "memory.high") } else { ("MemoryMax", "memory.max") };
+            let limit_mib = ((memory.used + bound) >> 20) + 1;
+            format!("{setting}={limit_mib}M in the unit ({file}), or {}", self.smaller_logs(memory.room()))
         }))
     }
 

@@ -1,3 +1,4 @@
+use super::host::CgroupMemory;
 use super::*;
 use crate::config::FdTable;
 
@@ -63,7 +64,7 @@ fn each_bound_is_named_when_it_alone_is_too_low() {
         ("SYN backlog", Facts { syn_cookies: Some(0), ..roomy.clone() }),
         ("conntrack", Facts { conntrack_max: Some(131_072), conntrack_count: Some(40_000), ..roomy.clone() }),
         ("memory bound", Facts { memory_available: Some(3 << 29), ..roomy.clone() }),
-        ("cgroup memory", Facts { cgroup_memory: Some(2 << 30), ..roomy.clone() }),
+        ("cgroup memory", Facts { cgroup_memory: Some(CgroupMemory { limit: 2 << 30, used: 0, is_high: false }), ..roomy.clone() }),
         ("overcommit", Facts { overcommit: Some(2), commit_room: Some(1 << 30), ..roomy.clone() }),
         ("tcp_mem", Facts { tcp_mem: Some([10_000, 20_000, 40_000]), ..roomy.clone() }),
         ("cgroup pids", Facts { cgroup_tasks: Some(8), ..roomy.clone() }),
@@ -105,6 +106,25 @@ fn what_a_fix_says_is_enough() {
     let pages: Vec<u64> = fix.split('"').nth(1).unwrap().split(' ').map(|word| word.parse().unwrap()).collect();
     let facts = Facts { tcp_mem: pages.try_into().ok(), ..usual() };
     assert_eq!(check("tcp_mem", &settings(100_000), QUIET, &facts).verdict, Verdict::Ok);
+}
+
+/// It was said to be ok as long as the limit by itself was enough.
+#[test]
+fn a_container_three_quarters_full_is_not_ok() {
+    let at = |memory| check("cgroup memory", &settings(20_000), QUIET, &Facts { cgroup_memory: Some(memory), ..usual() });
+    let empty = CgroupMemory { limit: u64::MAX, used: 0, is_high: false };
+    let need = at(empty).need.unwrap() as u64;
+    let exact = CgroupMemory { limit: 4 * need, used: 3 * need, ..empty };
+    assert_eq!((at(exact).verdict, at(exact).have), (Verdict::Ok, Some(need as f64)));
+    for (is_high, setting) in [(false, "MemoryMax="), (true, "MemoryHigh=")] {
+        let full = CgroupMemory { used: 3 * need + 1, is_high, ..exact };
+        assert_eq!(at(full).verdict, Verdict::TooLow);
+        let fix = at(full).fix.unwrap();
+        let mib: u64 = fix.strip_prefix(setting).unwrap().split_once('M').unwrap().0.parse().unwrap();
+        assert_eq!(at(CgroupMemory { limit: mib << 20, ..full }).verdict, Verdict::Ok, "{fix}");
+    }
+    let over = CgroupMemory { limit: need, used: 2 * need, ..empty };
+    assert_eq!((at(over).verdict, at(over).have), (Verdict::TooLow, Some(0.0)));
 }
 
 #[test]
