@@ -377,7 +377,7 @@ fn a_server_that_dies_leaves_partial_results() {
 #[test]
 fn nobody_there_is_told() {
     let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
-    run(&["hold", "--url", &format!("ws://127.0.0.1:{port}"), "-n", "10"]).fails("is the server running, is --url right?");
+    run(&["connect", "--url", &format!("ws://127.0.0.1:{port}"), "-n", "10"]).fails("is the server running, is --url right?");
 }
 
 #[test]
