@@ -38,9 +38,7 @@ impl Upstream for Embedded {
                     Outcome::Numbered(published) => Ok(published),
                     Outcome::Unwanted => Ok(Published { epoch: None, seq: None }),
                     Outcome::TooBig => Err(PublishError::TooBig { bytes_max: hub.payload_bytes_max() }),
-                    Outcome::Mismatched => {
-                        Err(PublishError::Refused("the payload is not what the channel's `payload` setting says".into()))
-                    }
+                    Outcome::Mismatched(wanted) => Err(PublishError::Mismatch(wanted)),
                 }
             }
         };

@@ -20,7 +20,7 @@ use crate::config::{ChannelRule, ChannelRules, Mismatch, Settings};
 use crate::fanout::batch::{Batch, BatchBuilder, Channel, MonotonicNs};
 use crate::metrics::BusMetrics;
 use crate::wire::event::GapReason;
-use crate::wire::payload::classify;
+use crate::wire::payload::{Expect, classify};
 
 /// A full inbox is tried again after this long, or at the next flush.
 pub const RETRY_NS: u64 = 2_000_000;
@@ -47,7 +47,7 @@ pub enum Outcome {
     /// Larger than `payload_bytes_max`; a gap of one number (`dropped`) stands for it.
     TooBig,
     /// Not what `payload` says, and the rule says drop: not a message of this channel, so it gets no number and leaves no gap.
-    Mismatched,
+    Mismatched(Expect),
 }
 
 /// What the upstream is to be told, in this order.
@@ -389,7 +389,7 @@ impl Hub {
                 Mismatch::Opaque => self.metrics.mismatched.inc(),
                 Mismatch::Drop => {
                     self.metrics.dropped.inc();
-                    return Outcome::Mismatched;
+                    return Outcome::Mismatched(entry.rule.payload);
                 }
             }
         }

@@ -457,7 +457,7 @@ fn batches_are_split_by_bytes() {
 fn what_is_dropped_is_counted_and_what_is_too_big_is_a_gap() {
     let mut bed = bed_of(ChannelRule { payload: Expect::Json, mismatch: Mismatch::Drop, ..rule() }, &[100], 1000);
     bed.join(0, 1, "a");
-    assert_eq!(bed.message("a", b"\xff\xff"), Outcome::Mismatched);
+    assert_eq!(bed.message("a", b"\xff\xff"), Outcome::Mismatched(Expect::Json));
     assert!(matches!(bed.message("a", b"{\"a\":1}"), Outcome::Numbered(Published { seq: Some(1), .. })));
     assert_eq!(bed.message("a", &[b'x'; 100_001]), Outcome::TooBig);
     bed.message("a", b"[2]");

@@ -21,7 +21,7 @@ pub struct Lane {
     sender: ShardSender,
     /// Bytes of batches that may wait in the inbox.
     bytes_max: usize,
-    /// How far the shard was ([`InboxSender::bytes_released`]) when a batch last found no bytes left.
+    /// How far the shard was ([`InboxSender::bytes_released`]) just before a batch last found no bytes left.
     full_at: Option<usize>,
     /// Something was pushed since the last wake.
     dirty: bool,
@@ -58,8 +58,10 @@ impl Lane {
     /// Puts a batch in without waking the shard; its receiver must release [`Batch::bytes`]. False: there is no room for it.
     pub fn push_batch(&mut self, topic: TopicToken, batch: &Arc<Batch>) -> bool {
         let bytes = batch.bytes();
+        // Read first: if the shard gets on in between, nothing more may come that would show it.
+        let released = self.sender.bytes_released();
         if !self.sender.reserve(bytes, self.bytes_max) {
-            self.full_at = Some(self.sender.bytes_released());
+            self.full_at = Some(released);
             return false;
         }
         let is_in = self.push(ShardMessage::Batch { topic, batch: batch.clone() });

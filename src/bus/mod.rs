@@ -27,6 +27,7 @@ use std::sync::Arc;
 use crate::fanout::batch::{Batch, Channel};
 use crate::shard::inbox::InboxSender;
 use crate::wire::command::Id;
+use crate::wire::payload::Expect;
 
 /// Commands that wait for the bus thread; a full inbox gives the command back to whoever sends it.
 pub const COMMANDS_MAX: usize = 16 * 1024;
@@ -109,6 +110,9 @@ pub enum PublishError {
     Busy,
     #[error("the payload is larger than {bytes_max} bytes")]
     TooBig { bytes_max: usize },
+    /// Not what the channel's `payload` setting says, and its `payload_mismatch` is `drop`. Only the embedded bus knows in time.
+    #[error("the payload is not {}, which the channel's `payload` setting asks for", .0.wanted())]
+    Mismatch(Expect),
     #[error("Redis refused the publish: {0}")]
     Refused(String),
 }

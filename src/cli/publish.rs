@@ -164,7 +164,7 @@ impl<'a> Target<'a> {
                 }
                 Ok(match answer.seq {
                     Some(seq) => format!("published to {channel}: seq {seq}"),
-                    None => format!("published to {channel}; no seq, since nobody on that server listens to it"),
+                    None => format!("published to {channel}; no seq: most likely nobody on that server listens to it"),
                 })
             }
         }

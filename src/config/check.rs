@@ -64,9 +64,9 @@ pub fn check(
             continue;
         }
         let log = show_size(rule.log_bytes as u64);
-        if rule.log_bytes > settings.log_bytes_total {
-            let total = show_size(settings.log_bytes_total as u64);
-            let message = format!("one channel's log ({log}) is larger than all logs together (log_bytes_total, {total})");
+        if rule.log_bytes > settings.log_bytes_of_shard() {
+            let total = show_share(settings.log_bytes_total, settings.shards);
+            let message = format!("one channel's log ({log}) is larger than all logs of a shard together (log_bytes_total, {total})");
             problems.push(Problem::error(origin, key, message));
         } else if rule.log_bytes < settings.payload_bytes_max {
             let payload = show_size(settings.payload_bytes_max as u64);
@@ -75,15 +75,21 @@ pub fn check(
             problems.push(Problem::warning(origin, key, message).help(help));
         }
     }
-    if settings.buffer_bytes_total < settings.message_bytes_max {
+    if settings.buffer_bytes_total / settings.shards < settings.message_bytes_max {
         let message = format!(
-            "the buffers of all connections together ({}) do not hold one message (message_bytes_max, {})",
-            show_size(settings.buffer_bytes_total as u64),
+            "the buffers of a shard's connections together ({}) do not hold one message (message_bytes_max, {})",
+            show_share(settings.buffer_bytes_total, settings.shards),
             show_size(settings.message_bytes_max as u64)
         );
         problems.push(error("buffer_bytes_total", message));
     }
     problems
+}
+
+/// A total as the shards get it.
+fn show_share(total: usize, shards: usize) -> String {
+    let total = show_size(total as u64);
+    if shards == 1 { total } else { format!("{total} for {shards} shards") }
 }
 
 /// Whether the kernel would refuse the second of two listeners. Port 0 is a free port each time.
@@ -149,6 +155,14 @@ mod tests {
         assert!(one(|settings| settings.log_bytes_total = 1 << 16).starts_with("error: log_bytes_per_channel"));
         assert!(one(|settings| settings.channels.default.log_bytes = 1 << 16).starts_with("warning: log_bytes_per_channel"));
         assert!(one(|settings| settings.buffer_bytes_total = 1024).starts_with("error: buffer_bytes_total"));
+        let shares = |log_bytes_total, buffer_bytes_total| {
+            move |settings: &mut Settings| {
+                (settings.shards, settings.log_bytes_total, settings.buffer_bytes_total) = (4, log_bytes_total, buffer_bytes_total);
+            }
+        };
+        assert_eq!(found(shares(4 << 20, 4 << 16)), [""; 0]);
+        assert!(one(shares((4 << 20) - 4, 4 << 16)).starts_with("error: log_bytes_per_channel"));
+        assert!(one(shares(4 << 20, (4 << 16) - 4)).contains("for 4 shards) do not hold one message"));
         assert!(one(|settings| settings.pin = Pin::List(vec![0, 2])).contains("core 2 is not"));
     }
 }

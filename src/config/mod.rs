@@ -24,6 +24,7 @@ pub mod table;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::limits;
 use crate::wire::Format;
 use crate::wire::payload::Expect;
 
@@ -82,6 +83,23 @@ pub struct Settings {
     pub log_format: LogFormat,
     pub log_level: String,
     pub channels: ChannelRules,
+}
+
+impl Settings {
+    /// What the logs of one shard may hold together.
+    pub fn log_bytes_of_shard(&self) -> usize {
+        self.log_bytes_total / self.shards
+    }
+
+    /// What the buffers of one shard's connections may hold together: the shard's part, but one message at least.
+    pub fn buffer_bytes_of_shard(&self) -> usize {
+        let message = match self.echo {
+            // The answer lies in a buffer of its own when more is read already.
+            true => limits::ECHO_MESSAGE_BYTES_MAX.max(self.message_bytes_max) + 2 * limits::READ_BYTES,
+            false => self.message_bytes_max + limits::BUFFER_FLOOR_BYTES,
+        };
+        message.max(self.buffer_bytes_total / self.shards)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

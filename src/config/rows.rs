@@ -348,7 +348,7 @@ pub static SETTINGS: &[Setting] = &[
         key: "history_count",
         section: Section::Channels,
         placeholder: "N",
-        help: "Messages of a channel that this node keeps for clients that resume. 0: only what the log still holds.",
+        help: "Messages of a channel that this node keeps for clients that resume, as far as they fit log_bytes_per_channel. 0: only what the log still holds.",
         accepted: "0 to 1000000",
         default_text: None,
         value: rule!("history_count", history_count, text => parse::count(text, 0, 1_000_000), value => value.to_string()),

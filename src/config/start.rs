@@ -58,7 +58,7 @@ pub fn memory_bound(settings: &Settings) -> MemoryBound {
         logs: settings.log_bytes_total as u64,
         making: shards * batch * (1 + Format::COUNT as u64),
         // Whoever holds no more than the floor is exempt from the budget over all.
-        buffers: settings.buffer_bytes_total as u64 + (settings.connections_max * BUFFER_FLOOR_BYTES) as u64,
+        buffers: shards * settings.buffer_bytes_of_shard() as u64 + (settings.connections_max * BUFFER_FLOOR_BYTES) as u64,
         inboxes: shards * (settings.inbox_messages as u64 * INBOX_SLOT_BYTES + inbox_bytes),
         connections: settings.connections_max as u64 * CONNECTION_BYTES,
         history: if rules.any(|rule| rule.history_count > 0) { settings.history_bytes_total as u64 } else { 0 },

@@ -167,8 +167,9 @@ impl Log {
         let mut messages: usize = self.entries.iter().map(|entry| entry.batch.message_count()).sum();
         while let Some(Entry { batch: oldest, .. }) = self.entries.front() {
             let rest = messages - oldest.message_count();
-            // A gap has no age of its own; it goes with the messages before it.
-            let is_old = !oldest.is_gap() && oldest.timestamp_ms() + age_ms <= now_ms;
+            // A gap has no age of its own; at the front it goes with the messages behind it.
+            let dated = self.entries.iter().map(|entry| &entry.batch).find(|batch| !batch.is_gap());
+            let is_old = dated.is_some_and(|batch| batch.timestamp_ms() + age_ms <= now_ms);
             if rest < count && !is_old {
                 break;
             }
@@ -401,5 +402,31 @@ impl Cuts {
         {
             self.limbo_bytes -= self.limbo.swap_remove(index).bytes;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fanout::batch::BatchBuilder;
+    use crate::wire::payload::Kind;
+
+    #[test]
+    fn history_age_holds_behind_a_leading_gap() {
+        let channel = Arc::new(Channel { name: "a".into(), epoch: 7, subscribers: Default::default() });
+        let mut log = Log::new(1 << 20);
+        let message = |seq, timestamp_ms| {
+            let mut builder = BatchBuilder::new(channel.clone(), seq);
+            builder.push(Kind::Text, b"m", 0, timestamp_ms);
+            builder.seal()
+        };
+        log.append(message(3, 1000));
+        log.append(message(4, 2000));
+        log.retire(10, 100, 1099);
+        assert_eq!(log.tail(), 1, "nothing is old");
+        log.retire(10, 100, 1100);
+        assert_eq!(log.tail(), 4);
+        log.retire(10, 100, 2100);
+        assert!(log.is_empty());
     }
 }

@@ -171,7 +171,8 @@ impl<N: Network> Shard<N> {
         if readiness.writable && conn.flags.has(Flags::BLOCKED) {
             conn.flags.clear(Flags::BLOCKED);
             // Room in the socket means that the peer has taken something: it lives.
-            conn.heard = self.tick;
+            // The turn has not read the clock yet, and may have slept long.
+            conn.heard = tick_at(self.net.now_ns(), self.started_ns);
             self.mark_ready(token.index as usize);
         }
     }
@@ -214,7 +215,7 @@ impl<N: Network> Shard<N> {
     fn read_clock(&mut self) {
         self.now_ns = self.net.now_ns();
         self.unix_ms = self.net.unix_ms();
-        self.tick = ((self.now_ns - self.started_ns) / TICK_NS) as Tick;
+        self.tick = tick_at(self.now_ns, self.started_ns);
     }
 
     /// Takes waiting connections. What is too many is refused later, with an HTTP answer, once the head has been read.
@@ -304,6 +305,10 @@ impl<N: Network> Shard<N> {
         metrics.buffer_bytes.set(self.buffer_bytes as u64);
         metrics.channels.set(self.topics.len() as u64);
     }
+}
+
+fn tick_at(now_ns: u64, started_ns: u64) -> Tick {
+    ((now_ns - started_ns) / TICK_NS) as Tick
 }
 
 /// A connection's token as epoll carries it.

@@ -273,6 +273,7 @@ impl<N: Network> Shard<N> {
                     PublishError::Unavailable | PublishError::Refused(_) => ErrorCode::BusUnavailable,
                     PublishError::Busy => ErrorCode::Busy,
                     PublishError::TooBig { .. } => ErrorCode::PayloadTooBig,
+                    PublishError::Mismatch(_) => ErrorCode::BadPayload,
                 };
                 self.reply_error(key, id.as_ref(), code, &error.to_string());
             }

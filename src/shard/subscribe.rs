@@ -283,7 +283,7 @@ impl<N: Network> Shard<N> {
 
     /// Drops the oldest batches of the shard, whatever their channel, until all logs fit their budget.
     pub(super) fn keep_log_budget(&mut self) {
-        let budget = self.settings.log_bytes_total / self.settings.shards;
+        let budget = self.settings.log_bytes_of_shard();
         while self.log_bytes > budget {
             let Some((token, end)) = self.appended.pop_front() else { break };
             if let Some(index) = self.topics.resolve(token) {

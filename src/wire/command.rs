@@ -63,13 +63,15 @@ pub enum ErrorCode {
     TooManyChannels,
     PublishNotAllowed,
     PayloadTooBig,
+    /// Not what the channel's `payload` setting says.
+    BadPayload,
     /// The bus is away (Redis not reachable); try again later.
     BusUnavailable,
     /// Too much is under way; try again.
     Busy,
 }
 impl ErrorCode {
-    pub const ALL: [ErrorCode; 11] = [
+    pub const ALL: [ErrorCode; 12] = [
         ErrorCode::BadCommand,
         ErrorCode::UnknownType,
         ErrorCode::BadChannel,
@@ -79,6 +81,7 @@ impl ErrorCode {
         ErrorCode::TooManyChannels,
         ErrorCode::PublishNotAllowed,
         ErrorCode::PayloadTooBig,
+        ErrorCode::BadPayload,
         ErrorCode::BusUnavailable,
         ErrorCode::Busy,
     ];
@@ -95,6 +98,7 @@ impl ErrorCode {
             ErrorCode::TooManyChannels => "too_many_channels",
             ErrorCode::PublishNotAllowed => "publish_not_allowed",
             ErrorCode::PayloadTooBig => "payload_too_big",
+            ErrorCode::BadPayload => "bad_payload",
             ErrorCode::BusUnavailable => "bus_unavailable",
             ErrorCode::Busy => "busy",
         }

@@ -30,6 +30,17 @@ pub enum Expect {
     Raw,
 }
 
+impl Expect {
+    /// What a payload has to be, for whoever sent something else. `Auto` and `Raw` take everything.
+    pub const fn wanted(self) -> &'static str {
+        match self {
+            Expect::Auto | Expect::Raw => "any bytes",
+            Expect::Msgpack => "one complete MessagePack value",
+            Expect::Json => "one complete JSON text",
+        }
+    }
+}
+
 /// `Auto`: a complete MessagePack map or array, else a complete JSON text, else UTF-8, else bytes. `Msgpack`/`Json`: any one
 /// complete value of that kind. `Raw`: Text or Bytes, never looked into. The bool is false when the payload is not what `expect` says
 /// (kind is then Text or Bytes).

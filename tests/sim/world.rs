@@ -111,7 +111,7 @@ impl Simulation {
     pub fn new(seed: u64) -> Simulation {
         let mut rng = Rng::with_seed(seed);
         let settings = settings(&mut rng);
-        let buffer_bytes = settings.buffer_bytes_total;
+        let buffer_bytes = settings.buffer_bytes_of_shard();
         let Rig { wires, shard, metrics, to_shard, from_shard, polls } = Rig::new(settings, 64);
         Simulation {
             rng,
@@ -525,6 +525,8 @@ fn settings(rng: &mut Rng) -> Settings {
         close_timeout: Duration::from_secs(2),
         log_bytes_total: LOG_BYTES_TOTAL,
         buffer_bytes_total: *rng.choice(&BUFFER_BYTES).unwrap(),
+        // A share of the buffers holds one message at least, so little room needs small ones.
+        message_bytes_max: 3000,
         coalesce: rng.bool().then_some(Duration::from_millis(2)),
         ..Settings::default()
     };

@@ -21,6 +21,7 @@ use crate::bus::{BusCommand, BusSender, ChannelInfo, ChannelPage, PublishError, 
 use crate::config::{ChannelRule, ChannelRules, FdTable, Overrun, Pin, Settings};
 use crate::metrics::{BusMetrics, ShardMetrics};
 use crate::shard::inbox::inbox;
+use crate::wire::payload::Expect;
 
 pub(super) const PAYLOAD_BYTES_MAX: usize = 1024;
 /// Nothing a test waits for takes this long; what it waits for not to happen, it does not wait for.
@@ -218,6 +219,7 @@ pub(super) fn fake_bus(capacity: usize, published: Published) -> (BusSender, Opt
                             "unavailable" => Err(PublishError::Unavailable),
                             "busy" => Err(PublishError::Busy),
                             "big" => Err(PublishError::TooBig { bytes_max: 7 }),
+                            "mismatched" => Err(PublishError::Mismatch(Expect::Json)),
                             "refused" => Err(PublishError::Refused("NOPERM".into())),
                             "elsewhere" => Ok(Number { epoch: None, seq: None }),
                             "dropped" => continue,

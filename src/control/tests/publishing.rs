@@ -123,6 +123,7 @@ fn what_the_bus_says_becomes_a_status() {
         ("unavailable", 503, "1", "Redis cannot be reached"),
         ("busy", 503, "1", "too many publishes"),
         ("dropped", 503, "1", "stopping"),
+        ("mismatched", 400, "", "not one complete JSON text"),
         ("refused", 502, "", "NOPERM"),
     ] {
         let answer = server.publish(json!({ "channel": channel, "data": 1 }).to_string());
