@@ -169,3 +169,18 @@ pub enum ShardMessage {
 
 pub type BusSender = InboxSender<BusCommand>;
 pub type ShardSender = InboxSender<ShardMessage>;
+
+/// Puts a publish into the bus thread's inbox without waking it, within [`PUBLISH_BYTES_MAX`]. Gives it back if there is no room.
+pub fn push_publish(bus: &BusSender, publish: Publish) -> Result<(), Publish> {
+    let bytes = publish.payload.len();
+    if !bus.reserve(bytes, PUBLISH_BYTES_MAX) {
+        return Err(publish);
+    }
+    bus.push(BusCommand::Publish(publish)).map_err(|command| {
+        bus.unreserve(bytes);
+        match command {
+            BusCommand::Publish(publish) => publish,
+            _ => unreachable!("what was pushed comes back"),
+        }
+    })
+}

@@ -133,6 +133,7 @@ impl Subscriber {
                 BusCommand::Join { shard, topic, channel } => self.hub.join(shard, topic, &channel, now),
                 BusCommand::Leave { shard, topic, channel } => self.hub.leave(shard, topic, &channel, now),
                 BusCommand::Publish(publish) => {
+                    self.inbox.release(publish.payload.len());
                     let bytes_max = self.hub.payload_bytes_max();
                     if publish.payload.len() > bytes_max {
                         self.hub.answer(publish.reply, publish.channel, Err(PublishError::TooBig { bytes_max }));

@@ -38,7 +38,7 @@ impl Default for Settings {
             shutdown_timeout: Duration::from_secs(10),
             connections_max: 100_000,
             subscriptions_max: 128,
-            channels_max: 1_000_000,
+            channels_max: 200_000,
             message_bytes_max: 64 << 10,
             payload_bytes_max: 1 << 20,
             log_bytes_total: 1 << 30,

@@ -7,13 +7,18 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::host::Host;
 use super::parse::{show_cores, show_time};
 use super::{Pin, RedisSubscribe, Settings, redis_url, resolve_fd_table};
-use crate::bus::ShardMessage;
+use crate::bus::{PUBLISH_BYTES_MAX, ShardMessage};
 use crate::limits::BATCH_BYTES_MAX;
 use crate::limits::BUFFER_FLOOR_BYTES;
 use crate::wire::Format;
 
 /// User memory of an idle connection with one subscription (the aim of the design, measured as RSS).
 const CONNECTION_BYTES: u64 = 300;
+/// Measured: 715 B for a channel with one subscriber on one shard, bus and shard together.
+const CHANNEL_BYTES: u64 = 400;
+const TOPIC_BYTES: u64 = 400;
+const SUBSCRIPTION_BYTES: u64 = 32;
+const MEMBER_BYTES: u64 = 8;
 /// A slot of a crossbeam array channel holds the message and a stamp, and is allocated at start.
 const INBOX_SLOT_BYTES: u64 = size_of::<ShardMessage>() as u64 + 8;
 
@@ -37,14 +42,20 @@ pub struct MemoryBound {
     /// Slots, and batches as published. Frames of theirs that a faster shard has had encoded count in that shard's log, while it has them.
     pub inboxes: u64,
     pub connections: u64,
+    /// `channels_max` on the bus, and on every shard as far as there are subscriptions for them.
+    pub channels: u64,
+    /// Of a connection beyond its first.
+    pub subscriptions: u64,
+    /// On their way to the bus, and under way to Redis.
+    pub publishes: u64,
     /// `history_bytes_total` where any channel has a history.
     pub history: u64,
 }
 
 impl MemoryBound {
     pub fn total(&self) -> u64 {
-        let MemoryBound { logs, making, buffers, inboxes, connections, history } = self;
-        logs + making + buffers + inboxes + connections + history
+        let MemoryBound { logs, making, buffers, inboxes, connections, channels, subscriptions, publishes, history } = self;
+        logs + making + buffers + inboxes + connections + channels + subscriptions + publishes + history
     }
 }
 
@@ -61,6 +72,14 @@ pub fn memory_bound(settings: &Settings) -> MemoryBound {
         buffers: shards * settings.buffer_bytes_of_shard() as u64 + (settings.connections_max * BUFFER_FLOOR_BYTES) as u64,
         inboxes: shards * (settings.inbox_messages as u64 * INBOX_SLOT_BYTES + inbox_bytes),
         connections: settings.connections_max as u64 * CONNECTION_BYTES,
+        channels: settings.channels_max as u64 * CHANNEL_BYTES
+            + (settings.channels_max as u64 * shards).min((settings.connections_max * settings.subscriptions_max) as u64) * TOPIC_BYTES,
+        // The list of a connection grows by doubling; a place in each channel's list of members, which does so too.
+        subscriptions: match settings.subscriptions_max as u64 {
+            0 | 1 => 0,
+            most => settings.connections_max as u64 * (most.next_power_of_two() * SUBSCRIPTION_BYTES + most * 2 * MEMBER_BYTES),
+        },
+        publishes: PUBLISH_BYTES_MAX as u64 * if settings.redis.is_some() { 2 } else { 1 },
         history: if rules.any(|rule| rule.history_count > 0) { settings.history_bytes_total as u64 } else { 0 },
     }
 }
@@ -109,6 +128,17 @@ pub fn start_block(settings: &Settings, host: &Host) -> String {
             settings.inbox_messages,
             show_bytes(bound.connections),
             settings.connections_max
+        ),
+    );
+    line(
+        "",
+        format!(
+            "+ channels {} ({}) + subscriptions {} ({} each) + publishes {}",
+            show_bytes(bound.channels),
+            settings.channels_max,
+            show_bytes(bound.subscriptions),
+            settings.subscriptions_max,
+            show_bytes(bound.publishes)
         ),
     );
     if bound.history > 0 {
@@ -214,9 +244,13 @@ mod tests {
         assert_eq!(bound.inboxes, (256 << 20) + 2 * 16384 * INBOX_SLOT_BYTES);
         assert_eq!(bound.connections, 30_000_000);
         assert_eq!(bound.history, 0, "no channel has one");
-        assert_eq!(bound.total(), bound.logs + bound.making + bound.buffers + bound.inboxes + bound.connections);
+        assert_eq!(bound.channels, 200_000 * 400 + 2 * 200_000 * 400);
+        assert_eq!(bound.subscriptions, 100_000 * (128 * 32 + 128 * 16));
+        assert_eq!(bound.publishes, 64 << 20);
+        let parts = bound.logs + bound.making + bound.buffers + bound.inboxes + bound.connections;
+        assert_eq!(bound.total(), parts + bound.channels + bound.subscriptions + bound.publishes);
         let larger = memory_bound(&Settings { log_bytes_total: 2 << 30, connections_max: 200_000, ..settings.clone() });
-        assert_eq!(larger.total() - bound.total(), (1 << 30) + 30_000_000 + 100_000 * 4096);
+        assert_eq!(larger.total() - bound.total(), (1 << 30) + 30_000_000 + 100_000 * (4096 + 128 * 48));
 
         let mut remembering = settings.clone();
         remembering.channels.by_prefix = vec![("a".to_owned(), ChannelRule { history_count: 1, ..ChannelRule::default() })];
@@ -241,7 +275,7 @@ mod tests {
     fn the_printed_total_is_the_sum_of_what_is_printed() {
         let mut remembering = Settings { shards: 3, payload_bytes_max: 5 << 20, ..Settings::default() };
         remembering.channels.default.history_count = 10;
-        for (settings, parts) in [(Settings { shards: 2, ..Settings::default() }, 5), (remembering, 6)] {
+        for (settings, parts) in [(Settings { shards: 2, ..Settings::default() }, 8), (remembering, 9)] {
             let block = start_block(&settings, &host(1 << 20));
             let amounts = printed(&block);
             assert_eq!(amounts.len(), 1 + parts, "{block}");

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use super::answer::{self, Problem};
 use super::{PUBLISH_CHANNELS_MAX, PUBLISH_IN_FLIGHT_BYTES_MAX, PUBLISH_IN_FLIGHT_MAX, State};
-use crate::bus::{BusCommand, Publish, PublishError, PublishReply, Published};
+use crate::bus::{Publish, PublishError, PublishReply, Published, push_publish};
 use crate::wire::upgrade::check_channel_name;
 
 /// With or without padding: both are in use and neither can be mistaken for something else.
@@ -225,10 +225,7 @@ async fn publish_on(state: &State, channels: &[String], payload: Vec<u8>) -> Vec
 fn ask(state: &State, channel: &str, payload: Vec<u8>) -> Result<oneshot::Receiver<Result<Published, PublishError>>, Failure> {
     let (reply, answered) = oneshot::channel();
     let publish = Publish { channel: channel.into(), payload, reply: PublishReply::Control(reply) };
-    match state.bus.push(BusCommand::Publish(publish)) {
-        Ok(()) => Ok(answered),
-        Err(_) => Err(Failure::Bus(PublishError::Busy)),
-    }
+    push_publish(&state.bus, publish).map(|()| answered).map_err(|_| Failure::Bus(PublishError::Busy))
 }
 
 /// 200 when at least one was published; else the status of the first failure, for callers that look no further.

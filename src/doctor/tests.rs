@@ -95,7 +95,7 @@ fn private_tables_are_counted_each_by_itself() {
 
 #[test]
 fn what_a_fix_says_is_enough() {
-    let facts = Facts { memory_available: Some(9 << 28), ..usual() };
+    let facts = Facts { memory_available: Some(13 << 28), ..usual() };
     let fix = check("memory bound", &settings(100_000), QUIET, &facts).fix.unwrap();
     let mib: usize = fix.strip_prefix("--log-bytes-total ").unwrap().strip_suffix('M').unwrap().parse().unwrap();
     let smaller = Settings { log_bytes_total: mib << 20, ..settings(100_000) };

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::Shard;
 use super::conn::{Flags, Phase};
 use super::net::{Network, Stream};
-use crate::bus::{BusCommand, ConnToken, Publish, PublishError, PublishReply, Published};
+use crate::bus::{self, ConnToken, Publish, PublishError, PublishReply, Published};
 use crate::limits;
 use crate::metrics::{CloseReason, RefusalReason};
 use crate::wire::Format;
@@ -253,11 +253,10 @@ impl<N: Network> Shard<N> {
         }
         let reply = PublishReply::Client { shard: self.index, conn: self.token(key), id };
         let publish = Publish { channel: channel.into(), payload, reply };
-        if let Err(BusCommand::Publish(Publish { reply: PublishReply::Client { id, .. }, .. })) =
-            self.bus.send(BusCommand::Publish(publish))
-        {
-            self.reply_error(key, id.as_ref(), ErrorCode::Busy, "too many commands are under way; try again");
+        if let Err(Publish { reply: PublishReply::Client { id, .. }, .. }) = bus::push_publish(&self.bus, publish) {
+            return self.reply_error(key, id.as_ref(), ErrorCode::Busy, "too many commands are under way; try again");
         }
+        self.bus.wake();
     }
 
     /// The bus has answered a client's publish; the client may be gone.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use campanile::bus::link::Timing;
 use campanile::bus::subscriber::spawn_with_timing;
-use campanile::bus::{BusCommand, BusSender, Publish, PublishError, PublishReply, Published, ShardMessage, TopicToken};
+use campanile::bus::{BusCommand, BusSender, Publish, PublishError, PublishReply, Published, ShardMessage, TopicToken, push_publish};
 use campanile::config::{ChannelRule, ChannelRules, Settings};
 use campanile::fanout::batch::Batch;
 use campanile::metrics::BusMetrics;
@@ -171,11 +171,16 @@ impl Bench {
 
     pub fn send(&self, mut command: BusCommand) {
         let begin = Instant::now();
-        while let Err(back) = self.bus.send(command) {
+        let push = |command| match command {
+            BusCommand::Publish(publish) => push_publish(&self.bus, publish).map_err(BusCommand::Publish),
+            other => self.bus.push(other),
+        };
+        while let Err(back) = push(command) {
             command = back;
             assert!(begin.elapsed() < PATIENCE, "the bus thread takes no commands");
             std::thread::yield_now();
         }
+        self.bus.wake();
     }
 
     pub fn publish(&self, channel: &str, payload: &[u8]) -> Result<Published, PublishError> {

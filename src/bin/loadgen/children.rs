@@ -40,6 +40,7 @@ impl Server {
         default("--listen", "127.0.0.1:0");
         default("--control", "127.0.0.1:0");
         default("--connections-max", &(clients + 1000).to_string());
+        default("--channels-max", &(clients + 1000).max(200_000).to_string());
         if let Some(url) = redis {
             default("--redis", url);
         }
