@@ -293,7 +293,7 @@ fn full_buffers_do_not_refuse_clients_that_hold_nothing() {
 
 #[test]
 fn pongs_that_wait_in_the_socket_count_when_the_thread_was_held_up() {
-    let mut stage = Stage::new(Settings { heartbeat: Duration::from_secs(30), pong_timeout: Duration::from_secs(10), ..settings() });
+    let mut stage = Stage::new(Settings { heartbeat: Duration::from_secs(30), pong_timeout: Duration::from_secs(40), ..settings() });
     let clients: Vec<usize> = (0..4 * limits::READS_PER_TURN).map(|_| stage.connect("/ws", PLENTY)).collect();
     stage.turns(20);
     for _ in 0..310 {
@@ -305,9 +305,30 @@ fn pongs_that_wait_in_the_socket_count_when_the_thread_was_held_up() {
     for &client in &clients[1..] {
         stage.send(client, &frame(true, Opcode::Pong, b""));
     }
-    stage.pass(Duration::from_secs(11));
+    stage.pass(Duration::from_secs(41));
     stage.turns(10);
     assert_eq!(stage.closed(), [("heartbeat_timeout", 1)]);
+}
+
+#[test]
+fn connections_that_came_together_do_not_beat_together() {
+    let mut stage = Stage::new(Settings { heartbeat: Duration::from_secs(30), pong_timeout: Duration::from_secs(10), ..settings() });
+    stage.subscribers(300, "c");
+    let mut before = vec![0; 300];
+    for second in 0..90 {
+        for _ in 0..10 {
+            stage.pass(Duration::from_millis(100));
+            stage.turn();
+        }
+        let now: Vec<usize> = stage.clients.iter().map(|client| client.pings).collect();
+        let asked: Vec<usize> = (0..300).filter(|&client| now[client] > before[client]).collect();
+        assert!(asked.len() <= 25, "{} pings in second {second}, where 10 are even", asked.len());
+        for client in asked {
+            stage.send(client, &frame(true, Opcode::Pong, b""));
+        }
+        before = now;
+    }
+    assert!(before.iter().all(|pings| (2..=3).contains(pings)), "{before:?}");
 }
 
 #[test]
@@ -394,7 +415,7 @@ fn a_message_that_is_never_finished_is_closed_after_two_heartbeats() {
         if step < 5 {
             assert_eq!(stage.clients[endless].close, None, "not before a whole heartbeat has passed");
         }
-        if step == 12 {
+        if step == 14 {
             assert_eq!(stage.clients[endless].close, Some(1008));
         }
     }

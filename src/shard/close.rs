@@ -149,10 +149,11 @@ impl<N: Network> Shard<N> {
         self.conns[key].deadline = self.wheel.insert(token, tick);
     }
 
-    /// The first heartbeat comes after half to a whole interval, so that connections that came together do not beat together.
+    /// The first heartbeat comes anywhere within the first interval, and pings whether the client has spoken or not: connections that came together,
+    /// and subscribed together, would otherwise beat together for ever.
     pub(super) fn start_heartbeat(&mut self, key: usize) {
         let interval = self.ticks(self.settings.heartbeat);
-        let spread = (self.generations.wrapping_mul(0x9E37_79B9) >> 8) % (interval / 2 + 1);
+        let spread = (self.conns[key].generation.wrapping_mul(0x9E37_79B9) >> 8) % interval;
         self.set_deadline_at(key, self.tick + interval - spread);
     }
 
@@ -213,7 +214,8 @@ impl<N: Network> Shard<N> {
                 return;
             }
         }
-        if self.is_message_overdue(key) {
+        let is_first = self.conns[key].flags.raise(Flags::BEATS);
+        if !is_first && self.is_message_overdue(key) {
             return self.begin_close(
                 key,
                 code::POLICY_VIOLATION,
@@ -231,7 +233,7 @@ impl<N: Network> Shard<N> {
             let next = conn.heard + patience;
             return self.set_deadline_at(key, next);
         }
-        if silent < interval {
+        if silent < interval && !is_first {
             let next = conn.heard + interval;
             return self.set_deadline_at(key, next);
         }

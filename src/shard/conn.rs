@@ -75,6 +75,8 @@ impl Flags {
     pub const SHUT: Flags = Flags(1 << 9);
     /// The message that was under way at the last heartbeat still is.
     pub const UNFINISHED: Flags = Flags(1 << 11);
+    /// The first heartbeat has been.
+    pub const BEATS: Flags = Flags(1 << 12);
     /// Counted as an open WebSocket connection.
     pub const COUNTED: Flags = Flags(1 << 10);
 
