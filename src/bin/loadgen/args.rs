@@ -135,7 +135,7 @@ pub struct Options {
     /// Threads for them [default: as many as the limit on descriptors asks for]
     #[arg(long, value_name = "N", value_parser = parse_threads, help_heading = "Clients")]
     pub threads: Option<usize>,
-    /// Cores for these threads, as in 1 or 2-3,5 [default: not pinned]
+    /// Cores for these threads (the first also for publishing and watching), as in 1 or 2-3,5 [default: not pinned]
     #[arg(long, value_name = "CORES", default_value = "", hide_default_value = true, help_heading = "Clients")]
     pub cores: Cores,
     /// Never sleep while messages flow: then no send pays for waking a client, of the server or of the floor. Wants a core per thread (--cores)
