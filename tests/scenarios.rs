@@ -332,6 +332,22 @@ fn connections_that_came_together_do_not_beat_together() {
 }
 
 #[test]
+fn a_heartbeat_shorter_than_the_pongs_deadline_is_kept() {
+    let mut stage = Stage::new(Settings { heartbeat: Duration::from_secs(2), pong_timeout: Duration::from_secs(10), ..settings() });
+    let client = stage.connect("/ws", PLENTY);
+    let mut before = 0;
+    for _ in 0..200 {
+        stage.pass(Duration::from_millis(100));
+        stage.turn();
+        if stage.clients[client].pings > before {
+            before = stage.clients[client].pings;
+            stage.send(client, &frame(true, Opcode::Pong, b""));
+        }
+    }
+    assert!((9..=10).contains(&before), "{before} pings in 20 s");
+}
+
+#[test]
 fn a_request_that_waits_in_the_socket_counts_when_the_thread_was_held_up() {
     let mut stage = Stage::new(Settings { handshake_timeout: Duration::from_secs(5), ..settings() });
     let clients: Vec<usize> = (0..4 * limits::READS_PER_TURN).map(|_| stage.knock("", PLENTY)).collect();

@@ -244,6 +244,13 @@ impl<N: Network> Shard<N> {
         self.set_deadline(key, self.settings.pong_timeout);
     }
 
+    /// The deadline of the pong stands and is looked at then, unless a heartbeat is due before it.
+    pub(super) fn on_ping_answered(&mut self, key: usize) {
+        if self.settings.heartbeat < self.settings.pong_timeout && matches!(self.conns[key].phase, Phase::Open(_)) {
+            self.set_deadline(key, self.settings.heartbeat);
+        }
+    }
+
     /// Whether the message that the peer is sending in pieces was under way at the last heartbeat already. Pings between its pieces would
     /// otherwise let it hold memory for ever.
     fn is_message_overdue(&mut self, key: usize) -> bool {

@@ -44,7 +44,10 @@ impl<N: Network> Shard<N> {
                 Err(_) => return self.lose(key, CloseReason::Reset),
             };
             conn.heard = self.tick;
-            conn.flags.clear(Flags::PINGED);
+            if conn.flags.has(Flags::PINGED) {
+                conn.flags.clear(Flags::PINGED);
+                self.on_ping_answered(key);
+            }
             self.metrics.bytes_received.add(count as u64);
             self.receive(key, &mut scratch[..count]);
             self.account_buffers(key);
