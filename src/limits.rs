@@ -49,6 +49,8 @@ pub const FLUSH_UNITS_PER_WRITE: usize = 16;
 pub const FLUSH_VISITS_PER_TOPIC: usize = 64;
 /// Bytes written that cost one more unit.
 pub const FLUSH_BYTES_PER_UNIT: usize = 4 * 1024;
+/// Subscriptions of a connection that a visit looks at for news whose lap has still to come by.
+pub const NEIGHBOURS_PER_VISIT: usize = 16;
 /// Bytes offered to one socket per visit.
 pub const FLUSH_BYTES_PER_VISIT: usize = 256 * 1024;
 /// A connection that holds no more than this in buffers of its own is never closed because all of them together hold too much.

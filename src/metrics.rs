@@ -176,6 +176,8 @@ pub struct ShardMetrics {
     pub writes: Counter,
     /// Writes that the kernel took only in part, or not at all.
     pub writes_blocked: Counter,
+    /// Subscriptions that visits of connections looked at: what flushing costs besides its writes.
+    pub looks: Counter,
     pub pings_sent: Counter,
     pub closed: [Counter; CloseReason::ALL.len()],
     pub refused: [Counter; RefusalReason::ALL.len()],

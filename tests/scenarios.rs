@@ -96,6 +96,11 @@ impl Stage {
         self.rig.to_shard.push(ShardMessage::Batch { topic: known.topic, batch: builder.seal() }).expect("the inbox has room");
     }
 
+    /// The end of the client's stream comes with what it sent last; it still reads.
+    fn send_last(&mut self, client: usize, bytes: &[u8]) {
+        self.rig.wires.borrow_mut().send_last(client, bytes);
+    }
+
     fn pass(&mut self, time: Duration) {
         self.rig.wires.borrow_mut().now_ns += time.as_nanos() as u64;
     }
@@ -143,6 +148,13 @@ impl Stage {
     fn messages(&self, clients: &[usize]) -> Vec<usize> {
         clients.iter().map(|&client| self.clients[client].messages).collect()
     }
+}
+
+/// The settings with one policy for all.
+fn settings_with(overrun: Overrun) -> Settings {
+    let mut settings = settings();
+    settings.channels.default.overrun = overrun;
+    settings
 }
 
 fn frame(fin: bool, opcode: Opcode, payload: &[u8]) -> Vec<u8> {
@@ -495,4 +507,228 @@ fn commands_are_answered_in_their_order() {
         client.answers.iter().map(|answer| (answer["id"].as_i64().unwrap(), answer["type"].as_str().unwrap())).collect();
     assert_eq!(answers, expected);
     assert!(client.messages > 100, "with messages between them");
+}
+
+/// The log of the second channel is as good as empty, whatever the socket is full of.
+#[test]
+fn a_blocked_client_is_not_overrun_by_a_log_that_has_room() {
+    for overrun in [Overrun::Disconnect, Overrun::Skip, Overrun::Latest] {
+        for full_of_pongs in [false, true] {
+            let mut stage = Stage::new(settings_with(overrun));
+            let client = stage.connect("/ws?channel=a&channel=other", PLENTY);
+            stage.turns(3);
+            stage.set_room(client, 5_000);
+            if full_of_pongs {
+                stage.send(client, &frame(true, Opcode::Ping, b"are you there").repeat(600));
+            } else {
+                stage.publish("a", 600_000);
+            }
+            stage.turns(3);
+            for _ in 0..5 {
+                stage.publish("other", 10);
+                stage.turns(3);
+            }
+            stage.set_room(client, PLENTY);
+            stage.turns(10);
+            let messages = if full_of_pongs { 5 } else { 6 };
+            assert_eq!((stage.overruns(), stage.closed(), stage.clients[client].gaps), (0, vec![], 0), "{overrun:?}");
+            assert_eq!(stage.clients[client].messages, messages);
+            assert_eq!((stage.rig.metrics.lagging.get(), stage.rig.metrics.log_bytes.get()), (0, 0), "then nothing is kept for it");
+        }
+    }
+}
+
+#[test]
+fn unsubscribing_in_the_middle_of_a_frame_ends_that_subscription_and_nothing_else() {
+    for overrun in [Overrun::Disconnect, Overrun::Skip, Overrun::Latest] {
+        let mut stage = Stage::new(Settings { subscriptions_max: 2, ..settings_with(overrun) });
+        let client = stage.connect("/ws?channel=a&channel=b", PLENTY);
+        stage.turns(3);
+        stage.set_room(client, 5_000);
+        stage.publish("a", 20_000);
+        stage.turn();
+        assert!(stage.clients[client].is_mid_frame());
+        stage.text(client, &json!({"type": "unsubscribe", "channel": "a", "id": 1}).to_string());
+        // What is being left does not count any more, and the same channel can be subscribed to again.
+        stage.text(client, &json!({"type": "subscribe", "channel": "c", "id": 2}).to_string());
+        stage.text(client, &json!({"type": "unsubscribe", "channel": "b", "id": 3}).to_string());
+        stage.text(client, &json!({"type": "subscribe", "channel": "a", "id": 4}).to_string());
+        for _ in 0..5 {
+            stage.publish("a", 100);
+            stage.turns(2);
+            stage.publish("c", 100);
+            stage.turns(2);
+        }
+        stage.set_room(client, PLENTY);
+        stage.turns(5);
+        let mut answers: Vec<(i64, &str)> =
+            stage.clients[client].answers.iter().map(|answer| (answer["id"].as_i64().unwrap(), answer["type"].as_str().unwrap())).collect();
+        answers.sort_unstable();
+        assert_eq!(answers, [(1, "unsubscribed"), (2, "subscribed"), (3, "unsubscribed"), (4, "subscribed")], "{overrun:?}");
+        assert_eq!((stage.overruns(), stage.closed(), stage.clients[client].gaps), (0, vec![], 0), "{overrun:?}");
+        // The one that was cut, and five of each of the two channels.
+        assert_eq!(stage.clients[client].messages, 11, "{overrun:?}");
+        assert_eq!((stage.rig.metrics.subscriptions.get(), stage.rig.metrics.log_bytes.get()), (2, 0));
+    }
+}
+
+#[test]
+fn answers_are_not_lost_when_the_end_of_the_stream_comes_with_the_request() {
+    let mut stage = Stage::new(settings());
+    let tls_hello = "\u{16}\u{3}\u{1}\u{1}\u{0}";
+    let requests = [
+        ("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", 200),
+        ("GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n", 404),
+        ("GET /ws HTTP/1.1\r\nHost: x\r\n\r\n", 426),
+        ("POST /ws HTTP/1.1\r\nHost: x\r\n\r\n", 405),
+        ("nonsense\r\n\r\n", 400),
+        (tls_hello, 400),
+        ("GET /healthz HTT", 400),
+    ];
+    for room in [PLENTY, 10] {
+        for (request, status) in requests {
+            let client = stage.knock("", room);
+            stage.send_last(client, request.as_bytes());
+            stage.rig.shard.on_listener();
+            for _ in 0..100 {
+                stage.turn();
+                stage.add_room(client, 10);
+            }
+            assert_eq!(stage.clients[client].refused, Some(status), "{request:?} with room for {room}");
+            assert!(stage.rig.wires.borrow().pipes[client].server_gone, "and then it is over");
+        }
+    }
+}
+
+#[test]
+fn pongs_and_the_close_frame_are_not_lost_when_the_end_of_the_stream_comes_with_them() {
+    for room in [PLENTY, 3] {
+        for says_goodbye in [true, false] {
+            let mut stage = Stage::new(settings());
+            let client = stage.subscribers(1, "c")[0];
+            stage.set_room(client, room);
+            stage.publish("c", 2_000);
+            stage.turn();
+            let mut last = frame(true, Opcode::Ping, b"are you there");
+            last.extend(frame(true, Opcode::Text, json!({"type": "ping", "id": "last"}).to_string().as_bytes()));
+            if says_goodbye {
+                last.extend(frame(true, Opcode::Close, &1000u16.to_be_bytes()));
+            }
+            stage.send_last(client, &last);
+            for _ in 0..40 {
+                stage.turn();
+                stage.add_room(client, 100);
+            }
+            let (pipes, client_view) = (&stage.rig.wires.borrow().pipes, &stage.clients[client]);
+            assert_eq!((client_view.echoes, client_view.answers.len(), client_view.messages), (1, 1, 1), "room for {room}");
+            assert_eq!(client_view.close, says_goodbye.then_some(1000));
+            assert!(pipes[client].server_gone && !client_view.is_mid_frame());
+            assert_eq!(stage.closed(), [(if says_goodbye { "client" } else { "gone" }, 1)]);
+        }
+    }
+}
+
+#[test]
+fn pings_that_are_cut_at_each_heartbeat_are_no_message_that_is_never_finished() {
+    let mut stage = Stage::new(Settings { heartbeat: Duration::from_secs(5), ..settings() });
+    let client = stage.connect("/ws", PLENTY);
+    stage.turns(3);
+    let ping = frame(true, Opcode::Ping, b"are you there");
+    // Within a fragmented message that is finished, too.
+    let (begin, end) = (frame(false, Opcode::Text, b"{\"type\":\"ping\""), frame(true, Opcode::Continuation, b",\"id\":1}"));
+    for round in 0..40 {
+        let message = round % 8 == 7;
+        if message {
+            stage.send(client, &begin);
+        }
+        let cut = 1 + round % (ping.len() - 1);
+        stage.send(client, &ping[..cut]);
+        for _ in 0..50 {
+            stage.pass(Duration::from_millis(100));
+            stage.turn();
+        }
+        stage.send(client, &ping[cut..]);
+        if message {
+            stage.send(client, &end);
+        }
+        stage.turn();
+    }
+    assert_eq!((stage.clients[client].close, stage.closed()), (None, vec![]));
+    assert_eq!((stage.clients[client].echoes, stage.clients[client].answers.len()), (40, 5));
+}
+
+#[test]
+fn a_request_half_sent_when_the_server_stops_is_told_503() {
+    let mut stage = Stage::new(settings());
+    let half = stage.connect(&"", PLENTY);
+    let _ = std::mem::take(&mut stage.rig.wires.borrow_mut().pipes[half].to_server);
+    stage.send(half, &request("/ws", Format::Json).as_bytes()[..30]);
+    stage.turns(2);
+    stage.rig.to_shard.push(ShardMessage::Stop).unwrap();
+    stage.turn();
+    stage.pass(Duration::from_secs(2));
+    stage.turns(2);
+    assert_eq!(stage.clients[half].refused, Some(503));
+}
+
+/// Every visit once walked all subscriptions several times: 20,000 channels and one outage kept the neighbours waiting for 12 s.
+#[test]
+fn news_on_many_channels_of_one_connection_cost_what_is_due_and_not_what_is_subscribed() {
+    const COUNT: usize = 5_000;
+    let mut stage = Stage::new(Settings { subscriptions_max: COUNT, channels_max: 2 * COUNT, ..settings() });
+    let client = stage.connect("/ws", PLENTY);
+    stage.turns(3);
+    for channel in 0..COUNT {
+        stage.text(client, &json!({"type": "subscribe", "channel": format!("c{channel}")}).to_string());
+        stage.turns(2);
+    }
+    stage.turns(10);
+    assert_eq!(stage.clients[client].subscriptions.len(), COUNT);
+    for room in [PLENTY, 0] {
+        let (looks, writes) = (stage.rig.metrics.looks.get(), stage.rig.metrics.writes.get());
+        stage.set_room(client, room);
+        for channel in 0..COUNT {
+            stage.publish(&format!("c{channel}"), 10);
+        }
+        stage.turns(300);
+        stage.set_room(client, PLENTY);
+        stage.turns(300);
+        let (looks, writes) = (stage.rig.metrics.looks.get() - looks, stage.rig.metrics.writes.get() - writes);
+        assert!(looks < 3 * COUNT as u64, "{looks} looks for {COUNT} messages");
+        assert!(writes < COUNT as u64 / 8, "{writes} writes: neighbours share them");
+    }
+    assert_eq!((stage.clients[client].messages, stage.overruns(), stage.closed()), (2 * COUNT, 0, vec![]));
+    // One more message costs no more than with few channels.
+    let looks = stage.rig.metrics.looks.get();
+    stage.publish("c77", 10);
+    stage.turns(2);
+    assert!(stage.rig.metrics.looks.get() - looks <= 2 * limits::NEIGHBOURS_PER_VISIT as u64);
+}
+
+/// A busy channel of the same connection does not keep a quiet one waiting, however little its socket takes.
+#[test]
+fn a_quiet_channel_has_its_turn_beside_busy_ones() {
+    let mut stage = Stage::new(Settings { subscriptions_max: 100, ..settings_with(Overrun::Skip) });
+    let client = stage.connect("/ws", PLENTY);
+    stage.turns(3);
+    for channel in 0..65 {
+        stage.text(client, &json!({"type": "subscribe", "channel": format!("c{channel}")}).to_string());
+    }
+    stage.turns(10);
+    stage.set_room(client, 0);
+    for round in 0..400 {
+        for channel in (0..64).filter(|channel| round > 0 || channel % 2 == 0) {
+            stage.publish(&format!("c{channel}"), 3_000);
+        }
+        if round == 1 {
+            stage.publish("c64", 10);
+        }
+        stage.add_room(client, 3_500);
+        stage.turn();
+        if stage.clients[client].subscriptions["c64"].seq == 1 {
+            assert!(round < 200, "round {round}");
+            return;
+        }
+    }
+    panic!("the quiet channel starves");
 }

@@ -44,7 +44,7 @@ const SHARD_GAUGES: [Named<ShardMetrics>; 9] = [
     ("campanile_buffer_bytes", "Memory held by split frames and unsent control frames now. Unit: bytes.", |m| &m.buffer_bytes),
 ];
 
-const SHARD_COUNTERS: [Named<ShardMetrics>; 14] = [
+const SHARD_COUNTERS: [Named<ShardMetrics>; 15] = [
     ("ws_connections_accepted", "Sockets accepted. Unit: sockets.", |m| &m.accepted),
     ("ws_accept_errors", "Times accept failed for want of descriptors or kernel memory. Unit: failures.", |m| &m.accept_errors),
     ("ws_messages_sent", "Messages whose last byte the kernel accepted, per subscriber. Unit: messages.", |m| &m.messages_sent),
@@ -55,6 +55,11 @@ const SHARD_COUNTERS: [Named<ShardMetrics>; 14] = [
     ("ws_command_errors", "Commands answered with an error. Unit: commands.", |m| &m.command_errors),
     ("ws_writes", "Write system calls. Unit: calls.", |m| &m.writes),
     ("ws_writes_blocked", "Writes that the kernel took only in part or not at all. Unit: calls.", |m| &m.writes_blocked),
+    (
+        "campanile_flush_looks",
+        "Subscriptions that visits of connections looked at; per write, a measure of what many subscriptions of one connection cost.",
+        |m| &m.looks,
+    ),
     ("ws_pings_sent", "Heartbeat pings sent. Unit: frames.", |m| &m.pings_sent),
     ("ws_messages_skipped", "Messages that subscribers were not sent and that a gap announced. Unit: messages.", |m| &m.messages_skipped),
     ("campanile_inbox_lost", "Messages lost because the shard's inbox was full, announced by a gap. Unit: messages.", |m| &m.inbox_lost),

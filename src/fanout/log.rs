@@ -36,6 +36,9 @@ pub struct Log {
     unmerged: usize,
     /// None while no socket is in the middle of a frame.
     cuts: Option<Box<Cuts>>,
+    /// Everything below this number that is gone went because a bound was reached, this log's or that of all logs; what else is gone, everybody had.
+    #[cfg(debug_assertions)]
+    overrun: u64,
 }
 
 /// A batch and what it was counted as: a batch grows when a format is first asked for.
@@ -56,7 +59,30 @@ struct Cuts {
 
 impl Log {
     pub fn new(bytes_max: usize) -> Log {
-        Log { entries: VecDeque::new(), head: 1, bytes: 0, bytes_max, served: u64::MAX, unmerged: 0, cuts: None }
+        Log {
+            entries: VecDeque::new(),
+            head: 1,
+            bytes: 0,
+            bytes_max,
+            served: u64::MAX,
+            unmerged: 0,
+            cuts: None,
+            #[cfg(debug_assertions)]
+            overrun: 0,
+        }
+    }
+
+    fn note_overrun(&mut self) {
+        #[cfg(debug_assertions)]
+        {
+            self.overrun = self.tail();
+        }
+    }
+
+    /// Called before a reader is judged to have been too slow for this log: nobody is while no bound has been reached.
+    pub fn assert_overrun(&self, _seq: u64) {
+        #[cfg(debug_assertions)]
+        assert!(_seq < self.overrun, "{_seq} was dropped while somebody needed it and there was room");
     }
 
     /// Sets where numbering stands; the log must be empty.
@@ -129,6 +155,7 @@ impl Log {
                 break;
             }
             self.drop_oldest();
+            self.note_overrun();
         }
     }
 
@@ -145,6 +172,7 @@ impl Log {
     pub fn drop_before(&mut self, end: u64) {
         while self.entries.front().is_some_and(|oldest| oldest.batch.end() <= end) {
             self.pop_oldest();
+            self.note_overrun();
         }
         if let Some(cuts) = &mut self.cuts {
             cuts.limbo.retain(|entry| entry.batch.end() > end);

@@ -21,6 +21,7 @@ pub fn judge(log: &Log, cursor: Cursor, policy: Overrun) -> Verdict {
     if cursor.seq >= log.tail() {
         return Verdict::Within;
     }
+    log.assert_overrun(cursor.seq);
     let next = match policy {
         Overrun::Disconnect => return Verdict::Disconnect,
         Overrun::Skip => log.tail(),

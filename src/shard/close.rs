@@ -91,11 +91,11 @@ impl<N: Network> Shard<N> {
 
     /// Leaves every subscription but one whose frame must be finished, and starts the close deadline. False: the frame cannot be
     /// finished, the connection is dead.
-    fn enter_closing(&mut self, key: usize, reason: CloseReason) -> bool {
+    pub(super) fn enter_closing(&mut self, key: usize, reason: CloseReason) -> bool {
         self.conns[key].reason = reason;
         if let Some(at) = self.conns[key].mid_frame() {
             let subscription = self.conns[key].subscriptions[at];
-            if !self.topics[subscription.topic].log.has_frame(subscription.cursor) {
+            if !self.topics[subscription.topic].log.has_frame(subscription.cursor()) {
                 self.kill(key, reason);
                 return false;
             }
@@ -131,12 +131,22 @@ impl<N: Network> Shard<N> {
         self.dead.push(key as u32);
     }
 
-    /// An ending connection has sent all: shuts our side, so that the peer reads the last bytes instead of a reset.
+    /// An ending connection has sent all: shuts our side, so that the peer reads the last bytes instead of a reset. If the peer has ended before, that
+    /// was all.
     pub(super) fn shut(&mut self, key: usize) {
         let conn = &mut self.conns[key];
         if conn.flags.raise(Flags::SHUT) {
             conn.stream.shutdown_write();
         }
+        if conn.flags.has(Flags::ENDED) {
+            self.end(key);
+        }
+    }
+
+    /// Whether something of what this connection was to get is not with the kernel: replies, or the rest of a frame.
+    pub(super) fn owes_bytes(&self, key: usize) -> bool {
+        let conn = &self.conns[key];
+        conn.outbox_unsent() > 0 || conn.mid_frame().is_some()
     }
 
     pub(super) fn set_deadline(&mut self, key: usize, after: Duration) {
@@ -183,14 +193,15 @@ impl<N: Network> Shard<N> {
                 if !matches!(self.conns[key].phase, Phase::Handshake(_)) {
                     return;
                 }
-                let seconds = self.settings.handshake_timeout.as_secs_f32();
-                self.refuse(
-                    key,
-                    &Refusal::new(
-                        RefusalReason::RequestTimeout,
-                        format!("no complete request head within {seconds} s; send the whole request at once"),
-                    ),
-                );
+                let refusal = if self.stopping {
+                    // What it would have asked for does not matter: it would have been told this.
+                    Refusal::new(RefusalReason::Stopping, "the server is stopping")
+                } else {
+                    let seconds = self.settings.handshake_timeout.as_secs_f32();
+                    let text = format!("no complete request head within {seconds} s; send the whole request at once");
+                    Refusal::new(RefusalReason::RequestTimeout, text)
+                };
+                self.refuse(key, &refusal);
             }
             Phase::Open(_) => self.heartbeat(key),
             Phase::Closing(_) | Phase::Ending => self.end(key),
@@ -255,7 +266,7 @@ impl<N: Network> Shard<N> {
     /// otherwise let it hold memory for ever.
     fn is_message_overdue(&mut self, key: usize) -> bool {
         let conn = &mut self.conns[key];
-        let unfinished = matches!(&conn.phase, Phase::Open(inbound) if inbound.buffered_bytes() > 0);
+        let unfinished = matches!(&conn.phase, Phase::Open(inbound) if inbound.is_message_under_way());
         if unfinished {
             !conn.flags.raise(Flags::UNFINISHED)
         } else {

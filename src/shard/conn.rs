@@ -3,6 +3,7 @@
 
 use smallvec::SmallVec;
 
+use super::behind::{Behind, Links};
 use super::wheel::Tick;
 use crate::fanout::cursor::Cursor;
 use crate::limits::OUTBOX_PAUSE_BYTES;
@@ -23,6 +24,8 @@ pub struct Conn<S> {
     /// Frames for this connection alone: replies, pongs, the close frame. None when empty.
     pub outbox: Option<Box<Outbox>>,
     pub subscriptions: SmallVec<[Subscription; 1]>,
+    /// Which of them are behind.
+    pub behind: Behind,
     pub flags: Flags,
     pub format: Format,
     /// What `format` becomes at the next frame boundary.
@@ -55,7 +58,7 @@ pub struct Flags(u16);
 impl Flags {
     /// The kernel took less than offered; nothing is written until the socket's edge.
     pub const BLOCKED: Flags = Flags(1);
-    /// On the ring of connections to flush.
+    /// On the shard's list of connections that no lap will come by.
     pub const READY: Flags = Flags(1 << 1);
     /// On the list of connections to read.
     pub const READING: Flags = Flags(1 << 2);
@@ -79,6 +82,8 @@ impl Flags {
     pub const BEATS: Flags = Flags(1 << 12);
     /// Counted as an open WebSocket connection.
     pub const COUNTED: Flags = Flags(1 << 10);
+    /// The end of the peer's stream was read: no more will come. What it is owed can still be sent.
+    pub const ENDED: Flags = Flags(1 << 13);
 
     pub fn has(self, flag: Flags) -> bool {
         self.0 & flag.0 != 0
@@ -100,12 +105,14 @@ impl Flags {
 /// One subscription: which topic, which member of it, and how far it has been sent.
 #[derive(Debug, Clone, Copy)]
 pub struct Subscription {
-    pub cursor: Cursor,
+    /// The cursor, laid flat: 32 bytes in all.
+    seq: u64,
+    offset: u32,
     pub topic: u32,
     /// Its place among the topic's members.
     pub place: u32,
-    /// Counted in the topic's `lagging`.
-    pub lagging: bool,
+    /// Its place on the list of those that are behind.
+    pub links: Links,
     /// Unsubscribed in the middle of a frame: it ends with the frame.
     pub leaving: bool,
 }
@@ -113,17 +120,34 @@ pub struct Subscription {
 impl Subscription {
     /// A subscription that the bus has not confirmed yet sees nothing; its cursor keeps the number of its waiter instead.
     pub fn waiting(topic: u32, place: u32, waiter: u32) -> Subscription {
-        let cursor = Cursor { seq: u64::MAX, offset: waiter };
-        Subscription { cursor, topic, place, lagging: false, leaving: false }
+        Subscription { seq: u64::MAX, offset: waiter, topic, place, links: Links::OFF, leaving: false }
     }
 
     /// The waiter's number while the bus has not confirmed the subscription.
     pub fn waiter(&self) -> Option<u32> {
-        (self.cursor.seq == u64::MAX).then_some(self.cursor.offset)
+        (self.seq == u64::MAX).then_some(self.offset)
+    }
+
+    /// The waiter is taken; the subscription waits on under this number.
+    pub fn forget_waiter(&mut self, none: u32) {
+        self.offset = none;
+    }
+
+    pub fn cursor(&self) -> Cursor {
+        Cursor { seq: self.seq, offset: self.offset }
+    }
+
+    pub fn set_cursor(&mut self, cursor: Cursor) {
+        (self.seq, self.offset) = (cursor.seq, cursor.offset);
     }
 
     pub fn is_mid_frame(&self) -> bool {
-        self.cursor.is_mid_frame() && self.waiter().is_none()
+        self.offset > 0 && self.waiter().is_none()
+    }
+
+    /// Counted in its topic's `lagging`.
+    pub fn is_lagging(&self) -> bool {
+        !self.links.is_off() && !self.leaving
     }
 }
 
@@ -160,6 +184,7 @@ impl<S> Conn<S> {
             heard: now,
             outbox: None,
             subscriptions: SmallVec::new(),
+            behind: Behind::NOBODY,
             flags: Flags::default(),
             format,
             format_next: format,
@@ -189,7 +214,7 @@ impl<S> Conn<S> {
 
     /// The subscription whose frame the socket has taken in part; there is at most one.
     pub fn mid_frame(&self) -> Option<usize> {
-        self.subscriptions.iter().position(Subscription::is_mid_frame)
+        self.first_behind().filter(|&at| self.subscriptions[at].is_mid_frame())
     }
 
     pub fn is_dead(&self) -> bool {

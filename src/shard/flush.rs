@@ -16,6 +16,7 @@ use crate::config::Overrun;
 use crate::fanout::cursor::Cursor;
 use crate::fanout::log::Slices;
 use crate::fanout::policy::{Verdict, judge};
+use crate::fanout::topics::Member;
 use crate::limits;
 use crate::metrics::CloseReason;
 use crate::wire::event::{Event, GapReason};
@@ -31,6 +32,9 @@ enum Source {
 }
 
 type Plan = SmallVec<[(Source, usize); 8]>;
+
+/// Subscriptions that one write is for.
+type Picked = SmallVec<[u32; 8]>;
 
 /// What a visit came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +58,7 @@ impl<N: Network> Shard<N> {
             let Some(token) = self.ready.pop_front() else { break };
             let Some(key) = self.resolve(token) else { continue };
             self.conns[key].flags.clear(Flags::READY);
-            units = units.saturating_sub(self.visit(key));
+            units = units.saturating_sub(self.visit(key, None));
         }
         if self.ring.is_empty() || self.now_ns < self.lap_not_before_ns {
             return;
@@ -80,7 +84,8 @@ impl<N: Network> Shard<N> {
         while visits < limits::FLUSH_VISITS_PER_TOPIC && units < limits::FLUSH_UNITS_PER_TURN {
             let Some(member) = self.topics[topic].next_visit() else { break };
             visits += 1;
-            units += self.visit(member.conn as usize);
+            units += self.visit(member.conn as usize, Some(member.subscription as usize));
+            self.note_left(topic, member);
         }
         let has_written = units > visits + 1;
         if has_written && (self.topics[topic].lagging > 0 || !self.topics[topic].lap_is_over()) {
@@ -91,38 +96,41 @@ impl<N: Network> Shard<N> {
         units
     }
 
-    fn visit(&mut self, key: usize) -> usize {
-        match self.flush(key) {
+    /// `news`: the subscription by which a lap has come here.
+    fn visit(&mut self, key: usize, news: Option<usize>) -> usize {
+        match self.flush(key, news) {
             Visit::Idle => 1,
             Visit::Wrote { bytes } => limits::FLUSH_UNITS_PER_WRITE + bytes / limits::FLUSH_BYTES_PER_UNIT,
         }
     }
 
     /// Sends what is due on one connection, as far as its socket takes it.
-    fn flush(&mut self, key: usize) -> Visit {
-        let conn = &mut self.conns[key];
-        if conn.is_dead() {
+    fn flush(&mut self, key: usize, news: Option<usize>) -> Visit {
+        if self.conns[key].is_dead() {
             return Visit::Idle;
         }
+        // Before anything else: whatever keeps this connection from writing now, its log must know that somebody still needs it.
+        let has_news = news.is_some_and(|at| self.note_behind(key, at));
+        let conn = &mut self.conns[key];
         if conn.flags.has(Flags::BLOCKED) {
-            self.judge_blocked(key);
+            if let Some(at) = news.filter(|_| has_news) {
+                self.judge_blocked(key, at);
+            }
+            return Visit::Idle;
+        }
+        if news.is_some() && !conn.has_behind() && conn.outbox.is_none() {
+            // An earlier visit has brought what this lap is for.
             return Visit::Idle;
         }
         if conn.format != conn.format_next && conn.mid_frame().is_none() {
             conn.format = conn.format_next;
         }
+        self.look_around(key, news.unwrap_or(0));
         let mut total = 0;
         let mut visit = Visit::Idle;
         loop {
-            if matches!(self.conns[key].phase, Phase::Open(_)) {
-                self.judge_overruns(key);
-            }
             match self.write_once(key, limits::FLUSH_BYTES_PER_VISIT - total) {
-                Written::Nothing => {
-                    // A jump may have brought a cursor to the head without a byte to write (raw connections are told of no gap).
-                    self.note_lag(key, false);
-                    break;
-                }
+                Written::Nothing => break,
                 Written::Some { bytes, more } => {
                     total += bytes;
                     visit = Visit::Wrote { bytes: total };
@@ -130,8 +138,7 @@ impl<N: Network> Shard<N> {
                         break;
                     }
                     if total >= limits::FLUSH_BYTES_PER_VISIT {
-                        self.note_lag(key, true);
-                        self.note_left(key);
+                        self.note_all_left(key);
                         self.mark_ready(key);
                         return visit;
                     }
@@ -142,6 +149,47 @@ impl<N: Network> Shard<N> {
         }
         self.after_flush(key);
         visit
+    }
+
+    /// Finds out whether a subscription is behind the head of its log, and keeps it on the list if so.
+    pub(super) fn note_behind(&mut self, key: usize, at: usize) -> bool {
+        let subscription = &self.conns[key].subscriptions[at];
+        if subscription.waiter().is_some() || subscription.leaving {
+            return false;
+        }
+        let topic = subscription.topic;
+        let is_behind = subscription.cursor().seq < self.topics[topic].log.head();
+        if is_behind && !subscription.is_lagging() {
+            self.conns[key].push_behind(at);
+            self.set_lagging(topic, false, true);
+        }
+        is_behind
+    }
+
+    /// Takes a subscription that has reached the head of its log off the list.
+    fn note_caught_up(&mut self, key: usize, at: usize) {
+        let subscription = &self.conns[key].subscriptions[at];
+        if subscription.is_lagging() {
+            let topic = subscription.topic;
+            self.conns[key].remove_behind(at);
+            self.set_lagging(topic, true, false);
+            self.retire_if_idle(topic);
+        }
+    }
+
+    /// Other channels of this connection may have news whose laps have still to come by: what they have goes into the same write. Whoever has
+    /// many channels is visited by each of their laps, so that a few neighbours each time come to all of them.
+    fn look_around(&mut self, key: usize, from: usize) {
+        let conn = &self.conns[key];
+        let count = conn.subscriptions.len();
+        if count <= 1 && conn.has_behind() || !matches!(conn.phase, Phase::Open(_)) {
+            return;
+        }
+        let looks = count.min(limits::NEIGHBOURS_PER_VISIT);
+        self.metrics.looks.add(looks as u64);
+        for step in 0..looks {
+            self.note_behind(key, (from + step) % count);
+        }
     }
 
     /// Everything due is with the kernel: what was waiting for that?
@@ -155,41 +203,63 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// A connection whose socket takes nothing: has a log passed it?
-    fn judge_blocked(&mut self, key: usize) {
+    /// A connection whose socket takes nothing: has this log passed it? Policies other than to disconnect are asked when there is room again, so
+    /// that one gap names all that was lost.
+    fn judge_blocked(&mut self, key: usize, at: usize) {
         if !matches!(self.conns[key].phase, Phase::Open(_)) {
             return;
         }
-        for at in 0..self.conns[key].subscriptions.len() {
-            let subscription = self.conns[key].subscriptions[at];
-            let topic = &self.topics[subscription.topic];
-            // The other policies decide when there is room again, so that one gap names all that was lost.
-            if topic.rule.overrun == Overrun::Disconnect && subscription.cursor.seq < topic.log.tail() {
-                return self.overrun_disconnect(key, at);
-            }
+        if self.judge(key, at) == Verdict::Disconnect {
+            self.overrun_disconnect(key, at);
         }
     }
 
-    /// Applies the policies of channels whose log has passed this connection's cursors; it may be closing afterwards.
-    fn judge_overruns(&mut self, key: usize) {
-        for at in 0..self.conns[key].subscriptions.len() {
-            let subscription = self.conns[key].subscriptions[at];
-            let topic = &self.topics[subscription.topic];
-            if subscription.cursor.seq >= topic.log.tail() || subscription.cursor.is_mid_frame() || subscription.waiter().is_some() {
-                continue;
-            }
-            match judge(&topic.log, subscription.cursor, topic.rule.overrun) {
+    /// What its channel's policy says of a subscription. What the socket has begun to take is finished in any case.
+    fn judge(&self, key: usize, at: usize) -> Verdict {
+        let subscription = &self.conns[key].subscriptions[at];
+        let topic = &self.topics[subscription.topic];
+        let cursor = subscription.cursor();
+        judge(&topic.log, if cursor.is_mid_frame() { topic.log.boundary_after(cursor) } else { cursor }, topic.rule.overrun)
+    }
+
+    /// Picks the subscriptions that the next write is for, those that have waited longest, and applies the policies of channels whose log has
+    /// passed them. None: the connection is closing now.
+    fn pick(&mut self, key: usize) -> Option<Picked> {
+        let mut picked = Picked::new();
+        let mut next = self.conns[key].first_behind();
+        while let Some(at) = next
+            && picked.len() < limits::SLICES_PER_WRITE
+        {
+            next = self.conns[key].next_behind(at);
+            let subscription = &self.conns[key].subscriptions[at];
+            let topic = subscription.topic;
+            // Of the one that the socket is in the middle of the rest of the frame is sent first.
+            let verdict = if subscription.is_mid_frame() { Verdict::Within } else { self.judge(key, at) };
+            match verdict {
                 Verdict::Within => {}
-                Verdict::Disconnect => return self.overrun_disconnect(key, at),
+                Verdict::Disconnect => {
+                    self.overrun_disconnect(key, at);
+                    return None;
+                }
                 Verdict::Jump { from, to } => {
-                    let channel = topic.channel.clone().expect("a cursor is set only once messages flow");
-                    self.metrics.overruns[topic.rule.overrun as usize].inc();
+                    let channel = self.topics[topic].channel.clone().expect("a cursor is set only once messages flow");
+                    self.metrics.overruns[self.topics[topic].rule.overrun as usize].inc();
                     self.metrics.messages_skipped.add(to - from + 1);
                     self.reply(key, &Event::Gap { channel: &channel.name, from, to, reason: GapReason::Overrun });
-                    self.conns[key].subscriptions[at].cursor = Cursor::at(to + 1);
+                    self.conns[key].subscriptions[at].set_cursor(Cursor::at(to + 1));
+                    if !self.note_behind(key, at) {
+                        self.note_caught_up(key, at);
+                        continue;
+                    }
                 }
             }
+            if self.topics[topic].log.is_scattered() {
+                self.with_log(topic, |log| log.merge());
+            }
+            picked.push(at as u32);
         }
+        self.metrics.looks.add(picked.len() as u64);
+        Some(picked)
     }
 
     fn overrun_disconnect(&mut self, key: usize, at: usize) {
@@ -202,12 +272,14 @@ impl<N: Network> Shard<N> {
 
     /// One `writev` of as much as is due and fits.
     fn write_once(&mut self, key: usize, bytes_max: usize) -> Written {
-        if self.conns[key].is_dead() {
+        let mut picked = Picked::new();
+        if matches!(self.conns[key].phase, Phase::Open(_)) {
+            picked = self.pick(key).unwrap_or_default();
+        }
+        let conn = &mut self.conns[key];
+        if conn.is_dead() {
             return Written::Dead;
         }
-        self.merge_scattered_logs(key);
-        let conn = &mut self.conns[key];
-        let is_open = matches!(conn.phase, Phase::Open(_));
         let format = conn.format;
         let mut slices = Slices::new();
         let mut plan = Plan::new();
@@ -216,7 +288,7 @@ impl<N: Network> Shard<N> {
         let mid_frame = conn.mid_frame();
         if let Some(at) = mid_frame {
             let subscription = &conn.subscriptions[at];
-            match self.topics[subscription.topic].log.gather_frame_rest(subscription.cursor, format, &mut slices) {
+            match self.topics[subscription.topic].log.gather_frame_rest(subscription.cursor(), format, &mut slices) {
                 Some(bytes) => {
                     plan.push((Source::FrameRest(at), bytes));
                     total += bytes;
@@ -239,10 +311,15 @@ impl<N: Network> Shard<N> {
         }
         // A format that waits for a frame boundary begins with the first frame after it.
         let format_settled = conn.format == conn.format_next;
-        if is_open && (format_settled || mid_frame.is_none()) {
-            for (at, subscription) in conn.subscriptions.iter().enumerate() {
+        if format_settled || mid_frame.is_none() {
+            // The channel whose frame is being finished has had its turn.
+            if mid_frame.is_some() && !picked.is_empty() {
+                picked.rotate_left(1);
+            }
+            for at in picked.iter().map(|&at| at as usize) {
+                let subscription = &conn.subscriptions[at];
                 let log = &self.topics[subscription.topic].log;
-                let cursor = if mid_frame == Some(at) { log.boundary_after(subscription.cursor) } else { subscription.cursor };
+                let cursor = if mid_frame == Some(at) { log.boundary_after(subscription.cursor()) } else { subscription.cursor() };
                 let is_due = (log.tail()..log.head()).contains(&cursor.seq) && !subscription.leaving;
                 if is_due && total < bytes_max && slices.len() < limits::SLICES_PER_WRITE {
                     let bytes = log.gather(cursor, format, bytes_max - total, &mut slices);
@@ -278,13 +355,12 @@ impl<N: Network> Shard<N> {
         if written < total {
             self.metrics.writes_blocked.inc();
             self.conns[key].flags.set(Flags::BLOCKED);
-            self.note_lag(key, true);
             // What could not be sent stays for a while: now it counts.
             self.account_buffers(key);
             return Written::Blocked { bytes: written };
         }
-        let more = self.is_due(key);
-        self.note_lag(key, more);
+        let conn = &self.conns[key];
+        let more = self.owes_bytes(key) || matches!(conn.phase, Phase::Open(_)) && conn.has_behind();
         Written::Some { bytes: total, more }
     }
 
@@ -292,7 +368,6 @@ impl<N: Network> Shard<N> {
     fn take_off(&mut self, key: usize, plan: &Plan, written: usize) {
         let now_ns = self.net.now_ns();
         let mut rest = written;
-        let mut left_at = None;
         for &(source, bytes) in plan {
             let taken = rest.min(bytes);
             rest -= taken;
@@ -318,17 +393,14 @@ impl<N: Network> Shard<N> {
                     };
                     let subscription = &mut conn.subscriptions[at];
                     let log = &self.topics[subscription.topic].log;
-                    let from = subscription.cursor;
+                    let from = subscription.cursor();
                     let to = match source {
                         Source::FrameRest(_) => log.advance_frame_rest(from, format, taken, sent),
                         // Nothing of it was taken because something before it was not, perhaps the rest of a frame that only limbo has.
                         _ if taken == 0 && (bytes > 0 || from.is_mid_frame()) => from,
                         _ => log.advance(from, format, taken, sent),
                     };
-                    subscription.cursor = to;
-                    if subscription.leaving && !to.is_mid_frame() {
-                        left_at = Some(at);
-                    }
+                    subscription.set_cursor(to);
                     let topic = subscription.topic;
                     if from.is_mid_frame() || to.is_mid_frame() {
                         self.with_log(topic, |log| log.cursor_moved(from, to));
@@ -336,12 +408,38 @@ impl<N: Network> Shard<N> {
                 }
             }
         }
-        if let Some(at) = left_at {
-            self.remove_subscription(key, at);
-        }
+        self.keep_order(key, plan, written);
         let conn = &mut self.conns[key];
         if conn.format != conn.format_next && conn.mid_frame().is_none() {
             conn.format = conn.format_next;
+        }
+    }
+
+    /// The cursors have moved: whoever is at the head leaves the list, whoever was given something goes to the end of it, and the one whose frame the
+    /// socket has taken in part comes first.
+    fn keep_order(&mut self, key: usize, plan: &Plan, written: usize) {
+        let mut rest = written;
+        let (mut left, mut cut) = (None, None);
+        for &(source, bytes) in plan {
+            let was_given = rest > 0;
+            rest = rest.saturating_sub(bytes);
+            let (Source::FrameRest(at) | Source::Log(at)) = source else { continue };
+            let subscription = &self.conns[key].subscriptions[at];
+            if subscription.is_mid_frame() {
+                cut = Some(at);
+            } else if subscription.leaving {
+                left = Some(at);
+            } else if !self.note_behind(key, at) {
+                self.note_caught_up(key, at);
+            } else if was_given {
+                self.conns[key].push_behind(at);
+            }
+        }
+        if let Some(at) = cut {
+            self.conns[key].push_first_behind(at);
+        }
+        if let Some(at) = left {
+            self.remove_subscription(key, at);
         }
     }
 
@@ -357,58 +455,27 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Keeps the topics' counts of members that were left behind. `behind`: not everything that was due has been sent. Who lags does so until it
-    /// has reached the head: a log that was dropped when the rest of a cut frame was out would leave it nothing to go on with.
-    pub(super) fn note_lag(&mut self, key: usize, behind: bool) {
-        for at in 0..self.conns[key].subscriptions.len() {
-            let subscription = self.conns[key].subscriptions[at];
-            let was = subscription.lagging;
-            if !behind && !was {
-                continue;
-            }
-            let head = self.topics[subscription.topic].log.head();
-            let is = subscription.waiter().is_none() && !subscription.leaving && subscription.cursor.seq < head;
-            if was != is {
-                self.conns[key].subscriptions[at].lagging = is;
-                self.set_lagging(subscription.topic, was, is);
-                if was {
-                    self.retire_if_idle(subscription.topic);
-                }
-            }
+    /// A lap has been to this member: if it is our bound on a visit that leaves it behind, its log must not take it for slow.
+    pub(super) fn note_left(&mut self, topic: u32, member: Member) {
+        let Some(conn) = self.conns.get(member.conn as usize).filter(|conn| !conn.flags.has(Flags::BLOCKED)) else { return };
+        // It may have left in the course of the visit.
+        if let Some(subscription) = conn.subscriptions.get(member.subscription as usize)
+            && subscription.topic == topic
+            && subscription.is_lagging()
+        {
+            self.topics[topic].note_left(subscription.cursor().seq);
         }
     }
 
-    /// It is our bound on a visit, or a lap that misses it, that leaves this connection behind: its logs must not take it for slow.
-    pub(super) fn note_left(&mut self, key: usize) {
+    /// The same for all that the next write of this connection is for.
+    fn note_all_left(&mut self, key: usize) {
         let conn = &self.conns[key];
-        if conn.flags.has(Flags::BLOCKED) {
-            return;
-        }
-        for subscription in &conn.subscriptions {
-            let topic = &mut self.topics[subscription.topic];
-            if subscription.waiter().is_none() && subscription.cursor.seq < topic.log.head() {
-                topic.note_left(subscription.cursor.seq);
-            }
-        }
-    }
-
-    fn is_due(&self, key: usize) -> bool {
-        let conn = &self.conns[key];
-        let open = matches!(conn.phase, Phase::Open(_));
-        conn.outbox_unsent() > 0
-            || conn.subscriptions.iter().any(|subscription| {
-                subscription.is_mid_frame()
-                    || (open && subscription.waiter().is_none() && subscription.cursor.seq < self.topics[subscription.topic].log.head())
-            })
-    }
-
-    fn merge_scattered_logs(&mut self, key: usize) {
-        for at in 0..self.conns[key].subscriptions.len() {
-            let subscription = self.conns[key].subscriptions[at];
-            let log = &self.topics[subscription.topic].log;
-            if log.is_scattered() && subscription.cursor.seq < log.head() {
-                self.with_log(subscription.topic, |log| log.merge());
-            }
+        let mut next = conn.first_behind();
+        for _ in 0..limits::SLICES_PER_WRITE {
+            let Some(at) = next else { break };
+            let subscription = &conn.subscriptions[at];
+            self.topics[subscription.topic].note_left(subscription.cursor().seq);
+            next = conn.next_behind(at);
         }
     }
 }

@@ -6,6 +6,7 @@
 //! The stages live in files of their own: `read` (handshakes, commands, pings), `subscribe` (topics and the bus's answers),
 //! `flush` (one `writev` per due connection), `close` (closing, deadlines, reaping).
 
+pub mod behind;
 mod close;
 pub mod conn;
 mod flush;

@@ -32,7 +32,7 @@ impl<N: Network> Shard<N> {
     pub(super) fn read(&mut self, key: usize, scratch: &mut [u8]) {
         for _ in 0..limits::READ_ROUNDS_PER_TURN {
             let conn = &mut self.conns[key];
-            if conn.is_dead() || conn.flags.has(Flags::PAUSED) {
+            if conn.is_dead() || conn.flags.has(Flags::PAUSED) || conn.flags.has(Flags::ENDED) {
                 return;
             }
             let bytes_max = if conn.flags.has(Flags::ECHO) { limits::READ_BYTES } else { limits::CLIENT_READ_BYTES };
@@ -62,11 +62,30 @@ impl<N: Network> Shard<N> {
         }
     }
 
+    /// No more will come. That does not mean that nothing may be sent: the answers to what came before are, and then the connection ends.
     fn end_of_stream(&mut self, key: usize) {
-        self.lose(key, CloseReason::Gone);
+        let conn = &mut self.conns[key];
+        conn.flags.set(Flags::ENDED);
+        match conn.phase {
+            Phase::Handshake(None) => return self.kill(key, CloseReason::Gone),
+            Phase::Handshake(Some(_)) => {
+                let text = "the request ended before its head did; a head ends with an empty line";
+                return self.refuse(key, &Refusal::new(RefusalReason::BadRequest, text));
+            }
+            Phase::Open(_) => {
+                if !self.enter_closing(key, CloseReason::Gone) {
+                    return;
+                }
+                self.conns[key].phase = Phase::Ending;
+            }
+            // The answer to our close frame will not come.
+            Phase::Closing(_) => conn.phase = Phase::Ending,
+            Phase::Ending | Phase::Dead => {}
+        }
+        if self.owes_bytes(key) { self.mark_ready(key) } else { self.end(key) }
     }
 
-    /// The socket is at its end. A connection that was closing keeps the reason it was closing for.
+    /// The socket has failed: nothing can be sent any more. A connection that was closing keeps the reason it was closing for.
     fn lose(&mut self, key: usize, reason: CloseReason) {
         match self.conns[key].phase {
             Phase::Handshake(_) | Phase::Open(_) => self.kill(key, reason),

@@ -27,9 +27,8 @@ const NO_WAITER: u32 = u32::MAX;
 
 impl<N: Network> Shard<N> {
     pub(super) fn subscribe(&mut self, key: usize, name: &str, id: Option<Id>, since: Option<Position>) {
-        let subscriptions = &self.conns[key].subscriptions;
         let topic = self.topics.find(name);
-        if subscriptions.iter().any(|subscription| Some(subscription.topic) == topic && !subscription.leaving) {
+        if topic.is_some_and(|topic| self.find_subscription(key, topic).is_some()) {
             return self.reply_error(
                 key,
                 id.as_ref(),
@@ -38,7 +37,10 @@ impl<N: Network> Shard<N> {
             );
         }
         let subscriptions_max = self.settings.subscriptions_max;
-        if subscriptions.len() >= subscriptions_max {
+        // One that ends with the frame that the socket is in the middle of is none any more.
+        let conn = &self.conns[key];
+        let leaving = conn.mid_frame().is_some_and(|at| conn.subscriptions[at].leaving);
+        if conn.subscriptions.len() - usize::from(leaving) >= subscriptions_max {
             let message = format!("a connection may have {subscriptions_max} subscriptions");
             return self.reply_error(key, id.as_ref(), ErrorCode::TooManySubscriptions, &message);
         }
@@ -71,9 +73,8 @@ impl<N: Network> Shard<N> {
         let topic = &self.topics[topic_index];
         let channel = topic.channel.clone().expect("confirmed only when messages flow");
         let Start { cursor, recovered, lost } = Start::find(&topic.log, channel.epoch, since);
-        let behind = cursor.seq < topic.log.head();
         channel.subscribers.fetch_add(1, Relaxed);
-        self.conns[key].subscriptions[at].cursor = cursor;
+        self.conns[key].subscriptions[at].set_cursor(cursor);
         // The position from which the client goes on counting: whatever follows has a higher number.
         let seq = lost.map_or(cursor.seq, |(from, _)| from) - 1;
         self.reply(key, &Event::Subscribed { id, channel: &channel.name, epoch: channel.epoch, seq, recovered });
@@ -81,17 +82,14 @@ impl<N: Network> Shard<N> {
             self.metrics.messages_skipped.add(to - from + 1);
             self.reply(key, &Event::Gap { channel: &channel.name, from, to, reason: GapReason::Expired });
         }
-        if behind {
-            // Until it has been flushed the log must not take it for somebody who has everything.
-            self.conns[key].subscriptions[at].lagging = true;
-            self.set_lagging(topic_index, false, true);
+        // Until it has been flushed the log must not take it for somebody who has everything.
+        if self.note_behind(key, at) {
             self.mark_ready(key);
         }
     }
 
     pub(super) fn unsubscribe(&mut self, key: usize, name: &str, id: Option<Id>) {
-        let topic = self.topics.find(name);
-        let at = self.conns[key].subscriptions.iter().position(|subscription| Some(subscription.topic) == topic && !subscription.leaving);
+        let at = self.topics.find(name).and_then(|topic| self.find_subscription(key, topic));
         let Some(at) = at else {
             return self.reply_error(key, id.as_ref(), ErrorCode::NotSubscribed, "this connection is not subscribed to that channel");
         };
@@ -99,13 +97,24 @@ impl<N: Network> Shard<N> {
         self.reply(key, &Event::Unsubscribed { id: id.as_ref(), channel: name });
     }
 
+    /// A connection may have as many subscriptions as a channel has members: the shorter list is searched.
+    fn find_subscription(&self, key: usize, topic: u32) -> Option<usize> {
+        let (subscriptions, members) = (&self.conns[key].subscriptions, self.topics[topic].members());
+        let is_it = |at: usize| subscriptions[at].topic == topic && !subscriptions[at].leaving;
+        if members.len() < subscriptions.len() {
+            members.iter().filter(|member| member.conn as usize == key).map(|member| member.subscription as usize).find(|&at| is_it(at))
+        } else {
+            (0..subscriptions.len()).find(|&at| is_it(at))
+        }
+    }
+
     /// Ends a subscription, now or with the frame that the socket has taken in part.
     pub(super) fn leave(&mut self, key: usize, at: usize) {
         if self.conns[key].subscriptions[at].is_mid_frame() {
             let subscription = &mut self.conns[key].subscriptions[at];
-            subscription.leaving = true;
+            let (topic, was) = (subscription.topic, subscription.is_lagging());
             // It needs the rest of its frame, which outlives the log, and nothing after it.
-            let (topic, was) = (subscription.topic, std::mem::take(&mut subscription.lagging));
+            subscription.leaving = true;
             self.set_lagging(topic, was, false);
             self.retire_if_idle(topic);
         } else {
@@ -114,11 +123,9 @@ impl<N: Network> Shard<N> {
     }
 
     pub(super) fn remove_subscription(&mut self, key: usize, at: usize) {
-        let subscriptions = &mut self.conns[key].subscriptions;
-        let gone = subscriptions.swap_remove(at);
-        if subscriptions.len() <= 1 {
-            subscriptions.shrink_to_fit();
-        }
+        let was_lagging = self.conns[key].subscriptions[at].is_lagging();
+        let gone = self.conns[key].swap_remove_subscription(at);
+        self.set_lagging(gone.topic, was_lagging, false);
         if let Some(moved) = self.conns[key].subscriptions.get(at) {
             self.topics[moved.topic].renumber_member(moved.place, at as u32);
         }
@@ -132,10 +139,12 @@ impl<N: Network> Shard<N> {
         if let Some(moved) = topic.remove_member(gone.place) {
             let lap_under_way = !topic.lap_is_over();
             self.conns[moved.conn as usize].subscriptions[moved.subscription as usize].place = gone.place;
-            if lap_under_way && !self.conns[moved.conn as usize].is_dead() {
-                // What it is due must outlive the lap.
-                self.note_lag(moved.conn as usize, true);
-                self.note_left(moved.conn as usize);
+            // What it is due must outlive the lap.
+            if lap_under_way
+                && !self.conns[moved.conn as usize].is_dead()
+                && self.note_behind(moved.conn as usize, moved.subscription as usize)
+            {
+                self.note_left(gone.topic, moved);
                 self.mark_ready(moved.conn as usize);
             }
         }
@@ -147,13 +156,13 @@ impl<N: Network> Shard<N> {
 
     /// Takes a confirmed subscription out of its topic's accounts.
     fn uncount(&mut self, gone: Subscription) {
-        self.set_lagging(gone.topic, gone.lagging, false);
         let topic = &mut self.topics[gone.topic];
         if let Some(channel) = &topic.channel {
             channel.subscribers.fetch_sub(1, Relaxed);
         }
-        if gone.cursor.is_mid_frame() {
-            self.with_log(gone.topic, |log| log.cursor_moved(gone.cursor, Cursor::at(gone.cursor.seq + 1)));
+        let cursor = gone.cursor();
+        if cursor.is_mid_frame() {
+            self.with_log(gone.topic, |log| log.cursor_moved(cursor, Cursor::at(cursor.seq + 1)));
         }
     }
 
@@ -328,7 +337,7 @@ impl<N: Network> Shard<N> {
         match self.conns[key].subscriptions[at].waiter() {
             Some(NO_WAITER) | None => Waiter { id: None, since: None },
             Some(waiter) => {
-                self.conns[key].subscriptions[at].cursor.offset = NO_WAITER;
+                self.conns[key].subscriptions[at].forget_waiter(NO_WAITER);
                 self.waiters.remove(waiter as usize)
             }
         }

@@ -174,6 +174,17 @@ impl Inbound {
         }
     }
 
+    /// Whether a message has been begun and not ended. A control frame that was cut is none (RFC 6455, 5.5), and holds a header and 125 bytes at most.
+    pub fn is_message_under_way(&self) -> bool {
+        let Some(spill) = &self.spill else { return false };
+        let opcode = match &spill.cut {
+            Cut::Between => None,
+            Cut::Header { bytes, .. } => Opcode::from_bits(bytes[0] & 0x0F),
+            Cut::Payload { header, .. } => Some(header.opcode),
+        };
+        spill.message.is_some() || opcode.is_some_and(|opcode| !opcode.is_control())
+    }
+
     fn next_event<'b>(&mut self, input: &mut &'b mut [u8], message_bytes_max: usize) -> Result<Option<Event<'b>>, Violation> {
         loop {
             let Some((header, received)) = self.header(input, message_bytes_max)? else { return Ok(None) };

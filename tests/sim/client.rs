@@ -22,8 +22,19 @@ pub struct Client {
     pub answers: Vec<Value>,
     pub messages: usize,
     pub gaps: usize,
+    /// What it was told of being too slow, and not yet held against what the logs had room for.
+    pub overruns: Vec<Overrun>,
     /// Raw connections: the last number seen per channel (they are told of nothing else).
     raw_last: HashMap<String, u64>,
+}
+
+/// The server says that this client was too slow for a channel: by a gap, or by closing with 4008.
+#[derive(Debug)]
+pub struct Overrun {
+    pub channel: String,
+    pub epoch: u64,
+    /// The first number that it has not got.
+    pub from: u64,
 }
 
 /// What a client knows of a channel it is subscribed to.
@@ -54,6 +65,7 @@ impl Client {
             answers: Vec::new(),
             messages: 0,
             gaps: 0,
+            overruns: Vec::new(),
             raw_last: HashMap::new(),
         }
     }
@@ -92,7 +104,7 @@ impl Client {
     fn on_frame(&mut self, opcode: u8, payload: &[u8]) {
         assert_eq!(self.close, None, "nothing may follow the close frame");
         match (opcode, self.format) {
-            (0x8, _) => self.close = Some(if payload.is_empty() { 1005 } else { u16::from_be_bytes([payload[0], payload[1]]) }),
+            (0x8, _) => self.on_close(payload),
             (0x9, _) => self.pings += 1,
             (0xA, _) => {
                 assert_eq!(payload, b"are you there");
@@ -103,6 +115,18 @@ impl Client {
             (0x2, Format::Msgpack) => self.on_event(&rmp_serde::from_slice(payload).expect("events are MessagePack")),
             _ => panic!("opcode {opcode:#x} on a {:?} connection", self.format),
         }
+    }
+
+    fn on_close(&mut self, payload: &[u8]) {
+        let code = if payload.is_empty() { 1005 } else { u16::from_be_bytes([payload[0], payload[1]]) };
+        self.close = Some(code);
+        if code != 4008 || self.format == Format::Raw {
+            return;
+        }
+        let reason = std::str::from_utf8(&payload[2..]).expect("close reasons are UTF-8");
+        let channel = reason.strip_prefix("too slow for channel ").and_then(|rest| rest.split(';').next()).expect("4008 names the channel");
+        let view = self.subscriptions.get(channel).unwrap_or_else(|| panic!("closed for {channel}, which it has left"));
+        self.overruns.push(Overrun { channel: channel.to_owned(), epoch: view.epoch, from: view.seq + 1 });
     }
 
     fn on_raw(&mut self, payload: &[u8]) {
@@ -144,6 +168,9 @@ impl Client {
                 let view = self.subscriptions.get_mut(&channel).unwrap_or_else(|| panic!("{event} without a subscription"));
                 assert_eq!(number("from"), view.seq + 1, "a gap begins where the last message ended");
                 assert!(number("to") >= number("from"));
+                if event["reason"] == "overrun" {
+                    self.overruns.push(Overrun { channel: channel.clone(), epoch: view.epoch, from: number("from") });
+                }
                 view.seq = number("to");
                 self.gaps += 1;
             }

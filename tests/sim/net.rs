@@ -30,6 +30,8 @@ pub struct Pipe {
     pub readable_edge: bool,
     pub client_closed: bool,
     pub reset: bool,
+    /// The edge of either has been told.
+    end_told: bool,
     pub server_shut: bool,
     pub server_gone: bool,
 }
@@ -60,16 +62,24 @@ impl Wires {
         pipe.readable_edge = true;
     }
 
+    /// The end of the client's stream comes with what it sent last. It still reads.
+    pub fn send_last(&mut self, pipe: usize, bytes: &[u8]) {
+        self.send(pipe, bytes);
+        self.pipes[pipe].client_closed = true;
+    }
+
     /// The edges since the last call, each once.
     pub fn edges(&mut self) -> Vec<(ConnToken, Readiness)> {
         let mut edges = Vec::new();
         for pipe in &mut self.pipes {
             let Some(token) = pipe.token.filter(|_| !pipe.server_gone) else { continue };
-            let writable = pipe.blocked && pipe.room > 0 || pipe.reset;
             let closed = pipe.client_closed || pipe.reset;
-            if pipe.readable_edge || writable || closed {
+            let end_edge = closed && !pipe.end_told;
+            let writable = pipe.blocked && pipe.room > 0 || pipe.reset && end_edge;
+            if pipe.readable_edge || writable || end_edge {
                 edges.push((unpack(token), Readiness { readable: pipe.readable_edge, writable, closed }));
                 pipe.readable_edge = false;
+                pipe.end_told = closed;
                 pipe.blocked &= !writable;
             }
         }

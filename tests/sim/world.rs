@@ -24,8 +24,8 @@ use crate::client::{Client, payload};
 use crate::net::{Rig, SimNet, Wires, request, unix_ms};
 
 const CHANNELS: [&str; 4] = ["cut", "skip", "latest", "kept"];
-const LOG_BYTES: usize = 6000;
-const LOG_BYTES_TOTAL: usize = 20_000;
+/// A log's bound, and that of all logs: some seeds have little room, so that many are overrun, some so much that nobody may be.
+const LOG_BYTES: [(usize, usize); 2] = [(6_000, 20_000), (1 << 20, 4 << 20)];
 /// Some seeds have little room for the connections' own buffers, some much.
 const BUFFER_BYTES: [usize; 2] = [5_000, 400_000];
 
@@ -78,6 +78,17 @@ struct SimChannel {
     lost: bool,
 }
 
+/// A batch as the bus has handed it out.
+#[derive(Debug)]
+struct Sent {
+    epoch: u64,
+    end: u64,
+    /// The most that it can take in a log, whatever formats it is asked for.
+    bytes_max: usize,
+    /// What all logs held before it.
+    held_before: usize,
+}
+
 struct Peer {
     pipe: usize,
     client: Client,
@@ -89,6 +100,8 @@ struct Peer {
     mute: bool,
     pings_sent: usize,
     ended: bool,
+    /// When it said its last, and the end of its stream with it.
+    last_said_ns: Option<u64>,
 }
 
 pub struct Simulation {
@@ -102,6 +115,10 @@ pub struct Simulation {
     joins: Vec<(String, TopicToken)>,
     peers: Vec<Peer>,
     epochs: u64,
+    /// All that was published, oldest first.
+    sent: Vec<Sent>,
+    log_bytes: usize,
+    log_bytes_total: usize,
     buffer_bytes: usize,
     digest: DefaultHasher,
     _polls: (mio::Poll, mio::Poll),
@@ -112,6 +129,7 @@ impl Simulation {
         let mut rng = Rng::with_seed(seed);
         let settings = settings(&mut rng);
         let buffer_bytes = settings.buffer_bytes_of_shard();
+        let (log_bytes, log_bytes_total) = (settings.channels.of("cut").log_bytes, settings.log_bytes_total);
         let Rig { wires, shard, metrics, to_shard, from_shard, polls } = Rig::new(settings, 64);
         Simulation {
             rng,
@@ -124,6 +142,9 @@ impl Simulation {
             joins: Vec::new(),
             peers: Vec::new(),
             epochs: 0,
+            sent: Vec::new(),
+            log_bytes,
+            log_bytes_total,
             buffer_bytes,
             digest: DefaultHasher::new(),
             _polls: polls,
@@ -171,12 +192,24 @@ impl Simulation {
         }
         let pipe = self.wires.borrow_mut().connect(&request(&path, format), self.rng.usize(0..600));
         let polite = self.rng.u8(..5) > 0;
-        self.peers.push(Peer { pipe, client, stalled: false, polite, mute: false, pings_sent: 0, ended: false });
+        let mut peer = Peer { pipe, client, stalled: false, polite, mute: false, pings_sent: 0, ended: false, last_said_ns: None };
+        if self.rng.u8(..10) == 0 {
+            // No WebSocket client: it asks for something else, or for nothing that is known, and has nothing more to say.
+            let mut wires = self.wires.borrow_mut();
+            wires.pipes[pipe].to_server.clear();
+            wires.send_last(
+                pipe,
+                self.rng.choice(["GET /healthz HTTP/1.0\r\n\r\n", "GET / HTTP/1.1\r\n\r\n", "\u{16}\u{3}"]).unwrap().as_bytes(),
+            );
+            peer.last_said_ns = Some(wires.now_ns);
+        }
+        self.peers.push(peer);
         self.shard.on_listener();
     }
 
     fn live_peer(&mut self) -> Option<usize> {
-        let live: Vec<usize> = (0..self.peers.len()).filter(|&at| !self.peers[at].ended && self.peers[at].client.is_upgraded()).collect();
+        let is_live = |peer: &Peer| !peer.ended && peer.client.is_upgraded() && peer.last_said_ns.is_none();
+        let live: Vec<usize> = (0..self.peers.len()).filter(|&at| is_live(&self.peers[at])).collect();
         self.rng.choice(live)
     }
 
@@ -184,7 +217,7 @@ impl Simulation {
         let Some(at) = self.live_peer() else { return };
         let channel = *self.rng.choice(&CHANNELS).unwrap();
         let peer = &mut self.peers[at];
-        if peer.client.close.is_some() || peer.mute {
+        if peer.client.close.is_some() || peer.mute || self.wires.borrow().pipes[peer.pipe].client_closed {
             return;
         }
         let is_raw = peer.client.format == Format::Raw;
@@ -207,7 +240,12 @@ impl Simulation {
             11..13 if !is_raw => self.command(at, &serde_json::json!({"type": "ping", "id": "p"})),
             13 if !is_raw => self.command(at, &serde_json::json!({"type": "nonsense"})),
             14..18 => self.frame(at, Opcode::Ping, b"are you there"),
-            18 => self.frame(at, Opcode::Close, &1000u16.to_be_bytes()),
+            18 => {
+                self.frame(at, Opcode::Close, &1000u16.to_be_bytes());
+                self.peers[at].mute = true;
+            }
+            // Who answers no pings may have been cut off already.
+            19 if peer.polite && !peer.stalled => self.say_last(at),
             _ => {}
         }
     }
@@ -229,6 +267,20 @@ impl Simulation {
             self.turn();
             self.send_bytes(at, &bytes[cut..]);
         }
+    }
+
+    /// A ping, perhaps a close frame, and the end of the stream, all at once.
+    fn say_last(&mut self, at: usize) {
+        let mut bytes = Vec::new();
+        encode_masked_frame(&mut bytes, true, Opcode::Ping, [3; 4], b"are you there");
+        if self.rng.bool() {
+            encode_masked_frame(&mut bytes, true, Opcode::Close, [3; 4], &1000u16.to_be_bytes());
+        }
+        let mut wires = self.wires.borrow_mut();
+        let peer = &mut self.peers[at];
+        peer.pings_sent += 1;
+        peer.last_said_ns = Some(wires.now_ns);
+        wires.send_last(peer.pipe, &bytes);
     }
 
     fn send_bytes(&mut self, at: usize, bytes: &[u8]) {
@@ -318,9 +370,47 @@ impl Simulation {
         self.digest.write(&bytes);
         let pings = peer.client.pings;
         peer.client.receive(&bytes);
+        let has_ended = ended && !peer.ended;
         peer.ended |= ended;
-        if peer.polite && !peer.mute && peer.client.pings > pings && peer.client.close.is_none() {
+        if peer.polite && !peer.mute && peer.client.pings > pings && peer.client.close.is_none() && peer.last_said_ns.is_none() {
             self.frame(at, Opcode::Pong, b"");
+        }
+        self.check_overruns(at);
+        if has_ended {
+            self.check_end(at);
+        }
+    }
+
+    /// Nobody is judged too slow while the logs have room, the channel's own and all together.
+    fn check_overruns(&mut self, at: usize) {
+        for overrun in std::mem::take(&mut self.peers[at].client.overruns) {
+            let missed = |sent: &&Sent| sent.epoch == overrun.epoch && sent.end > overrun.from;
+            let first = self.sent.iter().position(|sent| missed(&sent)).expect("it is behind something");
+            let channel: usize = self.sent.iter().filter(missed).map(|sent| sent.bytes_max).sum();
+            let all: usize = self.sent[first].held_before + self.sent[first..].iter().map(|sent| sent.bytes_max).sum::<usize>();
+            assert!(
+                channel > self.log_bytes || all > self.log_bytes_total,
+                "{overrun:?}, when all that it had not got took {channel} bytes and all logs {all}"
+            );
+        }
+    }
+
+    /// Who was told the end of a connection after saying its last has had all its answers.
+    fn check_end(&self, at: usize) {
+        let peer = &self.peers[at];
+        let Some(said_ns) = peer.last_said_ns else { return };
+        let wires = self.wires.borrow();
+        let closed = |reason: CloseReason| self.metrics.closed[reason as usize].get() > 0;
+        let in_time = wires.now_ns - said_ns < 1_900_000_000;
+        if !in_time || wires.pipes[peer.pipe].reset || closed(CloseReason::Buffers) || closed(CloseReason::Overrun) {
+            return;
+        }
+        match peer.client.is_upgraded() {
+            // Closed by the server before it had read the last, or cut off in a frame that the logs had no room for.
+            true if peer.client.close.is_some_and(|code| code != 1000) => {}
+            true if peer.client.is_mid_frame() && self.log_bytes_total == LOG_BYTES[0].1 => {}
+            true => assert_eq!(peer.client.echoes, peer.pings_sent, "a pong is not lost because the end of the stream came with the ping"),
+            false => assert!(peer.client.refused.is_some(), "an answer is not lost because the end of the stream came with the request"),
         }
     }
 
@@ -355,6 +445,11 @@ impl Simulation {
     fn hand_out(&mut self, name: &str, batch: Arc<Batch>) {
         let lose = self.rng.u8(..40) == 0;
         let known = self.channels.get_mut(name).unwrap();
+        let messages = (batch.end() - batch.first()) as usize;
+        // Payloads and the envelopes of three formats around them.
+        let bytes_max = batch.bytes_held() + Format::ALL.len() * (batch.bytes() + 300 * messages);
+        let held_before = self.metrics.log_bytes.get() as usize;
+        self.sent.push(Sent { epoch: known.channel.epoch, end: batch.end(), bytes_max, held_before });
         if name == "kept" {
             known.history.push_back(batch.clone());
             if known.history.len() > 5 {
@@ -434,7 +529,7 @@ impl Simulation {
         let metrics = &self.metrics;
         let log_bytes = metrics.log_bytes.get() as usize;
         // Each log may keep one batch beyond its bound and as much again in limbo; the budget over all logs leaves room for the newest batches.
-        assert!(log_bytes <= LOG_BYTES_TOTAL.max(LOG_BYTES) + 40_000, "invariant 4: {log_bytes} bytes in logs");
+        assert!(log_bytes <= self.log_bytes_total.max(self.log_bytes) + 40_000, "invariant 4: {log_bytes} bytes in logs");
         assert!(metrics.buffer_bytes.get() as usize <= self.buffer_bytes + 100_000, "invariant 4: buffers");
         let closed: u64 = metrics.closed.iter().map(|counter| counter.get()).sum();
         assert_eq!(metrics.accepted.get(), metrics.sockets.get() + closed, "invariant 8: every close is counted once");
@@ -515,6 +610,7 @@ impl Simulation {
 }
 
 fn settings(rng: &mut Rng) -> Settings {
+    let (log_bytes, log_bytes_total) = *rng.choice(&LOG_BYTES).unwrap();
     let mut settings = Settings {
         shards: 1,
         connections_max: 20,
@@ -523,14 +619,14 @@ fn settings(rng: &mut Rng) -> Settings {
         pong_timeout: Duration::from_secs(3),
         handshake_timeout: Duration::from_secs(3),
         close_timeout: Duration::from_secs(2),
-        log_bytes_total: LOG_BYTES_TOTAL,
+        log_bytes_total,
         buffer_bytes_total: *rng.choice(&BUFFER_BYTES).unwrap(),
         // A share of the buffers holds one message at least, so little room needs small ones.
         message_bytes_max: 3000,
         coalesce: rng.bool().then_some(Duration::from_millis(2)),
         ..Settings::default()
     };
-    let rule = ChannelRule { overrun: Overrun::Disconnect, log_bytes: LOG_BYTES, history_count: 0, ..settings.channels.default.clone() };
+    let rule = ChannelRule { overrun: Overrun::Disconnect, log_bytes, history_count: 0, ..settings.channels.default.clone() };
     settings.channels.by_prefix = vec![
         ("latest".into(), ChannelRule { overrun: Overrun::Latest, ..rule.clone() }),
         ("skip".into(), ChannelRule { overrun: Overrun::Skip, ..rule.clone() }),
