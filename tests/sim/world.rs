@@ -390,7 +390,9 @@ impl Simulation {
             let all: usize = self.sent[first].held_before + self.sent[first..].iter().map(|sent| sent.bytes_max).sum::<usize>();
             assert!(
                 channel > self.log_bytes || all > self.log_bytes_total,
-                "{overrun:?}, when all that it had not got took {channel} bytes and all logs {all}"
+                "too slow for {} from {} on, when all that it had not got took {channel} bytes and all logs {all}",
+                overrun.channel,
+                overrun.from
             );
         }
     }
