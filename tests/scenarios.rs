@@ -660,7 +660,7 @@ fn pings_that_are_cut_at_each_heartbeat_are_no_message_that_is_never_finished() 
 #[test]
 fn a_request_half_sent_when_the_server_stops_is_told_503() {
     let mut stage = Stage::new(settings());
-    let half = stage.connect(&"", PLENTY);
+    let half = stage.connect("", PLENTY);
     let _ = std::mem::take(&mut stage.rig.wires.borrow_mut().pipes[half].to_server);
     stage.send(half, &request("/ws", Format::Json).as_bytes()[..30]);
     stage.turns(2);
