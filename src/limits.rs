@@ -42,6 +42,8 @@ pub const READ_ROUNDS_PER_TURN: usize = 4;
 pub const CLIENT_READ_BYTES: usize = 2 * 1024;
 /// Messages taken from the inbox per turn.
 pub const INBOX_MESSAGES_PER_TURN: usize = 4096;
+/// Subscriptions of dead connections that a turn takes out of their channels.
+pub const LEAVES_PER_TURN: usize = 4096;
 /// Work units of one flush stage; a visit that writes nothing costs 1, a write [`FLUSH_UNITS_PER_WRITE`].
 pub const FLUSH_UNITS_PER_TURN: usize = 2048;
 pub const FLUSH_UNITS_PER_WRITE: usize = 16;

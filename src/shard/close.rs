@@ -307,7 +307,9 @@ impl<N: Network> Shard<N> {
         for key in keys {
             self.kill(key, CloseReason::Shutdown);
         }
-        self.reap();
+        while !self.dead.is_empty() {
+            self.reap();
+        }
     }
 
     /// Takes note of what a connection's own buffers hold now. A connection that grows them past the shard's budget is closed with 1013.
@@ -339,13 +341,20 @@ impl<N: Network> Shard<N> {
         now > before
     }
 
+    /// The only place that frees a connection. One with tens of thousands of subscriptions takes several turns.
     pub(super) fn reap(&mut self) {
-        while let Some(key) = self.dead.pop() {
+        let mut leaves = limits::LEAVES_PER_TURN;
+        while let Some(&key) = self.dead.last() {
             let key = key as usize;
             debug_assert!(self.conns[key].is_dead());
             while let Some(last) = self.conns[key].subscriptions.len().checked_sub(1) {
+                if leaves == 0 {
+                    return;
+                }
+                leaves -= 1;
                 self.remove_subscription(key, last);
             }
+            self.dead.pop();
             let conn = self.conns.remove(key);
             if conn.flags.has(Flags::COUNTED) {
                 self.metrics.connections.dec();

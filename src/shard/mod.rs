@@ -4,7 +4,7 @@
 //! generic over [`net::Network`], so that the simulator drives the very same code with sockets and a clock of its own.
 //!
 //! The stages live in files of their own: `read` (handshakes, commands, pings), `subscribe` (topics and the bus's answers),
-//! `flush` (one `writev` per due connection), `close` (closing, deadlines, reaping).
+//! `behind` (who has not been sent everything), `flush` (one `writev` per due connection), `close` (closing, deadlines, reaping).
 
 pub mod behind;
 mod close;
@@ -68,7 +68,7 @@ pub struct Shard<N: Network> {
 
     /// Connections with something to read, each once.
     reading: VecDeque<ConnToken>,
-    /// Connections with something to write that no lap will bring to them: replies, replays, sockets that have room again.
+    /// Connections with something to write and no lap to come by for it: replies, replays, sockets that have room again.
     ready: VecDeque<ConnToken>,
     /// Topics with a lap under way, each once.
     ring: VecDeque<TopicToken>,
@@ -290,7 +290,7 @@ impl<N: Network> Shard<N> {
         (conn.generation == token.generation && !conn.is_dead()).then_some(token.index as usize)
     }
 
-    /// Puts a connection on the ring to be flushed in this turn or a later one.
+    /// Puts a connection on the list of those to be flushed in this turn or a later one.
     fn mark_ready(&mut self, key: usize) {
         let conn = &mut self.conns[key];
         if conn.flags.raise(Flags::READY) {
