@@ -138,7 +138,10 @@ impl<N: Network> Shard<N> {
         if conn.flags.raise(Flags::SHUT) {
             conn.stream.shutdown_write();
         }
-        if conn.flags.has(Flags::ENDED) {
+        if conn.stream.wants_write() {
+            // Its own goodbye.
+            self.mark_ready(key);
+        } else if conn.flags.has(Flags::ENDED) {
             self.end(key);
         }
     }
@@ -146,7 +149,7 @@ impl<N: Network> Shard<N> {
     /// Whether something of what this connection was to get is not with the kernel: replies, or the rest of a frame.
     pub(super) fn owes_bytes(&self, key: usize) -> bool {
         let conn = &self.conns[key];
-        conn.outbox_unsent() > 0 || conn.mid_frame().is_some()
+        conn.outbox_unsent() > 0 || conn.mid_frame().is_some() || conn.stream.wants_write()
     }
 
     pub(super) fn set_deadline(&mut self, key: usize, after: Duration) {
@@ -356,6 +359,7 @@ impl<N: Network> Shard<N> {
             }
             self.dead.pop();
             let conn = self.conns.remove(key);
+            self.buffer_bytes -= conn.charged_bytes as usize;
             if conn.flags.has(Flags::COUNTED) {
                 self.metrics.connections.dec();
                 self.connections.fetch_sub(1, Relaxed);

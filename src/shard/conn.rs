@@ -4,6 +4,7 @@
 use smallvec::SmallVec;
 
 use super::behind::{Behind, Links};
+use super::net::Stream;
 use super::wheel::Tick;
 use crate::fanout::cursor::Cursor;
 use crate::limits::OUTBOX_PAUSE_BYTES;
@@ -202,16 +203,6 @@ impl<S> Conn<S> {
         self.outbox.as_ref().map_or(0, |outbox| outbox.unsent().len())
     }
 
-    /// Heap bytes held for this connection alone; 0 when it is idle.
-    pub fn buffer_bytes(&self) -> usize {
-        let received = match &self.phase {
-            Phase::Handshake(head) => head.as_ref().map_or(0, |head| head.capacity()),
-            Phase::Open(inbound) | Phase::Closing(inbound) => inbound.buffered_bytes(),
-            Phase::Ending | Phase::Dead => 0,
-        };
-        received + self.outbox.as_ref().map_or(0, |outbox| outbox.bytes.capacity())
-    }
-
     /// The subscription whose frame the socket has taken in part; there is at most one.
     pub fn mid_frame(&self) -> Option<usize> {
         self.first_behind().filter(|&at| self.subscriptions[at].is_mid_frame())
@@ -219,6 +210,19 @@ impl<S> Conn<S> {
 
     pub fn is_dead(&self) -> bool {
         matches!(self.phase, Phase::Dead)
+    }
+}
+
+impl<S: Stream> Conn<S> {
+    /// Heap bytes held for this connection alone; 0 when it is idle.
+    pub fn buffer_bytes(&self) -> usize {
+        let stream = self.stream.buffer_bytes();
+        let received = match &self.phase {
+            Phase::Handshake(head) => head.as_ref().map_or(0, |head| head.capacity()),
+            Phase::Open(inbound) | Phase::Closing(inbound) => inbound.buffered_bytes(),
+            Phase::Ending | Phase::Dead => 0,
+        };
+        stream + received + self.outbox.as_ref().map_or(0, |outbox| outbox.bytes.capacity())
     }
 }
 
@@ -237,7 +241,8 @@ mod tests {
 
     #[test]
     fn an_idle_connection_owns_no_heap() {
-        let conn = Conn::new((), 1, Format::Json, 0);
-        assert_eq!(conn.buffer_bytes(), 0);
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = mio::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        assert_eq!(Conn::new(stream, 1, Format::Json, 0).buffer_bytes(), 0);
     }
 }

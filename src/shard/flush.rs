@@ -122,6 +122,10 @@ impl<N: Network> Shard<N> {
             // An earlier visit has brought what this lap is for.
             return Visit::Idle;
         }
+        if conn.stream.wants_write() && !self.flush_stream(key) {
+            return Visit::Idle;
+        }
+        let conn = &mut self.conns[key];
         if conn.format != conn.format_next && conn.mid_frame().is_none() {
             conn.format = conn.format_next;
         }
@@ -149,6 +153,23 @@ impl<N: Network> Shard<N> {
         }
         self.after_flush(key);
         visit
+    }
+
+    /// What the stream has taken, or has to say itself, goes before anything else; false if the socket does not take it all now.
+    fn flush_stream(&mut self, key: usize) -> bool {
+        let conn = &mut self.conns[key];
+        if conn.stream.flush().is_err() {
+            self.lose(key, CloseReason::Reset);
+            return false;
+        }
+        if conn.stream.wants_write() {
+            conn.flags.set(Flags::BLOCKED);
+            return false;
+        }
+        if conn.charged_bytes > 0 {
+            self.account_buffers(key);
+        }
+        true
     }
 
     /// Finds out whether a subscription is behind the head of its log, and keeps it on the list if so.
@@ -341,10 +362,7 @@ impl<N: Network> Shard<N> {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
                 Err(_) => {
                     drop(slices);
-                    match self.conns[key].phase {
-                        Phase::Open(_) | Phase::Handshake(_) => self.kill(key, CloseReason::Reset),
-                        Phase::Closing(_) | Phase::Ending | Phase::Dead => self.end(key),
-                    }
+                    self.lose(key, CloseReason::Reset);
                     return Written::Dead;
                 }
             }
@@ -352,7 +370,7 @@ impl<N: Network> Shard<N> {
         drop(slices);
         self.metrics.bytes_sent.add(written as u64);
         self.take_off(key, &plan, written);
-        if written < total {
+        if written < total || self.conns[key].stream.wants_write() {
             self.metrics.writes_blocked.inc();
             self.conns[key].flags.set(Flags::BLOCKED);
             // What could not be sent stays for a while: now it counts.

@@ -37,9 +37,45 @@ pub trait Network {
     fn unix_ms(&self) -> u64;
 }
 
-/// A non-blocking byte stream.
+/// What one read brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Received {
+    /// So many bytes, perhaps none. `drained`: the socket had no more, and an edge will tell when it has.
+    Bytes { count: usize, drained: bool },
+    /// The peer's stream is at its end.
+    End,
+}
+
+/// A non-blocking byte stream: a socket, and whatever lies between it and the connection's bytes (TLS keeps records that have come or gone in part).
+/// What is true of a bare socket need not be true here, and the shard relies on none of it: that a short read has emptied the socket, that what a
+/// write took is with the kernel, that every byte to read was announced by an edge.
 pub trait Stream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<Received>;
+
+    /// Whether the stream holds bytes that the next read will bring and no edge will tell of.
+    fn has_pending(&self) -> bool {
+        false
+    }
+
+    /// Takes bytes over; how many, or WouldBlock. Not called while [`Stream::wants_write`].
     fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
+
+    /// Whether something that was taken, or that the stream has to say itself, is not with the kernel. After a write or a flush that is because
+    /// the socket is full, and its edge will come; after a read it may be because nobody has tried.
+    fn wants_write(&self) -> bool {
+        false
+    }
+
+    /// Tries to get rid of what [`Stream::wants_write`] is about.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Ends our side, once everything that was taken is with the kernel.
     fn shutdown_write(&mut self);
+
+    /// Heap bytes that the stream holds now.
+    fn buffer_bytes(&self) -> usize {
+        0
+    }
 }

@@ -1,11 +1,10 @@
 //! What connections send: request heads, frames, commands. Replies go to the connection's outbox; `flush` sends them.
 
-use std::io::ErrorKind;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::Shard;
 use super::conn::{Flags, Phase};
-use super::net::{Network, Stream};
+use super::net::{Network, Received, Stream};
 use crate::bus::{self, ConnToken, Publish, PublishError, PublishReply, Published};
 use crate::limits;
 use crate::metrics::{CloseReason, RefusalReason};
@@ -36,23 +35,28 @@ impl<N: Network> Shard<N> {
                 return;
             }
             let bytes_max = if conn.flags.has(Flags::ECHO) { limits::READ_BYTES } else { limits::CLIENT_READ_BYTES };
-            let count = match conn.stream.read(&mut scratch[..bytes_max]) {
-                Ok(0) => return self.end_of_stream(key),
-                Ok(count) => count,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            let (count, drained) = match conn.stream.read(&mut scratch[..bytes_max]) {
+                Ok(Received::Bytes { count, drained }) => (count, drained),
+                Ok(Received::End) => return self.end_of_stream(key),
                 Err(_) => return self.lose(key, CloseReason::Reset),
             };
-            conn.heard = self.tick;
-            if conn.flags.has(Flags::PINGED) {
-                conn.flags.clear(Flags::PINGED);
-                self.on_ping_answered(key);
+            if count > 0 {
+                conn.heard = self.tick;
+                if conn.flags.has(Flags::PINGED) {
+                    conn.flags.clear(Flags::PINGED);
+                    self.on_ping_answered(key);
+                }
+                self.metrics.bytes_received.add(count as u64);
+                self.receive(key, &mut scratch[..count]);
+                self.account_buffers(key);
             }
-            self.metrics.bytes_received.add(count as u64);
-            self.receive(key, &mut scratch[..count]);
-            self.account_buffers(key);
-            // A short read has emptied the socket, unless the end of the stream lies behind it.
-            if count < bytes_max && !self.conns[key].flags.has(Flags::PEER_CLOSED) {
+            if self.conns[key].stream.wants_write() {
+                self.mark_ready(key);
+            }
+            let conn = &self.conns[key];
+            let is_empty = drained && !conn.stream.has_pending();
+            // The end of the stream may lie behind the last bytes: its edge has been.
+            if is_empty && (count == 0 || !conn.flags.has(Flags::PEER_CLOSED)) {
                 return;
             }
         }
@@ -86,7 +90,7 @@ impl<N: Network> Shard<N> {
     }
 
     /// The socket has failed: nothing can be sent any more. A connection that was closing keeps the reason it was closing for.
-    fn lose(&mut self, key: usize, reason: CloseReason) {
+    pub(super) fn lose(&mut self, key: usize, reason: CloseReason) {
         match self.conns[key].phase {
             Phase::Handshake(_) | Phase::Open(_) => self.kill(key, reason),
             Phase::Closing(_) | Phase::Ending | Phase::Dead => self.end(key),

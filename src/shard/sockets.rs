@@ -10,7 +10,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::net::{Accepted, Network, Stream};
+use super::net::{Accepted, Network, Received, Stream};
 use crate::config::Settings;
 use crate::fanout::batch::MonotonicNs;
 use crate::{limits, sys};
@@ -214,8 +214,17 @@ impl Network for Sockets {
 }
 
 impl Stream for TcpStream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        Read::read(self, buffer)
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<Received> {
+        loop {
+            return match Read::read(self, buffer) {
+                Ok(0) => Ok(Received::End),
+                // A short read has emptied the socket.
+                Ok(count) => Ok(Received::Bytes { count, drained: count < buffer.len() }),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Received::Bytes { count: 0, drained: true }),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => Err(error),
+            };
+        }
     }
 
     fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {

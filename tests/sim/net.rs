@@ -12,9 +12,10 @@ use campanile::bus::{BusCommand, ConnToken, ShardMessage};
 use campanile::config::Settings;
 use campanile::metrics::ShardMetrics;
 use campanile::shard::inbox::{Inbox, InboxSender, inbox};
-use campanile::shard::net::{Accepted, Network, Readiness, Stream};
+use campanile::shard::net::{Accepted, Network, Readiness, Received, Stream};
 use campanile::shard::{Parts, Shard, unpack};
 use campanile::wire::Format;
+use fastrand::Rng;
 
 /// One socket's two directions.
 #[derive(Debug, Default)]
@@ -34,6 +35,31 @@ pub struct Pipe {
     end_told: bool,
     pub server_shut: bool,
     pub server_gone: bool,
+    /// Read off the socket and not given to the shard: no edge tells of it.
+    held_in: VecDeque<u8>,
+    /// Taken from the shard, and more than the socket had room for.
+    held_out: VecDeque<u8>,
+    /// What the stream has to say itself. It takes room and means nothing to the client.
+    own_out: usize,
+    shut_asked: bool,
+}
+
+impl Pipe {
+    fn holds(&self) -> usize {
+        self.held_out.len() + self.own_out
+    }
+
+    /// Puts what is held into the socket, as far as there is room.
+    fn push(&mut self) {
+        let own = self.own_out.min(self.room);
+        self.own_out -= own;
+        self.room -= own;
+        let count = self.held_out.len().min(self.room);
+        self.room -= count;
+        self.to_client.extend(self.held_out.drain(..count));
+        self.blocked |= self.holds() > 0;
+        self.server_shut = self.shut_asked && self.holds() == 0;
+    }
 }
 
 #[derive(Debug)]
@@ -45,6 +71,8 @@ pub struct Wires {
     pub listening: bool,
     /// The process is short of descriptors for now.
     pub short: bool,
+    /// Streams that are more than a bare socket (reads that leave bytes behind, writes that are with the kernel later), dealt from here.
+    pub tricks: Option<Rng>,
 }
 
 impl Wires {
@@ -141,42 +169,88 @@ impl Network for SimNet {
 }
 
 impl Stream for SimStream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let wires = &mut *self.wires.borrow_mut();
-        let pipe = &mut wires.pipes[self.pipe];
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<Received> {
+        let Wires { pipes, tricks, .. } = &mut *self.wires.borrow_mut();
+        let pipe = &mut pipes[self.pipe];
         if pipe.reset {
             return Err(ErrorKind::ConnectionReset.into());
         }
-        if pipe.to_server.is_empty() {
-            return if pipe.client_closed { Ok(0) } else { Err(ErrorKind::WouldBlock.into()) };
+        if pipe.held_in.is_empty() && pipe.to_server.is_empty() {
+            return Ok(if pipe.client_closed { Received::End } else { Received::Bytes { count: 0, drained: true } });
         }
-        // A read returns what is there up to the buffer: short only when the socket is empty, as on Linux.
-        let count = pipe.to_server.len().min(buffer.len());
-        for (slot, byte) in buffer.iter_mut().zip(pipe.to_server.drain(..count)) {
-            *slot = byte;
+        let Some(rng) = tricks else {
+            // A read returns what is there up to the buffer: short only when the socket is empty, as on Linux.
+            let count = take(&mut pipe.to_server, buffer, usize::MAX);
+            return Ok(Received::Bytes { count, drained: count < buffer.len() });
+        };
+        if pipe.held_in.is_empty() {
+            let count = rng.usize(0..=pipe.to_server.len());
+            pipe.held_in.extend(pipe.to_server.drain(..count));
+            // As TLS does, which answers a change of keys.
+            pipe.own_out += if rng.u8(..20) == 0 { 5 } else { 0 };
         }
-        Ok(count)
+        let most = if rng.bool() { usize::MAX } else { rng.usize(0..4) };
+        let count = take(&mut pipe.held_in, buffer, most);
+        Ok(Received::Bytes { count, drained: pipe.to_server.is_empty() })
     }
+
+    fn has_pending(&self) -> bool {
+        !self.wires.borrow().pipes[self.pipe].held_in.is_empty()
+    }
+
     fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let wires = &mut *self.wires.borrow_mut();
-        let pipe = &mut wires.pipes[self.pipe];
-        assert!(!pipe.server_shut, "nothing is written after the shutdown");
+        let Wires { pipes, tricks, .. } = &mut *self.wires.borrow_mut();
+        let pipe = &mut pipes[self.pipe];
+        assert!(!pipe.shut_asked, "nothing is written after the shutdown");
+        assert_eq!(pipe.holds(), 0, "nothing is written before what was taken is with the kernel");
         if pipe.reset {
             return Err(ErrorKind::BrokenPipe.into());
         }
         let total: usize = slices.iter().map(|slice| slice.len()).sum();
         assert!(total > 0, "an empty write is a wasted system call");
-        let taken = total.min(pipe.room);
-        pipe.room -= taken;
-        pipe.to_client.extend(slices.iter().flat_map(|slice| slice.iter()).take(taken));
-        if taken < total {
-            pipe.blocked = true;
-        }
+        // A stream that writes whole records takes the rest of the last one.
+        let beyond = tricks.as_mut().map_or(0, |rng| rng.usize(0..200));
+        let taken = if pipe.room == 0 { 0 } else { total.min(pipe.room.saturating_add(beyond)) };
+        pipe.held_out.extend(slices.iter().flat_map(|slice| slice.iter()).take(taken));
+        pipe.push();
+        pipe.blocked |= taken < total;
         if taken == 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(taken) }
     }
-    fn shutdown_write(&mut self) {
-        self.wires.borrow_mut().pipes[self.pipe].server_shut = true;
+
+    fn wants_write(&self) -> bool {
+        self.wires.borrow().pipes[self.pipe].holds() > 0
     }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let pipe = &mut self.wires.borrow_mut().pipes[self.pipe];
+        if pipe.reset {
+            return Err(ErrorKind::BrokenPipe.into());
+        }
+        pipe.push();
+        Ok(())
+    }
+
+    fn shutdown_write(&mut self) {
+        let Wires { pipes, tricks, .. } = &mut *self.wires.borrow_mut();
+        let pipe = &mut pipes[self.pipe];
+        pipe.shut_asked = true;
+        pipe.own_out += if tricks.is_some() { 24 } else { 0 };
+        pipe.push();
+    }
+
+    fn buffer_bytes(&self) -> usize {
+        let pipe = &self.wires.borrow().pipes[self.pipe];
+        pipe.holds() + pipe.held_in.len()
+    }
+}
+
+/// Moves bytes into the buffer, `most` at most; how many.
+fn take(from: &mut VecDeque<u8>, buffer: &mut [u8], most: usize) -> usize {
+    let count = from.len().min(buffer.len()).min(most);
+    for (slot, byte) in buffer.iter_mut().zip(from.drain(..count)) {
+        *slot = byte;
+    }
+    count
 }
 
 impl Drop for SimStream {
@@ -199,7 +273,8 @@ pub struct Rig {
 
 impl Rig {
     pub fn new(settings: Settings, inbox_messages: usize) -> Rig {
-        let wires = Wires { pipes: Vec::new(), waiting: VecDeque::new(), now_ns: 1_000_000_000, listening: true, short: false };
+        let wires =
+            Wires { pipes: Vec::new(), waiting: VecDeque::new(), now_ns: 1_000_000_000, listening: true, short: false, tricks: None };
         let wires = Rc::new(RefCell::new(wires));
         let polls = (mio::Poll::new().unwrap(), mio::Poll::new().unwrap());
         let (to_shard, shard_inbox) = inbox(inbox_messages, polls.0.registry(), mio::Token(0)).unwrap();
