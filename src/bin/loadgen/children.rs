@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use campanile::sys;
 
 /// How long a child may take to start or to end.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// The last lines of a server's log that are shown when it dies.
 const LOG_LINES: usize = 12;
 

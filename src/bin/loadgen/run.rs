@@ -25,8 +25,8 @@ use super::target::{Channels, FirstMessage, Ready, Target};
 const LOOK: Duration = Duration::from_millis(2);
 /// Publishing may go on being delivered for so long before CPU time is read: what the server does after the last message belongs to it.
 const AFTER: Duration = Duration::from_millis(20);
-/// Where it cannot be known how much will come, so much silence is its end.
-const SILENCE_SECONDS: f64 = 1.0;
+/// How often every client is asked whether it misses something.
+const ASK: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
 pub struct Run {
@@ -390,22 +390,24 @@ impl Run {
         let published = publisher.finish();
         let mut silence = 0.0;
         if ended == Ended::Met {
-            let (patience, expects) = (self.options.patience, crowd.expects);
-            if expects == Expects::Silence {
+            if crowd.expects == Expects::Each {
                 crowd.churn(0.0);
-                self.options.patience = SILENCE_SECONDS;
             }
+            let mut asked = Instant::now();
             ended = self.until(label, crowd, None, |counts| {
                 let counts = counts.since(&counts_before);
-                match expects {
+                match crowd.expects {
                     Expects::All => counts.messages + counts.announced >= crowd.expected() - expected_before,
                     Expects::Readers => counts.messages >= crowd.expected() - expected_before,
-                    Expects::Silence => false,
+                    Expects::Each if asked.elapsed() < ASK => false,
+                    Expects::Each => {
+                        asked = Instant::now();
+                        crowd.missing() == 0
+                    }
                 }
             });
             // Waiting for what does not come is no part of the round.
             silence = if ended == Ended::Silence { self.options.patience } else { 0.0 };
-            self.options.patience = patience;
         }
         let seconds = (begin.elapsed().as_secs_f64() - silence).max(1e-9);
         std::thread::sleep(AFTER);
