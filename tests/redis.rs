@@ -58,7 +58,7 @@ fn a_burst_reaches_a_thousand_clients_complete_in_order_and_once() {
     assert_eq!(server.metric("ws_message_latency_ms_count", ""), (CROWD * 101) as f64);
     drop(crowd);
     server.eventually_metric("ws_connections_total", "", 0.0);
-    server.eventually_metric("ws_sockets", "", 0.0);
+    server.eventually_metric("campanile_sockets", "", 0.0);
 }
 
 #[test]
