@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -53,6 +54,8 @@ impl Server {
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         sys::end_with_caller(&mut command);
+        // Ctrl-C is for the load generator, which then ends what it has started.
+        command.process_group(0);
         let mut child = command.spawn().with_context(|| format!("{} cannot be started", program.display()))?;
         let stderr = BufReader::new(child.stderr.take().expect("it is piped"));
         let log = Arc::new(Mutex::new(Vec::new()));
@@ -152,6 +155,7 @@ impl Redis {
         command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
         command.arg("--dir").arg(&self.directory).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         sys::end_with_caller(&mut command);
+        command.process_group(0);
         let child = command.spawn().context("redis-server cannot be started: is the package redis-server installed?")?;
         self.child = Some(child);
         let client = redis::Client::open(self.url())?;
