@@ -504,10 +504,9 @@ fn a_server_that_dies_leaves_partial_results() {
 
 #[test]
 fn a_redis_that_is_not_there_is_named() {
-    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
-    let url = format!("redis://:secret@127.0.0.1:{port}");
-    let ran = run(&["broadcast", "--serve", "--shards 1", "-n", "10", "--redis", &url]);
-    ran.fails(&format!("Redis cannot be reached at redis://:***@127.0.0.1:{port}: is it running, is the URL right?"));
+    let url = "redis://:secret@127.0.0.1:1";
+    let ran = run(&["broadcast", "--serve", "--shards 1", "-n", "10", "--redis", url]);
+    ran.fails("Redis cannot be reached at redis://:***@127.0.0.1:1: is it running, is the URL right?");
     assert!(ran.json.is_null(), "told before anything is started");
     // The server's own, of which the load generator knows nothing.
     let serve = format!("--shards 1 --redis {url}");
@@ -517,8 +516,7 @@ fn a_redis_that_is_not_there_is_named() {
 
 #[test]
 fn nobody_there_is_told() {
-    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
-    run(&["connect", "--url", &format!("ws://127.0.0.1:{port}"), "-n", "10"]).fails("is the server running, is --url right?");
+    run(&["connect", "--url", "ws://127.0.0.1:1", "-n", "10"]).fails("is the server running, is --url right?");
 }
 
 #[test]

@@ -18,7 +18,7 @@ Examples:
       --through client --publish-text 'say {channel} {payload}'
 
 It exits with 0 if everything arrived, 1 if something was lost, doubled, reordered or refused without being announced,
-2 after a mistake on the command line. docs/loadgen.md shows every scenario with its output.";
+2 after a mistake on the command line, 130 if Ctrl-C ended it. docs/loadgen.md shows every scenario with its output.";
 
 #[derive(Debug, Parser)]
 #[command(name = "loadgen", version, about = "Puts load on a WebSocket server, and checks every message", after_help = EXAMPLES)]

@@ -119,6 +119,14 @@ fn end(child: &mut Child) {
     }
 }
 
+/// A port that nobody uses, below those that Linux hands out by itself: of these the clients take thousands, and while Redis is away a
+/// server that tries to reach it there could even connect to itself, and keep the port.
+fn free_port() -> u16 {
+    let numbers = std::process::id().wrapping_mul(64)..;
+    let ports = numbers.map(|number| 10_000 + (number % 20_000) as u16);
+    ports.take(20_000).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap_or(6380)
+}
+
 /// A `redis-server` on a free port, without files.
 #[derive(Debug)]
 pub struct Redis {
@@ -129,7 +137,7 @@ pub struct Redis {
 
 impl Redis {
     pub fn start() -> anyhow::Result<Redis> {
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let port = free_port();
         let directory = std::env::temp_dir().join(format!("loadgen-redis-{}", std::process::id()));
         std::fs::create_dir_all(&directory)?;
         let mut redis = Redis { port, child: None, directory };
