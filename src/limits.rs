@@ -4,6 +4,8 @@
 pub const CHANNEL_NAME_BYTES_MAX: usize = 255;
 /// Longest `id` string a client may put on a command.
 pub const COMMAND_ID_BYTES_MAX: usize = 64;
+/// Longest `type` that the `error` event for an unknown one repeats.
+pub const COMMAND_TYPE_BYTES_MAX: usize = 64;
 /// Deepest nesting accepted in a MessagePack or JSON value.
 pub const VALUE_DEPTH_MAX: usize = 64;
 /// Longest request head on the public port; more is answered 431.

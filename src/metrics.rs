@@ -106,7 +106,7 @@ macro_rules! named_reasons {
 }
 
 named_reasons! {
-    /// Why a connection that had been accepted came to its end. Each is counted in `ws_connections_closed_total`.
+    /// Why a connection that had been accepted came to its end. Each is counted in `campanile_connections_closed_total`.
     CloseReason {
         /// The client sent a close frame.
         Client = "client",

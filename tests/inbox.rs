@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 use campanile::shard::inbox::inbox;
 use mio::{Events, Poll, Token};
 
+/// Far longer than either test takes on a machine that is busy with other work.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 #[test]
 fn no_wake_up_is_lost() {
     const SENDERS: u64 = 3;
@@ -47,8 +50,8 @@ fn no_wake_up_is_lost() {
         }
         if received < SENDERS * MESSAGES && inbox.prepare_sleep() {
             let begin = Instant::now();
-            poll.poll(&mut events, Some(Duration::from_secs(20))).unwrap();
-            assert!(begin.elapsed() < Duration::from_secs(20), "slept over {} messages, {received} received", inbox.len());
+            poll.poll(&mut events, Some(PATIENCE)).unwrap();
+            assert!(begin.elapsed() < PATIENCE, "slept over {} messages, {received} received", inbox.len());
             inbox.awake();
         }
     }
@@ -90,7 +93,7 @@ fn bytes_in_and_out_balance_while_both_sides_run() {
             }
             None => std::thread::yield_now(),
         }
-        assert!(begin.elapsed() < Duration::from_secs(60), "stuck at {received}");
+        assert!(begin.elapsed() < PATIENCE, "stuck at {received}");
     }
     let sender = thread.join().unwrap();
     assert_eq!((sender.bytes(), inbox.bytes()), (0, 0));

@@ -4,9 +4,10 @@
 //! Commands must decode to the values listed here, events must encode to exactly the bytes in the document, and no block
 //! may be missing or unknown.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use campanile::wire::command::{self, Body, Command, ErrorCode, Id, Position};
+use campanile::wire::command::{self, Asked, Body, Command, ErrorCode, Id, Position};
 use campanile::wire::event::{self, Event, GapReason};
 use campanile::wire::payload::{Expect, Kind, classify, encode_notification};
 use campanile::wire::{Format, frame, json, msgpack};
@@ -35,7 +36,7 @@ fn each_event(check: &mut dyn FnMut(&str, &Event<'_>)) {
     let resume = Id::Text("resume-1".into());
     let id = Id::Number;
     let subscribed = |id, recovered| Event::Subscribed { id: Some(id), channel: "user:123", epoch: EPOCH, seq: 41, recovered };
-    let first = id(1);
+    let (first, id_of_error) = (id(1), id(5));
     check("connected", &Event::Connected { client_id: "5f3a9c0e00000000002a", heartbeat_seconds: 30 });
     check("subscribed", &subscribed(&first, false));
     check("subscribed-resumed", &subscribed(&resume, true));
@@ -46,11 +47,14 @@ fn each_event(check: &mut dyn FnMut(&str, &Event<'_>)) {
     check("gap", &Event::Gap { channel: "news", from: 43, to: 70_000, reason: GapReason::Overrun });
     check("gap-expired", &Event::Gap { channel: "user:123", from: 42, to: 57, reason: GapReason::Expired });
     check("gap-dropped", &Event::Gap { channel: "news", from: 44, to: 44, reason: GapReason::Dropped });
-    check("error", &Event::Error { id: Some(&id(5)), code: ErrorCode::UnknownType, message: "no such command" });
+    let asked = Asked::of("history", "news", Some(&id_of_error));
+    check("error", &Event::Error { asked, code: ErrorCode::UnknownType, message: "no such command" });
+    check("error-malformed", &Event::Error { asked: Asked::default(), code: ErrorCode::BadCommand, message: "not a map" });
 }
 
 /// Groups whose vectors carry everything that is needed to check them. Without these names nothing would notice a lost block.
-const INVALID: [&str; 9] = ["not-a-map", "breaks-off", "no-type", "unknown-type", "id", "channel-type", "channel-name", "since", "no-data"];
+const INVALID: [&str; 10] =
+    ["not-a-map", "breaks-off", "id-malformed", "no-type", "unknown-type", "id", "channel-type", "channel-name", "since", "no-data"];
 const NOTIFICATIONS: [&str; 5] = ["json", "msgpack", "text", "bytes", "what-json-lacks"];
 const FRAMES: [&str; 4] = ["json", "msgpack", "raw", "longer"];
 
@@ -166,6 +170,9 @@ fn check_invalid(vectors: &Vectors) -> Result<(), String> {
                 Id::Text(text) => format!("\"{text}\""),
             });
             assert_eq!(id.as_ref(), vector.get("id"), "{name}");
+            let quoted = |text: Option<Cow<'_, str>>| text.map(|text| format!("\"{text}\""));
+            assert_eq!(quoted(error.command).as_ref(), vector.get("command"), "{name}");
+            assert_eq!(quoted(error.channel).as_ref(), vector.get("channel"), "{name}");
         }
     }
     Ok(())

@@ -52,13 +52,13 @@ fn a_burst_reaches_a_thousand_clients_complete_in_order_and_once() {
     // What would come twice would come before this one.
     publish_numbers(&redis, "city", 101..=101);
     crowd.wait("the end", |member| member.events.last().unwrap()["data"] == 101);
-    crowd.members.iter().for_each(|member| assert_received(member, 1..=101));
+    crowd.members().iter().for_each(|member| assert_received(member, 1..=101));
     server.eventually_metric("ws_messages_sent_total", "", (CROWD * 101) as f64);
     assert_eq!(server.metric("redis_pubsub_messages", ""), 101.0);
     assert_eq!(server.metric("ws_message_latency_ms_count", ""), (CROWD * 101) as f64);
     drop(crowd);
     server.eventually_metric("ws_connections_total", "", 0.0);
-    server.eventually_metric("ws_sockets", "", 0.0);
+    server.eventually_metric("campanile_sockets", "", 0.0);
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn six_shards_with_private_descriptor_tables_serve_the_same_burst_and_clients_th
         publish_numbers(&redis, &format!("room{room}"), 1..=100);
     }
     crowd.wait("the burst", |member| member.events.len() >= 102);
-    crowd.members.iter().for_each(|member| assert_received(member, 1..=100));
+    crowd.members().iter().for_each(|member| assert_received(member, 1..=100));
 
     // Half of them leave, others take their places (and their descriptor numbers).
     (0..CROWD / 2).for_each(|index| crowd.drop_member(index));
@@ -85,17 +85,17 @@ fn six_shards_with_private_descriptor_tables_serve_the_same_burst_and_clients_th
     }
     others.wait("their messages", |member| member.events.len() >= 12);
     crowd.wait("the messages of those who stayed", |member| member.ended || member.events.len() >= 112);
-    for member in crowd.members.iter().filter(|member| !member.ended) {
+    for member in crowd.members().iter().filter(|member| !member.ended) {
         assert_received(member, 1..=110);
     }
-    for member in &others.members {
+    for member in others.members().iter() {
         assert_eq!(member.data(), (101..=110).map(Value::from).collect::<Vec<_>>().iter().collect::<Vec<_>>());
     }
 }
 
 /// What everybody must have seen after an outage between message 1 and message 2.
 fn assert_survived(crowd: &Crowd) {
-    for member in &crowd.members {
+    for member in crowd.members().iter() {
         assert!(!member.ended && member.close.is_none());
         let kinds: Vec<&str> = (2..member.events.len()).map(|event| member.kind(event)).collect();
         assert_eq!(kinds.first(), Some(&"notification"));

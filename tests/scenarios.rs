@@ -22,10 +22,12 @@ use campanile::wire::frame::{Opcode, encode_masked_frame};
 use campanile::wire::payload::Kind;
 use client::{Client, payload};
 use net::{Rig, request, unix_ms};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const PLENTY: usize = usize::MAX / 2;
 const LOG_BYTES: usize = 1 << 20;
+/// The bus has no room for this channel.
+const REFUSED: &str = "refused";
 
 fn settings() -> Settings {
     let mut settings = Settings { shards: 1, ..Settings::default() };
@@ -109,6 +111,10 @@ impl Stage {
     fn turn(&mut self) {
         while let Some(command) = self.rig.from_shard.try_recv() {
             let BusCommand::Join { topic, channel, .. } = command else { continue };
+            if &*channel == REFUSED {
+                self.rig.to_shard.push(ShardMessage::Refused { topic }).expect("the inbox has room");
+                continue;
+            }
             let known = self.channels.entry(channel.to_string()).or_insert_with(|| {
                 let channel = Arc::new(Channel { name: channel, epoch: 7, subscribers: Default::default() });
                 Known { channel, seq: 0, topic }
@@ -731,4 +737,52 @@ fn a_quiet_channel_has_its_turn_beside_busy_ones() {
         }
     }
     panic!("the quiet channel starves");
+}
+
+/// A client that sends no ids must know which of its commands failed.
+#[test]
+fn an_error_without_an_id_says_what_it_answers() {
+    let mut stage = Stage::new(Settings { subscriptions_max: 2, ..settings() });
+    stage.subscribers(1, "a");
+    let client = stage.connect("/ws?channel=a&channel=b&channel=full", PLENTY);
+    stage.turns(3);
+    for command in [
+        json!({"type": "subscribe", "channel": "a"}),
+        json!({"type": "subscribe", "channel": "c"}),
+        json!({"type": "unsubscribe", "channel": "c"}),
+        json!({"type": "publish", "channel": "p", "data": 1}),
+        json!({"type": "subscribe", "channel": ""}),
+        json!({"type": "subscribe", "channel": "s", "since": 1}),
+        json!({"type": "nonsense", "channel": "n"}),
+    ] {
+        stage.text(client, &command.to_string());
+    }
+    stage.text(client, r#"{"type":"subscribe","channel":"x","id":1"#);
+    stage.turns(3);
+    let late = stage.connect(&format!("/ws/{REFUSED}"), PLENTY);
+    stage.turns(4);
+    let named = |client: usize| -> Vec<String> {
+        let text = |event: &Value, field: &str| event[field].as_str().map_or_else(|| "-".to_owned(), |text| format!("{text:?}"));
+        stage.clients[client]
+            .errors
+            .iter()
+            .map(|event| format!("{} {} {}", text(event, "code"), text(event, "command"), text(event, "channel")).replace('"', ""))
+            .collect()
+    };
+    assert_eq!(
+        named(client),
+        [
+            "too_many_subscriptions subscribe full",
+            "already_subscribed subscribe a",
+            "too_many_subscriptions subscribe c",
+            "not_subscribed unsubscribe c",
+            "publish_not_allowed publish p",
+            "bad_channel subscribe ",
+            "bad_command subscribe s",
+            "unknown_type nonsense n",
+            "bad_command - -",
+        ]
+    );
+    assert_eq!(named(late), ["too_many_channels subscribe refused"]);
+    assert!(stage.clients[client].answers.is_empty(), "no id was given");
 }

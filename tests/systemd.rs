@@ -78,7 +78,17 @@ struct Service {
 impl Service {
     fn new(arguments: &[&str]) -> Service {
         let mut command = Command::new("sh");
-        command.args(["-c", "LISTEN_PID=$$ exec \"$@\"", "sh", env!("CARGO_BIN_EXE_campanile"), "serve", "--control", "127.0.0.1:0"]);
+        command.args([
+            "-c",
+            "LISTEN_PID=$$ exec \"$@\"",
+            "sh",
+            env!("CARGO_BIN_EXE_campanile"),
+            "serve",
+            "--control",
+            "127.0.0.1:0",
+            "--heartbeat",
+            "3600",
+        ]);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("CAMPANILE_") {
                 command.env_remove(name);
@@ -200,15 +210,21 @@ fn a_stuck_shard_lets_the_watchdog_bite() {
         manager.until(&["WATCHDOG=1"]);
 
         let stopped = Stopped::thread(server.id(), stuck);
-        let told = manager.until(&["STATUS=stuck: "]);
-        assert!(told.contains(&format!("stuck: {};", stuck.replace('-', " "))) && !told.contains("WATCHDOG=1"), "{told}");
-        // Silence for as long as systemd would wait.
-        assert_eq!(manager.message(WATCHDOG), None);
+        // On a busy machine another may be late too, for a while.
+        let told = manager.until(&[&format!("STATUS=stuck: {};", stuck.replace('-', " "))]);
+        assert!(!told.contains("WATCHDOG=1"), "{told}");
+        // No sign of life for as long as systemd would wait.
+        let begin = Instant::now();
+        while let Some(rest) = WATCHDOG.checked_sub(begin.elapsed()).filter(|rest| !rest.is_zero()) {
+            let told = manager.message(rest);
+            assert!(!told.as_ref().is_some_and(|told| told.contains("WATCHDOG=1")), "{told:?}");
+        }
         assert_eq!(server.get("/healthz").0, 200, "the control thread is well");
 
         drop(stopped);
         manager.until(&["WATCHDOG=1", "STATUS=0 connections"]);
-        assert!(server.log().contains("stuck for") && server.log().contains("turns again"), "{}", server.log());
+        server.log_when("stuck for");
+        server.log_when("turns again");
     }
 }
 

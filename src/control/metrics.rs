@@ -3,10 +3,13 @@
 //! Invariant: a scrape only reads. Counters are read one after the other while others write them, so figures of one scrape may be
 //! a few messages apart; within a histogram, count and buckets agree.
 //!
-//! prometheus-client writes OpenMetrics, which appends `_total` to every counter. Two names that operators rely on do not fit:
-//! `ws_connections_total` counts *open* connections, so it is a gauge under its full name; `redis_pubsub_messages` is a running
-//! count without the suffix, so its type is `unknown`, which takes any name and works with `rate()` all the same. A scraper that
-//! does not accept OpenMetrics gets the classic text format (`classic` below), where counters are named with their suffix.
+//! Names follow Prometheus's conventions (`campanile_`, base units, unit last, `_total` on counters and on nothing else); tests/metrics.rs
+//! holds every family to them. Four names are older than that and stay as aliases: dashboards may have them. `ws_connections_total` counts
+//! *open* connections, so it is a gauge under its full name; `redis_pubsub_messages` is a running count without the suffix, so its type
+//! is `unknown`, which takes any name and works with `rate()` all the same; `ws_message_latency_ms` is in milliseconds.
+//!
+//! prometheus-client writes OpenMetrics, which appends `_total` to every counter. A scraper that does not accept it gets the classic text
+//! format (`classic` below), where counters are named with their suffix.
 
 use std::fmt;
 use std::sync::Arc;
@@ -30,44 +33,47 @@ const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Name, HELP text with the unit at its end, where the number is.
 type Named<T> = (&'static str, &'static str, fn(&T) -> &Counter);
 
-const SHARD_GAUGES: [Named<ShardMetrics>; 9] = [
-    ("ws_connections_total", "Open WebSocket connections now (a gauge, whatever its name says). Unit: connections.", |m| &m.connections),
-    ("ws_sockets", "Accepted sockets now, in whatever phase. Unit: sockets.", |m| &m.sockets),
-    ("ws_subscriptions", "Subscriptions now. Unit: subscriptions.", |m| &m.subscriptions),
-    ("ws_channels", "Channels with a subscriber on the shard now. Unit: channels.", |m| &m.channels),
-    ("ws_lagging_subscriptions", "Subscriptions behind their channel's head and blocked on their socket now. Unit: subscriptions.", |m| {
-        &m.lagging
-    }),
+const SHARD_GAUGES: &[Named<ShardMetrics>] = &[
+    ("campanile_connections", "Open WebSocket connections now. Unit: connections.", |m| &m.connections),
+    ("ws_connections_total", "Alias of campanile_connections (a gauge, whatever its name says). Unit: connections.", |m| &m.connections),
+    ("campanile_sockets", "Accepted sockets now, in whatever phase. Unit: sockets.", |m| &m.sockets),
+    ("campanile_subscriptions", "Subscriptions now. Unit: subscriptions.", |m| &m.subscriptions),
+    ("campanile_channels", "Channels with a subscriber on the shard now. Unit: channels.", |m| &m.channels),
+    (
+        "campanile_lagging_subscriptions",
+        "Subscriptions behind their channel's head and blocked on their socket now. Unit: subscriptions.",
+        |m| &m.lagging,
+    ),
     ("campanile_inbox_depth", "Entries waiting in the shard's inbox at the start of its last turn. Unit: entries.", |m| &m.inbox_depth),
     ("campanile_inbox_bytes", "Messages waiting in the shard's inbox at the end of its last turn. Unit: bytes.", |m| &m.inbox_bytes),
     ("campanile_log_bytes", "Memory held by channel logs now. Unit: bytes.", |m| &m.log_bytes),
     ("campanile_buffer_bytes", "Memory held by split frames and unsent control frames now. Unit: bytes.", |m| &m.buffer_bytes),
 ];
 
-const SHARD_COUNTERS: [Named<ShardMetrics>; 15] = [
-    ("ws_connections_accepted", "Sockets accepted. Unit: sockets.", |m| &m.accepted),
-    ("ws_accept_errors", "Times accept failed for want of descriptors or kernel memory. Unit: failures.", |m| &m.accept_errors),
-    ("ws_messages_sent", "Messages whose last byte the kernel accepted, per subscriber. Unit: messages.", |m| &m.messages_sent),
-    ("ws_bytes_sent", "Bytes the kernel accepted. Unit: bytes.", |m| &m.bytes_sent),
-    ("ws_messages_received", "Messages received from clients. Unit: messages.", |m| &m.messages_received),
-    ("ws_bytes_received", "Bytes received from clients. Unit: bytes.", |m| &m.bytes_received),
-    ("ws_commands", "Commands received from clients. Unit: commands.", |m| &m.commands),
-    ("ws_command_errors", "Commands answered with an error. Unit: commands.", |m| &m.command_errors),
-    ("ws_writes", "Write system calls. Unit: calls.", |m| &m.writes),
-    ("ws_writes_blocked", "Writes that the kernel took only in part or not at all. Unit: calls.", |m| &m.writes_blocked),
-    (
-        "campanile_flush_looks",
-        "Subscriptions that visits of connections looked at; per write, a measure of what many subscriptions of one connection cost.",
-        |m| &m.looks,
-    ),
-    ("ws_pings_sent", "Heartbeat pings sent. Unit: frames.", |m| &m.pings_sent),
-    ("ws_messages_skipped", "Messages that subscribers were not sent and that a gap announced. Unit: messages.", |m| &m.messages_skipped),
+const SHARD_COUNTERS: &[Named<ShardMetrics>] = &[
+    ("campanile_connections_accepted", "Sockets accepted. Unit: sockets.", |m| &m.accepted),
+    ("campanile_accept_errors", "Times accept failed for want of descriptors or kernel memory. Unit: failures.", |m| &m.accept_errors),
+    ("ws_messages_sent", "Alias of campanile_messages_sent_total. Unit: messages.", |m| &m.messages_sent),
+    ("campanile_messages_sent", "Messages whose last byte the kernel accepted, per subscriber. Unit: messages.", |m| &m.messages_sent),
+    ("campanile_sent_bytes", "Bytes the kernel accepted. Unit: bytes.", |m| &m.bytes_sent),
+    ("campanile_messages_received", "Messages received from clients. Unit: messages.", |m| &m.messages_received),
+    ("campanile_received_bytes", "Bytes received from clients. Unit: bytes.", |m| &m.bytes_received),
+    ("campanile_commands", "Commands received from clients. Unit: commands.", |m| &m.commands),
+    ("campanile_command_errors", "Commands answered with an error. Unit: commands.", |m| &m.command_errors),
+    ("campanile_writes", "Write system calls. Unit: calls.", |m| &m.writes),
+    ("campanile_writes_blocked", "Writes that the kernel took only in part or not at all. Unit: calls.", |m| &m.writes_blocked),
+    ("campanile_flush_looks", "Subscriptions that visits of connections looked at: what flushing costs besides its writes.", |m| &m.looks),
+    ("campanile_pings_sent", "Heartbeat pings sent. Unit: frames.", |m| &m.pings_sent),
+    ("campanile_messages_skipped", "Messages that subscribers were not sent and that a gap announced. Unit: messages.", |m| {
+        &m.messages_skipped
+    }),
     ("campanile_inbox_lost", "Messages lost because the shard's inbox was full, announced by a gap. Unit: messages.", |m| &m.inbox_lost),
     ("campanile_loop_turns", "Turns of the shard's loop. Unit: turns.", |m| &m.turns),
 ];
 
-const BUS_COUNTERS: [Named<BusMetrics>; 13] = [
-    ("campanile_bus_bytes", "Payload bytes received from the bus. Unit: bytes.", |m| &m.bytes),
+const BUS_COUNTERS: &[Named<BusMetrics>] = &[
+    ("campanile_bus_messages", "Messages received from the bus (Redis, or the embedded one). Unit: messages.", |m| &m.messages),
+    ("campanile_bus_received_bytes", "Payload bytes received from the bus. Unit: bytes.", |m| &m.bytes),
     ("campanile_bus_unwanted", "Messages received for channels that nobody here listens to. Unit: messages.", |m| &m.unwanted),
     ("campanile_bus_dropped", "Messages dropped: wrong payload kind, too large, or no valid channel name. Unit: messages.", |m| &m.dropped),
     ("campanile_bus_mismatched", "Payloads not of the kind set for their channel, passed on as opaque. Unit: messages.", |m| &m.mismatched),
@@ -86,7 +92,7 @@ const BUS_COUNTERS: [Named<BusMetrics>; 13] = [
     ("campanile_bus_protocol_errors", "Replies from Redis that could not be understood. Unit: replies.", |m| &m.protocol_errors),
 ];
 
-const BUS_GAUGES: [Named<BusMetrics>; 3] = [
+const BUS_GAUGES: &[Named<BusMetrics>] = &[
     ("campanile_bus_channels", "Channels known to the bus thread now. Unit: channels.", |m| &m.channels),
     ("campanile_bus_history_bytes", "Memory held by the node's history now. Unit: bytes.", |m| &m.history_bytes),
     ("campanile_bus_ready", "Whether messages flow: 1 if so, else 0. Unit: none.", |m| &m.ready),
@@ -170,7 +176,7 @@ impl Scrape {
 
         // Every reason is written even at 0: a series that appears with its first event has no increase to see.
         page.counters(
-            "ws_connections_closed",
+            "campanile_connections_closed",
             "Accepted connections that ended, by reason. Unit: connections.",
             labelled().flat_map(|([shard], metrics)| {
                 let of = move |reason: &CloseReason| (([shard], [("reason", reason.name())]), metrics.closed[*reason as usize].get());
@@ -178,7 +184,7 @@ impl Scrape {
             }),
         )?;
         page.counters(
-            "ws_connections_refused",
+            "campanile_connections_refused",
             "Requests refused on the public port, by reason. Unit: requests.",
             labelled().flat_map(|([shard], metrics)| {
                 let of = move |reason: &RefusalReason| (([shard], [("reason", reason.name())]), metrics.refused[*reason as usize].get());
@@ -186,7 +192,7 @@ impl Scrape {
             }),
         )?;
         page.counters(
-            "ws_overruns",
+            "campanile_overruns",
             "Times a channel's log passed a subscriber, by what was done. Unit: subscriptions.",
             labelled().flat_map(|([shard], metrics)| {
                 [Overrun::Disconnect, Overrun::Skip, Overrun::Latest]
@@ -194,8 +200,15 @@ impl Scrape {
             }),
         )?;
         page.histograms(
+            "campanile_message_latency_seconds",
+            "From receipt from the bus to the last byte accepted by the kernel, per delivery. Unit: seconds.",
+            1e6,
+            labelled().map(|(labels, shard)| (labels, &shard.latency)),
+        )?;
+        page.histograms(
             "ws_message_latency_ms",
-            "From receipt from the bus to the last byte accepted by the kernel, per delivery. Unit: milliseconds.",
+            "Alias of campanile_message_latency_seconds. Unit: milliseconds.",
+            1e3,
             labelled().map(|(labels, shard)| (labels, &shard.latency)),
         )
     }
@@ -205,7 +218,7 @@ impl Scrape {
         page.encoder
             .encode_descriptor(
                 "redis_pubsub_messages",
-                "Messages received from the bus (Redis, or the embedded one) since the start, a running count. Unit: messages.",
+                "Alias of campanile_bus_messages_total, a running count. Unit: messages.",
                 None,
                 MetricType::Unknown,
             )?
@@ -231,7 +244,8 @@ impl Scrape {
             page.gauge("process_threads", "Threads. Unit: threads.", threads)?;
         }
         if let Some(open) = process.open_fds {
-            let help = "Open descriptors of the main table; shards with private tables have their own (ws_sockets). Unit: descriptors.";
+            let help =
+                "Open descriptors of the main table; shards with private tables have their own (campanile_sockets). Unit: descriptors.";
             page.gauge("process_open_fds", help, open)?;
         }
         if let Some(max) = process.max_fds {
@@ -289,20 +303,21 @@ impl Page<'_> {
         Ok(())
     }
 
-    /// Microseconds and buckets of their own in, milliseconds out; the encoder cumulates the buckets.
+    /// Microseconds and buckets of their own in, units of `unit_us` microseconds out; the encoder cumulates the buckets.
     fn histograms<'m, L: EncodeLabelSet>(
         &mut self,
         name: &str,
         help: &str,
+        unit_us: f64,
         samples: impl Iterator<Item = (L, &'m Latency)>,
     ) -> fmt::Result {
         let mut family = self.encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
-        let bounds_ms = LATENCY_BOUNDS_US.iter().map(|&us| us as f64 / 1000.0).chain([f64::INFINITY]);
+        let bounds = LATENCY_BOUNDS_US.iter().map(|&us| us as f64 / unit_us).chain([f64::INFINITY]);
         for (labels, latency) in samples {
-            let buckets: Vec<(f64, u64)> = bounds_ms.clone().zip(latency.buckets.iter().map(Counter::get)).collect();
+            let buckets: Vec<(f64, u64)> = bounds.clone().zip(latency.buckets.iter().map(Counter::get)).collect();
             let count = buckets.iter().map(|(_, observations)| observations).sum();
-            let sum_ms = latency.sum_us.get() as f64 / 1000.0;
-            family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum_ms, count, &buckets, None)?;
+            let sum = latency.sum_us.get() as f64 / unit_us;
+            family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use crate::bus::{self, ConnToken, Publish, PublishError, PublishReply, Published
 use crate::limits;
 use crate::metrics::{CloseReason, RefusalReason};
 use crate::wire::Format;
-use crate::wire::command::{self, Body, Command, ErrorCode, Id};
+use crate::wire::command::{self, Asked, Body, Command, ErrorCode, Id};
 use crate::wire::event::{self, Event};
 use crate::wire::frame::{self, Opcode};
 use crate::wire::inbound::{self, Inbound};
@@ -182,9 +182,9 @@ impl<N: Network> Shard<N> {
         self.mark_ready(key);
     }
 
-    pub(super) fn reply_error(&mut self, key: usize, id: Option<&Id>, code: ErrorCode, message: &str) {
+    pub(super) fn reply_error(&mut self, key: usize, asked: Asked<'_>, code: ErrorCode, message: &str) {
         self.metrics.command_errors.inc();
-        self.reply(key, &Event::Error { id, code, message });
+        self.reply(key, &Event::Error { asked, code, message });
     }
 
     fn read_frames(&mut self, key: usize, input: &mut [u8]) {
@@ -258,7 +258,7 @@ impl<N: Network> Shard<N> {
         }
         match command::decode(text, message) {
             Ok(command) => self.obey(key, command),
-            Err(error) => self.reply_error(key, error.id.as_ref(), error.code, &error.message),
+            Err(error) => self.reply_error(key, error.asked(), error.code, &error.message),
         }
     }
 
@@ -275,12 +275,13 @@ impl<N: Network> Shard<N> {
     fn publish(&mut self, key: usize, channel: &str, payload: Vec<u8>, id: Option<Id>) {
         if !self.settings.allow_client_publish {
             let message = "this server does not let clients publish (--allow-client-publish)";
-            return self.reply_error(key, id.as_ref(), ErrorCode::PublishNotAllowed, message);
+            return self.reply_error(key, Asked::of(command::PUBLISH, channel, id.as_ref()), ErrorCode::PublishNotAllowed, message);
         }
         let reply = PublishReply::Client { shard: self.index, conn: self.token(key), id };
         let publish = Publish { channel: channel.into(), payload, reply };
         if let Err(Publish { reply: PublishReply::Client { id, .. }, .. }) = bus::push_publish(&self.bus, publish) {
-            return self.reply_error(key, id.as_ref(), ErrorCode::Busy, "too many commands are under way; try again");
+            let asked = Asked::of(command::PUBLISH, channel, id.as_ref());
+            return self.reply_error(key, asked, ErrorCode::Busy, "too many commands are under way; try again");
         }
         self.bus.wake();
     }
@@ -300,7 +301,7 @@ impl<N: Network> Shard<N> {
                     PublishError::TooBig { .. } => ErrorCode::PayloadTooBig,
                     PublishError::Mismatch(_) => ErrorCode::BadPayload,
                 };
-                self.reply_error(key, id.as_ref(), code, &error.to_string());
+                self.reply_error(key, Asked::of(command::PUBLISH, channel, id.as_ref()), code, &error.to_string());
             }
         }
     }

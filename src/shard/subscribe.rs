@@ -12,7 +12,7 @@ use crate::fanout::cursor::Cursor;
 use crate::fanout::log::Log;
 use crate::fanout::topics::Member;
 use crate::limits;
-use crate::wire::command::{ErrorCode, Id, Position};
+use crate::wire::command::{self, Asked, ErrorCode, Id, Position};
 use crate::wire::event::{Event, GapReason};
 
 /// What a subscription that the bus has not confirmed yet will be answered with.
@@ -31,7 +31,7 @@ impl<N: Network> Shard<N> {
         if topic.is_some_and(|topic| self.find_subscription(key, topic).is_some()) {
             return self.reply_error(
                 key,
-                id.as_ref(),
+                Asked::of(command::SUBSCRIBE, name, id.as_ref()),
                 ErrorCode::AlreadySubscribed,
                 "this connection is subscribed to that channel already",
             );
@@ -42,11 +42,11 @@ impl<N: Network> Shard<N> {
         let leaving = conn.mid_frame().is_some_and(|at| conn.subscriptions[at].leaving);
         if conn.subscriptions.len() - usize::from(leaving) >= subscriptions_max {
             let message = format!("a connection may have {subscriptions_max} subscriptions");
-            return self.reply_error(key, id.as_ref(), ErrorCode::TooManySubscriptions, &message);
+            return self.reply_error(key, Asked::of(command::SUBSCRIBE, name, id.as_ref()), ErrorCode::TooManySubscriptions, &message);
         }
         if topic.is_none() && self.topics.len() >= self.settings.channels_max {
             let message = format!("this server serves {} channels and no more", self.settings.channels_max);
-            return self.reply_error(key, id.as_ref(), ErrorCode::TooManyChannels, &message);
+            return self.reply_error(key, Asked::of(command::SUBSCRIBE, name, id.as_ref()), ErrorCode::TooManyChannels, &message);
         }
         let topic = topic.unwrap_or_else(|| self.topics.insert(name, self.settings.channels.of(name).clone()));
         let member = Member { conn: key as u32, subscription: self.conns[key].subscriptions.len() as u32 };
@@ -91,7 +91,8 @@ impl<N: Network> Shard<N> {
     pub(super) fn unsubscribe(&mut self, key: usize, name: &str, id: Option<Id>) {
         let at = self.topics.find(name).and_then(|topic| self.find_subscription(key, topic));
         let Some(at) = at else {
-            return self.reply_error(key, id.as_ref(), ErrorCode::NotSubscribed, "this connection is not subscribed to that channel");
+            let asked = Asked::of(command::UNSUBSCRIBE, name, id.as_ref());
+            return self.reply_error(key, asked, ErrorCode::NotSubscribed, "this connection is not subscribed to that channel");
         };
         self.leave(key, at);
         self.reply(key, &Event::Unsubscribed { id: id.as_ref(), channel: name });
@@ -347,12 +348,13 @@ impl<N: Network> Shard<N> {
     fn on_refused(&mut self, token: TopicToken) {
         let Some(index) = self.topics.resolve(token) else { return };
         self.topics[index].join_sent = false;
+        let name = self.topics[index].name.clone();
         let message = format!("this server serves {} channels and no more", self.settings.channels_max);
         while let Some(&Member { conn, subscription }) = self.topics[index].members().last() {
             let (key, at) = (conn as usize, subscription as usize);
             let Waiter { id, .. } = self.take_waiter(key, at);
             self.remove_subscription(key, at);
-            self.reply_error(key, id.as_ref(), ErrorCode::TooManyChannels, &message);
+            self.reply_error(key, Asked::of(command::SUBSCRIBE, &name, id.as_ref()), ErrorCode::TooManyChannels, &message);
         }
     }
 }

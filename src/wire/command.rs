@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use super::json;
 use super::msgpack::{self, Malformed};
 use super::upgrade::check_channel_name;
-use crate::limits::COMMAND_ID_BYTES_MAX;
+use crate::limits::{CHANNEL_NAME_BYTES_MAX, COMMAND_ID_BYTES_MAX, COMMAND_TYPE_BYTES_MAX};
 
 /// The client's `id`, echoed in the reply: an unsigned integer or a string of at most 64 bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,38 +105,68 @@ impl ErrorCode {
     }
 }
 
-/// A command that cannot be carried out as written; answered with an `error` event that echoes the id where it could be read.
+/// A command that cannot be carried out as written; answered with an `error` event that echoes what it is about.
 #[derive(Debug, PartialEq)]
-pub struct CommandError {
+pub struct CommandError<'a> {
     pub id: Option<Id>,
+    /// `type` as the client wrote it.
+    pub command: Option<Cow<'a, str>>,
+    /// Also one that is no valid name.
+    pub channel: Option<Cow<'a, str>>,
     pub code: ErrorCode,
     pub message: Cow<'static, str>,
 }
 
+/// The command that an `error` event answers: what tells the client which of its commands failed, also without `id`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Asked<'a> {
+    pub id: Option<&'a Id>,
+    pub command: Option<&'a str>,
+    pub channel: Option<&'a str>,
+}
+
+impl<'a> Asked<'a> {
+    /// `command` is one of [`TYPES`].
+    pub const fn of(command: &'a str, channel: &'a str, id: Option<&'a Id>) -> Asked<'a> {
+        Asked { id, command: Some(command), channel: Some(channel) }
+    }
+}
+
+impl CommandError<'_> {
+    pub fn asked(&self) -> Asked<'_> {
+        Asked { id: self.id.as_ref(), command: self.command.as_deref(), channel: self.channel.as_deref() }
+    }
+}
+
+pub const SUBSCRIBE: &str = "subscribe";
+pub const UNSUBSCRIBE: &str = "unsubscribe";
+pub const PUBLISH: &str = "publish";
+pub const PING: &str = "ping";
+
 /// Every value of `type` that [`decode`] takes.
-pub const TYPES: [&str; 4] = ["subscribe", "unsubscribe", "publish", "ping"];
+pub const TYPES: [&str; 4] = [SUBSCRIBE, UNSUBSCRIBE, PUBLISH, PING];
 
 /// Decodes a text message as JSON, a binary one as MessagePack.
 ///
-/// Unknown fields are ignored; of a field given twice the last one counts; `id` and `since` may be null for absent.
-pub fn decode(text: bool, message: &[u8]) -> Result<Command<'_>, CommandError> {
-    let (fields, complete) = Fields::collect(text, message);
-    let (id, id_valid) = match fields.id.filter(|id| !id.is_null()) {
-        None => (None, true),
-        Some(raw) => {
-            let id = raw.id();
-            let valid = id.is_some();
-            (id, valid)
-        }
-    };
-    let body = match complete {
-        Err(malformed) => Err(not_a_map(text, malformed)),
-        Ok(()) if !id_valid => Err(bad(BAD_ID)),
-        Ok(()) => fields.body(),
+/// Unknown fields are ignored; of a field given twice the last one counts; `id` and `since` may be null for absent. Of a
+/// message that is not well-formed nothing is believed: what looks like its id may be the first part of something else
+/// (`07` begins like the number 0), and an answer with another command's id would be taken for that command's.
+pub fn decode(text: bool, message: &[u8]) -> Result<Command<'_>, CommandError<'_>> {
+    let fields = Fields::collect(text, message).map_err(|malformed| {
+        let (code, message) = not_a_map(text, malformed);
+        CommandError { id: None, command: None, channel: None, code, message }
+    })?;
+    let id = fields.id();
+    let body = match id {
+        Ok(_) => fields.body(),
+        Err(_) => Err(bad(BAD_ID)),
     };
     match body {
-        Ok(body) => Ok(Command { id, body }),
-        Err((code, message)) => Err(CommandError { id, code, message }),
+        Ok(body) => Ok(Command { id: id.unwrap_or_default(), body }),
+        Err((code, message)) => {
+            let (command, channel) = fields.echo();
+            Err(CommandError { id: id.unwrap_or_default(), command, channel, code, message })
+        }
     }
 }
 
@@ -160,6 +190,10 @@ fn not_a_map(text: bool, malformed: Malformed) -> Refusal {
     (ErrorCode::BadCommand, Cow::Owned(format!("{wanted}: {malformed}")))
 }
 
+/// `id` was given and is none.
+#[derive(Debug)]
+struct NoId;
+
 /// The fields of one command that mean something, not interpreted yet.
 #[derive(Debug, Default)]
 struct Fields<'a> {
@@ -171,32 +205,43 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// Also of a message that turns out not to be complete, so that the error can carry the id.
-    fn collect(text: bool, message: &'a [u8]) -> (Fields<'a>, Result<(), Malformed>) {
+    fn collect(text: bool, message: &'a [u8]) -> Result<Fields<'a>, Malformed> {
         let mut fields = Fields::default();
         let raw = match std::str::from_utf8(message) {
             _ if !text => Raw::Msgpack(message),
             Ok(message) => Raw::Json(message),
-            Err(error) => return (fields, Err(Malformed::NotUtf8 { at: error.valid_up_to() })),
+            Err(error) => return Err(Malformed::NotUtf8 { at: error.valid_up_to() }),
         };
-        let complete = raw.fields(&mut |key, value| match &*key {
+        raw.fields(&mut |key, value| match &*key {
             "type" => fields.kind = Some(value),
             "id" => fields.id = Some(value),
             "channel" => fields.channel = Some(value),
             "data" => fields.data = Some(value),
             "since" => fields.since = Some(value),
             _ => {}
-        });
-        (fields, complete)
+        })?;
+        Ok(fields)
+    }
+
+    fn id(&self) -> Result<Option<Id>, NoId> {
+        let Some(raw) = self.id.filter(|id| !id.is_null()) else { return Ok(None) };
+        raw.id().map(Some).ok_or(NoId)
+    }
+
+    /// `type` and `channel` for the answer to a command that is refused, where they are strings and no longer than one that is accepted
+    /// may be: an answer stays small whatever it answers.
+    fn echo(&self) -> (Option<Cow<'a, str>>, Option<Cow<'a, str>>) {
+        let short = |raw: Option<Raw<'a>>, bytes_max: usize| raw.and_then(Raw::text).filter(|text| text.len() <= bytes_max);
+        (short(self.kind, COMMAND_TYPE_BYTES_MAX), short(self.channel, CHANNEL_NAME_BYTES_MAX))
     }
 
     fn body(&self) -> Result<Body<'a>, Refusal> {
         let kind = self.kind.and_then(Raw::text).ok_or_else(|| bad(BAD_TYPE))?;
         Ok(match &*kind {
-            "subscribe" => Body::Subscribe { channel: self.channel()?, since: self.since()? },
-            "unsubscribe" => Body::Unsubscribe { channel: self.channel()? },
-            "publish" => Body::Publish { channel: self.channel()?, payload: self.data.ok_or_else(|| bad(NO_DATA))?.payload() },
-            "ping" => Body::Ping,
+            SUBSCRIBE => Body::Subscribe { channel: self.channel()?, since: self.since()? },
+            UNSUBSCRIBE => Body::Unsubscribe { channel: self.channel()? },
+            PUBLISH => Body::Publish { channel: self.channel()?, payload: self.data.ok_or_else(|| bad(NO_DATA))?.payload() },
+            PING => Body::Ping,
             _ => return Err((ErrorCode::UnknownType, Cow::Borrowed(UNKNOWN_TYPE))),
         })
     }
@@ -292,22 +337,33 @@ mod tests {
     use super::*;
     use crate::limits::VALUE_DEPTH_MAX;
 
+    type Decoded = Result<Command<'static>, CommandError<'static>>;
+
     /// Decodes a command written as JSON in both spellings, which must agree but for what `publish` sends to the bus.
-    fn both(command: &Value) -> (Result<Command<'static>, CommandError>, Result<Command<'static>, CommandError>) {
+    fn both(command: &Value) -> (Decoded, Decoded) {
         (owned(decode(true, command.to_string().as_bytes())), owned(decode(false, &rmp_serde::to_vec(command).unwrap())))
     }
 
-    fn owned(result: Result<Command<'_>, CommandError>) -> Result<Command<'static>, CommandError> {
-        let own = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
-        result.map(|Command { id, body }| Command {
-            id,
-            body: match body {
-                Body::Subscribe { channel, since } => Body::Subscribe { channel: own(channel), since },
-                Body::Unsubscribe { channel } => Body::Unsubscribe { channel: own(channel) },
-                Body::Publish { channel, payload } => Body::Publish { channel: own(channel), payload: Cow::Owned(payload.into_owned()) },
-                Body::Ping => Body::Ping,
-            },
-        })
+    fn owned(result: Result<Command<'_>, CommandError<'_>>) -> Decoded {
+        fn own(text: Cow<'_, str>) -> Cow<'static, str> {
+            Cow::Owned(text.into_owned())
+        }
+        match result {
+            Ok(Command { id, body }) => Ok(Command {
+                id,
+                body: match body {
+                    Body::Subscribe { channel, since } => Body::Subscribe { channel: own(channel), since },
+                    Body::Unsubscribe { channel } => Body::Unsubscribe { channel: own(channel) },
+                    Body::Publish { channel, payload } => {
+                        Body::Publish { channel: own(channel), payload: Cow::Owned(payload.into_owned()) }
+                    }
+                    Body::Ping => Body::Ping,
+                },
+            }),
+            Err(CommandError { id, command, channel, code, message }) => {
+                Err(CommandError { id, command: command.map(own), channel: channel.map(own), code, message })
+            }
+        }
     }
 
     fn command(command: &Value) -> Command<'static> {
@@ -316,7 +372,7 @@ mod tests {
         json.unwrap()
     }
 
-    fn error(command: &Value) -> CommandError {
+    fn error(command: &Value) -> CommandError<'static> {
         let (json, msgpack) = both(command);
         assert_eq!(json, msgpack, "{command}");
         json.unwrap_err()
@@ -384,7 +440,7 @@ mod tests {
         let subscribe = |epoch: f64| {
             let mut message = b"\x83\xa4type\xa9subscribe\xa7channel\xa1a\xa5since\x82\xa3seq\x01\xa5epoch".to_vec();
             msgpack::write_f64(&mut message, epoch);
-            decode(false, &message).map(|command| match command.body {
+            owned(decode(false, &message)).map(|command| match command.body {
                 Body::Subscribe { since: Some(since), .. } => since.epoch,
                 other => panic!("{other:?}"),
             })
@@ -435,7 +491,9 @@ mod tests {
             (json!({"id": id, "type": "publish", "channel": "a"}), ErrorCode::BadCommand, NO_DATA),
         ] {
             let error = error(&command);
-            assert_eq!(error, CommandError { id: Some(Id::Text(id.into())), code, message: message.into() }, "{command}");
+            let sent = |key: &str| command[key].as_str().map(|text| Cow::Owned(text.to_owned()));
+            let (id, kind, channel) = (Some(Id::Text(id.into())), sent("type"), sent("channel"));
+            assert_eq!(error, CommandError { id, command: kind, channel, code, message: message.into() }, "{command}");
         }
     }
 
@@ -468,11 +526,50 @@ mod tests {
     }
 
     #[test]
-    fn the_id_is_read_even_if_the_message_breaks_off() {
-        let error = decode(true, br#"{"id":5,"type":"subscribe","channel":"a"#).unwrap_err();
-        assert_eq!((error.id, error.code), (Some(Id::Number(5)), ErrorCode::BadCommand));
-        let error = decode(false, b"\x83\xa2id\x05\xa4type\xa4ping\xa1x").unwrap_err();
-        assert_eq!((error.id, error.code), (Some(Id::Number(5)), ErrorCode::BadCommand));
+    fn an_id_of_which_only_the_beginning_is_a_number_is_no_id() {
+        for id in ["07", "0x1F", "123n", "1_000", "12 34", "1.", "1e", "00", "5-", "0b1", "\"a\"b", "\"a\" \"b\"", "nullx", "1,", "1]"] {
+            for message in [format!(r#"{{"type":"ping","id":{id}}}"#), format!(r#"{{"id":{id},"type":"ping"}}"#)] {
+                let error = decode(true, message.as_bytes()).unwrap_err();
+                assert_eq!((&error.id, error.code), (&None, ErrorCode::BadCommand), "{message}");
+                assert!(error.message.contains("one JSON object: byte "), "{message}: {}", error.message);
+            }
+        }
+    }
+
+    #[test]
+    fn a_malformed_message_has_no_id_and_no_other_field() {
+        for (text, message) in [
+            (true, &br#"{"id":5,"type":"subscribe","channel":"a"#[..]),
+            (true, br#"{"id":5,"type":"subscribe","channel":"a"} x"#),
+            (true, b"{\"id\":5,\"type\":\"ping\",\"x\":\"\xff\"}"),
+            (false, b"\x83\xa2id\x05\xa4type\xa4ping\xa1x"),
+            (false, b"\x82\xa2id\x05\xa4type\xa4ping\x00"),
+            (false, b"\x83\xa2id\x05\xa4type\xa4ping\xa1x\xc1"),
+        ] {
+            let CommandError { id, command, channel, code, message } = decode(text, message).unwrap_err();
+            assert_eq!((id, command, channel, code), (None, None, None, ErrorCode::BadCommand), "{message}");
+        }
+    }
+
+    #[test]
+    fn an_error_names_the_command_and_the_channel_it_answers() {
+        let named = |command: Value| {
+            let error = error(&command);
+            (error.command.map(Cow::into_owned), error.channel.map(Cow::into_owned))
+        };
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(named(json!({"type": "subscribe", "channel": ""})), (some("subscribe"), some("")));
+        assert_eq!(named(json!({"type": "unsubscribe", "channel": "a\nb"})), (some("unsubscribe"), some("a\nb")));
+        assert_eq!(named(json!({"type": "publish", "channel": "a"})), (some("publish"), some("a")));
+        assert_eq!(named(json!({"type": "history", "channel": "a", "id": 1})), (some("history"), some("a")));
+        assert_eq!(named(json!({"type": "ping", "id": -1})), (some("ping"), None));
+        assert_eq!(named(json!({"type": ["ping"], "channel": 5})), (None, None));
+        // An answer is not to grow with what it answers.
+        assert_eq!(
+            named(json!({"type": "x".repeat(64), "channel": "c".repeat(255), "id": -1})),
+            (some(&"x".repeat(64)), some(&"c".repeat(255)))
+        );
+        assert_eq!(named(json!({"type": "x".repeat(65), "channel": "c".repeat(256)})), (None, None));
     }
 
     #[test]
@@ -493,7 +590,8 @@ mod tests {
     fn data_may_be_as_deep_as_a_payload() {
         let publish = |levels: usize| format!(r#"{{"type":"publish","channel":"a","data":{}{}}}"#, "[".repeat(levels), "]".repeat(levels));
         assert!(decode(true, publish(VALUE_DEPTH_MAX).as_bytes()).is_ok());
-        let error = decode(true, publish(VALUE_DEPTH_MAX + 1).as_bytes()).unwrap_err();
+        let deeper = publish(VALUE_DEPTH_MAX + 1);
+        let error = decode(true, deeper.as_bytes()).unwrap_err();
         assert_eq!(error.message, "a text message must be one JSON object: it is nested deeper than 64 levels");
     }
 
@@ -529,12 +627,19 @@ mod tests {
         }
 
         #[test]
-        fn a_damaged_command_never_panics(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
-            let command = json!({"type": "subscribe", "id": "x", "channel": "a", "since": {"epoch": 1u64 << 40, "seq": 300}});
+        fn a_damaged_command_is_answered_with_an_id_only_if_it_is_still_well_formed(
+            at in any::<prop::sample::Index>(),
+            byte in any::<u8>(),
+            id in prop_oneof![Just(json!("x")), any::<u64>().prop_map(Value::from), (0u64..200).prop_map(Value::from)],
+        ) {
+            let command = json!({"type": "subscribe", "id": id, "channel": "a", "since": {"epoch": 1u64 << 40, "seq": 300}});
             for (text, mut message) in [(true, command.to_string().into_bytes()), (false, rmp_serde::to_vec(&command).unwrap())] {
                 let at = at.index(message.len());
                 message[at] = byte;
-                let _ = decode(text, &message);
+                let well_formed = if text { std::str::from_utf8(&message).is_ok_and(|text| json::check(text).is_ok()) } else { msgpack::check(&message).is_ok() };
+                if let Err(error) = decode(text, &message) {
+                    prop_assert!(well_formed || (error.id.is_none() && error.command.is_none() && error.channel.is_none()), "{:?}", error);
+                }
             }
         }
     }

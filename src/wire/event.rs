@@ -6,7 +6,7 @@
 
 use smallvec::SmallVec;
 
-use super::command::{ErrorCode, Id};
+use super::command::{Asked, ErrorCode, Id};
 use super::frame::Opcode;
 use super::payload::write_frame;
 use super::{Format, json, msgpack};
@@ -47,7 +47,7 @@ pub enum Event<'a> {
     Published { id: Option<&'a Id>, channel: &'a str, seq: Option<u64> },
     Pong { id: Option<&'a Id> },
     Gap { channel: &'a str, from: u64, to: u64, reason: GapReason },
-    Error { id: Option<&'a Id>, code: ErrorCode, message: &'a str },
+    Error { asked: Asked<'a>, code: ErrorCode, message: &'a str },
 }
 
 impl Event<'_> {
@@ -89,7 +89,7 @@ enum Value<'a> {
     Flag(bool),
 }
 
-/// `error` has four fields, `subscribed` with an id seven.
+/// `error` has six fields, `subscribed` with an id seven.
 type Fields<'a> = SmallVec<[(&'static str, Value<'a>); 7]>;
 
 fn fields<'a>(event: &Event<'a>, timestamp_ms: u64) -> Fields<'a> {
@@ -126,8 +126,10 @@ fn fields<'a>(event: &Event<'a>, timestamp_ms: u64) -> Fields<'a> {
             fields.push(("to", Value::Number(to)));
             fields.push(("reason", Value::Text(reason.name())));
         }
-        Event::Error { id, code, message } => {
-            fields.extend(id_field(id));
+        Event::Error { asked, code, message } => {
+            fields.extend(id_field(asked.id));
+            fields.extend(asked.command.map(|command| ("command", Value::Text(command))));
+            fields.extend(asked.channel.map(|channel| ("channel", Value::Text(channel))));
             fields.push(("code", Value::Text(code.name())));
             fields.push(("message", Value::Text(message)));
         }
@@ -201,7 +203,7 @@ mod tests {
         let (number, text) = (Id::Number(u64::MAX), Id::Text("a\"\n".into()));
         let timestamp = 1_700_000_000_000u64;
         let subscribed = |id| Event::Subscribed { id, channel: "user:é\"", epoch: (1 << 53) - 1, seq: 0, recovered: true };
-        let error = |id| Event::Error { id, code: ErrorCode::BadChannel, message: "a \"b\"" };
+        let error = |asked| Event::Error { asked, code: ErrorCode::BadChannel, message: "a \"b\"" };
         for (event, expected) in [
             (
                 Event::Connected { client_id: "c-1", heartbeat_seconds: 30 },
@@ -229,8 +231,16 @@ mod tests {
                 Event::Gap { channel: "a", from: 1, to: 70_000, reason: GapReason::Inbox },
                 json!({"type": "gap", "channel": "a", "from": 1, "to": 70_000, "reason": "inbox"}),
             ),
-            (error(Some(&text)), json!({"type": "error", "id": "a\"\n", "code": "bad_channel", "message": "a \"b\""})),
-            (error(None), json!({"type": "error", "code": "bad_channel", "message": "a \"b\""})),
+            (
+                error(Asked::of("subscribe", "a\n", Some(&text))),
+                json!({"type": "error", "id": "a\"\n", "command": "subscribe", "channel": "a\n", "code": "bad_channel",
+                    "message": "a \"b\""}),
+            ),
+            (
+                error(Asked { command: Some("x"), ..Asked::default() }),
+                json!({"type": "error", "command": "x", "code": "bad_channel", "message": "a \"b\""}),
+            ),
+            (error(Asked::default()), json!({"type": "error", "code": "bad_channel", "message": "a \"b\""})),
         ] {
             assert_eq!(decoded(&event, Format::Msgpack), expected);
             assert_eq!(decoded(&event, Format::Json), expected);
@@ -253,7 +263,7 @@ mod tests {
     fn every_header_size_is_right() {
         for len in (0..300).chain(65_400..65_600) {
             let message = "m".repeat(len);
-            let event = Event::Error { id: None, code: ErrorCode::Busy, message: &message };
+            let event = Event::Error { asked: Asked::default(), code: ErrorCode::Busy, message: &message };
             assert_eq!(decoded(&event, Format::Json)["message"], message);
             assert_eq!(decoded(&event, Format::Msgpack)["message"], message);
         }

@@ -25,7 +25,7 @@ pub fn check(text: &str) -> Result<(), Malformed> {
 }
 
 /// Calls `visit` with each field of the one object that `text` must be, in order, values as they were written. Fields
-/// before a defect are visited before the error is returned.
+/// before a defect are visited before the error is returned: on an error, nothing that was visited counts.
 pub fn fields<'a>(text: &'a str, visit: &mut dyn FnMut(Cow<'a, str>, &'a str)) -> Result<(), Malformed> {
     let mut scanner = Scanner::new(text);
     if scanner.token() != Some(b'{') {
@@ -41,8 +41,11 @@ pub fn fields<'a>(text: &'a str, visit: &mut dyn FnMut(Cow<'a, str>, &'a str)) -
         scanner.token();
         let start = scanner.at;
         scanner.skip_value()?;
-        visit(key, &text[start..scanner.at]);
-        if !scanner.another(b'}')? {
+        let value = &text[start..scanner.at];
+        // A value has ended only where the next thing begins: `07` is not the number 0.
+        let another = scanner.another(b'}')?;
+        visit(key, value);
+        if !another {
             return scanner.end();
         }
     }
@@ -676,6 +679,8 @@ pub(crate) mod tests {
         assert_eq!(collect(" { \"a\" : [1, 2] , \"b\\n\":\"x\"} "), ("a=[1, 2] b\n=\"x\"".into(), Ok(())));
         assert_eq!(collect("{}"), (String::new(), Ok(())));
         assert_eq!(collect("{\"a\":1,\"b\":"), ("a=1".into(), Err(Malformed::Truncated)));
+        assert_eq!(collect("{\"a\":1,\"b\":07}"), ("a=1".into(), Err(Malformed::Unexpected { at: 12 })));
+        assert_eq!(collect("{\"a\":1,\"b\":0"), ("a=1".into(), Err(Malformed::Truncated)));
         assert_eq!(collect("{\"a\":1} 2"), ("a=1".into(), Err(Malformed::Trailing { at: 8 })));
         assert_eq!(collect("[]").1, Err(Malformed::NotAMap));
         assert_eq!(collect("").1, Err(Malformed::NotAMap));

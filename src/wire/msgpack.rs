@@ -38,7 +38,7 @@ pub fn check(input: &[u8]) -> Result<(), Malformed> {
 }
 
 /// Calls `visit` with each field of the one map that `input` must be, in order, values still encoded. Fields before a
-/// defect are visited before the error is returned. Fields whose key is not a string are checked and left out.
+/// defect are visited before the error is returned: on an error, nothing that was visited counts. Fields whose key is not a string are checked and left out.
 pub fn fields<'a>(input: &'a [u8], visit: &mut dyn FnMut(Cow<'a, str>, &'a [u8])) -> Result<(), Malformed> {
     let mut reader = Reader { input, at: 0 };
     let Token::Map(len) = reader.token()? else { return Err(Malformed::NotAMap) };

@@ -11,6 +11,7 @@ use super::Format;
 use crate::limits::{CHANNEL_NAME_BYTES_MAX, HEAD_BYTES_MAX, HEAD_FIELDS_MAX, QUERY_CHANNELS_MAX};
 use crate::metrics::RefusalReason;
 use base64::Engine as _;
+use std::borrow::Cow;
 use std::mem::MaybeUninit;
 
 /// What a 503 asks a client to wait. Long enough to be a relief, short enough that a restart is not felt as an outage.
@@ -91,16 +92,17 @@ enum Resource<'p> {
 }
 
 impl<'p> Resource<'p> {
+    /// A slash at the end, and several for one before the resource or the name, are what a proxy makes of `location /live/` in front
+    /// of `/ws` or `/ws/`. A name that begins with a slash is written `%2F`.
     fn at(path: &'p str, rules: Rules) -> Result<Resource<'p>, Refusal> {
-        match path {
-            "/healthz" => return Ok(Resource::Health),
-            "/echo" if rules.echo => return Ok(Resource::Echo),
-            "/ws" => return Ok(Resource::Ws(None)),
-            _ => {}
-        }
-        match path.strip_prefix("/ws/") {
-            Some(name) => Ok(Resource::Ws(Some(name))),
-            None => Err(Refusal::new(RefusalReason::NotFound, "Nothing is served here; WebSocket clients connect to /ws or /ws/CHANNEL.")),
+        let path = path.trim_start_matches('/');
+        let (first, rest) = path.split_once('/').unwrap_or((path, ""));
+        match (first, rest.trim_start_matches('/')) {
+            ("healthz", "") => Ok(Resource::Health),
+            ("echo", "") if rules.echo => Ok(Resource::Echo),
+            ("ws", "") => Ok(Resource::Ws(None)),
+            ("ws", name) => Ok(Resource::Ws(Some(name))),
+            _ => Err(Refusal::new(RefusalReason::NotFound, "Nothing is served here; WebSocket clients connect to /ws or /ws/CHANNEL.")),
         }
     }
 }
@@ -253,40 +255,48 @@ impl Query {
     fn read(path_name: Option<&str>, query: &str) -> Result<Query, Refusal> {
         let mut read = Query::default();
         if let Some(name) = path_name {
-            read.add_channel(name)?;
+            read.add_channel(decoded(name))?;
         }
         let mut query_channels = 0;
         for pair in query.split('&') {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            match name {
-                "channel" => {
+            // Only in a query does a plus sign stand for a space.
+            let pair = pair.replace('+', " ");
+            let (name, value) = pair.split_once('=').unwrap_or((&pair, ""));
+            let value = || decoded(value);
+            match decoded(name).as_deref() {
+                Some("channel") => {
                     query_channels += 1;
                     if query_channels > QUERY_CHANNELS_MAX {
                         return Err(bad(format!(
                             "At most {QUERY_CHANNELS_MAX} channel parameters are accepted; subscribe to the rest later."
                         )));
                     }
-                    // Only in a query does a plus sign stand for a space.
-                    read.add_channel(&value.replace('+', " "))?;
+                    read.add_channel(value())?;
                 }
-                "format" => {
-                    let format = Format::from_name(value).ok_or_else(|| bad("The format parameter must be msgpack, json or raw."))?;
-                    read.format.get_or_insert(format);
+                Some("format") => {
+                    let format = value().as_deref().and_then(Format::from_name);
+                    read.format.get_or_insert(format.ok_or_else(|| bad("The format parameter must be msgpack, json or raw."))?);
                 }
-                _ => {}
+                // Also a name that is not UTF-8: whoever it is for, it is not for us.
+                Some(_) | None => {}
             }
         }
         Ok(read)
     }
 
-    fn add_channel(&mut self, encoded: &str) -> Result<(), Refusal> {
-        let name = percent_encoding::percent_decode_str(encoded).decode_utf8().map_err(|_| bad("A channel name must be UTF-8."))?;
+    fn add_channel(&mut self, name: Option<Cow<'_, str>>) -> Result<(), Refusal> {
+        let name = name.ok_or_else(|| bad("A channel name must be UTF-8."))?;
         check_channel_name(&name).map_err(bad)?;
         if !self.channels.iter().any(|known| *known == name) {
             self.channels.push(name.into_owned());
         }
         Ok(())
     }
+}
+
+/// Percent-decoded; None: not UTF-8.
+fn decoded(encoded: &str) -> Option<Cow<'_, str>> {
+    percent_encoding::percent_decode_str(encoded).decode_utf8().ok()
 }
 
 /// Checks a channel name as clients write it: 1 to 255 bytes, no control characters. The error says what is accepted.
@@ -498,6 +508,46 @@ mod tests {
         assert_eq!(accepted(&upgrade_head(&format!("/ws/b?{most}"), &[])).channels, ["b", "a"]);
     }
 
+    /// `location /live/ { proxy_pass http://campanile/ws/; }` and its like.
+    #[test]
+    fn slashes_that_a_proxy_leaves_behind_name_no_channel() {
+        for target in ["/ws", "/ws/", "/ws//", "//ws", "//ws//", "http://h/ws/", "http://h//ws"] {
+            assert_eq!(accepted(&upgrade_head(target, &[])).channels, [""; 0], "{target}");
+        }
+        for target in ["/ws/?channel=x", "/ws//?channel=x", "//ws?channel=x", "/ws/x", "/ws//x", "//ws///x", "/ws/x?channel=x"] {
+            assert_eq!(accepted(&upgrade_head(target, &[])).channels, ["x"], "{target}");
+        }
+        // Within a name, at its end, and where they are escaped, they belong to it.
+        for (target, channel) in [("/ws/a//b", "a//b"), ("/ws/a/", "a/"), ("/ws/%2Fa", "/a"), ("/ws?channel=/a", "/a")] {
+            assert_eq!(accepted(&upgrade_head(target, &[])).channels, [channel], "{target}");
+        }
+        assert!(accepted(&upgrade_head("/echo/", &[])).echo && accepted(&upgrade_head("//echo", &[])).echo);
+        for target in ["/healthz/", "//healthz", "/healthz/?probe=1"] {
+            let request = head(&format!("GET {target} HTTP/1.1"), &["Host: h"]);
+            assert!(matches!(parse(&request, RULES), Outcome::Health { head_only: false }), "{target}");
+        }
+    }
+
+    #[test]
+    fn names_of_parameters_are_decoded_like_their_values() {
+        for (target, channels, format) in [
+            ("/ws?ch%61nnel=a&%63hannel=b", &["a", "b"][..], None),
+            ("/ws?%63%68%61%6e%6e%65%6C=%61", &["a"], None),
+            ("/ws?format=%6Ason", &[], Some(Format::Json)),
+            ("/ws?f%6Frmat=raw&format=json", &[], Some(Format::Raw)),
+            ("/ws?channel+=a&+channel=b&channel%20=c&channel%3Da&%FF=1&channel%5B%5D=d", &[], None),
+            ("/ws?channel=a%26b%3Dc%23", &["a&b=c#"], None),
+            ("/ws?channel=a%2Bb+c%252B", &["a+b c%2B"], None),
+        ] {
+            let upgrade = accepted(&upgrade_head(target, &[]));
+            assert_eq!(
+                (&upgrade.channels[..], upgrade.format),
+                (&channels.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()[..], format),
+                "{target}"
+            );
+        }
+    }
+
     #[test]
     fn the_format_comes_from_the_subprotocol_else_from_the_query() {
         let json = "Sec-WebSocket-Protocol: campanile.v1.json";
@@ -543,7 +593,10 @@ mod tests {
             (head("GET / HTTP/1.1", &["Host: h"]), NotFound, "/ws"),
             (head("GET http://h?/ws HTTP/1.1", &["Host: h"]), NotFound, "/ws"),
             (head("GET /wsx HTTP/1.1", &["Host: h"]), NotFound, "/ws"),
-            (head("GET /healthz/ HTTP/1.1", &["Host: h"]), NotFound, "/ws"),
+            (head("GET /healthz/x HTTP/1.1", &["Host: h"]), NotFound, "/ws"),
+            (head("GET /echo/x HTTP/1.1", &["Host: h"]), NotFound, "/ws"),
+            (head("GET /x/ws HTTP/1.1", &["Host: h"]), NotFound, "/ws"),
+            (head("POST /ws/ HTTP/1.1", &["Host: h"]), MethodNotAllowed, "\r\nAllow: GET\r\n"),
             (head("POST /ws HTTP/1.1", &["Host: h"]), MethodNotAllowed, "\r\nAllow: GET\r\n"),
             (head("HEAD /ws/a HTTP/1.1", &["Host: h"]), MethodNotAllowed, "\r\nAllow: GET\r\n"),
             (head("get /echo HTTP/1.1", &["Host: h"]), MethodNotAllowed, "\r\nAllow: GET\r\n"),
@@ -576,12 +629,15 @@ mod tests {
             (upgrade_head("/ws?format=xml", &[]), BadRequest, "msgpack, json or raw"),
             (upgrade_head("/ws?format=JSON", &[]), BadRequest, "msgpack, json or raw"),
             (upgrade_head("/ws?format", &[]), BadRequest, "msgpack, json or raw"),
-            (upgrade_head("/ws/", &[]), BadRequest, "1 to 255 bytes"),
+            (upgrade_head("/ws?form%61t=xml", &[]), BadRequest, "msgpack, json or raw"),
+            (upgrade_head("/ws?format=%FF", &[]), BadRequest, "msgpack, json or raw"),
             (upgrade_head("/ws?channel=", &[]), BadRequest, "1 to 255 bytes"),
+            (upgrade_head("/ws/?channel", &[]), BadRequest, "1 to 255 bytes"),
             (upgrade_head(&too_long, &[]), BadRequest, "1 to 255 bytes"),
             (upgrade_head("/ws?channel=a%0Ab", &[]), BadRequest, "control characters"),
             (upgrade_head("/ws/%C2%85", &[]), BadRequest, "control characters"),
             (upgrade_head("/ws/%FF", &[]), BadRequest, "UTF-8"),
+            (upgrade_head("/ws/?ch%61nnel=%FF", &[]), BadRequest, "UTF-8"),
             (upgrade_head(&too_many, &[]), BadRequest, "128 channel parameters"),
             (get(&fields), HeadTooBig, "64 header fields"),
             (get(&[&big]), HeadTooBig, "8192 bytes"),

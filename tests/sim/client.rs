@@ -20,6 +20,7 @@ pub struct Client {
     pub refused: Option<u16>,
     /// Events that answer a command with an id, in the order in which they came.
     pub answers: Vec<Value>,
+    pub errors: Vec<Value>,
     pub messages: usize,
     pub gaps: usize,
     /// What it was told of being too slow, and not yet held against what the logs had room for.
@@ -63,6 +64,7 @@ impl Client {
             echoes: 0,
             refused: None,
             answers: Vec::new(),
+            errors: Vec::new(),
             messages: 0,
             gaps: 0,
             overruns: Vec::new(),
@@ -174,7 +176,13 @@ impl Client {
                 view.seq = number("to");
                 self.gaps += 1;
             }
-            "error" => {}
+            "error" => {
+                let (command, code) = (event["command"].as_str(), event["code"].as_str().expect("every error has a code"));
+                assert!(command.is_some() || code == "bad_command", "an error names the command it answers: {event}");
+                let about_channel = matches!(command, Some("subscribe" | "unsubscribe" | "publish")) && code != "bad_command";
+                assert!(!about_channel || event["channel"].is_string(), "and the channel: {event}");
+                self.errors.push(event.clone());
+            }
             other => panic!("unknown event {other}"),
         }
     }

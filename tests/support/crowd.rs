@@ -1,13 +1,16 @@
-//! Many clients on one thread: non-blocking sockets in one epoll, driven while a test waits. They answer pings and closes as a
-//! browser would.
+//! Many clients on one thread of their own: non-blocking sockets in one epoll. They answer pings and closes as a browser would, whatever
+//! the test is busy with meanwhile; it only looks at what has come so far, or waits until it has.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::ops::Deref;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::Instant;
 
 use mio::net::TcpStream;
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use serde_json::Value;
 
 use super::frames::{self, Frame};
@@ -30,11 +33,24 @@ impl Script {
 }
 
 pub struct Crowd {
-    poll: Poll,
-    pub members: Vec<Member>,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// Rung when a member has got something, and when the thread ends.
+    changed: Condvar,
+    waker: Waker,
+}
+
+struct State {
+    registry: Registry,
+    address: SocketAddr,
+    members: Vec<Member>,
     waiting: VecDeque<usize>,
     under_way: usize,
-    address: SocketAddr,
+    stop: bool,
 }
 
 pub struct Member {
@@ -45,6 +61,8 @@ pub struct Member {
     /// The status of the HTTP answer, once its head is there.
     pub status: Option<u16>,
     pub events: Vec<Value>,
+    /// Pings that came; each was answered.
+    pub pings: usize,
     /// Some(None): an empty close frame.
     pub close: Option<Option<u16>>,
     /// The TCP connection is over.
@@ -52,10 +70,19 @@ pub struct Member {
     is_counted: bool,
 }
 
+const WAKE: Token = Token(usize::MAX);
+
 impl Crowd {
-    /// Sockets that will connect while [`Crowd::wait`] runs.
+    /// Sockets that connect by and by.
     pub fn new(address: SocketAddr, scripts: impl IntoIterator<Item = Script>) -> Crowd {
-        let mut crowd = Crowd { poll: Poll::new().unwrap(), members: Vec::new(), waiting: VecDeque::new(), under_way: 0, address };
+        let poll = Poll::new().unwrap();
+        let registry = poll.registry().try_clone().unwrap();
+        let waker = Waker::new(&registry, WAKE).unwrap();
+        let state = State { registry, address, members: Vec::new(), waiting: VecDeque::new(), under_way: 0, stop: false };
+        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new(), waker });
+        let driver = Driver(shared.clone());
+        let thread = std::thread::Builder::new().name("crowd".into()).spawn(move || driver.run(poll)).unwrap();
+        let mut crowd = Crowd { shared, thread: Some(thread) };
         crowd.add(scripts);
         crowd
     }
@@ -64,71 +91,143 @@ impl Crowd {
     pub fn subscribed(address: SocketAddr, count: usize, channel: impl Fn(usize) -> String) -> Crowd {
         let mut crowd = Crowd::new(address, (0..count).map(|index| Script::upgrade(&format!("/ws/{}?format=json", channel(index)))));
         crowd.wait("everybody subscribed", |member| member.events.len() == 2);
-        for member in &crowd.members {
+        for member in crowd.members().iter() {
             assert_eq!((member.kind(0), member.kind(1)), ("connected", "subscribed"));
         }
         crowd
     }
 
     pub fn add(&mut self, scripts: impl IntoIterator<Item = Script>) {
+        let mut state = self.state();
         for script in scripts {
-            self.waiting.push_back(self.members.len());
-            self.members.push(Member {
+            let index = state.members.len();
+            state.waiting.push_back(index);
+            state.members.push(Member {
                 stream: None,
                 script,
                 outgoing: Vec::new(),
                 incoming: Vec::new(),
                 status: None,
                 events: Vec::new(),
+                pings: 0,
                 close: None,
                 ended: false,
                 is_counted: false,
             });
         }
+        drop(state);
+        self.shared.waker.wake().unwrap();
     }
 
-    /// Drives everybody until `done` holds for each.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().expect("the crowd's thread has panicked, see above")
+    }
+
+    /// Everybody as of now; while this is held nothing comes and nothing is answered.
+    pub fn members(&self) -> Members<'_> {
+        Members(self.state())
+    }
+
+    /// Waits until `done` has held for each.
     #[track_caller]
     pub fn wait(&mut self, what: &str, done: impl Fn(&Member) -> bool) {
-        if let Err(missing) = self.drive(PATIENCE, &done) {
-            let example = self.members.iter().find(|member| !done(member)).unwrap();
-            let last = example.events.last();
-            panic!(
-                "{what}: {missing} of {} are not there yet; one has status {:?}, {} events, the last {last:?}, close {:?}, ended {}",
-                self.members.len(),
-                example.status,
-                example.events.len(),
-                example.close,
-                example.ended
-            );
-        }
-    }
-
-    /// Err: how many were not done in time.
-    pub fn drive(&mut self, time: Duration, done: impl Fn(&Member) -> bool) -> Result<(), usize> {
-        let mut events = Events::with_capacity(1024);
         let begin = Instant::now();
-        let mut pending: Vec<usize> = (0..self.members.len()).collect();
+        let mut state = self.state();
+        let mut pending: Vec<usize> = (0..state.members.len()).collect();
         loop {
-            self.connect_some();
-            pending.retain(|&index| !done(&self.members[index]));
-            if pending.is_empty() {
-                return Ok(());
-            }
-            let Some(rest) = time.checked_sub(begin.elapsed()) else { return Err(pending.len()) };
-            self.poll.poll(&mut events, Some(rest)).unwrap();
-            for event in &events {
-                self.turn(event.token().0);
-            }
+            pending.retain(|&index| !done(&state.members[index]));
+            let Some(&first) = pending.first() else { return };
+            let Some(rest) = PATIENCE.checked_sub(begin.elapsed()) else {
+                let Member { status, events, close, ended, .. } = &state.members[first];
+                let (missing, all, count, last) = (pending.len(), state.members.len(), events.len(), events.last());
+                panic!(
+                    "{what}: {missing} of {all} are not there yet; one has status {status:?}, {count} events, the last {last:?}, close \
+                     {close:?}, ended {ended}"
+                );
+            };
+            state = self.shared.changed.wait_timeout(state, rest).expect("the crowd's thread has panicked, see above").0;
         }
     }
 
+    /// Closes the TCP connection of one member.
+    pub fn drop_member(&mut self, index: usize) {
+        let mut state = self.state();
+        state.members[index].stream = None;
+        state.members[index].ended = true;
+        state.count_out(index);
+    }
+
+    pub fn open(&self) -> usize {
+        self.members().iter().filter(|member| member.status == Some(101) && !member.ended).count()
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        // Poisoned: the thread has ended already.
+        if let Ok(mut state) = self.shared.state.lock() {
+            state.stop = true;
+        }
+        let woken = self.shared.waker.wake();
+        let ended = self.thread.take().expect("joined once").join();
+        if !std::thread::panicking() {
+            woken.unwrap();
+            ended.expect("the crowd's thread has panicked, see above");
+        }
+    }
+}
+
+pub struct Members<'a>(MutexGuard<'a, State>);
+
+impl Deref for Members<'_> {
+    type Target = [Member];
+
+    fn deref(&self) -> &[Member] {
+        &self.0.members
+    }
+}
+
+/// The thread's end; dropped last, also in a panic, so that whoever waits is woken and learns of it.
+struct Driver(Arc<Shared>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.changed.notify_all();
+    }
+}
+
+impl Driver {
+    fn run(self, mut poll: Poll) {
+        let mut events = Events::with_capacity(1024);
+        loop {
+            match poll.poll(&mut events, None) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                polled => polled.unwrap(),
+            }
+            // Poisoned: the test has failed while it looked.
+            let Ok(mut state) = self.0.state.lock() else { return };
+            if state.stop {
+                // Everybody leaves at once, as a crowd that is dropped should.
+                state.members.clear();
+                return;
+            }
+            for event in events.iter().filter(|event| event.token() != WAKE) {
+                state.turn(event.token().0);
+            }
+            state.connect_some();
+            drop(state);
+            self.0.changed.notify_all();
+        }
+    }
+}
+
+impl State {
     fn connect_some(&mut self) {
         while self.under_way < CONNECTING_MAX
             && let Some(index) = self.waiting.pop_front()
         {
             let mut stream = TcpStream::connect(self.address).expect("a socket");
-            self.poll.registry().register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE).unwrap();
+            self.registry.register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE).unwrap();
             let member = &mut self.members[index];
             member.outgoing = member.script.first.clone();
             member.stream = Some(stream);
@@ -140,21 +239,14 @@ impl Crowd {
     fn turn(&mut self, index: usize) {
         let member = &mut self.members[index];
         member.turn();
-        if member.is_counted && (member.ended || member.status.is_some()) {
-            member.is_counted = false;
-            self.under_way -= 1;
+        if member.ended || member.status.is_some() {
+            self.count_out(index);
         }
     }
 
-    /// Closes the TCP connection of one member.
-    pub fn drop_member(&mut self, index: usize) {
-        let member = &mut self.members[index];
-        member.stream = None;
-        member.ended = true;
-    }
-
-    pub fn open(&self) -> usize {
-        self.members.iter().filter(|member| member.status == Some(101) && !member.ended).count()
+    /// It is no longer under way.
+    fn count_out(&mut self, index: usize) {
+        self.under_way -= usize::from(std::mem::take(&mut self.members[index].is_counted));
     }
 }
 
@@ -246,7 +338,10 @@ impl Member {
         assert!(self.close.is_none(), "nothing comes after a close frame");
         match frame.opcode {
             frames::TEXT => self.events.push(serde_json::from_slice(&frame.payload).expect("JSON")),
-            frames::PING => self.outgoing.extend(frames::frame(frames::PONG, &frame.payload)),
+            frames::PING => {
+                self.pings += 1;
+                self.outgoing.extend(frames::frame(frames::PONG, &frame.payload));
+            }
             frames::PONG | frames::BINARY => {}
             frames::CLOSE => {
                 self.close = Some(frame.close_code());

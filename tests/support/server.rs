@@ -61,9 +61,10 @@ impl Launch {
             }
         };
         command.arg("serve").args(&self.arguments);
-        for flag in ["--listen", "--control"] {
+        // Heartbeats are for the tests that are about them: a client that the test reads only now and then would not answer in time.
+        for (flag, value) in [("--listen", "127.0.0.1:0"), ("--control", "127.0.0.1:0"), ("--heartbeat", "3600")] {
             if !self.arguments.iter().any(|argument| argument == flag) {
-                command.args([flag, "127.0.0.1:0"]);
+                command.args([flag, value]);
             }
         }
         for (name, _) in std::env::vars_os() {

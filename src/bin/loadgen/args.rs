@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use campanile::wire::Format;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::report::is_stdout;
 use super::stamp::STAMP_BYTES;
 
 const EXAMPLES: &str = "\
@@ -17,7 +18,7 @@ Examples:
       --through client --publish-text 'say {channel} {payload}'
 
 It exits with 0 if everything arrived, 1 if something was lost, doubled, reordered or refused without being announced,
-2 after a mistake on the command line. docs/loadgen.md shows every scenario with its output.";
+2 after a mistake on the command line, 130 if Ctrl-C ended it. docs/loadgen.md shows every scenario with its output.";
 
 #[derive(Debug, Parser)]
 #[command(name = "loadgen", version, about = "Puts load on a WebSocket server, and checks every message", after_help = EXAMPLES)]
@@ -198,10 +199,10 @@ pub struct Options {
     /// Wait so long between connecting and publishing
     #[arg(long, value_name = "MS", default_value_t = 300, help_heading = "Run")]
     pub settle: u64,
-    /// Write all figures to this file
+    /// Write all figures to this file; - is stdout, and the table goes to stderr
     #[arg(long, value_name = "FILE", help_heading = "Run")]
     pub json: Option<PathBuf>,
-    /// Write a page with charts to this file
+    /// Write a page with charts to this file; - is stdout
     #[arg(long, value_name = "FILE", help_heading = "Run")]
     pub html: Option<PathBuf>,
     /// No progress, only the table
@@ -267,6 +268,10 @@ impl Scenario {
         let has_floor = matches!(self, Scenario::Connect(_) | Scenario::Broadcast(_) | Scenario::Burst(_) | Scenario::Channels { .. });
         if !(1.0..=3600.0).contains(&options.time) {
             return Some("--time takes 1 to 3600 seconds".to_owned());
+        }
+        let is_stdout = |path: &Option<PathBuf>| path.as_deref().is_some_and(is_stdout);
+        if is_stdout(&options.json) && is_stdout(&options.html) {
+            return Some("--json - and --html - cannot both go to stdout: give one of them a file".to_owned());
         }
         if options.floor && !has_floor {
             return Some("--floor goes with broadcast, burst, connect and channels".to_owned());

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -11,7 +12,7 @@ use anyhow::{Context, bail};
 use campanile::sys;
 
 /// How long a child may take to start or to end.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// The last lines of a server's log that are shown when it dies.
 const LOG_LINES: usize = 12;
 
@@ -53,6 +54,8 @@ impl Server {
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         sys::end_with_caller(&mut command);
+        // Ctrl-C is for the load generator, which then ends what it has started.
+        command.process_group(0);
         let mut child = command.spawn().with_context(|| format!("{} cannot be started", program.display()))?;
         let stderr = BufReader::new(child.stderr.take().expect("it is piped"));
         let log = Arc::new(Mutex::new(Vec::new()));
@@ -116,6 +119,14 @@ fn end(child: &mut Child) {
     }
 }
 
+/// A port that nobody uses, below those that Linux hands out by itself: of these the clients take thousands, and while Redis is away a
+/// server that tries to reach it there could even connect to itself, and keep the port.
+fn free_port() -> u16 {
+    let numbers = std::process::id().wrapping_mul(64)..;
+    let ports = numbers.map(|number| 10_000 + (number % 20_000) as u16);
+    ports.take(20_000).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap_or(6380)
+}
+
 /// A `redis-server` on a free port, without files.
 #[derive(Debug)]
 pub struct Redis {
@@ -126,7 +137,7 @@ pub struct Redis {
 
 impl Redis {
     pub fn start() -> anyhow::Result<Redis> {
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let port = free_port();
         let directory = std::env::temp_dir().join(format!("loadgen-redis-{}", std::process::id()));
         std::fs::create_dir_all(&directory)?;
         let mut redis = Redis { port, child: None, directory };
@@ -152,6 +163,7 @@ impl Redis {
         command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
         command.arg("--dir").arg(&self.directory).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         sys::end_with_caller(&mut command);
+        command.process_group(0);
         let child = command.spawn().context("redis-server cannot be started: is the package redis-server installed?")?;
         self.child = Some(child);
         let client = redis::Client::open(self.url())?;

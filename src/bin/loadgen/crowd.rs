@@ -52,8 +52,8 @@ pub enum Expects {
     All,
     /// Every message at every client that reads.
     Readers,
-    /// Nobody knows: until nothing comes any more.
-    Silence,
+    /// Each client knows for itself, because they come and go: until none is missing anything.
+    Each,
 }
 
 #[derive(Debug)]
@@ -186,6 +186,14 @@ impl Crowd {
             sum.add(&tally);
         }
         Ok(sum)
+    }
+
+    /// How many messages clients are still to get. Asks every client: for now and then.
+    pub fn missing(&self) -> u64 {
+        let (reply, replies) = crossbeam_channel::unbounded();
+        self.tell(|_| Command::CountMissing { reply: reply.clone() });
+        drop(reply);
+        replies.iter().sum()
     }
 
     /// Deliveries that what has been published so far must lead to.

@@ -18,6 +18,7 @@ mod report;
 mod run;
 mod scenario;
 mod stamp;
+mod stop;
 mod tally;
 mod target;
 mod worker;
@@ -44,8 +45,12 @@ fn main() -> ExitCode {
 }
 
 fn run(scenario: Scenario) -> anyhow::Result<ExitCode> {
+    if let Scenario::FloorServer { threads, cores } = scenario {
+        return floor::server::run(threads, &cores.0).map(|()| ExitCode::SUCCESS);
+    }
+    stop::on_signal()?;
     let (report, options) = match scenario {
-        Scenario::FloorServer { threads, cores } => return floor::server::run(threads, &cores.0).map(|()| ExitCode::SUCCESS),
+        Scenario::FloorServer { .. } => unreachable!("handled above"),
         Scenario::Broadcast(options) => (scenario::broadcast::run("broadcast", &options, 1, 3.0, 15)?, options),
         Scenario::Burst(options) => (scenario::broadcast::run("burst", &options, 100, 100.0, 500)?, options),
         Scenario::Floor(options) => (scenario::floor::run(&options)?, options),

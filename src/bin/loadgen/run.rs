@@ -18,6 +18,7 @@ use super::publish::redis::RedisRoute;
 use super::publish::{Published, Publisher, Route, Schedule};
 use super::report::Report;
 use super::report::series::Series;
+use super::stop;
 use super::tally::{Counts, Tally};
 use super::target::{Channels, FirstMessage, Ready, Target};
 
@@ -25,8 +26,8 @@ use super::target::{Channels, FirstMessage, Ready, Target};
 const LOOK: Duration = Duration::from_millis(2);
 /// Publishing may go on being delivered for so long before CPU time is read: what the server does after the last message belongs to it.
 const AFTER: Duration = Duration::from_millis(20);
-/// Where it cannot be known how much will come, so much silence is its end.
-const SILENCE_SECONDS: f64 = 1.0;
+/// How often every client is asked whether it misses something.
+const ASK: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
 pub struct Run {
@@ -53,6 +54,8 @@ pub enum Ended {
     Silence,
     /// The server's process is gone, or all connections are.
     ServerGone,
+    /// Ctrl-C.
+    Interrupted,
 }
 
 /// The server and the kernel at one moment.
@@ -121,6 +124,7 @@ pub fn whole(
     if let Err(error) = body(&mut run) {
         run.report.fail(format!("{error:#}"));
     }
+    run.report.is_interrupted = stop::is_asked();
     Ok(run.finish())
 }
 
@@ -130,6 +134,9 @@ impl Run {
         let mut options = options.clone();
         Report::check_files(&options)?;
         let redis = (options.redis.as_deref() == Some("own")).then(children::Redis::start).transpose()?;
+        if let Some(url) = options.redis.as_deref().filter(|_| redis.is_none()) {
+            super::publish::redis::probe(url)?;
+        }
         let redis_url = redis.as_ref().map(children::Redis::url).or_else(|| options.redis.clone());
         let server = options
             .serve
@@ -155,11 +162,11 @@ impl Run {
         let target = target.with_words(options.subprotocol.clone(), first, ready);
         let size = preflight::size(&options, &target)?;
         preflight::probe(&target)?;
+        let report = Report::new(scenario, &target, &options);
         // Its own polling must not run where the server does; whatever is started from here on inherits this.
         if let Some(&id) = options.cores.0.first() {
             core_affinity::set_for_current(core_affinity::CoreId { id });
         }
-        let report = Report::new(scenario, &target, &options);
         Ok(Run {
             progress: Progress::new(options.quiet),
             deadline: Instant::now() + Duration::from_secs_f64(options.time),
@@ -189,14 +196,15 @@ impl Run {
                 let url = self.redis_url.as_deref().context("--through redis needs --redis URL or --redis own")?;
                 let mut route = RedisRoute::connect(url, &self.options.prefix, channels.clone())?;
                 let begin = Instant::now();
-                while !route.is_heard(heard)? {
+                while !route.is_heard(heard)? && !stop::is_asked() {
                     anyhow::ensure!(
-                        begin.elapsed() < Duration::from_secs(10),
-                        "nobody is subscribed to {}{} in Redis: does the server use this Redis, is --prefix right?",
+                        begin.elapsed() < Duration::from_secs(10) && !self.is_over_time(),
+                        "nobody is subscribed to {}{} in Redis at {}: does the server use this Redis, is --prefix right?",
                         self.options.prefix,
-                        channels.name(heard)
+                        channels.name(heard),
+                        campanile::config::redis_url::masked(url)
                     );
-                    std::thread::sleep(Duration::from_millis(20));
+                    stop::sleep(Duration::from_millis(20));
                 }
                 Box::new(route)
             }
@@ -209,8 +217,9 @@ impl Run {
         Snapshot { process: self.server_id.and_then(process::process), kernel: process::kernel() }
     }
 
+    /// Nothing more is to be begun.
     pub fn is_over_time(&self) -> bool {
-        Instant::now() >= self.deadline
+        stop::is_asked() || Instant::now() >= self.deadline
     }
 
     pub fn deadline(&self) -> Instant {
@@ -234,6 +243,9 @@ impl Run {
             self.progress.show(label, crowd.clients, &counts);
             if is_met(&counts) {
                 return Ended::Met;
+            }
+            if stop::is_asked() {
+                return Ended::Interrupted;
             }
             let moved = counts.messages + counts.slow_messages + counts.connected + counts.announced + counts.sent;
             if moved != last_progress.0 {
@@ -315,7 +327,8 @@ impl Run {
         let is_complete = found.ready == all;
         if !is_complete {
             let tally = crowd.collect(false)?;
-            self.report.fail(format!("only {} of {all} clients became ready{}", found.ready, self.why(ended)));
+            let unready = if ended == Ended::Silence { self.unready() } else { String::new() };
+            self.report.fail(format!("only {} of {all} clients became ready{}{unready}", found.ready, self.why(ended)));
             if counts {
                 self.report.check(&tally, &[]);
             } else {
@@ -334,10 +347,20 @@ impl Run {
         Ok(Connected { crowd, is_complete, seconds, server_cpu_ns })
     }
 
+    /// What a Campanile says of itself when clients wait for its `subscribed` in vain: that its Redis is away, most likely.
+    fn unready(&self) -> String {
+        let Some(control) = self.options.control.filter(|_| self.target.is_campanile) else { return String::new() };
+        let config = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(2))).http_status_as_error(false).proxy(None);
+        let agent: ureq::Agent = config.build().into();
+        let answer = agent.get(format!("http://{control}/readyz")).call().ok().filter(|answer| answer.status() == 503);
+        let text = answer.and_then(|mut answer| answer.body_mut().read_to_string().ok());
+        text.map_or(String::new(), |text| format!("; http://{control}/readyz says {}", text.trim()))
+    }
+
     /// What to add to "stopped early".
     pub fn why(&self, ended: Ended) -> String {
         match ended {
-            Ended::Met => String::new(),
+            Ended::Met | Ended::Interrupted => String::new(),
             Ended::Time => format!(": --time {} is over", self.options.time),
             Ended::Silence => format!(": nothing came for {} s", self.options.patience),
             Ended::ServerGone => match &self.server {
@@ -390,28 +413,31 @@ impl Run {
         let published = publisher.finish();
         let mut silence = 0.0;
         if ended == Ended::Met {
-            let (patience, expects) = (self.options.patience, crowd.expects);
-            if expects == Expects::Silence {
+            if crowd.expects == Expects::Each {
                 crowd.churn(0.0);
-                self.options.patience = SILENCE_SECONDS;
             }
+            let mut asked = Instant::now();
             ended = self.until(label, crowd, None, |counts| {
                 let counts = counts.since(&counts_before);
-                match expects {
+                match crowd.expects {
                     Expects::All => counts.messages + counts.announced >= crowd.expected() - expected_before,
                     Expects::Readers => counts.messages >= crowd.expected() - expected_before,
-                    Expects::Silence => false,
+                    Expects::Each if asked.elapsed() < ASK => false,
+                    Expects::Each => {
+                        asked = Instant::now();
+                        crowd.missing() == 0
+                    }
                 }
             });
             // Waiting for what does not come is no part of the round.
             silence = if ended == Ended::Silence { self.options.patience } else { 0.0 };
-            self.options.patience = patience;
         }
         let seconds = (begin.elapsed().as_secs_f64() - silence).max(1e-9);
         std::thread::sleep(AFTER);
         crowd.spin(false);
         let after = self.snapshot();
-        let tally = crowd.collect(true)?;
+        // What is still under way when somebody ends the run is not lost.
+        let tally = crowd.collect(ended != Ended::Interrupted)?;
         let counts = tally.counts.since(&counts_before);
         if ended == Ended::ServerGone || ended == Ended::Time {
             self.report.fail(format!("stopped early{}", self.why(ended)));

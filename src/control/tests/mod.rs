@@ -25,7 +25,7 @@ use crate::wire::payload::Expect;
 
 pub(super) const PAYLOAD_BYTES_MAX: usize = 1024;
 /// Nothing a test waits for takes this long; what it waits for not to happen, it does not wait for.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What the bus thread was asked to publish: channel and payload.
 pub(super) type Published = Arc<Mutex<Vec<(String, Vec<u8>)>>>;

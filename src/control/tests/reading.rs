@@ -175,22 +175,24 @@ fn metrics_are_read_by_a_strict_reader_in_both_formats() {
         assert_eq!(page.value("ws_connections_total", &[shard0]), 41.0);
         assert_eq!(page.value("ws_connections_total", &[shard1]), 1.0);
         assert_eq!(page.value("ws_messages_sent_total", &[shard1]), 1e6);
-        assert_eq!(page.value("ws_bytes_sent_total", &[shard1]), 9.0);
-        assert_eq!(page.value("ws_connections_closed_total", &[shard0, ("reason", "overrun")]), 3.0);
-        assert_eq!(page.value("ws_connections_closed_total", &[shard1, ("reason", "overrun")]), 0.0);
-        assert_eq!(page.value("ws_connections_refused_total", &[shard0, ("reason", "head_too_big")]), 4.0);
-        assert_eq!(page.value("ws_overruns_total", &[shard0, ("policy", "latest")]), 5.0);
+        assert_eq!(page.value("campanile_sent_bytes_total", &[shard1]), 9.0);
+        assert_eq!(page.value("campanile_connections_closed_total", &[shard0, ("reason", "overrun")]), 3.0);
+        assert_eq!(page.value("campanile_connections_closed_total", &[shard1, ("reason", "overrun")]), 0.0);
+        assert_eq!(page.value("campanile_connections_refused_total", &[shard0, ("reason", "head_too_big")]), 4.0);
+        assert_eq!(page.value("campanile_overruns_total", &[shard0, ("policy", "latest")]), 5.0);
         assert_eq!(page.value("redis_pubsub_messages", &[]), 123.0);
+        assert_eq!(page.value("campanile_bus_messages_total", &[]), 123.0);
+        assert_eq!(page.value("campanile_connections", &[shard0]), 41.0);
         assert_eq!(page.value("campanile_loop_busy_seconds_total", &[shard0]), 1.5);
         assert!((0.0..=1.0).contains(&page.value("campanile_loop_busy_ratio", &[shard0])));
         assert_eq!(page.value("campanile_build_info", &[("version", "1.2.3-test")]), 1.0);
         assert!(page.value("process_resident_memory_bytes", &[]) > 100_000.0);
         for name in [
-            "ws_connections_accepted_total",
-            "ws_messages_skipped_total",
-            "ws_lagging_subscriptions",
-            "ws_subscriptions",
-            "ws_channels",
+            "campanile_connections_accepted_total",
+            "campanile_messages_skipped_total",
+            "campanile_lagging_subscriptions",
+            "campanile_subscriptions",
+            "campanile_channels",
             "campanile_inbox_depth",
             "campanile_inbox_bytes",
             "campanile_inbox_lost_total",
@@ -209,6 +211,9 @@ fn metrics_are_read_by_a_strict_reader_in_both_formats() {
             assert!(page.value(name, &[]) >= 0.0);
         }
 
+        let seconds = |bound| page.value("campanile_message_latency_seconds_bucket", &[shard1, ("le", bound)]);
+        assert_eq!([seconds("0.00005"), seconds("0.0001"), seconds("30.0"), seconds("+Inf")], [2.0, 3.0, 3.0, 4.0]);
+        assert_eq!(page.value("campanile_message_latency_seconds_sum", &[shard1]), 40.000151);
         let bucket = |bound| page.value("ws_message_latency_ms_bucket", &[shard1, ("le", bound)]);
         assert_eq!(page.families["ws_message_latency_ms"].kind, "histogram");
         assert_eq!([bucket("0.05"), bucket("0.1"), bucket("30000.0"), bucket("+Inf")], [2.0, 3.0, 3.0, 4.0]);

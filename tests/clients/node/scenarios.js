@@ -7,7 +7,7 @@ import { spawnSync } from "node:child_process";
 import { decode, encode } from "@msgpack/msgpack";
 import WebSocket from "ws";
 
-const PATIENCE = 20_000;
+const PATIENCE = 60_000;
 const [name, FORMAT, ADDRESS, REDIS_PORT] = process.argv.slice(2);
 const PREFIX = "notifications:";
 
@@ -230,7 +230,12 @@ const scenarios = {
     const error = async (code, command, message = client.encoded(command)) => {
       client.ws.send(message);
       const event = await client.event("error");
-      checkFields(event, "type code message", command?.id);
+      // Whoever sends no id still learns what failed.
+      const { type, channel } = command ?? {};
+      const named = (type === undefined ? "" : " command") + (typeof channel !== "string" || channel.length > 255 ? "" : " channel");
+      checkFields(event, `type code message${named}`, command?.id);
+      assert.equal(event.command, type);
+      if (event.channel !== undefined) assert.equal(event.channel, channel);
       assert.equal(event.code, code, JSON.stringify(event));
       assert.ok(event.message.length > 5);
     };

@@ -14,7 +14,7 @@ import msgpack
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-PATIENCE = 20
+PATIENCE = 60
 NAME, FORMAT, ADDRESS, REDIS_PORT = sys.argv[1:5]
 PREFIX = "notifications:"
 OPEN = contextlib.ExitStack()
@@ -203,7 +203,11 @@ def errors_have_their_codes():
     def error(code, id=None, message=None, **command):
         client.ws.send(message if message is not None else client.encoded({**command, **({"id": id} if id is not None else {})}))
         event = client.event("error")
-        check_fields(event, "type code message", {"id": id} if id is not None else {})
+        # Whoever sends no id still learns what failed.
+        about = {"command": command["type"]} if "type" in command else {}
+        if isinstance(command.get("channel"), str) and len(command["channel"]) <= 255:
+            about["channel"] = command["channel"]
+        check_fields(event, " ".join(["type code message", *about]), about | ({"id": id} if id is not None else {}))
         assert event["code"] == code and len(event["message"]) > 5, event
 
     error("bad_command", message="not json" if FORMAT == "json" else b"\xc1")

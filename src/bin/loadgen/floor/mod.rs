@@ -4,22 +4,29 @@ pub mod server;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use campanile::sys;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 
+use super::stop;
 use server::{Lap, LapCost};
+
+/// How often a lap that is under way is asked whether it is still wanted.
+const LOOK: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
 pub struct Floor {
     child: Child,
     stdin: Option<ChildStdin>,
-    stdout: BufReader<ChildStdout>,
+    /// What it prints, read by a thread: a lap may take longer than anybody wants to wait.
+    lines: Receiver<String>,
     pub address: SocketAddr,
     seq: u64,
-    /// No lap begins after this.
+    /// No lap begins after this, and none is waited for.
     pub deadline: Option<Instant>,
 }
 
@@ -31,14 +38,18 @@ impl Floor {
         command.args(["floor-server", "--threads", &threads.to_string(), "--cores", &cores.join(",")]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         sys::end_with_caller(&mut command);
+        command.process_group(0);
         let mut child = command.spawn().context("the floor server cannot be started")?;
         let stdin = child.stdin.take();
-        let mut stdout = BufReader::new(child.stdout.take().expect("it is piped"));
-        let mut line = String::new();
-        stdout.read_line(&mut line)?;
+        let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
+        let (sender, lines) = crossbeam_channel::unbounded();
+        std::thread::Builder::new().name("floor-lines".to_owned()).spawn(move || {
+            stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)).ok();
+        })?;
+        let line = lines.recv().unwrap_or_default();
         let address = line.trim().strip_prefix("listening ").and_then(|address| address.parse().ok());
         let address = address.with_context(|| format!("the floor server did not start: {line:?}"))?;
-        Ok(Floor { child, stdin, stdout, address, seq: 0, deadline: None })
+        Ok(Floor { child, stdin, lines, address, seq: 0, deadline: None })
     }
 
     pub fn id(&self) -> u32 {
@@ -62,11 +73,14 @@ impl Floor {
             if self.deadline.is_some_and(|deadline| Instant::now() + wait >= deadline) {
                 break;
             }
-            std::thread::sleep(wait);
+            stop::sleep(wait);
+            if stop::is_asked() {
+                break;
+            }
             let lap = Lap { seq: self.seq, burst, frame_bytes, intended_ns, sends_per_second: 0 };
             self.seq += burst;
             count(self.seq);
-            costs.push(self.lap(lap)?);
+            costs.extend(self.lap(lap)?);
         }
         Ok(costs)
     }
@@ -81,25 +95,35 @@ impl Floor {
     ) -> anyhow::Result<Vec<LapCost>> {
         let mut costs = Vec::new();
         for _ in 0..rounds {
-            if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            if self.is_over() {
                 break;
             }
             let intended_ns = sys::monotonic_ns();
             let lap = Lap { seq: self.seq, burst: 1, frame_bytes, intended_ns, sends_per_second: sends_per_second.max(1.0) as u64 };
             self.seq += 1;
             count(self.seq);
-            costs.push(self.lap(lap)?);
+            costs.extend(self.lap(lap)?);
         }
         Ok(costs)
     }
 
-    fn lap(&mut self, lap: Lap) -> anyhow::Result<LapCost> {
+    fn is_over(&self) -> bool {
+        stop::is_asked() || self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// None: the run was over before it was.
+    fn lap(&mut self, lap: Lap) -> anyhow::Result<Option<LapCost>> {
         let stdin = self.stdin.as_mut().expect("open until the end");
         writeln!(stdin, "{} {} {} {} {}", lap.seq, lap.burst, lap.frame_bytes, lap.intended_ns, lap.sends_per_second)
             .context("the floor server ended")?;
-        let mut line = String::new();
-        self.stdout.read_line(&mut line).context("the floor server ended")?;
-        server::parse_cost(&line)
+        loop {
+            match self.lines.recv_timeout(LOOK) {
+                Ok(line) => return server::parse_cost(&line).map(Some),
+                Err(RecvTimeoutError::Timeout) if self.is_over() => return Ok(None),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => anyhow::bail!("the floor server ended"),
+            }
+        }
     }
 }
 

@@ -54,6 +54,11 @@ impl Route for RedisRoute {
     }
 }
 
+/// Whether it is there, before anything is started that needs it.
+pub fn probe(url: &str) -> anyhow::Result<()> {
+    open(url).map(drop)
+}
+
 fn open(url: &str) -> anyhow::Result<Connection> {
     if url.starts_with("rediss://") {
         // An error says that the program has one already, which is as good.

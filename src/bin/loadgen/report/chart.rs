@@ -68,6 +68,11 @@ pub enum Width {
     Half,
 }
 
+/// On a telephone every chart has the whole, small width; drawn for it, because letters that shrink with a picture cannot be read.
+const NARROW: f64 = 340.0;
+/// About what a letter of an axis takes.
+const LETTER: f64 = 6.6;
+
 pub struct Line<'a> {
     /// Class of the style sheet: `a`, `b`.
     pub class: &'a str,
@@ -75,15 +80,26 @@ pub struct Line<'a> {
     pub is_filled: bool,
 }
 
-/// `notes` are put at points, with a dot.
-pub fn chart(width: Width, x: &Axis, y: &Axis, lines: &[Line<'_>], notes: &[(f64, f64, String)]) -> String {
+/// `notes` are put at points, with a dot; `bands` shade stretches of the x axis, behind everything.
+/// Drawn twice, for a wide and for a narrow window; the style sheet shows one of them.
+pub fn chart(width: Width, x: &Axis, y: &Axis, lines: &[Line<'_>], notes: &[(f64, f64, String)], bands: &[(f64, f64)]) -> String {
     let width = match width {
         Width::Whole => 960.0,
         Width::Half => 480.0,
     };
+    let draw = |width| drawn(width, x, y, lines, notes, bands);
+    format!(r#"<div class="wide">{}</div><div class="narrow">{}</div>"#, draw(width), draw(NARROW))
+}
+
+fn drawn(width: f64, x: &Axis, y: &Axis, lines: &[Line<'_>], notes: &[(f64, f64, String)], bands: &[(f64, f64)]) -> String {
     let left = |value: f64| LEFT + x.place(value) * (width - LEFT - RIGHT);
     let top = |value: f64| HEIGHT - BOTTOM - y.place(value) * (HEIGHT - TOP - BOTTOM);
     let mut svg = format!(r#"<svg viewBox="0 0 {width} {HEIGHT}" role="img">"#);
+    for (begin, end) in bands {
+        let (from, to) = (left(*begin), left(*end));
+        let height = HEIGHT - BOTTOM - TOP;
+        let _ = write!(svg, r#"<rect class="band" x="{from:.1}" y="{TOP}" width="{:.1}" height="{height}"/>"#, (to - from).max(1.0));
+    }
     for (value, text) in &y.ticks {
         let at = top(*value);
         let _ = write!(
@@ -95,15 +111,17 @@ pub fn chart(width: Width, x: &Axis, y: &Axis, lines: &[Line<'_>], notes: &[(f64
             escape(text)
         );
     }
+    let mut free_from = f64::NEG_INFINITY;
     for (value, text) in &x.ticks {
         let at = left(*value);
-        let _ = write!(
-            svg,
-            r#"<line class="grid faint" x1="{at:.1}" x2="{at:.1}" y1="{TOP}" y2="{:.1}"/><text class="tick" x="{at:.1}" y="{:.1}" text-anchor="middle">{}</text>"#,
-            HEIGHT - BOTTOM,
-            HEIGHT - BOTTOM + 18.0,
-            escape(text)
-        );
+        let _ = write!(svg, r#"<line class="grid faint" x1="{at:.1}" x2="{at:.1}" y1="{TOP}" y2="{:.1}"/>"#, HEIGHT - BOTTOM);
+        let half = text.chars().count() as f64 * LETTER / 2.0;
+        if at - half < free_from {
+            continue;
+        }
+        free_from = at + half + LETTER;
+        let _ =
+            write!(svg, r#"<text class="tick" x="{at:.1}" y="{:.1}" text-anchor="middle">{}</text>"#, HEIGHT - BOTTOM + 18.0, escape(text));
     }
     for line in lines.iter().filter(|line| !line.points.is_empty()) {
         let path: Vec<String> = line.points.iter().map(|(x, y)| format!("{:.1},{:.1}", left(*x), top(*y))).collect();
@@ -114,13 +132,21 @@ pub fn chart(width: Width, x: &Axis, y: &Axis, lines: &[Line<'_>], notes: &[(f64
         }
         let _ = write!(svg, r#"<path class="line {}" d="M{}"/>"#, line.class, path.join(" L"));
     }
+    let mut free_from = f64::NEG_INFINITY;
     for (x, y, text) in notes {
         let (at_x, at_y) = (left(*x), top(*y));
+        let _ = write!(svg, r#"<circle class="dot" cx="{at_x:.1}" cy="{at_y:.1}" r="3.5"/>"#);
         // To the left of its dot where there would be no room on the right.
-        let (shift, anchor) = if at_x > width - 110.0 { (-8.0, "end") } else { (8.0, "start") };
+        let length = text.chars().count() as f64 * LETTER;
+        let (shift, anchor, begin) =
+            if at_x + 8.0 + length > width - 4.0 { (-8.0, "end", at_x - 8.0 - length) } else { (8.0, "start", at_x + 8.0) };
+        if begin < free_from {
+            continue;
+        }
+        free_from = begin + length + LETTER;
         let _ = write!(
             svg,
-            r#"<circle class="dot" cx="{at_x:.1}" cy="{at_y:.1}" r="3.5"/><text class="note" x="{:.1}" y="{:.1}" text-anchor="{anchor}">{}</text>"#,
+            r#"<text class="note" x="{:.1}" y="{:.1}" text-anchor="{anchor}">{}</text>"#,
             at_x + shift,
             at_y - 8.0,
             escape(text)
@@ -155,6 +181,16 @@ mod tests {
         let axis = Axis::log(35.0, 4200.0, |value| format!("{value}"));
         assert_eq!(axis.ticks.iter().map(|tick| tick.0).collect::<Vec<_>>(), [10.0, 100.0, 1000.0, 10_000.0]);
         assert_eq!(Axis::linear(0.0, |value| format!("{value}")).place(0.0), 0.0);
+    }
+
+    #[test]
+    fn marks_that_would_run_into_each_other_are_left_out() {
+        let marks = |width: f64| {
+            let x = Axis::marked(0.0, 4.0, vec![(0.0, "0 %".into()), (0.3, "50 %".into()), (1.0, "90 %".into()), (4.0, "99.99 %".into())]);
+            let svg = drawn(width, &x, &Axis::linear(1.0, |_| String::new()), &[], &[], &[]);
+            [" %", "50 %"].map(|text| svg.matches(text).count())
+        };
+        assert_eq!((marks(960.0), marks(NARROW)), ([4, 1], [3, 0]));
     }
 
     #[test]

@@ -17,27 +17,29 @@ main{max-width:1080px;margin:0 auto;padding:36px 24px 48px}
 header{display:flex;align-items:center;gap:14px;flex-wrap:wrap}h1{font-size:28px;line-height:1.2;margin:0;letter-spacing:-.01em}
 .badge{font-size:13px;font-weight:600;padding:3px 12px;border-radius:99px;background:var(--okbg);color:var(--ok)}.badge.bad{background:var(--badbg);color:var(--bad)}
 .sub{color:var(--soft);margin:6px 0 24px;overflow-wrap:anywhere}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(300px,1fr));gap:14px;margin-bottom:14px}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(300px,100%),1fr));gap:14px;margin-bottom:14px}
 .card,section{background:var(--card);border:1px solid var(--grid);border-radius:12px;padding:16px 18px}
 .card .k{color:var(--soft);font-size:13px}.card .v{font-size:22px;font-weight:650;letter-spacing:-.01em;line-height:1.3;margin-top:2px}.card .d{color:var(--soft);font-size:13px;margin-top:2px}
 section{margin-bottom:14px}h2{font-size:16px;margin:0 0 2px}p.hint{color:var(--soft);font-size:13px;margin:0 0 10px}
-svg{display:block;width:100%;height:auto}.grid{stroke:var(--grid);stroke-width:1}.grid.faint{opacity:.55}.tick{fill:var(--soft);font-size:11.5px}.note{fill:var(--ink);font-size:11.5px;font-weight:600}
-.line{fill:none;stroke-width:2;stroke-linejoin:round}.line.a{stroke:var(--a)}.line.b{stroke:var(--b)}.fill{stroke:none;opacity:.13}.fill.a{fill:var(--a)}.fill.b{fill:var(--b)}.dot{fill:var(--card);stroke:var(--a);stroke-width:2}
+svg{display:block;width:100%;height:auto}.narrow{display:none}.grid{stroke:var(--grid);stroke-width:1}.grid.faint{opacity:.55}.tick{fill:var(--soft);font-size:11.5px}.note{fill:var(--ink);font-size:11.5px;font-weight:600}
+.line{fill:none;stroke-width:2;stroke-linejoin:round}.line.a{stroke:var(--a)}.line.b{stroke:var(--b)}.fill{stroke:none;opacity:.13}.band{fill:var(--soft);opacity:.16}.fill.a{fill:var(--a)}.fill.b{fill:var(--b)}.dot{fill:var(--card);stroke:var(--a);stroke-width:2}
 table{border-collapse:collapse;width:100%;font-size:14px}td{padding:6px 0;border-top:1px solid var(--grid);vertical-align:top;overflow-wrap:anywhere}tr:first-child td{border-top:0}td:first-child{color:var(--soft);width:280px;padding-right:20px}td.n{font-variant-numeric:tabular-nums}
 .fail{background:var(--badbg);border-color:transparent}.fail h2,.fail li{color:var(--bad)}.fail ul{margin:6px 0 0;padding-left:20px}
 pre{margin:8px 0 0;padding:12px 14px;background:var(--bg);border-radius:8px;font:13px/1.5 ui-monospace,'DejaVu Sans Mono',monospace;white-space:pre-wrap;overflow-wrap:anywhere}
 .two{display:grid;grid-template-columns:1fr 1fr;gap:14px}.two{margin-bottom:14px}.two section{margin:0;min-width:0}@media(max-width:860px){.two{grid-template-columns:1fr}}
 footer{color:var(--soft);font-size:13px;margin-top:18px}
+@media(max-width:560px){main{padding:20px 14px 32px}h1{font-size:24px}.card,section{padding:14px}.wide{display:none}.narrow{display:block}
+table,tbody,tr,td{display:block}td:first-child{width:auto;padding:8px 0 0}td.n{border-top:0;padding:0 0 8px}}
 ";
 
 pub fn page(report: &Report) -> String {
-    let is_ok = report.failures.is_empty();
+    let result = report.result();
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n\
          <title>{} · loadgen</title>\n<style>{STYLE}</style>\n<main>\n",
         escape(report.scenario)
     );
-    let badge = if is_ok { "<span class=\"badge\">ok</span>" } else { "<span class=\"badge bad\">failed</span>" };
+    let badge = format!("<span class=\"badge{}\">{result}</span>", if result == "ok" { "" } else { " bad" });
     let _ = writeln!(
         page,
         "<header><h1>{}</h1>{badge}</header>\n<p class=\"sub\">against {} · {}</p>",
@@ -45,7 +47,7 @@ pub fn page(report: &Report) -> String {
         escape(&report.title),
         utc(report.begin_unix_ms())
     );
-    if !is_ok {
+    if result == "failed" {
         let items: String = report.failures.iter().chain(&report.samples).map(|text| format!("<li>{}</li>", escape(text))).collect();
         let _ = writeln!(page, "<section class=\"fail\"><h2>What went wrong</h2><ul>{items}</ul></section>");
     }
@@ -82,10 +84,16 @@ pub fn page(report: &Report) -> String {
     let points = &report.series.points;
     if points.len() > 2 {
         page += "<div class=\"two\">";
-        section(&mut page, "Messages per second", "Received by all clients together.", &rate(points, "a", |point| point.messages, short));
-        section(&mut page, "Bytes per second", "Received, frame headers included.", &rate(points, "b", |point| point.bytes, short_bytes));
-        section(&mut page, "Connections", "Ready at that time.", &level(points, |point| point.ready));
-        section(&mut page, "Connects per second", "That became ready.", &rate(points, "b", |point| point.connected, short));
+        let turns = &report.series.floor_turns;
+        let hint =
+            |text: &str| if turns.is_empty() { text.to_owned() } else { format!("{text} Shaded: the floor's turns, not the server's.") };
+        let messages = rate(points, turns, "a", |point| point.messages, short);
+        section(&mut page, "Messages per second", &hint("Received by all clients together."), &messages);
+        let bytes = rate(points, turns, "b", |point| point.bytes, short_bytes);
+        section(&mut page, "Bytes per second", &hint("Received, frame headers included."), &bytes);
+        section(&mut page, "Connections", &hint("Ready at that time."), &level(points, turns, |point| point.ready));
+        let connects = rate(points, turns, "b", |point| point.connected, short);
+        section(&mut page, "Connects per second", &hint("That became ready."), &connects);
         page += "</div>\n";
     }
     page += "<section><h2>All figures</h2><table>";
@@ -97,10 +105,11 @@ pub fn page(report: &Report) -> String {
     let text = |key: &str| machine[key].as_str().map_or_else(|| machine[key].to_string(), str::to_owned);
     let _ = write!(
         page,
-        "<footer>{} · {} cores · {} · Linux {} · load {} at the begin · loadgen {}</footer>\n</main>\n</html>\n",
+        "<footer>{} · {} core{} · {} · Linux {} · load {} at the begin · loadgen {}</footer>\n</main>\n</html>\n",
         escape(&text("cpu")),
         text("cores"),
-        text("memory"),
+        if text("cores") == "1" { "" } else { "s" },
+        gigabytes(&text("memory")),
         escape(&text("kernel")),
         text("load_average"),
         env!("CARGO_PKG_VERSION")
@@ -141,6 +150,7 @@ fn percentiles(histogram: &Histogram<u64>) -> String {
         &Axis::log(least, last, |us| tick(short_us(us))),
         &[Line { class: "a", points, is_filled: true }],
         &notes,
+        &[],
     )
 }
 
@@ -169,10 +179,11 @@ fn distribution(histogram: &Histogram<u64>) -> String {
         &Axis::linear(top, |share| format!("{} %", (share * 100.0).round() / 100.0)),
         &[Line { class: "a", points, is_filled: true }],
         &[],
+        &[],
     )
 }
 
-fn rate(points: &[Point], class: &str, of: impl Fn(&Point) -> u64, show: impl Fn(f64) -> String) -> String {
+fn rate(points: &[Point], floor_turns: &[(f64, f64)], class: &str, of: impl Fn(&Point) -> u64, show: impl Fn(f64) -> String) -> String {
     let line: Vec<(f64, f64)> = points
         .windows(2)
         .map(|pair| {
@@ -181,23 +192,32 @@ fn rate(points: &[Point], class: &str, of: impl Fn(&Point) -> u64, show: impl Fn
         })
         .collect();
     let most = line.iter().map(|point| point.1).fold(0.0, f64::max);
-    over_time(points, most, class, line, show)
+    over_time(points, floor_turns, most, class, line, show)
 }
 
-fn level(points: &[Point], of: impl Fn(&Point) -> u64) -> String {
+fn level(points: &[Point], floor_turns: &[(f64, f64)], of: impl Fn(&Point) -> u64) -> String {
     let line: Vec<(f64, f64)> = points.iter().map(|point| (point.seconds, of(point) as f64)).collect();
     let most = line.iter().map(|point| point.1).fold(0.0, f64::max);
-    over_time(points, most, "a", line, short)
+    over_time(points, floor_turns, most, "a", line, short)
 }
 
-fn over_time(points: &[Point], most: f64, class: &str, line: Vec<(f64, f64)>, show: impl Fn(f64) -> String) -> String {
-    let end = points.last().map_or(1.0, |point| point.seconds);
+fn over_time(
+    points: &[Point],
+    floor_turns: &[(f64, f64)],
+    most: f64,
+    class: &str,
+    line: Vec<(f64, f64)>,
+    show: impl Fn(f64) -> String,
+) -> String {
+    let last_turn = floor_turns.last().map_or(0.0, |turn| turn.1);
+    let end = points.last().map_or(1.0, |point| point.seconds).max(last_turn);
     chart(
         Width::Half,
         &Axis::time(end),
         &Axis::linear(most, |value| tick(show(value))),
         &[Line { class, points: line, is_filled: true }],
         &[],
+        floor_turns,
     )
 }
 
@@ -218,6 +238,12 @@ fn split_value(value: &str) -> (&str, &str) {
         Some(at) => (&value[..at], value[at..].trim_start_matches([' ', ',']).trim_start()),
         None => (value, ""),
     }
+}
+
+/// /proc/meminfo counts in kB.
+fn gigabytes(kilobytes: &str) -> String {
+    let number = kilobytes.split(' ').next().and_then(|number| number.parse::<f64>().ok());
+    number.map_or_else(|| kilobytes.to_owned(), |number| short_bytes(number * 1024.0))
 }
 
 fn capitalised(text: &str) -> String {

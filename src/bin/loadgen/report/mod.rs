@@ -6,7 +6,9 @@ mod chart;
 pub mod html;
 pub mod series;
 
-use std::path::PathBuf;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -14,10 +16,11 @@ use campanile::sys;
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 
-use crate::args::Options;
+use crate::args::{Cores, Options};
 use crate::crowd::Crowd;
 use crate::progress::{short, short_bytes, short_us};
 use crate::run::{Round, Snapshot};
+use crate::stop;
 use crate::tally::{Counts, Tally};
 use crate::target::Target;
 use series::Series;
@@ -36,6 +39,10 @@ pub struct Report {
     pub series: Series,
     /// Latency of all messages, and of all connections.
     pub total: Tally,
+    /// Somebody ended it before its end.
+    pub is_interrupted: bool,
+    /// Server and floor take turns: what a delivery costs is told of one pair of turns, beside the floor's.
+    has_floor: bool,
     begin_unix_ms: u64,
     begin_ns: u64,
 }
@@ -70,6 +77,8 @@ impl Report {
             samples: Vec::new(),
             series: Series::new(),
             total: Tally::default(),
+            is_interrupted: false,
+            has_floor: options.floor,
             begin_unix_ms: sys::unix_ms(),
             begin_ns: sys::monotonic_ns(),
         }
@@ -77,7 +86,7 @@ impl Report {
 
     /// Files that cannot be written are told before the run, not after it.
     pub fn check_files(options: &Options) -> anyhow::Result<()> {
-        for path in [&options.json, &options.html].into_iter().flatten() {
+        for path in [&options.json, &options.html].into_iter().flatten().filter(|path| !is_stdout(path)) {
             let is_new = !path.exists();
             let opened = std::fs::OpenOptions::new().append(true).create(true).open(path);
             opened.with_context(|| format!("{} cannot be written", path.display()))?;
@@ -105,8 +114,11 @@ impl Report {
         self.json.remove(key).unwrap_or_default()
     }
 
+    /// Something is not as the scenario wants it. Of a run that somebody has ended that says nothing; what [`Report::check`] finds does.
     pub fn fail(&mut self, why: impl Into<String>) {
-        self.failures.push(why.into());
+        if !stop::is_asked() {
+            self.failures.push(why.into());
+        }
     }
 
     pub fn samples(&mut self, tally: &Tally) {
@@ -130,7 +142,9 @@ impl Report {
             let user = (after.anonymous_bytes as f64 - before.anonymous_bytes as f64) / connections;
             let cpu_us = (after.cpu_ns.saturating_sub(before.cpu_ns)) as f64 / 1000.0 / connections;
             self.headline("user memory per connection", format!("{user:.0} B"));
-            self.row("server CPU per connection", format!("{cpu_us:.1} µs"));
+            if !self.has_floor || self.scenario != "connect" {
+                self.row("server CPU per connection", format!("{cpu_us:.1} µs"));
+            }
             memory.insert("user_bytes_per_connection".to_owned(), json!(user));
             memory.insert("server_anonymous_bytes".to_owned(), after.anonymous_bytes.into());
             memory.insert("server_cpu_us_per_connect".to_owned(), json!(cpu_us));
@@ -184,8 +198,13 @@ impl Report {
         self.row("frame", format!("{} B", round.frame_bytes()));
         let mut server = Map::new();
         if let (Some(cpu), Some(per_delivery)) = (round.server_cpu_ns, round.cpu_per_delivery()) {
-            self.headline("server CPU per delivery", format!("{per_delivery:.0} ns"));
-            self.row("server CPU", format!("{:.2} s, {:.0} % of one core", cpu as f64 / 1e9, cpu as f64 / round.seconds / 1e7));
+            if !self.has_floor {
+                self.headline("server CPU per delivery", format!("{per_delivery:.0} ns"));
+            }
+            self.row(
+                if self.has_floor { "server CPU, all turns" } else { "server CPU" },
+                format!("{:.2} s, {:.0} % of one core", cpu as f64 / 1e9, cpu as f64 / round.seconds / 1e7),
+            );
             server.insert("cpu_ns".to_owned(), cpu.into());
             server.insert("cpu_ns_per_delivery".to_owned(), json!(per_delivery));
         }
@@ -220,7 +239,7 @@ impl Report {
         for (name, count, what) in checks {
             found.insert(name.to_owned(), count.into());
             if count > 0 && !forgiven.contains(&name) && name != "announced" {
-                self.fail(format!("{count} {what}"));
+                self.failures.push(format!("{count} {what}"));
             }
         }
         found.insert("gaps".to_owned(), counts.gaps.into());
@@ -260,7 +279,6 @@ impl Report {
 
     /// Prints the table, writes the files, and tells the exit code.
     pub fn finish(mut self, options: &Options) -> anyhow::Result<ExitCode> {
-        let is_ok = self.failures.is_empty();
         if !self.total.latency_us.is_empty() {
             let histogram = self.total.latency_us.clone();
             self.latency("latency", "latency_us", &histogram);
@@ -269,9 +287,16 @@ impl Report {
             let histogram = self.total.connect_us.clone();
             self.latency("connect latency", "connect_latency_us", &histogram);
         }
-        self.print();
+        // Where a file goes to stdout, that is all that goes there.
+        let is_stdout_taken = [&options.json, &options.html].into_iter().flatten().any(|path| is_stdout(path));
+        let table = self.table();
+        if is_stdout_taken {
+            eprint!("{table}")
+        } else {
+            print!("{table}")
+        }
         let seconds = (sys::monotonic_ns() - self.begin_ns) as f64 / 1e9;
-        self.set("result", if is_ok { "ok" } else { "failed" }.into());
+        self.set("result", self.result().into());
         self.set("failures", json!(self.failures));
         self.set("samples", json!(self.samples));
         self.set("begin_unix_ms", self.begin_unix_ms.into());
@@ -282,7 +307,8 @@ impl Report {
             .iter()
             .map(|point| json!([point.seconds, point.ready, point.messages, point.bytes, point.connected, point.published]))
             .collect();
-        self.set("series", json!({"columns": ["seconds", "ready", "messages", "bytes", "connected", "published"], "points": points}));
+        let columns = ["seconds", "ready", "messages", "bytes", "connected", "published"];
+        self.set("series", json!({"columns": columns, "points": points, "floor_turns": self.series.floor_turns}));
         let buckets: Vec<Value> = self
             .total
             .latency_us
@@ -292,32 +318,50 @@ impl Report {
         self.set("latency_us_buckets", json!(buckets));
         let json = serde_json::to_string_pretty(&self.json)? + "\n";
         let write = |path: &Option<PathBuf>, text: String| match path {
+            Some(path) if is_stdout(path) => std::io::stdout().write_all(text.as_bytes()).context("stdout cannot be written"),
             Some(path) => std::fs::write(path, text).with_context(|| format!("{} cannot be written", path.display())),
             None => Ok(()),
         };
         // One that fails does not keep the other from being written.
         let (json, html) = (write(&options.json, json), write(&options.html, html::page(&self)));
         json.and(html)?;
-        Ok(if is_ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(match self.result() {
+            "ok" => ExitCode::SUCCESS,
+            "interrupted" => ExitCode::from(stop::EXIT_CODE),
+            _ => ExitCode::FAILURE,
+        })
     }
 
-    fn print(&self) {
-        let width = self.rows.iter().map(|row| row.label.chars().count()).max().unwrap_or(0);
-        println!("{} against {}", self.scenario, self.title);
-        for row in &self.rows {
-            println!("  {:<width$}  {}", row.label, row.value);
+    /// ok, failed, or interrupted.
+    pub fn result(&self) -> &'static str {
+        match (self.failures.is_empty(), self.is_interrupted) {
+            (true, false) => "ok",
+            (true, true) => "interrupted",
+            (false, _) => "failed",
         }
-        if self.failures.is_empty() {
-            println!("  {:<width$}  ok", "result");
-        } else {
-            println!("  {:<width$}  FAILED", "result");
+    }
+
+    fn table(&self) -> String {
+        let width = self.rows.iter().map(|row| row.label.chars().count()).max().unwrap_or(0);
+        let mut table = format!("{} against {}\n", self.scenario, self.title);
+        for row in &self.rows {
+            let _ = writeln!(table, "  {:<width$}  {}", row.label, row.value);
+        }
+        let result = match self.result() {
+            "interrupted" => "interrupted: these are the figures until then",
+            "failed" => "FAILED",
+            ok => ok,
+        };
+        let _ = writeln!(table, "  {:<width$}  {result}", "result");
+        if !self.failures.is_empty() {
             for failure in &self.failures {
-                println!("    - {}", failure.replace('\n', "\n      "));
+                let _ = writeln!(table, "    - {}", failure.replace('\n', "\n      "));
             }
             for sample in &self.samples {
-                println!("      e.g. {sample}");
+                let _ = writeln!(table, "      e.g. {sample}");
             }
         }
+        table
     }
 
     pub fn machine(&self) -> &Value {
@@ -326,15 +370,30 @@ impl Report {
 
     pub fn command(&self) -> String {
         let words = self.json["command"].as_array().cloned().unwrap_or_default();
-        let quoted = words.iter().filter_map(Value::as_str).map(|word| match word.contains([' ', '{', '\'', '"', '&', '?']) {
-            true => format!("'{word}'"),
-            false => word.to_owned(),
-        });
+        let quoted =
+            words.iter().filter_map(Value::as_str).map(|word| match word.is_empty() || word.contains([' ', '{', '\'', '"', '&', '?']) {
+                true => format!("'{word}'"),
+                false => word.to_owned(),
+            });
         format!("loadgen {}", quoted.collect::<Vec<_>>().join(" "))
     }
 
     pub fn begin_unix_ms(&self) -> u64 {
         self.begin_unix_ms
+    }
+}
+
+/// `--json -`, `--html -`.
+pub fn is_stdout(path: &Path) -> bool {
+    path == Path::new("-")
+}
+
+/// How many cores the host has online, whichever of them this process may use. A kernel writes them like 0-3,8.
+fn cores() -> usize {
+    let online = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
+    match online.trim().parse::<Cores>() {
+        Ok(Cores(cores)) if !cores.is_empty() => cores.len(),
+        _ => std::thread::available_parallelism().map_or(0, usize::from),
     }
 }
 
@@ -347,7 +406,7 @@ fn machine() -> Value {
     json!({
         "kernel": read("/proc/sys/kernel/osrelease").trim(),
         "cpu": after(&read("/proc/cpuinfo"), "model name"),
-        "cores": std::thread::available_parallelism().map_or(0, usize::from),
+        "cores": cores(),
         "memory": after(&read("/proc/meminfo"), "MemTotal"),
         "load_average": read("/proc/loadavg").split(' ').take(3).collect::<Vec<_>>().join(" "),
     })

@@ -24,6 +24,9 @@ pub struct Series {
     last: Instant,
     published: u64,
     pub points: Vec<Point>,
+    /// When the floor had its turn instead of the server: begin and end, seconds.
+    pub floor_turns: Vec<(f64, f64)>,
+    floor_since: Option<f64>,
     /// A crowd that has ended takes its counters along: what the ones before had counted.
     base: Counts,
     newest: Counts,
@@ -44,6 +47,8 @@ impl Series {
             last: now - Duration::from_secs(1),
             published: 0,
             points: Vec::new(),
+            floor_turns: Vec::new(),
+            floor_since: None,
             base: Counts::default(),
             newest: Counts::default(),
         }
@@ -83,6 +88,16 @@ impl Series {
                 index % 2 == 1
             });
             self.pause *= 2;
+        }
+    }
+
+    pub fn floor_begins(&mut self) {
+        self.floor_since = Some(self.begin.elapsed().as_secs_f64());
+    }
+
+    pub fn floor_ends(&mut self) {
+        if let Some(since) = self.floor_since.take() {
+            self.floor_turns.push((since, self.begin.elapsed().as_secs_f64()));
         }
     }
 

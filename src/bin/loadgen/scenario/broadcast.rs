@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::floor::by_turns;
+use super::floor::{by_turns, warm_rate};
 use crate::args::Options;
 use crate::crowd::Habits;
 use crate::pick::Pick;
@@ -21,7 +21,8 @@ fn broadcast(run: &mut Run, burst: u64, rate: f64, messages: u64) -> Result<()> 
         let (burst, laps) = (schedule.burst, schedule.count.div_ceil(schedule.burst));
         let per_second = schedule.rate / burst as f64;
         by_turns(run, &crowd, &schedule, burst.max(2), |floor, run, is_warm, frame_bytes| {
-            floor.laps(run, if is_warm { laps } else { 2 }, per_second, burst, frame_bytes)
+            let (laps, per_second) = if is_warm { (laps, per_second) } else { (2, warm_rate(per_second, 2)) };
+            floor.laps(run, laps, per_second, burst, frame_bytes)
         })?;
     } else {
         let round = run.publish("publishing", &crowd, schedule, |_, _| {})?;

@@ -4,7 +4,7 @@
 use anyhow::Result;
 use serde_json::json;
 
-use super::floor::by_turns;
+use super::floor::{by_turns, warm_rate};
 use crate::args::Options;
 use crate::crowd::Habits;
 use crate::pick::Pick;
@@ -27,7 +27,8 @@ fn spread(run: &mut Run, count: u32, zipf: f64) -> Result<()> {
         let clients = u64::from(crowd.clients);
         let (rate, rounds) = (schedule.rate, schedule.count.div_ceil(clients));
         by_turns(run, &crowd, &schedule, clients, |floor, run, is_warm, frame_bytes| {
-            floor.rounds(run, if is_warm { rounds } else { 1 }, rate, frame_bytes)
+            let (rounds, rate) = if is_warm { (rounds, rate) } else { (1, warm_rate(rate, clients)) };
+            floor.rounds(run, rounds, rate, frame_bytes)
         })?;
     } else {
         let round = run.publish("publishing", &crowd, schedule, |_, _| {})?;

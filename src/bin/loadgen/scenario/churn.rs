@@ -16,7 +16,7 @@ pub fn run(options: &Options, percent_per_second: f64) -> Result<Report> {
 fn churn(run: &mut Run, percent_per_second: f64) -> Result<()> {
     let Some(mut crowd) = run.connect(&Habits::default(), |_| 0)? else { return Ok(()) };
     // Who is there when is not known beforehand, so neither is how much will come.
-    crowd.expects = Expects::Silence;
+    crowd.expects = Expects::Each;
     let connected_before = crowd.counts().connected;
     let schedule = run.schedule(20.0, 1, 100, Pick::new(1, 0.0));
     crowd.churn(f64::from(crowd.clients) * percent_per_second / 100.0);

@@ -10,6 +10,7 @@ use crate::crowd::Habits;
 use crate::process;
 use crate::report::Report;
 use crate::run::{Connected, Run, whole};
+use crate::stop;
 
 /// After connections are closed, until the other end has closed them too.
 fn rest(clients: u32) -> Duration {
@@ -45,12 +46,17 @@ fn connect(run: &mut Run) -> Result<()> {
         if !is_complete {
             break;
         }
-        std::thread::sleep(rest(size.clients));
+        stop::sleep(rest(size.clients));
+        if run.is_over_time() {
+            break;
+        }
+        run.series.floor_begins();
         let before = process::process(floor.id()).map_or(0, |figures| figures.cpu_ns);
         let other = run.connect_to(&floor_target, &floor_size, &Habits::default(), |_| 0, false)?;
         let floor_cpu = process::process(floor.id()).map_or(0, |figures| figures.cpu_ns) - before;
         other.crowd.end();
-        std::thread::sleep(rest(size.clients));
+        stop::sleep(rest(size.clients));
+        run.series.floor_ends();
         if !other.is_complete {
             break;
         }

@@ -10,6 +10,7 @@ use crate::crowd::Habits;
 use crate::progress::short;
 use crate::report::Report;
 use crate::run::{Ended, Run, whole};
+use crate::stop;
 
 pub fn run(options: &Options) -> Result<Report> {
     // A channel for each client: an answer that comes to somebody else is seen.
@@ -35,7 +36,7 @@ fn echo(run: &mut Run) -> Result<()> {
         run.report.fail("stopped early: the server is gone, or --time is over");
     }
     let (after, seconds) = (run.snapshot(), begin.elapsed().as_secs_f64());
-    let tally = crowd.collect(true)?;
+    let tally = crowd.collect(!stop::is_asked())?;
     run.report.headline("echoed", format!("{} of {sent} ({}/s)", tally.counts.messages, short(tally.counts.messages as f64 / seconds)));
     if let (Some(before), Some(after)) = (&before.process, &after.process) {
         let per_message = after.cpu_ns.saturating_sub(before.cpu_ns) as f64 / tally.counts.messages.max(1) as f64;

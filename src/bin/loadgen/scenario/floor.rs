@@ -18,6 +18,9 @@ use crate::target::{Channels, Target};
 /// Sockets that one thread's table is given at most, so that SO_REUSEPORT's uneven dealing has room.
 const SOCKETS_PER_THREAD: u64 = 18_000;
 
+/// How long a warm-up may take: at a message per minute it would take minutes otherwise.
+const WARM_SECONDS: f64 = 5.0;
+
 /// The floor server with a crowd of its own beside the server's.
 #[derive(Debug)]
 pub struct FloorSide {
@@ -64,7 +67,9 @@ impl FloorSide {
     pub fn start(run: &mut Run) -> Result<FloorSide> {
         let (floor, target) = start_floor(&run.options)?;
         let size = floor_size(&run.size);
+        run.series.floor_begins();
         let connected = run.connect_to(&target, &size, &Habits::default(), |_| 0, false)?;
+        run.series.floor_ends();
         anyhow::ensure!(connected.is_complete, "the floor's clients did not all connect: {}", run.report.failures.join("; "));
         Ok(FloorSide { floor, crowd: connected.crowd })
     }
@@ -86,6 +91,19 @@ impl FloorSide {
         is_paced: bool,
         send: impl FnOnce(&mut Floor, &dyn Fn(u64)) -> Result<Vec<LapCost>>,
     ) -> Result<Laps> {
+        run.series.floor_begins();
+        let laps = self.measured(run, messages_per_client, is_paced, send);
+        run.series.floor_ends();
+        laps
+    }
+
+    fn measured(
+        &mut self,
+        run: &mut Run,
+        messages_per_client: u64,
+        is_paced: bool,
+        send: impl FnOnce(&mut Floor, &dyn Fn(u64)) -> Result<Vec<LapCost>>,
+    ) -> Result<Laps> {
         let before = self.crowd.collect(false)?.counts;
         self.crowd.spin(run.options.spin);
         let published = self.crowd.published.clone();
@@ -94,7 +112,7 @@ impl FloorSide {
         let costs = send(&mut self.floor, &told)?;
         let expected = before.messages + messages_per_client * u64::from(self.crowd.clients);
         let ended = run.until("floor", &self.crowd, None, |counts| counts.messages >= expected);
-        if matches!(ended, Ended::ServerGone | Ended::Time) {
+        if matches!(ended, Ended::ServerGone | Ended::Time | Ended::Interrupted) {
             run.report.fail(format!("stopped early, in the floor's turn{}", run.why(ended)));
             return Ok(Laps { costs, ..Laps::default() });
         }
@@ -145,33 +163,52 @@ impl Pairs {
 
     pub fn report(&self, report: &mut Report, what: &str, unit: &str) {
         if self.server.is_empty() {
-            report.row("against the floor", "not known: the server's process is (--server-pid)");
+            // The floor's figures are there as soon as a pair is; the server's need its process.
+            let is_begun = !self.floor_p99_us.is_empty();
+            report.row(
+                "against the floor",
+                if is_begun { "not known: the server's process is (--server-pid)" } else { "no pair of turns was finished" },
+            );
         } else {
             let ratios: Vec<f64> = self.server.iter().zip(&self.floor).map(|(server, floor)| server / floor).collect();
             let (lowest, highest) = spread(&ratios);
-            report.row(&format!("server {what}"), format!("{:.0} {unit} (median of {})", median(&self.server), self.server.len()));
-            report.row(&format!("floor {what}"), format!("{:.0} {unit}", median(&self.floor)));
-            report.headline(&format!("{what}, against the floor"), format!("{:.2} × ({lowest:.2} to {highest:.2})", median(&ratios)));
+            // Of one pair, so that the two figures and the ratio agree: the median of the ratios is not the ratio of the medians.
+            let at = middle(&ratios);
+            let (server, floor) = (digits(self.server[at]), digits(self.floor[at]));
+            let ratio = ratio_of(&server, &floor);
+            report.row(&format!("server {what}"), format!("{server} {unit}"));
+            report.row(&format!("floor {what}"), format!("{floor} {unit}"));
+            let spread = format!("{lowest:.2} to {highest:.2}, the middle one of {}", count(ratios.len(), "pair"));
+            report.headline(&format!("{what}, against the floor"), format!("{ratio} × ({spread})"));
             report.set(
                 "floor",
                 json!({
-                    "what": what, "unit": unit, "server": self.server, "floor": self.floor, "ratios": ratios,
-                    "ratio_median": median(&ratios), "ratio_min": lowest, "ratio_max": highest,
+                    "what": what, "unit": unit, "server": self.server, "floor": self.floor, "ratios": ratios, "ratio_median": ratios[at], "ratio_min": lowest, "ratio_max": highest,
                     "server_p99_us": self.server_p99_us, "floor_p99_us": self.floor_p99_us, "floor_lap_us": self.floor_lap_us,
                 }),
             );
         }
-        let text = |us: &[f64]| crate::progress::short_us(median(us));
+        let text = crate::progress::short_us;
         if !self.floor_p99_us.is_empty() {
-            report.row("p99: server, floor", format!("{}, {}", text(&self.server_p99_us), text(&self.floor_p99_us)));
+            report.row(
+                "p99: server, floor",
+                format!("{}, {} (medians)", text(median(&self.server_p99_us)), text(median(&self.floor_p99_us))),
+            );
         }
         if !self.floor_lap_us.is_empty() {
             let of_laps: Vec<f64> = self.server_p99_us.iter().zip(&self.floor_lap_us).map(|(p99, lap)| p99 / lap).collect();
             let (lowest, highest) = spread(&of_laps);
-            let ratio = format!("{:.2} × ({lowest:.2} to {highest:.2}), a lap takes {}", median(&of_laps), text(&self.floor_lap_us));
+            let at = middle(&of_laps);
+            let (p99, lap) = (digits(self.server_p99_us[at] / 1000.0), digits(self.floor_lap_us[at] / 1000.0));
+            let ratio = format!("{} × ({lowest:.2} to {highest:.2}): {p99} ms, a lap takes {lap} ms", ratio_of(&p99, &lap));
             report.row("p99, against a floor's lap", ratio);
         }
     }
+}
+
+/// The rate at which so many messages take no longer than a warm-up may.
+pub fn warm_rate(rate: f64, messages: u64) -> f64 {
+    rate.max(messages as f64 / WARM_SECONDS)
 }
 
 /// Publishes by the schedule and has the floor send the same, --pairs times in turn, and reports both. `lap` is the floor's half; its third argument
@@ -183,8 +220,8 @@ pub fn by_turns(
     warm_messages: u64,
     lap: impl Fn(&mut FloorSide, &mut Run, bool, usize) -> Result<Laps>,
 ) -> Result<()> {
-    // The frame's size is known when the first messages have come; they do not count.
-    let warm = Schedule { count: warm_messages, ..schedule.clone() };
+    // The frame's size is known when the first messages have come; they do not count, and are not waited for as those that do.
+    let warm = Schedule { count: warm_messages, rate: warm_rate(schedule.rate, warm_messages), ..schedule.clone() };
     let warm = run.publish("warming up", crowd, warm, |_, _| {})?;
     if warm.deliveries() == 0 || !run.report.failures.is_empty() {
         run.report.round(&warm);
@@ -205,6 +242,10 @@ pub fn by_turns(
             break;
         }
         let laps = lap(&mut floor, run, true, frame_bytes)?;
+        if run.is_over_time() {
+            all.get_or_insert(round);
+            break;
+        }
         pairs.add(round.cpu_per_delivery(), Some(laps.cpu_per_delivery()), round.tally.latency_us.value_at_percentile(99.0), &laps);
         match &mut all {
             Some(all) => all.add(&round),
@@ -221,6 +262,34 @@ pub fn by_turns(
     run.report.set("frame_bytes", json!(frame_bytes));
     floor.end();
     Ok(())
+}
+
+/// Which of them stands in the middle; of two, the lower one.
+fn middle(numbers: &[f64]) -> usize {
+    let mut order: Vec<usize> = (0..numbers.len()).collect();
+    order.sort_by(|one, other| numbers[*one].total_cmp(&numbers[*other]));
+    order.get(order.len().saturating_sub(1) / 2).copied().unwrap_or(0)
+}
+
+/// Four digits, so that whoever divides what is shown comes to the ratio that is shown.
+fn digits(number: f64) -> String {
+    let decimals = match number {
+        n if n >= 1000.0 => 0,
+        n if n >= 100.0 => 1,
+        n if n >= 10.0 => 2,
+        _ => 3,
+    };
+    format!("{number:.decimals$}")
+}
+
+/// Of two figures as they are shown.
+fn ratio_of(one: &str, other: &str) -> String {
+    let number = |text: &str| text.parse::<f64>().unwrap_or(f64::NAN);
+    format!("{:.2}", number(one) / number(other))
+}
+
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 pub fn median(numbers: &[f64]) -> f64 {
@@ -250,19 +319,20 @@ fn alone(run: &mut Run, floor: &mut Floor) -> Result<()> {
     let Some(crowd) = run.connect(&Habits::default(), |_| 0)? else { return Ok(()) };
     let options = run.options.clone();
     let schedule = run.schedule(3.0, 1, 15, crate::pick::Pick::new(1, 0.0));
+    let laps_per_second = schedule.rate / schedule.burst as f64;
     let frame_bytes = options.payload + campanile::wire::frame::header_len(options.payload);
     let laps = schedule.count.div_ceil(schedule.burst);
     crowd.spin(options.spin);
     let before = crowd.collect(false)?.counts;
     let published = crowd.published.clone();
     let told = |count| published[0].store(count, std::sync::atomic::Ordering::Relaxed);
-    let costs = floor.laps(laps, schedule.rate / schedule.burst as f64, schedule.burst, frame_bytes, told)?;
+    let costs = floor.laps(laps, laps_per_second, schedule.burst, frame_bytes, told)?;
     let expected = before.messages + laps * schedule.burst * u64::from(crowd.clients);
     let ended = run.until("laps", &crowd, None, |counts| counts.messages >= expected);
     if ended != Ended::Met {
         run.report.fail(format!("stopped early{}", run.why(ended)));
     }
-    let tally = crowd.collect(true)?;
+    let tally = crowd.collect(ended != Ended::Interrupted)?;
     let laps = Laps { costs, p99_us: tally.latency_us.value_at_percentile(99.0), is_paced: false };
     let sends: u64 = laps.costs.iter().map(|cost| cost.sends).sum();
     let cpu: u64 = laps.costs.iter().map(|cost| cost.cpu_ns).sum();
@@ -278,4 +348,28 @@ fn alone(run: &mut Run, floor: &mut Floor) -> Result<()> {
     run.check(&crowd, &[])?;
     crowd.end();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_middle_pair_is_one_of_them() {
+        assert_eq!([&[1.0][..], &[3.0, 1.0, 2.0], &[4.0, 1.0, 2.0, 3.0]].map(middle), [0, 2, 2]);
+    }
+
+    #[test]
+    fn figures_are_shown_so_that_their_ratio_can_be_had_from_them() {
+        assert_eq!([9548.4, 112.34, 27.456, 0.98765].map(digits), ["9548", "112.3", "27.46", "0.988"]);
+        assert_eq!(ratio_of("9548", "7777"), "1.23");
+    }
+
+    #[test]
+    fn a_warm_up_takes_seconds_at_any_rate() {
+        for (rate, messages) in [(0.001, 2), (3.0, 2), (1000.0, 100), (10.0, 100_000)] {
+            assert!(messages as f64 / warm_rate(rate, messages) <= WARM_SECONDS);
+            assert!(warm_rate(rate, messages) >= rate);
+        }
+    }
 }

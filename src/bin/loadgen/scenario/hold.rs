@@ -1,6 +1,6 @@
 //! Connect all clients and hold them: nobody may be closed, and what does it cost to keep them? With --messages, each must still get those in the end.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use serde_json::json;
@@ -19,11 +19,14 @@ fn hold(run: &mut Run, seconds: f64) -> Result<()> {
     let Some(crowd) = run.connect(&Habits::default(), |_| 0)? else { return Ok(()) };
     let before = run.snapshot();
     let pings_before = crowd.counts().pings;
+    let begin = Instant::now();
     match run.pause("holding", &crowd, Duration::from_secs_f64(seconds)) {
         Ended::Met => {}
+        Ended::Interrupted => {}
         Ended::ServerGone => run.report.fail("the server is gone"),
         Ended::Time | Ended::Silence => run.report.fail("--time is over before --hold: give more"),
     }
+    let seconds = begin.elapsed().as_secs_f64();
     let after = run.snapshot();
     let counts = crowd.counts();
     let pings = counts.pings - pings_before;

@@ -16,8 +16,8 @@ use crate::run::{Round, Run, whole};
 
 /// A small window, so that a client that does not read is felt soon.
 const RECEIVE_BYTES: usize = 4096;
-/// How long slow clients read in the end: the server's close timeout and some more.
-const CATCH_UP: Duration = Duration::from_secs(2);
+/// Slow clients read in the end until nothing has come for so long: the server's close timeout and some more.
+const CATCH_UP_SECONDS: f64 = 2.0;
 
 pub fn habits(slow_percent: f64, never_percent: f64, read_bytes: usize, pause_ms: u64) -> Habits {
     Habits {
@@ -44,7 +44,10 @@ fn slow(run: &mut Run, habits: &Habits) -> Result<()> {
     let memory_after = run.snapshot().process.map(|process| process.anonymous_bytes);
     // A connection that the server has given up is known to be closed when what was sent before has been read.
     crowd.catch_up();
-    run.pause("catching up", &crowd, CATCH_UP);
+    let patience = std::mem::replace(&mut run.options.patience, CATCH_UP_SECONDS);
+    let slow_clients = u64::from(crowd.slow_clients);
+    run.until("catching up", &crowd, None, |counts| counts.slow_closed >= slow_clients);
+    run.options.patience = patience;
 
     run.report.round(&some_stopped);
     run.report.total.add(&all_read.tally);

@@ -13,10 +13,11 @@ use crate::pick::Pick;
 use crate::progress::short_us;
 use crate::report::Report;
 use crate::run::{Run, whole};
+use crate::stop;
 
-/// How often /healthz is asked, and how long it may take.
+/// How often /healthz is asked, and after how long it counts as not answered. The slowest answer is told apart, so this is long.
 const HEALTH_PAUSE: Duration = Duration::from_millis(50);
-const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
 struct Health {
@@ -66,7 +67,7 @@ fn storm(run: &mut Run) -> Result<()> {
             "healthz_slowest_us": health.slowest.as_micros() as u64,
         }),
     );
-    let last = crowd.collect(true)?;
+    let last = crowd.collect(!stop::is_asked())?;
     if last.counts.unrecovered > 0 {
         run.report.row("hint", "a Campanile keeps messages for those who come back with --history-count N");
     }

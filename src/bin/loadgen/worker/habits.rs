@@ -8,7 +8,7 @@ use mio::{Interest, Token};
 use socket2::SockRef;
 
 use super::{READ_BYTES, Ticker, Worker};
-use crate::client::{Phase, Reading};
+use crate::client::{Client, Phase, Reading};
 use crate::stamp::Stamp;
 use crate::target;
 
@@ -119,17 +119,23 @@ impl Worker {
         self.live.store(&self.tally.counts);
     }
 
+    /// What a client must have got by now, counted from the first message on. None: it is not ready, or slow on purpose.
+    fn published_to(&self, client: &Client) -> Option<u64> {
+        let is_slow = self.is_slow_now && client.reading != Reading::Normal;
+        (!is_slow && client.phase == Phase::Ready).then(|| match self.plan.echo_bytes {
+            0 => self.plan.published[client.channel as usize].load(Relaxed),
+            _ => client.position,
+        })
+    }
+
+    pub(super) fn missing(&self) -> u64 {
+        self.clients.iter().filter_map(|client| Some(client.tail(self.published_to(client)?).0)).sum()
+    }
+
     pub(super) fn check_tails(&mut self) {
         for index in 0..self.clients.len() {
+            let Some(published) = self.published_to(&self.clients[index]) else { continue };
             let client = &mut self.clients[index];
-            let is_slow = self.is_slow_now && client.reading != Reading::Normal;
-            if is_slow || client.phase != Phase::Ready {
-                continue;
-            }
-            let published = match self.plan.echo_bytes {
-                0 => self.plan.published[client.channel as usize].load(Relaxed),
-                _ => client.position,
-            };
             let (lost, announced) = client.tail(published);
             self.tally.counts.lost += lost;
             self.tally.counts.announced += announced;

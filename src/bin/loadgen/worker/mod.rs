@@ -69,6 +69,10 @@ pub enum Command {
         check_tail: bool,
         reply: Sender<Tally>,
     },
+    /// How many messages have been published that ready clients must get and have not got yet.
+    CountMissing {
+        reply: Sender<u64>,
+    },
     /// Clients that are slow begin to be slow.
     SlowDown,
     /// They read everything that waits for them, to learn what became of their connections.
@@ -246,6 +250,7 @@ impl Worker {
                 std::mem::swap(&mut self.tally.counts, &mut counts);
                 let _ = reply.send(tally);
             }
+            Command::CountMissing { reply } => drop(reply.send(self.missing())),
             Command::SlowDown => self.slow_down(),
             Command::CatchUp => self.catch_up(),
             Command::Storm => self.storm(),
