@@ -222,7 +222,7 @@ fn a_wrong_command_line_exits_2_and_wrong_settings_are_told() {
     }
     host.set("campanile.toml", "shards = \"many\"\n");
     let (code, _, stderr) = host.doctor(&[]);
-    assert_eq!(code, 1);
+    assert_eq!(code, 2);
     assert!(stderr.contains("campanile.toml:1"), "{stderr}");
 }
 

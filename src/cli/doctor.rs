@@ -1,6 +1,5 @@
 //! `campanile doctor`: holds what the settings need against what the host has. The reckoning is [`crate::doctor`]'s.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -18,7 +17,7 @@ Check whether this host has what so many connections need: descriptors, memory, 
 
 Reads the settings as `campanile serve` does (file, CAMPANILE_ variables, and any flag of serve), and
 the limits of the process it runs in: run it as the server's user, before the server starts.
-Exit code 0: everything is enough. 1: something is too low. 2: the command line is wrong.";
+Exit code 0: everything is enough. 1: something is too low. 2: the command line or a setting is wrong.";
 const EXAMPLES: &str = "\
 Examples:
   campanile doctor                                       what the settings ask for, one message a second
@@ -61,7 +60,7 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let facts = Facts::read(root);
     let loaded = load(&flags::sources(matches), Some(&facts.host())).map_err(BadSettings)?;
     for warning in &loaded.warnings {
-        eprintln!("{warning}\n");
+        output::remark(format_args!("{warning}\n"));
     }
     let mut settings = loaded.settings;
     if let Some(&connections) = matches.get_one::<u64>("connections") {
@@ -84,7 +83,7 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         });
         output::line(format_args!("{answer:#}"))?;
     } else {
-        let colors = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let colors = output::takes_colors(&std::io::stdout());
         output::bytes(page(&settings, asked, &checks, colors).as_bytes())?;
     }
     Ok(ExitCode::from(u8::from(too_low > 0)))

@@ -8,7 +8,7 @@ pub mod host;
 use serde::Serialize;
 
 use crate::config::start::show_bytes;
-use crate::config::{Settings, fd_table, memory_bound, resolve_fd_table};
+use crate::config::{Resolved, Settings, fd_table, memory_bound, resolve_fd_table};
 use host::Facts;
 
 /// Kernel memory of one idle socket: structures, inode, file, epoll entry. (A pair on loopback was measured at 6.4 to 8.4 KB for both ends.)
@@ -122,22 +122,31 @@ impl Need<'_> {
         self.connections().div_ceil(self.shards())
     }
 
+    fn resolved(&self, limit: u64) -> Resolved {
+        resolve_fd_table(self.settings, limit, self.facts.private_refused.as_ref())
+    }
+
     fn descriptors(&self) -> Check {
         let Some(limit) = self.facts.descriptors_hard else { return unknown("descriptors", "/proc/self/limits") };
-        let resolved = resolve_fd_table(self.settings, limit);
+        let resolved = self.resolved(limit);
         let need = fd_table::need(self.settings, resolved.private);
         let table =
             if resolved.private { format!("each of {} private tables needs", self.shards()) } else { "one shared table needs".into() };
         let limit_text = if limit == u64::MAX { "there is no limit".into() } else { format!("the limit is {}", count(limit)) };
         let text = format!("{table} {}, {limit_text}", count(need));
-        let fix = resolved.warning.as_deref().and_then(|warning| warning.split_once("help: ")).map(|(_, help)| help.to_owned());
+        let fixes: Vec<&str> = resolved.warnings().filter_map(|warning| Some(warning.split_once("help: ")?.1)).collect();
+        let fix = Some(fixes.join("; or ")).filter(|fix| !fix.is_empty());
+        let text = match &self.facts.private_refused {
+            Some(refusal) if resolved.refusal.is_some() => format!("{text}; shards cannot have tables of their own: {refusal}"),
+            _ => text,
+        };
         Check { fix, ..compare("descriptors", need, limit, text, String::new) }
     }
 
     /// Only where it keeps the limit from being raised.
     fn table_size(&self) -> Option<Check> {
         let largest = self.facts.nr_open?;
-        let need = fd_table::need(self.settings, resolve_fd_table(self.settings, self.facts.descriptors_hard.unwrap_or(largest)).private);
+        let need = fd_table::need(self.settings, self.resolved(self.facts.descriptors_hard.unwrap_or(largest)).private);
         let text = format!("a table may hold {}, {} are needed", count(largest), count(need));
         Some(compare("fs.nr_open", need, largest, text, || format!("sysctl -w fs.nr_open={}, then raise the limit", round_up(need))))
     }

@@ -6,6 +6,7 @@ use crate::config::FdTable;
 fn usual() -> Facts {
     Facts {
         descriptors_hard: Some(1 << 20),
+        private_refused: None,
         cores: vec![0, 1, 2, 3],
         file_max: Some(1_600_000),
         files_open: Some(1_000),
@@ -91,6 +92,17 @@ fn private_tables_are_counted_each_by_itself() {
     let low = check("descriptors", &shards(4), QUIET, &facts);
     assert_eq!(low.verdict, Verdict::TooLow);
     assert!(low.fix.unwrap().contains("--shards 6"));
+}
+
+#[test]
+fn a_host_that_forbids_private_tables_is_told_what_to_allow() {
+    let refused = Some(crate::sys::Refusal { call: "close_range", error: Some(libc::ENOSYS) });
+    let facts = Facts { descriptors_hard: Some(20_000), private_refused: refused, ..usual() };
+    let check = check("descriptors", &Settings { shards: 6, ..settings(100_000) }, QUIET, &facts);
+    assert_eq!(check.verdict, Verdict::TooLow);
+    assert!(check.text.contains("one shared table needs 100,112") && check.text.contains("older than 5.9"), "{}", check.text);
+    let fix = check.fix.unwrap();
+    assert!(fix.contains("SystemCallFilter=") && fix.contains("; or `ulimit -n 100112`") && !fix.contains("private"), "{fix}");
 }
 
 #[test]

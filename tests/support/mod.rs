@@ -6,4 +6,5 @@ pub mod client;
 pub mod crowd;
 pub mod frames;
 pub mod redis;
+pub mod seccomp;
 pub mod server;
