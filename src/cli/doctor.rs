@@ -7,7 +7,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::json;
 
 use super::{BadSettings, flags, output};
-use crate::config::{Settings, load};
+use crate::config::{Settings, load, parse};
 use crate::doctor::host::Facts;
 use crate::doctor::{Check, Load, Verdict, count, examine, show_number};
 
@@ -20,24 +20,27 @@ the limits of the process it runs in: run it as the server's user, before the se
 Exit code 0: everything is enough. 1: something is too low. 2: the command line or a setting is wrong.";
 const EXAMPLES: &str = "\
 Examples:
-  campanile doctor                                       what the settings ask for, one message a second
-  campanile doctor --connections 1000000 --rate 5        another size
+  campanile doctor                                                 what the settings ask for, one message a second
+  campanile doctor --connections 1_000_000 --rate 5 --payload 2k   another size
   campanile doctor --connections 200000 --shards 8 --fd-table private --json";
 
+/// What the settings of these names take at most.
+const CONNECTIONS_MAX: u64 = 1 << 24;
+const PAYLOAD_BYTES_MAX: u64 = 64 << 20;
+
 pub fn command() -> Command {
+    // Numbers are written as in the settings.
     let number =
         |name: &'static str, placeholder: &'static str, help: &'static str| Arg::new(name).long(name).value_name(placeholder).help(help);
+    let connections = |text: &str| parse::number(text, 1, CONNECTIONS_MAX);
+    let payload = |text: &str| parse::size(text, 0, PAYLOAD_BYTES_MAX);
     Command::new("doctor")
         .about(ABOUT)
         .long_about(LONG_ABOUT)
         .after_help(EXAMPLES)
-        .arg(number("connections", "N", "Connections [default: connections_max]").value_parser(clap::value_parser!(u64).range(1..=1 << 24)))
+        .arg(number("connections", "N", "Connections [default: connections_max]").value_parser(connections))
         .arg(number("rate", "R", "Messages a second, each to every connection").default_value("1").value_parser(rate))
-        .arg(
-            number("payload", "BYTES", "Bytes of a message")
-                .default_value("128")
-                .value_parser(clap::value_parser!(u64).range(0..=64 << 20)),
-        )
+        .arg(number("payload", "SIZE", "Bytes of a message, as in 128, 100k, 1M").default_value("128").value_parser(payload))
         .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print JSON"))
         .arg(
             Arg::new("root")
