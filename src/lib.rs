@@ -10,7 +10,7 @@
 //! 5. [`wire`]: what the bytes mean: HTTP head, WebSocket frames, commands and events.
 //!
 //! [`server`] starts the threads and ends them. Around them: [`config`] (settings as typed, then checked), [`control`] (HTTP for operators), [`metrics`] (counters
-//! that one thread writes and others read), [`limits`] (every bound, named), [`doctor`] (whether a host has what is needed), [`systemd`] (readiness, watchdog, given sockets), [`sys`] (the
+//! that one thread writes and others read), [`limits`] (every bound, named), [`listen`] (which sockets an address stands for), [`doctor`] (whether a host has what is needed), [`systemd`] (readiness, watchdog, given sockets), [`sys`] (the
 //! only unsafe code).
 
 pub mod bus;
@@ -20,6 +20,7 @@ pub mod control;
 pub mod doctor;
 pub mod fanout;
 pub mod limits;
+pub mod listen;
 pub mod metrics;
 pub mod server;
 pub mod shard;

@@ -2,7 +2,7 @@
 //! Called by `campanile serve` and by tests.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -13,12 +13,12 @@ use core_affinity::CoreId;
 use tokio::sync::oneshot;
 
 use crate::bus::{BusCommand, BusSender, subscriber};
-use crate::config::{FdTable, Pin, Settings, resolve_fd_table};
+use crate::config::{FdTable, Host, Pin, Resolved, Settings, resolve_fd_table};
 use crate::control::{self, Control, Facts};
+use crate::listen;
 use crate::metrics::{BusMetrics, ShardMetrics};
 use crate::shard::Parts;
 use crate::shard::run::{self, Placement, Seat};
-use crate::shard::sockets;
 use crate::sys;
 use crate::systemd::{self, Given, Notifier, Pulses, Supervision};
 
@@ -28,6 +28,11 @@ pub struct Server {
     /// What clients connect to, with the ports really bound.
     pub listen: Vec<SocketAddr>,
     pub control: SocketAddr,
+    /// Those of `listen` that are IPv6 alone.
+    pub ipv6_alone: Vec<SocketAddr>,
+    pub table: Resolved,
+    /// Descriptors that a table may hold now.
+    pub descriptors: u64,
     bus: BusSender,
     bus_thread: JoinHandle<()>,
     shards: Vec<JoinHandle<()>>,
@@ -35,12 +40,18 @@ pub struct Server {
     ended: oneshot::Sender<()>,
 }
 
-/// Opens the ports and starts every thread. Call it on a thread that should not get SIGTERM and SIGINT: from here on they
-/// go to the control thread.
-pub fn start(settings: Settings) -> anyhow::Result<Server> {
-    sys::block_stop_signals().context("signals cannot be blocked")?;
-    let limit = sys::raise_descriptor_limit().context("the descriptor limit cannot be read")?;
-    let table = resolve_fd_table(&settings, limit.hard);
+/// Opens the ports and starts every thread. Call it on a thread that should not get signals: from here on they go to the control
+/// thread.
+pub fn start(settings: Settings, host: &Host) -> anyhow::Result<Server> {
+    sys::block_signals().context("signals cannot be blocked")?;
+    let descriptors = sys::raise_descriptor_limit().map_or_else(
+        |error| {
+            tracing::warn!("the limit on descriptors stays at {}: it cannot be raised ({error})", host.descriptors_soft);
+            host.descriptors_soft
+        },
+        |limit| limit.soft,
+    );
+    let table = resolve_fd_table(&settings, descriptors, host.private_refused.as_ref());
     let notifier = Notifier::from_environment()?;
     // First, so that a port in use ends the start before any thread has begun.
     let given = Given::from_environment(settings.backlog)?;
@@ -49,10 +60,9 @@ pub fn start(settings: Settings) -> anyhow::Result<Server> {
         None => settings,
     };
     if given.is_none() {
-        sockets::check_unused(&settings.listen)?;
+        listen::check_unused(&settings.listen)?;
     }
-    let control_listener = TcpListener::bind(settings.control)
-        .map_err(|error| anyhow!("cannot listen on {} (control): {}", settings.control, sys::explain_bind(&error, settings.control)))?;
+    let control_listener = listen::control(settings.control).context("the control port")?;
     let control = control_listener.local_addr()?;
 
     // Before the shards accept, too: in one descriptor table with it, a rush of clients would leave it nothing to begin with.
@@ -62,7 +72,7 @@ pub fn start(settings: Settings) -> anyhow::Result<Server> {
     let control_thread = std::thread::Builder::new()
         .name("control".into())
         .spawn(move || {
-            let control = match Control::prepare().and_then(|control| sys::unblock_stop_signals().map(|()| control)) {
+            let control = match Control::prepare().and_then(|control| sys::unblock_signals().map(|()| control)) {
                 Ok(control) => control,
                 Err(error) => {
                     let _ = prepared.send(Err(error));
@@ -95,7 +105,7 @@ pub fn start(settings: Settings) -> anyhow::Result<Server> {
     let connections = Arc::new(AtomicUsize::new(0));
     let node_id = fastrand::u32(..);
     let cores = cores(&settings);
-    let mut listen = settings.listen.clone();
+    let mut bound = settings.listen.clone();
     let mut shards = Vec::new();
     for (index, (seat, inbox)) in seats.into_iter().enumerate() {
         let parts = Parts {
@@ -110,7 +120,7 @@ pub fn start(settings: Settings) -> anyhow::Result<Server> {
         let placement = Placement {
             core: cores[index],
             private_descriptors: table.private,
-            listen: listen.clone(),
+            listen: bound.clone(),
             given: given.as_ref().map(|given| given.share(index, settings.shards, table.private)).transpose()?,
         };
         let (started, starting) = mpsc::channel();
@@ -124,21 +134,25 @@ pub fn start(settings: Settings) -> anyhow::Result<Server> {
             .context("a shard's thread could not be started")?;
         shards.push(thread);
         // One after the other: a table of its own is a copy of what is open at that moment, and port 0 is decided by the first.
-        let bound = starting.recv().context("a shard ended while it started")??;
+        let addresses = starting.recv().context("a shard ended while it started")??;
         if given.is_none() {
-            listen = bound;
+            bound = addresses;
         }
     }
+    let ipv6_alone = match &given {
+        Some(given) => given.ipv6_alone(),
+        None => bound.iter().copied().filter(|&address| listen::is_ipv6_alone(address, &bound)).collect(),
+    };
     // Every shard has its own by now.
     drop(given);
 
     let private = if table.private { FdTable::Private } else { FdTable::Shared };
-    let facts = Facts { version: env!("CARGO_PKG_VERSION"), fd_table: private, listen: listen.clone(), control };
+    let facts = Facts { version: env!("CARGO_PKG_VERSION"), fd_table: private, listen: bound.clone(), control };
     let pulses = Pulses::new(bus.clone(), bus_metrics.clone(), senders.into_iter().zip(metrics.iter().cloned()).collect());
     let supervision = notifier.map(|notifier| Supervision::new(notifier, pulses, systemd::watchdog()));
     let state = Arc::new(control::State::new(settings, facts, metrics, bus_metrics, bus.clone()));
     let _ = hand_over.send((state, supervision, bus.clone()));
-    Ok(Server { listen, control, bus, bus_thread, shards, control_thread, ended })
+    Ok(Server { listen: bound, control, ipv6_alone, table, descriptors, bus, bus_thread, shards, control_thread, ended })
 }
 
 impl Server {

@@ -1,7 +1,6 @@
 //! The only unsafe code: system calls that no safe crate offers.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -67,12 +66,88 @@ pub fn raise_descriptor_limit() -> io::Result<DescriptorLimit> {
     Ok(DescriptorLimit { soft: limit.rlim_cur, hard: limit.rlim_max })
 }
 
+/// A system call that this process may not make, or that the kernel does not know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    pub call: &'static str,
+    pub error: Option<i32>,
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let call = self.call;
+        let Some(number) = self.error else {
+            return write!(out, "a seccomp filter (a container's profile, SystemCallFilter= of the unit) kills the process for {call}");
+        };
+        let error = io::Error::from_raw_os_error(number);
+        match (number, call) {
+            (libc::EPERM | libc::EACCES, _) => {
+                write!(out, "a seccomp filter (a container's profile, SystemCallFilter= of the unit) forbids {call} ({error})")
+            }
+            (libc::ENOSYS, "close_range") => {
+                write!(out, "{call} is not to be had ({error}): the kernel is older than 5.9, or a seccomp filter says so")
+            }
+            (libc::ENOSYS, _) => write!(out, "{call} is not to be had ({error}): the kernel lacks it, or a seccomp filter says so"),
+            _ => write!(out, "{call} fails ({error})"),
+        }
+    }
+}
+
+/// What keeps threads of this process from having descriptor tables of their own ([`unshare_descriptors`]), if anything does. Found out
+/// by a child process, which a filter that kills may kill.
+pub fn private_descriptors_refused() -> Option<Refusal> {
+    match ask_child() {
+        Ok(answer) => match answer[..] {
+            [] => Some(Refusal { call: "unshare or close_range", error: None }),
+            [_, 0] => None,
+            [call, error, ..] => Some(Refusal { call: if call == 0 { "unshare" } else { "close_range" }, error: Some(i32::from(error)) }),
+            [_] => unreachable!("both bytes are written at once"),
+        },
+        Err(error) => Some(Refusal { call: "fork", error: error.raw_os_error() }),
+    }
+}
+
+/// The number of the call that was made last (0: unshare, 1: close_range) and its error, 0 for none; nothing from a child that was killed.
+fn ask_child() -> io::Result<Vec<u8>> {
+    let (mut reader, writer) = io::pipe()?;
+    // SAFETY: the child makes system calls alone and leaves without running anything else of this process.
+    let child = unsafe {
+        let child = libc::fork();
+        if child == 0 {
+            let mut answer = [0, error_of(libc::unshare(libc::CLONE_FILES))];
+            if answer[1] == 0 {
+                // A range without any descriptor, or the pipe would be closed too.
+                answer = [1, error_of(libc::syscall(libc::SYS_close_range, u32::MAX, u32::MAX, 0) as i32)];
+            }
+            libc::write(writer.as_raw_fd(), answer.as_ptr().cast(), answer.len());
+            libc::_exit(0);
+        }
+        child
+    };
+    check(child)?;
+    drop(writer);
+    let mut answer = Vec::new();
+    io::Read::read_to_end(&mut reader, &mut answer)?;
+    // SAFETY: the child is ours. What it returned is known; where SIGCHLD is ignored there is nothing to wait for.
+    while unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) } == -1 && last_error() == libc::EINTR {}
+    Ok(answer)
+}
+
+/// Linux knows no error number beyond 133.
+fn error_of(result: i32) -> u8 {
+    if result == -1 { last_error() as u8 } else { 0 }
+}
+
+fn last_error() -> i32 {
+    io::Error::last_os_error().raw_os_error().unwrap_or(0)
+}
+
 /// Gives the calling thread a descriptor table of its own, holding only standard input, output and error and what `keep` lists.
 /// From here on a descriptor number of another thread means nothing on this one. What `take` lists is kept as well and given back as
 /// owned by this thread; whoever owned those numbers before goes on owning them in the old table.
 pub fn unshare_descriptors(keep: &[RawFd], take: &[RawFd]) -> io::Result<Vec<OwnedFd>> {
     // SAFETY: unshare(CLONE_FILES) changes nothing but this thread's descriptor table; other threads keep theirs.
-    check(unsafe { libc::unshare(libc::CLONE_FILES) })?;
+    check(unsafe { libc::unshare(libc::CLONE_FILES) }).map_err(|error| refused("unshare", &error))?;
     let mut keep: Vec<u32> = keep.iter().chain(take).map(|&fd| fd as u32).chain([0, 1, 2]).collect();
     keep.sort_unstable();
     keep.dedup();
@@ -81,7 +156,8 @@ pub fn unshare_descriptors(keep: &[RawFd], take: &[RawFd]) -> io::Result<Vec<Own
         if first < fd {
             let last = if fd == u32::MAX { u32::MAX } else { fd - 1 };
             // SAFETY: the table is this thread's own copy: the objects that own these numbers live on other threads, in their table.
-            check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } as i32)?;
+            check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } as i32)
+                .map_err(|error| refused("close_range", &error))?;
         }
         first = fd.wrapping_add(1);
     }
@@ -93,6 +169,11 @@ pub fn unshare_descriptors(keep: &[RawFd], take: &[RawFd]) -> io::Result<Vec<Own
             Ok(unsafe { OwnedFd::from_raw_fd(fd) })
         })
         .collect()
+}
+
+fn refused(call: &'static str, error: &io::Error) -> io::Error {
+    let refusal = Refusal { call, error: error.raw_os_error() };
+    io::Error::new(error.kind(), format!("a shard cannot have a descriptor table of its own: {refusal}; --fd-table shared does without"))
 }
 
 /// The sockets that the service manager has handed over (`LISTEN_FDS`), once: a second call gives none.
@@ -188,24 +269,28 @@ pub fn tcp_option(socket: &impl AsRawFd, name: libc::c_int) -> io::Result<u32> {
     Ok(value as u32)
 }
 
-/// Blocks SIGTERM and SIGINT on the calling thread and on every thread it starts from now on. A handler may run on any thread that
-/// does not block them, and writes to a descriptor number that means somebody else's socket in a private table.
-pub fn block_stop_signals() -> io::Result<()> {
-    mask_stop_signals(libc::SIG_BLOCK)
+/// The signals that a handler of ours takes; all others do what the kernel does by itself (SIGPIPE is ignored by Rust's own start).
+const HANDLED_SIGNALS: [libc::c_int; 5] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2];
+
+/// Blocks the signals that are handled on the calling thread and on every thread it starts from now on. A handler may run on any
+/// thread that does not block them, and writes to a descriptor number that means somebody else's socket in a private table.
+pub fn block_signals() -> io::Result<()> {
+    mask_signals(libc::SIG_BLOCK)
 }
 
 /// Lets the calling thread receive them again.
-pub fn unblock_stop_signals() -> io::Result<()> {
-    mask_stop_signals(libc::SIG_UNBLOCK)
+pub fn unblock_signals() -> io::Result<()> {
+    mask_signals(libc::SIG_UNBLOCK)
 }
 
-fn mask_stop_signals(how: libc::c_int) -> io::Result<()> {
+fn mask_signals(how: libc::c_int) -> io::Result<()> {
     // SAFETY: an all-zero sigset_t is a valid value to be emptied, and the set outlives the calls that read it.
     let error = unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut set);
-        libc::sigaddset(&mut set, libc::SIGTERM);
-        libc::sigaddset(&mut set, libc::SIGINT);
+        for signal in HANDLED_SIGNALS {
+            libc::sigaddset(&mut set, signal);
+        }
         libc::pthread_sigmask(how, &set, std::ptr::null_mut())
     };
     if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
@@ -213,16 +298,4 @@ fn mask_stop_signals(how: libc::c_int) -> io::Result<()> {
 
 fn check(result: i32) -> io::Result<()> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-/// What an operator can do about a failed bind.
-pub fn explain_bind(error: &io::Error, address: SocketAddr) -> String {
-    match error.raw_os_error() {
-        Some(libc::EADDRINUSE) => {
-            format!("the port is in use; stop the other server or choose another port (ss -ltnp 'sport = :{}')", address.port())
-        }
-        Some(libc::EACCES) => format!("not permitted; ports below 1024 need CAP_NET_BIND_SERVICE, or choose a port above ({error})"),
-        Some(libc::EADDRNOTAVAIL) => format!("this host does not have the address {}; see `ip address`", address.ip()),
-        _ => error.to_string(),
-    }
 }

@@ -192,6 +192,12 @@ impl Given {
         addresses
     }
 
+    /// Those of them through which no IPv4 comes although they are `[::]`: the socket unit decides, not this server.
+    pub fn ipv6_alone(&self) -> Vec<SocketAddr> {
+        let is_alone = |(socket, address): &&(OwnedFd, SocketAddr)| address.is_ipv6() && SockRef::from(socket).only_v6().unwrap_or(false);
+        self.sockets.iter().filter(is_alone).map(|(_, address)| *address).collect()
+    }
+
     /// The sockets that one of `shards` shards accepts from. Every socket is somebody's and every shard has one of each address: the
     /// kernel deals connections to each socket of an address, whether anybody accepts from it or not.
     ///

@@ -127,7 +127,7 @@ payload = "json"
 "#;
     write_file("bad", "bad.toml", file);
     let (code, stdout, stderr) = run(campanile("bad").args(["config", "--check", "bad.toml"]));
-    assert_eq!((code, stdout.as_str()), (1, ""));
+    assert_eq!((code, stdout.as_str()), (2, ""));
     assert_contains(
         &stderr,
         &[
@@ -142,7 +142,7 @@ payload = "json"
             "bad.toml:6:12: error: coalesce: \"hours\" is not a unit of time",
             "bad.toml:7:7: error: pin: the range 3-1 runs backwards",
             "bad.toml:8:9: error: redis: not a URL that can be read",
-            "redis = \"redis://***@host:port\"",
+            "redis = \"redis://user:***@host:port\"",
             "accepted: redis://",
             "bad.toml:9:8: error: echo: \"maybe\" is neither true nor false",
             "bad.toml:10:13: error: log_level",
@@ -161,21 +161,21 @@ payload = "json"
 fn syntax_errors_and_values_that_do_not_fit_are_told() {
     write_file("syntax", "syntax.toml", "shards = 2\nheartbeat = = 3\n");
     let (code, _, stderr) = run(campanile("syntax").args(["config", "--check", "syntax.toml"]));
-    assert_eq!(code, 1);
+    assert_eq!(code, 2);
     assert_contains(&stderr, &["syntax.toml:2:13: error: not TOML", "2 | heartbeat = = 3", "1 error in the settings"]);
 
     write_file("syntax", "fit.toml", "listen = \"127.0.0.1:9090\"\nlog_bytes_total = \"64k\"\n");
     let (code, _, stderr) = run(campanile("syntax").args(["config", "--check", "fit.toml"]));
-    assert_eq!(code, 1);
+    assert_eq!(code, 2);
     assert_contains(&stderr, &["fit.toml:1:10: error: listen: the public address", "log_bytes_total, 64k", "2 errors"]);
 
     std::fs::write(directory("syntax").join("bytes.toml"), b"shards = 2\n\xff\n").unwrap();
     let (code, _, stderr) = run(campanile("syntax").args(["config", "--check", "bytes.toml"]));
-    assert_eq!(code, 1);
+    assert_eq!(code, 2);
     assert_contains(&stderr, &["bytes.toml:2: the file is not UTF-8"]);
 
     let (code, _, stderr) = run(campanile("syntax").args(["config", "--check", "absent.toml"]));
-    assert_eq!(code, 1);
+    assert_eq!(code, 2);
     assert_contains(&stderr, &["absent.toml cannot be read", "campanile config --default"]);
 }
 
@@ -184,12 +184,12 @@ fn syntax_errors_and_values_that_do_not_fit_are_told() {
 fn flags_win_over_the_environment_and_that_over_the_file() {
     write_file("order", "campanile.toml", "listen = \"127.0.0.1:7001\"\ncontrol = \"127.0.0.1:7001\"\n");
     let (code, _, stderr) = run(campanile("order").arg("serve"));
-    assert_eq!(code, 1);
+    assert_eq!(code, 2);
     assert_contains(&stderr, &["campanile.toml:2:11: error: control: the public address 127.0.0.1:7001"]);
 
     let environment = [("CAMPANILE_LISTEN", "127.0.0.1:7002"), ("CAMPANILE_CONTROL", "127.0.0.1:7002")];
     let (code, _, stderr) = run(campanile("order").arg("serve").envs(environment));
-    assert_eq!(code, 1);
+    assert_eq!(code, 2);
     assert_contains(&stderr, &["error: CAMPANILE_CONTROL: the public address 127.0.0.1:7002"]);
 
     let flags = ["serve", "--listen", "127.0.0.1:7003", "--control", "127.0.0.1:7003"];
@@ -201,7 +201,7 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
 #[test]
 fn mistakes_in_variables_and_flags_name_them() {
     let (code, _, stderr) = run(campanile("names").arg("serve").env("CAMPANILE_SHARDS", "many"));
-    assert_eq!(code, 1);
+    assert_eq!(code, 2);
     assert_contains(&stderr, &["error: CAMPANILE_SHARDS: \"many\" is not a whole number", "accepted: auto, or 1 to 1024"]);
 
     let (code, _, stderr) = run(campanile("names").args(["serve", "--redis", "http://:secret@host", "--heartbeat", "0"]));
@@ -217,8 +217,89 @@ fn mistakes_in_variables_and_flags_name_them() {
     assert_contains(&stderr, &["error: --config: nowhere.toml cannot be read"]);
 
     let (code, _, stderr) = run(campanile("names").arg("serve").env("CAMPANILE_CONFIG", "nowhere.toml"));
-    assert_eq!(code, 1);
+    assert_eq!(code, 2);
     assert_contains(&stderr, &["error: CAMPANILE_CONFIG: nowhere.toml cannot be read"]);
+}
+
+/// The unit does not start a server again that ends with 2: nothing but another setting helps.
+#[test]
+fn a_broken_setting_exits_2_wherever_it_stands() {
+    write_file("exit", "campanile.toml", "shards = 0\n");
+    let commands = [&["serve"][..], &["publish", "news", "hi"], &["doctor"], &["config", "--check"]];
+    for arguments in commands {
+        let (code, _, stderr) = run(campanile("exit").args(arguments));
+        assert_eq!(code, 2, "{arguments:?} {stderr}");
+    }
+    for arguments in &commands[..3] {
+        let (code, _, stderr) = run(campanile("exit-variable").args(*arguments).env("CAMPANILE_SHARDS", "0"));
+        assert_eq!(code, 2, "{arguments:?} {stderr}");
+    }
+    assert_eq!(run(campanile("exit-flag").args(["serve", "--shards", "0"])).0, 2);
+    assert_eq!(run(campanile("exit-flag").args(["serve", "--redis", "rediss://a..b"])).0, 2);
+    // What another attempt may find otherwise exits 1.
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let (code, _, stderr) = run(campanile("exit-flag").args(["serve", "--control", "127.0.0.1:0", "--listen", &taken]));
+    assert_eq!(code, 1, "{stderr}");
+    let unit = include_str!("../tuning/systemd/campanile.service");
+    assert!(unit.lines().any(|line| line == "RestartPreventExitStatus=2"));
+}
+
+#[test]
+fn what_other_programs_call_it_gets_the_right_hint() {
+    for (arguments, hint) in [
+        (&["serve", "--port", "9000"][..], "write --listen 127.0.0.1:8080"),
+        (&["serve", "--port"], "write --listen"),
+        (&["serve", "-p", "9000"], "write --listen"),
+        (&["serve", "--host=0.0.0.0"], "write --listen"),
+        (&["serve", "--redis-url", "redis://h"], "write --redis redis://"),
+        (&["serve", "--redis", "localhost:6379"], "write redis://localhost:6379"),
+        (&["serve", "--listen", "ws://127.0.0.1:8080/ws"], "write 127.0.0.1:8080"),
+        (&["serve", "--listen", "localhost:8080"], "write 127.0.0.1:8080"),
+        (&["serve", "--log-level", "warning"], "did you mean warn?"),
+        (&["publish", "a", "b", "--url", "127.0.0.1:9090"], "write --control"),
+        (&["subscribe", "a", "--control", "127.0.0.1:9090"], "write --url"),
+        (&["subscribe", "a", "--redis", "redis://h"], "write --url"),
+    ] {
+        let (code, _, stderr) = run(campanile("hints").args(arguments));
+        assert_eq!(code, 2, "{arguments:?} {stderr}");
+        assert_contains(&stderr, &[hint]);
+        assert!(!stderr.contains("a similar argument"), "{stderr}");
+    }
+    let (_, _, stderr) = run(campanile("hints").args(["serve", "--shards", "0"]).env("CAMPANILE_REDIS_URL", "redis://h"));
+    assert_contains(&stderr, &["CAMPANILE_REDIS_URL: no setting has this name", "did you mean CAMPANILE_REDIS?"]);
+    let (_, _, stderr) = run(campanile("hints").args(["subscribe", "a", "--url", "127.0.0.1:8080"]));
+    assert_contains(&stderr, &["write ws://127.0.0.1:8080/ws"]);
+}
+
+/// A password in the place of a user's name was shown as one.
+#[test]
+fn a_secret_is_shown_nowhere_wherever_it_was_typed() {
+    let login = "s3cr3t";
+    for url in
+        [format!("redis://{login}@h"), format!("redis://{login}:@h"), format!("unix:///s?user={login}"), format!("unix:///s?pass={login}")]
+    {
+        write_file("secret", "secret.toml", &format!("redis = \"{url}\"\n"));
+        let (code, stdout, stderr) = run(campanile("secret").args(["config", "--check", "secret.toml"]));
+        assert_eq!(code, 0, "{stderr}");
+        assert_contains(&stdout, &["redis = ", "***"]);
+        assert!(!(stdout + &stderr).contains(login));
+    }
+    let url = format!("redis://:{login}@h");
+    for arguments in [
+        &["serve", &url][..],
+        &["serve", "--listen", &url],
+        &["serve", "--prefix", "p", "--shards", &url],
+        &["serve", "--redis", &format!("redis://{login}@h:port")],
+        &["serve", "--redis", &format!("redis://user:{login}")],
+        &["subscribe", "a", "--url", &url],
+        &["publish", "a", "b", "--control", &url],
+        &["doctor", "--connections", &url],
+        &["config", "--check", "--default", &url],
+    ] {
+        let (code, stdout, stderr) = run(campanile("secret").args(arguments));
+        assert!(code != 0 && !(stdout + &stderr).contains(login), "{arguments:?} {stderr}");
+    }
 }
 
 #[test]
@@ -242,6 +323,8 @@ fn publish_posts_to_control_and_prints_the_number() {
         "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 18\r\nconnection: close\r\n\r\n{\"epoch\":1,\"seq\":7}"[..]
             .replace("18", "19"),
     ]);
+    // As the start block shows it.
+    let address = format!("http://{address}");
     let (code, stdout, stderr) = run(campanile("control").args(["publish", "news", "{\"a\": 1}", "--control", &address]));
     assert_eq!((code, stderr.as_str()), (0, ""));
     assert_eq!(stdout, "published to news: seq 7\n");
@@ -324,6 +407,48 @@ fn subscribe_resumes_after_every_break() {
     assert_eq!(commands[2], r#"{"type":"subscribe","id":1,"channel":"news","since":{"epoch":5,"seq":2}}"#);
 }
 
+/// Whoever reads stdout alone must learn that messages are missing.
+#[test]
+fn a_server_that_counts_anew_is_an_event_on_stdout() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("ws://{}/ws", listener.local_addr().unwrap());
+    let server = std::thread::spawn(move || {
+        for epoch in [5, 6] {
+            let mut socket = accept(&listener);
+            socket.read().unwrap();
+            let subscribed = format!(r#"{{"type":"subscribed","channel":"news","epoch":{epoch},"seq":0,"recovered":false}}"#);
+            let notification = format!(r#"{{"type":"notification","channel":"news","seq":1,"data":{epoch}}}"#);
+            for text in [CONNECTED.to_owned(), subscribed, notification] {
+                socket.send(Message::text(text)).unwrap();
+            }
+            if epoch == 6 {
+                while socket.read().is_ok() {}
+            }
+        }
+    });
+    let (code, stdout, stderr) = run(campanile("anew").args(["subscribe", "news", "--url", &url, "--count", "2"]));
+    assert_eq!(code, 0, "{stderr}");
+    server.join().unwrap();
+    let kinds: Vec<(String, u64)> = stdout
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .map(|event| (event["type"].as_str().unwrap().to_owned(), event["epoch"].as_u64().unwrap_or(0)))
+        .collect();
+    let notification = ("notification".to_owned(), 0);
+    assert_eq!(kinds, [notification.clone(), ("subscribed".to_owned(), 6), notification], "{stdout}");
+    assert_contains(&stderr, &["the server counts anew"]);
+}
+
+#[test]
+fn a_pattern_is_said_to_be_one_name() {
+    let mut child = spawn(&["subscribe", "user:*", "--url", &format!("ws://127.0.0.1:{}/ws", closed_port())]);
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert_contains(&lines.next().unwrap(), &["user:* is taken for the name of one channel"]);
+    assert_contains(&lines.next().unwrap(), &["reconnecting in"]);
+    interrupt(&child);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
 #[test]
 fn subscribe_ends_cleanly_on_a_signal_while_it_waits_to_reconnect() {
     let mut child = spawn_subscribe(&format!("ws://127.0.0.1:{}/ws", closed_port()), "json");
@@ -402,8 +527,12 @@ fn accept(listener: &TcpListener) -> WebSocket<TcpStream> {
 }
 
 fn spawn_subscribe(url: &str, format: &str) -> std::process::Child {
+    spawn(&["subscribe", "news", "--url", url, "--format", format])
+}
+
+fn spawn(arguments: &[&str]) -> std::process::Child {
     std::process::Command::new(env!("CARGO_BIN_EXE_campanile"))
-        .args(["subscribe", "news", "--url", url, "--format", format])
+        .args(arguments)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

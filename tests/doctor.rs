@@ -213,6 +213,23 @@ fn settings_come_from_file_environment_and_flags() {
 }
 
 #[test]
+fn sizes_and_numbers_are_written_as_in_the_settings() {
+    let host = Host::new("sizes");
+    let answer = host.json(&["--connections", "10_000", "--rate", "1000", "--payload", "100k"]);
+    assert_eq!((&answer["connections"], &answer["payload_bytes"]), (&10_000.into(), &(100 << 10).into()));
+    let low: Vec<&str> = answer["checks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|check| check["verdict"] == "too_low")
+        .map(|check| check["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(low, ["cores", "network"]);
+    let (code, _, stderr) = host.doctor(&["--payload", "100q"]);
+    assert!(code == 2 && stderr.contains("\"q\" is not a unit of size"), "{code} {stderr}");
+}
+
+#[test]
 fn a_wrong_command_line_exits_2_and_wrong_settings_are_told() {
     let host = Host::new("usage");
     for arguments in
@@ -222,7 +239,7 @@ fn a_wrong_command_line_exits_2_and_wrong_settings_are_told() {
     }
     host.set("campanile.toml", "shards = \"many\"\n");
     let (code, _, stderr) = host.doctor(&[]);
-    assert_eq!(code, 1);
+    assert_eq!(code, 2);
     assert!(stderr.contains("campanile.toml:1"), "{stderr}");
 }
 

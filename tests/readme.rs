@@ -3,7 +3,8 @@
 //!
 //! How the tour is read. A `console` block begins with the name of a terminal (`# terminal 2`); each terminal keeps its program
 //! between blocks. `$ ` is typed, `^C` is SIGINT, everything else must be printed, in this order and nothing else. `…` stands for
-//! any part of a line, alone for any lines; empty lines are passed over. A `js` block is run by Node, which has the browser's WebSocket.
+//! any part of a line, alone for any lines; empty lines are passed over. A `js` block is typed into the console of a real browser, on the page
+//! that its first line names, which stays open until the end.
 //! Timestamps and client ids may differ; an epoch stands for one number from its first showing on, in output and in commands.
 
 use std::collections::{BTreeMap, HashMap};
@@ -16,10 +17,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-#[path = "support/redis.rs"]
-mod redis;
+mod support;
 
-use redis::{PATIENCE, RedisServer, free_port};
+use support::chromium::Page;
+use support::redis::{PATIENCE, RedisServer, free_port};
 
 const PROGRAM: &str = "target/release/campanile";
 
@@ -178,6 +179,8 @@ struct Tour {
     /// Clients' and control port. The README's own if they are free.
     ports: (u16, u16),
     terminals: BTreeMap<String, Running>,
+    /// The page of the terminal that is a browser.
+    page: Option<Page>,
     /// Epochs as shown and as they are.
     epochs: HashMap<String, String>,
 }
@@ -200,7 +203,7 @@ impl Tour {
         std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_campanile"), directory.join(PROGRAM)).expect("a symbolic link");
         let are_free = [8080, 9090].iter().all(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok());
         let ports = if are_free { (8080, 9090) } else { (free_port(), free_port()) };
-        Tour { directory, redis: RedisServer::start(), ports, terminals: BTreeMap::new(), epochs: HashMap::new() }
+        Tour { directory, redis: RedisServer::start(), ports, terminals: BTreeMap::new(), page: None, epochs: HashMap::new() }
     }
 
     fn play(&mut self, block: &Block<'_>) {
@@ -208,10 +211,11 @@ impl Tour {
         let marker = if block.language == "js" { "// " } else { "# " };
         let terminal = block.lines[0].strip_prefix(marker).unwrap_or_else(|| panic!("{}: no `{marker}TERMINAL`", at(0)));
         if block.language == "js" {
+            let (terminal, url) = terminal.split_once(", on ").unwrap_or_else(|| panic!("{}: no `, on URL`", at(0)));
             let script = self.in_commands(&block.lines[1..].join("\n"));
-            let mut node = Command::new("node");
-            node.args(["--no-warnings", "--experimental-websocket", "--eval", &script]);
-            return self.start(terminal, "the script", node, &at(0));
+            self.browse(terminal, &self.with_ports(url));
+            self.page.as_mut().expect("it was just opened").evaluate(&script);
+            return;
         }
         for (offset, &line) in (0..).zip(&block.lines).skip(1) {
             if let Some(typed) = line.strip_prefix("$ ") {
@@ -243,6 +247,16 @@ impl Tour {
         // redis-cli then writes as it does on a terminal.
         process.env("FAKETTY", "1").current_dir(&self.directory);
         self.terminals.insert(terminal.to_owned(), Running::start(command, process, at));
+    }
+
+    /// Opens the page, if it is not open yet.
+    fn browse(&mut self, terminal: &str, url: &str) {
+        if self.page.is_none() {
+            let (child, page, output) = Page::open(url, &self.directory.join("browser"));
+            self.page = Some(page);
+            let running = Running { command: format!("the browser on {url}"), child, output, is_loose: false, is_interrupted: false };
+            self.terminals.insert(terminal.to_owned(), running);
+        }
     }
 
     /// The next line of the terminal must be this one.

@@ -318,6 +318,23 @@ fn a_socket_that_clients_cannot_come_through_is_refused() {
     assert!(stderr.contains("NOTIFY_SOCKET="), "{stderr}");
 }
 
+/// The socket unit decides whether `[::]` takes IPv4; the start block tells what it decided.
+#[test]
+fn what_a_socket_from_systemd_takes_is_told() {
+    for (only_v6, told) in [(true, "(every IPv6 address of this host)"), (false, "(every address of this host, IPv4 and IPv6)")] {
+        let socket = Socket::new(Domain::IPV6, Type::STREAM, None).unwrap();
+        socket.set_only_v6(only_v6).unwrap();
+        socket.bind(&SocketAddr::from(([0; 16], 0)).into()).unwrap();
+        socket.listen(16).unwrap();
+        let server = Service::new(&["--shards", "1"]).sockets(vec![socket.into()]).start();
+        let log = server.log_when("To see a message arrive");
+        assert!(log.contains(&format!("ws://{}/ws {told}", server.listen)), "{log}");
+        let reached = if only_v6 { "[::1]" } else { "127.0.0.1" };
+        assert!(log.contains(&format!("subscribe news --url ws://{reached}:{}/ws", server.listen.port())), "{log}");
+        drop(connect(format!("{reached}:{}", server.listen.port()).parse().unwrap()));
+    }
+}
+
 /// Variables meant for a process that we were started by.
 #[test]
 fn sockets_for_another_process_are_left_alone() {

@@ -1,6 +1,5 @@
 //! `campanile doctor`: holds what the settings need against what the host has. The reckoning is [`crate::doctor`]'s.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -8,7 +7,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::json;
 
 use super::{BadSettings, flags, output};
-use crate::config::{Settings, load};
+use crate::config::{Settings, load, parse};
 use crate::doctor::host::Facts;
 use crate::doctor::{Check, Load, Verdict, count, examine, show_number};
 
@@ -18,27 +17,30 @@ Check whether this host has what so many connections need: descriptors, memory, 
 
 Reads the settings as `campanile serve` does (file, CAMPANILE_ variables, and any flag of serve), and
 the limits of the process it runs in: run it as the server's user, before the server starts.
-Exit code 0: everything is enough. 1: something is too low. 2: the command line is wrong.";
+Exit code 0: everything is enough. 1: something is too low. 2: the command line or a setting is wrong.";
 const EXAMPLES: &str = "\
 Examples:
-  campanile doctor                                       what the settings ask for, one message a second
-  campanile doctor --connections 1000000 --rate 5        another size
+  campanile doctor                                                 what the settings ask for, one message a second
+  campanile doctor --connections 1_000_000 --rate 5 --payload 2k   another size
   campanile doctor --connections 200000 --shards 8 --fd-table private --json";
 
+/// What the settings of these names take at most.
+const CONNECTIONS_MAX: u64 = 1 << 24;
+const PAYLOAD_BYTES_MAX: u64 = 64 << 20;
+
 pub fn command() -> Command {
+    // Numbers are written as in the settings.
     let number =
         |name: &'static str, placeholder: &'static str, help: &'static str| Arg::new(name).long(name).value_name(placeholder).help(help);
+    let connections = |text: &str| parse::number(text, 1, CONNECTIONS_MAX);
+    let payload = |text: &str| parse::size(text, 0, PAYLOAD_BYTES_MAX);
     Command::new("doctor")
         .about(ABOUT)
         .long_about(LONG_ABOUT)
         .after_help(EXAMPLES)
-        .arg(number("connections", "N", "Connections [default: connections_max]").value_parser(clap::value_parser!(u64).range(1..=1 << 24)))
+        .arg(number("connections", "N", "Connections [default: connections_max]").value_parser(connections))
         .arg(number("rate", "R", "Messages a second, each to every connection").default_value("1").value_parser(rate))
-        .arg(
-            number("payload", "BYTES", "Bytes of a message")
-                .default_value("128")
-                .value_parser(clap::value_parser!(u64).range(0..=64 << 20)),
-        )
+        .arg(number("payload", "SIZE", "Bytes of a message, as in 128, 100k, 1M").default_value("128").value_parser(payload))
         .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print JSON"))
         .arg(
             Arg::new("root")
@@ -61,7 +63,7 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let facts = Facts::read(root);
     let loaded = load(&flags::sources(matches), Some(&facts.host())).map_err(BadSettings)?;
     for warning in &loaded.warnings {
-        eprintln!("{warning}\n");
+        output::remark(format_args!("{warning}\n"));
     }
     let mut settings = loaded.settings;
     if let Some(&connections) = matches.get_one::<u64>("connections") {
@@ -84,7 +86,7 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         });
         output::line(format_args!("{answer:#}"))?;
     } else {
-        let colors = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let colors = output::takes_colors(&std::io::stdout());
         output::bytes(page(&settings, asked, &checks, colors).as_bytes())?;
     }
     Ok(ExitCode::from(u8::from(too_low > 0)))

@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches};
 
@@ -56,6 +57,30 @@ pub fn all_hidden(except: &[&str]) -> Vec<Arg> {
 /// The flags of some settings.
 pub fn some(keys: &[&str]) -> Vec<Arg> {
     SETTINGS.iter().filter(|setting| keys.contains(&setting.key)).map(flag).collect()
+}
+
+/// Flags that there are not but that are typed all the same: the command, what other programs call it, what to write.
+const MISNAMED: &[(&str, &[&str], &str)] = &[
+    ("serve", &["--port", "-p", "--host", "--bind", "--address"], "--listen 127.0.0.1:8080, or 0.0.0.0:8080 for every IPv4 address"),
+    ("serve", &["--redis-url", "--url"], "--redis redis://127.0.0.1:6379"),
+    ("serve", &["--threads", "--workers"], "--shards 4"),
+    ("serve", &["--max-connections"], "--connections-max 100000"),
+    ("serve", &["--verbose", "-v"], "--log-level debug"),
+    ("publish", &["--port", "-p", "--host", "--url", "--server"], "--control 127.0.0.1:9090"),
+    ("publish", &["--redis-url"], "--redis redis://127.0.0.1:6379"),
+    ("subscribe", &["--port", "-p", "--host", "--server", "--listen"], "--url ws://127.0.0.1:8080/ws"),
+    ("subscribe", &["--redis", "--redis-url"], "--url ws://127.0.0.1:8080/ws: a server's address, not that of Redis"),
+    ("subscribe", &["--control"], "--url ws://127.0.0.1:8080/ws: the public address, not the control address"),
+];
+
+/// Puts what to write into the error about a flag of [`MISNAMED`], in place of whatever flag is spelled alike.
+pub fn explain_misnamed(error: &mut clap::Error, command: &str) {
+    let Some(ContextValue::String(typed)) = error.get(ContextKind::InvalidArg) else { return };
+    let known = MISNAMED.iter().find(|(of, names, _)| *of == command && names.contains(&typed.as_str()));
+    if let (ErrorKind::UnknownArgument, Some((_, _, write))) = (error.kind(), known) {
+        error.remove(ContextKind::SuggestedArg);
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![format!("write {write}").into()]));
+    }
 }
 
 const FILE: &str = "config-file";

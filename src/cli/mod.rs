@@ -1,7 +1,7 @@
 //! The commands: what is typed, checked and handed to the one that does it. Called by `main`.
 //!
-//! Invariants: results go to stdout, everything else to stderr; a closed stdout ends a command quietly; a mistake on the command line
-//! exits 2, any other failure 1.
+//! Invariants: results go to stdout, everything else to stderr; a closed stdout ends a command quietly; a mistake on the command line or in
+//! the settings, wherever they stand, exits 2, as trying again would end the same; any other failure 1.
 
 pub mod config;
 pub mod doctor;
@@ -15,10 +15,12 @@ pub mod subscribe;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{ArgMatches, Command};
+use clap::Command;
+use tracing::Level;
 
-use crate::config::Host;
-use crate::config::problem::{Origin, Problem, Severity};
+use crate::config::LogFormat;
+use crate::config::problem::{Problem, Severity};
+use crate::config::redis_url::mask_line;
 use output::OutputClosed;
 
 const ABOUT: &str = "Campanile takes each message once, from Redis, and puts it on every subscribed WebSocket.";
@@ -50,16 +52,17 @@ pub fn command() -> Command {
 
 /// Runs one command line and gives the exit code of the process.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let matches = match command().try_get_matches_from(arguments) {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let matches = match command().try_get_matches_from(&arguments) {
         Ok(matches) => matches,
-        Err(error) => {
-            // Nothing is left to be done about a terminal that is gone.
-            let _ = error.print();
+        Err(mut error) => {
+            flags::explain_misnamed(&mut error, &arguments.get(1).map_or_else(String::new, |word| word.to_string_lossy().into_owned()));
+            print_usage(&error);
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
     let result = match matches.subcommand() {
-        Some(("serve", matches)) => serve(matches),
+        Some(("serve", matches)) => serve::run(matches),
         Some(("publish", matches)) => publish::run(matches),
         Some(("subscribe", matches)) => subscribe::run(matches),
         Some(("config", matches)) => config::run(matches),
@@ -67,26 +70,31 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(("version", _)) => output::line(format_args!("campanile {}", crate::config::start::version())).map(|()| ExitCode::SUCCESS),
         _ => unreachable!("clap takes no other command"),
     };
-    match result {
-        Ok(code) => code,
-        Err(error) if error.is::<OutputClosed>() => ExitCode::SUCCESS,
-        Err(error) => match error.downcast::<BadSettings>() {
-            Ok(BadSettings(problems)) => report(&problems),
-            Err(error) => {
-                output::remark(format_args!("error: {error:#}"));
-                ExitCode::FAILURE
-            }
-        },
-    }
+    result.or_else(|error| fail(error, LogFormat::Text)).unwrap_or(ExitCode::FAILURE)
 }
 
-fn serve(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
-    let loaded = crate::config::load(&flags::sources(matches), Some(&Host::detect())).map_err(BadSettings)?;
-    for warning in &loaded.warnings {
-        output::remark(warning);
+/// Tells why a command failed and gives its exit code.
+fn fail(error: anyhow::Error, format: LogFormat) -> anyhow::Result<ExitCode> {
+    if error.is::<OutputClosed>() {
+        return Ok(ExitCode::SUCCESS);
     }
-    serve::run(loaded.settings)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(match error.downcast::<BadSettings>() {
+        Ok(BadSettings(problems)) => report(&problems, format),
+        Err(error) => {
+            log::say(format, Level::ERROR, format_args!("error: {error:#}"), || log::Line::new(format_args!("{error:#}")));
+            ExitCode::FAILURE
+        }
+    })
+}
+
+/// Clap quotes what was typed, which may be a URL with a password in the wrong place.
+fn print_usage(error: &clap::Error) {
+    let plain = error.to_string();
+    if error.use_stderr() && plain.contains('@') {
+        return output::remark(plain.lines().map(mask_line).collect::<Vec<_>>().join("\n"));
+    }
+    // Nothing is left to be done about a terminal that is gone.
+    let _ = error.print();
 }
 
 /// Settings that nothing can be started with.
@@ -95,15 +103,15 @@ fn serve(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
 pub struct BadSettings(pub Vec<Problem>);
 
 /// Prints every problem and tells what they come to.
-fn report(problems: &[Problem]) -> ExitCode {
+fn report(problems: &[Problem], format: LogFormat) -> ExitCode {
     for problem in problems {
-        output::remark(format_args!("{problem}\n"));
+        let level = if problem.severity == Severity::Error { Level::ERROR } else { Level::WARN };
+        log::say(format, level, format_args!("{problem}\n"), || log::problem(problem));
     }
     let errors = problems.iter().filter(|problem| problem.severity == Severity::Error).count();
-    output::remark(format_args!("{errors} error{} in the settings", if errors == 1 { "" } else { "s" }));
-    // A mistyped flag is bad usage even where a file is wrong as well.
-    let usage = problems.iter().any(|problem| problem.severity == Severity::Error && matches!(problem.origin, Origin::Flag(_)));
-    ExitCode::from(if usage { 2 } else { 1 })
+    let text = format!("{errors} error{} in the settings", if errors == 1 { "" } else { "s" });
+    log::say(format, Level::ERROR, &text, || log::Line::new(&text));
+    ExitCode::from(2)
 }
 
 /// Clap wants its texts for the life of the program; this one is made once.

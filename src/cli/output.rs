@@ -2,7 +2,7 @@
 //! for it, and nothing depends on stderr.
 
 use std::fmt::{Arguments, Display};
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 
 /// Whoever read stdout has gone: the end of the command, not a failure.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +17,12 @@ pub fn line(text: Arguments<'_>) -> anyhow::Result<()> {
 /// Writes one line to stderr. What cannot be said there (a full disk, a reader that has gone) is no reason to end, as `eprintln!` would.
 pub fn remark(text: impl Display) {
     let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
+}
+
+/// Whether what is written there may be colored.
+pub fn takes_colors(stream: &impl IsTerminal) -> bool {
+    // https://no-color.org
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// Writes bytes as they are.

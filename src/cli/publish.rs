@@ -16,6 +16,7 @@ use serde_json::value::RawValue;
 
 use super::{BadSettings, flags, output};
 use crate::config::{Settings, load, parse, redis_url};
+use crate::listen::reachable;
 
 /// How long a server may take to answer before it is taken for gone.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -73,7 +74,8 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let settings = load(&sources, None).map_err(BadSettings)?.settings;
     let channel = matches.get_one::<String>("channel").expect("clap requires it");
     parse::channel_text(channel, false).map_err(|reason| anyhow::anyhow!("the channel {channel:?} cannot be: {reason}"))?;
-    let mut target = if through_redis { Target::redis(&settings, channel)? } else { Target::control(settings.control, channel) };
+    let mut target =
+        if through_redis { Target::redis(&settings, channel)? } else { Target::control(reachable(settings.control, false), channel) };
 
     let payload = matches.get_one::<OsString>("payload").expect("it has a default");
     if matches.get_flag("lines") {

@@ -1,9 +1,13 @@
 //! `campanile serve`: the server, from its settings to its end.
 
-use clap::Command;
+use std::process::ExitCode;
 
-use super::{flags, output};
-use crate::config::{Host, Settings, next_steps, start_block};
+use clap::{ArgMatches, Command};
+use tracing::Level;
+
+use super::{BadSettings, flags, log, output};
+use crate::config::layers::log_format;
+use crate::config::{Host, Loaded, LogFormat, Settings, Started, load, next_steps, start_block, start_fields};
 
 const ABOUT: &str = "Serve WebSocket clients";
 const LONG_ABOUT: &str = "\
@@ -24,15 +28,41 @@ pub fn command() -> Command {
     Command::new("serve").about(ABOUT).long_about(LONG_ABOUT).after_help(AFTER_HELP).args(flags::all())
 }
 
-/// Runs the server until it is told to stop. The settings have been checked.
-pub fn run(settings: Settings) -> anyhow::Result<()> {
+/// Reads the settings and runs the server until it is told to stop.
+pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
+    let sources = flags::sources(matches);
+    let host = Host::detect();
+    let result = match load(&sources, Some(&host)) {
+        Ok(loaded) => serve(loaded, &host),
+        Err(problems) => Err(BadSettings(problems).into()),
+    };
+    result.map(|()| ExitCode::SUCCESS).or_else(|error| super::fail(error, log_format(&sources)))
+}
+
+fn serve(loaded: Loaded, host: &Host) -> anyhow::Result<()> {
+    let Loaded { settings, warnings } = loaded;
+    let format = settings.log_format;
+    for warning in &warnings {
+        log::say(format, Level::WARN, warning, || log::problem(warning));
+    }
     // Kept to the end: what was logged last must still be written.
-    let _log = super::log::start(&settings)?;
-    let server = crate::server::start(settings.clone())?;
+    let _log = log::start(&settings);
+    let server = crate::server::start(settings.clone(), host)?;
     let settings = Settings { listen: server.listen.clone(), control: server.control, ..settings };
-    let program = std::env::args().next().unwrap_or_else(|| "campanile".into());
-    let text = format!("{}\n{}", start_block(&settings, &Host::detect()), next_steps(&settings, &program));
+    let host = Host { descriptors_soft: server.descriptors, ..host.clone() };
+    let started = Started { settings: &settings, host: &host, table: &server.table, ipv6_alone: &server.ipv6_alone };
+    let said = match format {
+        LogFormat::Text => {
+            let program = std::env::args().next().unwrap_or_else(|| "campanile".into());
+            format!("{}\n{}", start_block(&started), next_steps(&started, &program))
+        }
+        LogFormat::Json => {
+            let warnings = server.table.warnings().map(|warning| log::warning(warning).json(Level::WARN));
+            let block = log::Line::new("started").fields(start_fields(&started)).json(Level::INFO);
+            std::iter::once(block).chain(warnings).collect::<Vec<_>>().join("\n")
+        }
+    };
     // On a thread of its own: a stderr that takes nothing must not keep this one from ending when the server does.
-    std::thread::spawn(move || output::remark(text));
+    std::thread::spawn(move || output::remark(said));
     server.wait()
 }

@@ -1,11 +1,14 @@
 //! Checks of values that are good one by one but do not fit together, or do not fit the host. Called by [`super::layers`].
 
-use std::net::SocketAddr;
-
+use super::fd_table::ALLOW;
 use super::host::Host;
 use super::parse::{show_cores, show_size};
 use super::problem::{Origin, Problem};
-use super::{Pin, RedisSubscribe, Settings};
+use super::{FdTable, Pin, RedisSubscribe, Settings, redis_url};
+use crate::listen::collide;
+
+/// What surprises about `[::]`.
+const BOTH: &str = "[::] takes IPv4 as well, unless 0.0.0.0 with the same port is listed beside it";
 
 /// All that does not fit. `origin` tells where a setting's value came from, `rule_origin` where it stands in the `[[channels]]`
 /// table of a prefix.
@@ -22,14 +25,17 @@ pub fn check(
         problems.push(error("listen", "no address is left to listen on".to_owned()).accepted("at least one address"));
     }
     for (index, address) in settings.listen.iter().enumerate() {
-        if let Some(other) = settings.listen[..index].iter().find(|other| collide(other, address)) {
-            problems.push(error("listen", format!("{address} and {other} are the same port of the same address")));
+        let as_listed = (*address, settings.listen.as_slice());
+        if let Some(other) = settings.listen[..index].iter().find(|other| collide(as_listed, (**other, &settings.listen))) {
+            let problem = error("listen", format!("{address} and {other} are the same port of the same address"));
+            problems.push(if address.is_ipv4() == other.is_ipv4() { problem } else { problem.help(BOTH) });
         }
-        if collide(address, &settings.control) {
+        if collide(as_listed, (settings.control, &[])) {
             // The flag that somebody just typed is the one to change.
             let key = if matches!(origin("control"), Origin::Default) { "listen" } else { "control" };
             let message = format!("the public address {address} and the control address {} are the same", settings.control);
-            problems.push(error(key, message).help("give one of them another port"));
+            let both = if address.is_ipv4() == settings.control.is_ipv4() { String::new() } else { format!("; {BOTH}") };
+            problems.push(error(key, message).help(format!("give one of them another port{both}")));
         }
     }
 
@@ -42,6 +48,14 @@ pub fn check(
         }
     }
 
+    if let (FdTable::Private, Some(refusal)) = (settings.fd_table, &host.private_refused) {
+        let problem = error("fd_table", format!("no shard can have a descriptor table of its own: {refusal}"));
+        problems.push(problem.accepted("shared, auto").help(ALLOW));
+    }
+    if settings.redis.as_deref().is_some_and(redis_url::lacks_password) {
+        let problem = Problem::warning(origin("redis"), "redis", "it names a user and no password, so nobody is logged in");
+        problems.push(problem.help("a password alone is written redis://:PASSWORD@host, with a colon before it"));
+    }
     if settings.redis_subscribe == RedisSubscribe::Pattern && settings.prefix.contains(['*', '?', '[', ']', '\\']) {
         let message = format!("{:?} holds a character that a Redis pattern gives a meaning", settings.prefix);
         problems.push(error("prefix", message).help("choose another prefix, or redis_subscribe = \"exact\""));
@@ -92,13 +106,6 @@ fn show_share(total: usize, shards: usize) -> String {
     if shards == 1 { total } else { format!("{total} for {shards} shards") }
 }
 
-/// Whether the kernel would refuse the second of two listeners. Port 0 is a free port each time.
-fn collide(a: &SocketAddr, b: &SocketAddr) -> bool {
-    let every = |address: &SocketAddr| address.ip().is_unspecified();
-    let same_family = a.is_ipv4() == b.is_ipv4();
-    a.port() == b.port() && a.port() != 0 && (a.ip() == b.ip() || same_family && (every(a) || every(b)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,7 +113,7 @@ mod tests {
     fn found(change: impl FnOnce(&mut Settings)) -> Vec<String> {
         let mut settings = Settings::default();
         change(&mut settings);
-        let host = Host { cores: vec![0, 1], descriptors_soft: 1024, descriptors_hard: 1024 };
+        let host = Host { cores: vec![0, 1], descriptors_soft: 1024, descriptors_hard: 1024, private_refused: None };
         check(&settings, &host, &|_| Origin::Default, &|_, _| Origin::Default).iter().map(Problem::to_string).collect()
     }
 
@@ -128,7 +135,10 @@ mod tests {
         assert!(one(|settings| settings.control = settings.listen[0]).contains("are the same"));
         assert!(one(|settings| settings.control = "0.0.0.0:8080".parse().unwrap()).contains("are the same"));
         assert!(one(|settings| settings.listen.push("0.0.0.0:8080".parse().unwrap())).contains("same port"));
-        assert_eq!(found(|settings| settings.listen.push("[::]:8080".parse().unwrap())).len(), 0);
+        let listen = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+        assert!(one(|settings| settings.listen = listen(&["127.0.0.1:8080", "[::]:8080"])).contains("[::] takes IPv4 as well"));
+        assert!(one(|settings| settings.listen = listen(&["[::]:9090"])).contains("[::] takes IPv4 as well"));
+        assert_eq!(found(|settings| settings.listen = listen(&["0.0.0.0:8080", "[::]:8080", "[::1]:80", "127.0.0.1:80"])).len(), 0);
         assert_eq!(
             found(|settings| {
                 settings.listen = vec!["127.0.0.1:0".parse().unwrap()];
@@ -141,6 +151,8 @@ mod tests {
 
     #[test]
     fn redis_names_must_be_usable() {
+        let lone = one(|settings| settings.redis = Some("redis://secret@h".to_owned()));
+        assert!(lone.starts_with("warning: redis: ") && lone.contains("redis://:PASSWORD@host") && !lone.contains("secret"), "{lone}");
         assert!(one(|settings| settings.redis_channels = vec!["notifications:a".to_owned()]).contains("served already"));
         assert_eq!(found(|settings| settings.prefix = "a*".to_owned()).len(), 0);
         let pattern = |settings: &mut Settings| {

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use super::{ChannelRule, ChannelRules, FdTable, LogFormat, Mismatch, Overrun, Pin, RedisSubscribe, Settings};
+use super::{ChannelRule, ChannelRules, FdTable, LogFilter, LogFormat, Mismatch, Overrun, Pin, RedisSubscribe, Settings};
 use crate::wire::Format;
 use crate::wire::payload::Expect;
 
@@ -52,7 +52,7 @@ impl Default for Settings {
             echo: false,
             allow_client_publish: false,
             log_format: LogFormat::Text,
-            log_level: "info".to_owned(),
+            log_level: LogFilter::default(),
             channels: ChannelRules { default: ChannelRule::default(), by_prefix: Vec::new() },
         }
     }

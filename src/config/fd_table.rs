@@ -3,23 +3,36 @@
 
 use super::defaults::SHARDS_MAX;
 use super::{FdTable, Settings};
+use crate::sys::Refusal;
 
 /// What `fd_table` comes to on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resolved {
     /// Each shard unshares its descriptor table.
     pub private: bool,
+    /// `auto` would have gone private, but may not.
+    pub refusal: Option<String>,
     /// The limit does not hold `connections_max`: what to do about it.
     pub warning: Option<String>,
 }
 
+impl Resolved {
+    /// All that an operator is to be told.
+    pub fn warnings(&self) -> impl Iterator<Item = &str> {
+        self.refusal.iter().chain(&self.warning).map(String::as_str)
+    }
+}
+
+/// What to do where private tables are refused.
+pub const ALLOW: &str = "allow unshare and close_range (Docker: --security-opt seccomp=PROFILE; systemd: SystemCallFilter=@system-service)";
 /// Descriptors of a shard besides its connections: poll, waker, listeners, the reserve for accept.
 const SHARD_DESCRIPTORS: u64 = 8;
 /// Descriptors of the process besides its shards: standard streams, the bus, control, logs. A private table starts as a copy of these.
 const PROCESS_DESCRIPTORS: u64 = 64;
 
-/// Decides on the table, assuming that the soft limit is raised to `hard_limit` at start.
-pub fn resolve_fd_table(settings: &Settings, hard_limit: u64) -> Resolved {
+/// Decides on the table, assuming that the soft limit is raised to `hard_limit` at start. `refused`: why private tables are not to be had;
+/// that `private` asks for them all the same is for [`super::check`] to refuse.
+pub fn resolve_fd_table(settings: &Settings, hard_limit: u64, refused: Option<&Refusal>) -> Resolved {
     let connections = settings.connections_max as u64;
     let shards = settings.shards as u64;
     let shared_need = shared_need(connections, shards);
@@ -28,11 +41,15 @@ pub fn resolve_fd_table(settings: &Settings, hard_limit: u64) -> Resolved {
         FdTable::Shared => false,
         FdTable::Private => true,
         // Even where a private share does not fit either, it holds more.
-        FdTable::Auto => shared_need > hard_limit,
+        FdTable::Auto => shared_need > hard_limit && refused.is_none(),
     };
+    let is_missed = settings.fd_table == FdTable::Auto && shared_need > hard_limit;
+    let refusal = refused.filter(|_| is_missed).map(|refusal| {
+        format!("fd_table auto would give each shard a descriptor table of its own, but {refusal}; all share one\n  help: {ALLOW}")
+    });
     let need = if private { private_need } else { shared_need };
     if need <= hard_limit {
-        return Resolved { private, warning: None };
+        return Resolved { private, refusal, warning: None };
     }
 
     let fitting = largest_fitting(hard_limit, connections, |connections| match private {
@@ -41,7 +58,8 @@ pub fn resolve_fd_table(settings: &Settings, hard_limit: u64) -> Resolved {
     });
     let table = if private { format!("each of {shards} private tables") } else { "one shared table".to_owned() };
     let mut fixes = vec![format!("`ulimit -n {need}` as root, or LimitNOFILE={need} in the systemd unit")];
-    let enough_shards = (shards..=SHARDS_MAX as u64).find(|&shards| self::private_need(connections, shards) <= hard_limit);
+    let can_be_private = |shards: &u64| refused.is_none() && self::private_need(connections, *shards) <= hard_limit;
+    let enough_shards = (shards..=SHARDS_MAX as u64).find(can_be_private);
     match (private, enough_shards) {
         (false, Some(more)) if more > shards => fixes.push(format!("--fd-table private --shards {more}")),
         (false, Some(_)) => fixes.push("--fd-table private".to_owned()),
@@ -55,7 +73,7 @@ pub fn resolve_fd_table(settings: &Settings, hard_limit: u64) -> Resolved {
         "a limit of {hard_limit} descriptors is too low for connections_max {connections}: {table} needs {need}\n  help: {}",
         fixes.join("; or ")
     );
-    Resolved { private, warning: Some(warning) }
+    Resolved { private, refusal, warning: Some(warning) }
 }
 
 /// Descriptors in the fullest table.
@@ -92,22 +110,22 @@ mod tests {
     use super::*;
 
     fn resolve(fd_table: FdTable, connections_max: usize, shards: usize, limit: u64) -> Resolved {
-        resolve_fd_table(&Settings { fd_table, connections_max, shards, ..Settings::default() }, limit)
+        resolve_fd_table(&Settings { fd_table, connections_max, shards, ..Settings::default() }, limit, None)
     }
 
     #[test]
     fn auto_shares_where_one_table_holds_all() {
-        assert_eq!(resolve(FdTable::Auto, 100_000, 6, 1 << 20), Resolved { private: false, warning: None });
-        assert_eq!(resolve(FdTable::Auto, 100_000, 6, 100_000 + 6 * 8 + 64), Resolved { private: false, warning: None });
-        assert_eq!(resolve(FdTable::Auto, 100_000, 6, u64::MAX), Resolved { private: false, warning: None });
+        assert_eq!(resolve(FdTable::Auto, 100_000, 6, 1 << 20), Resolved { private: false, refusal: None, warning: None });
+        assert_eq!(resolve(FdTable::Auto, 100_000, 6, 100_000 + 6 * 8 + 64), Resolved { private: false, refusal: None, warning: None });
+        assert_eq!(resolve(FdTable::Auto, 100_000, 6, u64::MAX), Resolved { private: false, refusal: None, warning: None });
     }
 
     #[test]
     fn auto_goes_private_where_only_the_shares_fit() {
-        assert_eq!(resolve(FdTable::Auto, 100_000, 6, 100_000 + 6 * 8 + 63), Resolved { private: true, warning: None });
+        assert_eq!(resolve(FdTable::Auto, 100_000, 6, 100_000 + 6 * 8 + 63), Resolved { private: true, refusal: None, warning: None });
         // The host that the design was measured on.
-        assert_eq!(resolve(FdTable::Auto, 100_000, 6, 20_000), Resolved { private: true, warning: None });
-        assert_eq!(resolve(FdTable::Auto, 1_000_000, 54, 20_000), Resolved { private: true, warning: None });
+        assert_eq!(resolve(FdTable::Auto, 100_000, 6, 20_000), Resolved { private: true, refusal: None, warning: None });
+        assert_eq!(resolve(FdTable::Auto, 1_000_000, 54, 20_000), Resolved { private: true, refusal: None, warning: None });
     }
 
     #[test]
@@ -127,6 +145,22 @@ mod tests {
             assert!(warning.contains(part), "{part}: {warning}");
         }
         assert!(!warning.contains("--fd-table"), "{warning}");
+    }
+
+    /// The server ended where a container's seccomp profile forbade one of the calls.
+    #[test]
+    fn auto_shares_where_private_tables_are_forbidden() {
+        let settings = Settings { connections_max: 100_000, shards: 6, ..Settings::default() };
+        let refused = Refusal { call: "unshare", error: Some(libc::EPERM) };
+        let resolved = resolve_fd_table(&settings, 20_000, Some(&refused));
+        assert!(!resolved.private);
+        let [refusal, warning] = resolved.warnings().collect::<Vec<_>>()[..] else { panic!("{resolved:?}") };
+        assert!(refusal.contains("forbids unshare (Operation not permitted") && refusal.contains("SystemCallFilter="), "{refusal}");
+        assert!(warning.contains("one shared table needs 100112") && warning.contains("--connections-max 19000"), "{warning}");
+        assert!(!warning.contains("private"), "advises what is not to be had: {warning}");
+        // Where one table holds all, nobody asks.
+        let resolved = resolve_fd_table(&settings, 1 << 20, Some(&refused));
+        assert_eq!(resolved.warnings().count(), 0);
     }
 
     #[test]

@@ -95,7 +95,8 @@ impl Reader<'_> {
                 self.problem(problem.help("settings stand at the top of the file, without a [table]; only [[channels]] is one"));
             } else {
                 let problem = self.at(key.span(), name, "there is no setting of this name");
-                self.problem(problem.help(suggest(name, SETTINGS.iter().map(|setting| setting.key).chain(["channels"]))));
+                let setting = table::meant(name).map(|setting| setting.key);
+                self.problem(problem.help(suggest(setting.or_else(|| closest(name, ["channels"])))));
             }
         }
     }
@@ -201,7 +202,7 @@ impl Reader<'_> {
             Value::Rule { rule_key, .. } => format!("in [[channels]] it is called `{rule_key}`"),
             _ => format!("`{name}` holds for the whole server: move it above the first [[channels]]"),
         });
-        self.problem(problem.help(named.unwrap_or_else(|| suggest(name, keys()))).accepted(keys().collect::<Vec<_>>().join(", ")));
+        self.problem(problem.help(named.unwrap_or_else(|| suggest(closest(name, keys())))).accepted(keys().collect::<Vec<_>>().join(", ")));
     }
 }
 
@@ -223,8 +224,8 @@ pub fn rule_keys() -> impl Iterator<Item = &'static str> {
     })
 }
 
-fn suggest<'a>(typed: &str, keys: impl Iterator<Item = &'a str>) -> String {
-    match closest(typed, keys) {
+fn suggest(meant: Option<&str>) -> String {
+    match meant {
         Some(key) => format!("did you mean `{key}`?"),
         None => "`campanile config --default` prints every setting".to_owned(),
     }
@@ -297,7 +298,7 @@ mod tests {
         assert!(problem("shards = 2\nheartbeat = = 3\n").contains("f.toml:2:13: error: not TOML"));
         assert!(problem("[[channels]]\nprefix = \noverrun = \"skip\"\n").contains("f.toml:2:"));
         assert!(problem("shards = 1\nshards = 2\n").contains("f.toml:2:1: error: not TOML: duplicate key"));
-        assert!(problem("redis = \"redis://:secret@host").contains("redis://***@host"));
+        assert!(problem("redis = \"redis://:secret@host").contains("redis://:***@host"));
     }
 
     #[test]

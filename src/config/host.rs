@@ -1,5 +1,7 @@
-//! What the settings are held against: the cores and descriptors that this process may use. Asked once at start by [`crate::cli`]; a
+//! What the settings are held against: the cores and descriptors that this process may use, and what it may not do. Asked once at start by [`crate::cli`]; a
 //! plain value, so that tests can be on any host they like.
+
+use crate::sys::{self, Refusal};
 
 /// The host as this process sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -9,6 +11,8 @@ pub struct Host {
     /// RLIMIT_NOFILE; `u64::MAX` for unlimited.
     pub descriptors_soft: u64,
     pub descriptors_hard: u64,
+    /// What keeps shards from having descriptor tables of their own; None: nothing.
+    pub private_refused: Option<Refusal>,
 }
 
 impl Host {
@@ -20,7 +24,7 @@ impl Host {
         cores.sort_unstable();
         let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
         let (descriptors_soft, descriptors_hard) = parse_limits(&limits).unwrap_or((u64::MAX, u64::MAX));
-        Host { cores, descriptors_soft, descriptors_hard }
+        Host { cores, descriptors_soft, descriptors_hard, private_refused: sys::private_descriptors_refused() }
     }
 }
 
@@ -40,6 +44,7 @@ mod tests {
         let host = Host::detect();
         assert!(!host.cores.is_empty());
         assert!(host.descriptors_soft <= host.descriptors_hard && host.descriptors_soft > 0);
+        assert_eq!(host.private_refused, None, "this test's machine forbids unshare or close_range");
     }
 
     #[test]

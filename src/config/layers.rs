@@ -6,9 +6,9 @@ use std::path::PathBuf;
 
 use super::file::{self, FileRule};
 use super::host::Host;
-use super::problem::{Origin, Problem, Severity, closest};
+use super::problem::{Origin, Problem, Severity};
 use super::table::{self, SETTINGS, Setting, VARIABLE_PREFIX, Value};
-use super::{ChannelRules, Settings, check};
+use super::{ChannelRules, LogFormat, Settings, check};
 
 /// The file that is read when none is named, if it is there.
 pub const FILE_NAME: &str = "campanile.toml";
@@ -49,10 +49,15 @@ pub struct Loaded {
 /// told where its server is but not how that one is set up. All problems come at once, in order of [`Problem::order`].
 pub fn load(sources: &Sources, host: Option<&Host>) -> Result<Loaded, Vec<Problem>> {
     let mut layers = Layers::default();
-    layers.file(&sources.file);
-    layers.environment(&sources.environment);
-    layers.flags(&sources.flags);
+    layers.all(sources);
     layers.finish(host)
+}
+
+/// How to tell what is wrong with the settings: the `log_format` of these sources, as far as they can be read.
+pub fn log_format(sources: &Sources) -> LogFormat {
+    let mut layers = Layers::default();
+    layers.all(sources);
+    layers.settings.log_format
 }
 
 /// The state between two sources.
@@ -66,6 +71,12 @@ pub struct Layers {
 }
 
 impl Layers {
+    fn all(&mut self, sources: &Sources) {
+        self.file(&sources.file);
+        self.environment(&sources.environment);
+        self.flags(&sources.flags);
+    }
+
     pub fn file(&mut self, choice: &FileChoice) {
         let (path, said_by) = match choice {
             FileChoice::None => return,
@@ -105,18 +116,20 @@ impl Layers {
             let texts: Vec<&str> = if setting.is_list() { text.split(',').map(str::trim).collect() } else { vec![text.trim()] };
             self.apply(setting, &texts, Origin::Environment(name));
         }
-        for (name, _) in variables {
-            self.unknown_variable(name);
+        for (name, text) in variables {
+            self.unknown_variable(name, text);
         }
     }
 
-    /// Only a near miss is worth a word: an orchestrator with a service called `campanile` sets names of its own.
-    fn unknown_variable(&mut self, name: &str) {
+    /// Only what looks meant is worth a word: an orchestrator with services called `campanile` and `campanile-redis` sets names of its own.
+    fn unknown_variable(&mut self, name: &str, text: &str) {
         let Some(key) = name.strip_prefix(VARIABLE_PREFIX).map(str::to_lowercase) else { return };
-        if table::find(&key).is_some() || OTHER_VARIABLES.contains(&name) {
+        let is_of_a_service =
+            key.contains("service_") || text.starts_with("tcp://") || ["_tcp", "_udp"].iter().any(|part| key.contains(part));
+        if table::find(&key).is_some() || OTHER_VARIABLES.contains(&name) || is_of_a_service {
             return;
         }
-        if let Some(setting) = closest(&key, SETTINGS.iter().map(|setting| setting.key)).and_then(table::find) {
+        if let Some(setting) = table::meant(&key) {
             let problem = Problem::warning(Origin::Environment(name.to_owned()), "", "no setting has this name, so it changes nothing");
             self.problems.push(problem.help(format!("did you mean {}?", setting.variable())));
         }
@@ -192,7 +205,7 @@ mod tests {
     use std::time::Duration;
 
     fn host() -> Host {
-        Host { cores: vec![0, 1, 2, 3], descriptors_soft: 1024, descriptors_hard: 1 << 20 }
+        Host { cores: vec![0, 1, 2, 3], descriptors_soft: 1024, descriptors_hard: 1 << 20, private_refused: None }
     }
 
     fn layers(file: &str, environment: &[(&str, &str)], flags: &[(&str, &[&str])]) -> Result<Loaded, Vec<Problem>> {
@@ -216,7 +229,7 @@ mod tests {
         let settings = layers(file, &environment, &[("heartbeat", &["25"])]).unwrap().settings;
         assert_eq!(settings.heartbeat, Duration::from_secs(25));
         assert_eq!(settings.shards, 3);
-        assert_eq!(settings.log_level, "warn");
+        assert_eq!(settings.log_level.to_string(), "warn");
         assert_eq!(settings.control, Settings::default().control);
     }
 
@@ -264,10 +277,21 @@ mod tests {
 
     #[test]
     fn a_misspelt_variable_is_a_warning_and_a_foreign_one_is_not() {
-        let loaded = layers("", &[("CAMPANILE_HEARTBAET", "1"), ("CAMPANILE_SERVICE_HOST", "10.0.0.1")], &[]).unwrap();
+        let foreign = [
+            ("CAMPANILE_SERVICE_HOST", "10.0.0.1"),
+            ("CAMPANILE_PORT", "tcp://10.0.0.1:8080"),
+            ("CAMPANILE_PORT_8080_TCP_ADDR", "10.0.0.1"),
+            ("CAMPANILE_REDIS_SERVICE_PORT", "6379"),
+            ("CAMPANILE_REDIS_PORT", "tcp://10.0.0.2:6379"),
+        ];
+        let loaded =
+            layers("", &[&[("CAMPANILE_HEARTBAET", "1"), ("CAMPANILE_REDIS_URL", "redis://h")], &foreign[..]].concat(), &[]).unwrap();
         assert_eq!(
             texts(loaded.warnings),
-            ["warning: CAMPANILE_HEARTBAET: no setting has this name, so it changes nothing\n  help: did you mean CAMPANILE_HEARTBEAT?"]
+            [
+                "warning: CAMPANILE_HEARTBAET: no setting has this name, so it changes nothing\n  help: did you mean CAMPANILE_HEARTBEAT?",
+                "warning: CAMPANILE_REDIS_URL: no setting has this name, so it changes nothing\n  help: did you mean CAMPANILE_REDIS?"
+            ]
         );
     }
 

@@ -13,6 +13,7 @@ pub mod fd_table;
 pub mod file;
 pub mod host;
 pub mod layers;
+pub mod log_filter;
 pub mod parse;
 pub mod print;
 pub mod problem;
@@ -31,7 +32,8 @@ use crate::wire::payload::Expect;
 pub use fd_table::{Resolved, resolve_fd_table};
 pub use host::Host;
 pub use layers::{FileChoice, Loaded, Sources, load};
-pub use start::{memory_bound, next_steps, start_block};
+pub use log_filter::LogFilter;
+pub use start::{Started, memory_bound, next_steps, start_block, start_fields};
 
 /// All settings, checked: what the rest of the program reads.
 #[derive(Debug, Clone, PartialEq)]
@@ -81,7 +83,7 @@ pub struct Settings {
     pub echo: bool,
     pub allow_client_publish: bool,
     pub log_format: LogFormat,
-    pub log_level: String,
+    pub log_level: LogFilter,
     pub channels: ChannelRules,
 }
 

@@ -107,24 +107,44 @@ pub fn show_time(time: Duration) -> String {
     }
 }
 
-/// An IP address and a port.
+/// An IP address and a port. An IPv4 address that is written as an IPv6 one (`[::ffff:127.0.0.1]`) is the IPv4 address that it is:
+/// a socket that is IPv6's alone could not have it.
 pub fn address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| {
-        if let Some(port) = text.strip_prefix(':').or(Some(text)).filter(|port| port.parse::<u16>().is_ok()) {
-            return format!(
-                "{text:?} has no address; 127.0.0.1:{port} is this host alone, 0.0.0.0:{port} every IPv4 network, [::]:{port} also IPv6"
-            );
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Ok(SocketAddr::new(address.ip().to_canonical(), address.port()));
+    }
+    if let Some(port) = text.strip_prefix(':').or(Some(text)).filter(|port| port.parse::<u16>().is_ok()) {
+        return Err(format!(
+            "{text:?} has no address; 127.0.0.1:{port} is this host alone, 0.0.0.0:{port} every IPv4 network, [::]:{port} IPv6 as well"
+        ));
+    }
+    if let Some((_, rest)) = text.split_once("://") {
+        let bare = rest.split(['/', '?']).next().unwrap_or_default();
+        let hint = if bare.parse::<SocketAddr>().is_ok() { format!("; write {bare}") } else { String::new() };
+        return Err(format!("it is a URL, not an address{hint}"));
+    }
+    Err(match text.rsplit_once(':') {
+        _ if text.parse::<std::net::IpAddr>().is_ok() => format!("{text:?} has no port"),
+        Some(("localhost", port)) => format!("{text:?} is a name; write 127.0.0.1:{port}"),
+        Some((_, port)) if port.parse::<u16>().is_err() => format!("{text:?} has no port from 0 to 65535"),
+        Some((host, port)) if host.contains(':') && !host.starts_with('[') => {
+            format!("an IPv6 address stands in brackets: [{host}]:{port}")
         }
-        match text.rsplit_once(':') {
-            _ if text.parse::<std::net::IpAddr>().is_ok() => format!("{text:?} has no port"),
-            Some(("localhost", port)) => format!("{text:?} is a name; write 127.0.0.1:{port}"),
-            Some((_, port)) if port.parse::<u16>().is_err() => format!("{text:?} has no port from 0 to 65535"),
-            Some((host, port)) if host.contains(':') && !host.starts_with('[') => {
-                format!("an IPv6 address stands in brackets: [{host}]:{port}")
-            }
-            _ => format!("{text:?} is not an IP address and a port"),
-        }
+        _ => format!("{text:?} is not an IP address and a port"),
     })
+}
+
+/// [`address`], also as the start block shows where the server is asked: `http://127.0.0.1:9090`.
+pub fn http_address(text: &str) -> Result<SocketAddr, String> {
+    match text.strip_prefix("http://") {
+        Some(rest) => match rest.split_once('/') {
+            Some((bare, path)) if !path.is_empty() => Err(format!("{text:?} has a path, which an address has not; write {bare}")),
+            Some((bare, _)) => address(bare),
+            None => address(rest),
+        },
+        None if text.starts_with("https://") => Err("the control address speaks plain HTTP; put a TLS proxy in between".to_owned()),
+        None => address(text),
+    }
 }
 
 /// `auto`, `none`, or cores as in `0,2-3`.
@@ -214,15 +234,6 @@ pub fn channel_text(text: &str, may_be_empty: bool) -> Result<String, String> {
     }
 }
 
-/// Syntax of tracing's EnvFilter.
-pub fn log_level(text: &str) -> Result<String, String> {
-    match tracing_subscriber::EnvFilter::try_new(text) {
-        _ if text.trim().is_empty() => Err("it is empty; `off` logs nothing".to_owned()),
-        Err(error) => Err(format!("{text:?}: {error}")),
-        Ok(_) => Ok(text.to_owned()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -291,6 +302,11 @@ mod tests {
     fn addresses_say_what_is_missing() {
         assert!(address("127.0.0.1:8080").is_ok());
         assert!(address("[::1]:8080").is_ok());
+        assert_eq!(address("[::ffff:127.0.0.1]:8080"), address("127.0.0.1:8080"));
+        assert_eq!(http_address("http://127.0.0.1:9090"), address("127.0.0.1:9090"));
+        assert_eq!(http_address("http://[::1]:9090/"), address("[::1]:9090"));
+        assert!(http_address("http://127.0.0.1:9090/publish").unwrap_err().contains("write 127.0.0.1:9090"));
+        assert!(http_address("https://127.0.0.1:9090").unwrap_err().contains("plain HTTP"));
         for (text, part) in [
             ("8080", "127.0.0.1:8080"),
             (":8080", "0.0.0.0:8080"),
@@ -300,6 +316,8 @@ mod tests {
             ("127.0.0.1:http", "has no port from 0 to 65535"),
             ("127.0.0.1:99999", "has no port from 0 to 65535"),
             ("example.org:80", "is not an IP address"),
+            ("ws://127.0.0.1:8080/ws", "; write 127.0.0.1:8080"),
+            ("redis://h", "not an address"),
         ] {
             let reason = address(text).unwrap_err();
             assert!(reason.contains(part), "{text}: {reason}");
@@ -313,8 +331,5 @@ mod tests {
         assert!(channel_text("", false).is_err());
         assert!(channel_text("a\nb", false).is_err());
         assert!(channel_text(&"x".repeat(256), false).is_err());
-        assert!(log_level("info,campanile::bus=debug").is_ok());
-        assert!(log_level("campanile=loud").is_err());
-        assert!(log_level(" ").is_err());
     }
 }

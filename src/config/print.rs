@@ -118,9 +118,11 @@ mod tests {
     fn read(text: &str) -> Loaded {
         let mut layers = Layers::default();
         layers.file_text("default.toml", text);
-        layers.finish(Some(&Host { cores: vec![0], descriptors_soft: 1024, descriptors_hard: 1024 })).unwrap_or_else(|problems| {
-            panic!("{}", problems.iter().map(|problem| format!("{problem}\n")).collect::<String>());
-        })
+        layers.finish(Some(&Host { cores: vec![0], descriptors_soft: 1024, descriptors_hard: 1024, private_refused: None })).unwrap_or_else(
+            |problems| {
+                panic!("{}", problems.iter().map(|problem| format!("{problem}\n")).collect::<String>());
+            },
+        )
     }
 
     #[test]

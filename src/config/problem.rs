@@ -90,6 +90,11 @@ impl Problem {
         Problem { help: Some(help.into()), ..self }
     }
 
+    /// A value that was typed in the wrong place may be quoted in it, a URL with a password too.
+    pub fn shown_message(&self) -> String {
+        mask_line(&self.message)
+    }
+
     /// Where it stands in the order of the report: the file from top to bottom, then environment, then flags, then the rest.
     pub fn order(&self) -> (u8, usize, usize) {
         match &self.origin {
@@ -114,7 +119,7 @@ impl fmt::Display for Problem {
             Origin::Default => (String::new(), self.key.as_str()),
         };
         let colon = if key.is_empty() { "" } else { ": " };
-        write!(out, "{place}{word}: {key}{colon}{}", self.message)?;
+        write!(out, "{place}{word}: {key}{colon}{}", self.shown_message())?;
         if let Origin::File(place) = &self.origin {
             let number = place.line.to_string();
             write!(out, "\n  {number} | {}", place.source)?;
@@ -192,7 +197,10 @@ mod tests {
     fn a_line_with_a_password_is_shown_without_it() {
         let text = "redis = \"redis://:secret@host:port\"";
         let problem = Problem::error(Origin::File(Place::new("f", text, 8..20)), "redis", "x").to_string();
-        assert!(!problem.contains("secret") && problem.contains("redis://***@host:port"), "{problem}");
+        assert!(!problem.contains("secret") && problem.contains("redis://:***@host:port"), "{problem}");
+        let message = "\"redis://:secret@host\" is not a size";
+        let problem = Problem::error(Origin::Flag("--backlog".to_owned()), "backlog", message).to_string();
+        assert_eq!(problem, "error: --backlog: \"redis://:***@host\" is not a size");
     }
 
     #[test]

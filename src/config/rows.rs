@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::defaults::{SHARDS_MAX, shards_auto};
 use super::parse::{self, MILLISECOND, SECOND};
 use super::table::{Section, Setting, Value};
-use super::{FdTable, LogFormat, Mismatch, Overrun, RedisSubscribe, redis_url};
+use super::{FdTable, LogFilter, LogFormat, Mismatch, Overrun, RedisSubscribe, redis_url};
 use crate::wire::Format;
 use crate::wire::payload::Expect;
 
@@ -89,7 +89,7 @@ pub static SETTINGS: &[Setting] = &[
         section: Section::Addresses,
         placeholder: "ADDR",
         help: "Public address for WebSocket clients. May be given more than once.",
-        accepted: "an IP address and a port, as in 127.0.0.1:8080, 0.0.0.0:8080, [::1]:8080",
+        accepted: "an IP address and a port, as in 127.0.0.1:8080, [::1]:8080. 0.0.0.0 is every IPv4 address of the host, [::] IPv4 and IPv6, or IPv6 alone where 0.0.0.0 with the same port is listed too",
         default_text: None,
         value: Value::Many {
             clear: |settings| settings.listen.clear(),
@@ -102,9 +102,9 @@ pub static SETTINGS: &[Setting] = &[
         section: Section::Addresses,
         placeholder: "ADDR",
         help: "Address for operators: metrics, health, publish. Keep it away from the public.",
-        accepted: "an IP address and a port, as in 127.0.0.1:8080, 0.0.0.0:8080, [::1]:8080",
+        accepted: "an IP address and a port, as in 127.0.0.1:9090, http://127.0.0.1:9090. 0.0.0.0 is every IPv4 address of the host, [::] IPv4 and IPv6",
         default_text: None,
-        value: one!(control, text => parse::address(text), value => value.to_string()),
+        value: one!(control, text => parse::http_address(text), value => value.to_string()),
     },
     Setting {
         key: "redis",
@@ -456,9 +456,9 @@ pub static SETTINGS: &[Setting] = &[
         key: "log_level",
         section: Section::Logging,
         placeholder: "FILTER",
-        help: "Which log lines are written. A level, or levels per module; debug and trace exist in debug builds only.",
-        accepted: "off, error, warn, info, debug, trace, or a filter as in info,campanile::bus=debug",
+        help: "Which log lines are written: a level, or levels for modules, which leave the others at info. debug and trace exist in debug builds only.",
+        accepted: "off, error, warn, info, debug, trace, or with modules as in warn,campanile::bus=info",
         default_text: None,
-        value: one!(log_level, text => parse::log_level(text), value => value.clone()),
+        value: one!(log_level, text => LogFilter::parse(text), value => value.to_string()),
     },
 ];

@@ -2,14 +2,18 @@
 //! `campanile serve`. Pure: settings and host in, text out; no password in it.
 
 use std::fmt::Write;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
 
 use super::host::Host;
-use super::parse::{show_cores, show_time};
-use super::{Pin, RedisSubscribe, Settings, redis_url, resolve_fd_table};
+use super::parse::{show_cores, show_pin, show_time};
+use super::{Pin, RedisSubscribe, Resolved, Settings, redis_url};
 use crate::bus::{PUBLISH_BYTES_MAX, ShardMessage};
 use crate::limits::BATCH_BYTES_MAX;
 use crate::limits::BUFFER_FLOOR_BYTES;
+use crate::listen::{networks, reachable};
 use crate::wire::Format;
 
 /// User memory of an idle connection with one subscription (the aim of the design, measured as RSS).
@@ -32,7 +36,7 @@ pub fn version() -> String {
 
 /// The most user memory that the settings allow, by what holds it, in bytes. Kernel memory (sockets) comes on top. A batch that several
 /// hold (inbox, log, history) counts for each: whichever lets go last has room for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct MemoryBound {
     /// `log_bytes_total`; encoded frames count in it.
     pub logs: u64,
@@ -89,18 +93,42 @@ fn batch_bytes_max(settings: &Settings) -> u64 {
     settings.payload_bytes_max.max(BATCH_BYTES_MAX) as u64
 }
 
+/// What the settings came to on this host, with the addresses really bound.
+#[derive(Debug)]
+pub struct Started<'a> {
+    pub settings: &'a Settings,
+    pub host: &'a Host,
+    pub table: &'a Resolved,
+    /// Those of `listen` that are IPv6 alone.
+    pub ipv6_alone: &'a [SocketAddr],
+}
+
+impl Started<'_> {
+    fn is_ipv6_alone(&self, address: SocketAddr) -> bool {
+        self.ipv6_alone.contains(&address)
+    }
+
+    /// The address as it is listened on, and what it stands for.
+    fn url(&self, scheme: &str, address: SocketAddr, path: &str) -> String {
+        match networks(address, self.is_ipv6_alone(address)) {
+            Some(networks) => format!("{scheme}://{address}{path} ({networks})"),
+            None => format!("{scheme}://{address}{path}"),
+        }
+    }
+}
+
 /// The block that `campanile serve` prints once: what runs where, and what bounds it. Ends with a line break.
-pub fn start_block(settings: &Settings, host: &Host) -> String {
+pub fn start_block(started: &Started<'_>) -> String {
+    let Started { settings, host, table: resolved, .. } = *started;
     let mut block = format!("Campanile {}\n", version());
     let mut line = |name: &str, text: String| writeln!(block, "  {name:<12} {text}").expect("a String takes everything");
 
-    let addresses: Vec<String> = settings.listen.iter().map(|address| format!("ws://{address}/ws")).collect();
+    let addresses: Vec<String> = settings.listen.iter().map(|&address| started.url("ws", address, "/ws")).collect();
     line("clients", addresses.join("  "));
-    line("control", format!("http://{}", settings.control));
+    line("control", started.url("http", settings.control, ""));
     line("shards", shards(settings, host));
     line("bus", bus(settings));
 
-    let resolved = resolve_fd_table(settings, host.descriptors_hard);
     let table = if resolved.private { "a private table per shard" } else { "one shared table" };
     let limits = format!("limit {} soft, {} hard", show_limit(host.descriptors_soft), show_limit(host.descriptors_hard));
     line("descriptors", format!("{limits}; {table} for {} connections", settings.connections_max));
@@ -144,23 +172,51 @@ pub fn start_block(settings: &Settings, host: &Host) -> String {
     if bound.history > 0 {
         line("", format!("+ history {}", show_bytes(bound.history)));
     }
-    if let Some(warning) = resolved.warning {
+    for warning in resolved.warnings() {
         writeln!(block, "descriptor warning: {warning}").expect("a String takes everything");
     }
     block
 }
 
+/// The same for a program that reads it.
+pub fn start_fields(started: &Started<'_>) -> Map<String, Value> {
+    let Started { settings, host, table, .. } = *started;
+    let bound = memory_bound(settings);
+    let limit = |limit: u64| if limit == u64::MAX { Value::Null } else { limit.into() };
+    let fields = json!({
+        "version": version(),
+        "clients": settings.listen.iter().map(|address| format!("ws://{address}/ws")).collect::<Vec<_>>(),
+        "control": format!("http://{}", settings.control),
+        "shards": settings.shards,
+        "pin": show_pin(&settings.pin),
+        "bus": settings.redis.as_deref().map_or_else(|| "embedded".to_owned(), redis_url::masked),
+        "descriptors_soft": limit(host.descriptors_soft),
+        "descriptors_hard": limit(host.descriptors_hard),
+        "fd_table": if table.private { "private" } else { "shared" },
+        "connections_max": settings.connections_max,
+        "memory_bytes_max": bound.total(),
+        "memory_bytes": bound,
+    });
+    match fields {
+        Value::Object(fields) => fields,
+        _ => unreachable!("an object was written down"),
+    }
+}
+
 /// What to type to see a message arrive, in the words that fit these settings.
-pub fn next_steps(settings: &Settings, program: &str) -> String {
+pub fn next_steps(started: &Started<'_>, program: &str) -> String {
+    let settings = started.settings;
     let default = Settings::default();
     let subscribe = match settings.listen.first() {
-        Some(listen) if settings.listen != default.listen => format!("{program} subscribe news --url ws://{}/ws", reachable(*listen)),
+        Some(listen) if settings.listen != default.listen => {
+            format!("{program} subscribe news --url ws://{}/ws", reachable(*listen, started.is_ipv6_alone(*listen)))
+        }
         _ => format!("{program} subscribe news"),
     };
     let publish = match &settings.redis {
         Some(url) => format!("{} publish {}news '{{\"hello\":\"world\"}}'", redis_cli(url), settings.prefix),
         None if settings.control == default.control => format!("{program} publish news '{{\"hello\":\"world\"}}'"),
-        None => format!("{program} publish news '{{\"hello\":\"world\"}}' --control {}", reachable(settings.control)),
+        None => format!("{program} publish news '{{\"hello\":\"world\"}}' --control {}", reachable(settings.control, false)),
     };
     format!("To see a message arrive, in two other terminals:\n  {subscribe}\n  {publish}\n")
 }
@@ -171,16 +227,6 @@ fn redis_cli(url: &str) -> String {
         Some((_, path)) => format!("redis-cli -s {}", path.split('?').next().unwrap_or(path)),
         None => format!("redis-cli -u {}", redis_url::masked(url)),
     }
-}
-
-/// Where a listener is reached from this host.
-pub fn reachable(listen: SocketAddr) -> SocketAddr {
-    let ip = match listen.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip => ip,
-    };
-    SocketAddr::new(ip, listen.port())
 }
 
 fn shards(settings: &Settings, host: &Host) -> String {
@@ -228,10 +274,26 @@ pub fn show_bytes(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::ChannelRule;
+    use crate::config::{ChannelRule, resolve_fd_table};
+    use crate::listen::is_ipv6_alone;
 
     fn host(hard: u64) -> Host {
-        Host { cores: vec![0, 1, 2, 3], descriptors_soft: 1024, descriptors_hard: hard }
+        Host { cores: vec![0, 1, 2, 3], descriptors_soft: 1024, descriptors_hard: hard, private_refused: None }
+    }
+
+    fn with_started<T>(settings: &Settings, host: &Host, show: impl Fn(&Started<'_>) -> T) -> T {
+        let table = resolve_fd_table(settings, host.descriptors_hard, host.private_refused.as_ref());
+        let listed = &settings.listen;
+        let ipv6_alone: Vec<SocketAddr> = listed.iter().copied().filter(|&address| is_ipv6_alone(address, listed)).collect();
+        show(&Started { settings, host, table: &table, ipv6_alone: &ipv6_alone })
+    }
+
+    fn block(settings: &Settings, host: &Host) -> String {
+        with_started(settings, host, start_block)
+    }
+
+    fn steps(settings: &Settings) -> String {
+        with_started(settings, &host(1 << 20), |started| next_steps(started, "campanile"))
     }
 
     #[test]
@@ -276,7 +338,7 @@ mod tests {
         let mut remembering = Settings { shards: 3, payload_bytes_max: 5 << 20, ..Settings::default() };
         remembering.channels.default.history_count = 10;
         for (settings, parts) in [(Settings { shards: 2, ..Settings::default() }, 8), (remembering, 9)] {
-            let block = start_block(&settings, &host(1 << 20));
+            let block = self::block(&settings, &host(1 << 20));
             let amounts = printed(&block);
             assert_eq!(amounts.len(), 1 + parts, "{block}");
             let sum: f64 = amounts[1..].iter().sum();
@@ -300,7 +362,7 @@ mod tests {
     #[test]
     fn the_block_tells_what_runs_where() {
         let settings = Settings { shards: 2, redis: Some("redis://u:secret@host:6379/1".to_owned()), ..Settings::default() };
-        let block = start_block(&settings, &host(1 << 20));
+        let block = self::block(&settings, &host(1 << 20));
         for part in [
             env!("CARGO_PKG_VERSION"),
             "ws://127.0.0.1:8080/ws",
@@ -316,21 +378,48 @@ mod tests {
     }
 
     #[test]
+    fn what_an_address_stands_for_is_told() {
+        let settings = Settings {
+            listen: ["[::]:80", "127.0.0.1:81"].map(|text| text.parse().unwrap()).to_vec(),
+            control: "0.0.0.0:82".parse().unwrap(),
+            ..Settings::default()
+        };
+        let block = self::block(&settings, &host(1 << 20));
+        assert!(block.contains(" ws://[::]:80/ws (every address of this host, IPv4 and IPv6)  ws://127.0.0.1:81/ws\n"), "{block}");
+        assert!(block.contains(" http://0.0.0.0:82 (every IPv4 address of this host)\n"), "{block}");
+        let both = Settings { listen: ["[::]:80", "0.0.0.0:80"].map(|text| text.parse().unwrap()).to_vec(), ..settings };
+        assert!(self::block(&both, &host(1 << 20)).contains("ws://[::]:80/ws (every IPv6 address of this host)"));
+    }
+
+    #[test]
+    fn the_fields_hold_what_the_block_tells() {
+        let settings = Settings { shards: 2, redis: Some("redis://:secret@h".to_owned()), ..Settings::default() };
+        let fields = Value::from(with_started(&settings, &host(u64::MAX), start_fields));
+        assert_eq!(fields["clients"], json!(["ws://127.0.0.1:8080/ws"]));
+        assert_eq!((&fields["control"], &fields["bus"]), (&json!("http://127.0.0.1:9090"), &json!("redis://:***@h")));
+        assert_eq!((&fields["descriptors_hard"], &fields["fd_table"]), (&Value::Null, &json!("shared")));
+        let sum: u64 = fields["memory_bytes"].as_object().unwrap().values().map(|bytes| bytes.as_u64().unwrap()).sum();
+        assert_eq!(fields["memory_bytes_max"], sum);
+    }
+
+    #[test]
     fn the_next_steps_can_be_typed() {
-        let steps = next_steps(&Settings::default(), "campanile");
+        let steps = self::steps(&Settings::default());
         assert!(steps.contains("\n  campanile subscribe news\n  campanile publish news '{\"hello\":\"world\"}'\n"), "{steps}");
         let other = Settings { listen: vec!["0.0.0.0:80".parse().unwrap()], control: "[::]:81".parse().unwrap(), ..Settings::default() };
-        let steps = next_steps(&other, "campanile");
-        assert!(steps.contains("--url ws://127.0.0.1:80/ws") && steps.contains("--control [::1]:81"), "{steps}");
+        let steps = self::steps(&other);
+        assert!(steps.contains("--url ws://127.0.0.1:80/ws") && steps.contains("--control 127.0.0.1:81"), "{steps}");
+        let alone = Settings { listen: ["[::]:80", "0.0.0.0:80"].map(|text| text.parse().unwrap()).to_vec(), ..other };
+        assert!(self::steps(&alone).contains("--url ws://[::1]:80/ws"));
         let redis = Settings { redis: Some("redis://h".to_owned()), prefix: "p:".to_owned(), ..Settings::default() };
-        assert!(next_steps(&redis, "campanile").contains("redis-cli -u redis://h publish p:news"));
+        assert!(self::steps(&redis).contains("redis-cli -u redis://h publish p:news"));
     }
 
     #[test]
     fn a_low_limit_is_a_warning_in_the_block() {
         let settings = Settings { shards: 2, ..Settings::default() };
-        assert!(start_block(&settings, &host(20_000)).contains("\ndescriptor warning: a limit of 20000 descriptors"));
-        let block = start_block(&Settings { shards: 6, ..settings }, &host(20_000));
+        assert!(block(&settings, &host(20_000)).contains("\ndescriptor warning: a limit of 20000 descriptors"));
+        let block = self::block(&Settings { shards: 6, ..settings }, &host(20_000));
         assert!(block.contains("a private table per shard") && !block.contains("warning"), "{block}");
         assert!(block.contains("embedded"), "{block}");
     }

@@ -3,6 +3,7 @@
 //!
 //! Invariant: for every setting, what `show` writes, `parse` reads back to the same value; defaults stand in `defaults.rs`.
 
+use super::problem::closest;
 use super::{ChannelRule, Settings};
 
 pub use super::rows::SETTINGS;
@@ -117,6 +118,36 @@ pub fn find(key: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|setting| setting.key == key)
 }
 
+/// What other programs call these settings.
+pub const SYNONYMS: &[(&str, &str)] = &[
+    ("port", "listen"),
+    ("host", "listen"),
+    ("bind", "listen"),
+    ("address", "listen"),
+    ("addr", "listen"),
+    ("redis_url", "redis"),
+    ("admin", "control"),
+    ("threads", "shards"),
+    ("workers", "shards"),
+    ("max_connections", "connections_max"),
+    ("max_subscriptions", "subscriptions_max"),
+    ("max_channels", "channels_max"),
+    ("max_payload", "payload_bytes_max"),
+    ("ping_interval", "heartbeat"),
+    ("ping_timeout", "pong_timeout"),
+    ("loglevel", "log_level"),
+    ("verbosity", "log_level"),
+];
+
+/// The setting that was probably meant: a synonym, a slip of the finger, or a setting's name with something behind it.
+pub fn meant(typed: &str) -> Option<&'static Setting> {
+    let typed = typed.to_lowercase().replace('-', "_");
+    let synonym = SYNONYMS.iter().find(|(other, _)| *other == typed).map(|(_, key)| *key);
+    let keys = || SETTINGS.iter().map(|setting| setting.key);
+    let is_begun = |key: &&str| typed.strip_prefix(*key).is_some_and(|rest| rest.starts_with('_'));
+    synonym.or_else(|| closest(&typed, keys())).or_else(|| keys().filter(is_begun).max_by_key(|key| key.len())).and_then(find)
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::parse;
@@ -154,6 +185,24 @@ mod tests {
         }
         assert_eq!(find("redis_channel").unwrap().flag(), "redis-channel");
         assert_eq!(find("redis_channel").unwrap().variable(), "CAMPANILE_REDIS_CHANNEL");
+    }
+
+    #[test]
+    fn what_was_meant_is_found() {
+        for (typed, key) in [
+            ("port", "listen"),
+            ("redis_url", "redis"),
+            ("redis-url", "redis"),
+            ("redis_password", "redis"),
+            ("redis_chanel", "redis_channel"),
+            ("control_port", "control"),
+            ("hearbeat", "heartbeat"),
+            ("max-connections", "connections_max"),
+        ] {
+            assert_eq!(meant(typed).map(|setting| setting.key), Some(key), "{typed}");
+        }
+        assert!(meant("colour").is_none());
+        assert!(SYNONYMS.iter().all(|(other, key)| find(key).is_some() && find(other).is_none()));
     }
 
     /// A field that no row reads would be a setting that nobody can set.

@@ -1,6 +1,6 @@
 //! `GET /info`: what this process is, how it was set up and how full it is.
 //!
-//! Invariant: no secret leaves. The Redis URL is shown through [`mask_url`] only.
+//! Invariant: no secret leaves. The Redis URL is shown through [`masked`] only.
 
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use axum::response::Response;
 use serde_json::{Value, json};
 
 use super::{CONNECTIONS_MAX, PAGE_CHANNELS_MAX, PUBLISH_CHANNELS_MAX, State, answer};
+use crate::config::redis_url::masked;
 use crate::config::{ChannelRule, FdTable, Mismatch, Overrun, Pin, RedisSubscribe, Settings};
 use crate::limits;
 use crate::metrics::ShardMetrics;
@@ -29,7 +30,7 @@ pub(super) async fn info(Shared(state): Shared<Arc<State>>) -> Response {
         "fd_table": fd_table_name(state.facts.fd_table),
         "bus": {
             "kind": if settings.redis.is_some() { "redis" } else { "embedded" },
-            "url": settings.redis.as_deref().map(mask_url),
+            "url": settings.redis.as_deref().map(masked),
             "ready": state.bus_metrics.ready.get() != 0,
             "channels": state.bus_metrics.channels.get(),
         },
@@ -171,55 +172,5 @@ fn fd_table_name(fd_table: FdTable) -> &'static str {
         FdTable::Auto => "auto",
         FdTable::Shared => "shared",
         FdTable::Private => "private",
-    }
-}
-
-/// The URL with every password replaced by `***`: in the user part (`redis://user:password@host`) and in the query of a
-/// `unix://` URL (`?pass=`). In doubt it hides too much: a password with an unescaped `@` or `/` is hidden whole.
-pub fn mask_url(url: &str) -> String {
-    let (scheme, rest) = match url.split_once("://") {
-        Some((scheme, rest)) => (format!("{scheme}://"), rest),
-        None => (String::new(), url),
-    };
-    let rest = match rest.rsplit_once('@') {
-        // A path of the file system has no user part.
-        _ if scheme.contains("unix") => rest.to_owned(),
-        // A lone word before the @ would be a user's name, but is more often a password in the wrong place.
-        Some((who, host)) => format!("{}***@{host}", who.split_once(':').map(|(user, _)| format!("{user}:")).unwrap_or_default()),
-        None => rest.to_owned(),
-    };
-    let Some((path, query)) = rest.split_once('?') else { return scheme + &rest };
-    let query: Vec<String> = query
-        .split('&')
-        .map(|pair| match pair.split_once('=') {
-            Some((key, _)) if key.to_ascii_lowercase().contains("pass") => format!("{key}=***"),
-            _ => pair.to_owned(),
-        })
-        .collect();
-    format!("{scheme}{path}?{}", query.join("&"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_password_is_shown() {
-        for (url, shown) in [
-            ("redis://127.0.0.1:6379/0", "redis://127.0.0.1:6379/0"),
-            ("redis://:secret@127.0.0.1/1", "redis://:***@127.0.0.1/1"),
-            ("rediss://app:secret@redis.example:6380", "rediss://app:***@redis.example:6380"),
-            ("redis://app:se@cr:et/s@host/0", "redis://app:***@host/0"),
-            ("redis://secret@host", "redis://***@host"),
-            ("unix:///run/redis.sock?db=1&user=app&pass=secret", "unix:///run/redis.sock?db=1&user=app&pass=***"),
-            ("unix:///run/redis.sock?password=a%40b&protocol=resp3", "unix:///run/redis.sock?password=***&protocol=resp3"),
-            ("user:secret@host", "user:***@host"),
-            ("", ""),
-        ] {
-            assert_eq!(mask_url(url), shown);
-        }
-        for url in ["unix:///s?pass=sec@ret", "redis://a:secret@h?x=y@z", "redis://a:secret?@h", "redis://a:sec?pass=ret@h"] {
-            assert!(!mask_url(url).contains("sec") && !mask_url(url).contains("ret"), "{}", mask_url(url));
-        }
     }
 }

@@ -25,8 +25,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-pub use info::mask_url;
-
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State as Shared};
 use axum::http::{Method, StatusCode, Uri};
@@ -211,15 +209,15 @@ pub struct Control {
 
 impl Control {
     /// Call it on the thread that will [`Control::run`], before any shard accepts: in one descriptor table with theirs, a rush of clients
-    /// takes every descriptor that is left. From here on SIGTERM and SIGINT wait to be obeyed.
+    /// takes every descriptor that is left. From here on SIGTERM and SIGINT wait to be obeyed, and some others are said and ignored.
     ///
-    /// **Threads with a private descriptor table must block both signals**: the handler runs on whichever thread the kernel picks
+    /// **Threads with a private descriptor table must block all of them** ([`crate::sys::block_signals`]): the handler runs on whichever thread the kernel picks
     /// and writes one byte to a descriptor *number* of the main table, which there is somebody else's socket or nothing.
     ///
     /// Errors: the runtime or the signal handlers could not be set up.
     pub fn prepare() -> io::Result<Control> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-        let signals = runtime.block_on(async { stop_signals() })?;
+        let signals = runtime.block_on(async { stop_signals().and_then(|signals| note_signals().map(|()| signals)) })?;
         Ok(Control { runtime, signals })
     }
 
@@ -251,6 +249,24 @@ fn stop_signals() -> io::Result<mpsc::Receiver<&'static str>> {
         tokio::spawn(async move { while arrivals.recv().await.is_some() && sender.send(name).await.is_ok() {} });
     }
     Ok(signals)
+}
+
+/// Signals that other servers know and that would end this one without a word: said and passed over.
+fn note_signals() -> io::Result<()> {
+    let hint = "the settings are read at start alone; restart for other ones";
+    for (kind, name, hint) in [
+        (SignalKind::hangup(), "SIGHUP", hint),
+        (SignalKind::user_defined1(), "SIGUSR1", "it has no meaning here"),
+        (SignalKind::user_defined2(), "SIGUSR2", "it has no meaning here"),
+    ] {
+        let mut arrivals = signal(kind)?;
+        tokio::spawn(async move {
+            while arrivals.recv().await.is_some() {
+                tracing::info!("{name}: ignored: {hint}");
+            }
+        });
+    }
+    Ok(())
 }
 
 /// [`Control::run`] with its signals and its exit handed in, so that tests can play both.

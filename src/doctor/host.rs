@@ -7,12 +7,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::config::{Host, host};
+use crate::sys::{self, Refusal};
 
 /// What the checks hold the needs against.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Facts {
     /// RLIMIT_NOFILE, hard: the server raises its soft limit to it.
     pub descriptors_hard: Option<u64>,
+    /// What keeps shards from having descriptor tables of their own. Asked of the kernel itself, and so only where the root is this host's.
+    pub private_refused: Option<Refusal>,
     /// Cores of the affinity mask.
     pub cores: Vec<usize>,
     pub file_max: Option<u64>,
@@ -72,6 +75,7 @@ impl Facts {
         let kib = |name: &str| field(&memory, name)?.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib << 10);
         let cgroups = Cgroups::read(root, &process("cgroup"));
         Facts {
+            private_refused: if root == Path::new("/") { sys::private_descriptors_refused() } else { None },
             descriptors_hard: host::parse_limits(&process("limits")).map(|(_, hard)| hard),
             cores: field(&process("status"), "Cpus_allowed_list:").map(cores).unwrap_or_default(),
             file_max: number("fs/file-max"),
@@ -105,7 +109,8 @@ impl Facts {
     /// What settings are checked against.
     pub fn host(&self) -> Host {
         let hard = self.descriptors_hard.unwrap_or(u64::MAX);
-        Host { cores: self.cores.clone(), descriptors_soft: hard, descriptors_hard: hard }
+        let private_refused = self.private_refused.clone();
+        Host { cores: self.cores.clone(), descriptors_soft: hard, descriptors_hard: hard, private_refused }
     }
 }
 

@@ -7,8 +7,9 @@ pub mod host;
 
 use serde::Serialize;
 
+use crate::config::parse::show_size;
 use crate::config::start::show_bytes;
-use crate::config::{Settings, fd_table, memory_bound, resolve_fd_table};
+use crate::config::{Resolved, Settings, fd_table, memory_bound, resolve_fd_table};
 use host::Facts;
 
 /// Kernel memory of one idle socket: structures, inode, file, epoll entry. (A pair on loopback was measured at 6.4 to 8.4 KB for both ends.)
@@ -19,10 +20,18 @@ pub const CONNECTION_BYTES: u64 = 145;
 pub const SINGLE_US: f64 = 10.0;
 /// And of each message that shares a write with others.
 pub const SHARED_US: f64 = 0.1;
+/// And of each 1000 bytes beyond those that both were measured with, copied and cut into packets.
+pub const KILOBYTE_US: f64 = 0.15;
+const MEASURED_BYTES: u64 = 128;
 /// What is left for everything else: accepting, reading, heartbeats.
 const SPARE: f64 = 0.1;
 /// Bytes around a payload: JSON envelope, frame, TCP, IP and Ethernet headers.
 pub const ENVELOPE_BYTES: u64 = 170;
+/// A packet's payload on Ethernet, and the headers of each packet after the first.
+const SEGMENT_BYTES: u64 = 1448;
+const HEADER_BYTES: u64 = 90;
+/// Where no card tells its speed: more than any does.
+const FASTEST_CARD_MBIT: u64 = 800_000;
 /// Bookkeeping of the kernel around each packet that waits for its acknowledgement.
 const PACKET_BYTES: u64 = 1024;
 const PAGE_BYTES: u64 = 4096;
@@ -96,6 +105,8 @@ pub fn examine(settings: &Settings, load: Load, facts: &Facts) -> Vec<Check> {
         need.buckets(),
         need.tasks(),
         Some(need.cores()),
+        need.payload(),
+        need.channel_log(),
         Some(need.network()),
         Some(need.ports()),
     ];
@@ -122,22 +133,31 @@ impl Need<'_> {
         self.connections().div_ceil(self.shards())
     }
 
+    fn resolved(&self, limit: u64) -> Resolved {
+        resolve_fd_table(self.settings, limit, self.facts.private_refused.as_ref())
+    }
+
     fn descriptors(&self) -> Check {
         let Some(limit) = self.facts.descriptors_hard else { return unknown("descriptors", "/proc/self/limits") };
-        let resolved = resolve_fd_table(self.settings, limit);
+        let resolved = self.resolved(limit);
         let need = fd_table::need(self.settings, resolved.private);
         let table =
             if resolved.private { format!("each of {} private tables needs", self.shards()) } else { "one shared table needs".into() };
         let limit_text = if limit == u64::MAX { "there is no limit".into() } else { format!("the limit is {}", count(limit)) };
         let text = format!("{table} {}, {limit_text}", count(need));
-        let fix = resolved.warning.as_deref().and_then(|warning| warning.split_once("help: ")).map(|(_, help)| help.to_owned());
+        let fixes: Vec<&str> = resolved.warnings().filter_map(|warning| Some(warning.split_once("help: ")?.1)).collect();
+        let fix = Some(fixes.join("; or ")).filter(|fix| !fix.is_empty());
+        let text = match &self.facts.private_refused {
+            Some(refusal) if resolved.refusal.is_some() => format!("{text}; shards cannot have tables of their own: {refusal}"),
+            _ => text,
+        };
         Check { fix, ..compare("descriptors", need, limit, text, String::new) }
     }
 
     /// Only where it keeps the limit from being raised.
     fn table_size(&self) -> Option<Check> {
         let largest = self.facts.nr_open?;
-        let need = fd_table::need(self.settings, resolve_fd_table(self.settings, self.facts.descriptors_hard.unwrap_or(largest)).private);
+        let need = fd_table::need(self.settings, self.resolved(self.facts.descriptors_hard.unwrap_or(largest)).private);
         let text = format!("a table may hold {}, {} are needed", count(largest), count(need));
         Some(compare("fs.nr_open", need, largest, text, || format!("sysctl -w fs.nr_open={}, then raise the limit", round_up(need))))
     }
@@ -315,55 +335,99 @@ impl Need<'_> {
         (self.shards() as f64).min(allowed).min(self.facts.cgroup_cores.unwrap_or(f64::INFINITY))
     }
 
+    /// CPU of one delivery for its bytes.
+    fn bytes_us(&self) -> f64 {
+        self.load.payload_bytes.saturating_sub(MEASURED_BYTES) as f64 / 1e3 * KILOBYTE_US
+    }
+
+    /// Cores that are busy with deliveries of so many microseconds each.
+    fn busy_cores(&self, delivery_us: f64) -> f64 {
+        self.connections() as f64 * self.load.rate * delivery_us / 1e6
+    }
+
+    /// Seconds between two writes to the same connection; None where they grow without end.
+    fn round(&self) -> Option<f64> {
+        let cores = self.core_count();
+        let each = self.connections() as f64 / 1e6;
+        let (single_us, shared_us) = (SINGLE_US + self.bytes_us(), SHARED_US + self.bytes_us());
+        if self.busy_cores(single_us) <= cores * (1.0 - SPARE) {
+            return Some(each * single_us / cores);
+        }
+        let free = cores * (1.0 - SPARE) - self.busy_cores(shared_us);
+        (free > cores * SPARE).then(|| each * SINGLE_US / free)
+    }
+
     fn cores(&self) -> Check {
         let cores = self.core_count();
         let connections = self.connections() as f64;
         let Load { rate, .. } = self.load;
-        let alone = connections * rate * SINGLE_US / 1e6;
-        let shared = connections * rate * SHARED_US / 1e6;
-        let round = connections * SINGLE_US / 1e6;
+        let (single_us, shared_us) = (SINGLE_US + self.bytes_us(), SHARED_US + self.bytes_us());
+        let (alone, shared) = (self.busy_cores(single_us), self.busy_cores(shared_us));
         let of = format!("{} of {}", show_number(alone), plural(cores, "core"));
         if alone <= cores * (1.0 - SPARE) {
             let text = format!(
-                "{of}: {} deliveries/s at {SINGLE_US} us each; a round takes {}",
+                "{of}: {} deliveries/s at {} us each; a round takes {}",
                 count((connections * rate) as u64),
-                time(round / cores)
+                show_number(single_us),
+                time(connections * single_us / 1e6 / cores)
             );
             return Check { need: Some(alone), have: Some(cores), ..ok("cores", text) };
         }
-        let free = cores * (1.0 - SPARE) - shared;
-        if free <= cores * SPARE {
+        let Some(lap) = self.round() else {
             let need = shared / (1.0 - 2.0 * SPARE);
             let text = format!(
-                "{} deliveries/s take {} even at {SHARED_US} us each; {} here",
+                "{} deliveries/s take {} even at {} us each; {} here",
                 count((connections * rate) as u64),
                 plural(need, "core"),
+                show_number(shared_us),
                 show_number(cores)
             );
-            let fits = cores * (1.0 - 2.0 * SPARE) * 1e6 / (connections * SHARED_US);
+            let fits = cores * (1.0 - 2.0 * SPARE) * 1e6 / (connections * shared_us);
             let fix = format!("--shards {} on as many cores, or at most {} messages/s", need.ceil(), show_number(fits));
             return Check { verdict: Verdict::TooLow, need: Some(need), have: Some(cores), fix: Some(fix), ..ok("cores", text) };
-        }
-        let lap = round / free;
+        };
         let text = format!(
-            "{of} if each message went by itself ({SINGLE_US} us); so {} share each write ({SHARED_US} us more each), a round takes {}",
+            "{of} if each message went by itself ({} us); so {} share each write ({} us more each), a round takes {}",
+            show_number(single_us),
             show_number(rate * lap),
+            show_number(shared_us),
             time(lap)
         );
         let verdict = if lap > 1.0 { Verdict::Note } else { Verdict::Ok };
-        let fix =
-            (lap > 1.0).then(|| format!("more cores for a shorter round: {} for one second", (round + shared).ceil().max(cores + 1.0)));
+        let enough = (connections * SINGLE_US / 1e6 + shared).ceil().max(cores + 1.0);
+        let fix = (lap > 1.0).then(|| format!("more cores for a shorter round: {enough} for one second"));
         Check { verdict, need: Some(alone), have: Some(cores), fix, ..ok("cores", text) }
     }
 
+    /// Only where no message gets through at all.
+    fn payload(&self) -> Option<Check> {
+        let (need, max) = (self.load.payload_bytes, self.settings.payload_bytes_max as u64);
+        let text = format!("a message of {} B is dropped: payload_bytes_max is {}", count(need), show_size(max));
+        (need > max).then(|| compare("payload", need, max, text, || format!("--payload-bytes-max {}", show_size(need))))
+    }
+
+    /// Only where a connection that keeps up with every round is left behind.
+    fn channel_log(&self) -> Option<Check> {
+        let round = self.round()?;
+        let bytes = self.load.payload_bytes + ENVELOPE_BYTES;
+        let need = (self.load.rate * round).ceil() as u64 * bytes;
+        let log = self.settings.channels.default.log_bytes as u64;
+        let text = format!("a round brings {} for each connection, a channel's log holds {}", show_bytes(need), show_bytes(log));
+        let fix = || format!("--log-bytes-per-channel {}, smaller payloads, a lower rate", show_size(need.next_multiple_of(1 << 20)));
+        (need > log).then(|| compare("channel log", need, log, text, fix))
+    }
+
     fn network(&self) -> Check {
-        let bytes = self.connections() as f64 * self.load.rate * (self.load.payload_bytes + ENVELOPE_BYTES) as f64;
+        let around = ENVELOPE_BYTES + (self.load.payload_bytes + ENVELOPE_BYTES - 1) / SEGMENT_BYTES * HEADER_BYTES;
+        let bytes = self.connections() as f64 * self.load.rate * (self.load.payload_bytes + around) as f64;
         let mbit = (bytes * 8.0 / 1e6).ceil() as u64;
-        let text = format!("{} Mbit/s ({} B and {ENVELOPE_BYTES} B around it)", count(mbit), self.load.payload_bytes);
+        let text = format!("{} Mbit/s ({} B and {} B around it)", count(mbit), count(self.load.payload_bytes), count(around));
+        let fix = || "a faster card, smaller payloads, a lower rate".into();
         match self.facts.network_mbit {
-            Some(speed) => compare("network", mbit, speed, format!("{text}, the card does {}", count(speed)), || {
-                "a faster card, smaller payloads, a lower rate".into()
-            }),
+            Some(speed) => compare("network", mbit, speed, format!("{text}, the card does {}", count(speed)), fix),
+            None if mbit > FASTEST_CARD_MBIT => {
+                compare("network", mbit, FASTEST_CARD_MBIT, format!("{text}, no card does {}", count(FASTEST_CARD_MBIT)), fix)
+            }
             None => Check {
                 verdict: Verdict::Unknown,
                 need: Some(mbit as f64),

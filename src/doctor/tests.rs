@@ -6,6 +6,7 @@ use crate::config::FdTable;
 fn usual() -> Facts {
     Facts {
         descriptors_hard: Some(1 << 20),
+        private_refused: None,
         cores: vec![0, 1, 2, 3],
         file_max: Some(1_600_000),
         files_open: Some(1_000),
@@ -94,6 +95,17 @@ fn private_tables_are_counted_each_by_itself() {
 }
 
 #[test]
+fn a_host_that_forbids_private_tables_is_told_what_to_allow() {
+    let refused = Some(crate::sys::Refusal { call: "close_range", error: Some(libc::ENOSYS) });
+    let facts = Facts { descriptors_hard: Some(20_000), private_refused: refused, ..usual() };
+    let check = check("descriptors", &Settings { shards: 6, ..settings(100_000) }, QUIET, &facts);
+    assert_eq!(check.verdict, Verdict::TooLow);
+    assert!(check.text.contains("one shared table needs 100,112") && check.text.contains("older than 5.9"), "{}", check.text);
+    let fix = check.fix.unwrap();
+    assert!(fix.contains("SystemCallFilter=") && fix.contains("; or `ulimit -n 100112`") && !fix.contains("private"), "{fix}");
+}
+
+#[test]
 fn what_a_fix_says_is_enough() {
     let facts = Facts { memory_available: Some(13 << 28), ..usual() };
     let fix = check("memory bound", &settings(100_000), QUIET, &facts).fix.unwrap();
@@ -144,6 +156,43 @@ fn cores_are_reckoned_alone_shared_and_not_at_all() {
     assert_eq!(check("cores", &settings(100_000), QUIET, &quota).have, Some(0.5));
     let slow = check("cores", &settings(1_000_000), Load { rate: 2.0, payload_bytes: 128 }, &usual());
     assert_eq!(slow.verdict, Verdict::Note, "{}", slow.text);
+}
+
+/// A terabyte a second, and nothing was too low: a delivery cost the same whatever its size.
+#[test]
+fn bytes_cost_cpu_and_network() {
+    let settings = settings(10_000);
+    let large = Load { rate: 1000.0, payload_bytes: 100_000 };
+    let telling = Facts { somaxconn: Some(65_535), ..usual() };
+    let silent = Facts { network_mbit: None, ..telling.clone() };
+    for facts in [&telling, &silent] {
+        assert_eq!(too_low(&settings, large, facts), ["cores", "network"]);
+    }
+    let cores = check("cores", &settings, large, &telling);
+    assert!((180.0..200.0).contains(&cores.need.unwrap()), "10,000,000 deliveries/s of 15 us: {cores:?}");
+    let network = check("network", &settings, large, &silent);
+    assert!(network.need.unwrap() > 8e6 && network.text.contains("no card does 800,000"), "{network:?}");
+    // The same rate of small messages is as it was.
+    assert_eq!(too_low(&settings, Load { payload_bytes: 128, ..large }, &silent), [""; 0]);
+    // What a fix says is enough.
+    let fits: f64 = cores.fix.unwrap().split("at most ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    assert_ne!(check("cores", &settings, Load { rate: fits.floor(), ..large }, &telling).verdict, Verdict::TooLow);
+}
+
+#[test]
+fn messages_that_no_log_holds_are_told() {
+    let facts = Facts { network_mbit: Some(400_000), somaxconn: Some(65_535), tcp_mem: Some([1 << 22; 3]), ..usual() };
+    let large = Load { rate: 0.5, payload_bytes: 2 << 20 };
+    assert_eq!(too_low(&settings(1000), large, &facts), ["payload", "channel log"]);
+    assert_eq!(check("payload", &settings(1000), large, &facts).fix.unwrap(), "--payload-bytes-max 2M");
+    let mut roomy = Settings { payload_bytes_max: 2 << 20, ..settings(1000) };
+    roomy.channels.default.log_bytes = 3 << 20;
+    assert_eq!(too_low(&roomy, large, &facts), [""; 0]);
+    // Small ones, but dozens of them to a round.
+    let mut small_log = settings(10_000);
+    small_log.channels.default.log_bytes = 64 << 10;
+    let low = check("channel log", &small_log, Load { rate: 1_000.0, payload_bytes: 1000 }, &facts);
+    assert!(low.fix.as_deref().unwrap().starts_with("--log-bytes-per-channel "), "{low:?}");
 }
 
 #[test]

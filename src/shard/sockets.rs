@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use mio::net::{TcpListener, TcpStream};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::Socket;
 
 use super::net::{Accepted, Network, Received, Stream};
 use crate::config::Settings;
@@ -67,7 +67,7 @@ impl Sockets {
     pub fn bind(registry: Registry, addresses: &[SocketAddr], settings: &Settings) -> io::Result<Sockets> {
         let mut listeners = Vec::new();
         for (index, &address) in addresses.iter().enumerate() {
-            let mut listener = listen(address, settings)?;
+            let mut listener = listen(address, addresses, settings)?;
             registry.register(&mut listener, Token(LISTENER_TOKEN - index), Interest::READABLE)?;
             listeners.push(Listener { socket: listener, token: Token(LISTENER_TOKEN - index), is_shared: false, has_taken: false });
         }
@@ -122,35 +122,10 @@ impl Sockets {
     }
 }
 
-/// Whether these addresses can be listened on by this process alone. The shards' own listeners share theirs, so that a second server of
-/// the same user would silently get half of the connections of the first.
-pub fn check_unused(addresses: &[SocketAddr]) -> io::Result<()> {
-    for &address in addresses {
-        let socket = unbound(address)?;
-        socket.bind(&address.into()).map_err(|error| explain(&error, address))?;
-    }
-    Ok(())
-}
-
-/// A socket with all that decides which other sockets may have the same address, but for SO_REUSEPORT.
-fn unbound(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))
-        .map_err(|error| explain(&error, address))?;
-    socket.set_reuse_address(true)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    Ok(socket)
-}
-
-fn explain(error: &io::Error, address: SocketAddr) -> io::Error {
-    io::Error::new(error.kind(), format!("cannot listen on {address}: {}", sys::explain_bind(error, address)))
-}
-
 /// A listener shared by all shards: the kernel spreads new connections over them. Options are set here once; accepted sockets inherit them.
-fn listen(address: SocketAddr, settings: &Settings) -> io::Result<TcpListener> {
-    let explain = |error: io::Error| explain(&error, address);
-    let socket = unbound(address)?;
+fn listen(address: SocketAddr, listed: &[SocketAddr], settings: &Settings) -> io::Result<TcpListener> {
+    let explain = |error: io::Error| crate::listen::explain(&error, address);
+    let socket = crate::listen::unbound(address, listed)?;
     socket.set_reuse_port(true)?;
     set_options(&socket, settings)?;
     socket.bind(&address.into()).map_err(explain)?;
@@ -162,6 +137,7 @@ fn listen(address: SocketAddr, settings: &Settings) -> io::Result<TcpListener> {
 fn set_options(listener: &Socket, settings: &Settings) -> io::Result<()> {
     listener.set_tcp_nodelay(true)?;
     sys::set_notsent_lowat(listener, settings.notsent_bytes)
+        .map_err(|error| io::Error::new(error.kind(), format!("notsent_bytes cannot be had: setsockopt(TCP_NOTSENT_LOWAT): {error}")))
 }
 
 impl Network for Sockets {
@@ -283,9 +259,9 @@ mod tests {
         let address = first.addresses()[0];
         let (_other_poll, second) = bind(&address.to_string());
         assert_eq!(second.addresses(), [address]);
-        let error = check_unused(&[address]).unwrap_err().to_string();
+        let error = crate::listen::check_unused(&[address]).unwrap_err().to_string();
         assert!(error.contains("the port is in use") && error.contains(&address.to_string()), "{error}");
         drop((first, second));
-        check_unused(&[address]).unwrap();
+        crate::listen::check_unused(&[address]).unwrap();
     }
 }

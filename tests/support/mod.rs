@@ -2,8 +2,10 @@
 
 #![allow(dead_code)]
 
+pub mod chromium;
 pub mod client;
 pub mod crowd;
 pub mod frames;
 pub mod redis;
+pub mod seccomp;
 pub mod server;

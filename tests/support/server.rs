@@ -114,8 +114,8 @@ impl Launch {
         });
         let mut server = Server::around(child, directory);
         server.log = log;
-        server.listen = server.told(&told, "  clients ").trim_start_matches("ws://").trim_end_matches("/ws").parse().unwrap();
-        server.control = server.told(&told, "  control ").trim_start_matches("http://").parse().unwrap();
+        server.listen = address(&server.told(&told, "  clients "));
+        server.control = address(&server.told(&told, "  control "));
         server
     }
 }
@@ -235,8 +235,12 @@ impl Server {
     }
 
     pub fn terminate(&self) {
+        self.signal(libc::SIGTERM);
+    }
+
+    pub fn signal(&self, number: i32) {
         // SAFETY: a signal to a child that has not been waited for, so the id is still its own.
-        assert_eq!(unsafe { libc::kill(self.child.id() as i32, libc::SIGTERM) }, 0);
+        assert_eq!(unsafe { libc::kill(self.child.id() as i32, number) }, 0);
     }
 
     /// Its exit code, once it has ended by itself.
@@ -277,6 +281,12 @@ impl Drop for Server {
         assert!(self.has_ended || status.is_some_and(|status| status.success()), "ended with {status:?}:\n{log}");
         assert!(!log.contains("panicked at"), "a thread of the server panicked:\n{log}");
     }
+}
+
+/// Of a URL as the start block shows it, with what it stands for behind it.
+fn address(shown: &str) -> SocketAddr {
+    let bare = shown.split("://").nth(1).unwrap_or(shown);
+    bare.split(['/', ' ']).next().and_then(|address| address.parse().ok()).unwrap_or_else(|| panic!("no address in {shown}"))
 }
 
 /// None: it still runs after that time.

@@ -14,6 +14,7 @@ use tungstenite::{Message, WebSocket};
 use super::resume::{self, Resume, Step};
 use super::stop::Stop;
 use crate::cli::output;
+use crate::config::redis_url::masked;
 use crate::wire::Format;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,6 +27,8 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Target {
     uri: Uri,
+    /// As it may be shown.
+    shown: String,
     host: String,
     port: u16,
     format: Format,
@@ -34,7 +37,7 @@ pub struct Target {
 impl Target {
     pub fn new(uri: Uri, format: Format) -> Target {
         let host = uri.host().expect("the URL has been checked").trim_matches(['[', ']']).to_owned();
-        Target { port: uri.port_u16().unwrap_or(80), host, uri, format }
+        Target { port: uri.port_u16().unwrap_or(80), host, shown: masked(&uri.to_string()), uri, format }
     }
 }
 
@@ -63,7 +66,7 @@ pub fn follow(target: &Target, resume: &mut Resume, stop: &Stop) -> anyhow::Resu
         Ok(socket) => socket,
         Err(broken) => return Ok(broken),
     };
-    output::remark(format_args!("connected to {}", target.uri));
+    output::remark(format_args!("connected to {}", target.shown));
     let broken = converse(&mut socket, target, resume);
     // The signal handler holds a copy of the descriptor: only a shutdown ends the connection for the server.
     let _ = socket.get_ref().shutdown(Shutdown::Both);
@@ -105,6 +108,10 @@ fn converse(socket: &mut WebSocket<TcpStream>, target: &Target, resume: &mut Res
         match resume.take(&line) {
             Step::Pass => {}
             Step::Print => output::line(format_args!("{line}"))?,
+            Step::Anew(text) => {
+                output::line(format_args!("{line}"))?;
+                output::remark(text);
+            }
             Step::Last => {
                 output::line(format_args!("{line}"))?;
                 let _ = socket.close(None);
@@ -124,7 +131,7 @@ fn converse(socket: &mut WebSocket<TcpStream>, target: &Target, resume: &mut Res
 }
 
 fn connect(target: &Target, stop: &Stop) -> Result<WebSocket<TcpStream>, Break> {
-    let unreachable = |why: String| lost(format!("{} cannot be reached ({why}; is `campanile serve` running?)", target.uri));
+    let unreachable = |why: String| lost(format!("{} cannot be reached ({why}; is `campanile serve` running?)", target.shown));
     let addresses = (target.host.as_str(), target.port).to_socket_addrs().map_err(|error| unreachable(error.to_string()))?;
     let mut why = "the name has no address".to_owned();
     let mut stream = None;
@@ -152,7 +159,7 @@ fn connect(target: &Target, stop: &Stop) -> Result<WebSocket<TcpStream>, Break> 
         Err(HandshakeError::Failure(Error::Http(response))) => {
             let status = response.status();
             let body = response.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default();
-            let why = format!("{} answered {status}: {}", target.uri, body.trim().chars().take(300).collect::<String>());
+            let why = format!("{} answered {status}: {}", target.shown, body.trim().chars().take(300).collect::<String>());
             let seconds =
                 response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
             let retry_after = seconds.map(|seconds| Duration::from_secs(seconds).min(RETRY_AFTER_MAX));
@@ -160,10 +167,10 @@ fn connect(target: &Target, stop: &Stop) -> Result<WebSocket<TcpStream>, Break> 
             Err(if passing { Break::Lost { why, retry_after } } else { Break::Refused(why) })
         }
         Err(HandshakeError::Failure(error @ Error::Protocol(ProtocolError::SecWebSocketSubProtocolError(_)))) => {
-            Err(Break::Refused(format!("{} does not speak {protocol}: {error}", target.uri)))
+            Err(Break::Refused(format!("{} does not speak {protocol}: {error}", target.shown)))
         }
-        Err(HandshakeError::Failure(error)) => Err(lost(format!("{} did not complete the handshake ({error})", target.uri))),
-        Err(HandshakeError::Interrupted(_)) => Err(lost(format!("{} did not answer in {} s", target.uri, HANDSHAKE_TIMEOUT.as_secs()))),
+        Err(HandshakeError::Failure(error)) => Err(lost(format!("{} did not complete the handshake ({error})", target.shown))),
+        Err(HandshakeError::Interrupted(_)) => Err(lost(format!("{} did not answer in {} s", target.shown, HANDSHAKE_TIMEOUT.as_secs()))),
     }
 }
 

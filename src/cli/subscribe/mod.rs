@@ -15,8 +15,9 @@ use tungstenite::http::Uri;
 
 use super::flags;
 use crate::cli::output;
-use crate::config::start::reachable;
+use crate::config::redis_url::masked;
 use crate::config::{Settings, load, parse};
+use crate::listen::{is_ipv6_alone, reachable};
 use crate::wire::Format;
 use connection::{Break, Target};
 use resume::Resume;
@@ -25,8 +26,9 @@ use stop::Stop;
 const LONG_ABOUT: &str = "\
 Subscribe to channels and print what they bring.
 
-Each message is one line of JSON on stdout; a `gap` line names numbers that were lost. What happens
-to the connection is said on stderr. After a break it connects again and goes on where it was, as
+Each message is one line of JSON on stdout. A `gap` line names numbers that were lost; a `subscribed`
+line says that the server counts anew, so that what was lost before it cannot be told. What happens to
+the connection is said on stderr. After a break it connects again and goes on where it was, as
 far as the server still has the messages.";
 const EXAMPLES: &str = "\
 Examples:
@@ -89,6 +91,7 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     for channel in matches.get_many::<String>("channels").expect("clap requires one") {
         parse::channel_text(channel, false).map_err(|reason| anyhow::anyhow!("the channel {channel:?} cannot be: {reason}"))?;
         if !channels.contains(channel) {
+            remark_on_pattern(channel);
             channels.push(channel.clone());
         }
     }
@@ -139,20 +142,31 @@ impl Backoff {
     }
 }
 
+/// It is a good name, but hardly one that was meant.
+fn remark_on_pattern(channel: &str) {
+    if channel.contains(['*', '?', '[']) {
+        output::remark(format_args!("{channel} is taken for the name of one channel: there are no patterns; name each channel"));
+    }
+}
+
 /// Where a server with these settings is reached from this host.
 fn default_url(settings: &Settings) -> String {
     let Some(listen) = settings.listen.first() else { return "ws://127.0.0.1:8080/ws".to_owned() };
-    format!("ws://{}/ws", reachable(*listen))
+    format!("ws://{}/ws", reachable(*listen, is_ipv6_alone(*listen, &settings.listen)))
 }
 
 fn parse_url(text: &str) -> anyhow::Result<Uri> {
     let accepted = "accepted: ws://HOST[:PORT][/ws], as in ws://127.0.0.1:8080/ws";
-    let uri: Uri = text.parse().map_err(|error| anyhow::anyhow!("--url {text:?} is not a URL: {error}; {accepted}"))?;
+    // A token or a password may stand in it.
+    let shown = masked(text);
+    let uri: Uri = text.parse().map_err(|error| anyhow::anyhow!("--url {shown:?} is not a URL: {error}; {accepted}"))?;
     match (uri.scheme_str(), uri.host()) {
         (Some("ws"), Some(_)) => {}
         (Some("wss"), _) => bail!("--url: wss:// is not supported by this command yet; {accepted}, or a TLS proxy in between"),
-        (Some("http"), Some(_)) => bail!("--url: {text:?} is the address of a page; the socket is ws{}", &text[4..]),
-        _ => bail!("--url: {text:?} names no WebSocket server; {accepted}"),
+        (Some("http"), Some(_)) => bail!("--url: {shown:?} is the address of a page; the socket is ws{}", &shown[4..]),
+        // `host:port` reads as a host, or as a scheme and a path.
+        (None, _) if text.contains(':') && !text.contains('/') => bail!("--url: {text:?} is an address, not a URL; write ws://{text}/ws"),
+        _ => bail!("--url: {shown:?} names no WebSocket server; {accepted}"),
     }
     if matches!(uri.path(), "" | "/") {
         let query = uri.query().map_or(String::new(), |query| format!("?{query}"));
@@ -171,9 +185,13 @@ mod tests {
         assert_eq!(parse_url("ws://h:1/ws").unwrap(), "ws://h:1/ws");
         assert_eq!(parse_url("ws://h:1").unwrap(), "ws://h:1/ws");
         assert_eq!(parse_url("ws://[::1]:1/?a=b").unwrap(), "ws://[::1]:1/ws?a=b");
-        for (text, part) in
-            [("wss://h/ws", "not supported"), ("http://h/ws", "ws://h/ws"), ("h:1", "accepted"), ("/ws", "accepted"), ("ws://", "accepted")]
-        {
+        for (text, part) in [
+            ("wss://h/ws", "not supported"),
+            ("http://h/ws", "ws://h/ws"),
+            ("h:1", "write ws://h:1/ws"),
+            ("/ws", "accepted"),
+            ("ws://", "accepted"),
+        ] {
             let reason = parse_url(text).unwrap_err().to_string();
             assert!(reason.contains(part), "{text}: {reason}");
         }
@@ -184,7 +202,8 @@ mod tests {
         let url = |listen: &str| default_url(&Settings { listen: vec![listen.parse().unwrap()], ..Settings::default() });
         assert_eq!(url("127.0.0.1:8080"), "ws://127.0.0.1:8080/ws");
         assert_eq!(url("0.0.0.0:80"), "ws://127.0.0.1:80/ws");
-        assert_eq!(url("[::]:80"), "ws://[::1]:80/ws");
+        assert_eq!(url("[::]:80"), "ws://127.0.0.1:80/ws");
+        assert_eq!(url("[::1]:80"), "ws://[::1]:80/ws");
     }
 
     #[test]

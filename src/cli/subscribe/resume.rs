@@ -36,6 +36,8 @@ pub enum Step {
     Last,
     /// The first event of a connection, with the seconds between its pings.
     Connected { heartbeat_seconds: u64 },
+    /// Print the event, and this on stderr: what was lost before it cannot be told in numbers.
+    Anew(String),
     /// For stderr.
     Say(String),
     /// The server will not do what was asked, now or later.
@@ -99,16 +101,20 @@ impl Resume {
             ("connected", _) => Step::Connected { heartbeat_seconds: head.heartbeat },
             ("subscribed", Some(position)) => {
                 // What was missed comes after this event, so a recovered channel stands where it stood.
-                let resumed = position.is_some();
+                let before = *position;
                 if !head.recovered || position.is_none() {
                     *position = Some(Position { epoch: head.epoch, seq: head.seq });
                 }
-                let how = match (resumed, head.recovered) {
-                    (false, _) => "",
-                    (true, true) => ", going on where it was",
-                    (true, false) => ", but what came in between is lost",
-                };
-                Step::Say(format!("subscribed to {} at {}{how}", head.channel, head.seq))
+                let text = format!("subscribed to {} at {}", head.channel, head.seq);
+                match before {
+                    None => Step::Say(text),
+                    Some(_) if head.recovered => Step::Say(text + ", going on where it was"),
+                    // The server follows with a gap.
+                    Some(before) if before.epoch == head.epoch && before.seq <= head.seq => {
+                        Step::Say(text + ", but what came in between is lost in part")
+                    }
+                    Some(_) => Step::Anew(text + ", but what came in between is lost: the server counts anew"),
+                }
             }
             ("notification", Some(position)) => {
                 if let Some(position) = position {
@@ -250,9 +256,13 @@ mod tests {
         assert_eq!(resume.take(r#"{"type":"gap","channel":"a","from":12,"to":15,"reason":"overrun"}"#), Step::Print);
         assert!(commands(&resume)[0].contains(r#""seq":15"#));
         // Another epoch: begin anew.
-        let Step::Say(said) = resume.take(r#"{"type":"subscribed","channel":"a","epoch":8,"seq":2,"recovered":false}"#) else { panic!() };
+        let Step::Anew(said) = resume.take(r#"{"type":"subscribed","channel":"a","epoch":8,"seq":2,"recovered":false}"#) else { panic!() };
         assert!(said.contains("lost"), "{said}");
         assert!(commands(&resume)[0].contains(r#"{"epoch":8,"seq":2}"#));
+        // The same epoch: a gap follows, which is printed. Unless it has gone back.
+        let same = |seq: u64| format!(r#"{{"type":"subscribed","channel":"a","epoch":8,"seq":{seq},"recovered":false}}"#);
+        assert!(matches!(resume.take(&same(9)), Step::Say(_)));
+        assert!(matches!(resume.take(&same(3)), Step::Anew(_)));
     }
 
     #[test]
