@@ -70,7 +70,8 @@ fn a_channel_that_redis_refuses_does_not_stop_the_others() {
     bench.wait_ready(true);
     assert!(matches!(bench.publish("closed", b"x"), Err(PublishError::Refused(reason)) if reason.contains("NOPERM")));
     assert_eq!(bench.publish("open:3", b"x").unwrap().seq, Some(1));
-    assert_eq!((bench.words(100).len(), bench.metrics.disconnects.get()), (0, 0));
+    bench.wait_for(100, &["refused"]);
+    assert_eq!((bench.metrics.channels_refused.get(), bench.metrics.disconnects.get()), (1, 0));
 }
 
 #[test]
