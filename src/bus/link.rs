@@ -6,28 +6,30 @@
 //! An error in answer to a command is an answer; a connection ends for a missed deadline or for what is not the protocol.
 //! mio is edge-triggered: `readable` and `writable` stay set until the kernel says it would block.
 
+mod answer;
 mod login;
+mod places;
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, TryRecvError};
 use mio::event::Event;
-use mio::net::{TcpStream, UnixStream};
-use mio::{Interest, Registry, Token, Waker};
-use redis::{ServerError, Value};
+use mio::{Registry, Token, Waker};
 use rustls::ClientConnection;
 
-use super::awaiting::{Asked, Awaiting, Verb};
+use super::awaiting::{Asked, Awaiting};
 use super::fault::{Fault, FaultKind};
-use super::resp::{Decoder, Reply, write_command};
-use super::socket::{Socket, TlsReader, is_flow, resolve, uninterrupted};
+use super::resp::{Decoder, write_command};
+use super::socket::{Socket, TlsReader, is_flow, uninterrupted};
 use super::target::{Address, Target};
 use crate::fanout::batch::MonotonicNs;
+
+pub use answer::Answer;
+use places::Place;
 
 /// A command is given up after so many times [`Timing::answer`], even if other things come in: what waits so long in Redis's buffer for us makes
 /// Redis itself close the connection (`client-output-buffer-limit pubsub`, 60 s).
@@ -36,8 +38,6 @@ const ANSWERS_MAX: u32 = 12;
 const PING_AFTER_MIN: Duration = Duration::from_millis(250);
 /// A connection that is closed after less silence was not closed for its silence.
 const SILENCE_MIN_NS: u64 = 900_000_000;
-/// Addresses of one name whose faults are told.
-const FAULTS_TOLD_MAX: usize = 4;
 
 /// Deadlines of a connection. The defaults are what production uses; tests are in more of a hurry.
 #[derive(Debug, Clone, Copy)]
@@ -77,37 +77,6 @@ impl Timing {
     }
 }
 
-/// What Redis said on a connection that is logged in.
-#[derive(Debug)]
-pub enum Answer<'a> {
-    Message {
-        channel: &'a [u8],
-        payload: &'a [u8],
-    },
-    /// `was_asked`: otherwise the server did it of its own accord.
-    Confirmed {
-        verb: Verb,
-        name: &'a str,
-        was_asked: bool,
-    },
-    /// An answer to the PING of this number, whatever it says. `lost` was sent before it and will not be answered any more.
-    Pong {
-        number: u64,
-        lost: Vec<Asked>,
-    },
-    Refused {
-        asked: Asked,
-        error: &'a ServerError,
-    },
-    Published,
-    /// What cannot be understood, as an answer to this command, if to any.
-    Odd {
-        asked: Option<Asked>,
-    },
-    /// Dealt with already.
-    Nothing,
-}
-
 #[derive(Debug)]
 enum Phase {
     Down {
@@ -124,13 +93,6 @@ enum Phase {
     Ready {
         since: MonotonicNs,
     },
-}
-
-/// Where a server may be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Place {
-    Tcp(SocketAddr),
-    Unix(PathBuf),
 }
 
 pub struct Link {
@@ -301,63 +263,6 @@ impl Link {
         }
     }
 
-    /// A place is of no use. There may be another way to log in there, or the next place: whatever it was that failed before the log-in was
-    /// over, a name's other addresses are tried. If none is left, the fault.
-    fn turn_away(&mut self, fault: Fault, now: MonotonicNs) -> Result<(), Fault> {
-        let Some(place) = self.place.take() else { return Err(fault) };
-        if fault.kind == FaultKind::Closed && self.leaves_hello_out(now) {
-            self.places.push_front(place);
-        } else {
-            // It was not HELLO, then, or not HELLO alone.
-            self.without_hello_until = 0;
-            self.faults.push((place.to_string(), fault));
-        }
-        self.close();
-        if self.places.is_empty() {
-            return Err(self.sum_up());
-        }
-        self.connect_deadline = now + nanos(self.timing.connect);
-        self.phase = Phase::Choosing;
-        Ok(())
-    }
-
-    fn sum_up(&mut self) -> Fault {
-        let faults = std::mem::take(&mut self.faults);
-        let kind = faults.iter().map(|(_, fault)| fault.kind).find(|&kind| kind == FaultKind::Violation);
-        match faults.as_slice() {
-            [] => Fault::new("its name has no address"),
-            [(_, fault)] => fault.clone(),
-            several => {
-                let told: Vec<String> = several.iter().take(FAULTS_TOLD_MAX).map(|(place, fault)| format!("{place}: {fault}")).collect();
-                let more = several.len().saturating_sub(FAULTS_TOLD_MAX);
-                let more = if more > 0 { format!("; and {more} more") } else { String::new() };
-                let reason = format!("none of its {} addresses is of use. {}{more}", several.len(), told.join("; "));
-                Fault { reason, kind: kind.unwrap_or(FaultKind::Other) }
-            }
-        }
-    }
-
-    /// Once ready: which addresses of the name were passed over, and why.
-    pub fn passed_over(&mut self) -> Vec<(String, Fault)> {
-        std::mem::take(&mut self.faults)
-    }
-
-    /// Of the server that is connected or being tried.
-    pub fn address(&self) -> Option<SocketAddr> {
-        match self.place {
-            Some(Place::Tcp(address)) => Some(address),
-            Some(Place::Unix(_)) | None => None,
-        }
-    }
-
-    /// Takes over what another connection to the same server has learned: where it is, and how it wants to be treated.
-    pub fn learn_from(&mut self, other: &Link) {
-        self.preferred = other.preferred;
-        self.without_hello_until = other.without_hello_until;
-        self.asks_timeout = other.asks_timeout;
-        self.silence_max = other.silence_max;
-    }
-
     /// Closes, and schedules the next try.
     pub fn fail(&mut self, fault: &Fault, now: MonotonicNs) {
         // A connection that lasted was a success; one that was lost right away must not be retried in a tight loop.
@@ -439,53 +344,6 @@ impl Link {
     }
 
     // Towards Ready.
-
-    fn find_places(&mut self) {
-        self.phase = Phase::Choosing;
-        match &self.target.address {
-            Address::Unix(path) => self.places = VecDeque::from([Place::Unix(path.clone())]),
-            Address::Tcp { host, port, .. } => {
-                if let Ok(address) = host.parse().map(|ip| SocketAddr::new(ip, *port)) {
-                    self.places = VecDeque::from([Place::Tcp(address)]);
-                    return;
-                }
-                self.phase = Phase::Resolving;
-                if self.resolver.is_none() {
-                    self.resolver = Some(resolve(host.clone(), *port, self.waker.clone()));
-                }
-            }
-        }
-    }
-
-    fn choose_among(&mut self, addresses: Vec<SocketAddr>) {
-        // A stable sort: the others keep the resolver's order. Some resolvers name an address twice.
-        let mut places: Vec<Place> = Vec::new();
-        for address in addresses {
-            let place = Place::Tcp(address);
-            if !places.contains(&place) {
-                places.push(place);
-            }
-        }
-        places.sort_by_key(|place| !matches!(place, Place::Tcp(address) if Some(*address) == self.preferred));
-        self.places = places.into();
-        self.phase = Phase::Choosing;
-    }
-
-    fn connect_next(&mut self) -> Result<(), Fault> {
-        self.place = self.places.pop_front();
-        let socket = match &self.place {
-            None => return Err(Fault::new("its name has no address")),
-            Some(Place::Tcp(address)) => TcpStream::connect(*address).map(Socket::Tcp),
-            Some(Place::Unix(path)) => UnixStream::connect(path).map(Socket::Unix),
-        };
-        let mut socket = socket.map_err(|error| Fault::new(format!("cannot connect: {error}")))?;
-        let both = Interest::READABLE | Interest::WRITABLE;
-        let registered = self.registry.register(socket.source(), self.token, both);
-        registered.map_err(|error| Fault::new(format!("cannot watch the socket: {error}")))?;
-        self.socket = Some(socket);
-        self.phase = Phase::Connecting;
-        Ok(())
-    }
 
     fn connected(&mut self, now: MonotonicNs) -> Result<(), Fault> {
         if let Some(Socket::Tcp(socket)) = &self.socket {
@@ -611,41 +469,6 @@ impl Link {
         }
     }
 
-    /// What the last [`Link::fill`] brought, one by one, each with the command that it answers.
-    #[inline]
-    pub fn next_answer(&mut self) -> Result<Option<Answer<'_>>, Fault> {
-        let Some(reply) = self.decoder.next_reply()? else { return Ok(None) };
-        Ok(Some(match reply {
-            Reply::Message { channel, payload } => Answer::Message { channel, payload },
-            Reply::Subscribed { name } => confirmed(&mut self.awaiting, Verb::Subscribe, name),
-            Reply::Unsubscribed { name } => confirmed(&mut self.awaiting, Verb::Unsubscribe, name),
-            Reply::PatternSubscribed { name } => confirmed(&mut self.awaiting, Verb::PatternSubscribe, name),
-            Reply::Push => Answer::Odd { asked: None },
-            Reply::Pong => match self.awaiting.ponged() {
-                // Which of the answers to come is whose cannot be told any more.
-                Some((_, lost)) if lost.contains(&Asked::Publish) => return Err(Fault::new("it did not answer a PUBLISH")),
-                Some((number, lost)) => Answer::Pong { number, lost },
-                None => return Err(Fault::new("it answers a PING that was not sent")),
-            },
-            Reply::Integer(_) | Reply::Okay | Reply::Other(_) | Reply::Error(_) => match (self.awaiting.answered(), reply) {
-                // Also one that PING is not allowed to us, or is not known: it came back.
-                (Some(Asked::Ping(number)), _) => Answer::Pong { number, lost: Vec::new() },
-                (Some(Asked::Timeout), Reply::Other(value)) => {
-                    if let Some(seconds) = timeout_of(value).filter(|&seconds| seconds > 0) {
-                        let silence = Duration::from_secs(seconds);
-                        self.silence_max = Some(self.silence_max.map_or(silence, |known| known.min(silence)));
-                    }
-                    Answer::Nothing
-                }
-                (Some(Asked::Timeout), _) => Answer::Nothing,
-                (Some(Asked::Publish), Reply::Integer(_)) => Answer::Published,
-                (Some(asked), Reply::Error(error)) => Answer::Refused { asked, error },
-                (None, Reply::Error(error)) => return Err(Fault::refused(error)),
-                (asked, _) => Answer::Odd { asked },
-            },
-        }))
-    }
-
     /// Writes as much as the kernel takes.
     pub fn flush(&mut self) -> Result<(), Fault> {
         let Some(socket) = &mut self.socket else { return Ok(()) };
@@ -683,35 +506,6 @@ fn broken(what: &str, error: &io::Error) -> Fault {
     match error.kind() {
         io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof => Fault::closed(reason),
         _ => Fault::new(reason),
-    }
-}
-
-fn confirmed<'a>(awaiting: &mut Awaiting, verb: Verb, name: &'a [u8]) -> Answer<'a> {
-    match std::str::from_utf8(name) {
-        Ok(name) => Answer::Confirmed { verb, name, was_asked: awaiting.confirmed(verb, name) },
-        Err(_) => Answer::Odd { asked: None },
-    }
-}
-
-/// The answer to `CONFIG GET timeout`: a map in RESP3, pairs in an array in RESP2.
-fn timeout_of(value: &Value) -> Option<u64> {
-    let number = match value {
-        Value::Map(pairs) => pairs.first().map(|(_, number)| number),
-        Value::Array(items) => items.get(1),
-        _ => None,
-    };
-    match number {
-        Some(Value::BulkString(digits)) => std::str::from_utf8(digits).ok()?.parse().ok(),
-        _ => None,
-    }
-}
-
-impl std::fmt::Display for Place {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Place::Tcp(address) => address.fmt(f),
-            Place::Unix(path) => path.display().fmt(f),
-        }
     }
 }
 

@@ -147,6 +147,13 @@ impl Client {
                 view.seq = number("to");
                 self.gaps += 1;
             }
+            // Its message ends with the channel's name.
+            "error" if event["code"] == "channel_refused" => {
+                let message = event["message"].as_str().unwrap();
+                let before = self.asked.len();
+                self.asked.retain(|asked| !message.ends_with(&format!(" {asked}")));
+                assert_eq!(self.asked.len() + 1, before, "an answer to what was asked, once: {event}");
+            }
             "error" => {}
             other => panic!("unknown event {other}"),
         }
