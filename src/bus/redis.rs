@@ -11,7 +11,7 @@ use mio::{Registry, Token, Waker};
 
 use super::fault::{Fault, text_of};
 use super::feed::Feed;
-use super::health::{Health, Trouble};
+use super::health::{Health, Ration, Trouble};
 use super::hub::{Hub, Receipt};
 use super::link::{Answer as Reply, Link, Timing};
 use super::publishes::Answer;
@@ -41,6 +41,8 @@ pub struct RedisBus {
     waiting_bytes: usize,
     feed: Feed,
     health: Health,
+    /// Of addresses and of the publisher.
+    warnings: Ration,
 }
 
 #[derive(Debug)]
@@ -68,6 +70,7 @@ impl RedisBus {
             waiting_bytes: 0,
             feed: Feed::new(settings, timing)?,
             health,
+            warnings: Ration::default(),
         })
     }
 
@@ -118,6 +121,9 @@ impl RedisBus {
     fn connected(&mut self, hub: &mut Hub, now: MonotonicNs) {
         hub.metrics().connects.inc();
         for (place, fault) in self.link.passed_over() {
+            if self.warnings.take(now).is_none() {
+                break;
+            }
             tracing::warn!("{} of {} is of no use: {fault}. Using another address of that name", place, self.make_publisher.target);
         }
         self.feed.restart();
@@ -181,7 +187,11 @@ impl RedisBus {
                     Reply::Published => None,
                     Reply::Refused { error, .. } if error.code() == "NOAUTH" => return Err(Fault::refused(error)),
                     Reply::Refused { error, .. } => Some(text_of(error)),
-                    Reply::Odd { asked: None } | Reply::Pong { .. } | Reply::Nothing => continue,
+                    Reply::Pong { .. } | Reply::Nothing => continue,
+                    Reply::Odd { asked: None } => {
+                        hub.metrics().protocol_errors.inc();
+                        continue;
+                    }
                     Reply::Odd { .. } | Reply::Message { .. } | Reply::Confirmed { .. } => {
                         return Err(Fault::new("it answers what was not asked"));
                     }
@@ -213,7 +223,11 @@ impl RedisBus {
             hub.metrics().protocol_errors.inc();
         }
         // When Redis itself is away, the subscribed connection says so; this is for when only publishing fails.
-        if !publisher.is_ready() && self.link.is_ready() && self.publisher_fault.as_ref() != Some(fault) {
+        if !publisher.is_ready()
+            && self.link.is_ready()
+            && self.publisher_fault.as_ref() != Some(fault)
+            && self.warnings.take(now).is_some()
+        {
             tracing::warn!("publishing through {} does not work: {fault}. Trying again until it does", self.make_publisher.target);
             self.publisher_fault = Some(fault.clone());
         }
