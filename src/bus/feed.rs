@@ -245,6 +245,6 @@ impl Feed {
         let name = self.names.to_redis(&publish.channel);
         publisher.ask(Asked::Publish, &[b"PUBLISH", name.as_bytes(), &publish.payload], now);
         let is_flowing = hub.is_flowing(&publish.channel);
-        self.publishes.sent(publish, is_flowing, now);
+        self.publishes.sent(publish, is_flowing);
     }
 }

@@ -21,6 +21,7 @@ pub enum Reply<'a> {
     Subscribed {
         name: &'a [u8],
     },
+    /// From a channel, or from a pattern.
     Unsubscribed {
         name: &'a [u8],
     },
@@ -239,7 +240,7 @@ fn reply(value: &Value) -> Reply<'_> {
         Value::Push { kind: PushKind::Message, data } => published(data, 2),
         Value::Push { kind: PushKind::PMessage, data } => published(data, 3),
         Value::Push { kind: PushKind::Subscribe, data } => named(data, |name| Reply::Subscribed { name }),
-        Value::Push { kind: PushKind::Unsubscribe, data } => named(data, |name| Reply::Unsubscribed { name }),
+        Value::Push { kind: PushKind::Unsubscribe | PushKind::PUnsubscribe, data } => named(data, |name| Reply::Unsubscribed { name }),
         Value::Push { kind: PushKind::PSubscribe, data } => named(data, |name| Reply::PatternSubscribed { name }),
         Value::Push { .. } => Reply::Push,
         Value::Array(items) => match items.split_first() {
@@ -247,10 +248,10 @@ fn reply(value: &Value) -> Reply<'_> {
                 b"message" => published(rest, 2),
                 b"pmessage" => published(rest, 3),
                 b"subscribe" => named(rest, |name| Reply::Subscribed { name }),
-                b"unsubscribe" => named(rest, |name| Reply::Unsubscribed { name }),
+                b"unsubscribe" | b"punsubscribe" => named(rest, |name| Reply::Unsubscribed { name }),
                 b"psubscribe" => named(rest, |name| Reply::PatternSubscribed { name }),
                 b"pong" => Reply::Pong,
-                b"punsubscribe" | b"smessage" | b"ssubscribe" | b"sunsubscribe" => Reply::Push,
+                b"smessage" | b"ssubscribe" | b"sunsubscribe" => Reply::Push,
                 _ => Reply::Other(value),
             },
             _ => Reply::Other(value),

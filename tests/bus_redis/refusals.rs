@@ -248,6 +248,21 @@ fn a_subscription_that_the_server_ends_is_made_again_with_a_gap() {
 }
 
 #[test]
+fn a_pattern_that_the_server_ends_is_asked_for_again() {
+    let port = serve(|session| match session.command().as_str() {
+        "PING" if session.count("PING") == 1 => Act::Say(">3\r\n$12\r\npunsubscribe\r\n$15\r\nnotifications:*\r\n:0\r\n+PONG\r\n".into()),
+        _ => Act::Obey,
+    });
+    let url = format!("redis://127.0.0.1:{port}");
+    let mut bench = Bench::with(Settings { redis_subscribe: RedisSubscribe::Pattern, ..settings(Some(url)) }, 1, pinging());
+    bench.join(1, "a");
+    bench.join(2, "notifications");
+    bench.wait_for(1, &["joined@0", "gap#1..2"]);
+    bench.wait_ready(true);
+    assert_eq!((bench.words(2), bench.metrics.disconnects.get()), (&["joined@0".to_owned()][..], 0));
+}
+
+#[test]
 fn hello_may_be_refused_in_any_words_or_none() {
     let hellos: [fn() -> Act; 6] = [
         || say("-unsupported command"),
