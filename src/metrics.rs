@@ -230,6 +230,8 @@ pub struct BusMetrics {
     pub protocol_errors: Counter,
     /// Channels known (gauge).
     pub channels: Counter,
+    /// Redis channels and patterns that we want and that Redis does not allow us (gauge).
+    pub channels_refused: Counter,
     /// Bytes held by the node's history (gauge).
     pub history_bytes: Counter,
     /// Messages that history gave up for `history_bytes_total`, before their count or age said so.

@@ -295,3 +295,42 @@ fn the_control_port_publishes_through_redis() {
         assert_eq!(client.event()["data"], json!({"n": number}));
     }
 }
+
+#[test]
+fn a_channel_that_redis_refuses_is_told_to_everybody_who_counts_on_it() {
+    let redis = RedisServer::start();
+    redis.command(&["ACL", "SETUSER", "bell", "on", ">ring", "allchannels", "+@all"]);
+    let server = Server::start(&["--redis", &format!("redis://bell:ring@127.0.0.1:{}", redis.port), "--shards", "1"]);
+    let mut listener = Client::subscribed(server.listen, "news");
+    server.eventually("ready", Server::is_ready);
+
+    redis.command(&["ACL", "SETUSER", "bell", "resetchannels"]);
+    let gap = listener.event();
+    assert_eq!((&gap["type"], &gap["channel"], &gap["reason"]), (&json!("gap"), &json!("news"), &json!("refused")));
+    let (status, body) = server.get("/readyz");
+    assert!(status == 503 && body.contains("refuses"), "{body}");
+    assert_eq!(server.metric("campanile_bus_channels_refused", ""), 1.0);
+    let log = server.log_when("Redis does not let us SUBSCRIBE `notifications:news`: NOPERM");
+    assert!(!log.contains("every channel is subscribed again"), "{log}");
+    // Whoever comes now: to the channel that is here already, to another one, by path, by command.
+    for channel in ["news", "other"] {
+        let mut client = Client::connect(server.listen, &format!("/ws/{channel}?format=json"));
+        assert_eq!(client.event()["type"], "connected");
+        let error = client.event();
+        assert_eq!((&error["type"], &error["code"]), (&json!("error"), &json!("channel_refused")));
+        assert!(error["message"].as_str().unwrap().contains(channel), "{error}");
+        client.command(json!({"type": "subscribe", "channel": channel, "id": 7}));
+        let error = client.event();
+        assert_eq!((&error["code"], &error["id"]), (&json!("channel_refused"), &json!(7)));
+    }
+
+    redis.command(&["ACL", "SETUSER", "bell", "allchannels"]);
+    let gap = listener.event();
+    assert_eq!((&gap["type"], &gap["from"], &gap["reason"]), (&json!("gap"), &json!(2), &json!("outage")));
+    server.eventually("ready again", Server::is_ready);
+    publish_numbers(&redis, "news", 1..=1);
+    assert_eq!(listener.event()["data"], 1);
+    let mut late = Client::subscribed(server.listen, "news");
+    publish_numbers(&redis, "news", 2..=2);
+    assert_eq!((listener.event()["data"].clone(), late.event()["data"].clone()), (json!(2), json!(2)));
+}

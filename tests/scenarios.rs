@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use campanile::bus::{BusCommand, ShardMessage, TopicToken};
+use campanile::bus::{BusCommand, JoinRefusal, ShardMessage, TopicToken};
 use campanile::config::{Overrun, Settings};
 use campanile::fanout::batch::{BatchBuilder, Channel};
 use campanile::limits;
@@ -112,7 +112,7 @@ impl Stage {
         while let Some(command) = self.rig.from_shard.try_recv() {
             let BusCommand::Join { topic, channel, .. } = command else { continue };
             if &*channel == REFUSED {
-                self.rig.to_shard.push(ShardMessage::Refused { topic }).expect("the inbox has room");
+                self.rig.to_shard.push(ShardMessage::Refused { topic, why: JoinRefusal::TooManyChannels }).expect("the inbox has room");
                 continue;
             }
             let known = self.channels.entry(channel.to_string()).or_insert_with(|| {

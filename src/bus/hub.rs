@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 
 use super::history::{Histories, History};
 use super::lane::Lane;
-use super::{ChannelInfo, ChannelPage, PublishError, PublishReply, Published, ShardMessage, ShardSender, TopicToken};
+use super::{ChannelInfo, ChannelPage, JoinRefusal, PublishError, PublishReply, Published, ShardMessage, ShardSender, TopicToken};
 use crate::config::{ChannelRule, ChannelRules, Mismatch, Settings};
 use crate::fanout::batch::{Batch, BatchBuilder, Channel, MonotonicNs};
 use crate::metrics::BusMetrics;
@@ -136,6 +136,10 @@ enum Flow {
     Flowing,
     /// It flowed until the upstream was lost.
     Interrupted,
+    /// The upstream does not let us have it. `has_flowed`: before, so that there are who count on it.
+    Refused {
+        has_flowed: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -198,10 +202,14 @@ impl Hub {
     pub fn join(&mut self, shard: u16, topic: TopicToken, name: &str, now: MonotonicNs) {
         self.now = now;
         let Some(id) = self.find(name).or_else(|| self.create(name, now)) else {
-            self.lanes[usize::from(shard)].reply(ShardMessage::Refused { topic });
+            self.lanes[usize::from(shard)].reply(ShardMessage::Refused { topic, why: JoinRefusal::TooManyChannels });
             return;
         };
         let entry = &mut self.entries[id as usize];
+        if matches!(entry.flow, Flow::Refused { .. }) {
+            self.lanes[usize::from(shard)].reply(ShardMessage::Refused { topic, why: JoinRefusal::NotAllowed });
+            return;
+        }
         entry.idle_since = None;
         entry.interest.push(Interest { shard, topic, told: Told::Waiting });
         if entry.flow == Flow::Flowing {
@@ -324,8 +332,8 @@ impl Hub {
         let entry = &mut self.entries[id as usize];
         match entry.flow {
             Flow::Flowing => return,
-            Flow::Wanted => entry.flow = Flow::Flowing,
-            Flow::Interrupted => {
+            Flow::Wanted | Flow::Refused { has_flowed: false } => entry.flow = Flow::Flowing,
+            Flow::Interrupted | Flow::Refused { has_flowed: true } => {
                 entry.flow = Flow::Flowing;
                 self.announce_gap(id, GapReason::Outage, self.now);
             }
@@ -333,10 +341,32 @@ impl Hub {
         self.tell_joined(id);
     }
 
-    /// All channels flow from now on (pattern mode).
-    pub fn all_flowing(&mut self) {
-        for channel in self.channels() {
-            self.flowing(&channel.name);
+    /// The upstream does not let us have the channel, and will not before an operator changes that. Whoever waits for it is told so; whoever has
+    /// it gets one number for what will be missed, and goes on when it flows again.
+    pub fn refuse(&mut self, name: &str) {
+        let Some(id) = self.find(name) else { return };
+        let entry = &mut self.entries[id as usize];
+        let has_flowed = match entry.flow {
+            Flow::Refused { .. } => return,
+            Flow::Wanted => false,
+            Flow::Flowing | Flow::Interrupted => true,
+        };
+        entry.flow = Flow::Refused { has_flowed };
+        if has_flowed {
+            self.announce_gap(id, GapReason::Refused, self.now);
+        }
+        let (entry, lanes) = (&mut self.entries[id as usize], &mut self.lanes);
+        entry.interest.retain(|interest| {
+            let lane = &mut lanes[usize::from(interest.shard)];
+            let is_told = matches!(interest.told, Told::Joined { .. });
+            if !is_told {
+                lane.joins.swap_remove(&interest.topic);
+                lane.reply(ShardMessage::Refused { topic: interest.topic, why: JoinRefusal::NotAllowed });
+            }
+            is_told
+        });
+        if entry.interest.is_empty() && entry.idle_since.is_none() {
+            self.set_idle(id, self.now);
         }
     }
 
@@ -350,6 +380,16 @@ impl Hub {
             if entry.flow == Flow::Flowing {
                 entry.flow = Flow::Interrupted;
             }
+        }
+    }
+
+    /// The same for one channel.
+    pub fn interrupt_channel(&mut self, name: &str) {
+        if let Some(id) = self.find(name)
+            && let entry = &mut self.entries[id as usize]
+            && entry.flow == Flow::Flowing
+        {
+            entry.flow = Flow::Interrupted;
         }
     }
 

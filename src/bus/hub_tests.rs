@@ -121,7 +121,7 @@ impl Bed {
                 }
                 ShardMessage::Batch { topic, batch } => format!("batch {} {}..{}", topic.index, batch.first(), batch.end()),
                 ShardMessage::Head { topic, seq } => format!("head {} {seq}", topic.index),
-                ShardMessage::Refused { topic } => format!("refused {}", topic.index),
+                ShardMessage::Refused { topic, .. } => format!("refused {}", topic.index),
                 ShardMessage::Published { result, .. } => format!("published {:?}", result.map(|published| published.seq)),
                 ShardMessage::Stop => "stop".into(),
             })
@@ -324,6 +324,49 @@ fn an_outage_takes_one_number_from_channels_that_flowed() {
     bed.hub.flowing("never-confirmed");
     bed.messages("a", 1);
     assert_eq!(bed.got(0), ["gap 1 4..5 outage", "joined 3 at 4", "joined 2 at 0", "batch 1 5..6", "batch 3 5..6"]);
+}
+
+#[test]
+fn a_channel_that_is_refused_for_good_is_told_to_those_who_have_it_and_to_those_who_wait() {
+    let mut bed = bed(&[100, 100]);
+    bed.join(0, 1, "a");
+    bed.messages("a", 2);
+    bed.hub.interrupt();
+    bed.hub.join(1, topic(2), "a", T0);
+    bed.hub.join(1, topic(3), "new", T0);
+    for name in ["a", "a", "new", "unknown"] {
+        bed.hub.refuse(name);
+    }
+    bed.hub.flush(T0);
+    assert_eq!(bed.got(0), ["joined 1 at 0", "batch 1 1..3", "gap 1 3..4 refused"]);
+    assert_eq!(bed.got(1), ["refused 2", "refused 3"]);
+    assert_eq!(bed.message("a", b"x"), Outcome::Unwanted);
+    // An outage changes nothing; who asks now is answered at once.
+    bed.hub.interrupt();
+    bed.hub.join(1, topic(4), "a", T0);
+    assert_eq!(bed.got(1), ["refused 4"]);
+    // It is mended: whoever kept it goes on, with a number for what was missed.
+    bed.hub.flowing("a");
+    bed.messages("a", 1);
+    assert_eq!(bed.got(0), ["gap 1 4..5 outage", "batch 1 5..6"]);
+    bed.join(1, 5, "new");
+    assert_eq!(bed.got(1), ["refused 5"], "nobody has asked Redis anew");
+    bed.hub.expire(T0 + LINGER_NS);
+    bed.join(1, 6, "new");
+    assert_eq!(bed.got(1), ["joined 6 at 0"]);
+}
+
+#[test]
+fn an_answered_join_that_waits_for_room_is_refused_all_the_same() {
+    let mut bed = bed(&[1]);
+    bed.join(0, 1, "a");
+    bed.join(0, 2, "b"); // does not fit, now or at the next flush
+    bed.hub.refuse("b");
+    assert_eq!(bed.got(0), ["joined 1 at 0"]);
+    bed.hub.flush(T0);
+    assert_eq!(bed.got(0), ["refused 2"]);
+    bed.hub.flush(T0);
+    assert!(bed.got(0).is_empty() && bed.hub.is_drained());
 }
 
 #[test]
@@ -583,7 +626,7 @@ fn whatever_happens_numbers_rise_and_holes_are_announced() {
         for _ in 0..400 {
             let name = ["a", "b", "c"][random.usize(0..3)];
             now += random.u64(0..LINGER_NS / 4);
-            match random.u32(0..12) {
+            match random.u32(0..14) {
                 0 | 1 => {
                     let shard = random.u16(0..2);
                     bed.hub.join(shard, topic(next_topic), name, now);
@@ -599,6 +642,8 @@ fn whatever_happens_numbers_rise_and_holes_are_announced() {
                 6 => bed.hub.flush(now),
                 7 => bed.hub.expire(now),
                 8 => drain(&mut bed, random.usize(0..2), &mut seen, seed),
+                9 => bed.hub.refuse(name),
+                10 => bed.hub.interrupt_channel(name),
                 _ => {
                     if let Some(id) = bed.hub.find(name) {
                         let bytes = if random.u32(0..20) == 0 { 100_001 } else { random.usize(0..BATCH_BYTES_MAX) };
@@ -607,8 +652,10 @@ fn whatever_happens_numbers_rise_and_holes_are_announced() {
                 }
             }
         }
-        // In the end everybody hears of everything.
-        bed.hub.all_flowing();
+        // In the end everybody hears of everything, or was told at once that there is nothing to hear.
+        for name in ["a", "b", "c"] {
+            bed.hub.flowing(name);
+        }
         for _ in 0..10_000 {
             bed.hub.flush(now);
             drain(&mut bed, 0, &mut seen, seed);
@@ -617,9 +664,12 @@ fn whatever_happens_numbers_rise_and_holes_are_announced() {
         assert!(bed.hub.is_drained(), "seed {seed}");
         heads.extend(bed.hub.list(0, 100).channels.into_iter().map(|channel| (channel.name, channel.seq)));
         for (shard, index, name) in topics {
-            assert_eq!(seen.get(&(usize::from(shard), index)), heads.get(name), "seed {seed}: topic {index} of shard {shard}");
+            let seen = seen[&(usize::from(shard), index)];
+            assert!(seen == REFUSED || Some(&seen) == heads.get(name), "seed {seed}: topic {index} of shard {shard}: {seen}");
         }
     }
+
+    const REFUSED: u64 = u64::MAX;
 
     fn drain(bed: &mut Bed, shard: usize, seen: &mut std::collections::HashMap<(usize, u32), u64>, seed: u64) {
         while let Some(message) = bed.take(shard) {
@@ -640,6 +690,9 @@ fn whatever_happens_numbers_rise_and_holes_are_announced() {
                     let last = seen.get_mut(&(shard, topic.index)).unwrap();
                     assert!(seq > *last, "seed {seed}: a head behind");
                     *last = seq;
+                }
+                ShardMessage::Refused { topic, .. } => {
+                    assert!(seen.insert((shard, topic.index), REFUSED).is_none(), "seed {seed}: refused after joined");
                 }
                 other => panic!("{other:?}"),
             }

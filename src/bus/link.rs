@@ -1,8 +1,14 @@
 //! One non-blocking connection to a Redis server on the bus thread's `Poll`: resolve, connect, TLS, log in, keep alive, back off.
-//! Owned and driven by [`super::redis`]; it knows nothing of channels.
+//! Owned and driven by [`super::redis`]; it knows which command a reply answers, and nothing of what channels are.
 //!
-//! After an error the owner calls [`Link::fail`]: socket, TLS session and decoder go, and a new try is due after a jittered pause.
+//! An address that fails before the log-in is over is followed by the next one of its name at once. After any other error the owner calls
+//! [`Link::fail`]: socket, TLS session and decoder go, and a new try is due after a jittered pause.
+//! An error in answer to a command is an answer; a connection ends for a missed deadline or for what is not the protocol.
 //! mio is edge-triggered: `readable` and `writable` stay set until the kernel says it would block.
+
+mod answer;
+mod login;
+mod places;
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -12,28 +18,41 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, TryRecvError};
 use mio::event::Event;
-use mio::net::{TcpStream, UnixStream};
-use mio::{Interest, Registry, Token, Waker};
-use redis::ServerError;
+use mio::{Registry, Token, Waker};
 use rustls::ClientConnection;
 
-use super::resp::{Decoder, Reply, write_command};
-use super::socket::{Socket, TlsReader, is_flow, resolve, uninterrupted};
+use super::awaiting::{Asked, Awaiting};
+use super::fault::{Fault, FaultKind};
+use super::resp::{Decoder, write_command};
+use super::socket::{Socket, TlsReader, is_flow, uninterrupted};
 use super::target::{Address, Target};
 use crate::fanout::batch::MonotonicNs;
+
+pub use answer::Answer;
+use places::Place;
+
+/// A command is given up after so many times [`Timing::answer`], even if other things come in: what waits so long in Redis's buffer for us makes
+/// Redis itself close the connection (`client-output-buffer-limit pubsub`, 60 s).
+const ANSWERS_MAX: u32 = 12;
+/// The shortest silence after which a PING is sent, whatever the server's `timeout`, of which the shortest is a second.
+const PING_AFTER_MIN: Duration = Duration::from_millis(250);
+/// A connection that is closed after less silence was not closed for its silence.
+const SILENCE_MIN_NS: u64 = 900_000_000;
 
 /// Deadlines of a connection. The defaults are what production uses; tests are in more of a hurry.
 #[derive(Debug, Clone, Copy)]
 pub struct Timing {
-    /// From the first packet to the end of the log-in.
+    /// From the first packet to the end of the log-in, for each address.
     pub connect: Duration,
-    /// Silence after which a PING is sent.
+    /// Silence, or the age of an unanswered command, after which a PING is sent.
     pub ping_after: Duration,
-    /// How long any byte may take to come after a PING, or an answer after a PUBLISH.
+    /// How long any byte may take to come while a command is unanswered.
     pub answer: Duration,
     /// The longest pause before the second try; it doubles with each further one up to `backoff_max`.
     pub backoff_min: Duration,
     pub backoff_max: Duration,
+    /// How often channels are asked for that Redis does not allow us: an operator may have changed it.
+    pub refused_retry: Duration,
 }
 
 impl Default for Timing {
@@ -44,45 +63,18 @@ impl Default for Timing {
             answer: Duration::from_secs(5),
             backoff_min: Duration::from_millis(50),
             backoff_max: Duration::from_secs(5),
+            refused_retry: Duration::from_secs(5),
         }
     }
 }
 
-/// Why a connection is given up, in words for the operator.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{reason}")]
-pub struct Fault {
-    pub reason: String,
-    /// What came was not RESP.
-    pub is_violation: bool,
-}
-
-impl Fault {
-    pub fn new(reason: impl Into<String>) -> Fault {
-        Fault { reason: reason.into(), is_violation: false }
+impl Timing {
+    /// How long to wait after so many failures in a row.
+    pub fn pause_ns(&self, attempts: u32) -> u64 {
+        let doubled = nanos(self.backoff_min).saturating_mul(1 << attempts.saturating_sub(1).min(20));
+        // Full jitter: a thousand nodes that lost the same Redis do not come back at the same moment.
+        fastrand::u64(0..=doubled.min(nanos(self.backoff_max)))
     }
-
-    /// What a server error means and what to do about it.
-    pub fn refused(error: &ServerError) -> Fault {
-        let text = text_of(error);
-        let advice = match error.code() {
-            "LOADING" => "; it is still loading its data, which ends by itself",
-            "NOAUTH" => "; put the password into the URL: redis://:PASSWORD@HOST",
-            "WRONGPASS" => "; check user and password in the URL",
-            "NOPERM" => "; the user needs +subscribe +unsubscribe +psubscribe +publish +ping and the channels (ACL SETUSER)",
-            "ERR" if is_too_many(error) => "; raise `maxclients` in its configuration or disconnect others",
-            _ => "",
-        };
-        Fault::new(format!("Redis answers: {text}{advice}"))
-    }
-}
-
-fn is_too_many(error: &ServerError) -> bool {
-    error.details().is_some_and(|details| details.contains("max number of clients"))
-}
-
-pub fn text_of(error: &ServerError) -> String {
-    format!("{} {}", error.code(), error.details().unwrap_or_default()).trim_end().to_owned()
 }
 
 #[derive(Debug)]
@@ -92,21 +84,15 @@ enum Phase {
     },
     /// A helper thread asks the name server.
     Resolving,
+    /// The next of `places` is to be tried.
+    Choosing,
     Connecting,
     Securing,
-    /// Logging in: what the next replies answer.
-    Greeting(VecDeque<Step>),
+    /// Logging in.
+    Greeting,
     Ready {
         since: MonotonicNs,
     },
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
-    Hello,
-    Auth,
-    SetName,
-    Select,
 }
 
 pub struct Link {
@@ -117,14 +103,25 @@ pub struct Link {
     timing: Timing,
     value_bytes_max: usize,
     phase: Phase,
-    /// When the phases between Down and Ready must have ended.
+    /// When the phases between Down and Ready must have ended, for this place.
     connect_deadline: MonotonicNs,
     /// Tries since the last connection that lasted.
     attempts: u32,
     /// Outlives a try that it was too slow for, so that there is never more than one helper thread.
     resolver: Option<Receiver<io::Result<Vec<SocketAddr>>>>,
     /// Not tried yet.
-    addresses: VecDeque<SocketAddr>,
+    places: VecDeque<Place>,
+    place: Option<Place>,
+    /// The address that was of use last, or is to another connection: it is tried first.
+    preferred: Option<SocketAddr>,
+    /// What was wrong with those that were tried, with their addresses.
+    faults: Vec<(String, Fault)>,
+    /// It hung up on HELLO lately.
+    without_hello_until: MonotonicNs,
+    /// Whether CONFIG GET is worth a try.
+    asks_timeout: bool,
+    /// The server is known to close connections that were silent for so long.
+    silence_max: Option<Duration>,
     socket: Option<Socket>,
     tls: Option<Box<ClientConnection>>,
     decoder: Decoder,
@@ -134,9 +131,7 @@ pub struct Link {
     readable: bool,
     writable: bool,
     last_heard: MonotonicNs,
-    /// When a PING was sent, if nothing at all has come since: any byte is life.
-    pinged: Option<MonotonicNs>,
-    pings: u64,
+    awaiting: Awaiting,
 }
 
 impl std::fmt::Debug for Link {
@@ -166,7 +161,13 @@ impl Link {
             connect_deadline: 0,
             attempts: 0,
             resolver: None,
-            addresses: VecDeque::new(),
+            places: VecDeque::new(),
+            place: None,
+            preferred: None,
+            faults: Vec::new(),
+            without_hello_until: 0,
+            asks_timeout: true,
+            silence_max: None,
             socket: None,
             tls: None,
             decoder: Decoder::new(value_bytes_max),
@@ -175,8 +176,7 @@ impl Link {
             readable: false,
             writable: false,
             last_heard: 0,
-            pinged: None,
-            pings: 0,
+            awaiting: Awaiting::default(),
         }
     }
 
@@ -204,26 +204,30 @@ impl Link {
     /// Takes the connection as far towards Ready as it goes without waiting, and watches its deadlines. True: it has just become ready.
     pub fn drive(&mut self, now: MonotonicNs) -> Result<bool, Fault> {
         loop {
+            match self.advance(now) {
+                Err(fault) if !self.is_ready() => self.turn_away(fault, now)?,
+                result => return result,
+            }
+        }
+    }
+
+    fn advance(&mut self, now: MonotonicNs) -> Result<bool, Fault> {
+        loop {
             match &mut self.phase {
                 Phase::Down { retry_at } if now < *retry_at => return Ok(false),
                 Phase::Down { .. } => {
                     self.attempts = self.attempts.saturating_add(1);
                     self.connect_deadline = now + nanos(self.timing.connect);
-                    self.begin()?;
+                    self.faults.clear();
+                    self.find_places();
                 }
                 Phase::Ready { .. } => return self.keep_alive(now).map(|()| false),
-                // A host that swallows packets must not keep the others of its name from being tried.
-                Phase::Connecting if now >= self.connect_deadline && !self.addresses.is_empty() => {
-                    self.connect_deadline = now + nanos(self.timing.connect);
-                    self.connect_next(self.too_slow())?;
-                }
                 _ if now >= self.connect_deadline => return Err(self.too_slow()),
                 Phase::Resolving => match self.resolver.as_ref().map(Receiver::try_recv) {
                     Some(Err(TryRecvError::Empty)) => return Ok(false),
                     Some(Ok(Ok(addresses))) => {
                         self.resolver = None;
-                        self.addresses = addresses.into();
-                        self.connect_next(Fault::new("its name has no address"))?;
+                        self.choose_among(addresses);
                     }
                     Some(Ok(Err(error))) => {
                         self.resolver = None;
@@ -234,23 +238,25 @@ impl Link {
                         return Err(Fault::new("its name cannot be resolved"));
                     }
                 },
+                Phase::Choosing => self.connect_next()?,
                 Phase::Connecting => match self.socket.as_ref().expect("connecting means a socket").connected() {
                     Ok(false) => return Ok(false),
-                    Ok(true) => self.connected()?,
-                    Err(error) => self.connect_next(Fault::new(format!("cannot connect: {error}")))?,
+                    Ok(true) => self.connected(now)?,
+                    Err(error) => return Err(Fault::new(format!("cannot connect: {error}"))),
                 },
                 Phase::Securing => {
                     if !self.shake_hands()? {
                         return Ok(false);
                     }
-                    self.greet();
+                    self.greet(now);
                 }
-                Phase::Greeting(_) => {
+                Phase::Greeting => {
                     self.flush()?;
                     if !self.take_greeting_replies(now)? {
                         return Ok(false);
                     }
                     self.phase = Phase::Ready { since: now };
+                    self.preferred = self.address().or(self.preferred);
                     return Ok(true);
                 }
             }
@@ -258,18 +264,41 @@ impl Link {
     }
 
     /// Closes, and schedules the next try.
-    pub fn fail(&mut self, now: MonotonicNs) {
+    pub fn fail(&mut self, fault: &Fault, now: MonotonicNs) {
         // A connection that lasted was a success; one that was lost right away must not be retried in a tight loop.
         if matches!(self.phase, Phase::Ready { since } if now - since >= nanos(self.timing.backoff_max)) {
             self.attempts = 0;
         }
-        let ceiling =
-            nanos(self.timing.backoff_min).saturating_mul(1 << self.attempts.saturating_sub(1).min(20)).min(nanos(self.timing.backoff_max));
-        // Full jitter: a thousand nodes that lost the same Redis do not come back at the same moment.
-        self.phase = Phase::Down { retry_at: now + fastrand::u64(0..=ceiling) };
+        if self.is_ready() && fault.kind == FaultKind::Closed {
+            self.learn_from_end(now);
+        }
+        self.phase = Phase::Down { retry_at: now + self.timing.pause_ns(self.attempts) };
         self.attempts = self.attempts.max(1);
         self.close();
-        self.addresses.clear();
+        self.place = None;
+        self.places.clear();
+    }
+
+    /// The server hung up. If all was silent, and for long, it was for that (Redis's `timeout`, or that of something in between): there shall not be so
+    /// much silence again. A mere restart may look the same; a few more PINGs are all that a wrong guess costs.
+    fn learn_from_end(&mut self, now: MonotonicNs) {
+        let silence_ns = now.saturating_sub(self.last_heard);
+        if matches!(self.awaiting.oldest(), Some((Asked::Timeout, _))) {
+            // There are proxies that hang up on a command that they do not know.
+            self.asks_timeout = false;
+        } else if silence_ns >= SILENCE_MIN_NS && self.awaiting.is_empty() {
+            self.limit_silence(Duration::from_nanos(silence_ns));
+        }
+    }
+
+    fn limit_silence(&mut self, silence: Duration) {
+        self.silence_max = Some(self.silence_max.map_or(silence, |known| known.min(silence)));
+    }
+
+    /// Silence after which a PING is sent: half of what the server bears.
+    fn ping_after_ns(&self) -> u64 {
+        let bearable = self.silence_max.map_or(Duration::MAX, |silence| (silence / 2).max(PING_AFTER_MIN));
+        nanos(self.timing.ping_after.min(bearable))
     }
 
     /// Shortens the pause: there is a sign that the server is back.
@@ -289,16 +318,15 @@ impl Link {
         self.out = Vec::new();
         self.written = 0;
         (self.readable, self.writable) = (false, false);
-        self.pinged = None;
-        self.pings = 0;
+        self.awaiting = Awaiting::default();
     }
 
     fn too_slow(&self) -> Fault {
         let doing = match self.phase {
             Phase::Resolving => "its name was not resolved",
-            Phase::Connecting => "no connection",
+            Phase::Choosing | Phase::Connecting => "no connection",
             Phase::Securing => "no end of the TLS handshake",
-            Phase::Down { .. } | Phase::Greeting(_) | Phase::Ready { .. } => "it accepts connections, but no answer to the log-in",
+            Phase::Down { .. } | Phase::Greeting | Phase::Ready { .. } => "it accepts connections, but no answer to the log-in",
         };
         Fault::new(format!("{doing} within {:?}", self.timing.connect))
     }
@@ -307,58 +335,17 @@ impl Link {
     pub fn deadline(&self) -> MonotonicNs {
         match self.phase {
             Phase::Down { retry_at } => retry_at,
-            Phase::Resolving | Phase::Connecting | Phase::Securing | Phase::Greeting(_) => self.connect_deadline,
-            Phase::Ready { .. } => match self.pinged {
-                Some(sent) => sent + nanos(self.timing.answer),
-                None => self.last_heard + nanos(self.timing.ping_after),
-            },
+            Phase::Resolving | Phase::Choosing | Phase::Connecting | Phase::Securing | Phase::Greeting => self.connect_deadline,
+            Phase::Ready { .. } => {
+                let ping_at = if self.awaiting.has_ping() { None } else { Some(self.ping_due()) };
+                [self.answer_due(), ping_at].into_iter().flatten().min().unwrap_or(u64::MAX)
+            }
         }
     }
 
     // Towards Ready.
 
-    fn begin(&mut self) -> Result<(), Fault> {
-        match &self.target.address {
-            Address::Unix(path) => {
-                let socket = UnixStream::connect(path).map_err(|error| Fault::new(format!("cannot connect: {error}")))?;
-                self.adopt(Socket::Unix(socket))
-            }
-            Address::Tcp { host, port, .. } => {
-                if let Ok(address) = host.parse().map(|ip| SocketAddr::new(ip, *port)) {
-                    self.addresses = VecDeque::from([address]);
-                    return self.connect_next(Fault::new("unreachable"));
-                }
-                self.phase = Phase::Resolving;
-                if self.resolver.is_none() {
-                    self.resolver = Some(resolve(host.clone(), *port, self.waker.clone()));
-                }
-                Ok(())
-            }
-        }
-    }
-
-    /// Tries the next address; `fault` is why there has to be one.
-    fn connect_next(&mut self, mut fault: Fault) -> Result<(), Fault> {
-        self.close();
-        while let Some(address) = self.addresses.pop_front() {
-            match TcpStream::connect(address) {
-                Ok(socket) => return self.adopt(Socket::Tcp(socket)),
-                Err(error) => fault = Fault::new(format!("cannot connect: {error}")),
-            }
-        }
-        Err(fault)
-    }
-
-    fn adopt(&mut self, mut socket: Socket) -> Result<(), Fault> {
-        let both = Interest::READABLE | Interest::WRITABLE;
-        let registered = self.registry.register(socket.source(), self.token, both);
-        registered.map_err(|error| Fault::new(format!("cannot watch the socket: {error}")))?;
-        self.socket = Some(socket);
-        self.phase = Phase::Connecting;
-        Ok(())
-    }
-
-    fn connected(&mut self) -> Result<(), Fault> {
+    fn connected(&mut self, now: MonotonicNs) -> Result<(), Fault> {
         if let Some(Socket::Tcp(socket)) = &self.socket {
             // Only latency hangs on it.
             let _ = socket.set_nodelay(true);
@@ -370,7 +357,7 @@ impl Link {
                 self.tls = Some(Box::new(session.map_err(|error| Fault::new(format!("TLS: {error}")))?));
                 self.phase = Phase::Securing;
             }
-            Address::Tcp { tls: None, .. } | Address::Unix(_) => self.greet(),
+            Address::Tcp { tls: None, .. } | Address::Unix(_) => self.greet(now),
         }
         Ok(())
     }
@@ -400,99 +387,58 @@ impl Link {
         }
     }
 
-    fn greet(&mut self) {
-        if self.target.resp2_only {
-            return self.greet_in_resp2();
-        }
-        let mut hello: Vec<&[u8]> = vec![b"HELLO", b"3"];
-        if let Some(password) = &self.target.password {
-            let user = self.target.username.as_deref().unwrap_or("default");
-            hello.extend([b"AUTH".as_slice(), user.as_bytes(), password.as_bytes()]);
-        }
-        hello.extend([b"SETNAME".as_slice(), b"campanile"]);
-        write_command(&mut self.out, hello.into_iter());
-        self.phase = Phase::Greeting(VecDeque::from([Step::Hello]));
+    // Ready.
+
+    /// When the oldest unanswered command counts as never to be answered: any byte is life, but not for ever.
+    fn answer_due(&self) -> Option<MonotonicNs> {
+        let (_, sent_at) = self.awaiting.oldest()?;
+        let answer_ns = nanos(self.timing.answer);
+        Some((sent_at.max(self.last_heard) + answer_ns).min(sent_at + answer_ns.saturating_mul(ANSWERS_MAX.into())))
     }
 
-    fn greet_in_resp2(&mut self) {
-        let mut steps = VecDeque::new();
-        if let Some(password) = &self.target.password {
-            let login = self.target.username.iter().chain([password]).map(String::as_bytes);
-            let auth: Vec<&[u8]> = std::iter::once(b"AUTH".as_slice()).chain(login).collect();
-            write_command(&mut self.out, auth.into_iter());
-            steps.push_back(Step::Auth);
-        }
-        write_command(&mut self.out, [b"CLIENT".as_slice(), b"SETNAME", b"campanile"].into_iter());
-        steps.push_back(Step::SetName);
-        self.phase = Phase::Greeting(steps);
-        self.select();
-    }
-
-    fn select(&mut self) {
-        let Phase::Greeting(steps) = &mut self.phase else { unreachable!("only while greeting") };
-        if self.target.db != 0 {
-            write_command(&mut self.out, [b"SELECT".as_slice(), self.target.db.to_string().as_bytes()].into_iter());
-            steps.push_back(Step::Select);
-        }
-    }
-
-    /// True when nothing of the log-in is unanswered.
-    fn take_greeting_replies(&mut self, now: MonotonicNs) -> Result<bool, Fault> {
-        loop {
-            let Phase::Greeting(steps) = &mut self.phase else { unreachable!("only while greeting") };
-            let Some(step) = steps.pop_front() else { return Ok(true) };
-            let reply = self.decoder.next_reply().map_err(violation)?;
-            match (step, reply) {
-                (_, None) => {
-                    steps.push_front(step);
-                    if self.fill(now)?.is_none() {
-                        return Ok(false);
-                    }
-                }
-                // Too old for HELLO, or it was renamed or forbidden.
-                (Step::Hello, Some(Reply::Error(error))) if matches!(error.code(), "ERR" | "NOPROTO" | "NOPERM") && !is_too_many(error) => {
-                    self.greet_in_resp2();
-                    self.flush()?;
-                }
-                (Step::SetName, Some(Reply::Error(error))) if !is_too_many(error) && error.code() != "NOAUTH" => {}
-                (_, Some(Reply::Error(error))) => return Err(Fault::refused(error)),
-                (Step::Hello, Some(_)) => {
-                    self.select();
-                    self.flush()?;
-                }
-                (Step::Auth | Step::SetName | Step::Select, Some(_)) => {}
-            }
-        }
+    /// When a PING is due that shows whether the server lives, or whether it has lost a command.
+    fn ping_due(&self) -> MonotonicNs {
+        let since = self.awaiting.oldest().map_or(self.last_heard, |(_, sent_at)| sent_at.min(self.last_heard));
+        since + self.ping_after_ns()
     }
 
     fn keep_alive(&mut self, now: MonotonicNs) -> Result<(), Fault> {
-        match self.pinged {
-            // What has arrived but is not read yet is life too.
-            Some(sent) if now >= sent + nanos(self.timing.answer) && !self.readable => {
-                return Err(Fault::new(format!("no answer to PING within {:?}; it hangs, or the network is cut", self.timing.answer)));
-            }
-            Some(_) => {}
-            None if now >= self.last_heard + nanos(self.timing.ping_after) => {
-                self.ping(now);
-            }
-            None => {}
+        // What has arrived but is not read yet is life too.
+        if self.answer_due().is_some_and(|due| now >= due)
+            && !self.readable
+            && let Some((asked, _)) = self.awaiting.oldest()
+        {
+            return Err(Fault::new(format!(
+                "no answer to {} within {:?}; it hangs, or the network is cut",
+                asked.name(),
+                self.timing.answer
+            )));
+        }
+        if !self.awaiting.has_ping() && now >= self.ping_due() {
+            self.ping(now);
         }
         Ok(())
     }
 
-    // Ready.
-
     /// Sends a PING and returns its number, from 1 on, on this connection; the pongs come in the same order.
     pub fn ping(&mut self, now: MonotonicNs) -> u64 {
         write_command(&mut self.out, [b"PING".as_slice()].into_iter());
-        self.pinged.get_or_insert(now);
-        self.pings += 1;
-        self.pings
+        self.awaiting.sent_ping(now)
     }
 
-    /// Where commands are written; they leave at the next [`Link::flush`].
+    /// Sends a command whose answer is to be told apart.
+    pub fn ask(&mut self, asked: Asked, command: &[&[u8]], now: MonotonicNs) {
+        write_command(&mut self.out, command.iter().copied());
+        self.awaiting.sent(asked, now);
+    }
+
+    /// Where the owner writes commands of its own; each is to be followed by [`Link::asked`].
     pub fn out(&mut self) -> &mut Vec<u8> {
         &mut self.out
+    }
+
+    pub fn asked(&mut self, asked: Asked, now: MonotonicNs) {
+        self.awaiting.sent(asked, now);
     }
 
     pub fn out_bytes(&self) -> usize {
@@ -510,23 +456,17 @@ impl Link {
             Some(session) => self.decoder.fill(&mut TlsReader { session, socket }),
         });
         match result {
-            Ok(0) => Err(Fault::new("Redis closed the connection")),
+            Ok(0) => Err(Fault::closed("Redis closed the connection")),
             Ok(count) => {
                 self.last_heard = now;
-                self.pinged = None;
                 Ok(Some(count))
             }
             Err(error) if is_flow(&error) => {
                 self.readable = false;
                 Ok(None)
             }
-            Err(error) => Err(Fault::new(format!("reading failed: {error}"))),
+            Err(error) => Err(broken("reading failed", &error)),
         }
-    }
-
-    /// What the last [`Link::fill`] brought, one by one.
-    pub fn next_reply(&mut self) -> Result<Option<Reply<'_>>, Fault> {
-        self.decoder.next_reply().map_err(violation)
     }
 
     /// Writes as much as the kernel takes.
@@ -548,7 +488,7 @@ impl Link {
             match result {
                 Ok(_) => {}
                 Err(error) if is_flow(&error) => self.writable = false,
-                Err(error) => return Err(Fault::new(format!("writing failed: {error}"))),
+                Err(error) => return Err(broken("writing failed", &error)),
             }
         }
         if self.written == self.out.len() {
@@ -560,8 +500,13 @@ impl Link {
     }
 }
 
-fn violation(violation: super::resp::Violation) -> Fault {
-    Fault { reason: violation.to_string(), is_violation: true }
+/// A reset is a way to hang up.
+fn broken(what: &str, error: &io::Error) -> Fault {
+    let reason = format!("{what}: {error}");
+    match error.kind() {
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof => Fault::closed(reason),
+        _ => Fault::new(reason),
+    }
 }
 
 pub fn nanos(duration: Duration) -> u64 {

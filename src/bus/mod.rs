@@ -4,14 +4,20 @@
 //! - [`subscriber`]: the thread and its turn. `spawn` starts it.
 //! - [`hub`]: channels, numbers, batches, node history; [`lane`]: the way to one shard when its inbox is full; [`history`].
 //! - [`upstream`]: the seam behind which messages come in: [`embedded`] (no Redis) or [`redis`] (one server).
-//! - Redis, from the socket up: [`target`] (URL), [`socket`], [`link`] (connection), [`resp`] (replies), [`subscriptions`], [`publishes`].
+//! - Redis, from the socket up: [`target`] (URL), [`socket`], [`link`] (connection), [`resp`] (replies), [`awaiting`] (which command a reply
+//!   answers), [`fault`] (what errors mean), [`names`], [`subscriptions`], [`publishes`], [`feed`] (what comes in), [`health`] (what is logged).
 #![forbid(unsafe_code)]
 
+pub mod awaiting;
 pub mod embedded;
+pub mod fault;
+pub mod feed;
+pub mod health;
 pub mod history;
 pub mod hub;
 pub mod lane;
 pub mod link;
+pub mod names;
 pub mod pace;
 pub mod publishes;
 pub mod redis;
@@ -133,6 +139,15 @@ pub struct ChannelInfo {
     pub history_messages: usize,
 }
 
+/// Why a channel cannot be served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JoinRefusal {
+    /// The host serves `channels_max` channels.
+    TooManyChannels,
+    /// Redis does not let us subscribe to it, and will not before an operator changes that.
+    NotAllowed,
+}
+
 /// What the bus thread (and the control thread) tells a shard.
 #[derive(Debug)]
 pub enum ShardMessage {
@@ -147,9 +162,10 @@ pub enum ShardMessage {
         topic: TopicToken,
         batch: Arc<Batch>,
     },
-    /// The answer to a join when the host serves `channels_max` channels: nothing will follow; the topic counts as left.
+    /// The answer to a join that comes to nothing: the topic counts as left.
     Refused {
         topic: TopicToken,
+        why: JoinRefusal,
     },
     /// Messages up to `seq` were lost on the way because this inbox was full; a shard that is behind announces a gap.
     /// (A shard also sees a hole by itself when the next batch arrives.)

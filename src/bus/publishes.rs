@@ -7,7 +7,6 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::{Publish, PublishError, Published};
-use crate::fanout::batch::MonotonicNs;
 
 const NO_NUMBER: Published = Published { epoch: None, seq: None };
 
@@ -31,7 +30,6 @@ pub type Done = (Publish, Result<Published, PublishError>);
 #[derive(Debug)]
 struct UnderWay {
     publish: Publish,
-    sent_at: MonotonicNs,
     is_answered: bool,
     is_watched: bool,
     found: Option<Published>,
@@ -56,7 +54,7 @@ impl Publishes {
     }
 
     /// A publish was written to the connection. `is_flowing`: its message will come back to us.
-    pub fn sent(&mut self, publish: Publish, is_flowing: bool, now: MonotonicNs) {
+    pub fn sent(&mut self, publish: Publish, is_flowing: bool) {
         let id = self.next;
         self.next += 1;
         if is_flowing {
@@ -67,7 +65,7 @@ impl Publishes {
         }
         self.bytes += publish.payload.len();
         self.unanswered.push_back(id);
-        self.under_way.insert(id, UnderWay { publish, sent_at: now, is_answered: false, is_watched: is_flowing, found: None });
+        self.under_way.insert(id, UnderWay { publish, is_answered: false, is_watched: is_flowing, found: None });
     }
 
     /// Whether messages have to be shown to [`Publishes::seen`].
@@ -142,11 +140,6 @@ impl Publishes {
         unanswered.into_iter().map(|id| self.done(id, Err(PublishError::Unavailable))).collect()
     }
 
-    /// When the oldest unanswered one was sent.
-    pub fn oldest(&self) -> Option<MonotonicNs> {
-        self.unanswered.front().map(|id| self.under_way[id].sent_at)
-    }
-
     fn done(&mut self, id: u64, result: Result<Published, PublishError>) -> Done {
         let UnderWay { publish, is_watched, .. } = self.under_way.remove(&id).expect("it is under way");
         self.bytes -= publish.payload.len();
@@ -176,8 +169,8 @@ mod tests {
     #[test]
     fn the_message_may_come_before_or_after_the_answer() {
         let mut publishes = Publishes::default();
-        publishes.sent(publish("a", "x"), true, 1);
-        publishes.sent(publish("a", "y"), true, 2);
+        publishes.sent(publish("a", "x"), true);
+        publishes.sent(publish("a", "y"), true);
         assert!(publishes.seen("a", b"other", number(7)).is_none());
         assert!(publishes.seen("b", b"x", number(1)).is_none());
         assert!(publishes.seen("a", b"x", number(8)).is_none(), "not answered yet");
@@ -194,8 +187,8 @@ mod tests {
     #[test]
     fn equal_payloads_get_numbers_in_order() {
         let mut publishes = Publishes::default();
-        for sent_at in 0..3 {
-            publishes.sent(publish("a", "same"), true, sent_at);
+        for _ in 0..3 {
+            publishes.sent(publish("a", "same"), true);
         }
         let numbers: Vec<_> = (1..=3)
             .map(|seq| {
@@ -210,8 +203,8 @@ mod tests {
     #[test]
     fn the_pong_ends_the_wait() {
         let mut publishes = Publishes::default();
-        publishes.sent(publish("a", "x"), true, 1);
-        publishes.sent(publish("quiet", "x"), false, 2);
+        publishes.sent(publish("a", "x"), true);
+        publishes.sent(publish("quiet", "x"), false);
         let Some(Answer::NeedsFence(id)) = publishes.answered(None) else { panic!() };
         publishes.fence(id, 4);
         let Some(Answer::Done((_, result))) = publishes.answered(None) else { panic!("nobody listens: nothing to wait for") };
@@ -224,11 +217,10 @@ mod tests {
     #[test]
     fn lost_connections_answer_everybody() {
         let mut publishes = Publishes::default();
-        publishes.sent(publish("a", "x"), true, 1);
-        publishes.sent(publish("a", "y"), true, 5);
+        publishes.sent(publish("a", "x"), true);
+        publishes.sent(publish("a", "y"), true);
         let Some(Answer::NeedsFence(id)) = publishes.answered(None) else { panic!() };
         publishes.fence(id, 1);
-        assert_eq!(publishes.oldest(), Some(5));
         let lost = publishes.subscription_lost();
         assert_eq!(lost.iter().map(|(_, result)| result.clone()).collect::<Vec<_>>(), [Ok(NO_NUMBER)]);
         let lost = publishes.connection_lost();
@@ -239,7 +231,7 @@ mod tests {
     #[test]
     fn a_refusal_is_passed_on() {
         let mut publishes = Publishes::default();
-        publishes.sent(publish("a", "x"), true, 1);
+        publishes.sent(publish("a", "x"), true);
         let Some(Answer::Done((_, result))) = publishes.answered(Some("NOPERM".into())) else { panic!() };
         assert_eq!(result, Err(PublishError::Refused("NOPERM".into())));
         assert!(!publishes.is_watching());

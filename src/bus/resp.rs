@@ -21,16 +21,21 @@ pub enum Reply<'a> {
     Subscribed {
         name: &'a [u8],
     },
+    /// From a channel, or from a pattern.
     Unsubscribed {
         name: &'a [u8],
     },
-    PatternSubscribed,
+    PatternSubscribed {
+        name: &'a [u8],
+    },
     Pong,
     Okay,
     Integer(i64),
     Error(&'a ServerError),
-    /// Something that none of our commands asks for.
-    Other,
+    /// An answer of another kind.
+    Other(&'a Value),
+    /// Sent unasked, and nothing that we know: it answers no command.
+    Push,
 }
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -235,35 +240,37 @@ fn reply(value: &Value) -> Reply<'_> {
         Value::Push { kind: PushKind::Message, data } => published(data, 2),
         Value::Push { kind: PushKind::PMessage, data } => published(data, 3),
         Value::Push { kind: PushKind::Subscribe, data } => named(data, |name| Reply::Subscribed { name }),
-        Value::Push { kind: PushKind::Unsubscribe, data } => named(data, |name| Reply::Unsubscribed { name }),
-        Value::Push { kind: PushKind::PSubscribe, .. } => Reply::PatternSubscribed,
+        Value::Push { kind: PushKind::Unsubscribe | PushKind::PUnsubscribe, data } => named(data, |name| Reply::Unsubscribed { name }),
+        Value::Push { kind: PushKind::PSubscribe, data } => named(data, |name| Reply::PatternSubscribed { name }),
+        Value::Push { .. } => Reply::Push,
         Value::Array(items) => match items.split_first() {
             Some((Value::BulkString(kind), rest)) => match kind.as_slice() {
                 b"message" => published(rest, 2),
                 b"pmessage" => published(rest, 3),
                 b"subscribe" => named(rest, |name| Reply::Subscribed { name }),
-                b"unsubscribe" => named(rest, |name| Reply::Unsubscribed { name }),
-                b"psubscribe" => Reply::PatternSubscribed,
+                b"unsubscribe" | b"punsubscribe" => named(rest, |name| Reply::Unsubscribed { name }),
+                b"psubscribe" => named(rest, |name| Reply::PatternSubscribed { name }),
                 b"pong" => Reply::Pong,
-                _ => Reply::Other,
+                b"smessage" | b"ssubscribe" | b"sunsubscribe" => Reply::Push,
+                _ => Reply::Other(value),
             },
-            _ => Reply::Other,
+            _ => Reply::Other(value),
         },
-        _ => Reply::Other,
+        _ => Reply::Other(value),
     }
 }
 
 fn published(data: &[Value], strings: usize) -> Reply<'_> {
     match data {
         [.., Value::BulkString(channel), Value::BulkString(payload)] if data.len() == strings => Reply::Message { channel, payload },
-        _ => Reply::Other,
+        _ => Reply::Push,
     }
 }
 
 fn named<'a>(data: &'a [Value], make: impl Fn(&'a [u8]) -> Reply<'a>) -> Reply<'a> {
     match data {
         [Value::BulkString(name), ..] => make(name),
-        _ => Reply::Other,
+        _ => Reply::Push,
     }
 }
 

@@ -1,4 +1,5 @@
-//! Which Redis channels are subscribed, wanted, or under way between the two (exact mode). Sans-IO; owned by [`super::redis`].
+//! Which Redis names are subscribed, wanted, refused, or under way in between: channels (exact mode), or the pattern and what it does not cover.
+//! Sans-IO; owned by [`super::redis`], which tells it what [`super::link`] found answered.
 //!
 //! Invariant: at most one SUBSCRIBE or UNSUBSCRIBE of a name is unanswered. A wish that comes meanwhile waits for the answer, so
 //! subscribe, unsubscribe and subscribe again cannot overtake each other.
@@ -6,35 +7,60 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use indexmap::IndexSet;
+
+use super::awaiting::{Asked, Names, Verb};
+use super::fault::Refusal;
 use super::resp::write_command;
 
 /// Names in one command: its replies come in one piece, and Redis serves nobody else meanwhile.
 pub const COMMAND_NAMES_MAX: usize = 512;
 /// Names that may be unanswered: the confirmations must stay far below Redis's output buffer limit for subscribers (8 to 32 MB).
 pub const UNANSWERED_MAX: usize = 8192;
+/// Names that were refused for good and are asked for again at a time, each alone. If one is allowed now, all are asked for.
+pub const REFUSED_RETRIES_MAX: usize = 64;
 
 /// Names are Redis names, with prefix.
 #[derive(Debug, Default)]
 pub struct Subscriptions {
     names: HashMap<Arc<str>, Subscription>,
+    /// Nearly everything hangs on it, if there is one.
+    pattern: Option<Arc<str>>,
+    is_connected: bool,
     /// Names whose state and wish differ, each once; they are looked at again when their turn comes.
     queue: VecDeque<Arc<str>>,
-    /// Commands sent and not fully answered, oldest first: an error answers the oldest.
-    sent: VecDeque<Sent>,
     unanswered: usize,
-    /// Names that were wanted when the connection came up, until they are confirmed or refused.
+    subscribed: usize,
+    /// Names that were wanted when the connection came up, until they are confirmed or refused for good.
     recovering: usize,
-    refused: Vec<Arc<str>>,
+    /// Refused for now.
+    postponed: Held,
+    /// Names whose UNSUBSCRIBE was.
+    postponed_leaves: Held,
+    /// Refused for good.
+    refused: Held,
+}
+
+/// Names that are refused and not queued, until it is their turn to be tried again.
+#[derive(Debug, Default)]
+struct Held {
+    names: IndexSet<Arc<str>>,
+    retry_from: usize,
+    /// One of them was taken since the last retry: all the others were queued then.
+    has_thawed: bool,
 }
 
 #[derive(Debug)]
 struct Subscription {
     state: State,
+    is_pattern: bool,
     is_wanted: bool,
     is_queued: bool,
     is_recovering: bool,
-    /// A command that named it was refused: ask for it alone, to find out which name it was.
-    is_alone: bool,
+    /// The operator was told that it is refused.
+    is_told: bool,
+    /// Names that may stand in one command with it. A command with several names is refused as a whole: halved, until it is known for which.
+    together_max: u16,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,34 +69,93 @@ enum State {
     Subscribing,
     Subscribed,
     Unsubscribing,
-    /// Redis does not allow it to us; asked again from time to time.
+}
+
+/// How it stands with a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    Pending,
+    /// Its messages come.
+    Subscribed,
+    /// For good.
     Refused,
 }
 
-#[derive(Debug)]
-struct Sent {
-    names: Vec<Arc<str>>,
-    unanswered: usize,
+/// How it stands with all that is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readiness {
+    Ready,
+    /// Not everything is confirmed that was wanted when the connection came up.
+    Recovering,
+    /// Redis does not take subscriptions now.
+    RefusedForNow,
+    /// Redis allows us nothing of what is wanted.
+    RefusedForGood,
+}
+
+/// A name that is refused for good, and whether the operator is to hear of it: not at each new try.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    pub name: Arc<str>,
+    pub is_news: bool,
+}
+
+impl Subscription {
+    fn wanted(is_pattern: bool) -> Subscription {
+        Subscription {
+            state: State::Idle,
+            is_pattern,
+            is_wanted: true,
+            is_queued: false,
+            is_recovering: false,
+            is_told: false,
+            together_max: COMMAND_NAMES_MAX as u16,
+        }
+    }
+
+    fn verb_due(&self) -> Option<Verb> {
+        match (self.state, self.is_wanted) {
+            (State::Idle, true) if self.is_pattern => Some(Verb::PatternSubscribe),
+            (State::Idle, true) => Some(Verb::Subscribe),
+            (State::Subscribed, false) => Some(Verb::Unsubscribe),
+            _ => None,
+        }
+    }
 }
 
 impl Subscriptions {
-    /// True: it is subscribed already.
-    pub fn want(&mut self, name: &str) -> bool {
-        let (key, subscription) = match self.names.get_key_value(name) {
-            Some((key, _)) => {
-                let key = key.clone();
-                let subscription = self.names.get_mut(name).expect("it was there");
-                (key, subscription)
-            }
-            None => {
-                let key: Arc<str> = name.into();
-                let new = Subscription { state: State::Idle, is_wanted: false, is_queued: false, is_recovering: false, is_alone: false };
-                (key.clone(), self.names.entry(key).or_insert(new))
-            }
+    pub fn want(&mut self, name: &str) -> Standing {
+        self.want_as(name, false)
+    }
+
+    /// There can be one.
+    pub fn want_pattern(&mut self, pattern: &str) {
+        self.pattern = Some(pattern.into());
+        self.want_as(pattern, true);
+    }
+
+    fn want_as(&mut self, name: &str, is_pattern: bool) -> Standing {
+        let key: Arc<str> = match self.names.get_key_value(name) {
+            Some((key, _)) => key.clone(),
+            None => name.into(),
         };
-        subscription.is_wanted = true;
-        enqueue(&mut self.queue, &key, subscription);
-        subscription.state == State::Subscribed
+        self.names.entry(key.clone()).or_insert_with(|| Subscription::wanted(is_pattern)).is_wanted = true;
+        self.postponed_leaves.names.swap_remove(name);
+        self.enqueue(&key);
+        // Names that were given up before their turn came are still in it.
+        if self.queue.len() > 2 * self.names.len() + COMMAND_NAMES_MAX {
+            let names = &self.names;
+            self.queue.retain(|name| names.get(name).is_some_and(|subscription| subscription.is_queued));
+        }
+        self.standing(name)
+    }
+
+    pub fn standing(&self, name: &str) -> Standing {
+        match self.names.get(name) {
+            Some(subscription) if subscription.state == State::Subscribed => Standing::Subscribed,
+            _ if self.refused.names.contains(name) => Standing::Refused,
+            _ => Standing::Pending,
+        }
     }
 
     pub fn unwant(&mut self, name: &str) {
@@ -82,287 +167,275 @@ impl Subscriptions {
             self.recovering -= 1;
         }
         match subscription.state {
-            // The queue may still hold the name; it is looked up when its turn comes.
-            State::Idle | State::Refused => drop(self.names.remove(name)),
+            State::Idle => self.forget(name),
             State::Subscribing | State::Unsubscribing => {}
-            State::Subscribed => enqueue(&mut self.queue, &key, subscription),
+            State::Subscribed => self.enqueue(&key),
         }
     }
 
-    /// A new connection: nothing is subscribed, everything wanted is to be.
-    pub fn restart(&mut self) {
-        self.sent.clear();
-        self.unanswered = 0;
-        self.queue.clear();
-        self.refused.clear();
-        self.names.retain(|_, subscription| subscription.is_wanted);
-        self.recovering = self.names.len();
-        for (name, subscription) in &mut self.names {
-            *subscription = Subscription { state: State::Idle, is_wanted: true, is_queued: true, is_recovering: true, is_alone: false };
+    fn forget(&mut self, name: &str) {
+        if let Some(gone) = self.names.remove(name) {
+            self.subscribed -= usize::from(gone.state == State::Subscribed);
+        }
+        for held in [&mut self.postponed, &mut self.postponed_leaves, &mut self.refused] {
+            held.names.swap_remove(name);
+        }
+    }
+
+    /// Queues the name unless it is as wished, under way, refused, or queued already. Without a connection nothing is queued: a new one queues all.
+    fn enqueue(&mut self, name: &Arc<str>) {
+        let Some(subscription) = self.names.get_mut(name) else { return };
+        let is_due = self.is_connected && subscription.verb_due().is_some() && !subscription.is_queued;
+        if is_due && !self.refused.names.contains(name) && !self.postponed.names.contains(name) {
+            subscription.is_queued = true;
             self.queue.push_back(name.clone());
         }
     }
 
-    /// Whether everything that was wanted when the connection came up is confirmed.
-    pub fn is_recovered(&self) -> bool {
-        self.recovering == 0
+    /// The connection is lost: nothing is subscribed.
+    pub fn disconnect(&mut self) {
+        self.is_connected = false;
+        self.unanswered = 0;
+        self.subscribed = 0;
+        self.queue.clear();
+        (self.postponed, self.postponed_leaves, self.refused) = Default::default();
+        self.names.retain(|_, subscription| subscription.is_wanted);
+        self.recovering = self.names.len();
+        for subscription in self.names.values_mut() {
+            let new = Subscription::wanted(subscription.is_pattern);
+            *subscription = Subscription { is_told: subscription.is_told, is_recovering: true, ..new };
+        }
     }
 
-    /// Appends the next command; false: nothing to say, or enough is unanswered.
-    pub fn write_next(&mut self, out: &mut Vec<u8>) -> bool {
-        let mut names = Vec::new();
-        let mut verb: Option<&[u8]> = None;
-        while names.len() < COMMAND_NAMES_MAX && self.unanswered + names.len() < UNANSWERED_MAX {
+    /// A new connection: everything wanted is to be subscribed.
+    pub fn restart(&mut self) {
+        self.disconnect();
+        self.is_connected = true;
+        for (name, subscription) in &mut self.names {
+            subscription.is_queued = true;
+            self.queue.push_back(name.clone());
+        }
+    }
+
+    pub fn readiness(&self) -> Readiness {
+        let is_pattern_refused = self.pattern.as_ref().is_some_and(|pattern| self.refused.names.contains(pattern));
+        if !self.is_connected {
+            Readiness::Recovering
+        } else if !self.postponed.names.is_empty() {
+            Readiness::RefusedForNow
+        } else if self.recovering > 0 {
+            Readiness::Recovering
+        } else if is_pattern_refused || (!self.refused.names.is_empty() && self.subscribed == 0) {
+            Readiness::RefusedForGood
+        } else {
+            Readiness::Ready
+        }
+    }
+
+    /// How many names are refused for good.
+    pub fn refused_count(&self) -> usize {
+        self.refused.names.len()
+    }
+
+    /// Appends the next command; None: nothing to say, or enough is unanswered.
+    pub fn write_next(&mut self, out: &mut Vec<u8>) -> Option<Asked> {
+        let mut names = Names::new();
+        let mut verb: Option<Verb> = None;
+        let mut names_max = COMMAND_NAMES_MAX;
+        while names.len() < names_max && self.unanswered + names.len() < UNANSWERED_MAX {
             let Some(name) = self.queue.pop_front() else { break };
             let Some(subscription) = self.names.get_mut(&name) else { continue };
             if !subscription.is_queued {
                 continue;
             }
-            let (next_verb, next_state): (&[u8], _) = match (subscription.state, subscription.is_wanted) {
-                (State::Idle, true) => (b"SUBSCRIBE", State::Subscribing),
-                (State::Subscribed, false) => (b"UNSUBSCRIBE", State::Unsubscribing),
-                _ => {
-                    subscription.is_queued = false;
-                    continue;
-                }
+            let Some(next_verb) = subscription.verb_due() else {
+                subscription.is_queued = false;
+                continue;
             };
-            if verb.is_some_and(|verb| verb != next_verb || subscription.is_alone) {
+            let together_max = names_max.min(subscription.together_max.into());
+            if verb.is_some_and(|verb| verb != next_verb || names.len() >= together_max) {
                 self.queue.push_front(name);
                 break;
             }
             verb = Some(next_verb);
-            subscription.state = next_state;
+            names_max = together_max;
             subscription.is_queued = false;
-            names.push(name);
-            if subscription.is_alone {
-                break;
-            }
+            subscription.state = match next_verb {
+                Verb::Subscribe | Verb::PatternSubscribe => State::Subscribing,
+                Verb::Unsubscribe => {
+                    self.subscribed -= 1;
+                    State::Unsubscribing
+                }
+            };
+            names.push_back(name);
         }
-        let Some(verb) = verb else { return false };
-        let parts: Vec<&[u8]> = std::iter::once(verb).chain(names.iter().map(|name| name.as_bytes())).collect();
+        let verb = verb?;
+        let parts: Vec<&[u8]> = std::iter::once(verb.name().as_bytes()).chain(names.iter().map(|name| name.as_bytes())).collect();
         write_command(out, parts.into_iter());
         self.unanswered += names.len();
-        self.sent.push_back(Sent { unanswered: names.len(), names });
-        true
+        Some(Asked::Channels(verb, names))
     }
 
     /// Redis confirms a SUBSCRIBE. True: the name is wanted, its messages flow from now on.
-    pub fn subscribed(&mut self, name: &str) -> bool {
-        self.answered();
+    pub fn subscribed(&mut self, name: &str, was_asked: bool) -> bool {
+        self.unanswered = self.unanswered.saturating_sub(usize::from(was_asked));
         let Some((key, _)) = self.names.get_key_value(name) else { return false };
         let key = key.clone();
         let subscription = self.names.get_mut(name).expect("it was there");
-        subscription.state = State::Subscribed;
-        subscription.is_alone = false;
+        if subscription.state != State::Subscribed {
+            subscription.state = State::Subscribed;
+            self.subscribed += 1;
+        }
+        subscription.together_max = COMMAND_NAMES_MAX as u16;
+        subscription.is_told = false;
         if std::mem::take(&mut subscription.is_recovering) {
             self.recovering -= 1;
         }
-        enqueue(&mut self.queue, &key, subscription);
-        subscription.is_wanted
+        let is_wanted = subscription.is_wanted;
+        // Something has changed, perhaps for the others too.
+        if self.postponed.thaws(name) {
+            retry(&mut self.names, &mut self.queue, &mut self.postponed, usize::MAX);
+        }
+        if self.refused.thaws(name) {
+            for name in &self.refused.names {
+                self.names.get_mut(name).expect("what is refused is wanted").together_max = COMMAND_NAMES_MAX as u16;
+            }
+            retry(&mut self.names, &mut self.queue, &mut self.refused, usize::MAX);
+        }
+        self.enqueue(&key);
+        is_wanted
     }
 
-    /// Redis confirms an UNSUBSCRIBE.
-    pub fn unsubscribed(&mut self, name: &str) {
-        self.answered();
-        let Some((key, subscription)) = self.names.get_key_value(name) else { return };
-        if !subscription.is_wanted {
-            self.names.remove(name);
-            return;
-        }
+    /// Redis confirms an UNSUBSCRIBE, or says unasked that a subscription has ended. True: the name is wanted, its messages have ceased to flow.
+    pub fn unsubscribed(&mut self, name: &str, was_asked: bool) -> bool {
+        self.unanswered = self.unanswered.saturating_sub(usize::from(was_asked));
+        let Some((key, _)) = self.names.get_key_value(name) else { return false };
         let key = key.clone();
         let subscription = self.names.get_mut(name).expect("it was there");
+        let is_current = if was_asked { State::Unsubscribing } else { State::Subscribed };
+        if subscription.state != is_current {
+            return false;
+        }
+        self.subscribed -= usize::from(!was_asked);
         subscription.state = State::Idle;
-        enqueue(&mut self.queue, &key, subscription);
+        if !subscription.is_wanted {
+            if self.postponed_leaves.thaws(name) {
+                retry(&mut self.names, &mut self.queue, &mut self.postponed_leaves, usize::MAX);
+            }
+            self.forget(name);
+            return false;
+        }
+        if !was_asked {
+            subscription.is_recovering = true;
+            self.recovering += 1;
+        }
+        self.enqueue(&key);
+        !was_asked
     }
 
-    fn answered(&mut self) {
-        self.unanswered = self.unanswered.saturating_sub(1);
-        if let Some(oldest) = self.sent.front_mut() {
-            oldest.unanswered -= 1;
-            if oldest.unanswered == 0 {
-                self.sent.pop_front();
+    /// A command was refused for these names, or is lost: then it counts as refused for now. Returns the names that are known to be refused for good;
+    /// of a command with several names it has yet to be found out.
+    pub fn refused(&mut self, verb: Verb, names: &Names, refusal: Refusal) -> Vec<Refused> {
+        self.unanswered = self.unanswered.saturating_sub(names.len());
+        let mut refused = Vec::new();
+        for name in names {
+            match verb {
+                Verb::Unsubscribe => self.leave_refused(name, refusal),
+                Verb::Subscribe | Verb::PatternSubscribe => refused.extend(self.name_refused(name, refusal, names.len())),
             }
+        }
+        refused
+    }
+
+    fn leave_refused(&mut self, name: &Arc<str>, refusal: Refusal) {
+        let Some(subscription) = self.names.get_mut(name) else { return };
+        match refusal {
+            // Subscribed or not (if the command was lost): asked for again, it is.
+            _ if subscription.is_wanted => {
+                subscription.state = State::Idle;
+                self.enqueue(name);
+            }
+            Refusal::ForNow => {
+                subscription.state = State::Subscribed;
+                self.subscribed += 1;
+                self.postponed_leaves.names.insert(name.clone());
+            }
+            // There is nothing more to be done about it; messages that come all the same are unwanted.
+            Refusal::ForGood => self.forget(name),
         }
     }
 
-    /// Redis answers the oldest command with an error. None: no command was sent. Else the name, if it is known which one is refused;
-    /// of a command with several names each is asked for alone.
-    pub fn refused(&mut self) -> Option<Option<Arc<str>>> {
-        let sent = self.sent.pop_front()?;
-        self.unanswered -= sent.unanswered;
-        let is_one = sent.names.len() == 1;
-        for name in &sent.names {
-            let Some(subscription) = self.names.get_mut(name) else { continue };
-            if !subscription.is_wanted {
-                // An UNSUBSCRIBE cannot be refused by name; if it was, there is nothing more to be done about it.
-                self.names.remove(name);
-            } else if is_one {
-                subscription.state = State::Refused;
-                // A channel that is not allowed does not make the node unready: the others flow.
+    fn name_refused(&mut self, name: &Arc<str>, refusal: Refusal, together: usize) -> Option<Refused> {
+        let subscription = self.names.get_mut(name)?;
+        subscription.state = State::Idle;
+        if !subscription.is_wanted {
+            self.forget(name);
+            return None;
+        }
+        match refusal {
+            Refusal::ForNow => {
+                self.postponed.names.insert(name.clone());
+                None
+            }
+            Refusal::ForGood if together > 1 => {
+                subscription.together_max = together.div_ceil(2) as u16;
+                self.postponed.names.swap_remove(name);
+                subscription.is_queued = true;
+                self.queue.push_back(name.clone());
+                None
+            }
+            Refusal::ForGood => {
                 if std::mem::take(&mut subscription.is_recovering) {
                     self.recovering -= 1;
                 }
-                self.refused.push(name.clone());
-            } else {
-                subscription.state = State::Idle;
-                subscription.is_alone = true;
-                enqueue(&mut self.queue, name, subscription);
+                let is_news = !std::mem::replace(&mut subscription.is_told, true);
+                self.postponed.names.swap_remove(name);
+                let is_new = self.refused.names.insert(name.clone());
+                is_new.then(|| Refused { name: name.clone(), is_news })
             }
         }
-        Some(is_one.then(|| sent.names[0].clone()))
     }
 
-    /// Asks once more for what was refused.
+    pub fn has_postponed(&self) -> bool {
+        !self.postponed.names.is_empty() || !self.postponed_leaves.names.is_empty()
+    }
+
+    /// Asks again for some of what was refused for now. They count as refused until they are answered; if one is confirmed, all are asked for.
+    pub fn retry_postponed(&mut self) {
+        for held in [&mut self.postponed, &mut self.postponed_leaves] {
+            retry(&mut self.names, &mut self.queue, held, COMMAND_NAMES_MAX);
+            held.has_thawed = false;
+        }
+    }
+
+    /// The same for what was refused for good.
     pub fn retry_refused(&mut self) {
-        for name in std::mem::take(&mut self.refused) {
-            if let Some(subscription) = self.names.get_mut(&name)
-                && subscription.state == State::Refused
-            {
-                subscription.state = State::Idle;
-                enqueue(&mut self.queue, &name, subscription);
-            }
-        }
-    }
-
-    pub fn has_refused(&self) -> bool {
-        !self.refused.is_empty()
+        retry(&mut self.names, &mut self.queue, &mut self.refused, REFUSED_RETRIES_MAX);
+        self.refused.has_thawed = false;
     }
 }
 
-/// Queues the name unless it is as wished, under way, or queued already.
-fn enqueue(queue: &mut VecDeque<Arc<str>>, name: &Arc<str>, subscription: &mut Subscription) {
-    let is_due = matches!((subscription.state, subscription.is_wanted), (State::Idle, true) | (State::Subscribed, false));
-    if is_due && !subscription.is_queued {
-        subscription.is_queued = true;
-        queue.push_back(name.clone());
+impl Held {
+    /// The name is held no more. True: it is the first since the last retry.
+    fn thaws(&mut self, name: &str) -> bool {
+        self.names.swap_remove(name) && !std::mem::replace(&mut self.has_thawed, true)
+    }
+}
+
+/// Queues up to `count` of the names, others each time.
+fn retry(names: &mut HashMap<Arc<str>, Subscription>, queue: &mut VecDeque<Arc<str>>, held: &mut Held, count: usize) {
+    for _ in 0..count.min(held.names.len()) {
+        held.retry_from = (held.retry_from + 1) % held.names.len();
+        let name = &held.names[held.retry_from];
+        if let Some(subscription) = names.get_mut(name)
+            && subscription.verb_due().is_some()
+            && !std::mem::replace(&mut subscription.is_queued, true)
+        {
+            queue.push_back(name.clone());
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn commands(subscriptions: &mut Subscriptions) -> Vec<String> {
-        let mut commands = Vec::new();
-        let mut out = Vec::new();
-        while subscriptions.write_next(&mut out) {
-            let text = String::from_utf8(std::mem::take(&mut out)).unwrap();
-            let words: Vec<&str> = text.split("\r\n").skip(2).step_by(2).collect();
-            commands.push(words.join(" "));
-        }
-        commands
-    }
-
-    #[test]
-    fn wanted_again_while_the_unsubscribe_is_under_way() {
-        let mut subscriptions = Subscriptions::default();
-        assert!(!subscriptions.want("a"));
-        assert_eq!(commands(&mut subscriptions), ["SUBSCRIBE a"]);
-        assert!(subscriptions.subscribed("a"));
-        subscriptions.unwant("a");
-        assert_eq!(commands(&mut subscriptions), ["UNSUBSCRIBE a"]);
-        assert!(!subscriptions.want("a"), "it is not subscribed any more as far as Redis is concerned");
-        assert_eq!(commands(&mut subscriptions), [""; 0], "not before the answer");
-        subscriptions.unsubscribed("a");
-        assert_eq!(commands(&mut subscriptions), ["SUBSCRIBE a"]);
-        assert!(subscriptions.subscribed("a"));
-        assert!(subscriptions.want("a"));
-    }
-
-    #[test]
-    fn unwanted_while_the_subscribe_is_under_way() {
-        let mut subscriptions = Subscriptions::default();
-        subscriptions.want("a");
-        assert_eq!(commands(&mut subscriptions), ["SUBSCRIBE a"]);
-        subscriptions.unwant("a");
-        assert_eq!(commands(&mut subscriptions), [""; 0]);
-        assert!(!subscriptions.subscribed("a"));
-        assert_eq!(commands(&mut subscriptions), ["UNSUBSCRIBE a"]);
-        subscriptions.unsubscribed("a");
-        assert!(subscriptions.names.is_empty());
-    }
-
-    #[test]
-    fn changes_of_mind_before_anything_is_sent_cost_nothing() {
-        let mut subscriptions = Subscriptions::default();
-        subscriptions.want("a");
-        subscriptions.unwant("a");
-        assert!(subscriptions.names.is_empty());
-        assert_eq!(commands(&mut subscriptions), [""; 0]);
-        subscriptions.want("a");
-        assert_eq!(commands(&mut subscriptions), ["SUBSCRIBE a"]);
-        subscriptions.subscribed("a");
-        subscriptions.unwant("a");
-        assert!(subscriptions.want("a"), "still subscribed");
-        assert_eq!(commands(&mut subscriptions), [""; 0]);
-    }
-
-    #[test]
-    fn commands_are_cut_and_the_unanswered_are_bounded() {
-        let mut subscriptions = Subscriptions::default();
-        let names: Vec<String> = (0..20_000).map(|number| format!("n{number}")).collect();
-        for name in &names {
-            subscriptions.want(name);
-        }
-        let first = commands(&mut subscriptions);
-        assert_eq!(first.len(), UNANSWERED_MAX / COMMAND_NAMES_MAX);
-        assert!(first.iter().all(|command| command.split(' ').count() == 1 + COMMAND_NAMES_MAX));
-        let mut confirmed = 0;
-        let mut sent = first;
-        while !sent.is_empty() {
-            for name in sent.iter().flat_map(|command| command.split(' ').skip(1)) {
-                assert!(subscriptions.subscribed(name));
-                confirmed += 1;
-            }
-            sent = commands(&mut subscriptions);
-        }
-        assert_eq!((confirmed, subscriptions.unanswered, subscriptions.sent.len()), (20_000, 0, 0));
-    }
-
-    #[test]
-    fn a_new_connection_subscribes_what_is_wanted_and_recovers() {
-        let mut subscriptions = Subscriptions::default();
-        subscriptions.restart();
-        assert!(subscriptions.is_recovered());
-        for name in ["a", "b", "c"] {
-            subscriptions.want(name);
-        }
-        commands(&mut subscriptions);
-        subscriptions.subscribed("a");
-        subscriptions.unwant("b");
-        subscriptions.restart();
-        let mut names: Vec<_> = commands(&mut subscriptions)[0].split(' ').skip(1).map(str::to_owned).collect();
-        names.sort();
-        assert_eq!(names, ["a", "c"]);
-        assert!(subscriptions.subscribed("c"));
-        assert!(!subscriptions.is_recovered());
-        subscriptions.unwant("a");
-        assert!(subscriptions.is_recovered());
-    }
-
-    #[test]
-    fn a_refused_name_does_not_take_the_others_with_it() {
-        let mut subscriptions = Subscriptions::default();
-        for name in ["a", "secret", "b"] {
-            subscriptions.want(name);
-        }
-        subscriptions.restart();
-        commands(&mut subscriptions);
-        assert_eq!(subscriptions.refused(), Some(None));
-        let alone = commands(&mut subscriptions);
-        assert_eq!(alone.len(), 3);
-        for command in alone {
-            match command.as_str() {
-                "SUBSCRIBE secret" => assert_eq!(subscriptions.refused(), Some(Some("secret".into()))),
-                other => assert!(subscriptions.subscribed(other.strip_prefix("SUBSCRIBE ").unwrap())),
-            }
-        }
-        assert!(subscriptions.is_recovered() && subscriptions.has_refused());
-        assert_eq!(commands(&mut subscriptions), [""; 0]);
-        subscriptions.retry_refused();
-        assert_eq!(commands(&mut subscriptions), ["SUBSCRIBE secret"]);
-        assert_eq!(subscriptions.refused(), Some(Some("secret".into())));
-        subscriptions.unwant("secret");
-        assert_eq!(subscriptions.refused(), None);
-    }
-}
+#[path = "subscriptions_tests.rs"]
+mod tests;

@@ -62,6 +62,18 @@ impl Target {
     }
 }
 
+impl Target {
+    /// None: the URL names nobody.
+    pub fn user(&self) -> Option<&str> {
+        self.username.as_deref().filter(|user| !user.is_empty())
+    }
+
+    /// Whom AUTH with the password alone logs in.
+    pub fn is_default_user(&self) -> bool {
+        self.user().is_none_or(|user| user == "default")
+    }
+}
+
 impl std::fmt::Display for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.address {

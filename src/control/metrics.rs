@@ -94,6 +94,11 @@ const BUS_COUNTERS: &[Named<BusMetrics>] = &[
 
 const BUS_GAUGES: &[Named<BusMetrics>] = &[
     ("campanile_bus_channels", "Channels known to the bus thread now. Unit: channels.", |m| &m.channels),
+    (
+        "campanile_bus_channels_refused",
+        "Redis channels and patterns wanted now that Redis does not let us subscribe to. Unit: channels.",
+        |m| &m.channels_refused,
+    ),
     ("campanile_bus_history_bytes", "Memory held by the node's history now. Unit: bytes.", |m| &m.history_bytes),
     ("campanile_bus_ready", "Whether messages flow: 1 if so, else 0. Unit: none.", |m| &m.ready),
 ];

@@ -168,6 +168,8 @@ impl State {
             Some("stopping")
         } else if self.bus_metrics.ready.get() != 0 {
             None
+        } else if self.bus_metrics.channels_refused.get() > 0 {
+            Some("Redis refuses everything that is to be subscribed; the log says why")
         } else if self.settings.redis.is_some() {
             Some("Redis cannot be reached, or its channels are not yet subscribed")
         } else {

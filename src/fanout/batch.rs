@@ -133,6 +133,14 @@ impl Batch {
         }
     }
 
+    /// None: it has messages.
+    pub fn gap_reason(&self) -> Option<GapReason> {
+        match self.content {
+            Content::Messages { .. } => None,
+            Content::Gap { reason, .. } => Some(reason),
+        }
+    }
+
     pub fn is_gap(&self) -> bool {
         matches!(self.content, Content::Gap { .. })
     }

@@ -30,6 +30,8 @@ pub struct Topic {
     generation: u32,
     /// None until the bus has answered the join.
     pub channel: Option<Arc<Channel>>,
+    /// The bus is not allowed to have it any more: nobody is to be told `subscribed`.
+    pub is_refused: bool,
     pub log: Log,
     pub rule: ChannelRule,
     members: Vec<Member>,
@@ -85,6 +87,7 @@ impl Topics {
             name: name.into(),
             generation: self.generations,
             channel: None,
+            is_refused: false,
             log: Log::new(rule.log_bytes),
             rule,
             members: Vec::new(),

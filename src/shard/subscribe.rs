@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::Shard;
 use super::conn::{Phase, Subscription};
 use super::net::Network;
-use crate::bus::{BusCommand, ShardMessage, TopicToken};
+use crate::bus::{BusCommand, JoinRefusal, ShardMessage, TopicToken};
 use crate::fanout::batch::{Batch, Channel};
 use crate::fanout::cursor::Cursor;
 use crate::fanout::log::Log;
@@ -47,6 +47,14 @@ impl<N: Network> Shard<N> {
         if topic.is_none() && self.topics.len() >= self.settings.channels_max {
             let message = format!("this server serves {} channels and no more", self.settings.channels_max);
             return self.reply_error(key, Asked::of(command::SUBSCRIBE, name, id.as_ref()), ErrorCode::TooManyChannels, &message);
+        }
+        if topic.is_some_and(|topic| self.topics[topic].is_refused) {
+            return self.reply_error(
+                key,
+                Asked::of(command::SUBSCRIBE, name, id.as_ref()),
+                ErrorCode::ChannelRefused,
+                &channel_refused(name),
+            );
         }
         let topic = topic.unwrap_or_else(|| self.topics.insert(name, self.settings.channels.of(name).clone()));
         let member = Member { conn: key as u32, subscription: self.conns[key].subscriptions.len() as u32 };
@@ -247,7 +255,7 @@ impl<N: Network> Shard<N> {
                     self.on_batch(topic, batch);
                 }
                 ShardMessage::Joined { topic, channel, seq, history } => self.on_joined(topic, channel, seq, history),
-                ShardMessage::Refused { topic } => self.on_refused(topic),
+                ShardMessage::Refused { topic, why } => self.on_refused(topic, why),
                 ShardMessage::Head { topic, seq } => self.on_head(topic, seq),
                 ShardMessage::Published { conn, id, channel, result } => self.on_published(conn, id, &channel, result),
                 ShardMessage::Stop => self.stop(),
@@ -260,6 +268,7 @@ impl<N: Network> Shard<N> {
         if self.topics[index].channel.is_none() {
             return;
         }
+        self.topics[index].is_refused = batch.gap_reason() == Some(GapReason::Refused);
         let end = batch.end();
         let lost = self.with_log(index, |log| log.append(batch));
         self.metrics.inbox_lost.add(lost);
@@ -345,18 +354,27 @@ impl<N: Network> Shard<N> {
     }
 
     /// The bus cannot serve this channel: whoever asked is told, and the topic goes.
-    fn on_refused(&mut self, token: TopicToken) {
+    fn on_refused(&mut self, token: TopicToken, why: JoinRefusal) {
         let Some(index) = self.topics.resolve(token) else { return };
         self.topics[index].join_sent = false;
         let name = self.topics[index].name.clone();
-        let message = format!("this server serves {} channels and no more", self.settings.channels_max);
+        let (code, message) = match why {
+            JoinRefusal::TooManyChannels => {
+                (ErrorCode::TooManyChannels, format!("this server serves {} channels and no more", self.settings.channels_max))
+            }
+            JoinRefusal::NotAllowed => (ErrorCode::ChannelRefused, channel_refused(&name)),
+        };
         while let Some(&Member { conn, subscription }) = self.topics[index].members().last() {
             let (key, at) = (conn as usize, subscription as usize);
             let Waiter { id, .. } = self.take_waiter(key, at);
             self.remove_subscription(key, at);
-            self.reply_error(key, Asked::of(command::SUBSCRIBE, &name, id.as_ref()), ErrorCode::TooManyChannels, &message);
+            self.reply_error(key, Asked::of(command::SUBSCRIBE, &name, id.as_ref()), code, &message);
         }
     }
+}
+
+fn channel_refused(channel: &str) -> String {
+    format!("Redis does not let this server subscribe to the channel {channel}")
 }
 
 /// Where a subscription starts.

@@ -61,6 +61,8 @@ pub enum ErrorCode {
     TooManySubscriptions,
     /// The host serves as many channels as it may.
     TooManyChannels,
+    /// The bus does not let this server have the channel.
+    ChannelRefused,
     PublishNotAllowed,
     PayloadTooBig,
     /// Not what the channel's `payload` setting says.
@@ -71,7 +73,7 @@ pub enum ErrorCode {
     Busy,
 }
 impl ErrorCode {
-    pub const ALL: [ErrorCode; 12] = [
+    pub const ALL: [ErrorCode; 13] = [
         ErrorCode::BadCommand,
         ErrorCode::UnknownType,
         ErrorCode::BadChannel,
@@ -79,6 +81,7 @@ impl ErrorCode {
         ErrorCode::NotSubscribed,
         ErrorCode::TooManySubscriptions,
         ErrorCode::TooManyChannels,
+        ErrorCode::ChannelRefused,
         ErrorCode::PublishNotAllowed,
         ErrorCode::PayloadTooBig,
         ErrorCode::BadPayload,
@@ -96,6 +99,7 @@ impl ErrorCode {
             ErrorCode::NotSubscribed => "not_subscribed",
             ErrorCode::TooManySubscriptions => "too_many_subscriptions",
             ErrorCode::TooManyChannels => "too_many_channels",
+            ErrorCode::ChannelRefused => "channel_refused",
             ErrorCode::PublishNotAllowed => "publish_not_allowed",
             ErrorCode::PayloadTooBig => "payload_too_big",
             ErrorCode::BadPayload => "bad_payload",

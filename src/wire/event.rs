@@ -23,9 +23,12 @@ pub enum GapReason {
     Expired,
     /// The server did not take the message: it is larger than `payload_bytes_max`.
     Dropped,
+    /// The bus does not let the server have the channel any more: whatever comes is lost until an operator changes that.
+    Refused,
 }
 impl GapReason {
-    pub const ALL: [GapReason; 5] = [GapReason::Overrun, GapReason::Outage, GapReason::Inbox, GapReason::Expired, GapReason::Dropped];
+    pub const ALL: [GapReason; 6] =
+        [GapReason::Overrun, GapReason::Outage, GapReason::Inbox, GapReason::Expired, GapReason::Dropped, GapReason::Refused];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -34,6 +37,7 @@ impl GapReason {
             GapReason::Inbox => "inbox",
             GapReason::Expired => "expired",
             GapReason::Dropped => "dropped",
+            GapReason::Refused => "refused",
         }
     }
 }

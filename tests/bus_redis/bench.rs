@@ -13,6 +13,7 @@ use campanile::fanout::batch::Batch;
 use campanile::metrics::BusMetrics;
 use campanile::shard::inbox::{Inbox, inbox};
 use campanile::wire::Format;
+use campanile::wire::event::GapReason;
 use campanile::wire::payload::Expect;
 use mio::{Events, Poll, Token};
 
@@ -38,6 +39,7 @@ pub fn patient() -> Timing {
         answer: PATIENCE,
         backoff_min: Duration::from_millis(10),
         backoff_max: Duration::from_millis(100),
+        refused_retry: Duration::from_millis(50),
     }
 }
 
@@ -86,7 +88,10 @@ impl FakeShard {
                     self.heads.insert(topic.index, seq);
                 }
                 ShardMessage::Published { result, .. } => self.published.push(result),
-                ShardMessage::Refused { .. } => panic!("refused"),
+                ShardMessage::Refused { topic, .. } => {
+                    self.topics.entry(topic.index).or_default().push("refused".to_owned());
+                    assert!(!self.heads.contains_key(&topic.index), "refused after joined");
+                }
                 ShardMessage::Stop => self.is_stopped = true,
             }
         }
@@ -96,7 +101,11 @@ impl FakeShard {
 
 fn describe(batch: &Batch) -> Vec<String> {
     if batch.is_gap() {
-        return vec![format!("gap#{}..{}", batch.first(), batch.end())];
+        let reason = match batch.gap_reason() {
+            Some(GapReason::Outage) | None => "",
+            Some(other) => other.name(),
+        };
+        return vec![format!("gap#{}..{}{reason}", batch.first(), batch.end())];
     }
     let frames = batch.frames(Format::Raw);
     (batch.first()..batch.end())
@@ -217,7 +226,8 @@ impl Bench {
             if done(self) {
                 return;
             }
-            let some = || self.shards[0].topics.iter().take(5).collect::<Vec<_>>();
+            let newest = |words: &Vec<String>| words[words.len().saturating_sub(20)..].to_vec();
+            let some = || self.shards[0].topics.iter().take(5).map(|(topic, words)| (*topic, newest(words))).collect::<Vec<_>>();
             assert!(begin.elapsed() < PATIENCE, "timed out waiting for {what}; got {:?}", some());
             let shard = &mut self.shards[0];
             if shard.inbox.prepare_sleep() {

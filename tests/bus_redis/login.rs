@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use campanile::bus::link::Timing;
 use campanile::bus::subscriber::spawn_with_timing;
 use campanile::bus::{BusCommand, PublishError};
-use campanile::config::Settings;
+use campanile::config::{RedisSubscribe, Settings};
 use campanile::metrics::BusMetrics;
 
 use crate::bench::{Bench, patient, settings};
@@ -70,7 +71,34 @@ fn a_channel_that_redis_refuses_does_not_stop_the_others() {
     bench.wait_ready(true);
     assert!(matches!(bench.publish("closed", b"x"), Err(PublishError::Refused(reason)) if reason.contains("NOPERM")));
     assert_eq!(bench.publish("open:3", b"x").unwrap().seq, Some(1));
-    assert_eq!((bench.words(100).len(), bench.metrics.disconnects.get()), (0, 0));
+    bench.wait_for(100, &["refused"]);
+    assert_eq!((bench.metrics.channels_refused.get(), bench.metrics.disconnects.get()), (1, 0));
+}
+
+#[test]
+fn the_rights_that_the_documentation_gives_are_enough() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md")).unwrap();
+    let command = &text[text.find("redis-cli ACL SETUSER").expect("the example")..];
+    let command = command[..command.find("```").unwrap()].replace("\\\n", " ").replace("config\\|get", "config|get").replace('\'', "");
+    let words: Vec<&str> = command.split_whitespace().skip(1).collect();
+    for mode in [RedisSubscribe::Exact, RedisSubscribe::Pattern] {
+        let redis = RedisServer::start();
+        assert_eq!(redis.command(&words), "+OK\r\n");
+        let url = format!("redis://campanile:PASSWORD@127.0.0.1:{}/2", redis.port);
+        let before = redis.errors();
+        let timing = Timing { ping_after: Duration::from_millis(20), ..patient() };
+        let mut bench = Bench::with(Settings { redis_subscribe: mode, ..settings(Some(url)) }, 1, timing);
+        for (index, channel) in ["a", "notifications"].into_iter().enumerate() {
+            bench.join(index as u32, channel);
+            bench.wait_for(index as u32, &["joined@0"]);
+            assert_eq!(bench.publish(channel, b"x").unwrap().seq, Some(1));
+        }
+        bench.leave(0, "a");
+        bench.wait("unsubscribed, and a PING", |_| {
+            !redis.is_subscribed("notifications:a") && redis.command(&["INFO", "commandstats"]).contains("cmdstat_ping")
+        });
+        assert_eq!((redis.errors(), bench.metrics.ready.get()), (before, 1));
+    }
 }
 
 #[test]

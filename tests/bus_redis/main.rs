@@ -1,8 +1,11 @@
 //! The bus thread against a real `redis-server`, with inboxes in place of shards: subscribe, publish, kill, pause, log in.
 
 mod bench;
+mod fake;
 mod login;
 mod outages;
+mod refusals;
+mod silence;
 #[path = "../support/redis.rs"]
 mod support;
 mod traffic;

@@ -205,7 +205,7 @@ fn large_payloads_come_whole_and_too_large_ones_are_a_gap() {
     publisher.publish("notifications:a", &vec![b'x'; 1 << 20]);
     publisher.publish("notifications:a", &vec![b'y'; (1 << 20) + 1]);
     publisher.publish("notifications:a", b"end");
-    bench.wait_for(1, &["joined@0", "m:1048576 bytes#1", "gap#2..3", "m:end#3"]);
+    bench.wait_for(1, &["joined@0", "m:1048576 bytes#1", "gap#2..3dropped", "m:end#3"]);
     assert_eq!(bench.metrics.dropped.get(), 1);
 }
 

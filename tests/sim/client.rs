@@ -181,6 +181,11 @@ impl Client {
                 assert!(command.is_some() || code == "bad_command", "an error names the command it answers: {event}");
                 let about_channel = matches!(command, Some("subscribe" | "unsubscribe" | "publish")) && code != "bad_command";
                 assert!(!about_channel || event["channel"].is_string(), "and the channel: {event}");
+                if code == "channel_refused" {
+                    let before = self.asked.len();
+                    self.asked.retain(|asked| *asked != channel);
+                    assert_eq!(self.asked.len() + 1, before, "an answer to what was asked, once: {event}");
+                }
                 self.errors.push(event.clone());
             }
             other => panic!("unknown event {other}"),

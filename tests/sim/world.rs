@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use campanile::bus::{BusCommand, ConnToken, ShardMessage, TopicToken};
+use campanile::bus::{BusCommand, ConnToken, JoinRefusal, ShardMessage, TopicToken};
 use campanile::config::{ChannelRule, Overrun, Settings};
 use campanile::fanout::batch::{Batch, BatchBuilder, Channel};
 use campanile::metrics::{CloseReason, RefusalReason, ShardMetrics};
@@ -429,7 +429,7 @@ impl Simulation {
             return;
         }
         if self.rng.u8(..30) == 0 {
-            return self.outage(name);
+            return self.gap(name);
         }
         let count = if self.rng.u8(..6) == 0 { self.rng.u64(1..40) } else { 1 };
         let big = self.rng.u8(..20) == 0;
@@ -444,10 +444,12 @@ impl Simulation {
         self.hand_out(name, builder.seal());
     }
 
-    fn outage(&mut self, name: &str) {
+    /// Redis was away, or refuses the channel from now until something else comes.
+    fn gap(&mut self, name: &str) {
+        let reason = if self.rng.bool() { GapReason::Outage } else { GapReason::Refused };
         let known = self.channels.get_mut(name).unwrap();
         known.seq += 1;
-        let gap = Batch::gap(&known.channel, known.seq, known.seq, GapReason::Outage);
+        let gap = Batch::gap(&known.channel, known.seq, known.seq, reason);
         self.hand_out(name, gap);
     }
 
@@ -494,6 +496,10 @@ impl Simulation {
         waiting.retain(|(name, topic)| {
             if !eager && self.rng.u8(..3) == 0 {
                 return true;
+            }
+            if self.rng.u8(..20) == 0 {
+                let refused = ShardMessage::Refused { topic: *topic, why: JoinRefusal::NotAllowed };
+                return self.to_shard.push(refused).is_err();
             }
             self.epochs += 1;
             let epoch = self.epochs;

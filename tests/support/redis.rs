@@ -47,6 +47,11 @@ impl RedisServer {
 
     /// Starts it (again) on the same port and waits until it answers.
     pub fn restart(&mut self) {
+        self.restart_until("+PONG");
+    }
+
+    /// The same for one whose answer to PING begins like this.
+    pub fn restart_until(&mut self, pong: &str) {
         assert!(self.child.is_none(), "it runs already");
         let log = std::fs::File::create(self.directory.join("log")).expect("a log file");
         let child = Command::new("redis-server")
@@ -60,7 +65,7 @@ impl RedisServer {
             .expect("redis-server must be installed (package `redis-server`)");
         self.child = Some(child);
         let begin = Instant::now();
-        while !self.try_command(&["PING"]).is_ok_and(|answer| answer.starts_with("+PONG")) {
+        while !self.try_command(&["PING"]).is_ok_and(|answer| answer.starts_with(pong)) {
             let log = || std::fs::read_to_string(self.directory.join("log")).unwrap_or_default();
             assert!(begin.elapsed() < PATIENCE, "redis-server does not answer:\n{}", log());
             std::thread::sleep(Duration::from_millis(10)); // there is no event to wait for
@@ -106,6 +111,29 @@ impl RedisServer {
             publisher.send(&[b"AUTH", password.as_bytes()]);
         }
         publisher
+    }
+
+    /// A script that runs until [`RedisServer::end_script`]; returns when others are told BUSY.
+    pub fn begin_script(&self) {
+        self.command(&["CONFIG", "SET", "busy-reply-threshold", "1"]);
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("redis answers");
+        stream.write_all(&encoded(&["EVAL", "while true do end", "0"])).expect("redis takes it");
+        let begin = Instant::now();
+        while !self.try_command(&["PING"]).is_ok_and(|answer| answer.starts_with("-BUSY")) {
+            assert!(begin.elapsed() < PATIENCE, "the script does not run");
+            std::thread::sleep(Duration::from_millis(5)); // there is no event to wait for
+        }
+        // Redis goes on with the script whoever waits for it.
+    }
+
+    pub fn end_script(&self) {
+        assert_eq!(self.command(&["SCRIPT", "KILL"]), "+OK\r\n");
+    }
+
+    /// How many commands were answered with an error. INFO is answered also by a Redis that loads or has lost its master.
+    pub fn errors(&self) -> u64 {
+        let stats = self.command(&["INFO", "errorstats"]);
+        stats.lines().filter_map(|line| line.split_once(":count=")).map(|(_, count)| count.trim().parse::<u64>().unwrap()).sum()
     }
 
     /// How many channels are subscribed by somebody.

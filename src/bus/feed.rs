@@ -1,0 +1,250 @@
+//! What comes in on the subscribed connection to Redis, and what it means for the hub: messages, confirmations, refusals, pongs. Owned by [`super::redis`].
+//!
+//! Redis names and channels are the same thing but for the prefix (exact mode), or one pattern stands for all channels under the prefix.
+
+use super::awaiting::{Asked, Verb};
+use super::fault::{Fault, Refusal, with_advice};
+use super::health::Ration;
+use super::hub::{Hub, Outcome, Receipt};
+use super::link::{Answer, Link, Timing, nanos};
+use super::names::Names;
+use super::publishes::Publishes;
+use super::subscriptions::{Readiness, Refused, Standing, Subscriptions};
+use super::{Publish, awaiting};
+use crate::config::{RedisSubscribe, Settings};
+use crate::fanout::batch::MonotonicNs;
+use crate::wire::upgrade::check_channel_name;
+
+/// Commands are written only while fewer bytes wait to leave.
+const OUT_BYTES: usize = 64 * 1024;
+/// What Redis does not take now is tried again after pauses that double so often: from 50 ms to 0.8 s.
+const POSTPONED_DOUBLINGS_MAX: u32 = 5;
+
+#[derive(Debug)]
+pub struct Feed {
+    names: Names,
+    /// None: each channel is subscribed by itself.
+    pattern: Option<String>,
+    subscriptions: Subscriptions,
+    pub publishes: Publishes,
+    timing: Timing,
+    /// When, and after how many refusals in a row.
+    retry_postponed_at: Option<MonotonicNs>,
+    postponements: u32,
+    retry_refused_at: Option<MonotonicNs>,
+    /// How Redis last refused something.
+    refusal: String,
+    warnings: Ration,
+}
+
+impl Feed {
+    pub fn new(settings: &Settings, timing: Timing) -> anyhow::Result<Feed> {
+        let names = Names::new(settings)?;
+        let mut subscriptions = Subscriptions::default();
+        let pattern = (settings.redis_subscribe == RedisSubscribe::Pattern).then(|| names.pattern());
+        if let Some(pattern) = &pattern {
+            subscriptions.want_pattern(pattern);
+            for name in names.beside_pattern() {
+                subscriptions.want(name);
+            }
+        }
+        Ok(Feed {
+            names,
+            pattern,
+            subscriptions,
+            publishes: Publishes::default(),
+            timing,
+            retry_postponed_at: None,
+            postponements: 0,
+            retry_refused_at: None,
+            refusal: String::new(),
+            warnings: Ration::default(),
+        })
+    }
+
+    pub fn want(&mut self, hub: &mut Hub, channel: &str) {
+        let name = self.names.to_redis(channel);
+        let standing = match &self.pattern {
+            None => self.subscriptions.want(&name),
+            Some(pattern) if self.names.is_covered(&name) => self.subscriptions.standing(pattern),
+            Some(_) => self.subscriptions.standing(&name),
+        };
+        match standing {
+            Standing::Subscribed => hub.flowing(channel),
+            Standing::Refused => hub.refuse(channel),
+            Standing::Pending => {}
+        }
+    }
+
+    pub fn unwant(&mut self, channel: &str) {
+        if self.pattern.is_none() {
+            self.subscriptions.unwant(&self.names.to_redis(channel));
+        }
+    }
+
+    /// A new connection: everything is to be subscribed.
+    pub fn restart(&mut self) {
+        self.subscriptions.restart();
+    }
+
+    pub fn lose(&mut self, hub: &mut Hub) {
+        // What is wanted from now on must not be taken for subscribed.
+        self.subscriptions.disconnect();
+        (self.retry_postponed_at, self.postponements, self.retry_refused_at) = (None, 0, None);
+        for (publish, result) in self.publishes.subscription_lost() {
+            hub.answer(publish.reply, publish.channel, result);
+        }
+    }
+
+    /// Writes the commands that are due, as far as there is room; whether there were any.
+    pub fn write(&mut self, link: &mut Link, now: MonotonicNs) -> bool {
+        let mut has_written = false;
+        while link.is_ready() && link.out_bytes() < OUT_BYTES {
+            let Some(asked) = self.subscriptions.write_next(link.out()) else { break };
+            link.asked(asked, now);
+            has_written = true;
+        }
+        has_written
+    }
+
+    pub fn take(&mut self, hub: &mut Hub, answer: Answer<'_>, receipt: Receipt) -> Result<(), Fault> {
+        match answer {
+            Answer::Message { channel, payload } => self.message(hub, channel, payload, receipt),
+            Answer::Confirmed { verb: Verb::Subscribe | Verb::PatternSubscribe, name, was_asked } => {
+                if self.subscriptions.subscribed(name, was_asked) {
+                    self.tell(hub, name, Hub::flowing);
+                }
+            }
+            Answer::Confirmed { verb: Verb::Unsubscribe, name, was_asked } => {
+                if self.subscriptions.unsubscribed(name, was_asked) {
+                    self.tell(hub, name, Hub::interrupt_channel);
+                }
+            }
+            Answer::Pong { number, lost } => {
+                for asked in lost {
+                    self.lost(hub, asked);
+                }
+                while let Some((publish, result)) = self.publishes.pong(number) {
+                    hub.answer(publish.reply, publish.channel, result);
+                }
+            }
+            // Only another log-in helps.
+            Answer::Refused { error, .. } if error.code() == "NOAUTH" => return Err(Fault::refused(error)),
+            Answer::Refused { asked: Asked::Channels(verb, names), error } => {
+                self.refused(hub, verb, &names, Refusal::of(error), &with_advice(error));
+            }
+            Answer::Odd { asked } => {
+                hub.metrics().protocol_errors.inc();
+                asked.into_iter().for_each(|asked| self.lost(hub, asked));
+            }
+            Answer::Refused { .. } | Answer::Published => hub.metrics().protocol_errors.inc(),
+            Answer::Nothing => {}
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn message(&mut self, hub: &mut Hub, redis_channel: &[u8], payload: &[u8], receipt: Receipt) {
+        let channel = std::str::from_utf8(redis_channel).ok().and_then(|name| self.names.to_channel(name));
+        match channel.map(|channel| (channel, hub.find(channel))) {
+            Some((channel, Some(id))) => {
+                if let Outcome::Numbered(published) = hub.message(id, payload, receipt)
+                    && self.publishes.is_watching()
+                    && let Some((publish, result)) = self.publishes.seen(channel, payload, published)
+                {
+                    hub.answer(publish.reply, publish.channel, result);
+                }
+            }
+            Some((channel, None)) if check_channel_name(channel).is_ok() => hub.count_unwanted(payload.len()),
+            _ => hub.count_misnamed(payload.len()),
+        }
+    }
+
+    /// A command that will not be answered any more: it is sent again.
+    fn lost(&mut self, hub: &mut Hub, asked: Asked) {
+        if let Asked::Channels(verb, names) = asked {
+            let first = names.front().map_or("", |name| name);
+            let reason = format!("{} `{first}` was not confirmed, though what was sent after it was answered", verb.name());
+            self.refused(hub, verb, &names, Refusal::ForNow, &reason);
+        }
+    }
+
+    fn refused(&mut self, hub: &mut Hub, verb: Verb, names: &awaiting::Names, refusal: Refusal, reason: &str) {
+        reason.clone_into(&mut self.refusal);
+        for Refused { name, is_news } in self.subscriptions.refused(verb, names, refusal) {
+            self.tell(hub, &name, Hub::refuse);
+            if !is_news {
+                continue;
+            }
+            match self.warnings.take(crate::sys::monotonic_ns()) {
+                None => self.warnings.unsaid += 1,
+                Some(unsaid) => {
+                    let before =
+                        if unsaid > 0 { format!(" ({unsaid} channels before this one were too many to be told)") } else { String::new() };
+                    tracing::warn!(
+                        "Redis does not let us {} `{name}`: {reason}. Its subscribers are told; it is asked for again every {:?}{before}",
+                        verb.name(),
+                        self.timing.refused_retry,
+                    );
+                }
+            }
+        }
+    }
+
+    /// Tells the hub what has become of the channels that a Redis name stands for.
+    fn tell(&self, hub: &mut Hub, name: &str, change: impl Fn(&mut Hub, &str)) {
+        if self.pattern.as_deref() == Some(name) {
+            for channel in hub.channels().iter().filter(|channel| self.names.is_covered(&self.names.to_redis(&channel.name))) {
+                change(hub, &channel.name);
+            }
+        } else if let Some(channel) = self.names.to_channel(name) {
+            change(hub, channel);
+        }
+    }
+
+    pub fn readiness(&self) -> Readiness {
+        self.subscriptions.readiness()
+    }
+
+    /// How many Redis names are refused for good.
+    pub fn refused_count(&self) -> usize {
+        self.subscriptions.refused_count()
+    }
+
+    /// How Redis last refused something.
+    pub fn refusal(&self) -> &str {
+        &self.refusal
+    }
+
+    /// Asks again for what was refused, when it is time: soon for what will pass by itself, slowly for what an operator has to change.
+    pub fn retry(&mut self, now: MonotonicNs) {
+        if !self.subscriptions.has_postponed() {
+            (self.retry_postponed_at, self.postponements) = (None, 0);
+        } else if self.retry_postponed_at.is_none_or(|due| now >= due) {
+            if self.retry_postponed_at.is_some() {
+                self.subscriptions.retry_postponed();
+            }
+            self.postponements = POSTPONED_DOUBLINGS_MAX.min(self.postponements + 1);
+            self.retry_postponed_at = Some(now + self.timing.pause_ns(self.postponements));
+        }
+        if self.subscriptions.refused_count() == 0 {
+            self.retry_refused_at = None;
+        } else if self.retry_refused_at.is_none_or(|due| now >= due) {
+            if self.retry_refused_at.is_some() {
+                self.subscriptions.retry_refused();
+            }
+            self.retry_refused_at = Some(now + nanos(self.timing.refused_retry));
+        }
+    }
+
+    pub fn deadline(&self) -> Option<MonotonicNs> {
+        self.retry_postponed_at.into_iter().chain(self.retry_refused_at).min()
+    }
+
+    pub fn send(&mut self, publisher: &mut Link, hub: &mut Hub, publish: Publish, now: MonotonicNs) {
+        let name = self.names.to_redis(&publish.channel);
+        publisher.ask(Asked::Publish, &[b"PUBLISH", name.as_bytes(), &publish.payload], now);
+        let is_flowing = hub.is_flowing(&publish.channel);
+        self.publishes.sent(publish, is_flowing);
+    }
+}

@@ -1,0 +1,98 @@
+//! What came in on a connection that is logged in, each thing with the command that it answers.
+
+use std::time::Duration;
+
+use redis::{ServerError, Value};
+
+use super::Link;
+use crate::bus::awaiting::{Asked, Awaiting, Verb};
+use crate::bus::fault::Fault;
+use crate::bus::resp::Reply;
+
+/// What Redis said on a connection that is logged in.
+#[derive(Debug)]
+pub enum Answer<'a> {
+    Message {
+        channel: &'a [u8],
+        payload: &'a [u8],
+    },
+    /// `was_asked`: otherwise the server did it of its own accord.
+    Confirmed {
+        verb: Verb,
+        name: &'a str,
+        was_asked: bool,
+    },
+    /// An answer to the PING of this number, whatever it says. `lost` was sent before it and will not be answered any more.
+    Pong {
+        number: u64,
+        lost: Vec<Asked>,
+    },
+    Refused {
+        asked: Asked,
+        error: &'a ServerError,
+    },
+    Published,
+    /// What cannot be understood, as an answer to this command, if to any.
+    Odd {
+        asked: Option<Asked>,
+    },
+    /// Dealt with already.
+    Nothing,
+}
+
+impl Link {
+    /// What the last [`Link::fill`] brought, one by one, each with the command that it answers.
+    #[inline]
+    pub fn next_answer(&mut self) -> Result<Option<Answer<'_>>, Fault> {
+        let Some(reply) = self.decoder.next_reply()? else { return Ok(None) };
+        Ok(Some(match reply {
+            Reply::Message { channel, payload } => Answer::Message { channel, payload },
+            Reply::Subscribed { name } => confirmed(&mut self.awaiting, Verb::Subscribe, name),
+            Reply::Unsubscribed { name } => confirmed(&mut self.awaiting, Verb::Unsubscribe, name),
+            Reply::PatternSubscribed { name } => confirmed(&mut self.awaiting, Verb::PatternSubscribe, name),
+            Reply::Push => Answer::Odd { asked: None },
+            Reply::Pong => match self.awaiting.ponged() {
+                // Which of the answers to come is whose cannot be told any more.
+                Some((_, lost)) if lost.contains(&Asked::Publish) => return Err(Fault::new("it did not answer a PUBLISH")),
+                Some((number, lost)) => Answer::Pong { number, lost },
+                None => return Err(Fault::new("it answers a PING that was not sent")),
+            },
+            Reply::Integer(_) | Reply::Okay | Reply::Other(_) | Reply::Error(_) => match (self.awaiting.answered(), reply) {
+                // Also one that PING is not allowed to us, or is not known: it came back.
+                (Some(Asked::Ping(number)), _) => Answer::Pong { number, lost: Vec::new() },
+                (Some(Asked::Timeout), Reply::Other(value)) => {
+                    if let Some(seconds) = timeout_of(value).filter(|&seconds| seconds > 0) {
+                        let silence = Duration::from_secs(seconds);
+                        self.silence_max = Some(self.silence_max.map_or(silence, |known| known.min(silence)));
+                    }
+                    Answer::Nothing
+                }
+                (Some(Asked::Timeout), _) => Answer::Nothing,
+                (Some(Asked::Publish), Reply::Integer(_)) => Answer::Published,
+                (Some(asked), Reply::Error(error)) => Answer::Refused { asked, error },
+                (None, Reply::Error(error)) => return Err(Fault::refused(error)),
+                (asked, _) => Answer::Odd { asked },
+            },
+        }))
+    }
+}
+
+fn confirmed<'a>(awaiting: &mut Awaiting, verb: Verb, name: &'a [u8]) -> Answer<'a> {
+    match std::str::from_utf8(name) {
+        Ok(name) => Answer::Confirmed { verb, name, was_asked: awaiting.confirmed(verb, name) },
+        Err(_) => Answer::Odd { asked: None },
+    }
+}
+
+/// The answer to `CONFIG GET timeout`: a map in RESP3, pairs in an array in RESP2.
+fn timeout_of(value: &Value) -> Option<u64> {
+    let number = match value {
+        Value::Map(pairs) => pairs.first().map(|(_, number)| number),
+        Value::Array(items) => items.get(1),
+        _ => None,
+    };
+    match number {
+        Some(Value::BulkString(digits)) => std::str::from_utf8(digits).ok()?.parse().ok(),
+        _ => None,
+    }
+}

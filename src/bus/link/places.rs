@@ -1,0 +1,269 @@
+//! Where a server may be: the addresses of its name, one after the other until one is of use.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use mio::Interest;
+use mio::net::{TcpStream, UnixStream};
+
+use super::{Link, Phase, nanos};
+use crate::bus::fault::{Fault, FaultKind};
+use crate::bus::socket::{Socket, resolve};
+use crate::bus::target::Address;
+use crate::fanout::batch::MonotonicNs;
+
+/// Addresses of one name whose faults are told.
+const FAULTS_TOLD_MAX: usize = 4;
+
+/// Where a server may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl Link {
+    pub(super) fn find_places(&mut self) {
+        self.phase = Phase::Choosing;
+        match &self.target.address {
+            Address::Unix(path) => self.places = VecDeque::from([Place::Unix(path.clone())]),
+            Address::Tcp { host, port, .. } => {
+                if let Ok(address) = host.parse().map(|ip| SocketAddr::new(ip, *port)) {
+                    self.places = VecDeque::from([Place::Tcp(address)]);
+                    return;
+                }
+                self.phase = Phase::Resolving;
+                if self.resolver.is_none() {
+                    self.resolver = Some(resolve(host.clone(), *port, self.waker.clone()));
+                }
+            }
+        }
+    }
+
+    pub(super) fn choose_among(&mut self, addresses: Vec<SocketAddr>) {
+        // A stable sort: the others keep the resolver's order. Some resolvers name an address twice.
+        let mut places: Vec<Place> = Vec::new();
+        for address in addresses {
+            let place = Place::Tcp(address);
+            if !places.contains(&place) {
+                places.push(place);
+            }
+        }
+        places.sort_by_key(|place| !matches!(place, Place::Tcp(address) if Some(*address) == self.preferred));
+        self.places = places.into();
+        self.phase = Phase::Choosing;
+    }
+
+    pub(super) fn connect_next(&mut self) -> Result<(), Fault> {
+        self.place = self.places.pop_front();
+        let socket = match &self.place {
+            None => return Err(Fault::new("its name has no address")),
+            Some(Place::Tcp(address)) => TcpStream::connect(*address).map(Socket::Tcp),
+            Some(Place::Unix(path)) => UnixStream::connect(path).map(Socket::Unix),
+        };
+        let mut socket = socket.map_err(|error| Fault::new(format!("cannot connect: {error}")))?;
+        let both = Interest::READABLE | Interest::WRITABLE;
+        let registered = self.registry.register(socket.source(), self.token, both);
+        registered.map_err(|error| Fault::new(format!("cannot watch the socket: {error}")))?;
+        self.socket = Some(socket);
+        self.phase = Phase::Connecting;
+        Ok(())
+    }
+
+    /// A place is of no use. There may be another way to log in there, or the next place: whatever it was that failed before the log-in was
+    /// over, a name's other addresses are tried. If none is left, the fault.
+    pub(super) fn turn_away(&mut self, fault: Fault, now: MonotonicNs) -> Result<(), Fault> {
+        let Some(place) = self.place.take() else { return Err(fault) };
+        if fault.kind == FaultKind::Closed && self.leaves_hello_out(now) {
+            self.places.push_front(place);
+        } else {
+            // It was not HELLO, then, or not HELLO alone.
+            self.without_hello_until = 0;
+            self.faults.push((place.to_string(), fault));
+        }
+        self.close();
+        if self.places.is_empty() {
+            return Err(self.sum_up());
+        }
+        self.connect_deadline = now + nanos(self.timing.connect);
+        self.phase = Phase::Choosing;
+        Ok(())
+    }
+
+    fn sum_up(&mut self) -> Fault {
+        let faults = std::mem::take(&mut self.faults);
+        let kind = faults.iter().map(|(_, fault)| fault.kind).find(|&kind| kind == FaultKind::Violation);
+        match faults.as_slice() {
+            [] => Fault::new("its name has no address"),
+            [(_, fault)] => fault.clone(),
+            several => {
+                let told: Vec<String> = several.iter().take(FAULTS_TOLD_MAX).map(|(place, fault)| format!("{place}: {fault}")).collect();
+                let more = several.len().saturating_sub(FAULTS_TOLD_MAX);
+                let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+                let reason = format!("none of its {} addresses is of use. {}{more}", several.len(), told.join("; "));
+                Fault { reason, kind: kind.unwrap_or(FaultKind::Other) }
+            }
+        }
+    }
+
+    /// Once ready: which addresses of the name were passed over, and why.
+    pub fn passed_over(&mut self) -> Vec<(String, Fault)> {
+        std::mem::take(&mut self.faults)
+    }
+
+    /// Of the server that is connected or being tried.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self.place {
+            Some(Place::Tcp(address)) => Some(address),
+            Some(Place::Unix(_)) | None => None,
+        }
+    }
+
+    /// Takes over what another connection to the same server has learned: where it is, and how it wants to be treated.
+    pub fn learn_from(&mut self, other: &Link) {
+        self.preferred = other.preferred;
+        self.without_hello_until = other.without_hello_until;
+        self.asks_timeout = other.asks_timeout;
+        self.silence_max = other.silence_max;
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Place::Tcp(address) => address.fmt(f),
+            Place::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+    use std::time::{Duration, Instant};
+
+    use mio::{Events, Poll, Token, Waker};
+
+    use super::super::{Link, Timing};
+    use super::*;
+    use crate::bus::target::Target;
+    use crate::sys::monotonic_ns;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// What a server says to whoever connects, and whether it then waits for the other side to end.
+    type Says = Option<&'static str>;
+
+    const SILENT: Says = Some("");
+    const WORKS: Says = Some("%1\r\n$5\r\nproto\r\n:3\r\n");
+
+    /// Two addresses with one port, and how many connections each has had. None does not listen at all.
+    fn two_servers(first: Option<Says>, second: Option<Says>) -> (Vec<SocketAddr>, Arc<[AtomicU32; 2]>) {
+        let counts: Arc<[AtomicU32; 2]> = Arc::default();
+        let begin = Instant::now();
+        let (one, other) = loop {
+            let one = TcpListener::bind("127.0.0.1:0").unwrap();
+            match TcpListener::bind(("127.0.0.2", one.local_addr().unwrap().port())) {
+                Ok(other) => break (one, other),
+                Err(error) => assert!(begin.elapsed() < PATIENCE, "{error}"),
+            }
+        };
+        let addresses = vec![one.local_addr().unwrap(), other.local_addr().unwrap()];
+        for (number, (listener, says)) in [(one, first), (other, second)].into_iter().enumerate() {
+            let (Some(says), counts) = (says, counts.clone()) else { continue };
+            std::thread::spawn(move || {
+                for stream in listener.incoming() {
+                    let mut stream = stream.unwrap();
+                    counts[number].fetch_add(1, Relaxed);
+                    let Some(text) = says else { continue };
+                    std::thread::spawn(move || {
+                        let mut buffer = [0; 1024];
+                        let _ = stream.read(&mut buffer);
+                        let _ = stream.write_all(text.as_bytes());
+                        while stream.read(&mut buffer).is_ok_and(|count| count > 0) {}
+                    });
+                }
+            });
+        }
+        (addresses, counts)
+    }
+
+    struct Rig {
+        poll: Poll,
+        link: Link,
+    }
+
+    impl Rig {
+        fn new() -> Rig {
+            let poll = Poll::new().unwrap();
+            let waker = Arc::new(Waker::new(poll.registry(), Token(0)).unwrap());
+            let timing = Timing { connect: Duration::from_millis(300), ..Timing::default() };
+            let target = Arc::new(Target::from_url("redis://redis.example").unwrap());
+            let link = Link::new(target, Token(1), Arc::new(poll.registry().try_clone().unwrap()), waker, timing, 1 << 20);
+            Rig { poll, link }
+        }
+
+        /// Tries until it is ready or has given up; the name has these addresses.
+        fn connect(&mut self, addresses: &[SocketAddr]) -> Result<(), Fault> {
+            let (sender, receiver) = crossbeam_channel::bounded(1);
+            sender.send(Ok(addresses.to_vec())).unwrap();
+            self.link.resolver = Some(receiver);
+            self.link.retry_at_once(0);
+            let begin = Instant::now();
+            let mut events = Events::with_capacity(8);
+            while !self.link.drive(monotonic_ns())? {
+                assert!(begin.elapsed() < PATIENCE, "{:?}", self.link);
+                let rest = self.link.deadline().saturating_sub(monotonic_ns());
+                self.poll.poll(&mut events, Some(Duration::from_nanos(rest))).unwrap();
+                events.iter().for_each(|event| self.link.event(event));
+            }
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_address_that_accepts_and_is_of_no_use_is_followed_by_the_next() {
+        let useless: [(Option<Says>, &str); 7] = [
+            (None, "refused"),
+            (Some(None), ""), // closed or reset
+            (Some(Some("HTTP/1.1 400 Bad Request\r\n\r\n")), "not the Redis protocol"),
+            (Some(Some("-DENIED Redis is running in protected mode\r\n")), "DENIED"),
+            (Some(Some("-ERR max number of clients reached\r\n")), "maxclients"),
+            (Some(Some("-LOADING Redis is loading\r\n")), "loading"),
+            (Some(SILENT), "no answer to the log-in"),
+        ];
+        for (first, reason) in useless {
+            let (addresses, counts) = two_servers(first, Some(WORKS));
+            let mut rig = Rig::new();
+            rig.connect(&addresses).unwrap_or_else(|fault| panic!("{reason}: {fault}"));
+            assert_eq!(rig.link.address(), Some(addresses[1]), "{reason}");
+            let passed_over = rig.link.passed_over();
+            let [(place, fault)] = passed_over.as_slice() else { panic!("{passed_over:?}") };
+            assert_eq!(*place, addresses[0].to_string());
+            assert!(fault.reason.contains(reason), "{reason}: {fault}");
+
+            // When the connection is lost, the address that was of use is the first to be tried.
+            let before = counts[0].load(Relaxed);
+            rig.link.fail(&Fault::new("x"), monotonic_ns());
+            rig.connect(&addresses).unwrap_or_else(|fault| panic!("{reason}: {fault}"));
+            assert_eq!((rig.link.address(), counts[0].load(Relaxed)), (Some(addresses[1]), before), "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_name_without_a_useful_address_tells_what_is_wrong_with_each() {
+        let (addresses, _) = two_servers(Some(Some("-DENIED no\r\n")), Some(Some("HTTP/1.1 400 Bad Request\r\n\r\n")));
+        let mut rig = Rig::new();
+        let fault = rig.connect(&addresses).unwrap_err();
+        for part in [&addresses[0].to_string(), "DENIED", &addresses[1].to_string(), "not the Redis protocol"] {
+            assert!(fault.reason.contains(part), "{fault}");
+        }
+        assert!(fault.is_violation());
+        rig.link.fail(&fault, monotonic_ns());
+        assert_eq!(rig.connect(&[]).unwrap_err().reason, "its name has no address");
+    }
+}

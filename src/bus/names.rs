@@ -1,0 +1,96 @@
+//! How Redis channels and channels are named after each other: a Redis channel listed in `redis_channels` is a channel of the same name; all others
+//! carry the prefix, which clients do not see.
+
+use std::collections::HashSet;
+
+use anyhow::bail;
+
+use crate::config::Settings;
+
+#[derive(Debug)]
+pub struct Names {
+    prefix: String,
+    redis_channels: HashSet<String>,
+}
+
+impl Names {
+    pub fn new(settings: &Settings) -> anyhow::Result<Names> {
+        let prefix = &settings.prefix;
+        if let Some(name) = settings.redis_channels.iter().find(|name| !prefix.is_empty() && name.starts_with(prefix.as_str())) {
+            bail!(
+                "the Redis channel `{name}` (redis_channels) lies within the prefix `{prefix}`, so it would have two names; \
+                 leave it out: clients reach it as `{}`",
+                &name[prefix.len()..]
+            );
+        }
+        Ok(Names { prefix: prefix.clone(), redis_channels: settings.redis_channels.iter().cloned().collect() })
+    }
+
+    pub fn to_redis(&self, channel: &str) -> String {
+        if self.redis_channels.contains(channel) { channel.to_owned() } else { format!("{}{channel}", self.prefix) }
+    }
+
+    /// None: of no channel here. With prefix `n:` and `n` among `redis_channels`, a client's channel `n` is the Redis channel `n` alone: the pattern brings
+    /// `n:n` as well, which is none.
+    #[inline]
+    pub fn to_channel<'a>(&self, redis_channel: &'a str) -> Option<&'a str> {
+        let is_listed = |name: &str| self.redis_channels.contains(name);
+        match redis_channel.strip_prefix(self.prefix.as_str()) {
+            Some(channel) if self.prefix.is_empty() || !is_listed(channel) => Some(channel),
+            Some(_) => None,
+            None => is_listed(redis_channel).then_some(redis_channel),
+        }
+    }
+
+    /// The pattern that covers the prefix.
+    pub fn pattern(&self) -> String {
+        format!("{}*", glob_escaped(&self.prefix))
+    }
+
+    /// The Redis channels that the pattern does not cover. An empty prefix covers all: they would come twice.
+    pub fn beside_pattern(&self) -> impl Iterator<Item = &str> {
+        self.redis_channels.iter().map(String::as_str).filter(|name| !self.is_covered(name))
+    }
+
+    /// Whether the pattern brings the messages of this Redis channel.
+    pub fn is_covered(&self, redis_channel: &str) -> bool {
+        redis_channel.starts_with(&self.prefix)
+    }
+}
+
+/// The prefix as a glob pattern that matches nothing else.
+fn glob_escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if matches!(letter, '*' | '?' | '[' | ']' | '\\') {
+            escaped.push('\\');
+        }
+        escaped.push(letter);
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_go_both_ways() {
+        let names = |prefix: &str| Names { prefix: prefix.into(), redis_channels: ["notifications".to_owned()].into() };
+        let prefixed = names("notifications:");
+        assert_eq!(prefixed.to_redis("user:1"), "notifications:user:1");
+        assert_eq!(prefixed.to_redis("notifications"), "notifications");
+        assert_eq!(prefixed.to_channel("notifications:user:1"), Some("user:1"));
+        assert_eq!(prefixed.to_channel("notifications"), Some("notifications"));
+        assert_eq!(prefixed.to_channel("other"), None);
+        assert_eq!(prefixed.to_channel("notifications:notifications"), None, "it would be a second source of one channel");
+        let bare = names("");
+        assert_eq!(bare.to_redis("a"), "a");
+        assert_eq!(bare.to_channel("notifications"), Some("notifications"));
+    }
+
+    #[test]
+    fn a_prefix_is_no_pattern() {
+        assert_eq!(glob_escaped("a*b?[c]\\d:"), "a\\*b\\?\\[c\\]\\\\d:");
+    }
+}
