@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use campanile::shard::inbox::inbox;
 use mio::{Events, Poll, Token};
 
-/// Far longer than either test takes on a machine that is busy with other work.
+/// Far longer than nothing happens on a machine that is busy with other work.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 #[test]
@@ -60,7 +60,7 @@ fn no_wake_up_is_lost() {
 
 #[test]
 fn bytes_in_and_out_balance_while_both_sides_run() {
-    const MESSAGES: usize = 200_000;
+    const MESSAGES: usize = 50_000;
     const BYTES_MAX: usize = 1000;
     let poll = Poll::new().unwrap();
     let (sender, inbox) = inbox::<usize>(64, poll.registry(), Token(0)).unwrap();
@@ -82,18 +82,18 @@ fn bytes_in_and_out_balance_while_both_sides_run() {
         }
         sender
     });
-    let begin = Instant::now();
-    let mut received = 0;
+    let (mut received, mut last) = (0, Instant::now());
     while received < MESSAGES {
         match inbox.try_recv() {
             Some(bytes) => {
                 assert!((bytes..=BYTES_MAX + 1).contains(&inbox.bytes()), "{} with {bytes} taken", inbox.bytes());
                 inbox.release(bytes);
-                received += 1;
+                (received, last) = (received + 1, Instant::now());
             }
+            // Where others run, each yield may be a turn of theirs: slow is not stuck.
             None => std::thread::yield_now(),
         }
-        assert!(begin.elapsed() < PATIENCE, "stuck at {received}");
+        assert!(last.elapsed() < PATIENCE, "stuck at {received}");
     }
     let sender = thread.join().unwrap();
     assert_eq!((sender.bytes(), inbox.bytes()), (0, 0));
