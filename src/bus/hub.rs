@@ -4,7 +4,7 @@
 //! Invariants: numbers of a channel are handed out without holes, and every number reaches each shard that has joined, in order, as a
 //! message or within a gap, unless its inbox was full (of messages or of bytes): then that is counted and a `Head` follows. No batch before its `Joined`.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -15,6 +15,7 @@ use smallvec::SmallVec;
 
 use super::history::{Histories, History};
 use super::lane::Lane;
+use super::link::nanos;
 use super::{ChannelInfo, ChannelPage, PublishError, PublishReply, Published, ShardMessage, ShardSender, TopicToken};
 use crate::config::{ChannelRule, ChannelRules, Mismatch, Settings};
 use crate::fanout::batch::{Batch, BatchBuilder, Channel, MonotonicNs};
@@ -68,7 +69,7 @@ pub struct HubSettings {
     pub inbox_bytes_total: usize,
     /// Histories of all channels together.
     pub history_bytes_total: usize,
-    /// A channel without listeners lives as long as its history (embedded bus).
+    /// A channel without listeners lives as long as anything is in its history (embedded bus).
     pub history_keeps_channels: bool,
 }
 
@@ -76,7 +77,7 @@ impl From<&Settings> for HubSettings {
     fn from(settings: &Settings) -> Self {
         HubSettings {
             rules: settings.channels.clone(),
-            linger_ns: u64::try_from(settings.linger.as_nanos()).unwrap_or(u64::MAX / 2),
+            linger_ns: nanos(settings.linger),
             channels_max: settings.channels_max,
             payload_bytes_max: settings.payload_bytes_max,
             inbox_bytes_total: settings.inbox_bytes_total,
@@ -101,8 +102,8 @@ pub struct Hub {
     /// Channels with an open batch.
     open: Vec<ChannelId>,
     requests: VecDeque<Request>,
-    /// Channels that lost their last listener, and when to look at them; in order of time, each at most once.
-    lingering: VecDeque<(MonotonicNs, ChannelId)>,
+    /// Channels without a listener, by when they are to be looked at ([`Entry::looked_at`]).
+    lingering: BTreeSet<(MonotonicNs, ChannelId)>,
     /// The newest moment that a caller told.
     now: MonotonicNs,
     sweep_at: MonotonicNs,
@@ -123,9 +124,10 @@ struct Entry {
     sealed: u64,
     open: Option<BatchBuilder>,
     interest: SmallVec<[Interest; 1]>,
-    /// Since when nobody has been interested.
-    idle_since: Option<MonotonicNs>,
-    is_in_lingering: bool,
+    /// Somebody was interested once: for that long after the last one left, the channel stays as it is.
+    was_heard: bool,
+    /// When to look whether it is still to be kept; None while somebody is interested.
+    looked_at: Option<MonotonicNs>,
     history: Option<Box<History>>,
 }
 
@@ -171,7 +173,7 @@ impl Hub {
             wakes: 0,
             open: Vec::new(),
             requests: VecDeque::new(),
-            lingering: VecDeque::new(),
+            lingering: BTreeSet::new(),
             now: 0,
             sweep_at: 0,
             sweep_from: 0,
@@ -202,7 +204,10 @@ impl Hub {
             return;
         };
         let entry = &mut self.entries[id as usize];
-        entry.idle_since = None;
+        entry.was_heard = true;
+        if let Some(due) = entry.looked_at.take() {
+            self.lingering.remove(&(due, id));
+        }
         entry.interest.push(Interest { shard, topic, told: Told::Waiting });
         if entry.flow == Flow::Flowing {
             self.tell_joined(id);
@@ -224,12 +229,21 @@ impl Hub {
     }
 
     fn set_idle(&mut self, id: ChannelId, now: MonotonicNs) {
-        let entry = &mut self.entries[id as usize];
-        entry.idle_since = Some(now);
-        if !entry.is_in_lingering {
-            entry.is_in_lingering = true;
-            self.lingering.push_back((now.saturating_add(self.settings.linger_ns), id));
-        }
+        let kept_ns = self.kept_ns(&self.entries[id as usize]);
+        self.look_at(id, now.saturating_add(kept_ns));
+    }
+
+    /// How long a channel that nobody hears stays. One with a history must outlast it, and go on being numbered meanwhile: a client that
+    /// is away for that long is promised what it missed, also what comes after it has left.
+    fn kept_ns(&self, entry: &Entry) -> u64 {
+        let linger_ns = self.settings.linger_ns;
+        if entry.was_heard && entry.rule.history_count > 0 { linger_ns.max(nanos(entry.rule.history_age)) } else { linger_ns }
+    }
+
+    fn look_at(&mut self, id: ChannelId, due: MonotonicNs) {
+        let before = self.entries[id as usize].looked_at.replace(due);
+        debug_assert_eq!(before, None, "in the list at most once");
+        self.lingering.insert((due, id));
     }
 
     /// Opens a channel for a message that nobody listens to, if its rule asks for history.
@@ -245,12 +259,10 @@ impl Hub {
     /// None: `channels_max` is reached and none of them only lingers.
     fn create(&mut self, name: &str, now: MonotonicNs) -> Option<ChannelId> {
         while self.entries.len() >= self.settings.channels_max {
-            let (_, id) = self.lingering.pop_front()?;
-            self.entries[id as usize].is_in_lingering = false;
-            if self.entries[id as usize].idle_since.is_some() {
-                self.seal(id, now);
-                self.forget(id);
-            }
+            // What would go first in any case.
+            let (_, id) = self.lingering.pop_first()?;
+            self.seal(id, now);
+            self.forget(id);
         }
         // Below 2^53, so that every JSON reader gets it exactly; drawn anew each time, so a number never names two messages.
         let epoch = fastrand::u64(1..1 << 53);
@@ -265,8 +277,8 @@ impl Hub {
             sealed: 0,
             open: None,
             interest: SmallVec::new(),
-            idle_since: None,
-            is_in_lingering: false,
+            was_heard: false,
+            looked_at: None,
             history: None,
         });
         let id = ChannelId::try_from(id).expect("channels_max is far below 2^32");
@@ -532,21 +544,15 @@ impl Hub {
     /// Forgets channels whose linger is over and history that is too old.
     pub fn expire(&mut self, now: MonotonicNs) {
         self.now = now;
-        while let Some(&(due, id)) = self.lingering.front()
+        while let Some(&(due, id)) = self.lingering.first()
             && due <= now
         {
-            self.lingering.pop_front();
-            let keeps_channels = self.settings.history_keeps_channels;
+            self.lingering.remove(&(due, id));
             let entry = &mut self.entries[id as usize];
-            entry.is_in_lingering = false;
-            let Some(idle_since) = entry.idle_since else { continue };
-            let due = idle_since.saturating_add(self.settings.linger_ns);
-            let is_kept = keeps_channels && entry.history.as_ref().is_some_and(|history| !history.is_empty());
-            if due > now || is_kept {
-                entry.is_in_lingering = true;
-                // Looked at once per linger, which also keeps the queue in order; with a floor, or a linger of 0 would spin here.
-                let next = if due > now { due } else { now.saturating_add(self.settings.linger_ns.max(SWEEP_NS)) };
-                self.lingering.push_back((next, id));
+            entry.looked_at = None;
+            if self.settings.history_keeps_channels && entry.history.as_ref().is_some_and(|history| !history.is_empty()) {
+                // Looked at once per linger, with a floor, or a linger of 0 would spin here.
+                self.look_at(id, now.saturating_add(self.settings.linger_ns.max(SWEEP_NS)));
             } else {
                 self.seal(id, now);
                 self.forget(id);
@@ -573,7 +579,7 @@ impl Hub {
     /// When [`Hub::flush`] and [`Hub::expire`] are to be called even if nothing comes in.
     pub fn deadline(&self, now: MonotonicNs) -> Option<MonotonicNs> {
         let retry = self.lanes.iter().any(Lane::has_backlog).then_some(now + RETRY_NS);
-        let linger = self.lingering.front().map(|&(due, _)| due);
+        let linger = self.lingering.first().map(|&(due, _)| due);
         let sweep = (!self.histories.is_empty()).then_some(self.sweep_at);
         [retry, linger, sweep].into_iter().flatten().min()
     }

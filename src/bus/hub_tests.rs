@@ -351,6 +351,54 @@ fn a_channel_lingers_and_comes_back_as_another() {
     assert_ne!(bed.hub.list(0, 10).channels[0].epoch, epoch);
 }
 
+/// Whoever is away for less than `history_age` misses nothing, whenever it was published and however short the linger.
+#[test]
+fn history_outlives_the_linger_of_its_channel() {
+    const AGE_NS: u64 = 14 * LINGER_NS;
+    for keeps_channels in [false, true] {
+        let rule = ChannelRule { history_count: 100, history_age: Duration::from_nanos(AGE_NS), ..rule() };
+        let mut bed = bed_with(HubSettings { history_keeps_channels: keeps_channels, ..settings_of(rule, 1000) }, &[100]);
+        bed.join(0, 1, "heard");
+        bed.join(0, 2, "silent");
+        bed.messages("heard", 1);
+        bed.hub.leave(0, topic(1), "heard", T0);
+        bed.hub.leave(0, topic(2), "silent", T0);
+        while bed.hub.next_request().is_some() {}
+        bed.got(0);
+        let away = T0 + AGE_NS - 1;
+        bed.hub.expire(away);
+        assert!(bed.hub.next_request().is_none(), "both stay subscribed");
+        // Nothing had been published on this one: what comes now is missed all the same.
+        bed.messages("silent", 1);
+        bed.hub.join(0, topic(3), "heard", away);
+        bed.hub.join(0, topic(4), "silent", away);
+        assert_eq!(bed.got(0), ["joined 3 at 1 1..2", "joined 4 at 1 1..2"], "the same numbers, and what was missed");
+
+        bed.hub.leave(0, topic(3), "heard", away);
+        bed.hub.leave(0, topic(4), "silent", away);
+        assert_eq!(bed.hub.deadline(away).map(|due| due <= away + AGE_NS), Some(true));
+        bed.hub.expire(away + AGE_NS);
+        bed.hub.expire(away + AGE_NS + LINGER_NS);
+        bed.hub.expire(away + AGE_NS + 2 * LINGER_NS);
+        assert_eq!(bed.metrics.channels.get(), 0, "and not for ever");
+    }
+}
+
+/// Channels that only their history keeps are no more than `channels_max` allows, with those in use.
+#[test]
+fn channels_kept_for_their_history_make_room() {
+    let mut bed = bed_of(ChannelRule { history_count: 100, ..rule() }, &[100], 10);
+    for index in 0..50 {
+        let (name, now) = (format!("c{index}"), T0 + u64::from(index));
+        bed.hub.join(0, topic(index), &name, now);
+        bed.hub.leave(0, topic(index), &name, now);
+        assert!(bed.metrics.channels.get() <= 10);
+    }
+    let names: Vec<String> = bed.hub.list(0, 100).channels.into_iter().map(|channel| channel.name).collect();
+    assert_eq!(names.len(), 10);
+    assert!((40..50).all(|index| names.contains(&format!("c{index}"))), "the oldest went: {names:?}");
+}
+
 #[test]
 fn history_is_bounded_by_count_and_age() {
     let age = Duration::from_secs(10);
@@ -372,7 +420,7 @@ fn history_is_bounded_by_count_and_age() {
     assert_eq!(bed.hub.list(0, 1).channels[0].history_messages, 1, "the sweep found the old ones though nobody joined");
     bed.hub.leave(0, topic(1), "a", later);
     bed.hub.leave(0, topic(2), "a", later);
-    bed.hub.expire(later + LINGER_NS);
+    bed.hub.expire(later + 10_000_000_000);
     assert_eq!((bed.metrics.history_bytes.get(), bed.metrics.channels.get()), (0, 0));
 }
 
