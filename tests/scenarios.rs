@@ -21,7 +21,7 @@ use campanile::wire::Format;
 use campanile::wire::frame::{Opcode, encode_masked_frame};
 use campanile::wire::payload::Kind;
 use client::{Client, payload};
-use net::{Rig, request, unix_ms};
+use net::{Rig, request};
 use serde_json::json;
 
 const PLENTY: usize = usize::MAX / 2;
@@ -88,11 +88,11 @@ impl Stage {
     }
 
     fn publish(&mut self, name: &str, bytes: usize) {
-        let now_ns = self.rig.wires.borrow().now_ns;
+        let (now_ns, now_unix_ms) = (self.rig.wires.borrow().now_ns, self.rig.wires.borrow().unix_ms());
         let known = self.channels.get_mut(name).expect("somebody has subscribed");
         known.seq += 1;
         let mut builder = BatchBuilder::new(known.channel.clone(), known.seq);
-        builder.push(Kind::Json, &payload(name, known.channel.epoch, known.seq, bytes), now_ns, unix_ms(now_ns));
+        builder.push(Kind::Json, &payload(name, known.channel.epoch, known.seq, bytes), now_ns, now_unix_ms);
         self.rig.to_shard.push(ShardMessage::Batch { topic: known.topic, batch: builder.seal() }).expect("the inbox has room");
     }
 
@@ -495,4 +495,32 @@ fn commands_are_answered_in_their_order() {
         client.answers.iter().map(|answer| (answer["id"].as_i64().unwrap(), answer["type"].as_str().unwrap())).collect();
     assert_eq!(answers, expected);
     assert!(client.messages > 100, "with messages between them");
+}
+
+/// NTP, an operator, a machine that was asleep: the wall clock steps by an hour, and history is neither thrown away nor kept too long.
+#[test]
+fn history_keeps_its_age_when_the_wall_clock_steps() {
+    const AGE: Duration = Duration::from_secs(60);
+    for step_ms in [3_600_000, -3_600_000] {
+        let mut settings = settings();
+        (settings.channels.default.history_count, settings.channels.default.history_age) = (100, AGE);
+        let mut stage = Stage::new(settings);
+        let member = stage.subscribers(1, "c")[0];
+        stage.publish("c", 100);
+        stage.turns(2);
+        assert_eq!(stage.messages(&[member]), [1]);
+        let resume = |stage: &mut Stage| {
+            let late = stage.connect("/ws", PLENTY);
+            stage.turns(2);
+            stage.text(late, r#"{"type":"subscribe","channel":"c","since":{"epoch":7,"seq":0},"id":1}"#);
+            stage.turns(2);
+            stage.clients[late].answers[0]["recovered"].as_bool().expect("it has asked for the past")
+        };
+
+        stage.rig.wires.borrow_mut().wall_steps_ms = step_ms;
+        stage.pass(AGE / 2);
+        assert!(resume(&mut stage), "{step_ms} ms: half of its age has passed");
+        stage.pass(AGE / 2);
+        assert!(!resume(&mut stage), "{step_ms} ms: all of it has");
+    }
 }

@@ -533,7 +533,7 @@ fn payloads_arrive_as_published() {
     let frames = batch.frames(Format::Raw);
     let payload = |seq| &frames.bytes[batch.frame_start(frames, seq) + 2..batch.frame_start(frames, seq + 1)];
     assert_eq!([payload(1), payload(2), payload(3)], [b"one".as_slice(), b"", b"three"]);
-    assert_eq!((batch.runs().len(), batch.timestamp_ms()), (1, 7));
+    assert_eq!((batch.runs().len(), batch.received()), (1, Some(T0)));
 }
 
 #[test]

@@ -175,9 +175,9 @@ impl Batch {
         }
     }
 
-    /// When its newest message was received, Unix milliseconds; 0 for a gap.
-    pub fn timestamp_ms(&self) -> u64 {
-        self.runs().last().map_or(0, |run| run.timestamp_ms)
+    /// When its newest message was received; None for a gap. By the clock that never steps: the other one is for people to read.
+    pub fn received(&self) -> Option<MonotonicNs> {
+        self.runs().last().map(|run| run.received)
     }
 
     pub fn runs(&self) -> &[Run] {

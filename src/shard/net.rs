@@ -33,7 +33,9 @@ pub trait Network {
     /// Registers the socket for reading and writing, once for its life.
     fn register(&mut self, stream: &mut Self::Stream, token: usize) -> io::Result<()>;
     fn close_listeners(&mut self);
+    /// The clock that never steps: all that is due after a time, or too old, goes by it.
     fn now_ns(&self) -> MonotonicNs;
+    /// The clock on the wall, which may step either way at any time: for what people read and nothing else.
     fn unix_ms(&self) -> u64;
 }
 

@@ -186,9 +186,9 @@ impl<N: Network> Shard<N> {
         if topic_ref.log.is_empty() || topic_ref.lagging > 0 || !topic_ref.lap_is_over() {
             return;
         }
-        let (count, age_ms) = (topic_ref.rule.history_count, topic_ref.rule.history_age.as_millis() as u64);
-        let now_ms = self.unix_ms;
-        self.with_log(topic, |log| log.retire(count, age_ms, now_ms));
+        let (count, age_ns) = (topic_ref.rule.history_count, topic_ref.rule.history_age.as_nanos() as u64);
+        let now_ns = self.now_ns;
+        self.with_log(topic, |log| log.retire(count, age_ns, now_ns));
     }
 
     fn queue_interest(&mut self, topic: u32) {

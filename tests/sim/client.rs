@@ -1,6 +1,7 @@
 //! A client's view of one connection: parses every byte the server sent and holds the server to its promises.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash};
 
 use campanile::wire::Format;
 use serde_json::Value;
@@ -24,6 +25,8 @@ pub struct Client {
     pub gaps: usize,
     /// Raw connections: the last number seen per channel (they are told of nothing else).
     raw_last: HashMap<String, u64>,
+    /// Of every frame that came, but for the time that it says.
+    pub digest: DefaultHasher,
 }
 
 /// What a client knows of a channel it is subscribed to.
@@ -55,6 +58,7 @@ impl Client {
             messages: 0,
             gaps: 0,
             raw_last: HashMap::new(),
+            digest: DefaultHasher::new(),
         }
     }
 
@@ -91,6 +95,7 @@ impl Client {
 
     fn on_frame(&mut self, opcode: u8, payload: &[u8]) {
         assert_eq!(self.close, None, "nothing may follow the close frame");
+        opcode.hash(&mut self.digest);
         match (opcode, self.format) {
             (0x8, _) => self.close = Some(if payload.is_empty() { 1005 } else { u16::from_be_bytes([payload[0], payload[1]]) }),
             (0x9, _) => self.pings += 1,
@@ -106,6 +111,7 @@ impl Client {
     }
 
     fn on_raw(&mut self, payload: &[u8]) {
+        payload.hash(&mut self.digest);
         let data: Value = serde_json::from_slice(payload).expect("payloads come whole");
         let (channel, number) = (data["c"].as_str().unwrap().to_owned(), data["n"].as_u64().unwrap());
         let last = self.raw_last.entry(channel).or_insert(0);
@@ -115,6 +121,9 @@ impl Client {
     }
 
     fn on_event(&mut self, event: &Value) {
+        let mut timeless = event.clone();
+        timeless.as_object_mut().expect("every event is a map").remove("timestamp");
+        timeless.to_string().hash(&mut self.digest);
         let number = |field: &str| event[field].as_u64().unwrap_or_else(|| panic!("{field} in {event}"));
         let channel = event["channel"].as_str().unwrap_or_default().to_owned();
         if !event["id"].is_null() {

@@ -40,12 +40,18 @@ pub struct Wires {
     /// Connections that have not been accepted.
     pub waiting: VecDeque<usize>,
     pub now_ns: u64,
+    /// How far the clock on the wall was set forward (or back) since the start.
+    pub wall_steps_ms: i64,
     pub listening: bool,
     /// The process is short of descriptors for now.
     pub short: bool,
 }
 
 impl Wires {
+    pub fn unix_ms(&self) -> u64 {
+        unix_ms(self.now_ns).checked_add_signed(self.wall_steps_ms).expect("not before 1970")
+    }
+
     /// A client that has sent these bytes waits at the door.
     pub fn connect(&mut self, request: &str, room: usize) -> usize {
         let pipe = self.pipes.len();
@@ -77,7 +83,7 @@ impl Wires {
     }
 }
 
-/// The wall clock at this time of the monotonic one.
+/// The wall clock at this time of the monotonic one, if nobody sets it.
 pub fn unix_ms(now_ns: u64) -> u64 {
     1_700_000_000_000 + now_ns / 1_000_000
 }
@@ -126,7 +132,7 @@ impl Network for SimNet {
         self.0.borrow().now_ns
     }
     fn unix_ms(&self) -> u64 {
-        unix_ms(self.now_ns())
+        self.0.borrow().unix_ms()
     }
 }
 
@@ -189,7 +195,8 @@ pub struct Rig {
 
 impl Rig {
     pub fn new(settings: Settings, inbox_messages: usize) -> Rig {
-        let wires = Wires { pipes: Vec::new(), waiting: VecDeque::new(), now_ns: 1_000_000_000, listening: true, short: false };
+        let wires =
+            Wires { pipes: Vec::new(), waiting: VecDeque::new(), now_ns: 1_000_000_000, wall_steps_ms: 0, listening: true, short: false };
         let wires = Rc::new(RefCell::new(wires));
         let polls = (mio::Poll::new().unwrap(), mio::Poll::new().unwrap());
         let (to_shard, shard_inbox) = inbox(inbox_messages, polls.0.registry(), mio::Token(0)).unwrap();
