@@ -47,7 +47,7 @@ impl Network for NullNet {
         match self.waiting.checked_sub(1) {
             Some(rest) => {
                 self.waiting = rest;
-                Accepted::Stream(NullStream { has_asked: false })
+                Accepted::Stream { stream: NullStream { has_asked: false }, peer: ([127, 0, 0, 1], 40_000).into() }
             }
             None => Accepted::None,
         }

@@ -4,22 +4,25 @@
 //! Invariants: numbers of a channel are handed out without holes, and every number reaches each shard that has joined, in order, as a
 //! message or within a gap, unless its inbox was full (of messages or of bytes): then that is counted and a `Head` follows. No batch before its `Joined`.
 
-use std::collections::{BTreeSet, VecDeque};
-use std::hash::{BuildHasher, RandomState};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use hashbrown::HashTable;
-use slab::Slab;
 use smallvec::SmallVec;
 
 use super::history::{Histories, History};
 use super::lane::Lane;
+use super::lingering::Lingering;
 use super::link::nanos;
-use super::{ChannelInfo, ChannelPage, PublishError, PublishReply, Published, ShardMessage, ShardSender, TopicToken};
+use super::release::Release;
+use super::{ChannelInfo, ChannelPage, Creator, JoinRefusal, PublishError, PublishReply, Published, ShardMessage, ShardSender, TopicToken};
+use crate::addresses::Source;
+use crate::by_name::{ByName, Named};
 use crate::config::{ChannelRule, ChannelRules, Mismatch, Settings};
 use crate::fanout::batch::{Batch, BatchBuilder, Channel, MonotonicNs};
+use crate::limits::QUEUE_KEPT;
 use crate::metrics::BusMetrics;
+use crate::sys;
 use crate::wire::event::GapReason;
 use crate::wire::payload::{Expect, classify};
 
@@ -64,6 +67,8 @@ pub struct HubSettings {
     pub rules: ChannelRules,
     pub linger_ns: u64,
     pub channels_max: usize,
+    /// Of them, how many may be heard on behalf of one address.
+    pub channels_of_address: usize,
     pub payload_bytes_max: usize,
     /// Batches in the inboxes of all shards together.
     pub inbox_bytes_total: usize,
@@ -79,6 +84,7 @@ impl From<&Settings> for HubSettings {
             rules: settings.channels.clone(),
             linger_ns: nanos(settings.linger),
             channels_max: settings.channels_max,
+            channels_of_address: settings.channels_of_address(),
             payload_bytes_max: settings.payload_bytes_max,
             inbox_bytes_total: settings.inbox_bytes_total,
             history_bytes_total: settings.history_bytes_total,
@@ -91,19 +97,19 @@ impl From<&Settings> for HubSettings {
 pub struct Hub {
     settings: HubSettings,
     metrics: Arc<BusMetrics>,
-    entries: Slab<Entry>,
-    /// Names come from clients: a keyed hash, or they could be chosen to collide.
-    by_name: HashTable<ChannelId>,
-    hasher: RandomState,
+    entries: ByName<Entry>,
+    /// How many channels somebody hears on behalf of each address that has any.
+    heard_by: HashMap<Source, usize>,
     /// The channel of the last look-up: messages of one channel come in runs.
     last_found: Option<ChannelId>,
     lanes: Vec<Lane>,
     wakes: u64,
+    release: Release,
     /// Channels with an open batch.
     open: Vec<ChannelId>,
     requests: VecDeque<Request>,
     /// Channels without a listener, by when they are to be looked at ([`Entry::looked_at`]).
-    lingering: BTreeSet<(MonotonicNs, ChannelId)>,
+    lingering: Lingering,
     /// The newest moment that a caller told.
     now: MonotonicNs,
     sweep_at: MonotonicNs,
@@ -115,7 +121,10 @@ pub struct Hub {
 #[derive(Debug)]
 struct Entry {
     channel: Arc<Channel>,
-    hash: u64,
+    /// Who brought it into being: whoever comes later does not answer for what lingers.
+    creator: Creator,
+    /// On whose behalf it is heard, while anybody hears it: who was the first.
+    heard_for: Source,
     rule: ChannelRule,
     flow: Flow,
     /// Last number handed out.
@@ -165,15 +174,15 @@ impl Hub {
         Hub {
             settings,
             metrics,
-            entries: Slab::new(),
-            by_name: HashTable::new(),
-            hasher: RandomState::new(),
+            entries: ByName::default(),
+            heard_by: HashMap::new(),
             last_found: None,
             lanes: shards.into_iter().map(|sender| Lane::new(sender, inbox_bytes_max)).collect(),
             wakes: 0,
+            release: Release::default(),
             open: Vec::new(),
             requests: VecDeque::new(),
-            lingering: BTreeSet::new(),
+            lingering: Lingering::default(),
             now: 0,
             sweep_at: 0,
             sweep_from: 0,
@@ -197,21 +206,42 @@ impl Hub {
     // Interest.
 
     /// A shard has its first subscriber of a channel. `Joined` (or `Refused`) follows.
-    pub fn join(&mut self, shard: u16, topic: TopicToken, name: &str, now: MonotonicNs) {
+    pub fn join(&mut self, shard: u16, topic: TopicToken, name: &str, creator: Creator, now: MonotonicNs) {
         self.now = now;
-        let Some(id) = self.find(name).or_else(|| self.create(name, now)) else {
-            self.lanes[usize::from(shard)].reply(ShardMessage::Refused { topic });
-            return;
+        let id = match self.heard(name, creator, now) {
+            Ok(id) => id,
+            Err(refusal) => return self.lanes[usize::from(shard)].reply(ShardMessage::Refused { topic, refusal }),
         };
         let entry = &mut self.entries[id as usize];
-        entry.was_heard = true;
-        if let Some(due) = entry.looked_at.take() {
-            self.lingering.remove(&(due, id));
-        }
         entry.interest.push(Interest { shard, topic, told: Told::Waiting });
         if entry.flow == Flow::Flowing {
             self.tell_joined(id);
         }
+    }
+
+    /// The channel of this name, which somebody is to hear from now on; made if need be.
+    fn heard(&mut self, name: &str, creator: Creator, now: MonotonicNs) -> Result<ChannelId, JoinRefusal> {
+        let found = self.find(name);
+        if let Some(id) = found
+            && !self.entries[id as usize].interest.is_empty()
+        {
+            return Ok(id);
+        }
+        let source = creator.source;
+        if self.heard_by.get(&source).is_some_and(|&channels| channels >= self.settings.channels_of_address) {
+            return Err(JoinRefusal::AddressShare(source));
+        }
+        let id = match found {
+            Some(id) => id,
+            None => self.create(name, creator, now).ok_or(JoinRefusal::ChannelsMax)?,
+        };
+        *self.heard_by.entry(source).or_insert(0) += 1;
+        let entry = &mut self.entries[id as usize];
+        (entry.heard_for, entry.was_heard) = (source, true);
+        if let Some(due) = entry.looked_at.take() {
+            self.lingering.remove(id, due, entry.creator);
+        }
+        Ok(id)
     }
 
     /// A shard has no subscriber any more. Unknown tokens are ignored: the join was refused.
@@ -224,7 +254,20 @@ impl Hub {
         lane.joins.swap_remove(&topic);
         lane.behind.swap_remove(&topic);
         if entry.interest.is_empty() {
+            self.unheard(id);
             self.set_idle(id, now);
+        }
+    }
+
+    fn unheard(&mut self, id: ChannelId) {
+        let source = self.entries[id as usize].heard_for;
+        let channels = self.heard_by.get_mut(&source).expect("counted when it was first heard");
+        *channels -= 1;
+        if *channels == 0 {
+            self.heard_by.remove(&source);
+            if self.heard_by.capacity() > 64 && self.heard_by.len() * 4 < self.heard_by.capacity() {
+                self.heard_by.shrink_to(2 * self.heard_by.len());
+            }
         }
     }
 
@@ -241,36 +284,37 @@ impl Hub {
     }
 
     fn look_at(&mut self, id: ChannelId, due: MonotonicNs) {
-        let before = self.entries[id as usize].looked_at.replace(due);
+        let entry = &mut self.entries[id as usize];
+        let before = entry.looked_at.replace(due);
         debug_assert_eq!(before, None, "in the list at most once");
-        self.lingering.insert((due, id));
+        self.lingering.insert(id, due, entry.creator);
     }
 
     /// Opens a channel for a message that nobody listens to, if its rule asks for history.
-    pub fn open_for_history(&mut self, name: &str, now: MonotonicNs) -> Option<ChannelId> {
+    pub fn open_for_history(&mut self, name: &str, creator: Creator, now: MonotonicNs) -> Option<ChannelId> {
         if self.settings.rules.of(name).history_count == 0 {
             return None;
         }
-        let id = self.create(name, now)?;
+        let id = self.create(name, creator, now)?;
         self.set_idle(id, now);
         Some(id)
     }
 
     /// None: `channels_max` is reached and none of them only lingers.
-    fn create(&mut self, name: &str, now: MonotonicNs) -> Option<ChannelId> {
+    fn create(&mut self, name: &str, creator: Creator, now: MonotonicNs) -> Option<ChannelId> {
         while self.entries.len() >= self.settings.channels_max {
-            // What would go first in any case.
-            let (_, id) = self.lingering.pop_first()?;
+            let id = self.lingering.first_to_go()?;
+            self.metrics.channels_evicted.inc();
             self.seal(id, now);
             self.forget(id);
         }
         // Below 2^53, so that every JSON reader gets it exactly; drawn anew each time, so a number never names two messages.
         let epoch = fastrand::u64(1..1 << 53);
         let channel = Arc::new(Channel { name: name.into(), epoch, subscribers: AtomicU32::new(0) });
-        let hash = self.hasher.hash_one(name);
         let id = self.entries.insert(Entry {
             channel: channel.clone(),
-            hash,
+            creator,
+            heard_for: creator.source,
             rule: self.settings.rules.of(name).clone(),
             flow: Flow::Wanted,
             seq: 0,
@@ -281,19 +325,16 @@ impl Hub {
             looked_at: None,
             history: None,
         });
-        let id = ChannelId::try_from(id).expect("channels_max is far below 2^32");
-        let entries = &self.entries;
-        self.by_name.insert_unique(hash, id, |&id| entries[id as usize].hash);
         self.requests.push_back(Request::Want(channel));
-        self.metrics.channels.set(self.entries.len() as u64);
+        self.count_channels();
         Some(id)
     }
 
     fn forget(&mut self, id: ChannelId) {
-        let mut entry = self.entries.remove(id as usize);
+        let mut entry = self.entries.remove(id);
         debug_assert!(entry.interest.is_empty() && entry.open.is_none());
-        if let Ok(found) = self.by_name.find_entry(entry.hash, |&other| other == id) {
-            found.remove();
+        if let Some(due) = entry.looked_at {
+            self.lingering.remove(id, due, entry.creator);
         }
         self.last_found = None;
         if let Some(history) = &mut entry.history {
@@ -301,12 +342,21 @@ impl Hub {
             self.keep_history_budget();
         }
         self.requests.push_back(Request::Unwant(entry.channel));
+        self.count_channels();
+    }
+
+    fn count_channels(&mut self) {
         self.metrics.channels.set(self.entries.len() as u64);
+        self.release.note(self.entries.len(), self.now);
     }
 
     /// What the upstream is to be told next.
     pub fn next_request(&mut self) -> Option<Request> {
-        self.requests.pop_front()
+        let request = self.requests.pop_front();
+        if request.is_none() && self.requests.capacity() > QUEUE_KEPT {
+            self.requests = VecDeque::new();
+        }
+        request
     }
 
     // Flow.
@@ -318,8 +368,7 @@ impl Hub {
         {
             return Some(id);
         }
-        let entries = &self.entries;
-        let found = self.by_name.find(self.hasher.hash_one(name), |&id| *entries[id as usize].channel.name == *name).copied();
+        let found = self.entries.find(name);
         self.last_found = found.or(self.last_found);
         found
     }
@@ -358,7 +407,7 @@ impl Hub {
 
     /// The upstream is lost: nothing flows. What came in before is handed out at the next flush.
     pub fn interrupt(&mut self) {
-        for (_, entry) in &mut self.entries {
+        for (_, entry) in self.entries.iter_mut() {
             if entry.flow == Flow::Flowing {
                 entry.flow = Flow::Interrupted;
             }
@@ -544,19 +593,22 @@ impl Hub {
     /// Forgets channels whose linger is over and history that is too old.
     pub fn expire(&mut self, now: MonotonicNs) {
         self.now = now;
-        while let Some(&(due, id)) = self.lingering.first()
+        while let Some((due, id)) = self.lingering.next()
             && due <= now
         {
-            self.lingering.remove(&(due, id));
             let entry = &mut self.entries[id as usize];
-            entry.looked_at = None;
             if self.settings.history_keeps_channels && entry.history.as_ref().is_some_and(|history| !history.is_empty()) {
+                entry.looked_at = None;
+                self.lingering.remove(id, due, entry.creator);
                 // Looked at once per linger, with a floor, or a linger of 0 would spin here.
                 self.look_at(id, now.saturating_add(self.settings.linger_ns.max(SWEEP_NS)));
             } else {
                 self.seal(id, now);
                 self.forget(id);
             }
+        }
+        if self.release.take(self.entries.len(), now) {
+            sys::release_free_memory();
         }
         if self.has_history && now >= self.sweep_at {
             self.sweep_at = now + SWEEP_NS;
@@ -565,7 +617,7 @@ impl Hub {
     }
 
     fn sweep(&mut self, now: MonotonicNs) {
-        let slots = self.entries.capacity();
+        let slots = self.entries.numbers_end();
         for _ in 0..slots.min(SWEEP_CHANNELS) {
             self.sweep_from = (self.sweep_from + 1) % slots;
             let Some(entry) = self.entries.get_mut(self.sweep_from) else { continue };
@@ -579,9 +631,9 @@ impl Hub {
     /// When [`Hub::flush`] and [`Hub::expire`] are to be called even if nothing comes in.
     pub fn deadline(&self, now: MonotonicNs) -> Option<MonotonicNs> {
         let retry = self.lanes.iter().any(Lane::has_backlog).then_some(now + RETRY_NS);
-        let linger = self.lingering.first().map(|&(due, _)| due);
+        let linger = self.lingering.next().map(|(due, _)| due);
         let sweep = (!self.histories.is_empty()).then_some(self.sweep_at);
-        [retry, linger, sweep].into_iter().flatten().min()
+        [retry, linger, sweep, self.release.due()].into_iter().flatten().min()
     }
 
     // Answers.
@@ -609,7 +661,7 @@ impl Hub {
     /// Up to `limit` channels from slot `from` on.
     pub fn list(&self, from: usize, limit: usize) -> ChannelPage {
         let mut channels = Vec::new();
-        for slot in from..self.entries.capacity() {
+        for slot in from..self.entries.numbers_end() {
             let Some(entry) = self.entries.get(slot) else { continue };
             if channels.len() == limit {
                 return ChannelPage { channels, next: Some(slot) };
@@ -635,6 +687,12 @@ impl Hub {
     /// Whether every shard was told everything.
     pub fn is_drained(&self) -> bool {
         self.open.is_empty() && !self.lanes.iter().any(Lane::has_backlog)
+    }
+}
+
+impl Named for Entry {
+    fn name(&self) -> &str {
+        &self.channel.name
     }
 }
 

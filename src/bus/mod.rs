@@ -2,7 +2,9 @@
 //! into batches and hands them to the shards that have a subscriber. It never blocks on a shard.
 //!
 //! - [`subscriber`]: the thread and its turn. `spawn` starts it.
-//! - [`hub`]: channels, numbers, batches, node history; [`lane`]: the way to one shard when its inbox is full; [`history`].
+//! - [`hub`]: channels, numbers, batches, node history; [`lane`]: the way to one shard when its inbox is full; [`history`];
+//!   [`lingering`]: channels that nobody hears any more;
+//!   [`release`]: when their memory is given back.
 //! - [`upstream`]: the seam behind which messages come in: [`embedded`] (no Redis) or [`redis`] (one server).
 //! - Redis, from the socket up: [`target`] (URL), [`socket`], [`link`] (connection), [`resp`] (replies), [`subscriptions`], [`publishes`].
 #![forbid(unsafe_code)]
@@ -11,10 +13,12 @@ pub mod embedded;
 pub mod history;
 pub mod hub;
 pub mod lane;
+pub mod lingering;
 pub mod link;
 pub mod pace;
 pub mod publishes;
 pub mod redis;
+pub mod release;
 pub mod resp;
 pub mod socket;
 pub mod subscriber;
@@ -24,6 +28,7 @@ pub mod upstream;
 
 use std::sync::Arc;
 
+use crate::addresses::Source;
 use crate::fanout::batch::{Batch, Channel};
 use crate::shard::inbox::InboxSender;
 use crate::wire::command::Id;
@@ -50,6 +55,39 @@ pub struct ConnToken {
     pub generation: u32,
 }
 
+/// Whose doing it is that a channel is there: a connection of an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Creator {
+    pub source: Source,
+    pub shard: u16,
+    /// Its generation, which no other connection of the shard has.
+    pub connection: u32,
+}
+
+impl Creator {
+    /// Nobody of this source comes after it.
+    const fn last_of(source: Source) -> Creator {
+        Creator { source, shard: u16::MAX, connection: u32::MAX }
+    }
+
+    /// Whoever publishes where nobody listens, and history is kept.
+    fn of_publish(reply: &PublishReply) -> Creator {
+        match reply {
+            PublishReply::Client { shard, conn, .. } => Creator { source: Source::PUBLISHERS, shard: *shard, connection: conn.generation },
+            PublishReply::Control(_) => Creator::last_of(Source::PUBLISHERS),
+        }
+    }
+}
+
+/// Why a shard cannot have a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum JoinRefusal {
+    /// The host serves `channels_max`, and somebody hears each of them.
+    ChannelsMax,
+    /// As many channels are there for this address as may be (`channels_per_address`). Another one may have it.
+    AddressShare(Source),
+}
+
 /// What shards and the control thread ask of the bus thread.
 #[derive(Debug)]
 pub enum BusCommand {
@@ -58,6 +96,8 @@ pub enum BusCommand {
         shard: u16,
         topic: TopicToken,
         channel: Box<str>,
+        /// Who is the first.
+        creator: Creator,
     },
     /// The shard has none any more. May come while the join is still unanswered.
     Leave {
@@ -147,9 +187,10 @@ pub enum ShardMessage {
         topic: TopicToken,
         batch: Arc<Batch>,
     },
-    /// The answer to a join when the host serves `channels_max` channels: nothing will follow; the topic counts as left.
+    /// The answer to a join that cannot be: nothing will follow; the topic counts as left.
     Refused {
         topic: TopicToken,
+        refusal: JoinRefusal,
     },
     /// Messages up to `seq` were lost on the way because this inbox was full; a shard that is behind announces a gap.
     /// (A shard also sees a hole by itself when the next batch arrives.)

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::host::Host;
 use super::parse::{show_cores, show_size};
 use super::problem::{Origin, Problem};
-use super::{Pin, RedisSubscribe, Settings};
+use super::{Pin, RedisSubscribe, Settings, Share};
 
 /// All that does not fit. `origin` tells where a setting's value came from, `rule_origin` where it stands in the `[[channels]]`
 /// table of a prefix.
@@ -74,6 +74,15 @@ pub fn check(
             let help = "such a payload overruns every subscriber that does not take it at once";
             problems.push(Problem::warning(origin, key, message).help(help));
         }
+    }
+    if let Share::Count(count) = settings.channels_per_address
+        && count < settings.subscriptions_max
+    {
+        let subscriptions = settings.subscriptions_max;
+        let message =
+            format!("an address may have fewer channels ({count}) than one of its connections (subscriptions_max, {subscriptions})");
+        let origin = origin("channels_per_address");
+        problems.push(Problem::warning(origin, "channels_per_address", message).help("raise it, or lower subscriptions_max"));
     }
     if settings.buffer_bytes_total / settings.shards < settings.message_bytes_max {
         let message = format!(
@@ -154,6 +163,7 @@ mod tests {
     fn bounds_must_hold_each_other() {
         assert!(one(|settings| settings.log_bytes_total = 1 << 16).starts_with("error: log_bytes_per_channel"));
         assert!(one(|settings| settings.channels.default.log_bytes = 1 << 16).starts_with("warning: log_bytes_per_channel"));
+        assert!(one(|settings| settings.channels_per_address = Share::Count(127)).starts_with("warning: channels_per_address"));
         assert!(one(|settings| settings.buffer_bytes_total = 1024).starts_with("error: buffer_bytes_total"));
         let shares = |log_bytes_total, buffer_bytes_total| {
             move |settings: &mut Settings| {

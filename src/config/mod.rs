@@ -61,6 +61,8 @@ pub struct Settings {
     pub subscriptions_max: usize,
     /// Distinct channels served at once, whole process.
     pub channels_max: usize,
+    /// How many of them may be heard on behalf of one address; see [`Settings::channels_of_address`].
+    pub channels_per_address: Share,
     /// Largest message a client may send.
     pub message_bytes_max: usize,
     /// Largest payload taken from the bus or from a publisher.
@@ -86,6 +88,16 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// How many channels may be heard on behalf of one address.
+    pub fn channels_of_address(&self) -> usize {
+        match self.channels_per_address {
+            // So that no single host can take all; one connection may always have what it may have.
+            Share::Auto => (self.channels_max / 2).max(self.subscriptions_max),
+            Share::None => usize::MAX,
+            Share::Count(count) => count,
+        }
+    }
+
     /// What the logs of one shard may hold together.
     pub fn log_bytes_of_shard(&self) -> usize {
         self.log_bytes_total / self.shards
@@ -112,6 +124,14 @@ pub enum Pin {
     Auto,
     None,
     List(Vec<usize>),
+}
+/// How much of something that all share one of them may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Share {
+    Auto,
+    /// All of it.
+    None,
+    Count(usize),
 }
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FdTable {

@@ -390,6 +390,15 @@ pub static SETTINGS: &[Setting] = &[
         value: one!(channels_max, text => parse::count(text, 1, 100_000_000), value => value.to_string()),
     },
     Setting {
+        key: "channels_per_address",
+        section: Section::Bounds,
+        placeholder: "N",
+        help: "How many of them one address (an IPv6 /64) may be the first to subscribe to. auto is half of channels_max. Behind a proxy all clients share its address: none switches it off.",
+        accepted: "auto, none, or 1 to 100000000",
+        default_text: None,
+        value: one!(channels_per_address, text => parse::share(text, 100_000_000), value => parse::show_share(*value)),
+    },
+    Setting {
         key: "message_bytes_max",
         section: Section::Bounds,
         placeholder: "SIZE",

@@ -44,7 +44,7 @@ const SHARD_GAUGES: [Named<ShardMetrics>; 9] = [
     ("campanile_buffer_bytes", "Memory held by split frames and unsent control frames now. Unit: bytes.", |m| &m.buffer_bytes),
 ];
 
-const SHARD_COUNTERS: [Named<ShardMetrics>; 14] = [
+const SHARD_COUNTERS: [Named<ShardMetrics>; 16] = [
     ("ws_connections_accepted", "Sockets accepted. Unit: sockets.", |m| &m.accepted),
     ("ws_accept_errors", "Times accept failed for want of descriptors or kernel memory. Unit: failures.", |m| &m.accept_errors),
     ("ws_messages_sent", "Messages whose last byte the kernel accepted, per subscriber. Unit: messages.", |m| &m.messages_sent),
@@ -53,6 +53,12 @@ const SHARD_COUNTERS: [Named<ShardMetrics>; 14] = [
     ("ws_bytes_received", "Bytes received from clients. Unit: bytes.", |m| &m.bytes_received),
     ("ws_commands", "Commands received from clients. Unit: commands.", |m| &m.commands),
     ("ws_command_errors", "Commands answered with an error. Unit: commands.", |m| &m.command_errors),
+    ("ws_channels_limited", "Subscribes refused because the connection has channels made too fast. Unit: commands.", |m| {
+        &m.channels_limited
+    }),
+    ("ws_channels_refused", "Subscribes refused because the host or the address has as many channels as may be. Unit: commands.", |m| {
+        &m.channels_refused
+    }),
     ("ws_writes", "Write system calls. Unit: calls.", |m| &m.writes),
     ("ws_writes_blocked", "Writes that the kernel took only in part or not at all. Unit: calls.", |m| &m.writes_blocked),
     ("ws_pings_sent", "Heartbeat pings sent. Unit: frames.", |m| &m.pings_sent),
@@ -61,13 +67,18 @@ const SHARD_COUNTERS: [Named<ShardMetrics>; 14] = [
     ("campanile_loop_turns", "Turns of the shard's loop. Unit: turns.", |m| &m.turns),
 ];
 
-const BUS_COUNTERS: [Named<BusMetrics>; 13] = [
+const BUS_COUNTERS: [Named<BusMetrics>; 14] = [
     ("campanile_bus_bytes", "Payload bytes received from the bus. Unit: bytes.", |m| &m.bytes),
     ("campanile_bus_unwanted", "Messages received for channels that nobody here listens to. Unit: messages.", |m| &m.unwanted),
     ("campanile_bus_dropped", "Messages dropped: wrong payload kind, too large, or no valid channel name. Unit: messages.", |m| &m.dropped),
     ("campanile_bus_mismatched", "Payloads not of the kind set for their channel, passed on as opaque. Unit: messages.", |m| &m.mismatched),
     ("campanile_bus_batches", "Batches made. Unit: batches.", |m| &m.batches),
     ("campanile_bus_inbox_full", "Messages not handed to a shard because its inbox was full. Unit: messages.", |m| &m.inbox_full),
+    (
+        "campanile_bus_channels_evicted",
+        "Channels that nobody heard any more and that made room for others before their time. Unit: channels.",
+        |m| &m.channels_evicted,
+    ),
     (
         "campanile_bus_history_dropped",
         "Messages dropped from the node's history because all histories together were full. Unit: messages.",

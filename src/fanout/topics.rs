@@ -4,24 +4,24 @@
 //! batch. A batch that arrives during a lap only sets the number of visits still due back to all, so appending costs the same
 //! for one member as for a million, and whoever is visited gets everything up to the head.
 
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-
-use hashbrown::HashTable;
-use slab::Slab;
 
 use super::batch::Channel;
 use super::log::Log;
 use crate::bus::TopicToken;
+use crate::by_name::{ByName, Named};
 use crate::config::ChannelRule;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Topics {
-    slots: Slab<Topic>,
-    by_name: HashTable<u32>,
-    /// Keyed: clients choose the names.
-    hasher: RandomState,
+    slots: ByName<Topic>,
     generations: u32,
+}
+
+impl Named for Topic {
+    fn name(&self) -> &str {
+        &self.name
+    }
 }
 
 #[derive(Debug)]
@@ -58,12 +58,6 @@ pub struct Member {
     pub subscription: u32,
 }
 
-impl Default for Topics {
-    fn default() -> Topics {
-        Topics { slots: Slab::new(), by_name: HashTable::new(), hasher: RandomState::new(), generations: 0 }
-    }
-}
-
 impl Topics {
     pub fn len(&self) -> usize {
         self.slots.len()
@@ -74,14 +68,13 @@ impl Topics {
     }
 
     pub fn find(&self, name: &str) -> Option<u32> {
-        self.by_name.find(self.hasher.hash_one(name), |&index| &*self.slots[index as usize].name == name).copied()
+        self.slots.find(name)
     }
 
     /// A new topic; the name must not be there yet.
     pub fn insert(&mut self, name: &str, rule: ChannelRule) -> u32 {
-        debug_assert!(self.find(name).is_none());
         self.generations = self.generations.wrapping_add(1);
-        let index = self.slots.insert(Topic {
+        self.slots.insert(Topic {
             name: name.into(),
             generation: self.generations,
             channel: None,
@@ -96,20 +89,13 @@ impl Topics {
             lagging: 0,
             join_sent: false,
             interest_queued: false,
-        }) as u32;
-        let (slots, hasher) = (&self.slots, &self.hasher);
-        self.by_name.insert_unique(hasher.hash_one(name), index, |&index| hasher.hash_one(&*slots[index as usize].name));
-        index
+        })
     }
 
     /// Frees a topic without members.
     pub fn remove(&mut self, index: u32) -> Topic {
-        let topic = self.slots.remove(index as usize);
+        let topic = self.slots.remove(index);
         assert!(topic.members.is_empty(), "a topic with members cannot go");
-        let hash = self.hasher.hash_one(&*topic.name);
-        if let Ok(entry) = self.by_name.find_entry(hash, |&other| other == index) {
-            entry.remove();
-        }
         topic
     }
 

@@ -3,9 +3,11 @@
 //! [`Shard::turn`] is the loop's body and reads like the design: named stages in order, each under a budget. The shard is
 //! generic over [`net::Network`], so that the simulator drives the very same code with sockets and a clock of its own.
 //!
-//! The stages live in files of their own: `read` (handshakes, commands, pings), `subscribe` (topics and the bus's answers),
+//! The stages live in files of their own: `read` (handshakes, commands, pings), `subscribe` (topics and the bus's answers; [`admission`]
+//! says who may),
 //! `flush` (one `writev` per due connection), `close` (closing, deadlines, reaping).
 
+pub mod admission;
 mod close;
 pub mod conn;
 mod flush;
@@ -18,6 +20,7 @@ mod subscribe;
 pub mod wheel;
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
@@ -28,6 +31,7 @@ use crate::config::Settings;
 use crate::fanout::topics::Topics;
 use crate::limits;
 use crate::metrics::{RefusalReason, ShardMetrics};
+use admission::Admission;
 use conn::{Conn, Flags};
 use inbox::Inbox;
 use net::{Accepted, Network, Readiness};
@@ -63,6 +67,7 @@ pub struct Shard<N: Network> {
     generations: u32,
     topics: Topics,
     waiters: Slab<Waiter>,
+    admission: Admission,
     wheel: Wheel,
 
     /// Connections with something to read, each once.
@@ -104,6 +109,7 @@ impl<N: Network> Shard<N> {
     pub fn new(net: N, parts: Parts) -> Shard<N> {
         let Parts { index, settings, metrics, inbox, bus, connections, node_id } = parts;
         let (started_ns, unix_ms) = (net.now_ns(), net.unix_ms());
+        let admission = Admission::new(settings.subscriptions_max);
         Shard {
             net,
             index,
@@ -117,6 +123,7 @@ impl<N: Network> Shard<N> {
             generations: 0,
             topics: Topics::default(),
             waiters: Slab::new(),
+            admission,
             wheel: Wheel::default(),
             reading: VecDeque::new(),
             ready: VecDeque::new(),
@@ -230,7 +237,7 @@ impl<N: Network> Shard<N> {
                 return;
             }
             match self.net.accept() {
-                Accepted::Stream(stream) => self.admit(stream),
+                Accepted::Stream { stream, peer } => self.admit(stream, peer),
                 Accepted::Dropped => {
                     self.note_accept_error();
                     self.metrics.refused[RefusalReason::Descriptors as usize].inc();
@@ -246,7 +253,7 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    fn admit(&mut self, mut stream: N::Stream) {
+    fn admit(&mut self, mut stream: N::Stream, peer: SocketAddr) {
         self.metrics.accepted.inc();
         // Room for the refusals of a crowd that is told 503, and no more: beyond it the socket is simply dropped.
         if self.conns.len() >= self.settings.connections_max + limits::REFUSALS_UNDER_WAY_MAX {
@@ -260,6 +267,7 @@ impl<N: Network> Shard<N> {
         if self.net.register(&mut stream, pack(token)).is_err() {
             return self.note_accept_error();
         }
+        self.admission.enter(entry.key(), peer, since_ms(self.now_ns, self.started_ns));
         entry.insert(Conn::new(stream, generation, self.settings.format, self.tick));
         self.metrics.sockets.inc();
         self.set_deadline(token.index as usize, self.settings.handshake_timeout);
@@ -305,6 +313,11 @@ impl<N: Network> Shard<N> {
         metrics.buffer_bytes.set(self.buffer_bytes as u64);
         metrics.channels.set(self.topics.len() as u64);
     }
+}
+
+/// Milliseconds since the shard began; they go round in 49 days.
+fn since_ms(now_ns: u64, started_ns: u64) -> u32 {
+    ((now_ns - started_ns) / 1_000_000) as u32
 }
 
 fn tick_at(now_ns: u64, started_ns: u64) -> Tick {

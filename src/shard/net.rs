@@ -1,6 +1,7 @@
 //! What a shard needs of the world: sockets and a clock. [`crate::shard::sockets`] is the real one, the simulator's the other.
 
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 
 use crate::fanout::batch::MonotonicNs;
 
@@ -16,7 +17,11 @@ pub struct Readiness {
 /// What one accept brought.
 #[derive(Debug)]
 pub enum Accepted<S> {
-    Stream(S),
+    Stream {
+        stream: S,
+        /// Who connects: the other end of the TCP connection.
+        peer: SocketAddr,
+    },
     /// A connection was taken and dropped for want of descriptors.
     Dropped,
     /// A connection ended while it waited; there may be others.

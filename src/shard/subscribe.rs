@@ -1,12 +1,13 @@
 //! Subscriptions of this shard's connections, and what the bus sends for them.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::Shard;
 use super::conn::{Phase, Subscription};
 use super::net::Network;
-use crate::bus::{BusCommand, ShardMessage, TopicToken};
+use super::{Shard, since_ms};
+use crate::bus::{BusCommand, Creator, JoinRefusal, ShardMessage, TopicToken};
 use crate::fanout::batch::{Batch, Channel};
 use crate::fanout::cursor::Cursor;
 use crate::fanout::log::Log;
@@ -43,8 +44,13 @@ impl<N: Network> Shard<N> {
             return self.reply_error(key, id.as_ref(), ErrorCode::TooManySubscriptions, &message);
         }
         if topic.is_none() && self.topics.len() >= self.settings.channels_max {
-            let message = format!("this server serves {} channels and no more", self.settings.channels_max);
-            return self.reply_error(key, id.as_ref(), ErrorCode::TooManyChannels, &message);
+            return self.refuse_channel(key, id.as_ref(), JoinRefusal::ChannelsMax);
+        }
+        if topic.is_none() && !self.admission.may_create(key, since_ms(self.now_ns, self.started_ns)) {
+            self.metrics.channels_limited.inc();
+            let (burst, per_second) = (self.admission.burst(), self.admission.per_second());
+            let message = format!("a connection may add {burst} channels at once and {per_second} a second after that; wait a moment");
+            return self.reply_error(key, id.as_ref(), ErrorCode::RateLimited, &message);
         }
         let topic = topic.unwrap_or_else(|| self.topics.insert(name, self.settings.channels.of(name).clone()));
         let member = Member { conn: key as u32, subscription: self.conns[key].subscriptions.len() as u32 };
@@ -204,8 +210,15 @@ impl<N: Network> Shard<N> {
             let topic = &self.topics[index];
             let wanted = !topic.members().is_empty();
             if wanted != topic.join_sent {
-                let (shard, channel, topic) = (self.index, topic.name.clone(), self.topics.token(index));
-                let command = if wanted { BusCommand::Join { shard, topic, channel } } else { BusCommand::Leave { shard, topic, channel } };
+                let (shard, channel, first) = (self.index, topic.name.clone(), topic.members().first().copied());
+                let topic = self.topics.token(index);
+                let command = match first {
+                    Some(Member { conn, .. }) => {
+                        let (source, connection) = (self.admission.source(conn as usize), self.conns[conn as usize].generation);
+                        BusCommand::Join { shard, topic, channel, creator: Creator { source, shard, connection } }
+                    }
+                    None => BusCommand::Leave { shard, topic, channel },
+                };
                 if self.bus.push(command).is_err() {
                     break;
                 }
@@ -224,6 +237,9 @@ impl<N: Network> Shard<N> {
         if told {
             self.bus.wake();
         }
+        if self.interest.is_empty() && self.interest.capacity() > limits::QUEUE_KEPT {
+            self.interest = VecDeque::new();
+        }
     }
 
     pub(super) fn drain_inbox(&mut self) {
@@ -237,7 +253,7 @@ impl<N: Network> Shard<N> {
                     self.on_batch(topic, batch);
                 }
                 ShardMessage::Joined { topic, channel, seq, history } => self.on_joined(topic, channel, seq, history),
-                ShardMessage::Refused { topic } => self.on_refused(topic),
+                ShardMessage::Refused { topic, refusal } => self.on_refused(topic, refusal),
                 ShardMessage::Head { topic, seq } => self.on_head(topic, seq),
                 ShardMessage::Published { conn, id, channel, result } => self.on_published(conn, id, &channel, result),
                 ShardMessage::Stop => self.stop(),
@@ -334,17 +350,38 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// The bus cannot serve this channel: whoever asked is told, and the topic goes.
-    fn on_refused(&mut self, token: TopicToken) {
+    /// The bus cannot serve this channel: whoever asked is told, and the topic goes; unless somebody of another address waits for it, too.
+    fn on_refused(&mut self, token: TopicToken, refusal: JoinRefusal) {
         let Some(index) = self.topics.resolve(token) else { return };
         self.topics[index].join_sent = false;
-        let message = format!("this server serves {} channels and no more", self.settings.channels_max);
-        while let Some(&Member { conn, subscription }) = self.topics[index].members().last() {
+        // Whoever is left joins anew.
+        self.queue_interest(index);
+        let mut place = self.topics[index].members().len();
+        while place > 0 {
+            place -= 1;
+            let Member { conn, subscription } = self.topics[index].members()[place];
             let (key, at) = (conn as usize, subscription as usize);
-            let Waiter { id, .. } = self.take_waiter(key, at);
-            self.remove_subscription(key, at);
-            self.reply_error(key, id.as_ref(), ErrorCode::TooManyChannels, &message);
+            let concerns = match refusal {
+                JoinRefusal::ChannelsMax => true,
+                JoinRefusal::AddressShare(source) => self.admission.source(key) == source,
+            };
+            if concerns {
+                let Waiter { id, .. } = self.take_waiter(key, at);
+                self.remove_subscription(key, at);
+                self.refuse_channel(key, id.as_ref(), refusal);
+            }
         }
+    }
+
+    fn refuse_channel(&mut self, key: usize, id: Option<&Id>, refusal: JoinRefusal) {
+        self.metrics.channels_refused.inc();
+        let message = match refusal {
+            JoinRefusal::ChannelsMax => format!("this server serves {} channels and no more", self.settings.channels_max),
+            JoinRefusal::AddressShare(_) => {
+                format!("this server serves {} channels to your address and no more", self.settings.channels_of_address())
+            }
+        };
+        self.reply_error(key, id, ErrorCode::TooManyChannels, &message);
     }
 }
 

@@ -59,7 +59,7 @@ pub enum ErrorCode {
     AlreadySubscribed,
     NotSubscribed,
     TooManySubscriptions,
-    /// The host serves as many channels as it may.
+    /// The host serves as many channels as it may, or as many for the client's address.
     TooManyChannels,
     PublishNotAllowed,
     PayloadTooBig,
@@ -69,9 +69,11 @@ pub enum ErrorCode {
     BusUnavailable,
     /// Too much is under way; try again.
     Busy,
+    /// The connection asks for too much in too short a time.
+    RateLimited,
 }
 impl ErrorCode {
-    pub const ALL: [ErrorCode; 12] = [
+    pub const ALL: [ErrorCode; 13] = [
         ErrorCode::BadCommand,
         ErrorCode::UnknownType,
         ErrorCode::BadChannel,
@@ -84,6 +86,7 @@ impl ErrorCode {
         ErrorCode::BadPayload,
         ErrorCode::BusUnavailable,
         ErrorCode::Busy,
+        ErrorCode::RateLimited,
     ];
 
     /// The value of `code`, snake_case: `bad_command`, …
@@ -101,6 +104,7 @@ impl ErrorCode {
             ErrorCode::BadPayload => "bad_payload",
             ErrorCode::BusUnavailable => "bus_unavailable",
             ErrorCode::Busy => "busy",
+            ErrorCode::RateLimited => "rate_limited",
         }
     }
 }

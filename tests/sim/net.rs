@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -19,6 +20,8 @@ use campanile::wire::Format;
 /// One socket's two directions.
 #[derive(Debug, Default)]
 pub struct Pipe {
+    /// Where the client connects from.
+    pub peer: Option<SocketAddr>,
     pub token: Option<usize>,
     pub to_server: VecDeque<u8>,
     pub to_client: VecDeque<u8>,
@@ -54,8 +57,13 @@ impl Wires {
 
     /// A client that has sent these bytes waits at the door.
     pub fn connect(&mut self, request: &str, room: usize) -> usize {
+        self.connect_from(SocketAddr::from(([127, 0, 0, 1], 40_000)), request, room)
+    }
+
+    pub fn connect_from(&mut self, peer: SocketAddr, request: &str, room: usize) -> usize {
         let pipe = self.pipes.len();
-        self.pipes.push(Pipe { room, to_server: request.bytes().collect(), readable_edge: true, ..Pipe::default() });
+        let to_server = request.bytes().collect();
+        self.pipes.push(Pipe { peer: Some(peer), room, to_server, readable_edge: true, ..Pipe::default() });
         self.waiting.push_back(pipe);
         pipe
     }
@@ -115,7 +123,10 @@ impl Network for SimNet {
         }
         match wires.waiting.pop_front() {
             Some(pipe) if wires.pipes[pipe].reset => Accepted::Gone,
-            Some(pipe) => Accepted::Stream(SimStream { wires: self.0.clone(), pipe }),
+            Some(pipe) => {
+                let peer = wires.pipes[pipe].peer.expect("whoever waits has connected");
+                Accepted::Stream { stream: SimStream { wires: self.0.clone(), pipe }, peer }
+            }
             None => Accepted::None,
         }
     }
