@@ -50,6 +50,10 @@ pub const CHANNELS_AT_ONCE_MIN: usize = 64;
 /// as fast, one connection keeps the bus busy with nothing else.
 pub const CHANNELS_PER_SECOND_MIN: usize = 16;
 pub const RESUBSCRIBE_ALL_SECONDS: usize = 8;
+/// So many subscriptions of a shard may always wait for the bus.
+pub const WAITERS_FLOOR: usize = 256;
+/// The most that one of them takes, with the longest `id`.
+pub const WAITER_BYTES_MAX: usize = 224;
 /// Work units of one flush stage; a visit that writes nothing costs 1, a write [`FLUSH_UNITS_PER_WRITE`].
 pub const FLUSH_UNITS_PER_TURN: usize = 2048;
 pub const FLUSH_UNITS_PER_WRITE: usize = 16;
@@ -75,3 +79,12 @@ pub const REFUSALS_UNDER_WAY_MAX: usize = 1024;
 pub const APPENDED_BEFORE_SWEEP: usize = 4096;
 /// Ticks (100 ms) between two warnings that connections cannot be accepted.
 pub const ACCEPT_WARNING_TICKS: u32 = 600;
+
+/// What an allocation of so many bytes takes of the heap: 8 bytes before it, steps of 16, 32 at least (glibc's malloc).
+pub const fn heap_bytes(bytes: usize) -> usize {
+    match bytes {
+        0 => 0,
+        1..=24 => 32,
+        _ => (bytes + 8).next_multiple_of(16),
+    }
+}

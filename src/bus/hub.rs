@@ -18,7 +18,7 @@ use super::release::Release;
 use super::{ChannelInfo, ChannelPage, Creator, JoinRefusal, PublishError, PublishReply, Published, ShardMessage, ShardSender, TopicToken};
 use crate::addresses::Source;
 use crate::by_name::{ByName, Named};
-use crate::config::{ChannelRule, ChannelRules, Mismatch, Settings};
+use crate::config::{ChannelRule, ChannelRules, Mismatch, Settings, SharedRules};
 use crate::fanout::batch::{Batch, BatchBuilder, Channel, MonotonicNs};
 use crate::limits::QUEUE_KEPT;
 use crate::metrics::BusMetrics;
@@ -31,6 +31,8 @@ pub const RETRY_NS: u64 = 2_000_000;
 /// How often history is looked through for what is too old, and how many channels at a time.
 const SWEEP_NS: u64 = 250_000_000;
 const SWEEP_CHANNELS: usize = 4096;
+
+const NOT_OPEN: u32 = u32::MAX;
 
 /// A channel's place in the hub; valid until the channel is forgotten.
 pub type ChannelId = u32;
@@ -96,6 +98,7 @@ impl From<&Settings> for HubSettings {
 #[derive(Debug)]
 pub struct Hub {
     settings: HubSettings,
+    rules: SharedRules,
     metrics: Arc<BusMetrics>,
     entries: ByName<Entry>,
     /// How many channels somebody hears on behalf of each address that has any.
@@ -105,8 +108,8 @@ pub struct Hub {
     lanes: Vec<Lane>,
     wakes: u64,
     release: Release,
-    /// Channels with an open batch.
-    open: Vec<ChannelId>,
+    /// Batches under construction; None: sealed meanwhile.
+    open: Vec<Option<(ChannelId, BatchBuilder)>>,
     requests: VecDeque<Request>,
     /// Channels without a listener, by when they are to be looked at ([`Entry::looked_at`]).
     lingering: Lingering,
@@ -125,13 +128,14 @@ struct Entry {
     creator: Creator,
     /// On whose behalf it is heard, while anybody hears it: who was the first.
     heard_for: Source,
-    rule: ChannelRule,
+    rule: Arc<ChannelRule>,
     flow: Flow,
     /// Last number handed out.
     seq: u64,
     /// Last number in a sealed batch; behind `seq` while a batch is open.
     sealed: u64,
-    open: Option<BatchBuilder>,
+    /// Its place in [`Hub::open`], or [`NOT_OPEN`].
+    open: u32,
     interest: SmallVec<[Interest; 1]>,
     /// Somebody was interested once: for that long after the last one left, the channel stays as it is.
     was_heard: bool,
@@ -172,6 +176,7 @@ impl Hub {
             settings.rules.default.history_count > 0 || settings.rules.by_prefix.iter().any(|(_, rule)| rule.history_count > 0);
         let inbox_bytes_max = settings.inbox_bytes_total / shards.len().max(1);
         Hub {
+            rules: SharedRules::new(&settings.rules),
             settings,
             metrics,
             entries: ByName::default(),
@@ -206,9 +211,9 @@ impl Hub {
     // Interest.
 
     /// A shard has its first subscriber of a channel. `Joined` (or `Refused`) follows.
-    pub fn join(&mut self, shard: u16, topic: TopicToken, name: &str, creator: Creator, now: MonotonicNs) {
+    pub fn join(&mut self, shard: u16, topic: TopicToken, name: impl Into<Arc<str>>, creator: Creator, now: MonotonicNs) {
         self.now = now;
-        let id = match self.heard(name, creator, now) {
+        let id = match self.heard(name.into(), creator, now) {
             Ok(id) => id,
             Err(refusal) => return self.lanes[usize::from(shard)].reply(ShardMessage::Refused { topic, refusal }),
         };
@@ -220,8 +225,8 @@ impl Hub {
     }
 
     /// The channel of this name, which somebody is to hear from now on; made if need be.
-    fn heard(&mut self, name: &str, creator: Creator, now: MonotonicNs) -> Result<ChannelId, JoinRefusal> {
-        let found = self.find(name);
+    fn heard(&mut self, name: Arc<str>, creator: Creator, now: MonotonicNs) -> Result<ChannelId, JoinRefusal> {
+        let found = self.find(&name);
         if let Some(id) = found
             && !self.entries[id as usize].interest.is_empty()
         {
@@ -295,13 +300,13 @@ impl Hub {
         if self.settings.rules.of(name).history_count == 0 {
             return None;
         }
-        let id = self.create(name, creator, now)?;
+        let id = self.create(name.into(), creator, now)?;
         self.set_idle(id, now);
         Some(id)
     }
 
     /// None: `channels_max` is reached and none of them only lingers.
-    fn create(&mut self, name: &str, creator: Creator, now: MonotonicNs) -> Option<ChannelId> {
+    fn create(&mut self, name: Arc<str>, creator: Creator, now: MonotonicNs) -> Option<ChannelId> {
         while self.entries.len() >= self.settings.channels_max {
             let id = self.lingering.first_to_go()?;
             self.metrics.channels_evicted.inc();
@@ -310,16 +315,17 @@ impl Hub {
         }
         // Below 2^53, so that every JSON reader gets it exactly; drawn anew each time, so a number never names two messages.
         let epoch = fastrand::u64(1..1 << 53);
-        let channel = Arc::new(Channel { name: name.into(), epoch, subscribers: AtomicU32::new(0) });
+        let rule = self.rules.of(&name).clone();
+        let channel = Arc::new(Channel { name, epoch, subscribers: AtomicU32::new(0) });
         let id = self.entries.insert(Entry {
             channel: channel.clone(),
             creator,
             heard_for: creator.source,
-            rule: self.settings.rules.of(name).clone(),
+            rule,
             flow: Flow::Wanted,
             seq: 0,
             sealed: 0,
-            open: None,
+            open: NOT_OPEN,
             interest: SmallVec::new(),
             was_heard: false,
             looked_at: None,
@@ -332,7 +338,7 @@ impl Hub {
 
     fn forget(&mut self, id: ChannelId) {
         let mut entry = self.entries.remove(id);
-        debug_assert!(entry.interest.is_empty() && entry.open.is_none());
+        debug_assert!(entry.interest.is_empty() && entry.open == NOT_OPEN);
         if let Some(due) = entry.looked_at {
             self.lingering.remove(id, due, entry.creator);
         }
@@ -454,14 +460,17 @@ impl Hub {
                 }
             }
         }
-        if entry.open.as_ref().is_some_and(|open| open.is_full_for(payload.len())) {
+        if let Some(Some((_, open))) = self.open.get(entry.open as usize)
+            && open.is_full_for(payload.len())
+        {
             self.seal(id, receipt.received);
         }
         let entry = &mut self.entries[id as usize];
-        let open = entry.open.get_or_insert_with(|| {
-            self.open.push(id);
-            BatchBuilder::new(entry.channel.clone(), entry.seq + 1)
-        });
+        if entry.open == NOT_OPEN {
+            entry.open = self.open.len() as u32;
+            self.open.push(Some((id, BatchBuilder::new(entry.channel.clone(), entry.seq + 1))));
+        }
+        let Some((_, open)) = &mut self.open[entry.open as usize] else { unreachable!("a batch that is sealed is not open") };
         open.push(kind, payload, receipt.received, receipt.timestamp_ms);
         entry.seq += 1;
         Outcome::Numbered(Published { epoch: Some(entry.channel.epoch), seq: Some(entry.seq) })
@@ -483,11 +492,13 @@ impl Hub {
         self.now = now;
         // Answers first, or a shard whose inbox the batches keep full would never hear them.
         self.retry();
-        let mut open = std::mem::take(&mut self.open);
-        for id in open.drain(..) {
-            self.seal(id, now);
+        for place in 0..self.open.len() {
+            if let Some((id, _)) = self.open[place] {
+                self.seal(id, now);
+            }
         }
-        self.open = open;
+        self.open.clear();
+        self.open.shrink_to(QUEUE_KEPT);
         self.wakes += self.lanes.iter_mut().map(|lane| u64::from(lane.wake())).sum::<u64>();
     }
 
@@ -496,9 +507,10 @@ impl Hub {
         self.wakes
     }
 
-    /// The id may be of a channel that was sealed or forgotten since.
+    /// Hands out the channel's open batch, if it has one.
     fn seal(&mut self, id: ChannelId, now: MonotonicNs) {
-        if let Some(open) = self.entries.get_mut(id as usize).and_then(|entry| entry.open.take()) {
+        let place = std::mem::replace(&mut self.entries[id as usize].open, NOT_OPEN);
+        if let Some((_, open)) = self.open.get_mut(place as usize).and_then(Option::take) {
             self.deliver(id, open.seal(), now);
         }
     }

@@ -401,7 +401,7 @@ fn channels_kept_for_their_history_make_room() {
     let mut bed = bed_of(ChannelRule { history_count: 100, ..rule() }, &[100], 10);
     for index in 0..50 {
         let (name, now) = (format!("c{index}"), T0 + u64::from(index));
-        bed.hub.join(0, topic(index), &name, somebody(), now);
+        bed.hub.join(0, topic(index), name.as_str(), somebody(), now);
         bed.hub.leave(0, topic(index), &name, now);
         assert!(bed.metrics.channels.get() <= 10);
     }
@@ -495,7 +495,7 @@ fn on_the_embedded_bus_channels_go_when_the_bound_takes_their_history() {
     bed.hub.expire(now);
     bed.hub.expire(now + 2 * LINGER_NS);
     let channels = bed.hub.list(0, 1000).channels;
-    assert!((15..25).contains(&channels.len()) && channels.iter().all(|channel| channel.history_messages == 1), "{}", channels.len());
+    assert!((10..20).contains(&channels.len()) && channels.iter().all(|channel| channel.history_messages == 1), "{}", channels.len());
     assert_eq!(bed.metrics.history_dropped.get(), 1000 - channels.len() as u64);
 }
 
@@ -571,7 +571,7 @@ fn a_flood_of_names_pushes_out_the_floods_own() {
     let mut leave_behind = |bed: &mut Bed, creator: Creator, count: usize| {
         for _ in 0..count {
             name += 1;
-            bed.hub.join(0, topic(name), &format!("c{name}"), creator, T0 + u64::from(name));
+            bed.hub.join(0, topic(name), format!("c{name}"), creator, T0 + u64::from(name));
             bed.hub.leave(0, topic(name), &format!("c{name}"), T0 + u64::from(name));
             bed.got(0);
         }

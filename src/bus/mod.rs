@@ -95,7 +95,7 @@ pub enum BusCommand {
     Join {
         shard: u16,
         topic: TopicToken,
-        channel: Box<str>,
+        channel: Arc<str>,
         /// Who is the first.
         creator: Creator,
     },
@@ -103,7 +103,7 @@ pub enum BusCommand {
     Leave {
         shard: u16,
         topic: TopicToken,
-        channel: Box<str>,
+        channel: Arc<str>,
     },
     Publish(Publish),
     /// Up to `limit` channels from `from` on, for `GET /channels`.

@@ -22,6 +22,7 @@ pub mod start;
 pub mod table;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::limits;
@@ -101,6 +102,11 @@ impl Settings {
     /// What the logs of one shard may hold together.
     pub fn log_bytes_of_shard(&self) -> usize {
         self.log_bytes_total / self.shards
+    }
+
+    /// What may be remembered of subscriptions that wait for the bus, on one shard: as much again as half of the buffers.
+    pub fn waiting_bytes_of_shard(&self) -> usize {
+        self.buffer_bytes_total / self.shards / 2
     }
 
     /// What the buffers of one shard's connections may hold together: the shard's part, but one message at least.
@@ -184,8 +190,31 @@ pub struct ChannelRules {
     pub by_prefix: Vec<(String, ChannelRule)>,
 }
 
+/// The rules as many channels refer to them: one copy of each for the thread that made this.
+#[derive(Debug)]
+pub struct SharedRules {
+    default: Arc<ChannelRule>,
+    by_prefix: Vec<(String, Arc<ChannelRule>)>,
+}
+
+impl SharedRules {
+    pub fn new(rules: &ChannelRules) -> SharedRules {
+        let shared = |(prefix, rule): &(String, ChannelRule)| (prefix.clone(), Arc::new(rule.clone()));
+        SharedRules { default: Arc::new(rules.default.clone()), by_prefix: rules.by_prefix.iter().map(shared).collect() }
+    }
+
+    pub fn of(&self, channel: &str) -> &Arc<ChannelRule> {
+        longest(&self.by_prefix, channel).unwrap_or(&self.default)
+    }
+}
+
+/// The rule of the longest prefix; they come longest first.
+fn longest<'a, R>(by_prefix: &'a [(String, R)], channel: &str) -> Option<&'a R> {
+    by_prefix.iter().find(|(prefix, _)| channel.starts_with(prefix.as_str())).map(|(_, rule)| rule)
+}
+
 impl ChannelRules {
     pub fn of(&self, channel: &str) -> &ChannelRule {
-        self.by_prefix.iter().find(|(prefix, _)| channel.starts_with(prefix.as_str())).map_or(&self.default, |(_, rule)| rule)
+        longest(&self.by_prefix, channel).unwrap_or(&self.default)
     }
 }

@@ -183,9 +183,6 @@ impl Log {
         while !self.entries.is_empty() {
             self.drop_oldest();
         }
-        if self.entries.capacity() > 16 {
-            self.entries = VecDeque::new();
-        }
     }
 
     fn drop_oldest(&mut self) {
@@ -203,6 +200,10 @@ impl Log {
         let entry = self.entries.pop_front()?;
         self.bytes -= entry.bytes;
         self.unmerged = self.unmerged.min(self.entries.len());
+        if self.entries.is_empty() {
+            // A channel that is quiet now holds nothing, or a hundred thousand of them would hold the most that each ever had.
+            self.entries = VecDeque::new();
+        }
         Some(entry)
     }
 

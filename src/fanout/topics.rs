@@ -6,6 +6,8 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::batch::Channel;
 use super::log::Log;
 use crate::bus::TopicToken;
@@ -26,13 +28,15 @@ impl Named for Topic {
 
 #[derive(Debug)]
 pub struct Topic {
-    pub name: Box<str>,
+    /// The hub's copy, once it has answered.
+    pub name: Arc<str>,
     generation: u32,
     /// None until the bus has answered the join.
     pub channel: Option<Arc<Channel>>,
     pub log: Log,
-    pub rule: ChannelRule,
-    members: Vec<Member>,
+    pub rule: Arc<ChannelRule>,
+    /// Most channels have one or two, which lie here.
+    members: SmallVec<[Member; 2]>,
     /// Index of the member to visit next.
     lap_position: u32,
     /// Visits still due; 0: every member has been visited since the newest batch.
@@ -72,7 +76,7 @@ impl Topics {
     }
 
     /// A new topic; the name must not be there yet.
-    pub fn insert(&mut self, name: &str, rule: ChannelRule) -> u32 {
+    pub fn insert(&mut self, name: &str, rule: Arc<ChannelRule>) -> u32 {
         self.generations = self.generations.wrapping_add(1);
         self.slots.insert(Topic {
             name: name.into(),
@@ -80,7 +84,7 @@ impl Topics {
             channel: None,
             log: Log::new(rule.log_bytes),
             rule,
-            members: Vec::new(),
+            members: SmallVec::new(),
             lap_position: 0,
             lap_remaining: 0,
             lap_head: 0,
@@ -149,7 +153,9 @@ impl Topic {
     pub fn remove_member(&mut self, place: u32) -> Option<Member> {
         self.members.swap_remove(place as usize);
         if self.members.capacity() > 64 && self.members.len() * 4 < self.members.capacity() {
-            self.members.shrink_to(self.members.len() * 2);
+            let mut fewer = SmallVec::with_capacity(self.members.len() * 2);
+            fewer.extend_from_slice(&self.members);
+            self.members = fewer;
         }
         if self.lap_position as usize >= self.members.len() {
             self.lap_position = 0;

@@ -17,6 +17,7 @@ mod read;
 pub mod run;
 pub mod sockets;
 mod subscribe;
+mod waiters;
 pub mod wheel;
 
 use std::collections::VecDeque;
@@ -27,7 +28,7 @@ use std::sync::atomic::AtomicUsize;
 use slab::Slab;
 
 use crate::bus::{BusSender, ConnToken, ShardMessage, TopicToken};
-use crate::config::Settings;
+use crate::config::{Settings, SharedRules};
 use crate::fanout::topics::Topics;
 use crate::limits;
 use crate::metrics::{RefusalReason, ShardMetrics};
@@ -35,7 +36,7 @@ use admission::Admission;
 use conn::{Conn, Flags};
 use inbox::Inbox;
 use net::{Accepted, Network, Readiness};
-use subscribe::Waiter;
+use waiters::Waiters;
 use wheel::{TICK_NS, Tick, Wheel};
 
 /// What a shard is made with.
@@ -66,8 +67,9 @@ pub struct Shard<N: Network> {
     conns: Slab<Conn<N::Stream>>,
     generations: u32,
     topics: Topics,
-    waiters: Slab<Waiter>,
+    waiters: Waiters,
     admission: Admission,
+    rules: SharedRules,
     wheel: Wheel,
 
     /// Connections with something to read, each once.
@@ -110,6 +112,8 @@ impl<N: Network> Shard<N> {
         let Parts { index, settings, metrics, inbox, bus, connections, node_id } = parts;
         let (started_ns, unix_ms) = (net.now_ns(), net.unix_ms());
         let admission = Admission::new(settings.subscriptions_max);
+        let waiters = Waiters::new(settings.waiting_bytes_of_shard());
+        let rules = SharedRules::new(&settings.channels);
         Shard {
             net,
             index,
@@ -122,8 +126,9 @@ impl<N: Network> Shard<N> {
             conns: Slab::new(),
             generations: 0,
             topics: Topics::default(),
-            waiters: Slab::new(),
+            waiters,
             admission,
+            rules,
             wheel: Wheel::default(),
             reading: VecDeque::new(),
             ready: VecDeque::new(),

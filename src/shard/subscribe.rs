@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::conn::{Phase, Subscription};
 use super::net::Network;
+use super::waiters::{NO_WAITER, Waiter};
 use super::{Shard, since_ms};
 use crate::bus::{BusCommand, Creator, JoinRefusal, ShardMessage, TopicToken};
 use crate::fanout::batch::{Batch, Channel};
@@ -15,16 +16,6 @@ use crate::fanout::topics::Member;
 use crate::limits;
 use crate::wire::command::{ErrorCode, Id, Position};
 use crate::wire::event::{Event, GapReason};
-
-/// What a subscription that the bus has not confirmed yet will be answered with.
-#[derive(Debug)]
-pub(super) struct Waiter {
-    id: Option<Id>,
-    since: Option<Position>,
-}
-
-/// A waiter's number for a subscription with neither id nor position: nothing to remember.
-const NO_WAITER: u32 = u32::MAX;
 
 impl<N: Network> Shard<N> {
     pub(super) fn subscribe(&mut self, key: usize, name: &str, id: Option<Id>, since: Option<Position>) {
@@ -52,16 +43,16 @@ impl<N: Network> Shard<N> {
             let message = format!("a connection may add {burst} channels at once and {per_second} a second after that; wait a moment");
             return self.reply_error(key, id.as_ref(), ErrorCode::RateLimited, &message);
         }
-        let topic = topic.unwrap_or_else(|| self.topics.insert(name, self.settings.channels.of(name).clone()));
+        let flows = topic.is_some_and(|topic| self.topics[topic].channel.is_some());
+        let waiter = if flows { Some(NO_WAITER) } else { self.waiters.insert(Waiter::new(id.clone(), since)) };
+        let Some(waiter) = waiter else {
+            let message = "too many subscriptions wait for the bus; try again in a moment";
+            return self.reply_error(key, id.as_ref(), ErrorCode::Busy, message);
+        };
+        let topic = topic.unwrap_or_else(|| self.topics.insert(name, self.rules.of(name).clone()));
         let member = Member { conn: key as u32, subscription: self.conns[key].subscriptions.len() as u32 };
         let place = self.topics[topic].add_member(member);
         self.metrics.subscriptions.inc();
-        let flows = self.topics[topic].channel.is_some();
-        let waiter = if flows || (id.is_none() && since.is_none()) {
-            NO_WAITER
-        } else {
-            self.waiters.insert(Waiter { id: id.clone(), since }) as u32
-        };
         self.conns[key].subscriptions.push(Subscription::waiting(topic, place, waiter));
         if flows {
             self.confirm(key, member.subscription as usize, id.as_ref(), since);
@@ -130,8 +121,7 @@ impl<N: Network> Shard<N> {
         }
         self.metrics.subscriptions.dec();
         match gone.waiter() {
-            Some(NO_WAITER) => {}
-            Some(waiter) => drop(self.waiters.remove(waiter as usize)),
+            Some(waiter) => drop(self.waiters.remove(waiter)),
             None => self.uncount(gone),
         }
         let topic = &mut self.topics[gone.topic];
@@ -325,6 +315,7 @@ impl<N: Network> Shard<N> {
         }
         self.with_log(index, |log| log.advance_head(&channel, seq + 1));
         self.topics[index].end_lap();
+        self.topics[index].name = channel.name.clone();
         self.topics[index].channel = Some(channel);
         self.keep_log_budget();
         let members = self.topics[index].members().to_vec();
@@ -341,13 +332,10 @@ impl<N: Network> Shard<N> {
 
 impl<N: Network> Shard<N> {
     fn take_waiter(&mut self, key: usize, at: usize) -> Waiter {
-        match self.conns[key].subscriptions[at].waiter() {
-            Some(NO_WAITER) | None => Waiter { id: None, since: None },
-            Some(waiter) => {
-                self.conns[key].subscriptions[at].cursor.offset = NO_WAITER;
-                self.waiters.remove(waiter as usize)
-            }
-        }
+        let subscription = &mut self.conns[key].subscriptions[at];
+        let Some(waiter) = subscription.waiter() else { return Waiter::new(None, None) };
+        subscription.cursor.offset = NO_WAITER;
+        self.waiters.remove(waiter)
     }
 
     /// The bus cannot serve this channel: whoever asked is told, and the topic goes; unless somebody of another address waits for it, too.

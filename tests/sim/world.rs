@@ -393,7 +393,7 @@ impl Simulation {
     fn bus_turn(&mut self, eager: bool) {
         while let Some(command) = self.from_shard.try_recv() {
             match command {
-                BusCommand::Join { topic, channel, .. } => self.joins.push((channel.into(), topic)),
+                BusCommand::Join { topic, channel, .. } => self.joins.push((channel.to_string(), topic)),
                 BusCommand::Leave { topic, channel, .. } => {
                     self.joins.retain(|(_, waiting)| *waiting != topic);
                     let gone = self.channels.get(&*channel).is_some_and(|known| known.topic == Some(topic));
