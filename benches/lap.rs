@@ -47,7 +47,7 @@ impl Network for NullNet {
         match self.waiting.checked_sub(1) {
             Some(rest) => {
                 self.waiting = rest;
-                Accepted::Stream(NullStream { has_asked: false })
+                Accepted::Stream { stream: NullStream { has_asked: false }, peer: ([127, 0, 0, 1], 40_000).into() }
             }
             None => Accepted::None,
         }
@@ -93,7 +93,14 @@ impl Host {
     /// `sockets` connections, all subscribed to one channel.
     fn new(sockets: usize) -> Host {
         let day = Duration::from_secs(86_400);
-        let settings = Settings { shards: 1, connections_max: sockets, heartbeat: day, handshake_timeout: day, ..Settings::default() };
+        let settings = Settings {
+            shards: 1,
+            connections_max: sockets,
+            heartbeat: day,
+            pong_timeout: day,
+            handshake_timeout: day,
+            ..Settings::default()
+        };
         let polls = [mio::Poll::new().unwrap(), mio::Poll::new().unwrap()];
         let (to_shard, shard_inbox) = inbox(4096, polls[0].registry(), mio::Token(0)).unwrap();
         let (bus, from_shard) = inbox(64, polls[1].registry(), mio::Token(0)).unwrap();

@@ -33,6 +33,8 @@ pub const UNSERVED_LOGS_MAX: usize = 16;
 pub const SLICES_PER_WRITE: usize = 32;
 /// A log with more unmerged batches than this joins its small ones before the next write.
 pub const SLICES_BEFORE_MERGE: usize = 8;
+/// Room that a queue keeps when it has run empty; what a flood has made larger is given back.
+pub const QUEUE_KEPT: usize = 1024;
 /// Accepts per turn and shard.
 pub const ACCEPTS_PER_TURN: usize = 128;
 /// Connections read per turn and shard.
@@ -46,6 +48,16 @@ pub const CLIENT_READ_BYTES: usize = 2 * 1024;
 pub const INBOX_MESSAGES_PER_TURN: usize = 4096;
 /// Subscriptions of dead connections that a turn takes out of their channels.
 pub const LEAVES_PER_TURN: usize = 4096;
+/// A connection may have this many channels made at once, or as many as two sets of subscriptions if that is more.
+pub const CHANNELS_AT_ONCE_MIN: usize = 64;
+/// And this many a second in the long run, or one set of subscriptions in [`RESUBSCRIBE_ALL_SECONDS`] if that is more. A thousand times
+/// as fast, one connection keeps the bus busy with nothing else.
+pub const CHANNELS_PER_SECOND_MIN: usize = 16;
+pub const RESUBSCRIBE_ALL_SECONDS: usize = 8;
+/// So many subscriptions of a shard may always wait for the bus.
+pub const WAITERS_FLOOR: usize = 256;
+/// The most that one of them takes, with the longest `id`.
+pub const WAITER_BYTES_MAX: usize = 224;
 /// Work units of one flush stage; a visit that writes nothing costs 1, a write [`FLUSH_UNITS_PER_WRITE`].
 pub const FLUSH_UNITS_PER_TURN: usize = 2048;
 pub const FLUSH_UNITS_PER_WRITE: usize = 16;
@@ -73,3 +85,12 @@ pub const REFUSALS_UNDER_WAY_MAX: usize = 1024;
 pub const APPENDED_BEFORE_SWEEP: usize = 4096;
 /// Ticks (100 ms) between two warnings that connections cannot be accepted.
 pub const ACCEPT_WARNING_TICKS: u32 = 600;
+
+/// What an allocation of so many bytes takes of the heap: 8 bytes before it, steps of 16, 32 at least (glibc's malloc).
+pub const fn heap_bytes(bytes: usize) -> usize {
+    match bytes {
+        0 => 0,
+        1..=24 => 32,
+        _ => (bytes + 8).next_multiple_of(16),
+    }
+}

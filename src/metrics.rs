@@ -173,6 +173,10 @@ pub struct ShardMetrics {
     pub messages_received: Counter,
     pub commands: Counter,
     pub command_errors: Counter,
+    /// Subscribes refused because the connection has channels made too fast.
+    pub channels_limited: Counter,
+    /// Subscribes refused because the host, or the client's address, has as many channels as may be.
+    pub channels_refused: Counter,
     pub writes: Counter,
     /// Writes that the kernel took only in part, or not at all.
     pub writes_blocked: Counter,
@@ -232,6 +236,8 @@ pub struct BusMetrics {
     pub channels: Counter,
     /// Redis channels and patterns that we want and that Redis does not allow us (gauge).
     pub channels_refused: Counter,
+    /// Channels that nobody heard any more and that made room for others before their time.
+    pub channels_evicted: Counter,
     /// Bytes held by the node's history (gauge).
     pub history_bytes: Counter,
     /// Messages that history gave up for `history_bytes_total`, before their count or age said so.

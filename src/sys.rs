@@ -227,6 +227,16 @@ pub fn set_bind_address_no_port(socket: &impl AsRawFd) -> io::Result<()> {
     })
 }
 
+/// Gives pages that hold nothing any more back to the kernel, those of every thread. glibc does so by itself only at the end of a heap, and one small
+/// allocation there keeps all before it.
+pub fn release_free_memory() {
+    // SAFETY: malloc_trim takes a number and locks what it works on.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// CPU time of the calling thread, user and kernel, in nanoseconds.
 pub fn thread_cpu_ns() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };

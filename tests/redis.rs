@@ -334,3 +334,38 @@ fn a_channel_that_redis_refuses_is_told_to_everybody_who_counts_on_it() {
     publish_numbers(&redis, "news", 2..=2);
     assert_eq!((listener.event()["data"].clone(), late.event()["data"].clone()), (json!(2), json!(2)));
 }
+
+/// A client that was away for longer than `linger` (0 here: the channel would go with its last subscriber) and shorter than `history_age`
+/// misses nothing, wherever messages come from.
+#[test]
+fn history_outlives_the_linger_in_every_mode() {
+    let redis = RedisServer::start();
+    let url = redis.url();
+    for flags in [&[][..], &["--redis", &url], &["--redis", &url, "--redis-subscribe", "pattern"]] {
+        let server = Server::start(&[flags, &["--linger", "0", "--history-count", "100"]].concat());
+        server.eventually("ready", Server::is_ready);
+        let publish = |number: u64| match flags.is_empty() {
+            true => assert_eq!(server.publish("away", &json!(number)), number),
+            false => publish_numbers(&redis, "away", number..=number),
+        };
+        let mut client = Client::connect(server.listen, "/ws?format=json");
+        client.event();
+        client.command(json!({"type": "subscribe", "channel": "away"}));
+        let epoch = client.event()["epoch"].clone();
+        publish(1);
+        assert_eq!(client.event()["seq"], 1, "{flags:?}");
+        drop(client);
+        server.eventually_metric("campanile_subscriptions", "", 0.0);
+        server.eventually_metric("campanile_channels", "", 0.0);
+        publish(2);
+        // Answered after the leave by the thread that obeys it.
+        assert!(server.get("/channels").1.contains("\"away\""), "{flags:?}");
+        let mut client = Client::connect(server.listen, "/ws?format=json");
+        client.event();
+        client.command(json!({"type": "subscribe", "channel": "away", "since": {"epoch": epoch, "seq": 1}}));
+        let subscribed = client.event();
+        assert_eq!((&subscribed["epoch"], &subscribed["recovered"]), (&epoch, &json!(true)), "{flags:?}: {subscribed}");
+        let missed = client.event();
+        assert_eq!((&missed["seq"], &missed["data"]), (&json!(2), &json!(2)), "{flags:?}");
+    }
+}

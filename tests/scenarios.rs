@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use campanile::addresses::Source;
 use campanile::bus::{BusCommand, JoinRefusal, ShardMessage, TopicToken};
 use campanile::config::{Overrun, Settings};
 use campanile::fanout::batch::{BatchBuilder, Channel};
@@ -21,7 +22,7 @@ use campanile::wire::Format;
 use campanile::wire::frame::{Opcode, encode_masked_frame};
 use campanile::wire::payload::Kind;
 use client::{Client, payload};
-use net::{Rig, request, unix_ms};
+use net::{Rig, request};
 use serde_json::{Value, json};
 
 const PLENTY: usize = usize::MAX / 2;
@@ -90,11 +91,11 @@ impl Stage {
     }
 
     fn publish(&mut self, name: &str, bytes: usize) {
-        let now_ns = self.rig.wires.borrow().now_ns;
+        let (now_ns, now_unix_ms) = (self.rig.wires.borrow().now_ns, self.rig.wires.borrow().unix_ms());
         let known = self.channels.get_mut(name).expect("somebody has subscribed");
         known.seq += 1;
         let mut builder = BatchBuilder::new(known.channel.clone(), known.seq);
-        builder.push(Kind::Json, &payload(name, known.channel.epoch, known.seq, bytes), now_ns, unix_ms(now_ns));
+        builder.push(Kind::Json, &payload(name, known.channel.epoch, known.seq, bytes), now_ns, now_unix_ms);
         self.rig.to_shard.push(ShardMessage::Batch { topic: known.topic, batch: builder.seal() }).expect("the inbox has room");
     }
 
@@ -112,7 +113,7 @@ impl Stage {
         while let Some(command) = self.rig.from_shard.try_recv() {
             let BusCommand::Join { topic, channel, .. } = command else { continue };
             if &*channel == REFUSED {
-                self.rig.to_shard.push(ShardMessage::Refused { topic, why: JoinRefusal::TooManyChannels }).expect("the inbox has room");
+                self.rig.to_shard.push(ShardMessage::Refused { topic, refusal: JoinRefusal::ChannelsMax }).expect("the inbox has room");
                 continue;
             }
             let known = self.channels.entry(channel.to_string()).or_insert_with(|| {
@@ -785,4 +786,98 @@ fn an_error_without_an_id_says_what_it_answers() {
     );
     assert_eq!(named(late), ["too_many_channels subscribe refused"]);
     assert!(stage.clients[client].answers.is_empty(), "no id was given");
+}
+
+/// NTP, an operator, a machine that was asleep: the wall clock steps by an hour, and history is neither thrown away nor kept too long.
+#[test]
+fn history_keeps_its_age_when_the_wall_clock_steps() {
+    const AGE: Duration = Duration::from_secs(60);
+    for step_ms in [3_600_000, -3_600_000] {
+        let mut settings = settings();
+        (settings.channels.default.history_count, settings.channels.default.history_age) = (100, AGE);
+        let mut stage = Stage::new(settings);
+        let member = stage.subscribers(1, "c")[0];
+        stage.publish("c", 100);
+        stage.turns(2);
+        assert_eq!(stage.messages(&[member]), [1]);
+        let resume = |stage: &mut Stage| {
+            let late = stage.connect("/ws", PLENTY);
+            stage.turns(2);
+            stage.text(late, r#"{"type":"subscribe","channel":"c","since":{"epoch":7,"seq":0},"id":1}"#);
+            stage.turns(2);
+            stage.clients[late].answers[0]["recovered"].as_bool().expect("it has asked for the past")
+        };
+
+        stage.rig.wires.borrow_mut().wall_steps_ms = step_ms;
+        stage.pass(AGE / 2);
+        assert!(resume(&mut stage), "{step_ms} ms: half of its age has passed");
+        stage.pass(AGE / 2);
+        assert!(!resume(&mut stage), "{step_ms} ms: all of it has");
+    }
+}
+
+/// A connection that subscribes to a new name as often as it can keeps the bus busy with nothing else.
+#[test]
+fn a_connection_that_subscribes_to_ever_new_names_is_slowed_down() {
+    let mut stage = Stage::new(settings());
+    let flood = stage.connect("/ws", PLENTY);
+    stage.turns(2);
+    let mut name = 0;
+    let mut attempts = |stage: &mut Stage, count: usize| -> (usize, usize) {
+        let before = stage.clients[flood].answers.len();
+        for _ in 0..count {
+            name += 1;
+            stage.text(flood, &json!({"type": "subscribe", "channel": format!("n{name}"), "id": name}).to_string());
+            stage.turns(2);
+            stage.text(flood, &json!({"type": "unsubscribe", "channel": format!("n{name}"), "id": name}).to_string());
+            stage.turns(2);
+        }
+        let answers = &stage.clients[flood].answers[before..];
+        let counted = |what: &str| answers.iter().filter(|answer| answer["type"] == what || answer["code"] == what).count();
+        (counted("subscribed"), counted("rate_limited"))
+    };
+    assert_eq!(attempts(&mut stage, 300), (256, 44), "two sets of 128 subscriptions at once");
+    stage.pass(Duration::from_secs(1));
+    assert_eq!(attempts(&mut stage, 300), (16, 284));
+    assert_eq!(stage.rig.metrics.channels_limited.get(), 44 + 284);
+    // A channel that somebody has is nobody's burden, and other connections are not concerned.
+    stage.subscribers(1, "there");
+    stage.text(flood, r#"{"type":"subscribe","channel":"there","id":"there"}"#);
+    stage.turns(2);
+    assert_eq!(stage.clients[flood].answers.last().unwrap()["type"], "subscribed");
+}
+
+/// Two clients wait for the same channel. The first one's address has its share; the other must have it all the same.
+#[test]
+fn the_share_of_one_address_is_not_held_against_another_that_waits_for_the_same_channel() {
+    let mut stage = Stage::new(settings());
+    let connect = |stage: &mut Stage, address: u8| {
+        stage.clients.push(Client::new(Format::Json));
+        let peer = ([192, 0, 2, address], 4000).into();
+        let client = stage.rig.wires.borrow_mut().connect_from(peer, &request("/ws", Format::Json), PLENTY);
+        stage.rig.shard.on_listener();
+        client
+    };
+    let (greedy, again, other) = (connect(&mut stage, 1), connect(&mut stage, 1), connect(&mut stage, 2));
+    stage.turns(2);
+    for client in [greedy, again, other] {
+        stage.text(client, r#"{"type":"subscribe","channel":"c","id":1}"#);
+    }
+    let edges = stage.rig.wires.borrow_mut().edges();
+    for (token, readiness) in edges {
+        stage.rig.shard.on_ready(token, readiness);
+    }
+    stage.rig.shard.turn();
+    let Some(BusCommand::Join { topic, creator, .. }) = stage.rig.from_shard.try_recv() else { panic!("it asks the bus") };
+    let of = |address: u8| Source::of(([192, 0, 2, address], 1).into());
+    // Edges come in no order: whoever was first is refused.
+    let (refused, served) = if creator.source == of(1) { (&[greedy, again][..], other) } else { (&[other][..], greedy) };
+    let refusal = JoinRefusal::AddressShare(creator.source);
+    stage.rig.to_shard.push(ShardMessage::Refused { topic, refusal }).unwrap();
+    stage.turns(3);
+    for &client in refused {
+        assert_eq!(stage.clients[client].answers[0]["code"], "too_many_channels");
+    }
+    assert_eq!(stage.clients[served].answers[0]["type"], "subscribed");
+    assert_eq!(stage.rig.metrics.channels_refused.get(), refused.len() as u64);
 }

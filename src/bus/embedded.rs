@@ -11,7 +11,7 @@ use mio::event::Event;
 
 use super::hub::{Hub, Outcome, Receipt};
 use super::upstream::Upstream;
-use super::{Publish, PublishError, Published};
+use super::{Creator, Publish, PublishError, Published};
 use crate::fanout::batch::{Channel, MonotonicNs};
 
 #[derive(Debug, Default)]
@@ -25,7 +25,7 @@ impl Upstream for Embedded {
     fn unwant(&mut self, _: &mut Hub, _: &Arc<Channel>) {}
 
     fn publish(&mut self, hub: &mut Hub, publish: Publish, now: MonotonicNs) {
-        let id = hub.find(&publish.channel).or_else(|| hub.open_for_history(&publish.channel, now));
+        let id = hub.find(&publish.channel).or_else(|| hub.open_for_history(&publish.channel, Creator::of_publish(&publish.reply), now));
         let result = match id {
             None => {
                 hub.count_unwanted(publish.payload.len());

@@ -51,12 +51,15 @@ struct Kept {
     newer: u32,
 }
 
+/// The slot of a batch and its number in its channel's list; both tables grow by doubling.
+const KEPT_BYTES: usize = 2 * (size_of::<Option<Kept>>() + size_of::<u32>());
+
 const NOWHERE: u32 = u32::MAX;
 
 impl Kept {
     /// With what it costs to remember it, or a history of tiny batches would be twice its bound.
     fn bytes(&self) -> usize {
-        self.batch.bytes() + size_of::<Kept>() + size_of::<u32>()
+        self.batch.bytes() + KEPT_BYTES
     }
 }
 
@@ -221,7 +224,7 @@ mod tests {
                     let owned = model.iter().filter(|(owner, ..)| *owner == id).map(|(.., batch)| batch.clone()).collect();
                     assert_eq!(firsts(all.batches(history)), firsts(owned), "seed {seed}");
                 }
-                let overhead = model.len() * (size_of::<Kept>() + size_of::<u32>());
+                let overhead = model.len() * KEPT_BYTES;
                 let held = model.iter().map(|(.., batch)| batch.bytes_held()).sum::<usize>() + overhead;
                 assert_eq!((all.bytes(), all.is_empty()), (held, model.is_empty()), "seed {seed}");
                 assert!(all.bytes() <= bytes_max, "seed {seed}");

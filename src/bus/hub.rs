@@ -4,21 +4,25 @@
 //! Invariants: numbers of a channel are handed out without holes, and every number reaches each shard that has joined, in order, as a
 //! message or within a gap, unless its inbox was full (of messages or of bytes): then that is counted and a `Head` follows. No batch before its `Joined`.
 
-use std::collections::VecDeque;
-use std::hash::{BuildHasher, RandomState};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use hashbrown::HashTable;
-use slab::Slab;
 use smallvec::SmallVec;
 
 use super::history::{Histories, History};
 use super::lane::Lane;
-use super::{ChannelInfo, ChannelPage, JoinRefusal, PublishError, PublishReply, Published, ShardMessage, ShardSender, TopicToken};
-use crate::config::{ChannelRule, ChannelRules, Mismatch, Settings};
+use super::lingering::Lingering;
+use super::link::nanos;
+use super::release::Release;
+use super::{ChannelInfo, ChannelPage, Creator, JoinRefusal, PublishError, PublishReply, Published, ShardMessage, ShardSender, TopicToken};
+use crate::addresses::Source;
+use crate::by_name::{ByName, Named};
+use crate::config::{ChannelRule, ChannelRules, Mismatch, Settings, SharedRules};
 use crate::fanout::batch::{Batch, BatchBuilder, Channel, MonotonicNs};
+use crate::limits::QUEUE_KEPT;
 use crate::metrics::BusMetrics;
+use crate::sys;
 use crate::wire::event::GapReason;
 use crate::wire::payload::{Expect, classify};
 
@@ -27,6 +31,8 @@ pub const RETRY_NS: u64 = 2_000_000;
 /// How often history is looked through for what is too old, and how many channels at a time.
 const SWEEP_NS: u64 = 250_000_000;
 const SWEEP_CHANNELS: usize = 4096;
+
+const NOT_OPEN: u32 = u32::MAX;
 
 /// A channel's place in the hub; valid until the channel is forgotten.
 pub type ChannelId = u32;
@@ -63,12 +69,14 @@ pub struct HubSettings {
     pub rules: ChannelRules,
     pub linger_ns: u64,
     pub channels_max: usize,
+    /// Of them, how many may be heard on behalf of one address.
+    pub channels_of_address: usize,
     pub payload_bytes_max: usize,
     /// Batches in the inboxes of all shards together.
     pub inbox_bytes_total: usize,
     /// Histories of all channels together.
     pub history_bytes_total: usize,
-    /// A channel without listeners lives as long as its history (embedded bus).
+    /// A channel without listeners lives as long as anything is in its history (embedded bus).
     pub history_keeps_channels: bool,
 }
 
@@ -76,8 +84,9 @@ impl From<&Settings> for HubSettings {
     fn from(settings: &Settings) -> Self {
         HubSettings {
             rules: settings.channels.clone(),
-            linger_ns: u64::try_from(settings.linger.as_nanos()).unwrap_or(u64::MAX / 2),
+            linger_ns: nanos(settings.linger),
             channels_max: settings.channels_max,
+            channels_of_address: settings.channels_of_address(),
             payload_bytes_max: settings.payload_bytes_max,
             inbox_bytes_total: settings.inbox_bytes_total,
             history_bytes_total: settings.history_bytes_total,
@@ -89,20 +98,21 @@ impl From<&Settings> for HubSettings {
 #[derive(Debug)]
 pub struct Hub {
     settings: HubSettings,
+    rules: SharedRules,
     metrics: Arc<BusMetrics>,
-    entries: Slab<Entry>,
-    /// Names come from clients: a keyed hash, or they could be chosen to collide.
-    by_name: HashTable<ChannelId>,
-    hasher: RandomState,
+    entries: ByName<Entry>,
+    /// How many channels somebody hears on behalf of each address that has any.
+    heard_by: HashMap<Source, usize>,
     /// The channel of the last look-up: messages of one channel come in runs.
     last_found: Option<ChannelId>,
     lanes: Vec<Lane>,
     wakes: u64,
-    /// Channels with an open batch.
-    open: Vec<ChannelId>,
+    release: Release,
+    /// Batches under construction; None: sealed meanwhile.
+    open: Vec<Option<(ChannelId, BatchBuilder)>>,
     requests: VecDeque<Request>,
-    /// Channels that lost their last listener, and when to look at them; in order of time, each at most once.
-    lingering: VecDeque<(MonotonicNs, ChannelId)>,
+    /// Channels without a listener, by when they are to be looked at ([`Entry::looked_at`]).
+    lingering: Lingering,
     /// The newest moment that a caller told.
     now: MonotonicNs,
     sweep_at: MonotonicNs,
@@ -114,18 +124,23 @@ pub struct Hub {
 #[derive(Debug)]
 struct Entry {
     channel: Arc<Channel>,
-    hash: u64,
-    rule: ChannelRule,
+    /// Who brought it into being: whoever comes later does not answer for what lingers.
+    creator: Creator,
+    /// On whose behalf it is heard, while anybody hears it: who was the first.
+    heard_for: Source,
+    rule: Arc<ChannelRule>,
     flow: Flow,
     /// Last number handed out.
     seq: u64,
     /// Last number in a sealed batch; behind `seq` while a batch is open.
     sealed: u64,
-    open: Option<BatchBuilder>,
+    /// Its place in [`Hub::open`], or [`NOT_OPEN`].
+    open: u32,
     interest: SmallVec<[Interest; 1]>,
-    /// Since when nobody has been interested.
-    idle_since: Option<MonotonicNs>,
-    is_in_lingering: bool,
+    /// Somebody was interested once: for that long after the last one left, the channel stays as it is.
+    was_heard: bool,
+    /// When to look whether it is still to be kept; None while somebody is interested.
+    looked_at: Option<MonotonicNs>,
     history: Option<Box<History>>,
 }
 
@@ -165,17 +180,18 @@ impl Hub {
             settings.rules.default.history_count > 0 || settings.rules.by_prefix.iter().any(|(_, rule)| rule.history_count > 0);
         let inbox_bytes_max = settings.inbox_bytes_total / shards.len().max(1);
         Hub {
+            rules: SharedRules::new(&settings.rules),
             settings,
             metrics,
-            entries: Slab::new(),
-            by_name: HashTable::new(),
-            hasher: RandomState::new(),
+            entries: ByName::default(),
+            heard_by: HashMap::new(),
             last_found: None,
             lanes: shards.into_iter().map(|sender| Lane::new(sender, inbox_bytes_max)).collect(),
             wakes: 0,
+            release: Release::default(),
             open: Vec::new(),
             requests: VecDeque::new(),
-            lingering: VecDeque::new(),
+            lingering: Lingering::default(),
             now: 0,
             sweep_at: 0,
             sweep_from: 0,
@@ -199,22 +215,46 @@ impl Hub {
     // Interest.
 
     /// A shard has its first subscriber of a channel. `Joined` (or `Refused`) follows.
-    pub fn join(&mut self, shard: u16, topic: TopicToken, name: &str, now: MonotonicNs) {
+    pub fn join(&mut self, shard: u16, topic: TopicToken, name: impl Into<Arc<str>>, creator: Creator, now: MonotonicNs) {
         self.now = now;
-        let Some(id) = self.find(name).or_else(|| self.create(name, now)) else {
-            self.lanes[usize::from(shard)].reply(ShardMessage::Refused { topic, why: JoinRefusal::TooManyChannels });
-            return;
+        let name = name.into();
+        if self.find(&name).is_some_and(|id| matches!(self.entries[id as usize].flow, Flow::Refused { .. })) {
+            return self.lanes[usize::from(shard)].reply(ShardMessage::Refused { topic, refusal: JoinRefusal::NotAllowed });
+        }
+        let id = match self.heard(name, creator, now) {
+            Ok(id) => id,
+            Err(refusal) => return self.lanes[usize::from(shard)].reply(ShardMessage::Refused { topic, refusal }),
         };
         let entry = &mut self.entries[id as usize];
-        if matches!(entry.flow, Flow::Refused { .. }) {
-            self.lanes[usize::from(shard)].reply(ShardMessage::Refused { topic, why: JoinRefusal::NotAllowed });
-            return;
-        }
-        entry.idle_since = None;
         entry.interest.push(Interest { shard, topic, told: Told::Waiting });
         if entry.flow == Flow::Flowing {
             self.tell_joined(id);
         }
+    }
+
+    /// The channel of this name, which somebody is to hear from now on; made if need be.
+    fn heard(&mut self, name: Arc<str>, creator: Creator, now: MonotonicNs) -> Result<ChannelId, JoinRefusal> {
+        let found = self.find(&name);
+        if let Some(id) = found
+            && !self.entries[id as usize].interest.is_empty()
+        {
+            return Ok(id);
+        }
+        let source = creator.source;
+        if self.heard_by.get(&source).is_some_and(|&channels| channels >= self.settings.channels_of_address) {
+            return Err(JoinRefusal::AddressShare(source));
+        }
+        let id = match found {
+            Some(id) => id,
+            None => self.create(name, creator, now).ok_or(JoinRefusal::ChannelsMax)?,
+        };
+        *self.heard_by.entry(source).or_insert(0) += 1;
+        let entry = &mut self.entries[id as usize];
+        (entry.heard_for, entry.was_heard) = (source, true);
+        if let Some(due) = entry.looked_at.take() {
+            self.lingering.remove(id, due, entry.creator);
+        }
+        Ok(id)
     }
 
     /// A shard has no subscriber any more. Unknown tokens are ignored: the join was refused.
@@ -227,69 +267,88 @@ impl Hub {
         lane.joins.swap_remove(&topic);
         lane.behind.swap_remove(&topic);
         if entry.interest.is_empty() {
+            self.unheard(id);
             self.set_idle(id, now);
         }
     }
 
-    fn set_idle(&mut self, id: ChannelId, now: MonotonicNs) {
-        let entry = &mut self.entries[id as usize];
-        entry.idle_since = Some(now);
-        if !entry.is_in_lingering {
-            entry.is_in_lingering = true;
-            self.lingering.push_back((now.saturating_add(self.settings.linger_ns), id));
+    fn unheard(&mut self, id: ChannelId) {
+        let source = self.entries[id as usize].heard_for;
+        let channels = self.heard_by.get_mut(&source).expect("counted when it was first heard");
+        *channels -= 1;
+        if *channels == 0 {
+            self.heard_by.remove(&source);
+            if self.heard_by.capacity() > 64 && self.heard_by.len() * 4 < self.heard_by.capacity() {
+                self.heard_by.shrink_to(2 * self.heard_by.len());
+            }
         }
     }
 
+    fn set_idle(&mut self, id: ChannelId, now: MonotonicNs) {
+        let kept_ns = self.kept_ns(&self.entries[id as usize]);
+        self.look_at(id, now.saturating_add(kept_ns));
+    }
+
+    /// How long a channel that nobody hears stays. One with a history must outlast it, and go on being numbered meanwhile: a client that
+    /// is away for that long is promised what it missed, also what comes after it has left.
+    fn kept_ns(&self, entry: &Entry) -> u64 {
+        let linger_ns = self.settings.linger_ns;
+        if entry.was_heard && entry.rule.history_count > 0 { linger_ns.max(nanos(entry.rule.history_age)) } else { linger_ns }
+    }
+
+    fn look_at(&mut self, id: ChannelId, due: MonotonicNs) {
+        let entry = &mut self.entries[id as usize];
+        let before = entry.looked_at.replace(due);
+        debug_assert_eq!(before, None, "in the list at most once");
+        self.lingering.insert(id, due, entry.creator);
+    }
+
     /// Opens a channel for a message that nobody listens to, if its rule asks for history.
-    pub fn open_for_history(&mut self, name: &str, now: MonotonicNs) -> Option<ChannelId> {
+    pub fn open_for_history(&mut self, name: &str, creator: Creator, now: MonotonicNs) -> Option<ChannelId> {
         if self.settings.rules.of(name).history_count == 0 {
             return None;
         }
-        let id = self.create(name, now)?;
+        let id = self.create(name.into(), creator, now)?;
         self.set_idle(id, now);
         Some(id)
     }
 
     /// None: `channels_max` is reached and none of them only lingers.
-    fn create(&mut self, name: &str, now: MonotonicNs) -> Option<ChannelId> {
+    fn create(&mut self, name: Arc<str>, creator: Creator, now: MonotonicNs) -> Option<ChannelId> {
         while self.entries.len() >= self.settings.channels_max {
-            let (_, id) = self.lingering.pop_front()?;
-            self.entries[id as usize].is_in_lingering = false;
-            if self.entries[id as usize].idle_since.is_some() {
-                self.seal(id, now);
-                self.forget(id);
-            }
+            let id = self.lingering.first_to_go()?;
+            self.metrics.channels_evicted.inc();
+            self.seal(id, now);
+            self.forget(id);
         }
         // Below 2^53, so that every JSON reader gets it exactly; drawn anew each time, so a number never names two messages.
         let epoch = fastrand::u64(1..1 << 53);
-        let channel = Arc::new(Channel { name: name.into(), epoch, subscribers: AtomicU32::new(0) });
-        let hash = self.hasher.hash_one(name);
+        let rule = self.rules.of(&name).clone();
+        let channel = Arc::new(Channel { name, epoch, subscribers: AtomicU32::new(0) });
         let id = self.entries.insert(Entry {
             channel: channel.clone(),
-            hash,
-            rule: self.settings.rules.of(name).clone(),
+            creator,
+            heard_for: creator.source,
+            rule,
             flow: Flow::Wanted,
             seq: 0,
             sealed: 0,
-            open: None,
+            open: NOT_OPEN,
             interest: SmallVec::new(),
-            idle_since: None,
-            is_in_lingering: false,
+            was_heard: false,
+            looked_at: None,
             history: None,
         });
-        let id = ChannelId::try_from(id).expect("channels_max is far below 2^32");
-        let entries = &self.entries;
-        self.by_name.insert_unique(hash, id, |&id| entries[id as usize].hash);
         self.requests.push_back(Request::Want(channel));
-        self.metrics.channels.set(self.entries.len() as u64);
+        self.count_channels();
         Some(id)
     }
 
     fn forget(&mut self, id: ChannelId) {
-        let mut entry = self.entries.remove(id as usize);
-        debug_assert!(entry.interest.is_empty() && entry.open.is_none());
-        if let Ok(found) = self.by_name.find_entry(entry.hash, |&other| other == id) {
-            found.remove();
+        let mut entry = self.entries.remove(id);
+        debug_assert!(entry.interest.is_empty() && entry.open == NOT_OPEN);
+        if let Some(due) = entry.looked_at {
+            self.lingering.remove(id, due, entry.creator);
         }
         self.last_found = None;
         if let Some(history) = &mut entry.history {
@@ -297,12 +356,21 @@ impl Hub {
             self.keep_history_budget();
         }
         self.requests.push_back(Request::Unwant(entry.channel));
+        self.count_channels();
+    }
+
+    fn count_channels(&mut self) {
         self.metrics.channels.set(self.entries.len() as u64);
+        self.release.note(self.entries.len(), self.now);
     }
 
     /// What the upstream is to be told next.
     pub fn next_request(&mut self) -> Option<Request> {
-        self.requests.pop_front()
+        let request = self.requests.pop_front();
+        if request.is_none() && self.requests.capacity() > QUEUE_KEPT {
+            self.requests = VecDeque::new();
+        }
+        request
     }
 
     // Flow.
@@ -314,8 +382,7 @@ impl Hub {
         {
             return Some(id);
         }
-        let entries = &self.entries;
-        let found = self.by_name.find(self.hasher.hash_one(name), |&id| *entries[id as usize].channel.name == *name).copied();
+        let found = self.entries.find(name);
         self.last_found = found.or(self.last_found);
         found
     }
@@ -356,16 +423,18 @@ impl Hub {
             self.announce_gap(id, GapReason::Refused, self.now);
         }
         let (entry, lanes) = (&mut self.entries[id as usize], &mut self.lanes);
+        let was_heard = !entry.interest.is_empty();
         entry.interest.retain(|interest| {
             let lane = &mut lanes[usize::from(interest.shard)];
             let is_told = matches!(interest.told, Told::Joined { .. });
             if !is_told {
                 lane.joins.swap_remove(&interest.topic);
-                lane.reply(ShardMessage::Refused { topic: interest.topic, why: JoinRefusal::NotAllowed });
+                lane.reply(ShardMessage::Refused { topic: interest.topic, refusal: JoinRefusal::NotAllowed });
             }
             is_told
         });
-        if entry.interest.is_empty() && entry.idle_since.is_none() {
+        if was_heard && entry.interest.is_empty() {
+            self.unheard(id);
             self.set_idle(id, self.now);
         }
     }
@@ -376,7 +445,7 @@ impl Hub {
 
     /// The upstream is lost: nothing flows. What came in before is handed out at the next flush.
     pub fn interrupt(&mut self) {
-        for (_, entry) in &mut self.entries {
+        for (_, entry) in self.entries.iter_mut() {
             if entry.flow == Flow::Flowing {
                 entry.flow = Flow::Interrupted;
             }
@@ -433,14 +502,17 @@ impl Hub {
                 }
             }
         }
-        if entry.open.as_ref().is_some_and(|open| open.is_full_for(payload.len())) {
+        if let Some(Some((_, open))) = self.open.get(entry.open as usize)
+            && open.is_full_for(payload.len())
+        {
             self.seal(id, receipt.received);
         }
         let entry = &mut self.entries[id as usize];
-        let open = entry.open.get_or_insert_with(|| {
-            self.open.push(id);
-            BatchBuilder::new(entry.channel.clone(), entry.seq + 1)
-        });
+        if entry.open == NOT_OPEN {
+            entry.open = self.open.len() as u32;
+            self.open.push(Some((id, BatchBuilder::new(entry.channel.clone(), entry.seq + 1))));
+        }
+        let Some((_, open)) = &mut self.open[entry.open as usize] else { unreachable!("a batch that is sealed is not open") };
         open.push(kind, payload, receipt.received, receipt.timestamp_ms);
         entry.seq += 1;
         Outcome::Numbered(Published { epoch: Some(entry.channel.epoch), seq: Some(entry.seq) })
@@ -462,11 +534,13 @@ impl Hub {
         self.now = now;
         // Answers first, or a shard whose inbox the batches keep full would never hear them.
         self.retry();
-        let mut open = std::mem::take(&mut self.open);
-        for id in open.drain(..) {
-            self.seal(id, now);
+        for place in 0..self.open.len() {
+            if let Some((id, _)) = self.open[place] {
+                self.seal(id, now);
+            }
         }
-        self.open = open;
+        self.open.clear();
+        self.open.shrink_to(QUEUE_KEPT);
         self.wakes += self.lanes.iter_mut().map(|lane| u64::from(lane.wake())).sum::<u64>();
     }
 
@@ -475,9 +549,10 @@ impl Hub {
         self.wakes
     }
 
-    /// The id may be of a channel that was sealed or forgotten since.
+    /// Hands out the channel's open batch, if it has one.
     fn seal(&mut self, id: ChannelId, now: MonotonicNs) {
-        if let Some(open) = self.entries.get_mut(id as usize).and_then(|entry| entry.open.take()) {
+        let place = std::mem::replace(&mut self.entries[id as usize].open, NOT_OPEN);
+        if let Some((_, open)) = self.open.get_mut(place as usize).and_then(Option::take) {
             self.deliver(id, open.seal(), now);
         }
     }
@@ -572,25 +647,22 @@ impl Hub {
     /// Forgets channels whose linger is over and history that is too old.
     pub fn expire(&mut self, now: MonotonicNs) {
         self.now = now;
-        while let Some(&(due, id)) = self.lingering.front()
+        while let Some((due, id)) = self.lingering.next()
             && due <= now
         {
-            self.lingering.pop_front();
-            let keeps_channels = self.settings.history_keeps_channels;
             let entry = &mut self.entries[id as usize];
-            entry.is_in_lingering = false;
-            let Some(idle_since) = entry.idle_since else { continue };
-            let due = idle_since.saturating_add(self.settings.linger_ns);
-            let is_kept = keeps_channels && entry.history.as_ref().is_some_and(|history| !history.is_empty());
-            if due > now || is_kept {
-                entry.is_in_lingering = true;
-                // Looked at once per linger, which also keeps the queue in order; with a floor, or a linger of 0 would spin here.
-                let next = if due > now { due } else { now.saturating_add(self.settings.linger_ns.max(SWEEP_NS)) };
-                self.lingering.push_back((next, id));
+            if self.settings.history_keeps_channels && entry.history.as_ref().is_some_and(|history| !history.is_empty()) {
+                entry.looked_at = None;
+                self.lingering.remove(id, due, entry.creator);
+                // Looked at once per linger, with a floor, or a linger of 0 would spin here.
+                self.look_at(id, now.saturating_add(self.settings.linger_ns.max(SWEEP_NS)));
             } else {
                 self.seal(id, now);
                 self.forget(id);
             }
+        }
+        if self.release.take(self.entries.len(), now) {
+            sys::release_free_memory();
         }
         if self.has_history && now >= self.sweep_at {
             self.sweep_at = now + SWEEP_NS;
@@ -599,7 +671,7 @@ impl Hub {
     }
 
     fn sweep(&mut self, now: MonotonicNs) {
-        let slots = self.entries.capacity();
+        let slots = self.entries.numbers_end();
         for _ in 0..slots.min(SWEEP_CHANNELS) {
             self.sweep_from = (self.sweep_from + 1) % slots;
             let Some(entry) = self.entries.get_mut(self.sweep_from) else { continue };
@@ -613,9 +685,9 @@ impl Hub {
     /// When [`Hub::flush`] and [`Hub::expire`] are to be called even if nothing comes in.
     pub fn deadline(&self, now: MonotonicNs) -> Option<MonotonicNs> {
         let retry = self.lanes.iter().any(Lane::has_backlog).then_some(now + RETRY_NS);
-        let linger = self.lingering.front().map(|&(due, _)| due);
+        let linger = self.lingering.next().map(|(due, _)| due);
         let sweep = (!self.histories.is_empty()).then_some(self.sweep_at);
-        [retry, linger, sweep].into_iter().flatten().min()
+        [retry, linger, sweep, self.release.due()].into_iter().flatten().min()
     }
 
     // Answers.
@@ -643,7 +715,7 @@ impl Hub {
     /// Up to `limit` channels from slot `from` on.
     pub fn list(&self, from: usize, limit: usize) -> ChannelPage {
         let mut channels = Vec::new();
-        for slot in from..self.entries.capacity() {
+        for slot in from..self.entries.numbers_end() {
             let Some(entry) = self.entries.get(slot) else { continue };
             if channels.len() == limit {
                 return ChannelPage { channels, next: Some(slot) };
@@ -669,6 +741,12 @@ impl Hub {
     /// Whether every shard was told everything.
     pub fn is_drained(&self) -> bool {
         self.open.is_empty() && !self.lanes.iter().any(Lane::has_backlog)
+    }
+}
+
+impl Named for Entry {
+    fn name(&self) -> &str {
+        &self.channel.name
     }
 }
 

@@ -9,6 +9,7 @@ use super::super::embedded::Embedded;
 use super::super::upstream::Upstream;
 use super::super::{Publish, PublishReply};
 use super::*;
+use crate::addresses::Source;
 use crate::config::Overrun;
 use crate::limits::BATCH_BYTES_MAX;
 use crate::shard::inbox::{Inbox, inbox};
@@ -45,6 +46,7 @@ fn settings_of(rule: ChannelRule, channels_max: usize) -> HubSettings {
         rules: ChannelRules { default: rule, by_prefix: Vec::new() },
         linger_ns: LINGER_NS,
         channels_max,
+        channels_of_address: usize::MAX,
         payload_bytes_max: 100_000,
         inbox_bytes_total: 1 << 30,
         history_bytes_total: 1 << 30,
@@ -77,9 +79,17 @@ fn topic(index: u32) -> TopicToken {
     TopicToken { index, generation: 1 }
 }
 
+fn creator(address: u8, connection: u32) -> Creator {
+    Creator { source: Source::of(([192, 0, 2, address], 4000).into()), shard: 0, connection }
+}
+
+fn somebody() -> Creator {
+    creator(1, 1)
+}
+
 impl Bed {
     fn join(&mut self, shard: u16, index: u32, name: &str) {
-        self.hub.join(shard, topic(index), name, T0);
+        self.hub.join(shard, topic(index), name, somebody(), T0);
         self.hub.flowing(name);
         self.hub.flush(T0);
     }
@@ -121,7 +131,9 @@ impl Bed {
                 }
                 ShardMessage::Batch { topic, batch } => format!("batch {} {}..{}", topic.index, batch.first(), batch.end()),
                 ShardMessage::Head { topic, seq } => format!("head {} {seq}", topic.index),
-                ShardMessage::Refused { topic, .. } => format!("refused {}", topic.index),
+                ShardMessage::Refused { topic, refusal: JoinRefusal::ChannelsMax } => format!("refused {}", topic.index),
+                ShardMessage::Refused { topic, refusal: JoinRefusal::AddressShare(_) } => format!("refused {} for its share", topic.index),
+                ShardMessage::Refused { topic, refusal: JoinRefusal::NotAllowed } => format!("refused {} for good", topic.index),
                 ShardMessage::Published { result, .. } => format!("published {:?}", result.map(|published| published.seq)),
                 ShardMessage::Stop => "stop".into(),
             })
@@ -151,7 +163,7 @@ fn a_join_between_two_messages_of_one_read_misses_and_doubles_nothing() {
     let mut bed = bed(&[100, 100]);
     bed.join(0, 1, "a");
     bed.message("a", b"1");
-    bed.hub.join(1, topic(2), "a", T0);
+    bed.hub.join(1, topic(2), "a", somebody(), T0);
     bed.message("a", b"2");
     bed.hub.flush(T0);
     // The open batch is delivered whole: what it holds counts as published after the join.
@@ -297,7 +309,7 @@ fn replies_and_stop_wait_for_room_in_order() {
 #[test]
 fn nothing_flows_before_it_is_confirmed() {
     let mut bed = bed(&[100]);
-    bed.hub.join(0, topic(1), "a", T0);
+    bed.hub.join(0, topic(1), "a", somebody(), T0);
     assert_eq!(bed.message("a", b"early"), Outcome::Unwanted);
     bed.hub.flush(T0);
     assert_eq!(bed.got(0), [""; 0]);
@@ -312,11 +324,11 @@ fn an_outage_takes_one_number_from_channels_that_flowed() {
     let mut bed = bed(&[100]);
     bed.join(0, 1, "a");
     bed.messages("a", 2);
-    bed.hub.join(0, topic(2), "never-confirmed", T0);
+    bed.hub.join(0, topic(2), "never-confirmed", somebody(), T0);
     bed.message("a", b"in the same read as the end");
     bed.hub.interrupt();
     bed.hub.flush(T0);
-    bed.hub.join(0, topic(3), "a", T0);
+    bed.hub.join(0, topic(3), "a", somebody(), T0);
     assert_eq!(bed.got(0), ["joined 1 at 0", "batch 1 1..3", "batch 1 3..4"]);
     bed.hub.interrupt(); // a second failure on the way back is still the same outage
     bed.hub.flowing("a");
@@ -332,8 +344,8 @@ fn a_channel_that_is_refused_for_good_is_told_to_those_who_have_it_and_to_those_
     bed.join(0, 1, "a");
     bed.messages("a", 2);
     bed.hub.interrupt();
-    bed.hub.join(1, topic(2), "a", T0);
-    bed.hub.join(1, topic(3), "new", T0);
+    bed.hub.join(1, topic(2), "a", somebody(), T0);
+    bed.hub.join(1, topic(3), "new", somebody(), T0);
     for name in ["a", "a", "new", "unknown"] {
         bed.hub.refuse(name);
     }
@@ -343,7 +355,7 @@ fn a_channel_that_is_refused_for_good_is_told_to_those_who_have_it_and_to_those_
     assert_eq!(bed.message("a", b"x"), Outcome::Unwanted);
     // An outage changes nothing; who asks now is answered at once.
     bed.hub.interrupt();
-    bed.hub.join(1, topic(4), "a", T0);
+    bed.hub.join(1, topic(4), "a", somebody(), T0);
     assert_eq!(bed.got(1), ["refused 4"]);
     // It is mended: whoever kept it goes on, with a number for what was missed.
     bed.hub.flowing("a");
@@ -378,7 +390,7 @@ fn a_channel_lingers_and_comes_back_as_another() {
     while bed.hub.next_request().is_some() {}
     bed.hub.leave(0, topic(1), "a", T0);
     bed.hub.expire(T0 + LINGER_NS - 1);
-    bed.hub.join(0, topic(2), "a", T0 + LINGER_NS - 1);
+    bed.hub.join(0, topic(2), "a", somebody(), T0 + LINGER_NS - 1);
     bed.hub.expire(T0 + LINGER_NS);
     assert!(bed.hub.next_request().is_none());
     assert_eq!(bed.got(0).last().unwrap(), "joined 2 at 5", "still the same numbers");
@@ -392,6 +404,54 @@ fn a_channel_lingers_and_comes_back_as_another() {
     bed.join(0, 3, "a");
     assert_eq!(bed.got(0), ["joined 3 at 0"]);
     assert_ne!(bed.hub.list(0, 10).channels[0].epoch, epoch);
+}
+
+/// Whoever is away for less than `history_age` misses nothing, whenever it was published and however short the linger.
+#[test]
+fn history_outlives_the_linger_of_its_channel() {
+    const AGE_NS: u64 = 14 * LINGER_NS;
+    for keeps_channels in [false, true] {
+        let rule = ChannelRule { history_count: 100, history_age: Duration::from_nanos(AGE_NS), ..rule() };
+        let mut bed = bed_with(HubSettings { history_keeps_channels: keeps_channels, ..settings_of(rule, 1000) }, &[100]);
+        bed.join(0, 1, "heard");
+        bed.join(0, 2, "silent");
+        bed.messages("heard", 1);
+        bed.hub.leave(0, topic(1), "heard", T0);
+        bed.hub.leave(0, topic(2), "silent", T0);
+        while bed.hub.next_request().is_some() {}
+        bed.got(0);
+        let away = T0 + AGE_NS - 1;
+        bed.hub.expire(away);
+        assert!(bed.hub.next_request().is_none(), "both stay subscribed");
+        // Nothing had been published on this one: what comes now is missed all the same.
+        bed.messages("silent", 1);
+        bed.hub.join(0, topic(3), "heard", somebody(), away);
+        bed.hub.join(0, topic(4), "silent", somebody(), away);
+        assert_eq!(bed.got(0), ["joined 3 at 1 1..2", "joined 4 at 1 1..2"], "the same numbers, and what was missed");
+
+        bed.hub.leave(0, topic(3), "heard", away);
+        bed.hub.leave(0, topic(4), "silent", away);
+        assert_eq!(bed.hub.deadline(away).map(|due| due <= away + AGE_NS), Some(true));
+        bed.hub.expire(away + AGE_NS);
+        bed.hub.expire(away + AGE_NS + LINGER_NS);
+        bed.hub.expire(away + AGE_NS + 2 * LINGER_NS);
+        assert_eq!(bed.metrics.channels.get(), 0, "and not for ever");
+    }
+}
+
+/// Channels that only their history keeps are no more than `channels_max` allows, with those in use.
+#[test]
+fn channels_kept_for_their_history_make_room() {
+    let mut bed = bed_of(ChannelRule { history_count: 100, ..rule() }, &[100], 10);
+    for index in 0..50 {
+        let (name, now) = (format!("c{index}"), T0 + u64::from(index));
+        bed.hub.join(0, topic(index), name.as_str(), somebody(), now);
+        bed.hub.leave(0, topic(index), &name, now);
+        assert!(bed.metrics.channels.get() <= 10);
+    }
+    let names: Vec<String> = bed.hub.list(0, 100).channels.into_iter().map(|channel| channel.name).collect();
+    assert_eq!(names.len(), 10);
+    assert!((40..50).all(|index| names.contains(&format!("c{index}"))), "the oldest went: {names:?}");
 }
 
 #[test]
@@ -415,7 +475,7 @@ fn history_is_bounded_by_count_and_age() {
     assert_eq!(bed.hub.list(0, 1).channels[0].history_messages, 1, "the sweep found the old ones though nobody joined");
     bed.hub.leave(0, topic(1), "a", later);
     bed.hub.leave(0, topic(2), "a", later);
-    bed.hub.expire(later + LINGER_NS);
+    bed.hub.expire(later + 10_000_000_000);
     assert_eq!((bed.metrics.history_bytes.get(), bed.metrics.channels.get()), (0, 0));
 }
 
@@ -479,7 +539,7 @@ fn on_the_embedded_bus_channels_go_when_the_bound_takes_their_history() {
     bed.hub.expire(now);
     bed.hub.expire(now + 2 * LINGER_NS);
     let channels = bed.hub.list(0, 1000).channels;
-    assert!((15..25).contains(&channels.len()) && channels.iter().all(|channel| channel.history_messages == 1), "{}", channels.len());
+    assert!((10..20).contains(&channels.len()) && channels.iter().all(|channel| channel.history_messages == 1), "{}", channels.len());
     assert_eq!(bed.metrics.history_dropped.get(), 1000 - channels.len() as u64);
 }
 
@@ -528,7 +588,7 @@ fn payloads_arrive_as_published() {
     let frames = batch.frames(Format::Raw);
     let payload = |seq| &frames.bytes[batch.frame_start(frames, seq) + 2..batch.frame_start(frames, seq + 1)];
     assert_eq!([payload(1), payload(2), payload(3)], [b"one".as_slice(), b"", b"three"]);
-    assert_eq!((batch.runs().len(), batch.timestamp_ms()), (1, 7));
+    assert_eq!((batch.runs().len(), batch.received()), (1, Some(T0)));
 }
 
 #[test]
@@ -545,6 +605,69 @@ fn the_bound_on_channels_refuses_or_ends_a_linger() {
     assert_eq!((bed.hub.find("a"), bed.metrics.channels.get()), (None, 2));
     bed.messages("b", 1);
     assert_eq!(bed.got(0), ["batch 2 1..2"]);
+}
+
+/// One connection that subscribes to new names and leaves them pushes out nobody's channels but its own.
+#[test]
+fn a_flood_of_names_pushes_out_the_floods_own() {
+    let mut bed = bed_of(ChannelRule { history_count: 10, ..rule() }, &[100], 100);
+    let mut name = 0;
+    let mut leave_behind = |bed: &mut Bed, creator: Creator, count: usize| {
+        for _ in 0..count {
+            name += 1;
+            bed.hub.join(0, topic(name), format!("c{name}"), creator, T0 + u64::from(name));
+            bed.hub.leave(0, topic(name), &format!("c{name}"), T0 + u64::from(name));
+            bed.got(0);
+        }
+    };
+    // Of an address of its own, and of the very address that the flood comes from: a proxy's.
+    leave_behind(&mut bed, creator(1, 1), 20);
+    leave_behind(&mut bed, creator(2, 2), 5);
+    leave_behind(&mut bed, creator(2, 3), 10_000);
+    let is_there = |bed: &mut Bed, name: u32| bed.hub.find(&format!("c{name}")).is_some();
+    assert!((1..=25).all(|name| is_there(&mut bed, name)), "what others left is there");
+    assert_eq!(bed.metrics.channels.get(), 100);
+    assert_eq!(bed.metrics.channels_evicted.get(), 10_025 - 100);
+
+    // Nor do many connections of one address that leave one each, when another address needs room.
+    for connection in 4..10_000 {
+        leave_behind(&mut bed, creator(3, connection), 1);
+    }
+    leave_behind(&mut bed, creator(1, 1), 1);
+    assert!((1..=20).all(|name| is_there(&mut bed, name)), "what another address left is there");
+    // Somebody who comes back to a channel does not answer for it.
+    bed.hub.join(0, topic(0), "c1", creator(3, 4), T0);
+    bed.hub.leave(0, topic(0), "c1", T0);
+    leave_behind(&mut bed, creator(3, 4), 200);
+    assert!(is_there(&mut bed, 1));
+}
+
+/// One address cannot have all channels, and what it has leaves others out of it.
+#[test]
+fn an_address_has_its_share_of_the_channels() {
+    let settings = HubSettings { channels_of_address: 3, ..settings_of(rule(), 5) };
+    let mut bed = bed_with(settings, &[100, 100]);
+    let join = |bed: &mut Bed, address, index: u32, name: &str| {
+        bed.hub.join(0, topic(index), name, creator(address, index), T0);
+        bed.hub.flowing(name);
+        bed.got(0).pop().unwrap()
+    };
+    for (index, name) in ["a", "b", "c"].into_iter().enumerate() {
+        assert_eq!(join(&mut bed, 1, index as u32, name), format!("joined {index} at 0"));
+    }
+    assert_eq!(join(&mut bed, 1, 3, "d"), "refused 3 for its share");
+    assert_eq!(join(&mut bed, 1, 4, "a"), "joined 4 at 0", "it is there already");
+    assert_eq!(join(&mut bed, 2, 5, "d"), "joined 5 at 0", "another address may have it");
+    assert_eq!(join(&mut bed, 1, 6, "d"), "joined 6 at 0", "and then it is there");
+    assert_eq!(join(&mut bed, 2, 7, "e"), "joined 7 at 0");
+    assert_eq!(join(&mut bed, 2, 8, "f"), "refused 8", "the host is full");
+    bed.hub.leave(0, topic(1), "b", T0);
+    assert_eq!(join(&mut bed, 1, 9, "f"), "joined 9 at 0", "what nobody hears does not count");
+    assert_eq!(join(&mut bed, 1, 10, "g"), "refused 10 for its share");
+    for (index, name) in [(0, "a"), (2, "c"), (4, "a"), (5, "d"), (6, "d"), (7, "e"), (9, "f")] {
+        bed.hub.leave(0, topic(index), name, T0);
+    }
+    assert!(bed.hub.heard_by.is_empty());
 }
 
 #[test]
@@ -629,7 +752,7 @@ fn whatever_happens_numbers_rise_and_holes_are_announced() {
             match random.u32(0..14) {
                 0 | 1 => {
                     let shard = random.u16(0..2);
-                    bed.hub.join(shard, topic(next_topic), name, now);
+                    bed.hub.join(shard, topic(next_topic), name, somebody(), now);
                     topics.push((shard, next_topic, name));
                     next_topic += 1;
                 }

@@ -2,7 +2,9 @@
 //! into batches and hands them to the shards that have a subscriber. It never blocks on a shard.
 //!
 //! - [`subscriber`]: the thread and its turn. `spawn` starts it.
-//! - [`hub`]: channels, numbers, batches, node history; [`lane`]: the way to one shard when its inbox is full; [`history`].
+//! - [`hub`]: channels, numbers, batches, node history; [`lane`]: the way to one shard when its inbox is full; [`history`];
+//!   [`lingering`]: channels that nobody hears any more;
+//!   [`release`]: when their memory is given back.
 //! - [`upstream`]: the seam behind which messages come in: [`embedded`] (no Redis) or [`redis`] (one server).
 //! - Redis, from the socket up: [`target`] (URL), [`socket`], [`link`] (connection), [`resp`] (replies), [`awaiting`] (which command a reply
 //!   answers), [`fault`] (what errors mean), [`names`], [`subscriptions`], [`publishes`], [`feed`] (what comes in), [`health`] (what is logged).
@@ -16,11 +18,13 @@ pub mod health;
 pub mod history;
 pub mod hub;
 pub mod lane;
+pub mod lingering;
 pub mod link;
 pub mod names;
 pub mod pace;
 pub mod publishes;
 pub mod redis;
+pub mod release;
 pub mod resp;
 pub mod socket;
 pub mod subscriber;
@@ -30,6 +34,7 @@ pub mod upstream;
 
 use std::sync::Arc;
 
+use crate::addresses::Source;
 use crate::fanout::batch::{Batch, Channel};
 use crate::shard::inbox::InboxSender;
 use crate::wire::command::Id;
@@ -56,6 +61,41 @@ pub struct ConnToken {
     pub generation: u32,
 }
 
+/// Whose doing it is that a channel is there: a connection of an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Creator {
+    pub source: Source,
+    pub shard: u16,
+    /// Its generation, which no other connection of the shard has.
+    pub connection: u32,
+}
+
+impl Creator {
+    /// Nobody of this source comes after it.
+    const fn last_of(source: Source) -> Creator {
+        Creator { source, shard: u16::MAX, connection: u32::MAX }
+    }
+
+    /// Whoever publishes where nobody listens, and history is kept.
+    fn of_publish(reply: &PublishReply) -> Creator {
+        match reply {
+            PublishReply::Client { shard, conn, .. } => Creator { source: Source::PUBLISHERS, shard: *shard, connection: conn.generation },
+            PublishReply::Control(_) => Creator::last_of(Source::PUBLISHERS),
+        }
+    }
+}
+
+/// Why a shard cannot have a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum JoinRefusal {
+    /// The host serves `channels_max`, and somebody hears each of them.
+    ChannelsMax,
+    /// As many channels are there for this address as may be (`channels_per_address`). Another one may have it.
+    AddressShare(Source),
+    /// Redis does not let us subscribe to it, and will not before an operator changes that.
+    NotAllowed,
+}
+
 /// What shards and the control thread ask of the bus thread.
 #[derive(Debug)]
 pub enum BusCommand {
@@ -63,13 +103,15 @@ pub enum BusCommand {
     Join {
         shard: u16,
         topic: TopicToken,
-        channel: Box<str>,
+        channel: Arc<str>,
+        /// Who is the first.
+        creator: Creator,
     },
     /// The shard has none any more. May come while the join is still unanswered.
     Leave {
         shard: u16,
         topic: TopicToken,
-        channel: Box<str>,
+        channel: Arc<str>,
     },
     Publish(Publish),
     /// Up to `limit` channels from `from` on, for `GET /channels`.
@@ -139,15 +181,6 @@ pub struct ChannelInfo {
     pub history_messages: usize,
 }
 
-/// Why a channel cannot be served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum JoinRefusal {
-    /// The host serves `channels_max` channels.
-    TooManyChannels,
-    /// Redis does not let us subscribe to it, and will not before an operator changes that.
-    NotAllowed,
-}
-
 /// What the bus thread (and the control thread) tells a shard.
 #[derive(Debug)]
 pub enum ShardMessage {
@@ -162,10 +195,10 @@ pub enum ShardMessage {
         topic: TopicToken,
         batch: Arc<Batch>,
     },
-    /// The answer to a join that comes to nothing: the topic counts as left.
+    /// The answer to a join that cannot be: nothing will follow; the topic counts as left.
     Refused {
         topic: TopicToken,
-        why: JoinRefusal,
+        refusal: JoinRefusal,
     },
     /// Messages up to `seq` were lost on the way because this inbox was full; a shard that is behind announces a gap.
     /// (A shard also sees a hole by itself when the next batch arrives.)

@@ -130,7 +130,7 @@ impl Subscriber {
             }
             let Some(command) = self.inbox.try_recv() else { return };
             match command {
-                BusCommand::Join { shard, topic, channel } => self.hub.join(shard, topic, &channel, now),
+                BusCommand::Join { shard, topic, channel, creator } => self.hub.join(shard, topic, channel, creator, now),
                 BusCommand::Leave { shard, topic, channel } => self.hub.leave(shard, topic, &channel, now),
                 BusCommand::Publish(publish) => {
                     self.inbox.release(publish.payload.len());

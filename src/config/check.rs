@@ -4,7 +4,7 @@ use super::fd_table::ALLOW;
 use super::host::Host;
 use super::parse::{show_cores, show_size};
 use super::problem::{Origin, Problem};
-use super::{FdTable, Pin, RedisSubscribe, Settings, redis_url};
+use super::{FdTable, Pin, RedisSubscribe, Settings, Share, redis_url};
 use crate::listen::collide;
 
 /// What surprises about `[::]`.
@@ -89,6 +89,15 @@ pub fn check(
             problems.push(Problem::warning(origin, key, message).help(help));
         }
     }
+    if let Share::Count(count) = settings.channels_per_address
+        && count < settings.subscriptions_max
+    {
+        let subscriptions = settings.subscriptions_max;
+        let message =
+            format!("an address may have fewer channels ({count}) than one of its connections (subscriptions_max, {subscriptions})");
+        let origin = origin("channels_per_address");
+        problems.push(Problem::warning(origin, "channels_per_address", message).help("raise it, or lower subscriptions_max"));
+    }
     if settings.buffer_bytes_total / settings.shards < settings.message_bytes_max {
         let message = format!(
             "the buffers of a shard's connections together ({}) do not hold one message (message_bytes_max, {})",
@@ -166,6 +175,7 @@ mod tests {
     fn bounds_must_hold_each_other() {
         assert!(one(|settings| settings.log_bytes_total = 1 << 16).starts_with("error: log_bytes_per_channel"));
         assert!(one(|settings| settings.channels.default.log_bytes = 1 << 16).starts_with("warning: log_bytes_per_channel"));
+        assert!(one(|settings| settings.channels_per_address = Share::Count(127)).starts_with("warning: channels_per_address"));
         assert!(one(|settings| settings.buffer_bytes_total = 1024).starts_with("error: buffer_bytes_total"));
         let shares = |log_bytes_total, buffer_bytes_total| {
             move |settings: &mut Settings| {

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use super::{ChannelRule, ChannelRules, FdTable, LogFilter, LogFormat, Mismatch, Overrun, Pin, RedisSubscribe, Settings};
+use super::{ChannelRule, ChannelRules, FdTable, LogFilter, LogFormat, Mismatch, Overrun, Pin, RedisSubscribe, Settings, Share};
 use crate::wire::Format;
 use crate::wire::payload::Expect;
 
@@ -39,6 +39,7 @@ impl Default for Settings {
             connections_max: 100_000,
             subscriptions_max: 128,
             channels_max: 200_000,
+            channels_per_address: Share::Auto,
             message_bytes_max: 64 << 10,
             payload_bytes_max: 1 << 20,
             log_bytes_total: 1 << 30,

@@ -23,6 +23,7 @@ pub mod start;
 pub mod table;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::limits;
@@ -63,6 +64,8 @@ pub struct Settings {
     pub subscriptions_max: usize,
     /// Distinct channels served at once, whole process.
     pub channels_max: usize,
+    /// How many of them may be heard on behalf of one address; see [`Settings::channels_of_address`].
+    pub channels_per_address: Share,
     /// Largest message a client may send.
     pub message_bytes_max: usize,
     /// Largest payload taken from the bus or from a publisher.
@@ -88,9 +91,24 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// How many channels may be heard on behalf of one address.
+    pub fn channels_of_address(&self) -> usize {
+        match self.channels_per_address {
+            // So that no single host can take all; one connection may always have what it may have.
+            Share::Auto => (self.channels_max / 2).max(self.subscriptions_max),
+            Share::None => usize::MAX,
+            Share::Count(count) => count,
+        }
+    }
+
     /// What the logs of one shard may hold together.
     pub fn log_bytes_of_shard(&self) -> usize {
         self.log_bytes_total / self.shards
+    }
+
+    /// What may be remembered of subscriptions that wait for the bus, on one shard: as much again as half of the buffers.
+    pub fn waiting_bytes_of_shard(&self) -> usize {
+        self.buffer_bytes_total / self.shards / 2
     }
 
     /// What the buffers of one shard's connections may hold together: the shard's part, but one message at least.
@@ -114,6 +132,14 @@ pub enum Pin {
     Auto,
     None,
     List(Vec<usize>),
+}
+/// How much of something that all share one of them may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Share {
+    Auto,
+    /// All of it.
+    None,
+    Count(usize),
 }
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FdTable {
@@ -166,8 +192,31 @@ pub struct ChannelRules {
     pub by_prefix: Vec<(String, ChannelRule)>,
 }
 
+/// The rules as many channels refer to them: one copy of each for the thread that made this.
+#[derive(Debug)]
+pub struct SharedRules {
+    default: Arc<ChannelRule>,
+    by_prefix: Vec<(String, Arc<ChannelRule>)>,
+}
+
+impl SharedRules {
+    pub fn new(rules: &ChannelRules) -> SharedRules {
+        let shared = |(prefix, rule): &(String, ChannelRule)| (prefix.clone(), Arc::new(rule.clone()));
+        SharedRules { default: Arc::new(rules.default.clone()), by_prefix: rules.by_prefix.iter().map(shared).collect() }
+    }
+
+    pub fn of(&self, channel: &str) -> &Arc<ChannelRule> {
+        longest(&self.by_prefix, channel).unwrap_or(&self.default)
+    }
+}
+
+/// The rule of the longest prefix; they come longest first.
+fn longest<'a, R>(by_prefix: &'a [(String, R)], channel: &str) -> Option<&'a R> {
+    by_prefix.iter().find(|(prefix, _)| channel.starts_with(prefix.as_str())).map(|(_, rule)| rule)
+}
+
 impl ChannelRules {
     pub fn of(&self, channel: &str) -> &ChannelRule {
-        self.by_prefix.iter().find(|(prefix, _)| channel.starts_with(prefix.as_str())).map_or(&self.default, |(_, rule)| rule)
+        longest(&self.by_prefix, channel).unwrap_or(&self.default)
     }
 }

@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::Pin;
+use super::{Pin, Share};
 use crate::limits::CHANNEL_NAME_BYTES_MAX;
 
 /// An unsigned number in a range; `_` may group digits.
@@ -176,6 +176,22 @@ pub fn pin(text: &str) -> Result<Pin, String> {
         }
     }
     Ok(Pin::List(cores))
+}
+
+pub fn share(text: &str, max: usize) -> Result<Share, String> {
+    match text {
+        "auto" => Ok(Share::Auto),
+        "none" => Ok(Share::None),
+        _ => count(text, 1, max).map(Share::Count),
+    }
+}
+
+pub fn show_share(share: Share) -> String {
+    match share {
+        Share::Auto => "auto".to_owned(),
+        Share::None => "none".to_owned(),
+        Share::Count(count) => count.to_string(),
+    }
 }
 
 pub fn show_pin(pin: &Pin) -> String {

@@ -260,6 +260,7 @@ mod tests {
             connections_max: _,
             subscriptions_max: _,
             channels_max: _,
+            channels_per_address: _,
             message_bytes_max: _,
             payload_bytes_max: _,
             log_bytes_total: _,
@@ -275,7 +276,7 @@ mod tests {
             log_level: _,
             channels: _,
         } = all;
-        const FIELDS: usize = 33 + 6;
-        assert_eq!(SETTINGS.len(), FIELDS, "33 fields of Settings and 6 of ChannelRule");
+        const FIELDS: usize = 34 + 6;
+        assert_eq!(SETTINGS.len(), FIELDS, "34 fields of Settings and 6 of ChannelRule");
     }
 }

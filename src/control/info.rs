@@ -89,6 +89,7 @@ fn settings_of(settings: &Settings) -> Value {
         connections_max,
         subscriptions_max,
         channels_max,
+        channels_per_address: _,
         message_bytes_max,
         payload_bytes_max,
         log_bytes_total,
@@ -122,6 +123,8 @@ fn settings_of(settings: &Settings) -> Value {
         "connections_max": connections_max,
         "subscriptions_max": subscriptions_max,
         "channels_max": channels_max,
+        // As resolved; none is no number.
+        "channels_per_address": Some(settings.channels_of_address()).filter(|&channels| channels < usize::MAX),
         "message_bytes_max": message_bytes_max,
         "payload_bytes_max": payload_bytes_max,
         "log_bytes_total": log_bytes_total,

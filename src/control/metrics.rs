@@ -60,6 +60,14 @@ const SHARD_COUNTERS: &[Named<ShardMetrics>] = &[
     ("campanile_received_bytes", "Bytes received from clients. Unit: bytes.", |m| &m.bytes_received),
     ("campanile_commands", "Commands received from clients. Unit: commands.", |m| &m.commands),
     ("campanile_command_errors", "Commands answered with an error. Unit: commands.", |m| &m.command_errors),
+    ("campanile_channels_limited", "Subscribes refused because the connection has channels made too fast. Unit: commands.", |m| {
+        &m.channels_limited
+    }),
+    (
+        "campanile_channels_refused",
+        "Subscribes refused because the host or the address has as many channels as may be. Unit: commands.",
+        |m| &m.channels_refused,
+    ),
     ("campanile_writes", "Write system calls. Unit: calls.", |m| &m.writes),
     ("campanile_writes_blocked", "Writes that the kernel took only in part or not at all. Unit: calls.", |m| &m.writes_blocked),
     ("campanile_flush_looks", "Subscriptions that visits of connections looked at: what flushing costs besides its writes.", |m| &m.looks),
@@ -79,6 +87,11 @@ const BUS_COUNTERS: &[Named<BusMetrics>] = &[
     ("campanile_bus_mismatched", "Payloads not of the kind set for their channel, passed on as opaque. Unit: messages.", |m| &m.mismatched),
     ("campanile_bus_batches", "Batches made. Unit: batches.", |m| &m.batches),
     ("campanile_bus_inbox_full", "Messages not handed to a shard because its inbox was full. Unit: messages.", |m| &m.inbox_full),
+    (
+        "campanile_bus_channels_evicted",
+        "Channels that nobody heard any more and that made room for others before their time. Unit: channels.",
+        |m| &m.channels_evicted,
+    ),
     (
         "campanile_bus_history_dropped",
         "Messages dropped from the node's history because all histories together were full. Unit: messages.",

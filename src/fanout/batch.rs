@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire};
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicUsize};
 use std::sync::{Arc, OnceLock};
 
-use crate::limits::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX};
+use crate::limits::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, heap_bytes};
 use crate::wire::Format;
 use crate::wire::event::{self, Event, GapReason};
 use crate::wire::payload::{Kind, encode_notification};
@@ -16,8 +16,8 @@ use crate::wire::payload::{Kind, encode_notification};
 /// A channel as the node knows it, from its first local subscriber to the end of its linger.
 #[derive(Debug)]
 pub struct Channel {
-    /// As clients write it: without the Redis prefix.
-    pub name: Box<str>,
+    /// As clients write it: without the Redis prefix. One copy for all who serve the channel.
+    pub name: Arc<str>,
     /// Names this run of sequence numbers; below 2^53. A new one is drawn when numbering starts again.
     pub epoch: u64,
     /// Subscriptions on this host, all shards together.
@@ -56,6 +56,10 @@ struct Growth {
     bytes: AtomicUsize,
     account: OnceLock<Arc<KeptFrames>>,
 }
+
+/// A batch itself with the counts of its [`Arc`], and its places of 16 bytes: two in a log, which grows by doubling, and four in the shard's list of
+/// what was appended, half of which may be out of date.
+const BATCH_BYTES: usize = heap_bytes(16 + size_of::<Batch>()) + 6 * 16;
 
 const KEPT: usize = 1 << (usize::BITS - 1);
 
@@ -99,7 +103,7 @@ pub struct Frames {
 
 impl Frames {
     fn bytes_held(&self) -> usize {
-        self.bytes.len() + size_of_val(&*self.ends)
+        heap_bytes(self.bytes.len()) + heap_bytes(size_of_val(&*self.ends))
     }
 }
 
@@ -153,13 +157,15 @@ impl Batch {
         }
     }
 
-    /// Bytes the batch takes before anything is encoded.
+    /// Bytes that the batch takes of the heap before anything is encoded, and its place in a list.
     pub fn bytes(&self) -> usize {
         let content = match &self.content {
-            Content::Messages { bytes, messages, runs } => bytes.len() + size_of_val(&**messages) + size_of_val(&**runs),
+            Content::Messages { bytes, messages, runs } => {
+                heap_bytes(bytes.len()) + heap_bytes(size_of_val(&**messages)) + heap_bytes(size_of_val(&**runs))
+            }
             Content::Gap { .. } => 0,
         };
-        size_of::<Batch>() + content
+        BATCH_BYTES + content
     }
 
     /// Bytes it takes now, with the frames of the formats that somebody has asked for; what logs and history are bounded by.
@@ -183,9 +189,9 @@ impl Batch {
         }
     }
 
-    /// When its newest message was received, Unix milliseconds; 0 for a gap.
-    pub fn timestamp_ms(&self) -> u64 {
-        self.runs().last().map_or(0, |run| run.timestamp_ms)
+    /// When its newest message was received; None for a gap. By the clock that never steps: the other one is for people to read.
+    pub fn received(&self) -> Option<MonotonicNs> {
+        self.runs().last().map(|run| run.received)
     }
 
     pub fn runs(&self) -> &[Run] {

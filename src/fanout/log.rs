@@ -185,9 +185,9 @@ impl Log {
         self.tail() < end || self.cuts.as_ref().is_some_and(|cuts| cuts.limbo.iter().any(|entry| entry.batch.end() >= end))
     }
 
-    /// Drops entries that nobody needs any more: all but the newest `count` messages that are younger than `age_ms`. Called when every
+    /// Drops entries that nobody needs any more: all but the newest `count` messages that are younger than `age_ns`. Called when every
     /// cursor has reached the head.
-    pub fn retire(&mut self, count: usize, age_ms: u64, now_ms: u64) {
+    pub fn retire(&mut self, count: usize, age_ns: u64, now: MonotonicNs) {
         if count == 0 {
             self.drop_all();
             return;
@@ -196,8 +196,8 @@ impl Log {
         while let Some(Entry { batch: oldest, .. }) = self.entries.front() {
             let rest = messages - oldest.message_count();
             // A gap has no age of its own; at the front it goes with the messages behind it.
-            let dated = self.entries.iter().map(|entry| &entry.batch).find(|batch| !batch.is_gap());
-            let is_old = dated.is_some_and(|batch| batch.timestamp_ms() + age_ms <= now_ms);
+            let received = self.entries.iter().find_map(|entry| entry.batch.received());
+            let is_old = received.is_some_and(|received| now.saturating_sub(received) >= age_ns);
             if rest < count && !is_old {
                 break;
             }
@@ -210,9 +210,6 @@ impl Log {
     pub fn drop_all(&mut self) {
         while !self.entries.is_empty() {
             self.drop_oldest();
-        }
-        if self.entries.capacity() > 16 {
-            self.entries = VecDeque::new();
         }
     }
 
@@ -231,6 +228,10 @@ impl Log {
         let entry = self.entries.pop_front()?;
         self.bytes -= entry.bytes;
         self.unmerged = self.unmerged.min(self.entries.len());
+        if self.entries.is_empty() {
+            // A channel that is quiet now holds nothing, or a hundred thousand of them would hold the most that each ever had.
+            self.entries = VecDeque::new();
+        }
         Some(entry)
     }
 
@@ -443,9 +444,9 @@ mod tests {
     fn history_age_holds_behind_a_leading_gap() {
         let channel = Arc::new(Channel { name: "a".into(), epoch: 7, subscribers: Default::default() });
         let mut log = Log::new(1 << 20);
-        let message = |seq, timestamp_ms| {
+        let message = |seq, received| {
             let mut builder = BatchBuilder::new(channel.clone(), seq);
-            builder.push(Kind::Text, b"m", 0, timestamp_ms);
+            builder.push(Kind::Text, b"m", received, 0);
             builder.seal()
         };
         log.append(message(3, 1000));

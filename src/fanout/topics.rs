@@ -4,37 +4,41 @@
 //! batch. A batch that arrives during a lap only sets the number of visits still due back to all, so appending costs the same
 //! for one member as for a million, and whoever is visited gets everything up to the head.
 
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use hashbrown::HashTable;
-use slab::Slab;
+use smallvec::SmallVec;
 
 use super::batch::Channel;
 use super::log::Log;
 use crate::bus::TopicToken;
+use crate::by_name::{ByName, Named};
 use crate::config::ChannelRule;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Topics {
-    slots: Slab<Topic>,
-    by_name: HashTable<u32>,
-    /// Keyed: clients choose the names.
-    hasher: RandomState,
+    slots: ByName<Topic>,
     generations: u32,
+}
+
+impl Named for Topic {
+    fn name(&self) -> &str {
+        &self.name
+    }
 }
 
 #[derive(Debug)]
 pub struct Topic {
-    pub name: Box<str>,
+    /// The hub's copy, once it has answered.
+    pub name: Arc<str>,
     generation: u32,
     /// None until the bus has answered the join.
     pub channel: Option<Arc<Channel>>,
     /// The bus is not allowed to have it any more: nobody is to be told `subscribed`.
     pub is_refused: bool,
     pub log: Log,
-    pub rule: ChannelRule,
-    members: Vec<Member>,
+    pub rule: Arc<ChannelRule>,
+    /// Most channels have one or two, which lie here.
+    members: SmallVec<[Member; 2]>,
     /// Index of the member to visit next.
     lap_position: u32,
     /// Visits still due; 0: every member has been visited since the newest batch.
@@ -60,12 +64,6 @@ pub struct Member {
     pub subscription: u32,
 }
 
-impl Default for Topics {
-    fn default() -> Topics {
-        Topics { slots: Slab::new(), by_name: HashTable::new(), hasher: RandomState::new(), generations: 0 }
-    }
-}
-
 impl Topics {
     pub fn len(&self) -> usize {
         self.slots.len()
@@ -76,21 +74,20 @@ impl Topics {
     }
 
     pub fn find(&self, name: &str) -> Option<u32> {
-        self.by_name.find(self.hasher.hash_one(name), |&index| &*self.slots[index as usize].name == name).copied()
+        self.slots.find(name)
     }
 
     /// A new topic; the name must not be there yet.
-    pub fn insert(&mut self, name: &str, rule: ChannelRule) -> u32 {
-        debug_assert!(self.find(name).is_none());
+    pub fn insert(&mut self, name: &str, rule: Arc<ChannelRule>) -> u32 {
         self.generations = self.generations.wrapping_add(1);
-        let index = self.slots.insert(Topic {
+        self.slots.insert(Topic {
             name: name.into(),
             generation: self.generations,
             channel: None,
             is_refused: false,
             log: Log::new(rule.log_bytes),
             rule,
-            members: Vec::new(),
+            members: SmallVec::new(),
             lap_position: 0,
             lap_remaining: 0,
             lap_head: 0,
@@ -99,20 +96,13 @@ impl Topics {
             lagging: 0,
             join_sent: false,
             interest_queued: false,
-        }) as u32;
-        let (slots, hasher) = (&self.slots, &self.hasher);
-        self.by_name.insert_unique(hasher.hash_one(name), index, |&index| hasher.hash_one(&*slots[index as usize].name));
-        index
+        })
     }
 
     /// Frees a topic without members.
     pub fn remove(&mut self, index: u32) -> Topic {
-        let topic = self.slots.remove(index as usize);
+        let topic = self.slots.remove(index);
         assert!(topic.members.is_empty(), "a topic with members cannot go");
-        let hash = self.hasher.hash_one(&*topic.name);
-        if let Ok(entry) = self.by_name.find_entry(hash, |&other| other == index) {
-            entry.remove();
-        }
         topic
     }
 
@@ -166,7 +156,9 @@ impl Topic {
     pub fn remove_member(&mut self, place: u32) -> Option<Member> {
         self.members.swap_remove(place as usize);
         if self.members.capacity() > 64 && self.members.len() * 4 < self.members.capacity() {
-            self.members.shrink_to(self.members.len() * 2);
+            let mut fewer = SmallVec::with_capacity(self.members.len() * 2);
+            fewer.extend_from_slice(&self.members);
+            self.members = fewer;
         }
         if self.lap_position as usize >= self.members.len() {
             self.lap_position = 0;

@@ -283,7 +283,7 @@ impl<N: Network> Shard<N> {
         // Whoever waits at the door is told.
         for _ in 0..limits::REFUSALS_UNDER_WAY_MAX {
             match self.net.accept() {
-                Accepted::Stream(stream) => self.admit(stream),
+                Accepted::Stream { stream, peer } => self.admit(stream, peer),
                 Accepted::Gone | Accepted::Dropped => {}
                 Accepted::None | Accepted::Later => break,
             }

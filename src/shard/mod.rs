@@ -3,9 +3,11 @@
 //! [`Shard::turn`] is the loop's body and reads like the design: named stages in order, each under a budget. The shard is
 //! generic over [`net::Network`], so that the simulator drives the very same code with sockets and a clock of its own.
 //!
-//! The stages live in files of their own: `read` (handshakes, commands, pings), `subscribe` (topics and the bus's answers),
-//! `behind` (who has not been sent everything), `flush` (one `writev` per due connection), `close` (closing, deadlines, reaping).
+//! The stages live in files of their own: `read` (handshakes, commands, pings), `subscribe` (topics and the bus's answers; [`admission`]
+//! says who may), `behind` (who has not been sent everything), `flush` (one `writev` per due connection), `close` (closing, deadlines,
+//! reaping).
 
+pub mod admission;
 pub mod behind;
 mod close;
 pub mod conn;
@@ -16,23 +18,26 @@ mod read;
 pub mod run;
 pub mod sockets;
 mod subscribe;
+mod waiters;
 pub mod wheel;
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use slab::Slab;
 
 use crate::bus::{BusSender, ConnToken, ShardMessage, TopicToken};
-use crate::config::Settings;
+use crate::config::{Settings, SharedRules};
 use crate::fanout::topics::Topics;
 use crate::limits;
 use crate::metrics::{RefusalReason, ShardMetrics};
+use admission::Admission;
 use conn::{Conn, Flags};
 use inbox::Inbox;
 use net::{Accepted, Network, Readiness};
-use subscribe::Waiter;
+use waiters::Waiters;
 use wheel::{TICK_NS, Tick, Wheel};
 
 /// What a shard is made with.
@@ -63,7 +68,9 @@ pub struct Shard<N: Network> {
     conns: Slab<Conn<N::Stream>>,
     generations: u32,
     topics: Topics,
-    waiters: Slab<Waiter>,
+    waiters: Waiters,
+    admission: Admission,
+    rules: SharedRules,
     wheel: Wheel,
 
     /// Connections with something to read, each once.
@@ -105,6 +112,9 @@ impl<N: Network> Shard<N> {
     pub fn new(net: N, parts: Parts) -> Shard<N> {
         let Parts { index, settings, metrics, inbox, bus, connections, node_id } = parts;
         let (started_ns, unix_ms) = (net.now_ns(), net.unix_ms());
+        let admission = Admission::new(settings.subscriptions_max);
+        let waiters = Waiters::new(settings.waiting_bytes_of_shard());
+        let rules = SharedRules::new(&settings.channels);
         Shard {
             net,
             index,
@@ -117,7 +127,9 @@ impl<N: Network> Shard<N> {
             conns: Slab::new(),
             generations: 0,
             topics: Topics::default(),
-            waiters: Slab::new(),
+            waiters,
+            admission,
+            rules,
             wheel: Wheel::default(),
             reading: VecDeque::new(),
             ready: VecDeque::new(),
@@ -231,7 +243,7 @@ impl<N: Network> Shard<N> {
                 return;
             }
             match self.net.accept() {
-                Accepted::Stream(stream) => self.admit(stream),
+                Accepted::Stream { stream, peer } => self.admit(stream, peer),
                 Accepted::Dropped => {
                     self.note_accept_error();
                     self.metrics.refused[RefusalReason::Descriptors as usize].inc();
@@ -247,7 +259,7 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    fn admit(&mut self, mut stream: N::Stream) {
+    fn admit(&mut self, mut stream: N::Stream, peer: SocketAddr) {
         self.metrics.accepted.inc();
         // Room for the refusals of a crowd that is told 503, and no more: beyond it the socket is simply dropped.
         if self.conns.len() >= self.settings.connections_max + limits::REFUSALS_UNDER_WAY_MAX {
@@ -261,6 +273,7 @@ impl<N: Network> Shard<N> {
         if self.net.register(&mut stream, pack(token)).is_err() {
             return self.note_accept_error();
         }
+        self.admission.enter(entry.key(), peer, since_ms(self.now_ns, self.started_ns));
         entry.insert(Conn::new(stream, generation, self.settings.format, self.tick));
         self.metrics.sockets.inc();
         self.set_deadline(token.index as usize, self.settings.handshake_timeout);
@@ -306,6 +319,11 @@ impl<N: Network> Shard<N> {
         metrics.buffer_bytes.set(self.buffer_bytes as u64);
         metrics.channels.set(self.topics.len() as u64);
     }
+}
+
+/// Milliseconds since the shard began; they go round in 49 days.
+fn since_ms(now_ns: u64, started_ns: u64) -> u32 {
+    ((now_ns - started_ns) / 1_000_000) as u32
 }
 
 fn tick_at(now_ns: u64, started_ns: u64) -> Tick {

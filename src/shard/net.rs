@@ -1,6 +1,7 @@
 //! What a shard needs of the world: sockets and a clock. [`crate::shard::sockets`] is the real one, the simulator's the other.
 
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 
 use crate::fanout::batch::MonotonicNs;
 
@@ -16,7 +17,11 @@ pub struct Readiness {
 /// What one accept brought.
 #[derive(Debug)]
 pub enum Accepted<S> {
-    Stream(S),
+    Stream {
+        stream: S,
+        /// Who connects: the other end of the TCP connection.
+        peer: SocketAddr,
+    },
     /// A connection was taken and dropped for want of descriptors.
     Dropped,
     /// A connection ended while it waited; there may be others.
@@ -33,7 +38,9 @@ pub trait Network {
     /// Registers the socket for reading and writing, once for its life.
     fn register(&mut self, stream: &mut Self::Stream, token: usize) -> io::Result<()>;
     fn close_listeners(&mut self);
+    /// The clock that never steps: all that is due after a time, or too old, goes by it.
     fn now_ns(&self) -> MonotonicNs;
+    /// The clock on the wall, which may step either way at any time: for what people read and nothing else.
     fn unix_ms(&self) -> u64;
 }
 

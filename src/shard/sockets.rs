@@ -148,12 +148,12 @@ impl Network for Sockets {
             let index = self.turn % self.listeners.len();
             let listener = &mut self.listeners[index];
             match listener.socket.accept() {
-                Ok((stream, _)) => {
+                Ok((stream, peer)) => {
                     listener.has_taken = true;
                     if stream.as_raw_fd() >= self.descriptors_below {
                         return Accepted::Dropped;
                     }
-                    return Accepted::Stream(stream);
+                    return Accepted::Stream { stream, peer };
                 }
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EMFILE | libc::ENFILE) => return self.drop_one(),
@@ -241,10 +241,13 @@ mod tests {
     #[test]
     fn accepted_sockets_inherit_their_options() {
         let (_poll, mut sockets) = bind("127.0.0.1:0");
-        let _client = StdStream::connect(sockets.addresses()[0]).unwrap();
+        let client = StdStream::connect(sockets.addresses()[0]).unwrap();
         let accepted = loop {
             match sockets.accept() {
-                Accepted::Stream(stream) => break stream,
+                Accepted::Stream { stream, peer } => {
+                    assert_eq!(peer, client.local_addr().unwrap());
+                    break stream;
+                }
                 Accepted::None => std::thread::yield_now(),
                 other => panic!("{other:?}"),
             }

@@ -1,12 +1,14 @@
 //! Subscriptions of this shard's connections, and what the bus sends for them.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::Shard;
 use super::conn::{Phase, Subscription};
 use super::net::Network;
-use crate::bus::{BusCommand, JoinRefusal, ShardMessage, TopicToken};
+use super::waiters::{NO_WAITER, Waiter};
+use super::{Shard, since_ms};
+use crate::bus::{BusCommand, Creator, JoinRefusal, ShardMessage, TopicToken};
 use crate::fanout::batch::{Batch, Channel};
 use crate::fanout::cursor::Cursor;
 use crate::fanout::log::Log;
@@ -14,16 +16,6 @@ use crate::fanout::topics::Member;
 use crate::limits;
 use crate::wire::command::{self, Asked, ErrorCode, Id, Position};
 use crate::wire::event::{Event, GapReason};
-
-/// What a subscription that the bus has not confirmed yet will be answered with.
-#[derive(Debug)]
-pub(super) struct Waiter {
-    id: Option<Id>,
-    since: Option<Position>,
-}
-
-/// A waiter's number for a subscription with neither id nor position: nothing to remember.
-const NO_WAITER: u32 = u32::MAX;
 
 impl<N: Network> Shard<N> {
     pub(super) fn subscribe(&mut self, key: usize, name: &str, id: Option<Id>, since: Option<Position>) {
@@ -45,27 +37,27 @@ impl<N: Network> Shard<N> {
             return self.reply_error(key, Asked::of(command::SUBSCRIBE, name, id.as_ref()), ErrorCode::TooManySubscriptions, &message);
         }
         if topic.is_none() && self.topics.len() >= self.settings.channels_max {
-            let message = format!("this server serves {} channels and no more", self.settings.channels_max);
-            return self.reply_error(key, Asked::of(command::SUBSCRIBE, name, id.as_ref()), ErrorCode::TooManyChannels, &message);
+            return self.refuse_channel(key, name, id.as_ref(), JoinRefusal::ChannelsMax);
         }
         if topic.is_some_and(|topic| self.topics[topic].is_refused) {
-            return self.reply_error(
-                key,
-                Asked::of(command::SUBSCRIBE, name, id.as_ref()),
-                ErrorCode::ChannelRefused,
-                &channel_refused(name),
-            );
+            return self.refuse_channel(key, name, id.as_ref(), JoinRefusal::NotAllowed);
         }
-        let topic = topic.unwrap_or_else(|| self.topics.insert(name, self.settings.channels.of(name).clone()));
+        if topic.is_none() && !self.admission.may_create(key, since_ms(self.now_ns, self.started_ns)) {
+            self.metrics.channels_limited.inc();
+            let (burst, per_second) = (self.admission.burst(), self.admission.per_second());
+            let message = format!("a connection may add {burst} channels at once and {per_second} a second after that; wait a moment");
+            return self.reply_error(key, Asked::of(command::SUBSCRIBE, name, id.as_ref()), ErrorCode::RateLimited, &message);
+        }
+        let flows = topic.is_some_and(|topic| self.topics[topic].channel.is_some());
+        let waiter = if flows { Some(NO_WAITER) } else { self.waiters.insert(Waiter::new(id.clone(), since)) };
+        let Some(waiter) = waiter else {
+            let message = "too many subscriptions wait for the bus; try again in a moment";
+            return self.reply_error(key, Asked::of(command::SUBSCRIBE, name, id.as_ref()), ErrorCode::Busy, message);
+        };
+        let topic = topic.unwrap_or_else(|| self.topics.insert(name, self.rules.of(name).clone()));
         let member = Member { conn: key as u32, subscription: self.conns[key].subscriptions.len() as u32 };
         let place = self.topics[topic].add_member(member);
         self.metrics.subscriptions.inc();
-        let flows = self.topics[topic].channel.is_some();
-        let waiter = if flows || (id.is_none() && since.is_none()) {
-            NO_WAITER
-        } else {
-            self.waiters.insert(Waiter { id: id.clone(), since }) as u32
-        };
         self.conns[key].subscriptions.push(Subscription::waiting(topic, place, waiter));
         if flows {
             self.confirm(key, member.subscription as usize, id.as_ref(), since);
@@ -140,8 +132,7 @@ impl<N: Network> Shard<N> {
         }
         self.metrics.subscriptions.dec();
         match gone.waiter() {
-            Some(NO_WAITER) => {}
-            Some(waiter) => drop(self.waiters.remove(waiter as usize)),
+            Some(waiter) => drop(self.waiters.remove(waiter)),
             None => self.uncount(gone),
         }
         let topic = &mut self.topics[gone.topic];
@@ -204,9 +195,9 @@ impl<N: Network> Shard<N> {
         if topic_ref.log.is_empty() || topic_ref.lagging > 0 || !topic_ref.lap_is_over() {
             return;
         }
-        let (count, age_ms) = (topic_ref.rule.history_count, topic_ref.rule.history_age.as_millis() as u64);
-        let now_ms = self.unix_ms;
-        self.with_log(topic, |log| log.retire(count, age_ms, now_ms));
+        let (count, age_ns) = (topic_ref.rule.history_count, topic_ref.rule.history_age.as_nanos() as u64);
+        let now_ns = self.now_ns;
+        self.with_log(topic, |log| log.retire(count, age_ns, now_ns));
     }
 
     fn queue_interest(&mut self, topic: u32) {
@@ -222,8 +213,15 @@ impl<N: Network> Shard<N> {
             let topic = &self.topics[index];
             let wanted = !topic.members().is_empty();
             if wanted != topic.join_sent {
-                let (shard, channel, topic) = (self.index, topic.name.clone(), self.topics.token(index));
-                let command = if wanted { BusCommand::Join { shard, topic, channel } } else { BusCommand::Leave { shard, topic, channel } };
+                let (shard, channel, first) = (self.index, topic.name.clone(), topic.members().first().copied());
+                let topic = self.topics.token(index);
+                let command = match first {
+                    Some(Member { conn, .. }) => {
+                        let (source, connection) = (self.admission.source(conn as usize), self.conns[conn as usize].generation);
+                        BusCommand::Join { shard, topic, channel, creator: Creator { source, shard, connection } }
+                    }
+                    None => BusCommand::Leave { shard, topic, channel },
+                };
                 if self.bus.push(command).is_err() {
                     break;
                 }
@@ -242,6 +240,9 @@ impl<N: Network> Shard<N> {
         if told {
             self.bus.wake();
         }
+        if self.interest.is_empty() && self.interest.capacity() > limits::QUEUE_KEPT {
+            self.interest = VecDeque::new();
+        }
     }
 
     pub(super) fn drain_inbox(&mut self) {
@@ -255,7 +256,7 @@ impl<N: Network> Shard<N> {
                     self.on_batch(topic, batch);
                 }
                 ShardMessage::Joined { topic, channel, seq, history } => self.on_joined(topic, channel, seq, history),
-                ShardMessage::Refused { topic, why } => self.on_refused(topic, why),
+                ShardMessage::Refused { topic, refusal } => self.on_refused(topic, refusal),
                 ShardMessage::Head { topic, seq } => self.on_head(topic, seq),
                 ShardMessage::Published { conn, id, channel, result } => self.on_published(conn, id, &channel, result),
                 ShardMessage::Stop => self.stop(),
@@ -328,6 +329,7 @@ impl<N: Network> Shard<N> {
         }
         self.with_log(index, |log| log.advance_head(&channel, seq + 1));
         self.topics[index].end_lap();
+        self.topics[index].name = channel.name.clone();
         self.topics[index].channel = Some(channel);
         self.keep_log_budget();
         let members = self.topics[index].members().to_vec();
@@ -344,32 +346,51 @@ impl<N: Network> Shard<N> {
 
 impl<N: Network> Shard<N> {
     fn take_waiter(&mut self, key: usize, at: usize) -> Waiter {
-        match self.conns[key].subscriptions[at].waiter() {
-            Some(NO_WAITER) | None => Waiter { id: None, since: None },
-            Some(waiter) => {
-                self.conns[key].subscriptions[at].forget_waiter(NO_WAITER);
-                self.waiters.remove(waiter as usize)
+        let subscription = &mut self.conns[key].subscriptions[at];
+        let Some(waiter) = subscription.waiter() else { return Waiter::new(None, None) };
+        subscription.forget_waiter(NO_WAITER);
+        self.waiters.remove(waiter)
+    }
+
+    /// The bus cannot serve this channel: whoever asked is told, and the topic goes; unless somebody of another address waits for it, too.
+    fn on_refused(&mut self, token: TopicToken, refusal: JoinRefusal) {
+        let Some(index) = self.topics.resolve(token) else { return };
+        self.topics[index].join_sent = false;
+        let name = self.topics[index].name.clone();
+        // Whoever is left joins anew.
+        self.queue_interest(index);
+        let mut place = self.topics[index].members().len();
+        while place > 0 {
+            place -= 1;
+            let Member { conn, subscription } = self.topics[index].members()[place];
+            let (key, at) = (conn as usize, subscription as usize);
+            let concerns = match refusal {
+                JoinRefusal::ChannelsMax | JoinRefusal::NotAllowed => true,
+                JoinRefusal::AddressShare(source) => self.admission.source(key) == source,
+            };
+            if concerns {
+                let Waiter { id, .. } = self.take_waiter(key, at);
+                self.remove_subscription(key, at);
+                self.refuse_channel(key, &name, id.as_ref(), refusal);
             }
         }
     }
 
-    /// The bus cannot serve this channel: whoever asked is told, and the topic goes.
-    fn on_refused(&mut self, token: TopicToken, why: JoinRefusal) {
-        let Some(index) = self.topics.resolve(token) else { return };
-        self.topics[index].join_sent = false;
-        let name = self.topics[index].name.clone();
-        let (code, message) = match why {
-            JoinRefusal::TooManyChannels => {
+    fn refuse_channel(&mut self, key: usize, name: &str, id: Option<&Id>, refusal: JoinRefusal) {
+        let (code, message) = match refusal {
+            JoinRefusal::ChannelsMax => {
                 (ErrorCode::TooManyChannels, format!("this server serves {} channels and no more", self.settings.channels_max))
             }
-            JoinRefusal::NotAllowed => (ErrorCode::ChannelRefused, channel_refused(&name)),
+            JoinRefusal::AddressShare(_) => {
+                let share = self.settings.channels_of_address();
+                (ErrorCode::TooManyChannels, format!("this server serves {share} channels to your address and no more"))
+            }
+            JoinRefusal::NotAllowed => (ErrorCode::ChannelRefused, channel_refused(name)),
         };
-        while let Some(&Member { conn, subscription }) = self.topics[index].members().last() {
-            let (key, at) = (conn as usize, subscription as usize);
-            let Waiter { id, .. } = self.take_waiter(key, at);
-            self.remove_subscription(key, at);
-            self.reply_error(key, Asked::of(command::SUBSCRIBE, &name, id.as_ref()), code, &message);
+        if code == ErrorCode::TooManyChannels {
+            self.metrics.channels_refused.inc();
         }
+        self.reply_error(key, Asked::of(command::SUBSCRIBE, name, id), code, &message);
     }
 }
 

@@ -59,7 +59,7 @@ pub enum ErrorCode {
     AlreadySubscribed,
     NotSubscribed,
     TooManySubscriptions,
-    /// The host serves as many channels as it may.
+    /// The host serves as many channels as it may, or as many for the client's address.
     TooManyChannels,
     /// The bus does not let this server have the channel.
     ChannelRefused,
@@ -71,9 +71,11 @@ pub enum ErrorCode {
     BusUnavailable,
     /// Too much is under way; try again.
     Busy,
+    /// The connection asks for too much in too short a time.
+    RateLimited,
 }
 impl ErrorCode {
-    pub const ALL: [ErrorCode; 13] = [
+    pub const ALL: &[ErrorCode] = &[
         ErrorCode::BadCommand,
         ErrorCode::UnknownType,
         ErrorCode::BadChannel,
@@ -87,6 +89,7 @@ impl ErrorCode {
         ErrorCode::BadPayload,
         ErrorCode::BusUnavailable,
         ErrorCode::Busy,
+        ErrorCode::RateLimited,
     ];
 
     /// The value of `code`, snake_case: `bad_command`, …
@@ -105,6 +108,7 @@ impl ErrorCode {
             ErrorCode::BadPayload => "bad_payload",
             ErrorCode::BusUnavailable => "bus_unavailable",
             ErrorCode::Busy => "busy",
+            ErrorCode::RateLimited => "rate_limited",
         }
     }
 }

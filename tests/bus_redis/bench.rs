@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use campanile::addresses::Source;
 use campanile::bus::link::Timing;
 use campanile::bus::subscriber::spawn_with_timing;
-use campanile::bus::{BusCommand, BusSender, Publish, PublishError, PublishReply, Published, ShardMessage, TopicToken, push_publish};
+use campanile::bus::{
+    BusCommand, BusSender, Creator, Publish, PublishError, PublishReply, Published, ShardMessage, TopicToken, push_publish,
+};
 use campanile::config::{ChannelRule, ChannelRules, Settings};
 use campanile::fanout::batch::Batch;
 use campanile::metrics::BusMetrics;
@@ -170,7 +173,8 @@ impl Bench {
 
     pub fn join_on(&self, shard: u16, index: u32, channel: &str) {
         let topic = TopicToken { index, generation: 1 };
-        self.send(BusCommand::Join { shard, topic, channel: channel.into() });
+        let creator = Creator { source: Source::of(([127, 0, 0, 1], 40_000).into()), shard, connection: topic.index };
+        self.send(BusCommand::Join { shard, topic, channel: channel.into(), creator });
     }
 
     pub fn leave(&self, index: u32, channel: &str) {

@@ -1,6 +1,7 @@
 //! A client's view of one connection: parses every byte the server sent and holds the server to its promises.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash};
 
 use campanile::wire::Format;
 use serde_json::Value;
@@ -27,6 +28,8 @@ pub struct Client {
     pub overruns: Vec<Overrun>,
     /// Raw connections: the last number seen per channel (they are told of nothing else).
     raw_last: HashMap<String, u64>,
+    /// Of every frame that came, but for the time that it says.
+    pub digest: DefaultHasher,
 }
 
 /// The server says that this client was too slow for a channel: by a gap, or by closing with 4008.
@@ -69,6 +72,7 @@ impl Client {
             gaps: 0,
             overruns: Vec::new(),
             raw_last: HashMap::new(),
+            digest: DefaultHasher::new(),
         }
     }
 
@@ -105,6 +109,7 @@ impl Client {
 
     fn on_frame(&mut self, opcode: u8, payload: &[u8]) {
         assert_eq!(self.close, None, "nothing may follow the close frame");
+        opcode.hash(&mut self.digest);
         match (opcode, self.format) {
             (0x8, _) => self.on_close(payload),
             (0x9, _) => self.pings += 1,
@@ -132,6 +137,7 @@ impl Client {
     }
 
     fn on_raw(&mut self, payload: &[u8]) {
+        payload.hash(&mut self.digest);
         let data: Value = serde_json::from_slice(payload).expect("payloads come whole");
         let (channel, number) = (data["c"].as_str().unwrap().to_owned(), data["n"].as_u64().unwrap());
         let last = self.raw_last.entry(channel).or_insert(0);
@@ -141,6 +147,9 @@ impl Client {
     }
 
     fn on_event(&mut self, event: &Value) {
+        let mut timeless = event.clone();
+        timeless.as_object_mut().expect("every event is a map").remove("timestamp");
+        timeless.to_string().hash(&mut self.digest);
         let number = |field: &str| event[field].as_u64().unwrap_or_else(|| panic!("{field} in {event}"));
         let channel = event["channel"].as_str().unwrap_or_default().to_owned();
         if !event["id"].is_null() {

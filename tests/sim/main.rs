@@ -44,6 +44,15 @@ fn the_invariants_hold_for_thousands_of_seeds() {
     }
 }
 
+/// What is too old, due or late goes by the clock that never steps.
+#[test]
+fn a_wall_clock_that_steps_changes_nothing_but_timestamps() {
+    for seed in seeds(0, 500) {
+        let (stepping, steady) = (Simulation::new(seed).run(), Simulation::with_a_steady_wall_clock(seed).run());
+        assert_eq!(stepping, steady, "CAMPANILE_SIM_SEED={seed}");
+    }
+}
+
 #[test]
 fn the_same_seed_gives_the_same_run() {
     let digests: Vec<u64> = (0..2).map(|_| Simulation::new(7).run()).collect();

@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -20,6 +21,8 @@ use fastrand::Rng;
 /// One socket's two directions.
 #[derive(Debug, Default)]
 pub struct Pipe {
+    /// Where the client connects from.
+    pub peer: Option<SocketAddr>,
     pub token: Option<usize>,
     pub to_server: VecDeque<u8>,
     pub to_client: VecDeque<u8>,
@@ -68,6 +71,8 @@ pub struct Wires {
     /// Connections that have not been accepted.
     pub waiting: VecDeque<usize>,
     pub now_ns: u64,
+    /// How far the clock on the wall was set forward (or back) since the start.
+    pub wall_steps_ms: i64,
     pub listening: bool,
     /// The process is short of descriptors for now.
     pub short: bool,
@@ -76,10 +81,19 @@ pub struct Wires {
 }
 
 impl Wires {
+    pub fn unix_ms(&self) -> u64 {
+        unix_ms(self.now_ns).checked_add_signed(self.wall_steps_ms).expect("not before 1970")
+    }
+
     /// A client that has sent these bytes waits at the door.
     pub fn connect(&mut self, request: &str, room: usize) -> usize {
+        self.connect_from(SocketAddr::from(([127, 0, 0, 1], 40_000)), request, room)
+    }
+
+    pub fn connect_from(&mut self, peer: SocketAddr, request: &str, room: usize) -> usize {
         let pipe = self.pipes.len();
-        self.pipes.push(Pipe { room, to_server: request.bytes().collect(), readable_edge: true, ..Pipe::default() });
+        let to_server = request.bytes().collect();
+        self.pipes.push(Pipe { peer: Some(peer), room, to_server, readable_edge: true, ..Pipe::default() });
         self.waiting.push_back(pipe);
         pipe
     }
@@ -115,7 +129,7 @@ impl Wires {
     }
 }
 
-/// The wall clock at this time of the monotonic one.
+/// The wall clock at this time of the monotonic one, if nobody sets it.
 pub fn unix_ms(now_ns: u64) -> u64 {
     1_700_000_000_000 + now_ns / 1_000_000
 }
@@ -147,7 +161,10 @@ impl Network for SimNet {
         }
         match wires.waiting.pop_front() {
             Some(pipe) if wires.pipes[pipe].reset => Accepted::Gone,
-            Some(pipe) => Accepted::Stream(SimStream { wires: self.0.clone(), pipe }),
+            Some(pipe) => {
+                let peer = wires.pipes[pipe].peer.expect("whoever waits has connected");
+                Accepted::Stream { stream: SimStream { wires: self.0.clone(), pipe }, peer }
+            }
             None => Accepted::None,
         }
     }
@@ -164,7 +181,7 @@ impl Network for SimNet {
         self.0.borrow().now_ns
     }
     fn unix_ms(&self) -> u64 {
-        unix_ms(self.now_ns())
+        self.0.borrow().unix_ms()
     }
 }
 
@@ -273,8 +290,15 @@ pub struct Rig {
 
 impl Rig {
     pub fn new(settings: Settings, inbox_messages: usize) -> Rig {
-        let wires =
-            Wires { pipes: Vec::new(), waiting: VecDeque::new(), now_ns: 1_000_000_000, listening: true, short: false, tricks: None };
+        let wires = Wires {
+            pipes: Vec::new(),
+            waiting: VecDeque::new(),
+            now_ns: 1_000_000_000,
+            wall_steps_ms: 0,
+            listening: true,
+            short: false,
+            tricks: None,
+        };
         let wires = Rc::new(RefCell::new(wires));
         let polls = (mio::Poll::new().unwrap(), mio::Poll::new().unwrap());
         let (to_shard, shard_inbox) = inbox(inbox_messages, polls.0.registry(), mio::Token(0)).unwrap();

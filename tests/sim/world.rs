@@ -21,7 +21,7 @@ use campanile::wire::payload::Kind;
 use fastrand::Rng;
 
 use crate::client::{Client, payload};
-use crate::net::{Rig, SimNet, Wires, request, unix_ms};
+use crate::net::{Rig, SimNet, Wires, request};
 
 const CHANNELS: [&str; 4] = ["cut", "skip", "latest", "kept"];
 /// A log's bound, and that of all logs: some seeds have little room, so that many are overrun, some so much that nobody may be.
@@ -121,6 +121,8 @@ pub struct Simulation {
     log_bytes_total: usize,
     buffer_bytes: usize,
     digest: DefaultHasher,
+    /// Deals the steps of the clock on the wall, which must change nothing else; None: it goes like the other one.
+    wall: Option<Rng>,
     _polls: (mio::Poll, mio::Poll),
 }
 
@@ -149,11 +151,17 @@ impl Simulation {
             log_bytes_total,
             buffer_bytes,
             digest: DefaultHasher::new(),
+            wall: Some(Rng::with_seed(!seed)),
             _polls: polls,
         }
     }
 
-    /// Runs the seed to its end and returns a digest of all that clients received.
+    /// The same, with a wall clock that nobody sets.
+    pub fn with_a_steady_wall_clock(seed: u64) -> Simulation {
+        Simulation { wall: None, ..Simulation::new(seed) }
+    }
+
+    /// Runs the seed to its end and returns a digest of all that clients received and when, but for the times that messages carry.
     pub fn run(mut self) -> u64 {
         let steps = self.rng.usize(50..300);
         for _ in 0..steps {
@@ -166,11 +174,15 @@ impl Simulation {
                 70..75 => self.pass_time(self.rng.clone().u64(1..2_000)),
                 _ => self.clients_read(),
             }
+            self.step_wall_clock();
             self.bus_turn(false);
             self.turn();
             self.check();
         }
         self.settle();
+        for peer in &self.peers {
+            self.digest.write_u64(peer.client.digest.finish());
+        }
         SEEN.lock().unwrap().add(&self.metrics);
         self.digest.finish()
     }
@@ -340,6 +352,16 @@ impl Simulation {
         }
     }
 
+    /// Now and then somebody sets the clock, by up to an hour either way.
+    fn step_wall_clock(&mut self) {
+        const HOUR_MS: i64 = 3_600_000;
+        if let Some(rng) = &mut self.wall
+            && rng.u8(..15) == 0
+        {
+            self.wires.borrow_mut().wall_steps_ms = rng.i64(-HOUR_MS..=HOUR_MS);
+        }
+    }
+
     fn pass_time(&mut self, ms: u64) {
         self.wires.borrow_mut().now_ns += ms * 1_000_000;
     }
@@ -369,7 +391,7 @@ impl Simulation {
             pipe.readable_edge = true;
         }
         drop(wires);
-        self.digest.write(&bytes);
+        self.digest.write_usize(count);
         let pings = peer.client.pings;
         peer.client.receive(&bytes);
         let has_ended = ended && !peer.ended;
@@ -433,13 +455,13 @@ impl Simulation {
         }
         let count = if self.rng.u8(..6) == 0 { self.rng.u64(1..40) } else { 1 };
         let big = self.rng.u8(..20) == 0;
-        let now_ns = self.wires.borrow().now_ns;
+        let (now_ns, now_unix_ms) = (self.wires.borrow().now_ns, self.wires.borrow().unix_ms());
         let known = self.channels.get_mut(name).unwrap();
         let mut builder = BatchBuilder::new(known.channel.clone(), known.seq + 1);
         for _ in 0..count {
             known.seq += 1;
             let padding = if big { self.rng.usize(..3000) } else { self.rng.usize(..60) };
-            builder.push(Kind::Json, &payload(name, known.channel.epoch, known.seq, padding), now_ns, unix_ms(now_ns));
+            builder.push(Kind::Json, &payload(name, known.channel.epoch, known.seq, padding), now_ns, now_unix_ms);
         }
         self.hand_out(name, builder.seal());
     }
@@ -477,7 +499,7 @@ impl Simulation {
     fn bus_turn(&mut self, eager: bool) {
         while let Some(command) = self.from_shard.try_recv() {
             match command {
-                BusCommand::Join { topic, channel, .. } => self.joins.push((channel.into(), topic)),
+                BusCommand::Join { topic, channel, .. } => self.joins.push((channel.to_string(), topic)),
                 BusCommand::Leave { topic, channel, .. } => {
                     self.joins.retain(|(_, waiting)| *waiting != topic);
                     let gone = self.channels.get(&*channel).is_some_and(|known| known.topic == Some(topic));
@@ -498,7 +520,7 @@ impl Simulation {
                 return true;
             }
             if self.rng.u8(..20) == 0 {
-                let refused = ShardMessage::Refused { topic: *topic, why: JoinRefusal::NotAllowed };
+                let refused = ShardMessage::Refused { topic: *topic, refusal: JoinRefusal::NotAllowed };
                 return self.to_shard.push(refused).is_err();
             }
             self.epochs += 1;

@@ -1,7 +1,7 @@
 //! One blocking client: a socket and frames by hand. For many at once see [`super::crowd`].
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -26,6 +26,14 @@ impl Client {
     pub fn dial_narrow(address: SocketAddr, bytes: usize) -> Client {
         let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None).unwrap();
         socket.set_recv_buffer_size(bytes).unwrap();
+        socket.connect(&address.into()).expect("the server accepts");
+        Client::over(socket.into())
+    }
+
+    /// From this address of this host.
+    pub fn dial_from(source: IpAddr, address: SocketAddr) -> Client {
+        let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::new(source, 0).into()).expect("an address of this host");
         socket.connect(&address.into()).expect("the server accepts");
         Client::over(socket.into())
     }

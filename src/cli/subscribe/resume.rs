@@ -132,7 +132,7 @@ impl Resume {
             ("error", _) => {
                 let text = format!("the server says {}: {}", head.code, head.message);
                 match head.code.as_str() {
-                    "bus_unavailable" | "busy" | "too_many_channels" => Step::Later(text),
+                    "bus_unavailable" | "busy" | "rate_limited" | "too_many_channels" => Step::Later(text),
                     _ => Step::Refused(text),
                 }
             }
