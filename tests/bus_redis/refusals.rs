@@ -202,7 +202,7 @@ fn a_lost_subscribe_is_noticed_by_what_is_answered_behind_it_and_sent_again() {
     });
     let mut bench = bench(format!("redis://127.0.0.1:{port}"));
     bench.join(1, "a");
-    bench.wait_for(1, &["joined@0"]);
+    bench.wait("the join", |bench| !bench.words(1).is_empty());
     bench.join(2, "b");
     bench.wait_ready(false);
     bench.wait_for(2, &["joined@0"]);
@@ -229,7 +229,7 @@ fn a_command_that_is_never_answered_ends_the_connection_though_messages_keep_com
     let timing = Timing { answer: Duration::from_millis(20), ..pinging() };
     let mut bench = Bench::with(settings(Some(format!("redis://127.0.0.1:{port}"))), 1, timing);
     bench.join(1, "a");
-    bench.wait_for(1, &["joined@0"]);
+    bench.wait("the join", |bench| !bench.words(1).is_empty());
     bench.wait("the end of the connection", |bench| bench.metrics.disconnects.get() >= 1);
     bench.wait("the gap", |bench| bench.words(1).iter().any(|word| word.starts_with("gap#")));
 }
@@ -237,7 +237,9 @@ fn a_command_that_is_never_answered_ends_the_connection_though_messages_keep_com
 #[test]
 fn a_subscription_that_the_server_ends_is_made_again_with_a_gap() {
     let port = serve(|session| match session.command().as_str() {
-        "PING" if session.count("PING") == 1 => Act::Say(">3\r\n$11\r\nunsubscribe\r\n$15\r\nnotifications:a\r\n:0\r\n+PONG\r\n".into()),
+        "PING" if session.count("SUBSCRIBE") == 1 => {
+            Act::Say(">3\r\n$11\r\nunsubscribe\r\n$15\r\nnotifications:a\r\n:0\r\n+PONG\r\n".into())
+        }
         _ => Act::Obey,
     });
     let mut bench = bench(format!("redis://127.0.0.1:{port}"));
@@ -249,14 +251,19 @@ fn a_subscription_that_the_server_ends_is_made_again_with_a_gap() {
 
 #[test]
 fn a_pattern_that_the_server_ends_is_asked_for_again() {
-    let port = serve(|session| match session.command().as_str() {
-        "PING" if session.count("PING") == 1 => Act::Say(">3\r\n$12\r\npunsubscribe\r\n$15\r\nnotifications:*\r\n:0\r\n+PONG\r\n".into()),
+    let is_due = Arc::new(AtomicBool::new(false));
+    let due = is_due.clone();
+    let port = serve(move |session| match session.command().as_str() {
+        "PING" if due.swap(false, Relaxed) => Act::Say(">3\r\n$12\r\npunsubscribe\r\n$15\r\nnotifications:*\r\n:0\r\n+PONG\r\n".into()),
         _ => Act::Obey,
     });
     let url = format!("redis://127.0.0.1:{port}");
     let mut bench = Bench::with(Settings { redis_subscribe: RedisSubscribe::Pattern, ..settings(Some(url)) }, 1, pinging());
-    bench.join(1, "a");
-    bench.join(2, "notifications");
+    for (index, channel) in [(1, "a"), (2, "notifications")] {
+        bench.join(index, channel);
+        bench.wait_for(index, &["joined@0"]);
+    }
+    is_due.store(true, Relaxed);
     bench.wait_for(1, &["joined@0", "gap#1..2"]);
     bench.wait_ready(true);
     assert_eq!((bench.words(2), bench.metrics.disconnects.get()), (&["joined@0".to_owned()][..], 0));
