@@ -3,7 +3,7 @@
 //! Names: a Redis channel listed in `redis_channels` is a channel of the same name; all others carry the prefix, which clients do not see.
 //! When the subscribed connection is lost, every channel that flowed gets one number for what was missed as soon as it flows again.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use anyhow::bail;
@@ -12,12 +12,13 @@ use mio::{Registry, Token, Waker};
 
 use super::hub::{Hub, Outcome, Receipt};
 use super::link::{Fault, Link, Timing, nanos, text_of};
+use super::output_limit::{self, OutputLimit};
 use super::publishes::{Answer, Publishes};
 use super::resp::{Reply, write_command};
 use super::subscriptions::Subscriptions;
 use super::target::Target;
 use super::upstream::{FIRST_TOKEN, Upstream};
-use super::{PUBLISH_BYTES_MAX, PUBLISHES_MAX, Publish, PublishError};
+use super::{PUBLISHES_MAX, Publish, PublishError};
 use crate::config::{RedisSubscribe, Settings};
 use crate::fanout::batch::{Channel, MonotonicNs};
 use crate::sys;
@@ -40,9 +41,7 @@ pub struct RedisBus {
     make_publisher: LinkParts,
     /// Why it could not connect, as last logged.
     publisher_fault: Option<Fault>,
-    /// Accepted while the publisher connects for the first time.
-    waiting: VecDeque<Publish>,
-    waiting_bytes: usize,
+    outlet: Outlet,
     feed: Feed,
     health: Health,
     timing: Timing,
@@ -56,6 +55,19 @@ struct LinkParts {
     waker: Arc<Waker>,
     timing: Timing,
     value_bytes_max: usize,
+}
+
+/// How much may be published at once.
+#[derive(Debug)]
+struct Outlet {
+    limit: OutputLimit,
+    /// Redis was asked for it, or cannot be asked.
+    was_asked: bool,
+    /// Its answer is the next one on the publishing connection.
+    is_due: bool,
+    /// Under way at once. What comes back goes into the shards' inboxes: at most half of one ([`super::lane::Lane::has_room_for`] leaves it free).
+    publishes_max: usize,
+    bytes_max: usize,
 }
 
 /// What the replies on the subscribed connection are about.
@@ -109,8 +121,13 @@ impl RedisBus {
             publisher: None,
             make_publisher: parts,
             publisher_fault: None,
-            waiting: VecDeque::new(),
-            waiting_bytes: 0,
+            outlet: Outlet {
+                limit: OutputLimit::default(),
+                was_asked: false,
+                is_due: false,
+                publishes_max: PUBLISHES_MAX.min(settings.inbox_messages / 2).max(1),
+                bytes_max: settings.inbox_bytes_total / settings.shards / 2,
+            },
             feed: Feed { names, mode, publishes: Publishes::default(), pongs: 0, has_warned_of_refusal: false },
             health: Health { down_since: Some(sys::monotonic_ns()), was_ever_up: false, reasons: Vec::new() },
             timing,
@@ -163,6 +180,8 @@ impl RedisBus {
         if let Some(publisher) = &mut self.publisher {
             publisher.retry_at_once(now);
         }
+        // It may have been lost because the limit was lowered.
+        self.outlet.was_asked = false;
     }
 
     fn lose_subscription(&mut self, hub: &mut Hub, fault: &Fault, now: MonotonicNs) {
@@ -204,10 +223,7 @@ impl RedisBus {
         if publisher.drive(now)? {
             hub.metrics().connects.inc();
             self.publisher_fault = None;
-            self.waiting_bytes = 0;
-            for publish in std::mem::take(&mut self.waiting) {
-                self.feed.send(publisher, hub, publish, now);
-            }
+            self.outlet.ask(publisher);
         }
         if !publisher.is_ready() {
             return Ok(());
@@ -217,18 +233,24 @@ impl RedisBus {
         let mut bytes = 0;
         loop {
             while let Some(reply) = publisher.next_reply()? {
+                if std::mem::take(&mut self.outlet.is_due) {
+                    self.outlet.learn(&reply);
+                    continue;
+                }
                 let refusal = match reply {
                     Reply::Integer(_) => None,
                     Reply::Error(error) => Some(text_of(error)),
                     _ => continue,
                 };
-                match self.feed.publishes.answered(refusal) {
-                    Some(Answer::Done((publish, result))) => hub.answer(publish.reply, publish.channel, result),
-                    Some(Answer::NeedsFence(id)) => {
-                        let ping = *fence.get_or_insert_with(|| self.link.ping(now));
-                        self.feed.publishes.fence(id, ping);
-                    }
-                    None => return Err(Fault::new("it answers what was not asked")),
+                let Some(Answer { done, needs_fence }) = self.feed.publishes.answered(refusal, self.link.is_ready()) else {
+                    return Err(Fault::new("it answers what was not asked"));
+                };
+                if let Some((publish, result)) = done {
+                    hub.answer(publish.reply, publish.channel, result);
+                }
+                if let Some(fenced) = needs_fence {
+                    let ping = *fence.get_or_insert_with(|| self.link.ping(now));
+                    self.feed.publishes.fence(fenced, ping);
                 }
             }
             if bytes >= TURN_BYTES {
@@ -257,23 +279,43 @@ impl RedisBus {
             self.publisher_fault = Some(fault.clone());
         }
         publisher.fail(now);
+        self.outlet.is_due = false;
         for (publish, result) in self.feed.publishes.connection_lost() {
             hub.answer(publish.reply, publish.channel, result);
         }
-        self.refuse_waiting(hub);
     }
 
-    fn refuse_waiting(&mut self, hub: &mut Hub) {
-        self.waiting_bytes = 0;
-        for publish in std::mem::take(&mut self.waiting) {
-            hub.answer(publish.reply, publish.channel, Err(PublishError::Unavailable));
+    /// Asks how much Redis keeps for subscribers, while nothing else is to be answered.
+    fn ask_limit(&mut self) {
+        if let Some(publisher) = &mut self.publisher
+            && publisher.is_ready()
+            && !self.outlet.was_asked
+            && !self.outlet.is_due
+            && !self.feed.publishes.awaits_answer()
+        {
+            self.outlet.ask(publisher);
         }
     }
+}
 
-    fn has_room_for(&self, payload_bytes: usize) -> bool {
-        let (count, bytes) = self.feed.publishes.size();
-        let (count, bytes) = (count + self.waiting.len(), bytes + self.waiting_bytes);
-        count < PUBLISHES_MAX && (count == 0 || bytes + payload_bytes <= PUBLISH_BYTES_MAX)
+impl Outlet {
+    fn ask(&mut self, publisher: &mut Link) {
+        (self.was_asked, self.is_due) = (true, true);
+        write_command(publisher.out(), [&b"CONFIG"[..], b"GET", output_limit::PARAMETER.as_bytes()].into_iter());
+    }
+
+    /// An error is an answer too: many a server keeps its configuration to itself.
+    fn learn(&mut self, reply: &Reply<'_>) {
+        self.limit = match reply {
+            Reply::Other(answer) => OutputLimit::read(answer).unwrap_or_default(),
+            _ => OutputLimit::default(),
+        };
+    }
+
+    fn has_room_for(&self, publishes: &Publishes, message_bytes: usize) -> bool {
+        let window = self.limit.window_bytes().min(self.bytes_max);
+        let returning = publishes.returning_bytes();
+        !self.is_due && publishes.len() < self.publishes_max && (returning == 0 || returning + message_bytes <= window)
     }
 }
 
@@ -294,22 +336,25 @@ impl Upstream for RedisBus {
         }
     }
 
-    fn publish(&mut self, hub: &mut Hub, publish: Publish, now: MonotonicNs) {
-        let has_room = self.has_room_for(publish.payload.len());
+    fn takes(&mut self, publish: &Publish) -> bool {
         if self.publisher.is_none() && self.link.is_ready() {
             self.publisher = Some(self.make_publisher.link(1));
         }
+        match &self.publisher {
+            Some(publisher) if publisher.is_ready() => self.outlet.has_room_for(&self.feed.publishes, self.feed.message_bytes(publish)),
+            // While it connects, publishes wait for it. Where it cannot, or Redis is away, they are told so at once.
+            Some(publisher) => publisher.is_backing_off() || !self.link.is_ready(),
+            None => true,
+        }
+    }
+
+    fn publish(&mut self, hub: &mut Hub, publish: Publish, now: MonotonicNs) {
+        let bytes_max = self.outlet.limit.message_bytes_max();
         match &mut self.publisher {
-            Some(publisher) if !publisher.is_backing_off() && (publisher.is_ready() || self.link.is_ready()) => {
-                if !has_room {
-                    hub.answer(publish.reply, publish.channel, Err(PublishError::Busy));
-                } else if publisher.is_ready() {
-                    self.feed.send(publisher, hub, publish, now);
-                } else {
-                    self.waiting_bytes += publish.payload.len();
-                    self.waiting.push_back(publish);
-                }
+            Some(_) if publish.payload.len() > bytes_max => {
+                hub.answer(publish.reply, publish.channel, Err(PublishError::TooBigForRedis { bytes_max }));
             }
+            Some(publisher) if publisher.is_ready() => self.feed.send(publisher, hub, publish, now),
             _ => hub.answer(publish.reply, publish.channel, Err(PublishError::Unavailable)),
         }
     }
@@ -338,6 +383,7 @@ impl Upstream for RedisBus {
         {
             self.lose_publisher(hub, &fault, now);
         }
+        self.ask_limit();
         if let Err(fault) = self.write_subscription() {
             self.lose_subscription(hub, &fault, now);
         }
@@ -359,7 +405,6 @@ impl Upstream for RedisBus {
         for (publish, result) in answered.into_iter().chain(self.feed.publishes.connection_lost()) {
             hub.answer(publish.reply, publish.channel, result);
         }
-        self.refuse_waiting(hub);
     }
 }
 
@@ -404,7 +449,7 @@ impl Feed {
                     );
                 }
             }
-            Reply::Okay | Reply::Integer(_) | Reply::Other => hub.metrics().protocol_errors.inc(),
+            Reply::Okay | Reply::Integer(_) | Reply::Other(_) => hub.metrics().protocol_errors.inc(),
         }
         Ok(())
     }
@@ -478,7 +523,13 @@ impl Feed {
         let name = self.names.to_redis(&publish.channel);
         write_command(publisher.out(), [b"PUBLISH".as_slice(), name.as_bytes(), &publish.payload].into_iter());
         let is_flowing = hub.is_flowing(&publish.channel);
-        self.publishes.sent(publish, is_flowing, now);
+        let message_bytes = self.message_bytes(&publish);
+        self.publishes.sent(publish, message_bytes, is_flowing, now);
+    }
+
+    /// What Redis has to keep for each subscriber.
+    fn message_bytes(&self, publish: &Publish) -> usize {
+        self.names.prefix.len() + publish.channel.len() + publish.payload.len() + output_limit::MESSAGE_BYTES
     }
 }
 

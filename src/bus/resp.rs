@@ -30,7 +30,7 @@ pub enum Reply<'a> {
     Integer(i64),
     Error(&'a ServerError),
     /// Something that none of our commands asks for.
-    Other,
+    Other(&'a Value),
 }
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -245,25 +245,25 @@ fn reply(value: &Value) -> Reply<'_> {
                 b"unsubscribe" => named(rest, |name| Reply::Unsubscribed { name }),
                 b"psubscribe" => Reply::PatternSubscribed,
                 b"pong" => Reply::Pong,
-                _ => Reply::Other,
+                _ => Reply::Other(value),
             },
-            _ => Reply::Other,
+            _ => Reply::Other(value),
         },
-        _ => Reply::Other,
+        _ => Reply::Other(value),
     }
 }
 
 fn published(data: &[Value], strings: usize) -> Reply<'_> {
     match data {
         [.., Value::BulkString(channel), Value::BulkString(payload)] if data.len() == strings => Reply::Message { channel, payload },
-        _ => Reply::Other,
+        _ => Reply::Other(&Value::Nil),
     }
 }
 
 fn named<'a>(data: &'a [Value], make: impl Fn(&'a [u8]) -> Reply<'a>) -> Reply<'a> {
     match data {
         [Value::BulkString(name), ..] => make(name),
-        _ => Reply::Other,
+        _ => Reply::Other(&Value::Nil),
     }
 }
 

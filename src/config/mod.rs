@@ -38,6 +38,8 @@ pub use start::{memory_bound, next_steps, start_block};
 pub struct Settings {
     pub listen: Vec<SocketAddr>,
     pub control: SocketAddr,
+    /// Names, in lower case, that a request to the control port may be for.
+    pub control_hosts: Vec<String>,
     /// None: the embedded bus.
     pub redis: Option<String>,
     pub prefix: String,

@@ -7,7 +7,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::host::Host;
 use super::parse::{show_cores, show_time};
 use super::{Pin, RedisSubscribe, Settings, redis_url, resolve_fd_table};
-use crate::bus::{PUBLISH_BYTES_MAX, ShardMessage};
+use crate::bus::output_limit::WINDOW_BYTES_MAX;
+use crate::bus::{CONTROL_SHARE, PUBLISH_BYTES_MAX, ShardMessage};
+use crate::control;
 use crate::limits::BATCH_BYTES_MAX;
 use crate::limits::BUFFER_FLOOR_BYTES;
 use crate::wire::Format;
@@ -46,16 +48,18 @@ pub struct MemoryBound {
     pub channels: u64,
     /// Of a connection beyond its first.
     pub subscriptions: u64,
-    /// On their way to the bus, and under way to Redis.
+    /// From when they are accepted until they are answered, and once more what is being written to Redis.
     pub publishes: u64,
+    /// Requests on the control port: heads, bodies, answers.
+    pub control: u64,
     /// `history_bytes_total` where any channel has a history.
     pub history: u64,
 }
 
 impl MemoryBound {
     pub fn total(&self) -> u64 {
-        let MemoryBound { logs, making, buffers, inboxes, connections, channels, subscriptions, publishes, history } = self;
-        logs + making + buffers + inboxes + connections + channels + subscriptions + publishes + history
+        let MemoryBound { logs, making, buffers, inboxes, connections, channels, subscriptions, publishes, control, history } = self;
+        logs + making + buffers + inboxes + connections + channels + subscriptions + publishes + control + history
     }
 }
 
@@ -79,9 +83,19 @@ pub fn memory_bound(settings: &Settings) -> MemoryBound {
             0 | 1 => 0,
             most => settings.connections_max as u64 * (most.next_power_of_two() * SUBSCRIPTION_BYTES + most * 2 * MEMBER_BYTES),
         },
-        publishes: PUBLISH_BYTES_MAX as u64 * if settings.redis.is_some() { 2 } else { 1 },
+        publishes: publishes_bytes_max(settings),
+        control: control::memory_bound(settings.payload_bytes_max),
         history: if rules.any(|rule| rule.history_count > 0) { settings.history_bytes_total as u64 } else { 0 },
     }
+}
+
+/// Clients and the control port each may have one larger than their share, alone. To Redis there is in writing what may come back from it,
+/// which one payload may exceed; a buffer that grows holds as much again.
+fn publishes_bytes_max(settings: &Settings) -> u64 {
+    let payload = settings.payload_bytes_max;
+    let held = (PUBLISH_BYTES_MAX - CONTROL_SHARE.bytes).max(payload) + CONTROL_SHARE.bytes.max(payload);
+    let writing = if settings.redis.is_some() { 2 * payload.max(WINDOW_BYTES_MAX) } else { 0 };
+    (held + writing) as u64
 }
 
 /// The largest batch: full of small messages, or one large one.
@@ -133,12 +147,13 @@ pub fn start_block(settings: &Settings, host: &Host) -> String {
     line(
         "",
         format!(
-            "+ channels {} ({}) + subscriptions {} ({} each) + publishes {}",
+            "+ channels {} ({}) + subscriptions {} ({} each) + publishes {} + control port {}",
             show_bytes(bound.channels),
             settings.channels_max,
             show_bytes(bound.subscriptions),
             settings.subscriptions_max,
-            show_bytes(bound.publishes)
+            show_bytes(bound.publishes),
+            show_bytes(bound.control)
         ),
     );
     if bound.history > 0 {
@@ -247,8 +262,9 @@ mod tests {
         assert_eq!(bound.channels, 200_000 * 400 + 2 * 200_000 * 400);
         assert_eq!(bound.subscriptions, 100_000 * (128 * 32 + 128 * 16));
         assert_eq!(bound.publishes, 64 << 20);
+        assert_eq!(bound.control, (16 << 20) + (64 << 20) + (8 << 20) + (16 << 20));
         let parts = bound.logs + bound.making + bound.buffers + bound.inboxes + bound.connections;
-        assert_eq!(bound.total(), parts + bound.channels + bound.subscriptions + bound.publishes);
+        assert_eq!(bound.total(), parts + bound.channels + bound.subscriptions + bound.publishes + bound.control);
         let larger = memory_bound(&Settings { log_bytes_total: 2 << 30, connections_max: 200_000, ..settings.clone() });
         assert_eq!(larger.total() - bound.total(), (1 << 30) + 30_000_000 + 100_000 * (4096 + 128 * 48));
 
@@ -275,7 +291,7 @@ mod tests {
     fn the_printed_total_is_the_sum_of_what_is_printed() {
         let mut remembering = Settings { shards: 3, payload_bytes_max: 5 << 20, ..Settings::default() };
         remembering.channels.default.history_count = 10;
-        for (settings, parts) in [(Settings { shards: 2, ..Settings::default() }, 8), (remembering, 9)] {
+        for (settings, parts) in [(Settings { shards: 2, ..Settings::default() }, 9), (remembering, 10)] {
             let block = start_block(&settings, &host(1 << 20));
             let amounts = printed(&block);
             assert_eq!(amounts.len(), 1 + parts, "{block}");

@@ -162,6 +162,7 @@ mod tests {
         let other = [
             ("listen", "0.0.0.0:1"),
             ("control", "0.0.0.0:2"),
+            ("control_hosts", "ops.example"),
             ("redis", "redis://h"),
             ("prefix", "p:"),
             ("redis_channel", "c"),
@@ -193,6 +194,7 @@ mod tests {
         let Settings {
             listen: _,
             control: _,
+            control_hosts: _,
             redis: _,
             prefix: _,
             redis_channels: _,
@@ -226,7 +228,7 @@ mod tests {
             log_level: _,
             channels: _,
         } = all;
-        const FIELDS: usize = 33 + 6;
-        assert_eq!(SETTINGS.len(), FIELDS, "33 fields of Settings and 6 of ChannelRule");
+        const FIELDS: usize = 34 + 6;
+        assert_eq!(SETTINGS.len(), FIELDS, "34 fields of Settings and 6 of ChannelRule");
     }
 }

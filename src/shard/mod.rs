@@ -23,6 +23,7 @@ use std::sync::atomic::AtomicUsize;
 
 use slab::Slab;
 
+use crate::bus::shares::Publishers;
 use crate::bus::{BusSender, ConnToken, ShardMessage, TopicToken};
 use crate::config::Settings;
 use crate::fanout::topics::Topics;
@@ -63,6 +64,8 @@ pub struct Shard<N: Network> {
     generations: u32,
     topics: Topics,
     waiters: Slab<Waiter>,
+    /// What connections have under way to the bus.
+    publishers: Publishers,
     wheel: Wheel,
 
     /// Connections with something to read, each once.
@@ -117,6 +120,7 @@ impl<N: Network> Shard<N> {
             generations: 0,
             topics: Topics::default(),
             waiters: Slab::new(),
+            publishers: Publishers::default(),
             wheel: Wheel::default(),
             reading: VecDeque::new(),
             ready: VecDeque::new(),

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::Shard;
 use super::conn::{Flags, Phase};
 use super::net::{Network, Stream};
-use crate::bus::{self, ConnToken, Publish, PublishError, PublishReply, Published};
+use crate::bus::{ConnToken, Publish, PublishError, PublishReply, Published};
 use crate::limits;
 use crate::metrics::{CloseReason, RefusalReason};
 use crate::wire::Format;
@@ -254,10 +254,10 @@ impl<N: Network> Shard<N> {
             let message = "this server does not let clients publish (--allow-client-publish)";
             return self.reply_error(key, id.as_ref(), ErrorCode::PublishNotAllowed, message);
         }
-        let reply = PublishReply::Client { shard: self.index, conn: self.token(key), id };
-        let publish = Publish { channel: channel.into(), payload, reply };
-        if let Err(Publish { reply: PublishReply::Client { id, .. }, .. }) = bus::push_publish(&self.bus, publish) {
-            return self.reply_error(key, id.as_ref(), ErrorCode::Busy, "too many commands are under way; try again");
+        let conn = self.token(key);
+        let publish = Publish::new(channel, payload, PublishReply::Client { shard: self.index, conn, id });
+        if let Err(Publish { reply: PublishReply::Client { id, .. }, .. }) = self.bus.publish_from(conn, &mut self.publishers, publish) {
+            return self.reply_error(key, id.as_ref(), ErrorCode::Busy, "too many publishes are under way; try again");
         }
         self.bus.wake();
     }
@@ -274,7 +274,7 @@ impl<N: Network> Shard<N> {
                 let code = match error {
                     PublishError::Unavailable | PublishError::Refused(_) => ErrorCode::BusUnavailable,
                     PublishError::Busy => ErrorCode::Busy,
-                    PublishError::TooBig { .. } => ErrorCode::PayloadTooBig,
+                    PublishError::TooBig { .. } | PublishError::TooBigForRedis { .. } => ErrorCode::PayloadTooBig,
                     PublishError::Mismatch(_) => ErrorCode::BadPayload,
                 };
                 self.reply_error(key, id.as_ref(), code, &error.to_string());

@@ -3,6 +3,7 @@
 mod bench;
 mod login;
 mod outages;
+mod publishing;
 #[path = "../support/redis.rs"]
 mod support;
 mod traffic;
