@@ -128,3 +128,55 @@ impl<T: Unpin> HttpBody for Held<T> {
         self.body.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::ZERO;
+
+    fn run<T>(work: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(work)
+    }
+
+    #[test]
+    fn bodies_of_all_requests_together_are_bounded_and_the_largest_still_fits() {
+        for payload_bytes_max in [1024, 1 << 20, 64 << 20] {
+            let bodies = Bodies::new(payload_bytes_max);
+            let (count, held) = run(async {
+                let mut held = Vec::new();
+                while let Some(permit) = bodies.take(bodies.body_bytes_max, NOW).await {
+                    held.push(permit);
+                }
+                assert!(bodies.take(bodies.body_bytes_max, NOW).await.is_none());
+                (held.len(), held)
+            });
+            assert!(count >= 1);
+            let room = memory_bound(payload_bytes_max) as usize - memory_bound(0) as usize + BODIES_BYTES_MAX;
+            assert!(2 * count * bodies.body_bytes_max <= room, "{count} of {}", bodies.body_bytes_max);
+            drop(held);
+            assert!(run(bodies.take(bodies.body_bytes_max, NOW)).is_some());
+        }
+    }
+
+    #[test]
+    fn who_waits_for_room_is_bounded_too() {
+        let gate = Gate::new(1, 2);
+        run(async {
+            let inside = gate.enter(NOW).await.unwrap();
+            let for_ever = Duration::from_secs(3600);
+            let (mut first, mut second) = (Box::pin(gate.enter(for_ever)), Box::pin(gate.enter(for_ever)));
+            std::future::poll_fn(|cx| {
+                assert!(first.as_mut().poll(cx).is_pending() && second.as_mut().poll(cx).is_pending());
+                Poll::Ready(())
+            })
+            .await;
+            assert!(gate.enter(for_ever).await.is_none(), "it is told at once");
+            drop(second);
+            drop(inside);
+            assert!(first.await.is_some());
+            assert!(gate.enter(NOW).await.is_some());
+            assert_eq!(gate.waiting.load(Relaxed), 0);
+        });
+    }
+}
