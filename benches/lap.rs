@@ -103,7 +103,8 @@ impl Host {
         };
         let polls = [mio::Poll::new().unwrap(), mio::Poll::new().unwrap()];
         let (to_shard, shard_inbox) = inbox(4096, polls[0].registry(), mio::Token(0)).unwrap();
-        let (bus, from_shard) = inbox(64, polls[1].registry(), mio::Token(0)).unwrap();
+        let (to_bus, from_shard) = inbox(64, polls[1].registry(), mio::Token(0)).unwrap();
+        let bus = campanile::bus::BusSender::new(to_bus, 64);
         let metrics = Arc::new(ShardMetrics::default());
         let parts = Parts {
             index: 0,

@@ -186,14 +186,14 @@ impl Node {
         SCRIPT.set(Script { commands, command, blocks: false });
         let polls = [Poll::new().unwrap(), Poll::new().unwrap()];
         let (to_shard, shard_inbox) = inbox(settings.inbox_messages, polls[0].registry(), Token(0)).unwrap();
-        let (bus, from_shard) = inbox(16 * 1024, polls[1].registry(), Token(0)).unwrap();
+        let (to_bus, from_shard) = inbox(16 * 1024, polls[1].registry(), Token(0)).unwrap();
         let hub = Hub::new(HubSettings::from(settings), Arc::new(BusMetrics::default()), vec![to_shard]);
         let parts = Parts {
             index: 0,
             settings: Arc::new(settings.clone()),
             metrics: Arc::new(ShardMetrics::default()),
             inbox: shard_inbox,
-            bus,
+            bus: campanile::bus::BusSender::new(to_bus, settings.inbox_messages),
             connections: Arc::new(AtomicUsize::new(0)),
             node_id: 1,
         };

@@ -6,6 +6,7 @@ mod support;
 use serde_json::{Value, json};
 use support::client::Client;
 use support::crowd::{Crowd, Member};
+use support::frames;
 use support::redis::RedisServer;
 use support::server::{Launch, Server};
 
@@ -368,4 +369,38 @@ fn history_outlives_the_linger_in_every_mode() {
         let missed = client.event();
         assert_eq!((&missed["seq"], &missed["data"]), (&json!(2), &json!(2)), "{flags:?}");
     }
+}
+
+/// First come, first served would give a client that floods all the room there is.
+#[test]
+fn a_client_that_floods_publishes_takes_neither_the_operators_room_nor_a_bystanders_messages() {
+    let redis = RedisServer::start();
+    let server = start(&redis, &["--shards", "1", "--allow-client-publish"]);
+    let mut bystander = Client::subscribed(server.listen, "quiet");
+    let _listener = Client::subscribed(server.listen, "flood");
+    let mut flooder = Client::subscribed(server.listen, "elsewhere");
+    let mut answers = flooder.stream.try_clone().unwrap();
+    let done = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let is_done = done.clone();
+    // Whatever it is answered; until the end comes.
+    let reader = std::thread::spawn(move || while std::io::Read::read(&mut answers, &mut [0; 65536]).is_ok_and(|count| count > 0) {});
+    let writer = std::thread::spawn(move || {
+        let publish = json!({"type": "publish", "channel": "flood", "data": "x".repeat(60_000)}).to_string();
+        let burst = frames::frame(frames::TEXT, publish.as_bytes()).repeat(20);
+        while !is_done.load(std::sync::atomic::Ordering::Relaxed) {
+            flooder.send(&burst);
+        }
+        flooder.stream.shutdown(std::net::Shutdown::Both).unwrap();
+    });
+    for number in 1..=100 {
+        assert_eq!(server.publish("quiet", &json!(number)), number);
+        let event = bystander.event();
+        assert_eq!((&event["type"], &event["seq"], &event["data"]), (&json!("notification"), &json!(number), &json!(number)), "{event}");
+    }
+    done.store(true, std::sync::atomic::Ordering::Relaxed);
+    writer.join().unwrap();
+    reader.join().unwrap();
+    assert!(server.metric("campanile_bus_published_total", "") > 100.0, "the flood was one");
+    assert_eq!(server.metric("campanile_bus_disconnects_total", ""), 0.0);
+    assert_eq!(server.metric("campanile_bus_inbox_full_total", ""), 0.0);
 }

@@ -21,6 +21,8 @@ pub enum Asked {
     Select,
     /// After what silence the server closes a connection.
     Timeout,
+    /// What it keeps for subscribers.
+    OutputLimit,
     /// Numbered from 1 on each connection.
     Ping(u64),
     Publish,
@@ -55,7 +57,7 @@ impl Asked {
             Asked::Auth { .. } => "AUTH",
             Asked::SetName => "CLIENT SETNAME",
             Asked::Select => "SELECT",
-            Asked::Timeout => "CONFIG GET",
+            Asked::Timeout | Asked::OutputLimit => "CONFIG GET",
             Asked::Ping(_) => "PING",
             Asked::Publish => "PUBLISH",
             Asked::Channels(verb, _) => verb.name(),

@@ -24,6 +24,10 @@ impl Upstream for Embedded {
 
     fn unwant(&mut self, _: &mut Hub, _: &Arc<Channel>) {}
 
+    fn takes(&mut self, _: &Publish) -> bool {
+        true
+    }
+
     fn publish(&mut self, hub: &mut Hub, publish: Publish, now: MonotonicNs) {
         let id = hub.find(&publish.channel).or_else(|| hub.open_for_history(&publish.channel, Creator::of_publish(&publish.reply), now));
         let result = match id {

@@ -8,6 +8,7 @@ use super::health::Ration;
 use super::hub::{Hub, Outcome, Receipt};
 use super::link::{Answer, Link, Timing, nanos};
 use super::names::Names;
+use super::output_limit::MESSAGE_BYTES;
 use super::publishes::Publishes;
 use super::subscriptions::{Readiness, Refused, Standing, Subscriptions};
 use super::{Publish, awaiting};
@@ -137,7 +138,7 @@ impl Feed {
                 hub.metrics().protocol_errors.inc();
                 asked.into_iter().for_each(|asked| self.lost(hub, asked));
             }
-            Answer::Refused { .. } | Answer::Published => hub.metrics().protocol_errors.inc(),
+            Answer::Refused { .. } | Answer::Published | Answer::OutputLimit(_) => hub.metrics().protocol_errors.inc(),
             Answer::Nothing => {}
         }
         Ok(())
@@ -245,6 +246,12 @@ impl Feed {
         let name = self.names.to_redis(&publish.channel);
         publisher.ask(Asked::Publish, &[b"PUBLISH", name.as_bytes(), &publish.payload], now);
         let is_flowing = hub.is_flowing(&publish.channel);
-        self.publishes.sent(publish, is_flowing);
+        let message_bytes = self.message_bytes(&publish);
+        self.publishes.sent(publish, message_bytes, is_flowing);
+    }
+
+    /// What Redis has to keep for each subscriber.
+    pub fn message_bytes(&self, publish: &Publish) -> usize {
+        self.names.redis_bytes_max(&publish.channel) + publish.payload.len() + MESSAGE_BYTES
     }
 }

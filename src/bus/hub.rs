@@ -72,6 +72,8 @@ pub struct HubSettings {
     /// Of them, how many may be heard on behalf of one address.
     pub channels_of_address: usize,
     pub payload_bytes_max: usize,
+    /// What a shard's inbox takes.
+    pub inbox_messages: usize,
     /// Batches in the inboxes of all shards together.
     pub inbox_bytes_total: usize,
     /// Histories of all channels together.
@@ -88,6 +90,7 @@ impl From<&Settings> for HubSettings {
             channels_max: settings.channels_max,
             channels_of_address: settings.channels_of_address(),
             payload_bytes_max: settings.payload_bytes_max,
+            inbox_messages: settings.inbox_messages,
             inbox_bytes_total: settings.inbox_bytes_total,
             history_bytes_total: settings.history_bytes_total,
             history_keeps_channels: settings.redis.is_none(),
@@ -179,6 +182,7 @@ impl Hub {
         let has_history =
             settings.rules.default.history_count > 0 || settings.rules.by_prefix.iter().any(|(_, rule)| rule.history_count > 0);
         let inbox_bytes_max = settings.inbox_bytes_total / shards.len().max(1);
+        let inbox_messages = settings.inbox_messages;
         Hub {
             rules: SharedRules::new(&settings.rules),
             settings,
@@ -186,7 +190,7 @@ impl Hub {
             entries: ByName::default(),
             heard_by: HashMap::new(),
             last_found: None,
-            lanes: shards.into_iter().map(|sender| Lane::new(sender, inbox_bytes_max)).collect(),
+            lanes: shards.into_iter().map(|sender| Lane::new(sender, inbox_messages, inbox_bytes_max)).collect(),
             wakes: 0,
             release: Release::default(),
             open: Vec::new(),
@@ -691,6 +695,13 @@ impl Hub {
     }
 
     // Answers.
+
+    /// Whether every shard that listens to the channel has room for a message of one of our own publishers. Without it the publisher waits,
+    /// instead of costing others a gap.
+    pub fn has_room_for(&mut self, name: &str, payload_bytes: usize) -> bool {
+        let Some(id) = self.find(name) else { return true };
+        self.entries[id as usize].interest.iter().all(|interest| self.lanes[usize::from(interest.shard)].has_room_for(payload_bytes))
+    }
 
     /// Answers a publish.
     pub fn answer(&mut self, reply: PublishReply, channel: Box<str>, result: Result<Published, PublishError>) {

@@ -43,6 +43,7 @@ fn rule() -> ChannelRule {
 
 fn settings_of(rule: ChannelRule, channels_max: usize) -> HubSettings {
     HubSettings {
+        inbox_messages: 1024,
         rules: ChannelRules { default: rule, by_prefix: Vec::new() },
         linger_ns: LINGER_NS,
         channels_max,
@@ -527,7 +528,7 @@ fn on_the_embedded_bus_channels_go_when_the_bound_takes_their_history() {
     let mut now = T0;
     for number in 0..1000 {
         let (reply, _) = tokio::sync::oneshot::channel();
-        let publish = Publish { channel: format!("c{number}").into(), payload: vec![b'x'; 900], reply: PublishReply::Control(reply) };
+        let publish = Publish::new(format!("c{number}"), vec![b'x'; 900], PublishReply::Control(reply));
         Embedded.publish(&mut bed.hub, publish, now);
         bed.hub.flush(now);
         now += LINGER_NS / 100;
@@ -693,11 +694,7 @@ fn channels_are_listed_in_pages() {
 fn the_embedded_bus_numbers_what_somebody_hears_or_history_keeps() {
     fn publish(bed: &mut Bed, channel: &str, now: MonotonicNs) -> Option<u64> {
         let (sender, mut receiver) = tokio::sync::oneshot::channel();
-        Embedded.publish(
-            &mut bed.hub,
-            Publish { channel: channel.into(), payload: b"x".into(), reply: PublishReply::Control(sender) },
-            now,
-        );
+        Embedded.publish(&mut bed.hub, Publish::new(channel, b"x".into(), PublishReply::Control(sender)), now);
         while let Some(request) = bed.hub.next_request() {
             if let Request::Want(channel) = request {
                 Embedded.want(&mut bed.hub, &channel);

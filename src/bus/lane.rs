@@ -19,6 +19,8 @@ pub const REPLIES_MAX: usize = 16 * 1024;
 
 pub struct Lane {
     sender: ShardSender,
+    /// Messages that the inbox takes.
+    messages_max: usize,
     /// Bytes of batches that may wait in the inbox.
     bytes_max: usize,
     /// How far the shard was ([`InboxSender::bytes_released`]) just before a batch last found no bytes left.
@@ -42,9 +44,10 @@ impl std::fmt::Debug for Lane {
 
 impl Lane {
     /// `bytes_max`: of batches that may wait in the inbox; a larger one passes when no other is there.
-    pub fn new(sender: ShardSender, bytes_max: usize) -> Lane {
+    pub fn new(sender: ShardSender, messages_max: usize, bytes_max: usize) -> Lane {
         Lane {
             sender,
+            messages_max,
             bytes_max,
             full_at: None,
             dirty: false,
@@ -69,6 +72,13 @@ impl Lane {
             self.sender.unreserve(bytes);
         }
         is_in
+    }
+
+    /// Whether a publish may go on to this shard: while it is no more than half full. The other half is for what is on its way already, and
+    /// for what others send. A large payload waits for an inbox without any.
+    pub fn has_room_for(&self, payload_bytes: usize) -> bool {
+        let bytes = self.sender.bytes();
+        self.sender.len() <= self.messages_max / 2 && (bytes == 0 || bytes.saturating_add(payload_bytes) <= self.bytes_max / 2)
     }
 
     /// Whether to tell heads: not while a shard that is full of bytes takes nothing, or each loss would have its own head (and the

@@ -3,11 +3,12 @@
 //!
 //! - [`subscriber`]: the thread and its turn. `spawn` starts it.
 //! - [`hub`]: channels, numbers, batches, node history; [`lane`]: the way to one shard when its inbox is full; [`history`];
-//!   [`lingering`]: channels that nobody hears any more;
-//!   [`release`]: when their memory is given back.
+//!   [`lingering`]: channels that nobody hears any more; [`release`]: when their memory is given back.
+//! - [`shares`]: whose publishes may be how many; [`queue`]: in which order they go on.
 //! - [`upstream`]: the seam behind which messages come in: [`embedded`] (no Redis) or [`redis`] (one server).
 //! - Redis, from the socket up: [`target`] (URL), [`socket`], [`link`] (connection), [`resp`] (replies), [`awaiting`] (which command a reply
-//!   answers), [`fault`] (what errors mean), [`names`], [`subscriptions`], [`publishes`], [`feed`] (what comes in), [`health`] (what is logged).
+//!   answers), [`fault`] (what errors mean), [`names`], [`subscriptions`], [`publishes`], [`output_limit`] (how much may come back), [`feed`]
+//!   (what comes in), [`health`] (what is logged).
 #![forbid(unsafe_code)]
 
 pub mod awaiting;
@@ -21,31 +22,42 @@ pub mod lane;
 pub mod lingering;
 pub mod link;
 pub mod names;
+pub mod output_limit;
 pub mod pace;
 pub mod publishes;
+pub mod queue;
 pub mod redis;
 pub mod release;
 pub mod resp;
+pub mod shares;
 pub mod socket;
 pub mod subscriber;
 pub mod subscriptions;
 pub mod target;
 pub mod upstream;
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::addresses::Source;
+use shares::{Publishers, Share, Shares, Ticket};
+
 use crate::fanout::batch::{Batch, Channel};
 use crate::shard::inbox::InboxSender;
 use crate::wire::command::Id;
 use crate::wire::payload::Expect;
 
-/// Commands that wait for the bus thread; a full inbox gives the command back to whoever sends it.
+/// Commands that wait for the bus thread; a full inbox gives the command back to whoever sends it. Publishes cannot fill it: joins and leaves have
+/// three quarters to themselves.
 pub const COMMANDS_MAX: usize = 16 * 1024;
-/// Publishes sent to Redis and not yet answered; one more is answered [`PublishError::Busy`].
+/// Publishes from when they are accepted until they are answered; one more is answered [`PublishError::Busy`].
 pub const PUBLISHES_MAX: usize = 4096;
 /// Bytes of their payloads; a single larger one is let through when nothing else is under way.
 pub const PUBLISH_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// What of both only the control port may use, and no more than that.
+pub const CONTROL_SHARE: Share = Share { count: PUBLISHES_MAX / 4, bytes: PUBLISH_BYTES_MAX / 4 };
+
+const _: () = assert!(PUBLISHES_MAX <= COMMANDS_MAX / 4);
 
 /// A topic slot of one shard: index and generation, so that a batch for a topic that is gone finds nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -129,6 +141,20 @@ pub struct Publish {
     pub channel: Box<str>,
     pub payload: Vec<u8>,
     pub reply: PublishReply,
+    /// Its part of what may be under way.
+    #[expect(dead_code, reason = "held, not read")]
+    ticket: Ticket,
+}
+
+impl Publish {
+    pub fn new(channel: impl Into<Box<str>>, payload: Vec<u8>, reply: PublishReply) -> Publish {
+        Publish { channel: channel.into(), payload, reply, ticket: Ticket::default() }
+    }
+
+    /// Whether nobody waits for the answer any more.
+    fn is_given_up(&self) -> bool {
+        matches!(&self.reply, PublishReply::Control(sender) if sender.is_closed())
+    }
 }
 
 #[derive(Debug)]
@@ -158,6 +184,11 @@ pub enum PublishError {
     Busy,
     #[error("the payload is larger than {bytes_max} bytes")]
     TooBig { bytes_max: usize },
+    #[error(
+        "the payload is larger than {bytes_max} bytes: Redis would cut off everybody who subscribes rather than keep it for them \
+         (half of its client-output-buffer-limit pubsub)"
+    )]
+    TooBigForRedis { bytes_max: usize },
     /// Not what the channel's `payload` setting says, and its `payload_mismatch` is `drop`. Only the embedded bus knows in time.
     #[error("the payload is not {}, which the channel's `payload` setting asks for", .0.wanted())]
     Mismatch(Expect),
@@ -216,20 +247,58 @@ pub enum ShardMessage {
     Stop,
 }
 
-pub type BusSender = InboxSender<BusCommand>;
+/// The way into the bus thread. Publishes go through [`BusSender::publish`] and [`BusSender::publish_from`], all else through the inbox.
+#[derive(Debug, Clone)]
+pub struct BusSender {
+    inbox: InboxSender<BusCommand>,
+    shares: Arc<Shares>,
+}
+
 pub type ShardSender = InboxSender<ShardMessage>;
 
-/// Puts a publish into the bus thread's inbox without waking it, within [`PUBLISH_BYTES_MAX`]. Gives it back if there is no room.
-pub fn push_publish(bus: &BusSender, publish: Publish) -> Result<(), Publish> {
-    let bytes = publish.payload.len();
-    if !bus.reserve(bytes, PUBLISH_BYTES_MAX) {
-        return Err(publish);
+impl BusSender {
+    /// `inbox_messages`: what a shard's inbox takes. Answers to publishes go there too and must not crowd out messages.
+    pub fn new(inbox: InboxSender<BusCommand>, inbox_messages: usize) -> BusSender {
+        let clients = Share {
+            count: (PUBLISHES_MAX - CONTROL_SHARE.count).min(inbox_messages / 4).max(1),
+            bytes: PUBLISH_BYTES_MAX - CONTROL_SHARE.bytes,
+        };
+        BusSender { inbox, shares: Arc::new(Shares::new(clients, CONTROL_SHARE)) }
     }
-    bus.push(BusCommand::Publish(publish)).map_err(|command| {
-        bus.unreserve(bytes);
-        match command {
-            BusCommand::Publish(publish) => publish,
-            _ => unreachable!("what was pushed comes back"),
+
+    /// A publish of the control port, put in without waking the bus thread. Gives it back if too much is under way.
+    pub fn publish(&self, publish: Publish) -> Result<(), Publish> {
+        match self.shares.for_control(publish.payload.len()) {
+            Some(ticket) => self.push_publish(Publish { ticket, ..publish }),
+            None => Err(publish),
         }
-    })
+    }
+
+    /// A publish of one of a shard's connections, likewise.
+    pub fn publish_from(&self, conn: ConnToken, publishers: &mut Publishers, publish: Publish) -> Result<(), Publish> {
+        match publishers.ticket(conn, publish.payload.len(), &self.shares) {
+            Some(ticket) => self.push_publish(Publish { ticket, ..publish }),
+            None => Err(publish),
+        }
+    }
+
+    fn push_publish(&self, publish: Publish) -> Result<(), Publish> {
+        self.inbox.push(BusCommand::Publish(publish)).map_err(|command| match command {
+            BusCommand::Publish(publish) => Publish { ticket: Ticket::default(), ..publish },
+            _ => unreachable!("what was pushed comes back"),
+        })
+    }
+
+    /// What is under way of publishes.
+    pub fn publishes(&self) -> Share {
+        self.shares.held()
+    }
+}
+
+impl Deref for BusSender {
+    type Target = InboxSender<BusCommand>;
+
+    fn deref(&self) -> &InboxSender<BusCommand> {
+        &self.inbox
+    }
 }

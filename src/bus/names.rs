@@ -26,6 +26,11 @@ impl Names {
         Ok(Names { prefix: prefix.clone(), redis_channels: settings.redis_channels.iter().cloned().collect() })
     }
 
+    /// How long the name of this channel is in Redis, at most.
+    pub fn redis_bytes_max(&self, channel: &str) -> usize {
+        self.prefix.len() + channel.len()
+    }
+
     pub fn to_redis(&self, channel: &str) -> String {
         if self.redis_channels.contains(channel) { channel.to_owned() } else { format!("{}{channel}", self.prefix) }
     }

@@ -3,6 +3,10 @@
 //! PUBLISH goes out on its own connection; its message comes back on the subscribed one, like anybody's. The first message on the channel
 //! with the same payload, seen since, is taken for it. When the PUBLISH is answered, the message is on its way to us if
 //! ever: a PING sent then on the subscribed connection is answered behind it, so at that pong a publish without a message gets no number.
+//!
+//! Until then its bytes may lie in what Redis keeps for us. Invariant: they are counted ([`Publishes::returning_bytes`]) from the moment they are
+//! sent until their message or that pong has come, or one of the connections is lost; also those of channels that do not flow here: one may have
+//! been left a moment ago, and a pattern brings all.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -14,12 +18,12 @@ const NO_NUMBER: Published = Published { epoch: None, seq: None };
 pub struct Publishes {
     next: u64,
     under_way: HashMap<u64, UnderWay>,
-    /// Of their payloads.
-    bytes: usize,
+    /// What may come back to us yet.
+    returning_bytes: usize,
     /// Not answered yet, in the order they were sent and will be answered.
     unanswered: VecDeque<u64>,
     /// Answered; waiting for their message or for the pong of this number.
-    fenced: VecDeque<(u64, u64)>,
+    fenced: VecDeque<(u64, Fenced)>,
     /// By channel: what still looks for its message, oldest first.
     watched: HashMap<Box<str>, VecDeque<u64>>,
 }
@@ -30,31 +34,52 @@ pub type Done = (Publish, Result<Published, PublishError>);
 #[derive(Debug)]
 struct UnderWay {
     publish: Publish,
+    /// Its part of what may come back; 0 once it cannot.
+    returning_bytes: usize,
     is_answered: bool,
     is_watched: bool,
     found: Option<Published>,
 }
 
-/// How Redis answered a PUBLISH.
+/// What follows from Redis's answer to a PUBLISH.
 #[derive(Debug)]
-pub enum Answer {
-    Done(Done),
+pub struct Answer {
+    pub done: Option<Done>,
     /// A PING on the subscribed connection has to tell; pass its number to [`Publishes::fence`].
-    NeedsFence(u64),
+    pub needs_fence: Option<Fenced>,
+}
+
+/// What a pong tells about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fenced {
+    /// A publish that waits for its number.
+    Publish(u64),
+    /// One that is answered; so many bytes may have come back.
+    Bytes(usize),
 }
 
 impl Publishes {
-    /// How many are under way, and their payloads' bytes.
-    pub fn size(&self) -> (usize, usize) {
-        (self.under_way.len(), self.bytes)
+    /// How many are under way.
+    pub fn len(&self) -> usize {
+        self.under_way.len()
     }
 
     pub fn is_empty(&self) -> bool {
         self.under_way.is_empty()
     }
 
-    /// A publish was written to the connection. `is_flowing`: its message will come back to us.
-    pub fn sent(&mut self, publish: Publish, is_flowing: bool) {
+    /// Bytes that Redis may have to keep for our subscribed connection.
+    pub fn returning_bytes(&self) -> usize {
+        self.returning_bytes
+    }
+
+    /// Whether an answer is due.
+    pub fn awaits_answer(&self) -> bool {
+        !self.unanswered.is_empty()
+    }
+
+    /// A publish was written to the connection. `is_flowing`: its message will come back to us. `message_bytes`: as which it would.
+    pub fn sent(&mut self, publish: Publish, message_bytes: usize, is_flowing: bool) {
         let id = self.next;
         self.next += 1;
         if is_flowing {
@@ -63,9 +88,10 @@ impl Publishes {
                 None => drop(self.watched.insert(publish.channel.clone(), VecDeque::from([id]))),
             }
         }
-        self.bytes += publish.payload.len();
+        self.returning_bytes += message_bytes;
         self.unanswered.push_back(id);
-        self.under_way.insert(id, UnderWay { publish, is_answered: false, is_watched: is_flowing, found: None });
+        let under_way = UnderWay { publish, returning_bytes: message_bytes, is_answered: false, is_watched: is_flowing, found: None };
+        self.under_way.insert(id, under_way);
     }
 
     /// Whether messages have to be shown to [`Publishes::seen`].
@@ -85,39 +111,55 @@ impl Publishes {
         let under_way = self.under_way.get_mut(&id).expect("watched ids are under way");
         under_way.is_watched = false;
         under_way.found = Some(published);
+        self.returning_bytes -= std::mem::take(&mut under_way.returning_bytes);
         under_way.is_answered.then(|| self.done(id, Ok(published)))
     }
 
-    /// Redis answered the oldest PUBLISH. None: there was none.
-    pub fn answered(&mut self, refusal: Option<String>) -> Option<Answer> {
+    /// Redis answered the oldest PUBLISH. None: there was none. `is_connected`: the subscribed connection stands, and may bring the message yet.
+    pub fn answered(&mut self, refusal: Option<String>, is_connected: bool) -> Option<Answer> {
         let id = self.unanswered.pop_front()?;
         if let Some(reason) = refusal {
-            return Some(Answer::Done(self.done(id, Err(PublishError::Refused(reason)))));
+            return Some(Answer { done: Some(self.done(id, Err(PublishError::Refused(reason)))), needs_fence: None });
         }
         let under_way = self.under_way.get_mut(&id).expect("unanswered ids are under way");
         under_way.is_answered = true;
         Some(match under_way.found {
-            None if under_way.is_watched => Answer::NeedsFence(id),
-            found => Answer::Done(self.done(id, Ok(found.unwrap_or(NO_NUMBER)))),
+            None if under_way.is_watched => Answer { done: None, needs_fence: Some(Fenced::Publish(id)) },
+            found => {
+                // The publisher need not wait for it; the bytes count on.
+                let bytes = if is_connected { std::mem::take(&mut under_way.returning_bytes) } else { 0 };
+                let done = self.done(id, Ok(found.unwrap_or(NO_NUMBER)));
+                Answer { done: Some(done), needs_fence: (bytes > 0).then_some(Fenced::Bytes(bytes)) }
+            }
         })
     }
 
-    /// When the pong of this number has come, the publish is over.
-    pub fn fence(&mut self, id: u64, ping: u64) {
-        self.fenced.push_back((ping, id));
+    /// When the pong of this number has come, it is over.
+    pub fn fence(&mut self, fenced: Fenced, ping: u64) {
+        self.fenced.push_back((ping, fenced));
     }
 
     /// The pong of this number came on the subscribed connection. Returns one publish that got no number; call it until None.
     pub fn pong(&mut self, ping: u64) -> Option<Done> {
-        while let Some(&(fence, id)) = self.fenced.front()
+        while let Some(&(fence, fenced)) = self.fenced.front()
             && fence <= ping
         {
             self.fenced.pop_front();
-            if self.under_way.contains_key(&id) {
-                return Some(self.done(id, Ok(NO_NUMBER)));
+            if let Some(done) = self.past_fence(fenced) {
+                return Some(done);
             }
         }
         None
+    }
+
+    fn past_fence(&mut self, fenced: Fenced) -> Option<Done> {
+        match fenced {
+            Fenced::Publish(id) => self.under_way.contains_key(&id).then(|| self.done(id, Ok(NO_NUMBER))),
+            Fenced::Bytes(bytes) => {
+                self.returning_bytes -= bytes;
+                None
+            }
+        }
     }
 
     /// The subscribed connection is lost: no message will come back any more. What is answered is published, without a number.
@@ -125,13 +167,8 @@ impl Publishes {
         self.watched.clear();
         self.under_way.values_mut().for_each(|under_way| under_way.is_watched = false);
         let fenced = std::mem::take(&mut self.fenced);
-        let mut done = Vec::new();
-        for (_, id) in fenced {
-            if self.under_way.contains_key(&id) {
-                done.push(self.done(id, Ok(NO_NUMBER)));
-            }
-        }
-        done
+        // What is not answered may still come back, on the next connection.
+        fenced.into_iter().filter_map(|(_, fenced)| self.past_fence(fenced)).collect()
     }
 
     /// The publishing connection is lost: what is not answered may or may not have been published.
@@ -141,8 +178,8 @@ impl Publishes {
     }
 
     fn done(&mut self, id: u64, result: Result<Published, PublishError>) -> Done {
-        let UnderWay { publish, is_watched, .. } = self.under_way.remove(&id).expect("it is under way");
-        self.bytes -= publish.payload.len();
+        let UnderWay { publish, is_watched, returning_bytes, .. } = self.under_way.remove(&id).expect("it is under way");
+        self.returning_bytes -= returning_bytes;
         if is_watched && let Some(ids) = self.watched.get_mut(&publish.channel) {
             ids.retain(|&other| other != id);
             if ids.is_empty() {
@@ -159,7 +196,23 @@ mod tests {
     use super::*;
 
     fn publish(channel: &str, payload: &str) -> Publish {
-        Publish { channel: channel.into(), payload: payload.into(), reply: PublishReply::Control(tokio::sync::oneshot::channel().0) }
+        Publish::new(channel, payload.into(), PublishReply::Control(tokio::sync::oneshot::channel().0))
+    }
+
+    const MESSAGE_BYTES: usize = 100;
+
+    fn sent(publishes: &mut Publishes, channel: &str, payload: &str) {
+        publishes.sent(publish(channel, payload), MESSAGE_BYTES, true);
+    }
+
+    fn done(answer: Option<Answer>) -> (Result<Published, PublishError>, Option<Fenced>) {
+        let Some(Answer { done: Some((_, result)), needs_fence }) = answer else { panic!("{answer:?}") };
+        (result, needs_fence)
+    }
+
+    fn needs_fence(answer: Option<Answer>) -> Fenced {
+        let Some(Answer { done: None, needs_fence: Some(fenced @ Fenced::Publish(_)) }) = answer else { panic!("{answer:?}") };
+        fenced
     }
 
     fn number(seq: u64) -> Published {
@@ -169,14 +222,14 @@ mod tests {
     #[test]
     fn the_message_may_come_before_or_after_the_answer() {
         let mut publishes = Publishes::default();
-        publishes.sent(publish("a", "x"), true);
-        publishes.sent(publish("a", "y"), true);
+        sent(&mut publishes, "a", "x");
+        sent(&mut publishes, "a", "y");
         assert!(publishes.seen("a", b"other", number(7)).is_none());
         assert!(publishes.seen("b", b"x", number(1)).is_none());
         assert!(publishes.seen("a", b"x", number(8)).is_none(), "not answered yet");
-        let Some(Answer::Done((_, result))) = publishes.answered(None) else { panic!() };
+        let (result, _) = done(publishes.answered(None, true));
         assert_eq!(result, Ok(number(8)));
-        let Some(Answer::NeedsFence(id)) = publishes.answered(None) else { panic!() };
+        let id = needs_fence(publishes.answered(None, true));
         publishes.fence(id, 1);
         let (_, result) = publishes.seen("a", b"y", number(9)).unwrap();
         assert_eq!(result, Ok(number(9)));
@@ -188,12 +241,12 @@ mod tests {
     fn equal_payloads_get_numbers_in_order() {
         let mut publishes = Publishes::default();
         for _ in 0..3 {
-            publishes.sent(publish("a", "same"), true);
+            sent(&mut publishes, "a", "same");
         }
         let numbers: Vec<_> = (1..=3)
             .map(|seq| {
                 assert!(publishes.seen("a", b"same", number(seq)).is_none());
-                let Some(Answer::Done((_, result))) = publishes.answered(None) else { panic!() };
+                let (result, _) = done(publishes.answered(None, true));
                 result.unwrap().seq
             })
             .collect();
@@ -203,11 +256,13 @@ mod tests {
     #[test]
     fn the_pong_ends_the_wait() {
         let mut publishes = Publishes::default();
-        publishes.sent(publish("a", "x"), true);
-        publishes.sent(publish("quiet", "x"), false);
-        let Some(Answer::NeedsFence(id)) = publishes.answered(None) else { panic!() };
+        sent(&mut publishes, "a", "x");
+        publishes.sent(publish("quiet", "x"), MESSAGE_BYTES, false);
+        let id = needs_fence(publishes.answered(None, true));
         publishes.fence(id, 4);
-        let Some(Answer::Done((_, result))) = publishes.answered(None) else { panic!("nobody listens: nothing to wait for") };
+        let (result, fence) = done(publishes.answered(None, true));
+        assert_eq!(fence, Some(Fenced::Bytes(MESSAGE_BYTES)), "nobody waits for it, but it counts");
+        publishes.fence(fence.unwrap(), 4);
         assert_eq!(result, Ok(NO_NUMBER));
         assert!(publishes.pong(3).is_none());
         assert_eq!(publishes.pong(4).unwrap().1, Ok(NO_NUMBER));
@@ -217,23 +272,62 @@ mod tests {
     #[test]
     fn lost_connections_answer_everybody() {
         let mut publishes = Publishes::default();
-        publishes.sent(publish("a", "x"), true);
-        publishes.sent(publish("a", "y"), true);
-        let Some(Answer::NeedsFence(id)) = publishes.answered(None) else { panic!() };
+        sent(&mut publishes, "a", "x");
+        sent(&mut publishes, "a", "y");
+        let id = needs_fence(publishes.answered(None, true));
         publishes.fence(id, 1);
         let lost = publishes.subscription_lost();
         assert_eq!(lost.iter().map(|(_, result)| result.clone()).collect::<Vec<_>>(), [Ok(NO_NUMBER)]);
         let lost = publishes.connection_lost();
         assert_eq!(lost.iter().map(|(_, result)| result.clone()).collect::<Vec<_>>(), [Err(PublishError::Unavailable)]);
-        assert!(publishes.is_empty() && publishes.answered(None).is_none());
+        assert!(publishes.is_empty() && publishes.answered(None, true).is_none());
     }
 
     #[test]
     fn a_refusal_is_passed_on() {
         let mut publishes = Publishes::default();
-        publishes.sent(publish("a", "x"), true);
-        let Some(Answer::Done((_, result))) = publishes.answered(Some("NOPERM".into())) else { panic!() };
+        sent(&mut publishes, "a", "x");
+        let (result, _) = done(publishes.answered(Some("NOPERM".into()), true));
         assert_eq!(result, Err(PublishError::Refused("NOPERM".into())));
         assert!(!publishes.is_watching());
+    }
+
+    #[test]
+    fn bytes_count_until_they_cannot_come_back() {
+        let mut publishes = Publishes::default();
+        let returning = |publishes: &Publishes| publishes.returning_bytes() / MESSAGE_BYTES;
+        sent(&mut publishes, "a", "seen before the answer");
+        sent(&mut publishes, "a", "seen behind the answer");
+        sent(&mut publishes, "a", "lost on the way");
+        publishes.sent(publish("left a moment ago", "x"), MESSAGE_BYTES, false);
+        assert_eq!(returning(&publishes), 4);
+        publishes.seen("a", b"seen before the answer", number(1));
+        assert_eq!((returning(&publishes), publishes.len()), (3, 4));
+        publishes.answered(None, true).unwrap();
+        for fenced in (0..2).map(|_| needs_fence(publishes.answered(None, true))).collect::<Vec<_>>() {
+            publishes.fence(fenced, 1);
+        }
+        let (_, fenced) = done(publishes.answered(None, true));
+        publishes.fence(fenced.unwrap(), 1);
+        assert_eq!((returning(&publishes), publishes.len()), (3, 2), "answered, but not back");
+        assert!(publishes.seen("a", b"seen behind the answer", number(2)).is_some());
+        assert_eq!(returning(&publishes), 2);
+        assert!(publishes.pong(1).is_some() && publishes.pong(1).is_none());
+        assert_eq!((returning(&publishes), publishes.len()), (0, 0));
+
+        // A lost connection takes along what it had; what is not answered may come back on the next one.
+        publishes.sent(publish("b", "x"), MESSAGE_BYTES, false);
+        publishes.sent(publish("b", "y"), MESSAGE_BYTES, false);
+        let (_, fenced) = done(publishes.answered(None, true));
+        publishes.fence(fenced.unwrap(), 2);
+        assert!(publishes.subscription_lost().is_empty());
+        assert_eq!(returning(&publishes), 1);
+        let (_, fenced) = done(publishes.answered(None, false));
+        assert_eq!((fenced, returning(&publishes)), (None, 0), "nothing is subscribed");
+        sent(&mut publishes, "a", "x");
+        publishes.answered(Some("NOPERM".into()), true).unwrap();
+        sent(&mut publishes, "a", "x");
+        publishes.connection_lost();
+        assert_eq!(returning(&publishes), 0);
     }
 }

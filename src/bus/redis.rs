@@ -3,22 +3,23 @@
 //! Both are a [`Link`], which knows which command an answer belongs to; what answers mean for channels is the [`Feed`]'s business.
 //! When the subscribed connection is lost, every channel that flowed gets one number for what was missed as soon as it flows again.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use mio::event::Event;
 use mio::{Registry, Token, Waker};
 
+use super::awaiting::Asked;
 use super::fault::{Fault, text_of};
 use super::feed::Feed;
 use super::health::{Health, Ration, Trouble};
 use super::hub::{Hub, Receipt};
 use super::link::{Answer as Reply, Link, Timing};
-use super::publishes::Answer;
+use super::output_limit::{self, OutputLimit};
+use super::publishes::{Answer, Publishes};
 use super::subscriptions::Readiness;
 use super::target::Target;
 use super::upstream::{FIRST_TOKEN, Upstream};
-use super::{PUBLISH_BYTES_MAX, PUBLISHES_MAX, Publish, PublishError};
+use super::{PUBLISHES_MAX, Publish, PublishError};
 use crate::config::Settings;
 use crate::fanout::batch::{Channel, MonotonicNs};
 use crate::sys;
@@ -36,13 +37,24 @@ pub struct RedisBus {
     make_publisher: LinkParts,
     /// Why it could not connect, as last logged.
     publisher_fault: Option<Fault>,
-    /// Accepted while the publisher connects for the first time.
-    waiting: VecDeque<Publish>,
-    waiting_bytes: usize,
+    outlet: Outlet,
     feed: Feed,
     health: Health,
     /// Of addresses and of the publisher.
     warnings: Ration,
+}
+
+/// How much may be published at once.
+#[derive(Debug)]
+struct Outlet {
+    limit: OutputLimit,
+    /// Redis was asked for it, or cannot be asked.
+    was_asked: bool,
+    /// And has not answered.
+    is_due: bool,
+    /// Under way at once. What comes back goes into the shards' inboxes: at most half of one ([`super::lane::Lane::has_room_for`] leaves it free).
+    publishes_max: usize,
+    bytes_max: usize,
 }
 
 #[derive(Debug)]
@@ -66,8 +78,13 @@ impl RedisBus {
             publisher: None,
             make_publisher: parts,
             publisher_fault: None,
-            waiting: VecDeque::new(),
-            waiting_bytes: 0,
+            outlet: Outlet {
+                limit: OutputLimit::default(),
+                was_asked: false,
+                is_due: false,
+                publishes_max: PUBLISHES_MAX.min(settings.inbox_messages / 2).max(1),
+                bytes_max: settings.inbox_bytes_total / settings.shards / 2,
+            },
             feed: Feed::new(settings, timing)?,
             health,
             warnings: Ration::default(),
@@ -136,6 +153,8 @@ impl RedisBus {
             publisher.learn_from(&self.link);
             publisher.retry_at_once(now);
         }
+        // It may have been lost because the limit was lowered.
+        self.outlet.was_asked = false;
     }
 
     fn lose_subscription(&mut self, hub: &mut Hub, fault: &Fault, now: MonotonicNs) {
@@ -170,10 +189,7 @@ impl RedisBus {
         if publisher.drive(now)? {
             hub.metrics().connects.inc();
             self.publisher_fault = None;
-            self.waiting_bytes = 0;
-            for publish in std::mem::take(&mut self.waiting) {
-                self.feed.send(publisher, hub, publish, now);
-            }
+            self.outlet.ask(publisher, now);
         }
         if !publisher.is_ready() {
             return Ok(());
@@ -184,6 +200,10 @@ impl RedisBus {
         loop {
             while let Some(reply) = publisher.next_answer()? {
                 let refusal = match reply {
+                    Reply::OutputLimit(limit) => {
+                        (self.outlet.limit, self.outlet.is_due) = (limit, false);
+                        continue;
+                    }
                     Reply::Published => None,
                     Reply::Refused { error, .. } if error.code() == "NOAUTH" => return Err(Fault::refused(error)),
                     Reply::Refused { error, .. } => Some(text_of(error)),
@@ -196,13 +216,15 @@ impl RedisBus {
                         return Err(Fault::new("it answers what was not asked"));
                     }
                 };
-                match self.feed.publishes.answered(refusal) {
-                    Some(Answer::Done((publish, result))) => hub.answer(publish.reply, publish.channel, result),
-                    Some(Answer::NeedsFence(id)) => {
-                        let ping = *fence.get_or_insert_with(|| self.link.ping(now));
-                        self.feed.publishes.fence(id, ping);
-                    }
-                    None => return Err(Fault::new("it answers what was not asked")),
+                let Some(Answer { done, needs_fence }) = self.feed.publishes.answered(refusal, self.link.is_ready()) else {
+                    return Err(Fault::new("it answers what was not asked"));
+                };
+                if let Some((publish, result)) = done {
+                    hub.answer(publish.reply, publish.channel, result);
+                }
+                if let Some(fenced) = needs_fence {
+                    let ping = *fence.get_or_insert_with(|| self.link.ping(now));
+                    self.feed.publishes.fence(fenced, ping);
                 }
             }
             if bytes >= TURN_BYTES {
@@ -232,23 +254,33 @@ impl RedisBus {
             self.publisher_fault = Some(fault.clone());
         }
         publisher.fail(fault, now);
+        self.outlet.is_due = false;
         for (publish, result) in self.feed.publishes.connection_lost() {
             hub.answer(publish.reply, publish.channel, result);
         }
-        self.refuse_waiting(hub);
     }
 
-    fn refuse_waiting(&mut self, hub: &mut Hub) {
-        self.waiting_bytes = 0;
-        for publish in std::mem::take(&mut self.waiting) {
-            hub.answer(publish.reply, publish.channel, Err(PublishError::Unavailable));
+    /// Asks how much Redis keeps for subscribers.
+    fn ask_limit(&mut self, now: MonotonicNs) {
+        if let Some(publisher) = self.publisher.as_mut().filter(|publisher| publisher.is_ready())
+            && !self.outlet.was_asked
+            && !self.outlet.is_due
+        {
+            self.outlet.ask(publisher, now);
         }
     }
+}
 
-    fn has_room_for(&self, payload_bytes: usize) -> bool {
-        let (count, bytes) = self.feed.publishes.size();
-        let (count, bytes) = (count + self.waiting.len(), bytes + self.waiting_bytes);
-        count < PUBLISHES_MAX && (count == 0 || bytes + payload_bytes <= PUBLISH_BYTES_MAX)
+impl Outlet {
+    fn ask(&mut self, publisher: &mut Link, now: MonotonicNs) {
+        (self.was_asked, self.is_due) = (true, true);
+        publisher.ask(Asked::OutputLimit, &[b"CONFIG", b"GET", output_limit::PARAMETER.as_bytes()], now);
+    }
+
+    fn has_room_for(&self, publishes: &Publishes, message_bytes: usize) -> bool {
+        let window = self.limit.window_bytes().min(self.bytes_max);
+        let returning = publishes.returning_bytes();
+        !self.is_due && publishes.len() < self.publishes_max && (returning == 0 || returning + message_bytes <= window)
     }
 }
 
@@ -261,24 +293,27 @@ impl Upstream for RedisBus {
         self.feed.unwant(&channel.name);
     }
 
-    fn publish(&mut self, hub: &mut Hub, publish: Publish, now: MonotonicNs) {
-        let has_room = self.has_room_for(publish.payload.len());
+    fn takes(&mut self, publish: &Publish) -> bool {
         if self.publisher.is_none() && self.link.is_ready() {
             let mut publisher = self.make_publisher.link(1);
             publisher.learn_from(&self.link);
             self.publisher = Some(publisher);
         }
+        match &self.publisher {
+            Some(publisher) if publisher.is_ready() => self.outlet.has_room_for(&self.feed.publishes, self.feed.message_bytes(publish)),
+            // While it connects, publishes wait for it. Where it cannot, or Redis is away, they are told so at once.
+            Some(publisher) => publisher.is_backing_off() || !self.link.is_ready(),
+            None => true,
+        }
+    }
+
+    fn publish(&mut self, hub: &mut Hub, publish: Publish, now: MonotonicNs) {
+        let bytes_max = self.outlet.limit.message_bytes_max();
         match &mut self.publisher {
-            Some(publisher) if !publisher.is_backing_off() && (publisher.is_ready() || self.link.is_ready()) => {
-                if !has_room {
-                    hub.answer(publish.reply, publish.channel, Err(PublishError::Busy));
-                } else if publisher.is_ready() {
-                    self.feed.send(publisher, hub, publish, now);
-                } else {
-                    self.waiting_bytes += publish.payload.len();
-                    self.waiting.push_back(publish);
-                }
+            Some(_) if publish.payload.len() > bytes_max => {
+                hub.answer(publish.reply, publish.channel, Err(PublishError::TooBigForRedis { bytes_max }));
             }
+            Some(publisher) if publisher.is_ready() => self.feed.send(publisher, hub, publish, now),
             _ => hub.answer(publish.reply, publish.channel, Err(PublishError::Unavailable)),
         }
     }
@@ -307,6 +342,7 @@ impl Upstream for RedisBus {
         {
             self.lose_publisher(hub, &fault, now);
         }
+        self.ask_limit(now);
         if let Err(fault) = self.write_subscription(now) {
             self.lose_subscription(hub, &fault, now);
         }
@@ -331,7 +367,6 @@ impl Upstream for RedisBus {
         for (publish, result) in answered.into_iter().chain(self.feed.publishes.connection_lost()) {
             hub.answer(publish.reply, publish.channel, result);
         }
-        self.refuse_waiting(hub);
     }
 }
 

@@ -14,6 +14,7 @@ use super::embedded::Embedded;
 use super::hub::{Hub, HubSettings, Request};
 use super::link::Timing;
 use super::pace::Pace;
+use super::queue::Queue;
 use super::redis::RedisBus;
 use super::upstream::Upstream;
 use super::{BusCommand, BusSender, COMMANDS_MAX, PublishError, ShardSender};
@@ -24,6 +25,9 @@ use crate::sys::monotonic_ns;
 
 /// Commands served in one turn.
 const TURN_COMMANDS: usize = 1024;
+/// Publishes and bytes of them that go on in one turn, if shards have as much room: what they bring is handed out before the next ones.
+const TURN_PUBLISHES: usize = 1024;
+const TURN_PUBLISH_BYTES: usize = 1024 * 1024;
 const WAKER: Token = Token(0);
 
 /// Starts the bus thread. `shards[n]` is the inbox of shard `n`. A URL that cannot be used is an error here; a Redis that is away is
@@ -39,9 +43,11 @@ pub fn spawn_with_timing(
     shards: Vec<ShardSender>,
     timing: Timing,
 ) -> anyhow::Result<(BusSender, JoinHandle<()>)> {
+    let inbox_messages = settings.inbox_messages;
     let poll = Poll::new().context("the bus thread needs an epoll descriptor; raise `ulimit -n`")?;
     let waker = Arc::new(Waker::new(poll.registry(), WAKER).context("the bus thread needs an eventfd; raise `ulimit -n`")?);
-    let (sender, inbox) = inbox(COMMANDS_MAX, poll.registry(), WAKER).context("the bus thread needs an eventfd; raise `ulimit -n`")?;
+    let (inbox_sender, inbox) =
+        inbox(COMMANDS_MAX, poll.registry(), WAKER).context("the bus thread needs an eventfd; raise `ulimit -n`")?;
     let upstream: Box<dyn Upstream> = match &settings.redis {
         None => Box::new(Embedded),
         Some(url) => Box::new(RedisBus::new(url, &settings, timing, poll.registry().try_clone()?, waker)?),
@@ -51,6 +57,11 @@ pub fn spawn_with_timing(
         inbox,
         hub: Hub::new(HubSettings::from(&*settings), metrics, shards),
         upstream,
+        queue: Queue::default(),
+        // A quarter of an inbox: publishes go on while half of it is free.
+        turn_publishes: TURN_PUBLISHES.min(settings.inbox_messages / 4).max(1),
+        turn_publish_bytes: TURN_PUBLISH_BYTES.min(settings.inbox_bytes_total / settings.shards / 4),
+        is_held_up: false,
         stop_timeout: settings.shutdown_timeout,
         stopping: false,
         more: true, // the first turn starts the upstream
@@ -59,7 +70,7 @@ pub fn spawn_with_timing(
     };
     let thread =
         std::thread::Builder::new().name("bus".into()).spawn(move || subscriber.run()).context("the bus thread could not be started")?;
-    Ok((sender, thread))
+    Ok((BusSender::new(inbox_sender, inbox_messages), thread))
 }
 
 struct Subscriber {
@@ -67,6 +78,12 @@ struct Subscriber {
     inbox: Inbox<BusCommand>,
     hub: Hub,
     upstream: Box<dyn Upstream>,
+    /// Publishes on their way to the upstream.
+    queue: Queue,
+    turn_publishes: usize,
+    turn_publish_bytes: usize,
+    /// A shard has no room for the publishes that wait: look again soon.
+    is_held_up: bool,
     stop_timeout: Duration,
     stopping: bool,
     /// Work is left from the last turn: do not sleep.
@@ -84,6 +101,7 @@ impl Subscriber {
             self.more = self.upstream.read(&mut self.hub, now);
             self.hub.flush(now); // before commands: a join should not wait for what came before it
             self.drain_inbox(now);
+            self.pass_publishes(now);
             now = monotonic_ns();
             self.hub.expire(now);
             self.pass_requests();
@@ -103,7 +121,8 @@ impl Subscriber {
         }
         let may_sleep = !self.more && (self.hub.is_clogged() || self.inbox.prepare_sleep());
         let timeout = if may_sleep {
-            let due = [self.hub.deadline(now), self.upstream.deadline()].into_iter().flatten().min();
+            let held_up = self.is_held_up.then_some(now + super::hub::RETRY_NS);
+            let due = [self.hub.deadline(now), self.upstream.deadline(), held_up].into_iter().flatten().min();
             due.map(|due| Duration::from_nanos(due.saturating_sub(now)))
         } else {
             Some(Duration::ZERO)
@@ -133,12 +152,11 @@ impl Subscriber {
                 BusCommand::Join { shard, topic, channel, creator } => self.hub.join(shard, topic, channel, creator, now),
                 BusCommand::Leave { shard, topic, channel } => self.hub.leave(shard, topic, &channel, now),
                 BusCommand::Publish(publish) => {
-                    self.inbox.release(publish.payload.len());
                     let bytes_max = self.hub.payload_bytes_max();
                     if publish.payload.len() > bytes_max {
                         self.hub.answer(publish.reply, publish.channel, Err(PublishError::TooBig { bytes_max }));
                     } else {
-                        self.upstream.publish(&mut self.hub, publish, now);
+                        self.queue.push(publish);
                     }
                 }
                 // The request may have been given up; then nobody wants to know.
@@ -153,6 +171,42 @@ impl Subscriber {
         self.more = true;
     }
 
+    /// Hands publishes to the upstream, in turns, as far as it takes them and the shards that will get them have room.
+    fn pass_publishes(&mut self, now: u64) {
+        let (mut count, mut bytes, mut held_up) = (0, 0, 0);
+        while let Some(publish) = self.queue.front() {
+            let payload_bytes = publish.payload.len();
+            if publish.is_given_up() {
+                // Its answer would have said that it may still be published; that it is not is better.
+                self.queue.pop();
+                continue;
+            }
+            // A shard that does not take its answers gets no more of them.
+            if self.hub.is_clogged() || !self.upstream.takes(publish) {
+                break;
+            }
+            if count == self.turn_publishes || (count > 0 && bytes + payload_bytes > self.turn_publish_bytes) {
+                self.more = true;
+                break;
+            }
+            if !self.hub.has_room_for(&publish.channel, payload_bytes) {
+                held_up += 1;
+                // Turn by turn everybody is met once, the control port once for each of the others.
+                if held_up > 2 * self.queue.sources() {
+                    break;
+                }
+                self.queue.pass();
+                continue;
+            }
+            (count, bytes, held_up) = (count + 1, bytes + payload_bytes, 0);
+            let publish = self.queue.pop().expect("it was shown");
+            self.upstream.publish(&mut self.hub, publish, now);
+            // A channel that was opened for its history is wanted now.
+            self.pass_requests();
+        }
+        self.is_held_up = held_up > 0;
+    }
+
     fn pass_requests(&mut self) {
         while let Some(request) = self.hub.next_request() {
             match request {
@@ -164,7 +218,15 @@ impl Subscriber {
 
     /// Hands out what there is and tells every shard to stop; a shard that takes nothing is given up after `stop_timeout`.
     fn finish(&mut self) {
+        let now = monotonic_ns();
         self.hub.set_ready(false);
+        while let Some(publish) = self.queue.pop() {
+            if self.upstream.takes(&publish) {
+                self.upstream.publish(&mut self.hub, publish, now);
+            } else {
+                self.hub.answer(publish.reply, publish.channel, Err(PublishError::Unavailable));
+            }
+        }
         self.upstream.stop(&mut self.hub);
         self.hub.flush(monotonic_ns());
         self.hub.stop();

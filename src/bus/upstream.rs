@@ -21,7 +21,10 @@ pub trait Upstream: Send {
     /// Nobody wants the channel any more; the hub has forgotten it.
     fn unwant(&mut self, hub: &mut Hub, channel: &Arc<Channel>);
 
-    /// [`Hub::answer`] must be called for each, at once or later.
+    /// Whether this publish would be sent (or answered) at once. If not, it is asked again in the next turn and nothing overtakes it.
+    fn takes(&mut self, publish: &Publish) -> bool;
+
+    /// One that it takes. [`Hub::answer`] must be called for each, at once or later.
     fn publish(&mut self, hub: &mut Hub, publish: Publish, now: MonotonicNs);
 
     /// Remembers what a socket is ready for; the work is done in [`Upstream::read`] and [`Upstream::write`].

@@ -21,6 +21,7 @@ impl Default for Settings {
             // Loopback only: a server that nobody configured is not open to the network.
             listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))],
             control: SocketAddr::from((Ipv4Addr::LOCALHOST, 9090)),
+            control_hosts: Vec::new(),
             redis: None,
             prefix: "notifications:".to_owned(),
             redis_channels: vec!["notifications".to_owned()],

@@ -41,6 +41,8 @@ pub use start::{Started, memory_bound, next_steps, start_block, start_fields};
 pub struct Settings {
     pub listen: Vec<SocketAddr>,
     pub control: SocketAddr,
+    /// Names, in lower case, that a request to the control port may be for.
+    pub control_hosts: Vec<String>,
     /// None: the embedded bus.
     pub redis: Option<String>,
     pub prefix: String,

@@ -250,9 +250,42 @@ pub fn channel_text(text: &str, may_be_empty: bool) -> Result<String, String> {
     }
 }
 
+/// A host name as a `Host` header carries it, in lower case and without the dot at its end. An internationalised one in its ASCII form.
+pub fn host_name(text: &str) -> Result<String, String> {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    match name {
+        "" => Err("it is empty".to_owned()),
+        _ if name.contains("://") => Err(format!("{text:?} is a URL; a host name alone is wanted")),
+        _ if name.contains(':') => Err(format!("{text:?} holds a port; a host name holds for every port")),
+        _ if name.contains('*') => Err(format!("{text:?} holds a *; every name is listed by itself")),
+        _ if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_')) => {
+            Err(format!("{text:?} is no host name: it may hold letters, digits, hyphens and dots"))
+        }
+        _ => Ok(name.to_ascii_lowercase()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn host_names() {
+        assert_eq!(host_name("Ops.Example.org."), Ok("ops.example.org".to_owned()));
+        assert_eq!(host_name("campanile_1"), Ok("campanile_1".to_owned()));
+        for (text, reason) in [
+            ("", "empty"),
+            (".", "empty"),
+            ("https://ops.example", "a URL"),
+            ("ops.example:9090", "a port"),
+            ("*.example", "by itself"),
+            ("ops example", "no host name"),
+            ("öps.example", "no host name"),
+        ] {
+            let error = host_name(text).unwrap_err();
+            assert!(error.contains(reason), "{text}: {error}");
+        }
+    }
 
     #[test]
     fn sizes() {

@@ -107,6 +107,19 @@ pub static SETTINGS: &[Setting] = &[
         value: one!(control, text => parse::http_address(text), value => value.to_string()),
     },
     Setting {
+        key: "control_hosts",
+        section: Section::Addresses,
+        placeholder: "NAME",
+        help: "A host name under which the control port answers, besides its addresses and localhost; for a proxy in front of it. May be given more than once.",
+        accepted: "a host name without a port, as in ops.example.org",
+        default_text: None,
+        value: Value::Many {
+            clear: |settings| settings.control_hosts.clear(),
+            push: |settings, text| push_distinct(&mut settings.control_hosts, parse::host_name(text)?),
+            show: |settings| settings.control_hosts.clone(),
+        },
+    },
+    Setting {
         key: "redis",
         section: Section::Redis,
         placeholder: "URL",

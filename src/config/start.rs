@@ -10,7 +10,9 @@ use serde_json::{Map, Value, json};
 use super::host::Host;
 use super::parse::{show_cores, show_pin, show_time};
 use super::{Pin, RedisSubscribe, Resolved, Settings, redis_url};
-use crate::bus::{PUBLISH_BYTES_MAX, ShardMessage};
+use crate::bus::output_limit::WINDOW_BYTES_MAX;
+use crate::bus::{CONTROL_SHARE, PUBLISH_BYTES_MAX, ShardMessage};
+use crate::control;
 use crate::limits::{
     APPENDED_BEFORE_SWEEP, BATCH_BYTES_MAX, BUFFER_FLOOR_BYTES, CHANNEL_NAME_BYTES_MAX, WAITER_BYTES_MAX, WAITERS_FLOOR, heap_bytes,
 };
@@ -58,16 +60,18 @@ pub struct MemoryBound {
     pub channels: u64,
     /// Of a connection beyond its first; and what is remembered of those that wait for the bus.
     pub subscriptions: u64,
-    /// On their way to the bus, and under way to Redis.
+    /// From when they are accepted until they are answered, and once more what is being written to Redis.
     pub publishes: u64,
+    /// Requests on the control port: heads, bodies, answers.
+    pub control: u64,
     /// `history_bytes_total` where any channel has a history.
     pub history: u64,
 }
 
 impl MemoryBound {
     pub fn total(&self) -> u64 {
-        let MemoryBound { logs, making, buffers, inboxes, connections, channels, subscriptions, publishes, history } = self;
-        logs + making + buffers + inboxes + connections + channels + subscriptions + publishes + history
+        let MemoryBound { logs, making, buffers, inboxes, connections, channels, subscriptions, publishes, control, history } = self;
+        logs + making + buffers + inboxes + connections + channels + subscriptions + publishes + control + history
     }
 }
 
@@ -88,7 +92,8 @@ pub fn memory_bound(settings: &Settings) -> MemoryBound {
         connections: settings.connections_max as u64 * CONNECTION_BYTES,
         channels: channels_bound(settings, has_history),
         subscriptions: subscriptions_bound(settings),
-        publishes: PUBLISH_BYTES_MAX as u64 * if settings.redis.is_some() { 2 } else { 1 },
+        publishes: publishes_bytes_max(settings),
+        control: control::memory_bound(settings.payload_bytes_max),
         history: if has_history { settings.history_bytes_total as u64 } else { 0 },
     }
 }
@@ -109,6 +114,15 @@ fn channels_bound(settings: &Settings, has_history: bool) -> u64 {
     // Either somebody hears a channel, or it lingers.
     let lingering = |heard: u64| (channels - heard) * LINGERING_BYTES;
     channels * on_bus + lingering(0).max(topics + lingering(on_shards / shards))
+}
+
+/// Clients and the control port each may have one larger than their share, alone. To Redis there is in writing what may come back from it,
+/// which one payload may exceed; a buffer that grows holds as much again.
+fn publishes_bytes_max(settings: &Settings) -> u64 {
+    let payload = settings.payload_bytes_max;
+    let held = (PUBLISH_BYTES_MAX - CONTROL_SHARE.bytes).max(payload) + CONTROL_SHARE.bytes.max(payload);
+    let writing = if settings.redis.is_some() { 2 * payload.max(WINDOW_BYTES_MAX) } else { 0 };
+    (held + writing) as u64
 }
 
 /// The list of a connection grows by doubling; a place in each channel's list of members, which does so too.
@@ -197,12 +211,13 @@ pub fn start_block(started: &Started<'_>) -> String {
     line(
         "",
         format!(
-            "+ channels {} ({}) + subscriptions {} ({} each) + publishes {}",
+            "+ channels {} ({}) + subscriptions {} ({} each) + publishes {} + control port {}",
             show_bytes(bound.channels),
             settings.channels_max,
             show_bytes(bound.subscriptions),
             settings.subscriptions_max,
-            show_bytes(bound.publishes)
+            show_bytes(bound.publishes),
+            show_bytes(bound.control)
         ),
     );
     if bound.history > 0 {
@@ -345,8 +360,9 @@ mod tests {
         assert_eq!(bound.channels, 200_000 * (288 + 288) + 2 * 200_000 * 272 + 200_000 * 288);
         assert_eq!(bound.subscriptions, 100_000 * (128 * 32 + 16 + 128 * 16) + (128 << 20));
         assert_eq!(bound.publishes, 64 << 20);
+        assert_eq!(bound.control, (16 << 20) + (64 << 20) + (8 << 20) + (16 << 20));
         let parts = bound.logs + bound.making + bound.buffers + bound.inboxes + bound.connections;
-        assert_eq!(bound.total(), parts + bound.channels + bound.subscriptions + bound.publishes);
+        assert_eq!(bound.total(), parts + bound.channels + bound.subscriptions + bound.publishes + bound.control);
         let larger = memory_bound(&Settings { log_bytes_total: 2 << 30, connections_max: 200_000, ..settings.clone() });
         assert_eq!(larger.total() - bound.total(), (1 << 30) + 30_000_000 + 100_000 * (4096 + 128 * 48 + 16));
 
@@ -377,7 +393,7 @@ mod tests {
     fn the_printed_total_is_the_sum_of_what_is_printed() {
         let mut remembering = Settings { shards: 3, payload_bytes_max: 5 << 20, ..Settings::default() };
         remembering.channels.default.history_count = 10;
-        for (settings, parts) in [(Settings { shards: 2, ..Settings::default() }, 8), (remembering, 9)] {
+        for (settings, parts) in [(Settings { shards: 2, ..Settings::default() }, 9), (remembering, 10)] {
             let block = self::block(&settings, &host(1 << 20));
             let amounts = printed(&block);
             assert_eq!(amounts.len(), 1 + parts, "{block}");

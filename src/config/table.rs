@@ -211,6 +211,7 @@ mod tests {
         let other = [
             ("listen", "0.0.0.0:1"),
             ("control", "0.0.0.0:2"),
+            ("control_hosts", "ops.example"),
             ("redis", "redis://h"),
             ("prefix", "p:"),
             ("redis_channel", "c"),
@@ -242,6 +243,7 @@ mod tests {
         let Settings {
             listen: _,
             control: _,
+            control_hosts: _,
             redis: _,
             prefix: _,
             redis_channels: _,

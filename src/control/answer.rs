@@ -24,7 +24,11 @@ impl Problem {
 
     /// 400, with what would have been taken.
     pub(super) fn bad_request(error: impl Into<String>, accepted: impl Into<String>) -> Problem {
-        Problem { accepted: Some(accepted.into()), ..Problem::new(StatusCode::BAD_REQUEST, error) }
+        Problem::with_accepted(StatusCode::BAD_REQUEST, error, accepted)
+    }
+
+    pub(super) fn with_accepted(status: StatusCode, error: impl Into<String>, accepted: impl Into<String>) -> Problem {
+        Problem { accepted: Some(accepted.into()), ..Problem::new(status, error) }
     }
 }
 

@@ -71,6 +71,7 @@ fn settings_of(settings: &Settings) -> Value {
     let Settings {
         listen: _,
         control: _,
+        control_hosts,
         redis: _,
         prefix,
         redis_channels,
@@ -106,6 +107,7 @@ fn settings_of(settings: &Settings) -> Value {
         channels,
     } = settings;
     json!({
+        "control_hosts": control_hosts,
         "prefix": prefix,
         "redis_channels": redis_channels,
         "redis_subscribe": match redis_subscribe { RedisSubscribe::Exact => "exact", RedisSubscribe::Pattern => "pattern" },

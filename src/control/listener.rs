@@ -1,106 +1,249 @@
-//! The control port's sockets: a bounded number of them, none held for ever. Used by the server in `mod.rs`.
+//! The control port's sockets: a bounded number of them, a place for every newcomer, every answer delivered. Run by `mod.rs`.
 //!
-//! Invariant: whatever a client does or omits, its connection ends when no answer was written within the deadline. The server
-//! underneath has no timer of its own for a head that trickles in or a connection that is never used.
+//! Invariants: whatever a client does or omits, its connection ends when its deadline has passed, or sooner when a newcomer needs the
+//! place: so connections that say nothing cannot keep a probe out. A request that has come whole is answered, also when the
+//! client's end of stream came with it, and a connection that is closed before all was read still delivers its answer.
 
+use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use axum::Router;
+use axum::body::HttpBody;
+use axum::extract::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, Sleep};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
 
-use super::Timeouts;
+use super::{CONNECTIONS_MAX, READ_BUFFER_BYTES_MAX, Timeouts};
 
-/// Accepts while fewer than the given number of connections are open.
-pub(super) struct Bounded {
-    listener: TcpListener,
-    room: Arc<Semaphore>,
-    timeouts: Timeouts,
+/// What a connection waits for, in the order in which places are taken away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    /// Answered and kept alive, or closing: nothing is lost with it.
+    Idle,
+    /// Accepted; not a byte has come.
+    Fresh,
+    /// A request's head comes in.
+    Head,
+    /// Its body does, as far as anybody reads it.
+    Body,
+    /// The client takes its answer.
+    Answering,
+    /// The request is being worked at: nobody's fault but ours, and bounded in time and number ([`super::WORKING_MAX`]).
+    Working,
 }
 
-/// A connection, its place among the permitted ones, and the moment it ends unless an answer is written.
-pub(super) struct Connection {
-    stream: TcpStream,
-    deadline: Pin<Box<Sleep>>,
-    /// The last thing that happened was an answer (or nothing yet): the next byte read begins a request.
-    between_requests: bool,
-    timeouts: Timeouts,
-    _place: OwnedSemaphorePermit,
-}
+/// What a connection is doing, and since when. Shared by its task, its stream and whoever reads its body.
+#[derive(Debug, Clone)]
+pub(super) struct Peer(Arc<Mutex<(Phase, Instant)>>);
 
-impl Bounded {
-    pub(super) fn new(listener: TcpListener, connections_max: usize, timeouts: Timeouts) -> Bounded {
-        Bounded { listener, room: Arc::new(Semaphore::new(connections_max)), timeouts }
+impl Peer {
+    fn new() -> Peer {
+        Peer(Arc::new(Mutex::new((Phase::Fresh, Instant::now()))))
     }
-}
 
-impl axum::serve::Listener for Bounded {
-    type Io = Connection;
-    type Addr = SocketAddr;
+    fn get(&self) -> (Phase, Instant) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
-    async fn accept(&mut self) -> (Connection, SocketAddr) {
-        let place = self.room.clone().acquire_owned().await.expect("the semaphore is never closed");
-        loop {
-            match self.listener.accept().await {
-                Ok((stream, peer)) => {
-                    // Answers are written whole; waiting for more helps nobody.
-                    let _ = stream.set_nodelay(true);
-                    // A client that connects and says nothing gets no longer than one that says something.
-                    let deadline = Box::pin(tokio::time::sleep(self.timeouts.exchange));
-                    let timeouts = self.timeouts;
-                    return (Connection { stream, deadline, between_requests: true, timeouts, _place: place }, peer);
-                }
-                Err(error) => {
-                    // The peer is gone already, or descriptors ran out: neither is mended by trying at once.
-                    tracing::debug!("control port: accept failed: {error}");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
+    fn enter(&self, phase: Phase) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (phase, Instant::now());
+    }
+
+    /// Bytes came. Only the first of a request moves the deadline: a byte a second gains nothing.
+    fn has_read(&self) {
+        if matches!(self.get().0, Phase::Idle | Phase::Fresh) {
+            self.enter(Phase::Head);
         }
     }
 
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+    /// The client took bytes: of an answer, unless it is only told to go on with its body.
+    fn has_written(&self) {
+        if !matches!(self.get().0, Phase::Body | Phase::Working) {
+            self.enter(Phase::Answering);
+        }
     }
+
+    /// All that was written is with the kernel.
+    fn has_flushed(&self) {
+        if self.get().0 == Phase::Answering {
+            self.enter(Phase::Idle);
+        }
+    }
+
+    /// The whole request is here.
+    pub(super) fn has_body(&self) {
+        self.enter(Phase::Working);
+    }
+
+    /// None: the request has a deadline of its own.
+    fn due(&self, timeouts: &Timeouts) -> Option<Instant> {
+        let (phase, since) = self.get();
+        let patience = match phase {
+            Phase::Fresh => timeouts.first_byte,
+            Phase::Head => timeouts.head,
+            Phase::Answering => timeouts.writing,
+            Phase::Idle => timeouts.idle,
+            Phase::Body | Phase::Working => return None,
+        };
+        Some(since + patience)
+    }
+}
+
+/// Serves until `closing` is fired or dropped, then until every answer under way is written.
+pub(super) async fn serve(listener: TcpListener, router: Router, timeouts: Timeouts, closing: oneshot::Receiver<()>) {
+    let mut closing = pin!(closing);
+    let mut places: Vec<(Peer, JoinHandle<()>)> = Vec::with_capacity(CONNECTIONS_MAX);
+    let (close, closed) = watch::channel(());
+    let service = TowerToHyperService::new(router);
+    while let Some(accepted) = unless(closing.as_mut(), listener.accept()).await {
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // The peer is gone already, or descriptors ran out: neither is mended by trying at once.
+                tracing::debug!("control port: accept failed: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        places.retain(|(_, task)| !task.is_finished());
+        if places.len() >= CONNECTIONS_MAX {
+            let oldest = places.iter().enumerate().min_by_key(|(_, (peer, _))| peer.get()).map(|(index, _)| index);
+            places.swap_remove(oldest.expect("it is full")).1.abort();
+        }
+        let peer = Peer::new();
+        places.push((peer.clone(), tokio::spawn(attend(stream, peer, service.clone(), timeouts, closed.clone()))));
+    }
+    drop(listener);
+    drop(close);
+    for (_, task) in places {
+        // An error is a task that was aborted, or panicked: it has ended.
+        let _ = task.await;
+    }
+}
+
+/// What `work` comes to; None if `stop` ends first, which must not be asked again then.
+async fn unless<T>(mut stop: Pin<&mut impl Future>, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    std::future::poll_fn(|cx| match stop.as_mut().poll(cx) {
+        Poll::Ready(_) => Poll::Ready(None),
+        Poll::Pending => work.as_mut().poll(cx).map(Some),
+    })
+    .await
+}
+
+/// One connection, from its first byte to its end.
+async fn attend(stream: TcpStream, peer: Peer, router: TowerToHyperService<Router>, timeouts: Timeouts, mut closed: watch::Receiver<()>) {
+    // Answers are written whole; waiting for more helps nobody.
+    let _ = stream.set_nodelay(true);
+    let asked = peer.clone();
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        let has_body = !request.body().is_end_stream();
+        asked.enter(if has_body { Phase::Body } else { Phase::Working });
+        request.extensions_mut().insert(asked.clone());
+        let (answer, asked) = (router.call(request), asked.clone());
+        Box::pin(async move {
+            let answer = answer.await;
+            asked.enter(Phase::Answering);
+            answer
+        })
+    });
+    let mut connection = http1::Builder::new()
+        // A client that has nothing more to say may still listen.
+        .half_close(true)
+        .max_buf_size(READ_BUFFER_BYTES_MAX)
+        .serve_connection(TokioIo::new(Connection { stream, peer: peer.clone() }), service);
+    let mut closed = pin!(closed.changed());
+    let mut is_closing = false;
+    let mut deadline = pin!(sleep_until(Instant::now()));
+    let is_over = std::future::poll_fn(|cx| {
+        if !is_closing && closed.as_mut().poll(cx).is_ready() {
+            is_closing = true;
+            Pin::new(&mut connection).graceful_shutdown();
+        }
+        // An error is the client's: it is told what was wrong, if it can be.
+        if connection.poll_without_shutdown(cx).is_ready() {
+            return Poll::Ready(true);
+        }
+        let Some(due) = peer.due(&timeouts) else { return Poll::Pending };
+        if deadline.deadline() != due {
+            deadline.as_mut().reset(due);
+        }
+        deadline.as_mut().poll(cx).map(|()| false)
+    })
+    .await;
+    let was_in_head = peer.get().0 == Phase::Head;
+    let Connection { stream, .. } = connection.into_parts().io.into_inner();
+    peer.enter(Phase::Idle);
+    if !is_over {
+        if !was_in_head {
+            return;
+        }
+        // Nothing else is being written: the kernel takes so little whole.
+        let _ = stream.try_write(too_slow(timeouts.head).as_bytes());
+    }
+    // Whoever does not close is left to the reset.
+    let _ = tokio::time::timeout(timeouts.farewell, part(stream)).await;
+}
+
+/// The answer to a head that does not end. The server underneath knows no request yet, so it is spelled here.
+fn too_slow(limit: Duration) -> String {
+    let error = format!("the head was not complete within {} s", limit.as_secs_f64());
+    let body = serde_json::json!({ "error": error }).to_string();
+    format!(
+        "HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// Ends our side and reads until the client has ended its own: a socket that is closed with bytes unread is reset, and the reset
+/// may destroy the answer on its way.
+async fn part(mut stream: TcpStream) {
+    if std::future::poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx)).await.is_err() {
+        return;
+    }
+    let mut unread = [0; 4096];
+    loop {
+        let mut buffer = ReadBuf::new(&mut unread);
+        let read = std::future::poll_fn(|cx| Pin::new(&mut stream).poll_read(cx, &mut buffer)).await;
+        if read.is_err() || buffer.filled().is_empty() {
+            return;
+        }
+    }
+}
+
+/// A stream that tells what happens on it.
+struct Connection {
+    stream: TcpStream,
+    peer: Peer,
 }
 
 impl Connection {
-    fn restart(&mut self, timeout: Duration) {
-        self.deadline.as_mut().reset(Instant::now() + timeout);
-    }
-
-    /// Pending until the deadline, then an error: what a read or write that cannot go on returns.
-    fn poll_deadline<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
-        ready!(self.deadline.as_mut().poll(cx));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
-    }
-
-    fn wrote(&mut self, written: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if written.is_pending() {
-            return self.poll_deadline(cx);
+    fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if matches!(written, Poll::Ready(Ok(bytes)) if bytes > 0) {
+            self.peer.has_written();
         }
-        self.between_requests = true;
-        self.restart(self.timeouts.idle);
         written
     }
 }
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        if read.is_pending() {
-            return self.poll_deadline(cx);
-        }
-        // Only the first byte of a request moves the deadline: a byte a second gains nothing.
-        if std::mem::take(&mut self.between_requests) {
-            let timeout = self.timeouts.exchange;
-            self.restart(timeout);
+        if buffer.filled().len() > before {
+            self.peer.has_read();
         }
         read
     }
@@ -109,12 +252,12 @@ impl AsyncRead for Connection {
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.wrote(written, cx)
+        self.wrote(written)
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.wrote(written, cx)
+        self.wrote(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -122,7 +265,11 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        if flushed.is_ready() {
+            self.peer.has_flushed();
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -4,17 +4,19 @@
 //! to the bus thread only through its bounded inbox; whatever it waits for has a deadline, whatever it holds has a bound.
 //!
 //! The folder: [`metrics`] names the counters, `publish` and `channels` ask the bus thread, `info` describes the process,
-//! `listener` bounds connections, `busy` and `process` measure, `answer` spells errors.
+//! `listener` bounds connections, `room` requests, `hosts` says for whom they may be, `busy` and `process` measure, `answer` spells errors.
 #![forbid(unsafe_code)]
 
 mod answer;
 mod busy;
 mod channels;
+mod hosts;
 mod info;
 mod listener;
 pub mod metrics;
 mod process;
 mod publish;
+mod room;
 #[cfg(test)]
 mod tests;
 
@@ -25,39 +27,51 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
+pub use room::memory_bound;
+
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request, State as Shared};
+use axum::extract::{Request, State as Shared};
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::bus::BusSender;
 use crate::config::{FdTable, Settings};
 use crate::metrics::{BusMetrics, ShardMetrics};
 use crate::systemd::Supervision;
 
-/// Most connections to the control port at once; more wait in the kernel's backlog. Scrapers and probes need a handful.
+/// Most connections to the control port at once; a newcomer takes the place of whoever has kept it waiting longest. Scrapers and probes
+/// need a handful.
 pub const CONNECTIONS_MAX: usize = 256;
+/// Bytes of a connection's requests that are read ahead; a head must fit. Browsers send the cookies of every port of a host.
+pub const READ_BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// Most channels in one `POST /publish`.
 pub const PUBLISH_CHANNELS_MAX: usize = 1000;
-/// Most `POST /publish` under way at once: what bounds the memory of bodies. More wait, then get 503.
+/// Most `POST /publish` under way at once, from before the body is read until the answer is written.
 pub const PUBLISHES_MAX: usize = 32;
-/// Publishes of one request that are in the bus thread's inbox at once.
-pub const PUBLISH_IN_FLIGHT_MAX: usize = 64;
-/// Their bytes (but always one publish, however large).
-pub const PUBLISH_IN_FLIGHT_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Body bytes beyond twice the largest payload: room for [`PUBLISH_CHANNELS_MAX`] names of the longest kind, quoted and escaped.
-pub const BODY_SLACK_BYTES: usize = 512 * 1024;
+/// Most other requests that cost something, likewise.
+pub const READS_MAX: usize = 8;
+/// Of each kind, how many may wait for that; the next gets 503 at once.
+pub const WAITING_MAX: usize = 64;
+/// What an answer to a publish may hold beyond the names of the request: a number and an epoch, or an error, for each.
+pub const RESULTS_BYTES_MAX: usize = 256 * 1024;
+/// The largest other answer while it is made: [`PAGE_CHANNELS_MAX`] channels of the longest name, and the page as text.
+pub const ANSWER_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Requests that are worked at or wait for that. Fewer than there are connections, so there is always one that waits for its client.
+pub const WORKING_MAX: usize = PUBLISHES_MAX + READS_MAX + 2 * WAITING_MAX;
+
+const _: () = assert!(WORKING_MAX < CONNECTIONS_MAX);
+const _: () = assert!(PAGE_CHANNELS_MAX * (crate::limits::CHANNEL_NAME_BYTES_MAX * 6 + 500) < ANSWER_BYTES_MAX);
 /// Most channels on one page of `GET /channels`.
 pub const PAGE_CHANNELS_MAX: usize = 1000;
 /// Exit code after a second signal: 128 + SIGINT, what a shell shows for an interrupted command.
 pub const EXIT_INTERRUPTED: i32 = 130;
 
-const _: () = assert!(BODY_SLACK_BYTES > PUBLISH_CHANNELS_MAX * (crate::limits::CHANNEL_NAME_BYTES_MAX * 2 + 8));
+const _: () = assert!(room::BODY_SLACK_BYTES > PUBLISH_CHANNELS_MAX * (crate::limits::CHANNEL_NAME_BYTES_MAX * 2 + 8));
 
 /// After the end is told, how long answers under way may still take.
 const FAREWELL: Duration = Duration::from_millis(500);
@@ -95,7 +109,11 @@ pub struct State {
     /// Set by the first signal and never taken back.
     stopping: AtomicBool,
     busy: busy::Window,
-    publishes: Arc<Semaphore>,
+    hosts: hosts::Hosts,
+    publishes: room::Gate,
+    reads: room::Gate,
+    bodies: room::Bodies,
+    flow: publish::Flow,
     timeouts: Timeouts,
 }
 
@@ -104,23 +122,32 @@ pub struct State {
 struct Timeouts {
     /// From a command in the bus thread's inbox to its reply.
     bus: Duration,
-    /// For one of [`PUBLISHES_MAX`] to become free.
+    /// For a request to be let in, where too many are.
     permit: Duration,
-    /// From a request's head to its answer, the body's arrival included. Longer than `permit` and `bus` together.
+    /// From a request's head to the end of its body.
     request: Duration,
-    /// From a request's first byte to the first byte of its answer, so also how long a head may take.
-    exchange: Duration,
-    /// From an answer to the first byte of the next request, or without any progress in writing.
+    /// From a connection to its first byte. A probe sends at once; whoever does not keeps a place from others.
+    first_byte: Duration,
+    /// From a request's first byte to the end of its head.
+    head: Duration,
+    /// Without any progress in writing an answer.
+    writing: Duration,
+    /// From an answer to the first byte of the next request.
     idle: Duration,
+    /// From the end of our side of a connection to the end of the client's.
+    farewell: Duration,
 }
 
 const TIMEOUTS: Timeouts = Timeouts {
     bus: Duration::from_secs(5),
     permit: Duration::from_secs(2),
     request: Duration::from_secs(10),
-    exchange: Duration::from_secs(30),
+    first_byte: Duration::from_secs(2),
+    head: Duration::from_secs(5),
+    writing: Duration::from_secs(10),
     // Longer than the usual scrape interval of 60 s, so that a scraper's connection lasts.
     idle: Duration::from_secs(75),
+    farewell: Duration::from_secs(1),
 };
 
 impl State {
@@ -134,6 +161,8 @@ impl State {
     ) -> State {
         let busy = busy::Window::new(crate::sys::monotonic_ns(), &shards);
         State {
+            hosts: hosts::Hosts::new(facts.control, &settings.control_hosts),
+            bodies: room::Bodies::new(settings.payload_bytes_max),
             settings,
             facts,
             shards,
@@ -143,7 +172,9 @@ impl State {
             started_unix_ms: crate::sys::unix_ms(),
             stopping: AtomicBool::new(false),
             busy,
-            publishes: Arc::new(Semaphore::new(PUBLISHES_MAX)),
+            publishes: room::Gate::new(PUBLISHES_MAX, WAITING_MAX),
+            reads: room::Gate::new(READS_MAX, WAITING_MAX),
+            flow: publish::Flow::default(),
             timeouts: TIMEOUTS,
         }
     }
@@ -186,19 +217,18 @@ impl fmt::Debug for State {
 
 /// The endpoints, without a server around them.
 pub fn router(state: Arc<State>) -> Router {
-    let body_bytes_max = state.settings.payload_bytes_max.saturating_mul(2).saturating_add(BODY_SLACK_BYTES);
     Router::new()
-        .route("/", get(index))
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
         .route("/metrics", get(metrics::metrics))
         .route("/info", get(info::info))
         .route("/channels", get(channels::channels))
+        .route_layer(from_fn_with_state(state.clone(), one_of_few))
+        .route("/", get(index))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
         .route("/publish", post(publish::publish))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(DefaultBodyLimit::max(body_bytes_max))
-        .layer(from_fn_with_state(state.clone(), within_time))
+        .layer(from_fn_with_state(state.clone(), hosts::check))
         .with_state(state)
 }
 
@@ -282,7 +312,7 @@ async fn serve(
     ended: oneshot::Receiver<()>,
 ) -> io::Result<()> {
     listener.set_nonblocking(true)?;
-    let listener = listener::Bounded::new(tokio::net::TcpListener::from_std(listener)?, CONNECTIONS_MAX, state.timeouts);
+    let listener = tokio::net::TcpListener::from_std(listener)?;
 
     tokio::spawn(busy::sample(state.clone()));
     let stopped = state.clone();
@@ -305,14 +335,11 @@ async fn serve(
     });
 
     let (close, closing) = oneshot::channel::<()>();
-    let server = axum::serve(listener, router(state)).with_graceful_shutdown(async {
-        let _ = closing.await;
-    });
-    let server = tokio::spawn(server.into_future());
+    let server = tokio::spawn(listener::serve(listener, router(state.clone()), state.timeouts, closing));
     let _ = ended.await;
     let _ = close.send(());
     match tokio::time::timeout(FAREWELL, server).await {
-        Ok(joined) => joined.map_err(io::Error::other)?,
+        Ok(joined) => joined.map_err(io::Error::other),
         // What is left are clients that do not finish; the process ends without them.
         Err(_) => Ok(()),
     }
@@ -331,15 +358,12 @@ async fn supervise(mut supervision: Supervision, state: Arc<State>) {
     }
 }
 
-/// Bounds each request as a whole, a body that trickles in included.
-async fn within_time(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
-    match tokio::time::timeout(state.timeouts.request, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => {
-            let error = format!("the request was not complete within {} s", state.timeouts.request.as_secs_f64());
-            answer::Problem::new(StatusCode::REQUEST_TIMEOUT, error).into_response()
-        }
-    }
+/// Lets a request that costs something in when there is room; its place is free again when the answer is written.
+async fn one_of_few(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
+    let Some(permit) = state.reads.enter(state.timeouts.permit).await else {
+        return answer::Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too many requests are under way; try again").into_response();
+    };
+    room::hold(next.run(request).await, permit)
 }
 
 async fn index(Shared(state): Shared<Arc<State>>) -> Response {

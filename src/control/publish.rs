@@ -1,53 +1,63 @@
 //! `POST /publish`: one message on one or many channels, through the bus thread.
 //!
-//! Invariants: nothing is published unless the whole request is sound; what a request may hold in the bus thread's inbox is
-//! bounded in number and bytes; every channel named gets its result.
+//! Invariants: nothing is published unless the whole request is sound; what requests hold, as bodies and on their way, is bounded over all
+//! of them; every channel named gets its result, and the status is 200 only if all were published.
 
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{FromRequestParts, State as Shared};
-use axum::http::request::Parts;
+use axum::body::{Body, HttpBody};
+use axum::extract::{Request, State as Shared};
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use tokio::time::Instant;
 
 use super::answer::{self, Problem};
-use super::{PUBLISH_CHANNELS_MAX, PUBLISH_IN_FLIGHT_BYTES_MAX, PUBLISH_IN_FLIGHT_MAX, State};
-use crate::bus::{Publish, PublishError, PublishReply, Published, push_publish};
+use super::listener::Peer;
+use super::{PUBLISH_CHANNELS_MAX, State, room};
+use crate::bus::{self, Publish, PublishError, PublishReply, Published};
+use crate::wire::json;
 use crate::wire::upgrade::check_channel_name;
 
 /// With or without padding: both are in use and neither can be mistaken for something else.
 const BASE64: GeneralPurpose =
     GeneralPurpose::new(&base64::alphabet::STANDARD, GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent));
 
-/// The body as sent. `data` is kept as its text, so what is published is what was written, to the byte.
+/// A body as sent. `data` is kept as its text, so what is published is what was written, to the byte.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Body<'a> {
+struct Wanted<'a> {
     #[serde(default, deserialize_with = "present")]
     channel: Option<String>,
     #[serde(default, deserialize_with = "present")]
     channels: Option<Vec<String>>,
     #[serde(borrow, default, deserialize_with = "present")]
     data: Option<&'a RawValue>,
-    #[serde(default, deserialize_with = "present")]
-    payload: Option<String>,
-    #[serde(default, deserialize_with = "present")]
-    payload_base64: Option<String>,
+    /// Borrowed unless something in it is escaped.
+    #[serde(borrow, default, deserialize_with = "present_text")]
+    payload: Option<Cow<'a, str>>,
+    #[serde(borrow, default, deserialize_with = "present_text")]
+    payload_base64: Option<Cow<'a, str>>,
 }
 
 /// A field that is there is Some, even when it is null: `"data": null` publishes `null`.
 fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
+}
+
+fn present_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Cow<'de, str>>, D::Error> {
+    #[derive(Deserialize)]
+    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+    Text::deserialize(deserializer).map(|Text(text)| Some(text))
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -58,8 +68,33 @@ enum Target {
     Many(Vec<String>),
 }
 
-/// The right to have a body read and published, taken before the body is read. At most [`super::PUBLISHES_MAX`] exist.
-pub(super) struct Permit(#[expect(dead_code, reason = "held, not read")] OwnedSemaphorePermit);
+/// What is published and not answered, counted in kilobytes: the control port's share of what the bus takes ([`bus::CONTROL_SHARE`]), so that a
+/// request waits for its turn here and is not refused there.
+#[derive(Debug)]
+pub(super) struct Flow(Semaphore);
+
+const FLOW_UNIT_BYTES: usize = 1024;
+/// The least that a publish counts: so many small ones are as many as the share allows.
+const FLOW_FLOOR_BYTES: usize = bus::CONTROL_SHARE.bytes / bus::CONTROL_SHARE.count;
+const _: () = assert!(FLOW_FLOOR_BYTES >= FLOW_UNIT_BYTES);
+
+impl Default for Flow {
+    fn default() -> Flow {
+        Flow(Semaphore::new(bus::CONTROL_SHARE.bytes / FLOW_UNIT_BYTES))
+    }
+}
+
+impl Flow {
+    fn units(payload_bytes: usize) -> u32 {
+        // One larger than all there is has all to itself.
+        (payload_bytes.clamp(FLOW_FLOOR_BYTES, bus::CONTROL_SHARE.bytes) / FLOW_UNIT_BYTES) as u32
+    }
+
+    #[cfg(test)]
+    pub(super) fn take_all(&self) -> SemaphorePermit<'_> {
+        self.0.try_acquire_many(Flow::units(usize::MAX)).expect("nothing is under way")
+    }
+}
 
 /// Why one message was not published.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -78,7 +113,7 @@ impl Failure {
     fn status(&self) -> StatusCode {
         match self {
             Failure::Bus(PublishError::Unavailable | PublishError::Busy) | Failure::Ended => StatusCode::SERVICE_UNAVAILABLE,
-            Failure::Bus(PublishError::TooBig { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
+            Failure::Bus(PublishError::TooBig { .. } | PublishError::TooBigForRedis { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
             Failure::Bus(PublishError::Mismatch(_)) => StatusCode::BAD_REQUEST,
             Failure::Bus(PublishError::Refused(_)) => StatusCode::BAD_GATEWAY,
             Failure::NoAnswer(_) | Failure::NotTried => StatusCode::GATEWAY_TIMEOUT,
@@ -88,32 +123,84 @@ impl Failure {
 
 type Outcome = Result<Published, Failure>;
 
-pub(super) async fn publish(
-    _permit: Permit,
-    Shared(state): Shared<Arc<State>>,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Problem> {
-    let payload_bytes_max = state.settings.payload_bytes_max;
-    let too_big = || Failure::Bus(PublishError::TooBig { bytes_max: payload_bytes_max }).into();
-    let body = body.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => too_big(),
-        status => Problem::new(status, rejection.body_text()),
-    })?;
-    let (target, payload) = read(&body)?;
-    drop(body);
-    if payload.len() > payload_bytes_max {
-        return Err(too_big());
+pub(super) async fn publish(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, Problem> {
+    if state.stopping() {
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping"));
     }
-    Ok(match target {
-        Target::One(channel) => {
-            let published = publish_on(&state, std::slice::from_ref(&channel), payload).await.remove(0)?;
-            answer::json(StatusCode::OK, json!({ "channel": channel, "seq": published.seq, "epoch": published.epoch }))
-        }
+    let (head, body) = request.into_parts();
+    check_coding(&head.headers)?;
+    let payload_bytes_max = state.settings.payload_bytes_max;
+    let too_big = || Failure::Bus(PublishError::TooBig { bytes_max: payload_bytes_max });
+    let busy = || Failure::Bus(PublishError::Busy);
+    let body_bytes_max = state.bodies.body_bytes_max;
+    // A body in chunks does not say how large it will be.
+    let announced = body.size_hint().exact().map_or(body_bytes_max, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+    if announced > body_bytes_max {
+        return Err(too_big().into());
+    }
+    let permit = state.publishes.enter(state.timeouts.permit).await.ok_or_else(busy)?;
+    let room = state.bodies.take(announced, state.timeouts.permit).await.ok_or_else(busy)?;
+    let collected = tokio::time::timeout(state.timeouts.request, collect(body, announced)).await.map_err(|_| {
+        let error = format!("the request was not complete within {} s", state.timeouts.request.as_secs_f64());
+        Problem::new(StatusCode::REQUEST_TIMEOUT, error)
+    })?;
+    if let Some(peer) = head.extensions.get::<Peer>() {
+        peer.has_body();
+    }
+    let (target, payload) = read(collected?.ok_or_else(too_big)?)?;
+    if payload.len() > payload_bytes_max {
+        return Err(too_big().into());
+    }
+    let answer = match target {
+        Target::One(channel) => match publish_on(&state, std::slice::from_ref(&channel), payload).await.remove(0) {
+            Ok(published) => answer::json(StatusCode::OK, json!({ "channel": channel, "seq": published.seq, "epoch": published.epoch })),
+            Err(failure) => Problem::from(failure).into_response(),
+        },
         Target::Many(channels) => {
             let outcomes = publish_on(&state, &channels, payload).await;
             results(&channels, &outcomes)
         }
-    })
+    };
+    Ok(room::hold(answer, (permit, room)))
+}
+
+/// A body that is not the text itself is not guessed at.
+fn check_coding(headers: &HeaderMap) -> Result<(), Problem> {
+    let has_other = |name: header::HeaderName, accepted: &str| {
+        let values = headers.get_all(name).into_iter().map(|value| value.to_str().unwrap_or("?"));
+        values.flat_map(|value| value.split(',')).map(str::trim).find(|coding| !coding.eq_ignore_ascii_case(accepted)).map(str::to_owned)
+    };
+    let refuse = |error: String, accepted: &str| Err(Problem::with_accepted(StatusCode::UNSUPPORTED_MEDIA_TYPE, error, accepted));
+    if let Some(coding) = has_other(header::CONTENT_ENCODING, "identity") {
+        return refuse(format!("a body in Content-Encoding {coding:?} is not taken"), "a body as it is, without Content-Encoding");
+    }
+    if let Some(coding) = has_other(header::TRANSFER_ENCODING, "chunked") {
+        return refuse(format!("a body in Transfer-Encoding {coding:?} is not taken"), "a body with Content-Length, or chunked");
+    }
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default().to_ascii_lowercase();
+    let charset = kind.split(';').filter_map(|part| part.trim().strip_prefix("charset=")).map(|charset| charset.trim_matches('"')).next();
+    match charset {
+        None | Some("utf-8" | "utf8" | "us-ascii") => Ok(()),
+        Some(charset) => refuse(format!("a body in charset {charset:?} is not taken"), "JSON in UTF-8"),
+    }
+}
+
+/// The whole body; None if it is larger than `bytes_max`.
+async fn collect(mut body: Body, bytes_max: usize) -> Result<Option<Vec<u8>>, Problem> {
+    let mut bytes = Vec::new();
+    if let Some(announced) = body.size_hint().exact() {
+        bytes.reserve_exact(announced as usize);
+    }
+    while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        let frame = frame.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("the body broke off: {error}")))?;
+        // Trailers say nothing to us.
+        let Ok(data) = frame.into_data() else { continue };
+        if data.len() > bytes_max - bytes.len() {
+            return Ok(None);
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(Some(bytes))
 }
 
 impl From<Failure> for Problem {
@@ -122,57 +209,62 @@ impl From<Failure> for Problem {
     }
 }
 
-impl FromRequestParts<Arc<State>> for Permit {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, state: &Arc<State>) -> Result<Permit, Problem> {
-        if state.stopping() {
-            return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping"));
-        }
-        refuse_foreign_origin(&parts.headers)?;
-        match tokio::time::timeout(state.timeouts.permit, state.publishes.clone().acquire_owned()).await {
-            Ok(permit) => Ok(Permit(permit.expect("the semaphore is never closed"))),
-            Err(_) => Err(Failure::Bus(PublishError::Busy).into()),
-        }
-    }
+/// Refuses a body that is not what is accepted.
+fn refuse(error: impl Into<String>) -> Problem {
+    let accepted = format!(
+        "a JSON object with \"channel\": NAME or \"channels\": [1 to {PUBLISH_CHANNELS_MAX} NAMES], and one of \"data\": any JSON, \
+         \"payload\": a string published as it is, \"payload_base64\": bytes in base64"
+    );
+    Problem::bad_request(error, accepted)
 }
 
-/// A page of another site, open in an operator's browser, could otherwise publish through their loopback address: such a
-/// request needs nobody's consent. Programs send no `Origin`.
-fn refuse_foreign_origin(headers: &HeaderMap) -> Result<(), Problem> {
-    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
-    let authority = origin.to_str().ok().and_then(|origin| Some(origin.split_once("://")?.1));
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    match (authority, host) {
-        (Some(authority), Some(host)) if authority.eq_ignore_ascii_case(host) => Ok(()),
-        _ => Err(Problem::new(StatusCode::FORBIDDEN, "a web page of another origin may not publish here")),
+/// The request as written → where to publish and what. The body goes before the payload is decoded: never more than two copies.
+fn read(body: Vec<u8>) -> Result<(Target, Vec<u8>), Problem> {
+    for (mark, what) in [
+        (&b"\xef\xbb\xbf"[..], "a byte order mark (EF BB BF): send it without"),
+        (b"\xff\xfe", "the byte order mark of UTF-16 (FF FE): send UTF-8, without a mark"),
+        (b"\xfe\xff", "the byte order mark of UTF-16 (FE FF): send UTF-8, without a mark"),
+    ] {
+        if body.starts_with(mark) {
+            return Err(refuse(format!("the body begins with {what}")));
+        }
     }
-}
-
-/// The request as written → where to publish and what.
-fn read(body: &[u8]) -> Result<(Target, Vec<u8>), Problem> {
-    let refuse = |error: String| {
-        let accepted = format!(
-            "a JSON object with \"channel\": NAME or \"channels\": [1 to {PUBLISH_CHANNELS_MAX} NAMES], and one of \"data\": any JSON, \
-             \"payload\": a string published as it is, \"payload_base64\": bytes in base64"
-        );
-        Problem::bad_request(error, accepted)
-    };
     // Serde would take an array as the fields in their order.
     if body.trim_ascii_start().starts_with(b"[") {
-        return Err(refuse("the body is an array".into()));
+        return Err(refuse("the body is an array"));
     }
-    let body: Body<'_> = serde_json::from_slice(body).map_err(|error| refuse(format!("the body is not what is accepted: {error}")))?;
+    let Wanted { channel, channels, data, payload, payload_base64 } =
+        serde_json::from_slice(&body).map_err(|error| refuse(format!("the body is not what is accepted: {error}")))?;
+    let target = target(channel, channels)?;
+    let decode = |text: &str| BASE64.decode(text).map_err(|error| refuse(format!("\"payload_base64\" is not base64: {error}")));
+    let payload = match (data, payload, payload_base64) {
+        (Some(data), None, None) => {
+            // What this server would not take for JSON later on would arrive as a string.
+            json::check(data.get()).map_err(|malformed| refuse(format!("\"data\" is not accepted: {malformed}")))?;
+            data.get().as_bytes().to_vec()
+        }
+        (None, Some(payload), None) => payload.into_owned().into_bytes(),
+        (None, None, Some(Cow::Borrowed(text))) => decode(text)?,
+        (None, None, Some(Cow::Owned(text))) => {
+            drop(body);
+            decode(&text)?
+        }
+        (None, None, None) => return Err(refuse("\"data\" is missing")),
+        _ => return Err(refuse("more than one of \"data\", \"payload\" and \"payload_base64\" is given")),
+    };
+    Ok((target, payload))
+}
 
-    let target = match (body.channel, body.channels) {
+fn target(channel: Option<String>, channels: Option<Vec<String>>) -> Result<Target, Problem> {
+    let target = match (channel, channels) {
         (Some(channel), None) => Target::One(channel),
-        (None, Some(channels)) if channels.is_empty() => return Err(refuse("\"channels\" is empty".into())),
+        (None, Some(channels)) if channels.is_empty() => return Err(refuse("\"channels\" is empty")),
         (None, Some(channels)) if channels.len() > PUBLISH_CHANNELS_MAX => {
             return Err(refuse(format!("\"channels\" has {} names; at most {PUBLISH_CHANNELS_MAX} are accepted", channels.len())));
         }
         (None, Some(channels)) => Target::Many(channels),
-        (Some(_), Some(_)) => return Err(refuse("both \"channel\" and \"channels\" are given".into())),
-        (None, None) => return Err(refuse("\"channel\" is missing".into())),
+        (Some(_), Some(_)) => return Err(refuse("both \"channel\" and \"channels\" are given")),
+        (None, None) => return Err(refuse("\"channel\" is missing")),
     };
     let names = match &target {
         Target::One(channel) => std::slice::from_ref(channel),
@@ -184,66 +276,100 @@ fn read(body: &[u8]) -> Result<(Target, Vec<u8>), Problem> {
             Problem::bad_request(format!("{shown:?} cannot be a channel name"), accepted)
         })?;
     }
-
-    let payload = match (body.data, body.payload, body.payload_base64) {
-        (Some(data), None, None) => data.get().as_bytes().to_vec(),
-        (None, Some(payload), None) => payload.into_bytes(),
-        (None, None, Some(text)) => BASE64.decode(text).map_err(|error| refuse(format!("\"payload_base64\" is not base64: {error}")))?,
-        (None, None, None) => return Err(refuse("\"data\" is missing".into())),
-        _ => return Err(refuse("more than one of \"data\", \"payload\" and \"payload_base64\" is given".into())),
-    };
-    Ok((target, payload))
+    Ok(target)
 }
 
-/// Publishes on each channel in turn, a bounded number at a time. One outcome per channel, in order.
+/// A full inbox of the bus thread is tried again after this long, or when one of our own publishes is answered.
+const INBOX_RETRY: Duration = Duration::from_millis(2);
+
+/// A publish in the bus thread's inbox, and its part of the [`Flow`].
+struct Asked<'a> {
+    answered: oneshot::Receiver<Result<Published, PublishError>>,
+    _part: SemaphorePermit<'a>,
+}
+
+/// Publishes on each channel in turn, as many at once as the control port's share takes. One outcome per channel, in order.
 async fn publish_on(state: &State, channels: &[String], payload: Vec<u8>) -> Vec<Outcome> {
     let deadline = Instant::now() + state.timeouts.bus;
-    let in_flight = (PUBLISH_IN_FLIGHT_BYTES_MAX / payload.len().max(1)).clamp(1, PUBLISH_IN_FLIGHT_MAX);
+    let units = Flow::units(payload.len());
+    let mut asked = VecDeque::new();
     let mut outcomes = Vec::with_capacity(channels.len());
-    for channels in channels.chunks(in_flight) {
-        if Instant::now() >= deadline {
-            outcomes.extend(channels.iter().map(|_| Err(Failure::NotTried)));
+    for channel in channels {
+        let part = loop {
+            if let Ok(part) = state.flow.0.try_acquire_many(units) {
+                break Some(part);
+            }
+            // Our own go before we wait for those of others: they may be what takes the room.
+            state.bus.wake();
+            match asked.pop_front() {
+                Some(first) => outcomes.push(outcome(state, first, deadline).await),
+                None => break tokio::time::timeout_at(deadline, state.flow.0.acquire_many(units)).await.ok().and_then(Result::ok),
+            }
+        };
+        let Some(part) = part.filter(|_| Instant::now() < deadline) else {
+            asked.push_back(Err(Failure::NotTried));
             continue;
-        }
-        let replies: Vec<_> = channels.iter().map(|channel| ask(state, channel, payload.clone())).collect();
-        state.bus.wake();
-        for reply in replies {
-            outcomes.push(match reply {
-                Ok(reply) => match tokio::time::timeout_at(deadline, reply).await {
-                    Ok(Ok(result)) => result.map_err(Failure::Bus),
-                    Ok(Err(_)) => Err(Failure::Ended),
-                    Err(_) => Err(Failure::NoAnswer(state.timeouts.bus)),
-                },
-                Err(failure) => Err(failure),
-            });
-        }
+        };
+        let (reply, answered) = oneshot::channel();
+        let mut publish = Publish::new(channel.as_str(), payload.clone(), PublishReply::Control(reply));
+        let answered = loop {
+            // Not woken for each: the bus thread takes them together.
+            let Err(back) = state.bus.publish(publish) else { break Ok(Asked { answered, _part: part }) };
+            publish = back;
+            state.bus.wake();
+            match asked.pop_front() {
+                Some(first) => outcomes.push(outcome(state, first, deadline).await),
+                None if Instant::now() >= deadline => break Err(Failure::Bus(PublishError::Busy)),
+                None => tokio::time::sleep(INBOX_RETRY).await,
+            }
+        };
+        asked.push_back(answered);
+    }
+    state.bus.wake();
+    for asked in asked {
+        outcomes.push(outcome(state, asked, deadline).await);
     }
     outcomes
 }
 
-/// Puts one publish into the bus thread's inbox, without waking it.
-fn ask(state: &State, channel: &str, payload: Vec<u8>) -> Result<oneshot::Receiver<Result<Published, PublishError>>, Failure> {
-    let (reply, answered) = oneshot::channel();
-    let publish = Publish { channel: channel.into(), payload, reply: PublishReply::Control(reply) };
-    push_publish(&state.bus, publish).map(|()| answered).map_err(|_| Failure::Bus(PublishError::Busy))
+async fn outcome(state: &State, asked: Result<Asked<'_>, Failure>, deadline: Instant) -> Outcome {
+    match tokio::time::timeout_at(deadline, asked?.answered).await {
+        Ok(Ok(result)) => result.map_err(Failure::Bus),
+        Ok(Err(_)) => Err(Failure::Ended),
+        Err(_) => Err(Failure::NoAnswer(state.timeouts.bus)),
+    }
 }
 
-/// 200 when at least one was published; else the status of the first failure, for callers that look no further.
+/// What became of one channel's message, as the answer shows it.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Shown<'a> {
+    Published { channel: &'a str, seq: Option<u64>, epoch: Option<u64> },
+    Failed { channel: &'a str, error: String },
+}
+
+/// 200 when all were published; else the status of the first failure, so that nobody who looks at the status alone takes a part for the
+/// whole. The results tell which to send again.
 fn results(channels: &[String], outcomes: &[Outcome]) -> Response {
     let first_failure = outcomes.iter().find_map(|outcome| outcome.as_ref().err());
-    let status = match first_failure {
-        Some(failure) if outcomes.iter().all(Result::is_err) => failure.status(),
-        _ => StatusCode::OK,
-    };
+    let status = first_failure.map_or(StatusCode::OK, Failure::status);
     let results: Vec<_> = channels
         .iter()
         .zip(outcomes)
         .map(|(channel, outcome)| match outcome {
-            Ok(published) => json!({ "channel": channel, "seq": published.seq, "epoch": published.epoch }),
-            Err(failure) => json!({ "channel": channel, "error": failure.to_string() }),
+            Ok(Published { seq, epoch }) => Shown::Published { channel, seq: *seq, epoch: *epoch },
+            Err(failure) => Shown::Failed { channel, error: failure.to_string() },
         })
         .collect();
-    answer::retryable(answer::json(status, json!({ "results": results })))
+    #[derive(Serialize)]
+    struct Results<'a> {
+        results: Vec<Shown<'a>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
+    }
+    let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
+    let error = first_failure.map(|first| format!("{failed} of {} failed, the first because: {first}", channels.len()));
+    answer::retryable((status, axum::Json(Results { results, error })).into_response())
 }
 
 #[cfg(test)]
@@ -251,7 +377,7 @@ mod tests {
     use super::*;
 
     fn payload_of(body: &str) -> Vec<u8> {
-        let (target, payload) = read(body.as_bytes()).unwrap();
+        let (target, payload) = read(body.as_bytes().to_vec()).unwrap();
         assert_eq!(target, Target::One("c".into()));
         payload
     }
@@ -270,18 +396,5 @@ mod tests {
         assert_eq!(payload_of(r#"{"payload_base64":"AP8B","channel":"c"}"#), [0, 255, 1]);
         assert_eq!(payload_of(r#"{"payload_base64":"AA","channel":"c"}"#), [0]);
         assert_eq!(payload_of(r#"{"payload_base64":"AA==","channel":"c"}"#), [0]);
-    }
-
-    #[test]
-    fn foreign_pages_are_told_from_programs_and_own_pages() {
-        let headers = |pairs: &[(header::HeaderName, &'static str)]| {
-            pairs.iter().map(|(name, value)| (name.clone(), header::HeaderValue::from_static(value))).collect::<HeaderMap>()
-        };
-        let allowed = |pairs: &[_]| refuse_foreign_origin(&headers(pairs)).is_ok();
-        assert!(allowed(&[(header::HOST, "localhost:9090")]));
-        assert!(allowed(&[(header::HOST, "localhost:9090"), (header::ORIGIN, "http://LOCALHOST:9090")]));
-        assert!(!allowed(&[(header::HOST, "localhost:9090"), (header::ORIGIN, "https://elsewhere.example")]));
-        assert!(!allowed(&[(header::HOST, "localhost:9090"), (header::ORIGIN, "http://localhost:3000")]));
-        assert!(!allowed(&[(header::HOST, "localhost:9090"), (header::ORIGIN, "null")]));
     }
 }

@@ -28,6 +28,7 @@ use std::sync::atomic::AtomicUsize;
 
 use slab::Slab;
 
+use crate::bus::shares::Publishers;
 use crate::bus::{BusSender, ConnToken, ShardMessage, TopicToken};
 use crate::config::{Settings, SharedRules};
 use crate::fanout::topics::Topics;
@@ -71,6 +72,8 @@ pub struct Shard<N: Network> {
     waiters: Waiters,
     admission: Admission,
     rules: SharedRules,
+    /// What connections have under way to the bus.
+    publishers: Publishers,
     wheel: Wheel,
 
     /// Connections with something to read, each once.
@@ -130,6 +133,7 @@ impl<N: Network> Shard<N> {
             waiters,
             admission,
             rules,
+            publishers: Publishers::default(),
             wheel: Wheel::default(),
             reading: VecDeque::new(),
             ready: VecDeque::new(),

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::Shard;
 use super::conn::{Flags, Phase};
 use super::net::{Network, Received, Stream};
-use crate::bus::{self, ConnToken, Publish, PublishError, PublishReply, Published};
+use crate::bus::{ConnToken, Publish, PublishError, PublishReply, Published};
 use crate::limits;
 use crate::metrics::{CloseReason, RefusalReason};
 use crate::wire::Format;
@@ -277,11 +277,11 @@ impl<N: Network> Shard<N> {
             let message = "this server does not let clients publish (--allow-client-publish)";
             return self.reply_error(key, Asked::of(command::PUBLISH, channel, id.as_ref()), ErrorCode::PublishNotAllowed, message);
         }
-        let reply = PublishReply::Client { shard: self.index, conn: self.token(key), id };
-        let publish = Publish { channel: channel.into(), payload, reply };
-        if let Err(Publish { reply: PublishReply::Client { id, .. }, .. }) = bus::push_publish(&self.bus, publish) {
+        let conn = self.token(key);
+        let publish = Publish::new(channel, payload, PublishReply::Client { shard: self.index, conn, id });
+        if let Err(Publish { reply: PublishReply::Client { id, .. }, .. }) = self.bus.publish_from(conn, &mut self.publishers, publish) {
             let asked = Asked::of(command::PUBLISH, channel, id.as_ref());
-            return self.reply_error(key, asked, ErrorCode::Busy, "too many commands are under way; try again");
+            return self.reply_error(key, asked, ErrorCode::Busy, "too many publishes are under way; try again");
         }
         self.bus.wake();
     }
@@ -298,7 +298,7 @@ impl<N: Network> Shard<N> {
                 let code = match error {
                     PublishError::Unavailable | PublishError::Refused(_) => ErrorCode::BusUnavailable,
                     PublishError::Busy => ErrorCode::Busy,
-                    PublishError::TooBig { .. } => ErrorCode::PayloadTooBig,
+                    PublishError::TooBig { .. } | PublishError::TooBigForRedis { .. } => ErrorCode::PayloadTooBig,
                     PublishError::Mismatch(_) => ErrorCode::BadPayload,
                 };
                 self.reply_error(key, Asked::of(command::PUBLISH, channel, id.as_ref()), code, &error.to_string());

@@ -8,9 +8,7 @@ use std::time::{Duration, Instant};
 use campanile::addresses::Source;
 use campanile::bus::link::Timing;
 use campanile::bus::subscriber::spawn_with_timing;
-use campanile::bus::{
-    BusCommand, BusSender, Creator, Publish, PublishError, PublishReply, Published, ShardMessage, TopicToken, push_publish,
-};
+use campanile::bus::{BusCommand, BusSender, Creator, Publish, PublishError, PublishReply, Published, ShardMessage, TopicToken};
 use campanile::config::{ChannelRule, ChannelRules, Settings};
 use campanile::fanout::batch::Batch;
 use campanile::metrics::BusMetrics;
@@ -126,7 +124,7 @@ fn describe(batch: &Batch) -> Vec<String> {
 }
 
 pub struct Bench {
-    bus: BusSender,
+    pub bus: BusSender,
     thread: Option<JoinHandle<()>>,
     pub metrics: Arc<BusMetrics>,
     pub shards: Vec<FakeShard>,
@@ -185,7 +183,7 @@ impl Bench {
     pub fn send(&self, mut command: BusCommand) {
         let begin = Instant::now();
         let push = |command| match command {
-            BusCommand::Publish(publish) => push_publish(&self.bus, publish).map_err(BusCommand::Publish),
+            BusCommand::Publish(publish) => self.bus.publish(publish).map_err(BusCommand::Publish),
             other => self.bus.push(other),
         };
         while let Err(back) = push(command) {
@@ -203,8 +201,20 @@ impl Bench {
     pub fn publish_later(&self, channel: &str, payload: &[u8]) -> impl FnOnce() -> Result<Published, PublishError> + use<> {
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let reply = PublishReply::Control(sender);
-        self.send(BusCommand::Publish(Publish { channel: channel.into(), payload: payload.into(), reply }));
+        self.send(BusCommand::Publish(Publish::new(channel, payload.into(), reply)));
         move || receiver.blocking_recv().expect("every publish is answered")
+    }
+
+    /// Err: too much is under way.
+    pub fn try_publish_later(
+        &self,
+        channel: &str,
+        payload: &[u8],
+    ) -> Result<impl FnOnce() -> Result<Published, PublishError> + use<>, Publish> {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        self.bus.publish(Publish::new(channel, payload.into(), PublishReply::Control(sender)))?;
+        self.bus.wake();
+        Ok(move || receiver.blocking_recv().expect("every publish is answered"))
     }
 
     /// Publishes through the bus until it works, for after an outage.

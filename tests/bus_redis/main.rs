@@ -4,6 +4,7 @@ mod bench;
 mod fake;
 mod login;
 mod outages;
+mod publishing;
 mod refusals;
 mod silence;
 #[path = "../support/redis.rs"]

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use campanile::bus::{BusCommand, ConnToken, ShardMessage};
+use campanile::bus::{BusCommand, BusSender, ConnToken, ShardMessage};
 use campanile::config::Settings;
 use campanile::metrics::ShardMetrics;
 use campanile::shard::inbox::{Inbox, InboxSender, inbox};
@@ -302,7 +302,8 @@ impl Rig {
         let wires = Rc::new(RefCell::new(wires));
         let polls = (mio::Poll::new().unwrap(), mio::Poll::new().unwrap());
         let (to_shard, shard_inbox) = inbox(inbox_messages, polls.0.registry(), mio::Token(0)).unwrap();
-        let (bus, from_shard) = inbox(inbox_messages, polls.1.registry(), mio::Token(0)).unwrap();
+        let (to_bus, from_shard) = inbox(inbox_messages, polls.1.registry(), mio::Token(0)).unwrap();
+        let bus = BusSender::new(to_bus, inbox_messages);
         let metrics = Arc::new(ShardMetrics::default());
         let parts = Parts {
             index: 0,

@@ -7,6 +7,7 @@ use redis::{ServerError, Value};
 use super::Link;
 use crate::bus::awaiting::{Asked, Awaiting, Verb};
 use crate::bus::fault::Fault;
+use crate::bus::output_limit::OutputLimit;
 use crate::bus::resp::Reply;
 
 /// What Redis said on a connection that is logged in.
@@ -32,6 +33,8 @@ pub enum Answer<'a> {
         error: &'a ServerError,
     },
     Published,
+    /// What it says of the buffers of subscribers, or its default if it does not tell.
+    OutputLimit(OutputLimit),
     /// What cannot be understood, as an answer to this command, if to any.
     Odd {
         asked: Option<Asked>,
@@ -68,6 +71,9 @@ impl Link {
                     Answer::Nothing
                 }
                 (Some(Asked::Timeout), _) => Answer::Nothing,
+                (Some(Asked::OutputLimit), Reply::Other(value)) => Answer::OutputLimit(OutputLimit::read(value).unwrap_or_default()),
+                // Many a server keeps its configuration to itself.
+                (Some(Asked::OutputLimit), _) => Answer::OutputLimit(OutputLimit::default()),
                 (Some(Asked::Publish), Reply::Integer(_)) => Answer::Published,
                 (Some(asked), Reply::Error(error)) => Answer::Refused { asked, error },
                 (None, Reply::Error(error)) => return Err(Fault::refused(error)),

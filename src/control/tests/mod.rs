@@ -203,6 +203,7 @@ pub(super) fn state(settings: Settings, address: SocketAddr, bus: BusSender) -> 
 pub(super) fn fake_bus(capacity: usize, published: Published) -> (BusSender, Option<JoinHandle<()>>) {
     let mut poll = mio::Poll::new().unwrap();
     let (sender, receiver) = inbox(capacity, poll.registry(), mio::Token(0)).unwrap();
+    let sender = BusSender::new(sender, 1024);
     if capacity == 0 {
         return (sender, None);
     }

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Options, PAYLOAD_BYTES_MAX, Server, TIMEOUTS, Timeouts, answer, trickle, wait_until};
-use crate::control::{BODY_SLACK_BYTES, PUBLISHES_MAX};
+use super::{Options, PAYLOAD_BYTES_MAX, Server, TIMEOUTS, Timeouts, answer, read_to_close, trickle, wait_until};
+use crate::control::PUBLISHES_MAX;
+use crate::control::room::BODY_SLACK_BYTES;
+use crate::limits::VALUE_DEPTH_MAX;
 
 const SOON: Duration = Duration::from_millis(150);
 
@@ -34,11 +36,10 @@ fn one_message_gets_its_number() {
 #[test]
 fn many_channels_get_a_result_each_in_order() {
     let server = Server::start(Options::default());
-    let answer = server.publish(r#"{"channels":["a","refused","b","elsewhere"],"payload":"x"}"#);
+    let answer = server.publish(r#"{"channels":["a","b","elsewhere"],"payload":"x"}"#);
     assert_eq!(answer.status, 200);
     let expected = json!({ "results": [
         { "channel": "a", "seq": 1, "epoch": 77 },
-        { "channel": "refused", "error": "Redis refused the publish: NOPERM" },
         { "channel": "b", "seq": 2, "epoch": 77 },
         { "channel": "elsewhere", "seq": null, "epoch": null },
     ]});
@@ -58,6 +59,101 @@ fn many_channels_get_a_result_each_in_order() {
     let answer = server.publish(r#"{"channels":["unavailable","busy"],"data":1}"#);
     assert_eq!((answer.status, answer.header("retry-after")), (503, "1"), "none was published");
     assert_eq!(answer.json()["results"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn a_part_that_was_not_published_is_never_200() {
+    let server = Server::start(Options::default());
+    let answer = server.publish(r#"{"channels":["a","refused","b","busy"],"payload":"x"}"#);
+    assert_eq!(answer.status, 502, "that of the first failure");
+    let refused = "Redis refused the publish: NOPERM";
+    let expected = json!({
+        "results": [
+            { "channel": "a", "seq": 1, "epoch": 77 },
+            { "channel": "refused", "error": refused },
+            { "channel": "b", "seq": 2, "epoch": 77 },
+            { "channel": "busy", "error": "too many publishes are under way; try again" },
+        ],
+        "error": format!("2 of 4 failed, the first because: {refused}"),
+    });
+    assert_eq!(answer.json(), expected);
+    let answer = server.publish(r#"{"channels":["a","busy"],"payload":"x"}"#);
+    assert_eq!((answer.status, answer.header("retry-after")), (503, "1"));
+}
+
+#[test]
+fn data_that_would_arrive_as_a_string_is_refused() {
+    let server = Server::start(Options::default());
+    let nested = |depth: usize| format!("{{\"channel\":\"a\",\"data\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
+    assert_eq!(server.publish(nested(VALUE_DEPTH_MAX)).status, 200);
+    let answer = server.publish(nested(VALUE_DEPTH_MAX + 1));
+    assert_eq!(answer.status, 400);
+    let problem = answer.json();
+    assert_eq!(problem["error"], "\"data\" is not accepted: it is nested deeper than 64 levels");
+    assert_eq!(published(&server).len(), 1);
+    // As text it is what the publisher says it is.
+    let text = "[".repeat(100) + &"]".repeat(100);
+    assert_eq!(server.publish(json!({ "channel": "a", "payload": text }).to_string()).status, 200);
+}
+
+#[test]
+fn a_body_that_is_not_the_text_itself_is_415_or_named() {
+    let server = Server::start(Options::default());
+    let send = |name: &str, value: &str| {
+        let request = super::agent().post(server.url("/publish")).header(name, value);
+        answer(request.send(&br#"{"channel":"a","data":1}"#[..]))
+    };
+    for (name, value) in [
+        ("content-encoding", "gzip"),
+        ("content-encoding", "identity, br"),
+        ("content-type", "application/json; charset=utf-16"),
+        ("content-type", "text/plain;charset=\"ISO-8859-1\""),
+    ] {
+        let answer = send(name, value);
+        assert_eq!(answer.status, 415, "{value}");
+        let problem = answer.json();
+        assert!(problem["error"].as_str().unwrap().contains("is not taken") && problem["accepted"].is_string(), "{}", answer.body);
+    }
+    for (name, value) in [
+        ("content-encoding", "identity"),
+        ("content-type", "application/json; charset=UTF-8"),
+        ("content-type", "application/x-www-form-urlencoded"),
+    ] {
+        assert_eq!(send(name, value).status, 200, "{value}");
+    }
+    let mut stream = server.connect();
+    stream
+        .write_all(b"POST /publish HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip, chunked\r\nConnection: close\r\n\r\n0\r\n\r\n")
+        .unwrap();
+    let text = read_to_close(&mut stream);
+    assert!(text.starts_with("HTTP/1.1 415 ") && text.contains("gzip"), "{text}");
+
+    for (mark, named) in [(&b"\xef\xbb\xbf"[..], "EF BB BF"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16")] {
+        let answer = server.publish([mark, br#"{"channel":"a","data":1}"#].concat());
+        assert_eq!(answer.status, 400);
+        let error = answer.json()["error"].as_str().unwrap().to_owned();
+        assert!(error.contains("byte order mark") && error.contains(named), "{error}");
+    }
+    assert_eq!(published(&server).len(), 3);
+}
+
+#[test]
+fn a_body_in_chunks_is_taken_and_bounded_too() {
+    let server = Server::start(Options::default());
+    let send = |body: Vec<u8>| {
+        let mut stream = server.connect();
+        stream.write_all(b"POST /publish HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n").unwrap();
+        for chunk in body.chunks(64 * 1024) {
+            // The server may have answered already.
+            let _ = stream.write_all(&[format!("{:x}\r\n", chunk.len()).as_bytes(), chunk, b"\r\n"].concat());
+        }
+        let _ = stream.write_all(b"0\r\n\r\n");
+        read_to_close(&mut stream)
+    };
+    let text = send(br#"{"channel":"a","data":1}"#.to_vec());
+    assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
+    let text = send(vec![b' '; 2 * PAYLOAD_BYTES_MAX + BODY_SLACK_BYTES + 1]);
+    assert!(text.starts_with("HTTP/1.1 413 "), "{text}");
 }
 
 #[test]
@@ -130,7 +226,8 @@ fn what_the_bus_says_becomes_a_status() {
         assert_eq!((answer.status, answer.header("retry-after")), (status, retry_after), "{channel}");
         assert!(answer.json()["error"].as_str().unwrap().contains(reason), "{}", answer.body);
     }
-    let full = Server::start(Options { inbox_capacity: 0, ..Options::default() });
+    let timeouts = Timeouts { bus: SOON, ..TIMEOUTS };
+    let full = Server::start(Options { inbox_capacity: 0, timeouts, ..Options::default() });
     let answer = full.publish(r#"{"channel":"a","data":1}"#);
     assert_eq!((answer.status, answer.header("retry-after")), (503, "1"));
 }
@@ -142,17 +239,19 @@ fn a_bus_that_does_not_answer_is_504() {
     assert_eq!(answer.status, 504);
     assert_eq!(answer.json()["error"], "no answer from the bus within 0.15 s; the message may still be published");
 
-    // The first window is asked and waits in vain; what lies behind it is not tried any more.
-    let answer = server.publish(json!({ "channels": vec!["silent"; 100], "data": 1 }).to_string());
+    // Where others' publishes take all the room there is, it is not tried.
+    let _others = server.state.flow.take_all();
+    let answer = server.publish(json!({ "channels": ["a", "b"], "data": 1 }).to_string());
     assert_eq!(answer.status, 504);
-    assert!(answer.json()["results"][99]["error"].as_str().unwrap().contains("not published"), "{}", answer.body);
+    assert!(answer.json()["results"][1]["error"].as_str().unwrap().contains("not published"), "{}", answer.body);
+    assert_eq!(published(&server), []);
 }
 
 #[test]
 fn a_body_that_trickles_in_is_408() {
     let server = Server::start(Options { timeouts: Timeouts { request: SOON, ..TIMEOUTS }, ..Options::default() });
     let mut stream = server.connect();
-    stream.write_all(b"POST /publish HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 1000\r\n\r\n").unwrap();
+    stream.write_all(b"POST /publish HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 1000\r\n\r\n").unwrap();
     let text = trickle(stream, &[b' '; 1000], SOON / 10);
     assert!(text.starts_with("HTTP/1.1 408 ") && text.contains("not complete within 0.15 s"), "{text}");
 }
@@ -160,15 +259,15 @@ fn a_body_that_trickles_in_is_408() {
 #[test]
 fn publishes_beyond_the_bound_are_told_to_come_back() {
     let server = Server::start(Options { timeouts: Timeouts { permit: SOON, ..TIMEOUTS }, ..Options::default() });
-    let head = b"POST /publish HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n";
+    let head = b"POST /publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n";
     let mut unfinished: Vec<_> = (0..PUBLISHES_MAX).map(|_| server.connect()).collect();
     unfinished.iter_mut().for_each(|stream| stream.write_all(head).unwrap());
-    wait_until(|| server.state.publishes.available_permits() == 0);
+    wait_until(|| server.state.publishes.free() == 0);
     let answer = server.publish(r#"{"channel":"a","data":1}"#);
     assert_eq!((answer.status, answer.header("retry-after")), (503, "1"));
     assert_eq!(server.get("/healthz").status, 200, "others are served meanwhile");
     drop(unfinished);
-    wait_until(|| server.state.publishes.available_permits() > 0);
+    wait_until(|| server.state.publishes.free() > 0);
     assert_eq!(server.publish(r#"{"channel":"a","data":1}"#).status, 200);
 }
 
@@ -179,6 +278,8 @@ fn a_page_of_another_site_may_not_publish() {
         let request = super::agent().post(server.url("/publish")).header("origin", origin);
         answer(request.send(r#"{"channel":"a","data":1}"#.as_bytes()))
     };
+    let read = |origin: &str| server.get_with("/info", "origin", origin).status;
+    assert_eq!((read("https://elsewhere.example"), read(&server.url(""))), (403, 200));
     assert_eq!(from("https://elsewhere.example").status, 403);
     assert!(from("null").json()["error"].as_str().unwrap().contains("another origin"));
     assert_eq!(published(&server), []);

@@ -1,12 +1,14 @@
 //! Everything that is read with GET, unknown paths, wrong methods, and clients that do not finish.
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use super::exposition::{Dialect, parse};
-use super::{Options, Server, TIMEOUTS, Timeouts, read_to_close, settings, trickle};
+use super::{Options, Server, TIMEOUTS, Timeouts, agent, answer, read_to_close, settings, trickle};
+use crate::control::CONNECTIONS_MAX;
 use crate::metrics::{CloseReason, RefusalReason};
 
 #[test]
@@ -230,15 +232,15 @@ const SOON: Duration = Duration::from_millis(150);
 
 #[test]
 fn a_silent_connection_and_a_trickling_head_are_closed() {
-    let server = Server::start(Options { timeouts: Timeouts { exchange: SOON, ..PATIENT }, ..Options::default() });
+    let server = Server::start(Options { timeouts: Timeouts { first_byte: SOON, head: SOON, ..PATIENT }, ..Options::default() });
     let begun = Instant::now();
     assert_eq!(read_to_close(&mut server.connect()), "");
     assert!(begun.elapsed() >= SOON);
 
     // Each byte comes well within the deadline; the head never does.
-    let head = "GET /healthz HTTP/1.1\r\nHost: x\r\n".to_owned() + &"X: y\r\n".repeat(1000);
+    let head = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n".to_owned() + &"X: y\r\n".repeat(1000);
     let text = trickle(server.connect(), head.as_bytes(), SOON / 10);
-    assert!(!text.contains("200"), "{text}");
+    assert!(text.starts_with("HTTP/1.1 408 ") && text.contains("the head was not complete within 0.15 s"), "{text}");
 }
 
 #[test]
@@ -246,17 +248,138 @@ fn an_idle_connection_is_kept_for_a_while_and_then_closed() {
     let server = Server::start(Options { timeouts: Timeouts { idle: SOON, ..PATIENT }, ..Options::default() });
     let mut stream = server.connect();
     let begun = Instant::now();
-    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
     let text = read_to_close(&mut stream);
     assert!(text.starts_with("HTTP/1.1 200 OK") && text.ends_with("ok\n"), "{text}");
     assert!(begun.elapsed() >= SOON, "it was kept open for the next request");
 }
 
+/// Whose deadlines no test lives to see.
+const FOR_EVER: Timeouts = Timeouts {
+    first_byte: Duration::from_secs(3600),
+    head: Duration::from_secs(3600),
+    writing: Duration::from_secs(3600),
+    idle: Duration::from_secs(3600),
+    ..TIMEOUTS
+};
+
 #[test]
-fn more_connections_than_permitted_wait_their_turn() {
-    let server = Server::start(Options { timeouts: Timeouts { exchange: SOON * 4, ..PATIENT }, ..Options::default() });
-    let silent: Vec<_> = (0..crate::control::CONNECTIONS_MAX).map(|_| server.connect()).collect();
-    // Answered once the deadline has freed a place, and not lost meanwhile.
-    assert_eq!(server.get("/healthz").status, 200);
+fn connections_that_say_nothing_do_not_keep_a_probe_out() {
+    let server = Server::start(Options { timeouts: FOR_EVER, ..Options::default() });
+    let silent: Vec<_> = (0..2 * CONNECTIONS_MAX).map(|_| server.connect()).collect();
+    for _ in 0..10 {
+        assert_eq!(agent().get(server.url("/healthz")).call().unwrap().status(), 200);
+    }
     drop(silent);
+    let mut unfinished: Vec<_> = (0..2 * CONNECTIONS_MAX).map(|_| server.connect()).collect();
+    for stream in &mut unfinished {
+        // One that had to go already is gone.
+        let _ = stream.write_all(b"GET / HTTP/1.1\r\n");
+    }
+    for _ in 0..10 {
+        assert_eq!(agent().get(server.url("/healthz")).call().unwrap().status(), 200);
+    }
+}
+
+#[test]
+fn a_newcomer_takes_the_place_of_an_idle_connection_and_of_no_other() {
+    let server = Server::start(Options { timeouts: FOR_EVER, ..Options::default() });
+    let healthz = |mut stream: TcpStream| {
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        read_until(&mut stream, "ok\n");
+        stream
+    };
+    let mut half = server.connect();
+    half.write_all(b"GET /healthz HTTP/1.1\r\n").unwrap();
+    let mut kept: Vec<_> = (1..CONNECTIONS_MAX).map(|_| healthz(server.connect())).collect();
+    let _newcomers: Vec<_> = (0..10).map(|_| healthz(server.connect())).collect();
+    // Those that were idle for longest went.
+    for stream in &mut kept[..10] {
+        assert_eq!(read_to_close(stream), "");
+    }
+    half.write_all(b"Host: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    let text = read_to_close(&mut half);
+    assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
+}
+
+fn read_until(stream: &mut TcpStream, end: &str) {
+    let mut text = Vec::new();
+    while !text.ends_with(end.as_bytes()) {
+        let mut bytes = [0; 1024];
+        let count = stream.read(&mut bytes).unwrap();
+        assert!(count > 0, "{:?}", String::from_utf8_lossy(&text));
+        text.extend_from_slice(&bytes[..count]);
+    }
+}
+
+/// Request and end of stream in one segment.
+fn send_with_end(server: &Server, request: &[u8]) -> String {
+    let mut stream = server.connect();
+    let socket = socket2::SockRef::from(&stream);
+    assert_eq!(socket.send_with_flags(request, libc::MSG_MORE).unwrap(), request.len());
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    read_to_close(&mut stream)
+}
+
+#[test]
+fn a_client_that_has_nothing_more_to_say_still_gets_its_answer() {
+    let server = Server::start(Options::default());
+    let publish = "POST /publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: 24\r\n\r\n{\"channel\":\"a\",\"data\":1}";
+    for _ in 0..50 {
+        for (request, status) in [
+            ("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", "200"),
+            ("GET /healthz HTTP/1.0\r\n\r\n", "200"),
+            ("GET /channels HTTP/1.1\r\nHost: localhost\r\n\r\n", "200"),
+            (publish, "200"),
+            ("GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n", "404"),
+            ("GET /channels?limit=0 HTTP/1.1\r\nHost: localhost\r\n\r\n", "400"),
+            ("no request\r\n\r\n", "400"),
+        ] {
+            let text = send_with_end(&server, request.as_bytes());
+            let answers: Vec<_> = text.matches("HTTP/1.").collect();
+            assert!(answers.len() == 1 && text.split(' ').nth(1) == Some(status), "{request:?}: {text:?}");
+        }
+    }
+    // Two of them, and then the end.
+    let both = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(2);
+    assert_eq!(send_with_end(&server, both.as_bytes()).matches("HTTP/1.1 200").count(), 2);
+}
+
+#[test]
+fn a_refusal_is_delivered_before_all_is_read() {
+    let server = Server::start(Options::default());
+    // A TLS hello, and more than the server takes of it.
+    let hello = [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], &[7; 100_000]].concat();
+    let large = [&b"GET / HTTP/1.1\r\nHost: localhost\r\nX: "[..], &[b'x'; 300_000]].concat();
+    let body = b"POST /publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n\r\n";
+    let body = [&body[..], &[b' '; 500_000]].concat();
+    for (request, status) in [(hello, "400"), (large, "431"), (body, "413")] {
+        for _ in 0..20 {
+            let mut stream = server.connect();
+            let _ = stream.write_all(&request);
+            let mut text = Vec::new();
+            stream.read_to_end(&mut text).expect("an end and no reset");
+            let text = String::from_utf8(text).unwrap();
+            assert_eq!(text.split(' ').nth(1), Some(status), "{text:?}");
+        }
+    }
+}
+
+#[test]
+fn a_name_that_somebody_else_may_own_is_421_everywhere_but_at_healthz() {
+    let settings = crate::config::Settings { control_hosts: vec!["ops.example".into()], ..settings() };
+    let server = Server::start(Options { settings, ..Options::default() });
+    server.state.bus_metrics.ready.set(1);
+    for path in ["/", "/readyz", "/metrics", "/info", "/channels", "/nowhere"] {
+        let answer = server.get_with(path, "host", "evil.example");
+        assert_eq!(answer.status, 421, "{path}");
+        assert!(answer.json()["accepted"].as_str().unwrap().contains("control_hosts"), "{}", answer.body);
+        for host in ["localhost:9090", "ops.example", "[::1]", "127.0.0.1"] {
+            assert_ne!(server.get_with(path, "host", host).status, 421, "{path} for {host}");
+        }
+    }
+    assert_eq!(server.get_with("/healthz", "host", "evil.example").status, 200);
+    let request = agent().post(server.url("/publish")).header("host", "evil.example").header("origin", "http://evil.example");
+    assert_eq!(answer(request.send(&br#"{"channel":"a","data":1}"#[..])).status, 421);
+    assert!(server.published.lock().unwrap().is_empty());
 }

@@ -48,11 +48,11 @@ fn the_second_signal_exits_at_once() {
 fn it_ends_when_told_without_a_signal_and_whatever_clients_do() {
     // Deadlines that never come: it must not be one of them that ends it.
     let never = Duration::from_secs(24 * 3600);
-    let timeouts = Timeouts { exchange: never, idle: never, request: never, ..TIMEOUTS };
+    let timeouts = Timeouts { first_byte: never, head: never, request: never, idle: never, ..TIMEOUTS };
     let mut server = Server::start(Options { timeouts, ..Options::default() });
     assert_eq!(server.get("/healthz").status, 200);
     let (mut half, _silent) = (server.connect(), server.connect());
-    half.write_all(b"POST /publish HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{").unwrap();
+    half.write_all(b"POST /publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n{").unwrap();
     server.ended.take().unwrap().send(()).unwrap();
     server.end().expect("unfinished requests do not hold up the end");
     assert_eq!(server.stops.load(SeqCst), 0);

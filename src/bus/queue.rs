@@ -1,0 +1,224 @@
+//! Publishes that wait for the upstream, and whose turn it is. Owned by [`super::subscriber`].
+//!
+//! Invariant: whoever publishes waits for what the others are entitled to, however much they have sent: sources take turns by bytes
+//! (deficit round robin), and the control port has every other turn. The length is bounded by [`super::shares`].
+
+use std::collections::{HashMap, VecDeque};
+
+use super::{ConnToken, Publish, PublishReply};
+
+/// Bytes that a source may send per turn; what it leaves of them it keeps while it has more to send.
+const TURN_BYTES: usize = 64 * 1024;
+/// What a publish costs beside its bytes.
+const PUBLISH_COST: usize = 256;
+
+#[derive(Debug, Default)]
+pub struct Queue {
+    control: Line,
+    clients: HashMap<(u16, ConnToken), Line>,
+    /// Every client with a line, the next one first.
+    ring: VecDeque<(u16, ConnToken)>,
+    is_controls_turn: bool,
+    len: usize,
+}
+
+/// The publishes of one source.
+#[derive(Debug, Default)]
+struct Line {
+    publishes: VecDeque<Publish>,
+    credit: usize,
+}
+
+impl Line {
+    fn cost(&self) -> Option<usize> {
+        self.publishes.front().map(|publish| publish.payload.len() + PUBLISH_COST)
+    }
+
+    fn pop(&mut self) -> Option<Publish> {
+        let cost = self.cost()?;
+        self.credit = self.credit.saturating_sub(cost);
+        let publish = self.publishes.pop_front();
+        if self.publishes.is_empty() {
+            // Nobody saves up for a burst, and a burst's room is given back.
+            *self = Line::default();
+        }
+        publish
+    }
+}
+
+impl Queue {
+    pub fn push(&mut self, publish: Publish) {
+        self.len += 1;
+        match &publish.reply {
+            PublishReply::Control(_) => self.control.publishes.push_back(publish),
+            PublishReply::Client { shard, conn, .. } => {
+                let source = (*shard, *conn);
+                let line = self.clients.entry(source).or_insert_with(|| {
+                    self.ring.push_back(source);
+                    Line::default()
+                });
+                line.publishes.push_back(publish);
+            }
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// How many have something to send: as often [`Queue::pass`] leads to another one.
+    pub fn sources(&self) -> usize {
+        self.ring.len() + usize::from(!self.control.publishes.is_empty())
+    }
+
+    /// The publish whose turn it is.
+    pub fn front(&mut self) -> Option<&Publish> {
+        if self.is_empty() {
+            return None;
+        }
+        loop {
+            let line = self.current();
+            let cost = line.cost().expect("lines in turn are not empty");
+            if line.credit >= cost {
+                break;
+            }
+            line.credit += TURN_BYTES;
+            self.pass();
+        }
+        self.current().publishes.front()
+    }
+
+    /// Takes out what [`Queue::front`] showed.
+    pub fn pop(&mut self) -> Option<Publish> {
+        if self.is_empty() {
+            return None;
+        }
+        self.len -= 1;
+        let is_control = self.is_current_control();
+        let line = self.current();
+        let publish = line.pop();
+        if !is_control && line.publishes.is_empty() {
+            let source = self.ring.pop_front().expect("it was its turn");
+            self.clients.remove(&source);
+            self.is_controls_turn = true;
+        }
+        publish
+    }
+
+    /// It is somebody else's turn.
+    pub fn pass(&mut self) {
+        let was_control = self.is_current_control();
+        if !was_control && !self.ring.is_empty() {
+            self.ring.rotate_left(1);
+        }
+        self.is_controls_turn = !was_control;
+    }
+
+    fn is_current_control(&self) -> bool {
+        !self.control.publishes.is_empty() && (self.is_controls_turn || self.ring.is_empty())
+    }
+
+    fn current(&mut self) -> &mut Line {
+        if self.is_current_control() {
+            return &mut self.control;
+        }
+        let source = self.ring.front().expect("somebody has something to send");
+        self.clients.get_mut(source).expect("the ring names lines")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(index: u32, payload_bytes: usize) -> Publish {
+        let reply = PublishReply::Client { shard: 0, conn: ConnToken { index, generation: 0 }, id: None };
+        Publish::new("c", vec![index as u8; payload_bytes], reply)
+    }
+
+    fn control(payload_bytes: usize) -> Publish {
+        Publish::new("c", vec![0xcc; payload_bytes], PublishReply::Control(tokio::sync::oneshot::channel().0))
+    }
+
+    /// Whose publishes come out, in order, and how many bytes.
+    fn drain(queue: &mut Queue) -> Vec<(u8, usize)> {
+        std::iter::from_fn(|| {
+            queue.front()?;
+            let publish = queue.pop().unwrap();
+            Some((publish.payload[0], publish.payload.len()))
+        })
+        .collect()
+    }
+
+    #[test]
+    fn one_behind_a_flood_waits_for_a_turn_and_not_for_the_flood() {
+        let mut queue = Queue::default();
+        (0..1000).for_each(|_| queue.push(client(1, 60_000)));
+        queue.push(client(2, 10));
+        queue.push(control(10));
+        assert_eq!((queue.len(), queue.sources()), (1002, 3));
+        let order = drain(&mut queue);
+        let place = |who: u8| order.iter().position(|&(from, _)| from == who).unwrap();
+        assert!(place(2) <= 2 && place(0xcc) <= 2, "{:?}", &order[..5]);
+        assert_eq!(order.len(), 1002);
+        assert!(queue.is_empty() && queue.front().is_none() && queue.pop().is_none());
+        assert!(queue.clients.is_empty() && queue.ring.is_empty());
+    }
+
+    #[test]
+    fn turns_are_measured_in_bytes_and_the_control_port_has_every_other() {
+        let mut queue = Queue::default();
+        (0..100).for_each(|_| queue.push(client(1, 100_000)));
+        (0..10_000).for_each(|_| queue.push(client(2, 1000)));
+        (0..1000).for_each(|_| queue.push(control(10_000)));
+        let mut bytes = HashMap::new();
+        for (who, payload_bytes) in drain(&mut queue) {
+            *bytes.entry(who).or_insert(0) += payload_bytes;
+            if bytes.values().sum::<usize>() > 8_000_000 {
+                break;
+            }
+        }
+        assert!((3_500_000..=4_500_000).contains(&bytes[&0xcc]), "{bytes:?}");
+        assert!((1_500_000..=2_500_000).contains(&bytes[&1]) && (1_300_000..=2_500_000).contains(&bytes[&2]), "{bytes:?}");
+    }
+
+    #[test]
+    fn passing_leads_to_everybody() {
+        let mut queue = Queue::default();
+        (1..=3).for_each(|index| queue.push(client(index, 10)));
+        queue.push(control(10));
+        let mut met = std::collections::HashSet::new();
+        for _ in 0..2 * queue.sources() {
+            met.insert(queue.front().unwrap().payload[0]);
+            queue.pass();
+        }
+        assert_eq!(met.len(), 4);
+    }
+
+    #[test]
+    fn the_control_port_alone_and_last_of_all() {
+        let mut queue = Queue::default();
+        (0..3).for_each(|_| queue.push(control(10)));
+        assert_eq!(drain(&mut queue).len(), 3);
+        queue.push(client(1, 10));
+        queue.push(control(100_000));
+        queue.push(control(100_000));
+        assert_eq!(drain(&mut queue).len(), 3);
+        queue.push(client(1, 100_000));
+        queue.push(control(10));
+        assert_eq!(drain(&mut queue).len(), 2);
+        assert!(queue.is_empty() && queue.sources() == 0);
+    }
+
+    #[test]
+    fn order_within_a_source_is_kept() {
+        let mut queue = Queue::default();
+        (1..=50).for_each(|size| queue.push(client(1, size * 3000)));
+        let sizes: Vec<usize> = drain(&mut queue).into_iter().map(|(_, size)| size).collect();
+        assert!(sizes.is_sorted() && sizes.len() == 50);
+    }
+}
