@@ -236,6 +236,12 @@ fn a_broken_setting_exits_2_wherever_it_stands() {
     }
     assert_eq!(run(campanile("exit-flag").args(["serve", "--shards", "0"])).0, 2);
     assert_eq!(run(campanile("exit-flag").args(["serve", "--redis", "rediss://a..b"])).0, 2);
+    // An argument that is no setting, as well.
+    let long = "x".repeat(256);
+    for arguments in [["publish", &long, "hi"], ["publish", "", "hi"], ["subscribe", "a", &long], ["subscribe", "a", "--url=nowhere"]] {
+        assert_eq!(run(campanile("exit-flag").args(arguments)).0, 2, "{arguments:?}");
+    }
+    assert_eq!(run(campanile("exit-flag").args(["publish", "a", "b", "--lines"])).0, 2);
     // What another attempt may find otherwise exits 1.
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
@@ -293,6 +299,7 @@ fn a_secret_is_shown_nowhere_wherever_it_was_typed() {
         &["serve", "--redis", &format!("redis://{login}@h:port")],
         &["serve", "--redis", &format!("redis://user:{login}")],
         &["subscribe", "a", "--url", &url],
+        &["subscribe", "a", "--url", &format!("user:{login}@h:80")],
         &["publish", "a", "b", "--control", &url],
         &["doctor", "--connections", &url],
         &["config", "--check", "--default", &url],
@@ -355,7 +362,7 @@ fn subscribe_takes_only_what_it_can() {
         [("wss://127.0.0.1/ws", "not supported"), ("http://127.0.0.1/ws", "ws://127.0.0.1/ws"), ("nowhere", "accepted: ws://")]
     {
         let (code, _, stderr) = run(campanile("urls").args(["subscribe", "a", "--url", url]));
-        assert_eq!(code, 1, "{url}");
+        assert_eq!(code, 2, "{url}");
         assert_contains(&stderr, &[part]);
     }
 }

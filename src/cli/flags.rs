@@ -73,7 +73,7 @@ const MISNAMED: &[(&str, &[&str], &str)] = &[
     ("subscribe", &["--control"], "--url ws://127.0.0.1:8080/ws: the public address, not the control address"),
 ];
 
-/// Puts what to write into the error about a flag of [`MISNAMED`], in place of whatever flag is spelled alike.
+/// Puts what to write into the error about a flag of `MISNAMED`, in place of whatever flag is spelled alike.
 pub fn explain_misnamed(error: &mut clap::Error, command: &str) {
     let Some(ContextValue::String(typed)) = error.get(ContextKind::InvalidArg) else { return };
     let known = MISNAMED.iter().find(|(of, names, _)| *of == command && names.contains(&typed.as_str()));

@@ -18,9 +18,9 @@ use std::process::ExitCode;
 use clap::Command;
 use tracing::Level;
 
-use crate::config::LogFormat;
 use crate::config::problem::{Problem, Severity};
 use crate::config::redis_url::mask_line;
+use crate::config::{LogFormat, parse};
 use output::OutputClosed;
 
 const ABOUT: &str = "Campanile takes each message once, from Redis, and puts it on every subscribed WebSocket.";
@@ -78,11 +78,12 @@ fn fail(error: anyhow::Error, format: LogFormat) -> anyhow::Result<ExitCode> {
     if error.is::<OutputClosed>() {
         return Ok(ExitCode::SUCCESS);
     }
+    let exit_code = if error.is::<BadUsage>() { ExitCode::from(2) } else { ExitCode::FAILURE };
     Ok(match error.downcast::<BadSettings>() {
         Ok(BadSettings(problems)) => report(&problems, format),
         Err(error) => {
             log::say(format, Level::ERROR, format_args!("error: {error:#}"), || log::Line::new(format_args!("{error:#}")));
-            ExitCode::FAILURE
+            exit_code
         }
     })
 }
@@ -101,6 +102,16 @@ fn print_usage(error: &clap::Error) {
 #[derive(Debug, thiserror::Error)]
 #[error("the settings are not usable")]
 pub struct BadSettings(pub Vec<Problem>);
+
+/// An argument that is wrong by itself, whatever the settings and the servers are.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct BadUsage(pub String);
+
+/// The channel that was typed, if it can be one.
+fn check_channel(channel: &str) -> Result<(), BadUsage> {
+    parse::channel_text(channel, false).map(drop).map_err(|reason| BadUsage(format!("the channel {channel:?} cannot be: {reason}")))
+}
 
 /// Prints every problem and tells what they come to.
 fn report(problems: &[Problem], format: LogFormat) -> ExitCode {

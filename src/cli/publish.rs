@@ -14,8 +14,8 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{BadSettings, flags, output};
-use crate::config::{Settings, load, parse, redis_url};
+use super::{BadSettings, BadUsage, check_channel, flags, output};
+use crate::config::{Settings, load, redis_url};
 use crate::listen::reachable;
 
 /// How long a server may take to answer before it is taken for gone.
@@ -73,14 +73,14 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let through_redis = sources.flags.iter().any(|(setting, texts)| setting.key == "redis" && texts.iter().any(|text| !text.is_empty()));
     let settings = load(&sources, None).map_err(BadSettings)?.settings;
     let channel = matches.get_one::<String>("channel").expect("clap requires it");
-    parse::channel_text(channel, false).map_err(|reason| anyhow::anyhow!("the channel {channel:?} cannot be: {reason}"))?;
+    check_channel(channel)?;
     let mut target =
         if through_redis { Target::redis(&settings, channel)? } else { Target::control(reachable(settings.control, false), channel) };
 
     let payload = matches.get_one::<OsString>("payload").expect("it has a default");
     if matches.get_flag("lines") {
         if payload != "-" {
-            bail!("--lines reads stdin: leave PAYLOAD away, or write -");
+            return Err(BadUsage("--lines reads stdin: leave PAYLOAD away, or write -".to_owned()).into());
         }
         let mut stdin = std::io::stdin().lock();
         let mut line = Vec::new();

@@ -1,5 +1,7 @@
 //! Checks of values that are good one by one but do not fit together, or do not fit the host. Called by [`super::layers`].
 
+use tracing::level_filters::STATIC_MAX_LEVEL;
+
 use super::fd_table::ALLOW;
 use super::host::Host;
 use super::parse::{show_cores, show_size};
@@ -48,6 +50,14 @@ pub fn check(
         }
     }
 
+    if let Some(level) = settings.log_level.beyond(STATIC_MAX_LEVEL) {
+        let problem = Problem::warning(
+            origin("log_level"),
+            "log_level",
+            format!("{level} lines are not in this build, which has up to {STATIC_MAX_LEVEL}"),
+        );
+        problems.push(problem.help("a build without --release has them all"));
+    }
     if let (FdTable::Private, Some(refusal)) = (settings.fd_table, &host.private_refused) {
         let problem = error("fd_table", format!("no shard can have a descriptor table of its own: {refusal}"));
         problems.push(problem.accepted("shared, auto").help(ALLOW));

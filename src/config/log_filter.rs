@@ -7,7 +7,6 @@ use std::fmt;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 
-use super::parse;
 use super::problem::closest;
 
 const LEVELS: &[(&str, LevelFilter)] = &[
@@ -74,9 +73,10 @@ impl LogFilter {
         Targets::new().with_default(self.level).with_targets(self.modules.iter().cloned())
     }
 
-    /// The level that asks for the most.
-    pub fn most(&self) -> LevelFilter {
-        self.modules.iter().map(|(_, level)| *level).fold(self.level, LevelFilter::max)
+    /// The level that asks for the most, if that is more than a build has (`max`).
+    pub fn beyond(&self, max: LevelFilter) -> Option<LevelFilter> {
+        let most = self.modules.iter().map(|(_, level)| *level).fold(self.level, LevelFilter::max);
+        (most > max).then_some(most)
     }
 }
 
@@ -91,7 +91,7 @@ fn level(word: &str) -> Result<LevelFilter, String> {
     let word = word.to_lowercase();
     match SYNONYMS.iter().find(|(other, _)| *other == word) {
         Some((other, ours)) => Err(format!("{other:?} is not a level; did you mean {ours}?")),
-        None => parse::word(&word, LEVELS).map_err(|_| {
+        None => LEVELS.iter().find(|(name, _)| *name == word).map(|(_, level)| *level).ok_or_else(|| {
             let close = closest(&word, LEVELS.iter().map(|(name, _)| *name));
             format!("{word:?} is not a level{}", close.map_or(String::new(), |name| format!("; did you mean {name}?")))
         }),
@@ -131,8 +131,9 @@ mod tests {
             assert_eq!(filter.to_string(), shown);
             assert_eq!(LogFilter::parse(shown), Ok(filter));
         }
-        assert_eq!(LogFilter::parse("warn,campanile::bus=debug").unwrap().most(), LevelFilter::DEBUG);
-        assert_eq!(LogFilter::parse("warn").unwrap().most(), LevelFilter::WARN);
+        let beyond = |text| LogFilter::parse(text).unwrap().beyond(LevelFilter::INFO);
+        assert_eq!(beyond("warn,campanile::bus=debug"), Some(LevelFilter::DEBUG));
+        assert_eq!(beyond("warn,campanile::bus=info"), None);
     }
 
     /// It was taken for the name of a module, and nothing was logged.

@@ -13,10 +13,9 @@ use anyhow::bail;
 use clap::{Arg, ArgMatches, Command, value_parser};
 use tungstenite::http::Uri;
 
-use super::flags;
-use crate::cli::output;
+use super::{BadUsage, check_channel, flags, output};
 use crate::config::redis_url::masked;
-use crate::config::{Settings, load, parse};
+use crate::config::{Settings, load};
 use crate::listen::{is_ipv6_alone, reachable};
 use crate::wire::Format;
 use connection::{Break, Target};
@@ -89,7 +88,7 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let target = Target::new(parse_url(&url)?, format);
     let mut channels: Vec<String> = Vec::new();
     for channel in matches.get_many::<String>("channels").expect("clap requires one") {
-        parse::channel_text(channel, false).map_err(|reason| anyhow::anyhow!("the channel {channel:?} cannot be: {reason}"))?;
+        check_channel(channel)?;
         if !channels.contains(channel) {
             remark_on_pattern(channel);
             channels.push(channel.clone());
@@ -155,18 +154,24 @@ fn default_url(settings: &Settings) -> String {
     format!("ws://{}/ws", reachable(*listen, is_ipv6_alone(*listen, &settings.listen)))
 }
 
-fn parse_url(text: &str) -> anyhow::Result<Uri> {
+fn parse_url(text: &str) -> Result<Uri, BadUsage> {
     let accepted = "accepted: ws://HOST[:PORT][/ws], as in ws://127.0.0.1:8080/ws";
     // A token or a password may stand in it.
     let shown = masked(text);
-    let uri: Uri = text.parse().map_err(|error| anyhow::anyhow!("--url {shown:?} is not a URL: {error}; {accepted}"))?;
+    let uri: Uri = text.parse().map_err(|error| BadUsage(format!("--url {shown:?} is not a URL: {error}; {accepted}")))?;
     match (uri.scheme_str(), uri.host()) {
         (Some("ws"), Some(_)) => {}
-        (Some("wss"), _) => bail!("--url: wss:// is not supported by this command yet; {accepted}, or a TLS proxy in between"),
-        (Some("http"), Some(_)) => bail!("--url: {shown:?} is the address of a page; the socket is ws{}", &shown[4..]),
+        (Some("wss"), _) => {
+            return Err(BadUsage(format!("--url: wss:// is not supported by this command yet; {accepted}, or a TLS proxy in between")));
+        }
+        (Some("http"), Some(_)) => {
+            return Err(BadUsage(format!("--url: {shown:?} is the address of a page; the socket is ws{}", &shown[4..])));
+        }
         // `host:port` reads as a host, or as a scheme and a path.
-        (None, _) if text.contains(':') && !text.contains('/') => bail!("--url: {text:?} is an address, not a URL; write ws://{text}/ws"),
-        _ => bail!("--url: {shown:?} names no WebSocket server; {accepted}"),
+        (None, _) if text.contains(':') && !text.contains('/') => {
+            return Err(BadUsage(format!("--url: {shown:?} is an address, not a URL; write ws://{shown}/ws")));
+        }
+        _ => return Err(BadUsage(format!("--url: {shown:?} names no WebSocket server; {accepted}"))),
     }
     if matches!(uri.path(), "" | "/") {
         let query = uri.query().map_or(String::new(), |query| format!("?{query}"));
