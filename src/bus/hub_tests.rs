@@ -352,18 +352,18 @@ fn a_channel_that_is_refused_for_good_is_told_to_those_who_have_it_and_to_those_
     }
     bed.hub.flush(T0);
     assert_eq!(bed.got(0), ["joined 1 at 0", "batch 1 1..3", "gap 1 3..4 refused"]);
-    assert_eq!(bed.got(1), ["refused 2", "refused 3"]);
+    assert_eq!(bed.got(1), ["refused 2 for good", "refused 3 for good"]);
     assert_eq!(bed.message("a", b"x"), Outcome::Unwanted);
     // An outage changes nothing; who asks now is answered at once.
     bed.hub.interrupt();
     bed.hub.join(1, topic(4), "a", somebody(), T0);
-    assert_eq!(bed.got(1), ["refused 4"]);
+    assert_eq!(bed.got(1), ["refused 4 for good"]);
     // It is mended: whoever kept it goes on, with a number for what was missed.
     bed.hub.flowing("a");
     bed.messages("a", 1);
     assert_eq!(bed.got(0), ["gap 1 4..5 outage", "batch 1 5..6"]);
     bed.join(1, 5, "new");
-    assert_eq!(bed.got(1), ["refused 5"], "nobody has asked Redis anew");
+    assert_eq!(bed.got(1), ["refused 5 for good"], "nobody has asked Redis anew");
     bed.hub.expire(T0 + LINGER_NS);
     bed.join(1, 6, "new");
     assert_eq!(bed.got(1), ["joined 6 at 0"]);
@@ -377,7 +377,7 @@ fn an_answered_join_that_waits_for_room_is_refused_all_the_same() {
     bed.hub.refuse("b");
     assert_eq!(bed.got(0), ["joined 1 at 0"]);
     bed.hub.flush(T0);
-    assert_eq!(bed.got(0), ["refused 2"]);
+    assert_eq!(bed.got(0), ["refused 2 for good"]);
     bed.hub.flush(T0);
     assert!(bed.got(0).is_empty() && bed.hub.is_drained());
 }

@@ -32,8 +32,24 @@ const SYNONYMS: &[(&str, &str)] = &[
 ];
 
 /// The modules of this crate: whatever is logged comes from one of them.
-const MODULES: &[&str] =
-    &["bus", "cli", "config", "control", "doctor", "fanout", "limits", "listen", "metrics", "server", "shard", "sys", "systemd", "wire"];
+const MODULES: &[&str] = &[
+    "addresses",
+    "bus",
+    "by_name",
+    "cli",
+    "config",
+    "control",
+    "doctor",
+    "fanout",
+    "limits",
+    "listen",
+    "metrics",
+    "server",
+    "shard",
+    "sys",
+    "systemd",
+    "wire",
+];
 
 const CRATE: &str = "campanile";
 

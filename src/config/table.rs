@@ -127,6 +127,7 @@ pub const SYNONYMS: &[(&str, &str)] = &[
     ("addr", "listen"),
     ("redis_url", "redis"),
     ("admin", "control"),
+    ("control_port", "control"),
     ("threads", "shards"),
     ("workers", "shards"),
     ("max_connections", "connections_max"),
@@ -278,7 +279,7 @@ mod tests {
             log_level: _,
             channels: _,
         } = all;
-        const FIELDS: usize = 34 + 6;
-        assert_eq!(SETTINGS.len(), FIELDS, "34 fields of Settings and 6 of ChannelRule");
+        const FIELDS: usize = 35 + 6;
+        assert_eq!(SETTINGS.len(), FIELDS, "35 fields of Settings and 6 of ChannelRule");
     }
 }

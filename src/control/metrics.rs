@@ -70,7 +70,11 @@ const SHARD_COUNTERS: &[Named<ShardMetrics>] = &[
     ),
     ("campanile_writes", "Write system calls. Unit: calls.", |m| &m.writes),
     ("campanile_writes_blocked", "Writes that the kernel took only in part or not at all. Unit: calls.", |m| &m.writes_blocked),
-    ("campanile_flush_looks", "Subscriptions that visits of connections looked at: what flushing costs besides its writes.", |m| &m.looks),
+    (
+        "campanile_flush_looks",
+        "Subscriptions that visits of connections looked at: what flushing costs besides its writes. Unit: subscriptions.",
+        |m| &m.looks,
+    ),
     ("campanile_pings_sent", "Heartbeat pings sent. Unit: frames.", |m| &m.pings_sent),
     ("campanile_messages_skipped", "Messages that subscribers were not sent and that a gap announced. Unit: messages.", |m| {
         &m.messages_skipped
