@@ -104,6 +104,7 @@ macro_rules! named_reasons {
         }
     };
 }
+pub(crate) use named_reasons;
 
 named_reasons! {
     /// Why a connection that had been accepted came to its end. Each is counted in `campanile_connections_closed_total`.

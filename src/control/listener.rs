@@ -25,6 +25,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
+use super::tally::{CutReason, Tally};
 use super::{CONNECTIONS_MAX, READ_BUFFER_BYTES_MAX, Timeouts};
 
 /// What a connection waits for, in the order in which places are taken away.
@@ -102,7 +103,7 @@ impl Peer {
 }
 
 /// Serves until `closing` is fired or dropped, then until every answer under way is written.
-pub(super) async fn serve(listener: TcpListener, router: Router, timeouts: Timeouts, closing: oneshot::Receiver<()>) {
+pub(super) async fn serve(listener: TcpListener, router: Router, timeouts: Timeouts, tally: Arc<Tally>, closing: oneshot::Receiver<()>) {
     let mut closing = pin!(closing);
     let mut places: Vec<(Peer, JoinHandle<()>)> = Vec::with_capacity(CONNECTIONS_MAX);
     let (close, closed) = watch::channel(());
@@ -121,9 +122,10 @@ pub(super) async fn serve(listener: TcpListener, router: Router, timeouts: Timeo
         if places.len() >= CONNECTIONS_MAX {
             let oldest = places.iter().enumerate().min_by_key(|(_, (peer, _))| peer.get()).map(|(index, _)| index);
             places.swap_remove(oldest.expect("it is full")).1.abort();
+            tally.cut(CutReason::Displaced);
         }
         let peer = Peer::new();
-        places.push((peer.clone(), tokio::spawn(attend(stream, peer, service.clone(), timeouts, closed.clone()))));
+        places.push((peer.clone(), tokio::spawn(attend(stream, peer, service.clone(), timeouts, tally.clone(), closed.clone()))));
     }
     drop(listener);
     drop(close);
@@ -144,7 +146,14 @@ async fn unless<T>(mut stop: Pin<&mut impl Future>, work: impl Future<Output = T
 }
 
 /// One connection, from its first byte to its end.
-async fn attend(stream: TcpStream, peer: Peer, router: TowerToHyperService<Router>, timeouts: Timeouts, mut closed: watch::Receiver<()>) {
+async fn attend(
+    stream: TcpStream,
+    peer: Peer,
+    router: TowerToHyperService<Router>,
+    timeouts: Timeouts,
+    tally: Arc<Tally>,
+    mut closed: watch::Receiver<()>,
+) {
     // Answers are written whole; waiting for more helps nobody.
     let _ = stream.set_nodelay(true);
     let asked = peer.clone();
@@ -173,7 +182,10 @@ async fn attend(stream: TcpStream, peer: Peer, router: TowerToHyperService<Route
             Pin::new(&mut connection).graceful_shutdown();
         }
         // An error is the client's: it is told what was wrong, if it can be.
-        if connection.poll_without_shutdown(cx).is_ready() {
+        if let Poll::Ready(ended) = connection.poll_without_shutdown(cx) {
+            if ended.is_err_and(|error| error.is_parse()) {
+                tally.cut(CutReason::BadHead);
+            }
             return Poll::Ready(true);
         }
         let Some(due) = peer.due(&timeouts) else { return Poll::Pending };
@@ -183,12 +195,15 @@ async fn attend(stream: TcpStream, peer: Peer, router: TowerToHyperService<Route
         deadline.as_mut().poll(cx).map(|()| false)
     })
     .await;
-    let was_in_head = peer.get().0 == Phase::Head;
+    let phase = peer.get().0;
     let Connection { stream, .. } = connection.into_parts().io.into_inner();
     peer.enter(Phase::Idle);
     if !is_over {
-        if !was_in_head {
-            return;
+        match phase {
+            Phase::Head => tally.cut(CutReason::Head),
+            Phase::Fresh => return tally.cut(CutReason::Silent),
+            Phase::Answering => return tally.cut(CutReason::Unread),
+            Phase::Idle | Phase::Body | Phase::Working => return,
         }
         // Nothing else is being written: the kernel takes so little whole.
         let _ = stream.try_write(too_slow(timeouts.head).as_bytes());

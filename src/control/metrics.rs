@@ -170,6 +170,7 @@ impl Collector for Scrape {
         let mut page = Page { encoder };
         self.shards(&mut page)?;
         self.bus(&mut page)?;
+        self.control(&mut page)?;
         self.process(&mut page)
     }
 }
@@ -252,6 +253,20 @@ impl Scrape {
             page.gauge(name, help, read(bus).get())?;
         }
         page.gauge("campanile_bus_inbox_depth", "Commands waiting in the bus thread's inbox now. Unit: commands.", self.0.bus.len())
+    }
+
+    fn control(&self, page: &mut Page<'_>) -> fmt::Result {
+        let tally = &self.0.tally;
+        page.counters(
+            "campanile_control_answers",
+            "Answers of the control port, by status. Unit: answers.",
+            tally.answers().map(|(status, count)| ([("status", status)], count)),
+        )?;
+        page.counters(
+            "campanile_control_connections_cut",
+            "Connections of the control port that were ended before their clients ended them, by reason. Unit: connections.",
+            tally.cuts().map(|(reason, count)| ([("reason", reason)], count)),
+        )
     }
 
     fn process(&self, page: &mut Page<'_>) -> fmt::Result {

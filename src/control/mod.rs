@@ -17,6 +17,7 @@ pub mod metrics;
 mod process;
 mod publish;
 mod room;
+mod tally;
 #[cfg(test)]
 mod tests;
 
@@ -114,6 +115,7 @@ pub struct State {
     reads: room::Gate,
     bodies: room::Bodies,
     flow: publish::Flow,
+    tally: Arc<tally::Tally>,
     timeouts: Timeouts,
 }
 
@@ -175,6 +177,7 @@ impl State {
             publishes: room::Gate::new(PUBLISHES_MAX, WAITING_MAX),
             reads: room::Gate::new(READS_MAX, WAITING_MAX),
             flow: publish::Flow::default(),
+            tally: Arc::default(),
             timeouts: TIMEOUTS,
         }
     }
@@ -229,6 +232,7 @@ pub fn router(state: Arc<State>) -> Router {
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(state.clone(), hosts::check))
+        .layer(from_fn_with_state(state.clone(), tally::count))
         .with_state(state)
 }
 
@@ -335,7 +339,7 @@ async fn serve(
     });
 
     let (close, closing) = oneshot::channel::<()>();
-    let server = tokio::spawn(listener::serve(listener, router(state.clone()), state.timeouts, closing));
+    let server = tokio::spawn(listener::serve(listener, router(state.clone()), state.timeouts, state.tally.clone(), closing));
     let _ = ended.await;
     let _ = close.send(());
     match tokio::time::timeout(FAREWELL, server).await {

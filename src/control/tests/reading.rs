@@ -297,6 +297,7 @@ fn a_newcomer_takes_the_place_of_an_idle_connection_and_of_no_other() {
     for stream in &mut kept[..10] {
         assert_eq!(read_to_close(stream), "");
     }
+    assert!(server.state.tally.cuts().eq([("displaced", 10), ("silent", 0), ("head", 0), ("bad_head", 0), ("unread", 0)]));
     half.write_all(b"Host: localhost\r\nConnection: close\r\n\r\n").unwrap();
     let text = read_to_close(&mut half);
     assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
@@ -382,4 +383,6 @@ fn a_name_that_somebody_else_may_own_is_421_everywhere_but_at_healthz() {
     let request = agent().post(server.url("/publish")).header("host", "evil.example").header("origin", "http://evil.example");
     assert_eq!(answer(request.send(&br#"{"channel":"a","data":1}"#[..])).status, 421);
     assert!(server.published.lock().unwrap().is_empty());
+    let page = server.get("/metrics").body;
+    assert!(page.contains("\ncampanile_control_answers_total{status=\"421\"} 7\n"), "{page}");
 }
