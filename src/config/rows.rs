@@ -201,7 +201,7 @@ pub static SETTINGS: &[Setting] = &[
         key: "fd_table",
         section: Section::Shards,
         placeholder: "TABLE",
-        help: "One descriptor table for all shards, or one for each. With private tables the descriptor limit applies to each shard; auto goes private when one table would not hold connections_max.",
+        help: "One descriptor table for all shards, or one for each. With private tables the descriptor limit applies to each shard; auto goes private when one table would not hold connections_max and the system calls for it are allowed.",
         accepted: "auto, shared, private",
         default_text: None,
         value: one!(fd_table, text => parse::word(text, FD_TABLES), value => parse::show_word(*value, FD_TABLES)),

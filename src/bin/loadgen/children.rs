@@ -81,7 +81,7 @@ impl Server {
             };
             let address = |name: &str, scheme: &str| {
                 let text = line.strip_prefix(name)?.trim().strip_prefix(scheme)?;
-                text.split('/').next()?.parse::<SocketAddr>().ok()
+                text.split(['/', ' ']).next()?.parse::<SocketAddr>().ok()
             };
             server.clients = address("  clients ", "ws://").unwrap_or(server.clients);
             server.control = address("  control ", "http://").unwrap_or(server.control);
