@@ -251,6 +251,30 @@ fn a_lap_slower_than_the_channel_overruns_nobody_who_takes_everything() {
     assert_eq!(stage.rig.metrics.log_bytes.get(), 0);
 }
 
+/// A shard that is held up gets a whole inbox at once. Once it has been to everybody, only the one that is stalled needs it: the log must not wait for
+/// the next message to come back within its bound.
+#[test]
+fn a_log_that_a_burst_filled_is_within_its_bound_when_everybody_has_been_visited() {
+    for overrun in [Overrun::Skip, Overrun::Latest] {
+        let mut settings = settings_with(overrun);
+        settings.channels.default.log_bytes = 64 * 1024;
+        let mut stage = Stage::new(settings);
+        let clients = stage.subscribers(3, "c");
+        stage.set_room(clients[1], 100);
+        for _ in 0..50 {
+            stage.publish("c", 16_000);
+        }
+        stage.turns(20);
+        assert_eq!(stage.messages(&clients), [50, 0, 50], "{overrun:?}");
+        let held = stage.rig.metrics.log_bytes.get();
+        // And the message in the middle of which its socket is.
+        assert!(held <= 3 * 64 * 1024, "{held} bytes");
+        stage.set_room(clients[1], PLENTY);
+        stage.turns(5);
+        assert_eq!((stage.clients[clients[1]].subscriptions["c"].seq, stage.overruns()), (50, 1));
+    }
+}
+
 #[test]
 fn a_burst_of_more_than_a_visit_and_a_log_overruns_nobody_who_takes_everything() {
     let mut stage = Stage::new(settings());

@@ -47,6 +47,10 @@ pub struct Topic {
     lap_head: u64,
     /// The lowest number since then at which somebody was left whose socket takes more.
     lap_left: u64,
+    /// The same for the round before.
+    left_before: u64,
+    /// How many were left so and have not caught up.
+    left: u32,
     /// On the shard's ring of topics with a lap under way.
     pub in_ring: bool,
     /// Members that were left behind the head because their socket took no more.
@@ -92,6 +96,8 @@ impl Topics {
             lap_remaining: 0,
             lap_head: 0,
             lap_left: u64::MAX,
+            left_before: u64::MAX,
+            left: 0,
             in_ring: false,
             lagging: 0,
             join_sent: false,
@@ -188,26 +194,38 @@ impl Topic {
         if self.lap_position as usize == self.members.len() {
             self.lap_position = 0;
             // Everybody has been visited since the last time the walk was here.
-            self.set_served();
+            self.log.set_served(self.lap_head.min(self.lap_left));
+            (self.lap_head, self.left_before, self.lap_left) = (self.log.head(), self.lap_left, u64::MAX);
         }
         Some(member)
     }
 
-    /// Everybody has been visited since the newest batch.
+    /// Everybody has been visited since the newest batch, in the part of a round that the walk has passed and the part before.
     pub fn end_lap(&mut self) {
         self.in_ring = false;
         self.lap_head = self.log.head();
-        self.set_served();
+        self.log.set_served(self.lap_head.min(self.lap_left).min(self.left_before));
     }
 
-    fn set_served(&mut self) {
-        self.log.set_served(self.lap_head.min(self.lap_left));
-        (self.lap_head, self.lap_left) = (self.log.head(), u64::MAX);
-    }
-
-    /// The walk has left somebody behind at this number whose socket would take more: what follows has not been offered to everybody.
-    pub fn note_left(&mut self, seq: u64) {
+    /// The walk has left somebody behind at this number whose socket would take more: what follows has not been offered to everybody. `is_new`:
+    /// it was not left before.
+    pub fn note_left(&mut self, seq: u64, is_new: bool) {
+        self.left += u32::from(is_new);
         self.lap_left = self.lap_left.min(seq);
+    }
+
+    /// One that was left has caught up, or is behind by its own fault now. True: it was the last one, and everybody has been offered everything.
+    pub fn forget_left(&mut self) -> bool {
+        self.left -= 1;
+        if self.left > 0 {
+            return false;
+        }
+        (self.lap_left, self.left_before) = (u64::MAX, u64::MAX);
+        let is_over = self.lap_is_over();
+        if is_over {
+            self.log.set_served(self.log.head());
+        }
+        is_over
     }
 
     pub fn lap_is_over(&self) -> bool {

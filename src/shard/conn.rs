@@ -116,12 +116,14 @@ pub struct Subscription {
     pub links: Links,
     /// Unsubscribed in the middle of a frame: it ends with the frame.
     pub leaving: bool,
+    /// It is our bound on a visit that leaves it behind: counted in the topic's `left`.
+    pub is_left: bool,
 }
 
 impl Subscription {
     /// A subscription that the bus has not confirmed yet sees nothing; its cursor keeps the number of its waiter instead.
     pub fn waiting(topic: u32, place: u32, waiter: u32) -> Subscription {
-        Subscription { seq: u64::MAX, offset: waiter, topic, place, links: Links::OFF, leaving: false }
+        Subscription { seq: u64::MAX, offset: waiter, topic, place, links: Links::OFF, leaving: false, is_left: false }
     }
 
     /// The waiter's number while the bus has not confirmed the subscription.

@@ -73,6 +73,10 @@ impl<N: Network> Shard<N> {
                 continue;
             }
             self.topics[topic].end_lap();
+            if self.topics[topic].lagging > 0 {
+                // What the lap was still to bring need not be kept beyond the bound any more.
+                self.with_log(topic, |log| log.measure());
+            }
             self.retire_if_idle(topic);
         }
     }
@@ -114,6 +118,7 @@ impl<N: Network> Shard<N> {
         let conn = &mut self.conns[key];
         if conn.flags.has(Flags::BLOCKED) {
             if let Some(at) = news.filter(|_| has_news) {
+                self.forget_left(key, at);
                 self.judge_blocked(key, at);
             }
             return Visit::Idle;
@@ -194,6 +199,7 @@ impl<N: Network> Shard<N> {
             let topic = subscription.topic;
             self.conns[key].remove_behind(at);
             self.set_lagging(topic, true, false);
+            self.forget_left(key, at);
             self.retire_if_idle(topic);
         }
     }
@@ -475,25 +481,34 @@ impl<N: Network> Shard<N> {
 
     /// A lap has been to this member: if it is our bound on a visit that leaves it behind, its log must not take it for slow.
     pub(super) fn note_left(&mut self, topic: u32, member: Member) {
-        let Some(conn) = self.conns.get(member.conn as usize).filter(|conn| !conn.flags.has(Flags::BLOCKED)) else { return };
+        let Some(conn) = self.conns.get_mut(member.conn as usize).filter(|conn| !conn.flags.has(Flags::BLOCKED)) else { return };
         // It may have left in the course of the visit.
-        if let Some(subscription) = conn.subscriptions.get(member.subscription as usize)
+        if let Some(subscription) = conn.subscriptions.get_mut(member.subscription as usize)
             && subscription.topic == topic
             && subscription.is_lagging()
         {
-            self.topics[topic].note_left(subscription.cursor().seq);
+            let is_new = !std::mem::replace(&mut subscription.is_left, true);
+            self.topics[topic].note_left(subscription.cursor().seq, is_new);
         }
     }
 
     /// The same for all that the next write of this connection is for.
     fn note_all_left(&mut self, key: usize) {
-        let conn = &self.conns[key];
-        let mut next = conn.first_behind();
+        let mut next = self.conns[key].first_behind();
         for _ in 0..limits::SLICES_PER_WRITE {
             let Some(at) = next else { break };
-            let subscription = &conn.subscriptions[at];
-            self.topics[subscription.topic].note_left(subscription.cursor().seq);
-            next = conn.next_behind(at);
+            next = self.conns[key].next_behind(at);
+            let topic = self.conns[key].subscriptions[at].topic;
+            self.note_left(topic, Member { conn: key as u32, subscription: at as u32 });
+        }
+    }
+
+    /// It is not our bound any more that leaves this subscription behind. What was kept beyond the log's bound for it alone goes.
+    pub(super) fn forget_left(&mut self, key: usize, at: usize) {
+        let subscription = &mut self.conns[key].subscriptions[at];
+        let topic = subscription.topic;
+        if std::mem::take(&mut subscription.is_left) && self.topics[topic].forget_left() && self.topics[topic].lagging > 0 {
+            self.with_log(topic, |log| log.measure());
         }
     }
 }

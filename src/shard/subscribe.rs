@@ -117,6 +117,7 @@ impl<N: Network> Shard<N> {
             // It needs the rest of its frame, which outlives the log, and nothing after it.
             subscription.leaving = true;
             self.set_lagging(topic, was, false);
+            self.forget_left(key, at);
             self.retire_if_idle(topic);
         } else {
             self.remove_subscription(key, at);
@@ -124,6 +125,7 @@ impl<N: Network> Shard<N> {
     }
 
     pub(super) fn remove_subscription(&mut self, key: usize, at: usize) {
+        self.forget_left(key, at);
         let was_lagging = self.conns[key].subscriptions[at].is_lagging();
         let gone = self.conns[key].swap_remove_subscription(at);
         self.set_lagging(gone.topic, was_lagging, false);
