@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use campanile::shard::inbox::{Inbox, InboxSender, inbox};
+use campanile::inbox::{Inbox, InboxSender, inbox};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use mio::{Events, Poll, Token};
 

@@ -10,11 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
-use campanile::bus::{BusCommand, ShardMessage, TopicToken};
+use campanile::bus::{BusCommand, ShardMessage};
 use campanile::config::Settings;
 use campanile::fanout::batch::{Batch, Channel};
+use campanile::fanout::topics::TopicToken;
+use campanile::inbox::{InboxSender, inbox};
 use campanile::metrics::ShardMetrics;
-use campanile::shard::inbox::{InboxSender, inbox};
 use campanile::shard::net::{Accepted, Network, Readiness, Received, Stream};
 use campanile::shard::{Parts, Shard, unpack};
 use campanile::sys;

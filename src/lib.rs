@@ -4,7 +4,7 @@
 //!
 //! 1. [`bus`]: one thread reads Redis (or the embedded bus), numbers each message and groups what one read brought
 //!    by channel into a [`fanout::batch::Batch`].
-//! 2. [`shard::inbox`]: the batch is handed, shared and immutable, to every shard that has a subscriber.
+//! 2. [`inbox`]: the batch is handed, shared and immutable, to every shard that has a subscriber.
 //! 3. [`fanout`]: a shard appends it to the channel's log; a subscription is a cursor into that log.
 //! 4. [`shard`]: the loop that owns the sockets: accept, read, append, flush, reap.
 //! 5. [`wire`]: what the bytes mean: HTTP head, WebSocket frames, commands and events.
@@ -21,6 +21,7 @@ pub mod config;
 pub mod control;
 pub mod doctor;
 pub mod fanout;
+pub mod inbox;
 pub mod limits;
 pub mod listen;
 pub mod metrics;

@@ -317,9 +317,9 @@ mod tests {
     #[test]
     fn a_thread_that_does_not_turn_is_named_until_it_does() {
         let poll = mio::Poll::new().unwrap();
-        let (bus, bus_inbox) = crate::shard::inbox::inbox(1, poll.registry(), mio::Token(0)).unwrap();
+        let (bus, bus_inbox) = crate::inbox::inbox(1, poll.registry(), mio::Token(0)).unwrap();
         let bus = BusSender::new(bus, 1);
-        let shards: Vec<_> = (1..3).map(|token| crate::shard::inbox::inbox(1, poll.registry(), mio::Token(token)).unwrap()).collect();
+        let shards: Vec<_> = (1..3).map(|token| crate::inbox::inbox(1, poll.registry(), mio::Token(token)).unwrap()).collect();
         let bus_metrics = Arc::new(BusMetrics::default());
         let metrics: Vec<Arc<ShardMetrics>> = vec![Arc::default(), Arc::default()];
         let senders = shards.iter().map(|(sender, _)| sender.clone()).zip(metrics.iter().cloned()).collect();

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use campanile::shard::inbox::inbox;
+use campanile::inbox::inbox;
 use mio::{Events, Poll, Token};
 
 /// Far longer than nothing happens on a machine that is busy with other work.

@@ -13,9 +13,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use campanile::addresses::Source;
-use campanile::bus::{BusCommand, JoinRefusal, ShardMessage, TopicToken};
+use campanile::bus::{BusCommand, JoinRefusal, ShardMessage};
 use campanile::config::{Overrun, Settings};
 use campanile::fanout::batch::{BatchBuilder, Channel};
+use campanile::fanout::topics::TopicToken;
 use campanile::limits;
 use campanile::metrics::CloseReason;
 use campanile::wire::Format;

@@ -11,8 +11,8 @@ use super::super::{Publish, PublishReply};
 use super::*;
 use crate::addresses::Source;
 use crate::config::Overrun;
+use crate::inbox::{Inbox, inbox};
 use crate::limits::BATCH_BYTES_MAX;
-use crate::shard::inbox::{Inbox, inbox};
 use crate::wire::Format;
 use crate::wire::payload::Expect;
 

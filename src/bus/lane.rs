@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use indexmap::IndexMap;
 
-use super::{ShardMessage, ShardSender, TopicToken};
+use super::{ShardMessage, ShardSender};
 use crate::fanout::batch::Batch;
+use crate::fanout::topics::TopicToken;
 #[cfg(doc)]
-use crate::shard::inbox::InboxSender;
+use crate::inbox::InboxSender;
 
 /// Replies that may wait for one shard before the bus thread stops taking commands.
 pub const REPLIES_MAX: usize = 16 * 1024;

@@ -43,7 +43,8 @@ use crate::addresses::Source;
 use shares::{Publishers, Share, Shares, Ticket};
 
 use crate::fanout::batch::{Batch, Channel};
-use crate::shard::inbox::InboxSender;
+use crate::fanout::topics::TopicToken;
+use crate::inbox::InboxSender;
 use crate::wire::command::Id;
 use crate::wire::payload::Expect;
 
@@ -58,13 +59,6 @@ pub const PUBLISH_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const CONTROL_SHARE: Share = Share { count: PUBLISHES_MAX / 4, bytes: PUBLISH_BYTES_MAX / 4 };
 
 const _: () = assert!(PUBLISHES_MAX <= COMMANDS_MAX / 4);
-
-/// A topic slot of one shard: index and generation, so that a batch for a topic that is gone finds nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct TopicToken {
-    pub index: u32,
-    pub generation: u32,
-}
 
 /// A connection slot of one shard: index and generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

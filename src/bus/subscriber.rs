@@ -19,8 +19,8 @@ use super::redis::RedisBus;
 use super::upstream::Upstream;
 use super::{BusCommand, BusSender, COMMANDS_MAX, PublishError, ShardSender};
 use crate::config::Settings;
+use crate::inbox::{Inbox, inbox};
 use crate::metrics::BusMetrics;
-use crate::shard::inbox::{Inbox, inbox};
 use crate::sys::monotonic_ns;
 
 /// Commands served in one turn.

@@ -10,9 +10,15 @@ use smallvec::SmallVec;
 
 use super::batch::Channel;
 use super::log::Log;
-use crate::bus::TopicToken;
 use crate::by_name::{ByName, Named};
 use crate::config::ChannelRule;
+
+/// A topic slot of a shard: index and generation, so that a batch for a topic that is gone finds nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TopicToken {
+    pub index: u32,
+    pub generation: u32,
+}
 
 #[derive(Debug, Default)]
 pub struct Topics {

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use mio::{Events, Poll, Token};
 
-use super::inbox::{Inbox, InboxSender, inbox};
 use super::net::{Network, Readiness};
 use super::sockets::{LISTENER_TOKEN, Sockets};
 use super::{Parts, Shard, unpack};
 use crate::bus::ShardMessage;
+use crate::inbox::{Inbox, InboxSender, inbox};
 use crate::sys;
 use crate::systemd::{Share, Socket};
 

@@ -11,8 +11,8 @@ use std::sync::atomic::AtomicUsize;
 
 use campanile::bus::{BusCommand, BusSender, ConnToken, ShardMessage};
 use campanile::config::Settings;
+use campanile::inbox::{Inbox, InboxSender, inbox};
 use campanile::metrics::ShardMetrics;
-use campanile::shard::inbox::{Inbox, InboxSender, inbox};
 use campanile::shard::net::{Accepted, Network, Readiness, Received, Stream};
 use campanile::shard::{Parts, Shard, unpack};
 use campanile::wire::Format;

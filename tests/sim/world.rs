@@ -7,11 +7,12 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use campanile::bus::{BusCommand, ConnToken, JoinRefusal, ShardMessage, TopicToken};
+use campanile::bus::{BusCommand, ConnToken, JoinRefusal, ShardMessage};
 use campanile::config::{ChannelRule, Overrun, Settings};
 use campanile::fanout::batch::{Batch, BatchBuilder, Channel};
+use campanile::fanout::topics::TopicToken;
+use campanile::inbox::{Inbox, InboxSender};
 use campanile::metrics::{CloseReason, RefusalReason, ShardMetrics};
-use campanile::shard::inbox::{Inbox, InboxSender};
 use campanile::shard::net::Readiness;
 use campanile::shard::{Shard, unpack};
 use campanile::wire::Format;

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context;
-use campanile::shard::inbox::{InboxSender, inbox};
+use campanile::inbox::{InboxSender, inbox};
 use mio::Poll;
 
 use super::client::{Client, Reading};

@@ -19,8 +19,8 @@ use tokio::sync::{mpsc, oneshot};
 use super::{Facts, State, TIMEOUTS, Timeouts};
 use crate::bus::{BusCommand, BusSender, ChannelInfo, ChannelPage, PublishError, PublishReply, Published as Number};
 use crate::config::{ChannelRule, ChannelRules, FdTable, Overrun, Pin, Settings};
+use crate::inbox::inbox;
 use crate::metrics::{BusMetrics, ShardMetrics};
-use crate::shard::inbox::inbox;
 use crate::wire::payload::Expect;
 
 pub(super) const PAYLOAD_BYTES_MAX: usize = 1024;

@@ -9,7 +9,7 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use campanile::shard::inbox::{Inbox, InboxSender, inbox};
+use campanile::inbox::{Inbox, InboxSender, inbox};
 use campanile::sys;
 use campanile::wire::frame::{Opcode, encode_frame, header_len};
 use crossbeam_channel::Sender;

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use campanile::shard::inbox::Inbox;
+use campanile::inbox::Inbox;
 use campanile::sys;
 use crossbeam_channel::Sender;
 use mio::{Events, Poll, Token};
