@@ -10,7 +10,7 @@ use campanile::config::{RedisSubscribe, Settings};
 use campanile::metrics::BusMetrics;
 
 use crate::bench::{Bench, patient, settings};
-use crate::support::{self, RedisServer};
+use crate::support::{self, PATIENCE, RedisServer};
 
 #[test]
 fn passwords_users_and_databases_of_the_url() {
@@ -62,7 +62,9 @@ fn wrong_credentials_are_retried_until_they_are_right() {
 fn a_channel_that_redis_refuses_does_not_stop_the_others() {
     let redis = RedisServer::start();
     redis.command(&["ACL", "SETUSER", "bell", "on", ">ring", "resetchannels", "&notifications:open:*", "+@all"]);
-    let mut bench = Bench::new(settings(Some(format!("redis://bell:ring@127.0.0.1:{}", redis.port))));
+    let url = format!("redis://bell:ring@127.0.0.1:{}", redis.port);
+    // What is refused is wanted until its linger is over.
+    let mut bench = Bench::new(Settings { linger: PATIENCE, ..settings(Some(url)) });
     for index in 0..20 {
         bench.join(index, &format!("open:{index}"));
     }
@@ -72,7 +74,8 @@ fn a_channel_that_redis_refuses_does_not_stop_the_others() {
     assert!(matches!(bench.publish("closed", b"x"), Err(PublishError::Refused(reason)) if reason.contains("NOPERM")));
     assert_eq!(bench.publish("open:3", b"x").unwrap().seq, Some(1));
     bench.wait_for(100, &["refused"]);
-    assert_eq!((bench.metrics.channels_refused.get(), bench.metrics.disconnects.get()), (1, 0));
+    bench.wait("the refusal", |bench| bench.metrics.channels_refused.get() == 1);
+    assert_eq!((bench.metrics.ready.get(), bench.metrics.disconnects.get()), (1, 0));
 }
 
 #[test]

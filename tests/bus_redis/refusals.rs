@@ -9,7 +9,7 @@ use campanile::config::{RedisSubscribe, Settings};
 
 use crate::bench::{Bench, patient, settings};
 use crate::fake::{Act, message, say, serve};
-use crate::support::RedisServer;
+use crate::support::{PATIENCE, RedisServer};
 
 /// Pings as soon as it is silent for a moment.
 fn pinging() -> Timing {
@@ -153,15 +153,17 @@ fn rights_that_are_taken_away_are_told_and_rights_that_come_back_are_found() {
 fn nothing_is_ready_for_a_user_who_may_not_subscribe() {
     let redis = RedisServer::start();
     redis.command(&["ACL", "SETUSER", "bell", "on", ">ring", "allchannels", "+@all", "-subscribe"]);
-    let mut bench = bench(format!("redis://bell:ring@127.0.0.1:{}", redis.port));
+    let url = format!("redis://bell:ring@127.0.0.1:{}", redis.port);
+    // What is refused is wanted until its linger is over.
+    let mut bench = Bench::with(Settings { linger: PATIENCE, ..settings(Some(url)) }, 1, pinging());
     for index in 0..3 {
         bench.join(index, &format!("c{index}"));
     }
     for index in 0..3 {
         bench.wait_for(index, &["refused"]);
     }
-    bench.wait("the refusals", |bench| (bench.metrics.channels_refused.get(), bench.metrics.ready.get()) != (0, 1));
-    assert_eq!(bench.metrics.disconnects.get(), 0);
+    bench.wait("the refusals", |bench| bench.metrics.channels_refused.get() == 3);
+    assert_eq!((bench.metrics.ready.get(), bench.metrics.disconnects.get()), (0, 0));
     redis.command(&["ACL", "SETUSER", "bell", "+subscribe"]);
     bench.wait_ready(true);
     bench.join(9, "c9");
