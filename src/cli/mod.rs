@@ -67,7 +67,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(("subscribe", matches)) => subscribe::run(matches),
         Some(("config", matches)) => config::run(matches),
         Some(("doctor", matches)) => doctor::run(matches),
-        Some(("version", _)) => output::line(format_args!("campanile {}", crate::config::start::version())).map(|()| ExitCode::SUCCESS),
+        Some(("version", _)) => {
+            output::line(format_args!("campanile {}", crate::server::start_block::version())).map(|()| ExitCode::SUCCESS)
+        }
         _ => unreachable!("clap takes no other command"),
     };
     result.or_else(|error| fail(error, LogFormat::Text)).unwrap_or(ExitCode::FAILURE)
@@ -127,7 +129,7 @@ fn report(problems: &[Problem], format: LogFormat) -> ExitCode {
 
 /// Clap wants its texts for the life of the program; this one is made once.
 fn version_static() -> &'static str {
-    crate::config::start::version().leak()
+    crate::server::start_block::version().leak()
 }
 
 #[cfg(test)]

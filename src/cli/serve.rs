@@ -7,7 +7,8 @@ use tracing::Level;
 
 use super::{BadSettings, flags, log, output};
 use crate::config::layers::log_format;
-use crate::config::{Host, Loaded, LogFormat, Settings, Started, load, next_steps, start_block, start_fields};
+use crate::config::{Host, Loaded, LogFormat, Settings, load};
+use crate::server::start_block::{Started, next_steps, start_block, start_fields};
 
 const ABOUT: &str = "Serve WebSocket clients";
 const LONG_ABOUT: &str = "\

@@ -1,5 +1,5 @@
 //! Whether shards share the process's descriptor table or each take a private one (see "Private descriptor tables" in the design).
-//! Pure: the limit is an argument. Called by [`super::start`], by `campanile serve` and by `campanile doctor`.
+//! Pure: the limit is an argument. Called by [`crate::server`] and [`crate::doctor`].
 
 use super::defaults::SHARDS_MAX;
 use super::{FdTable, Settings};

@@ -4,8 +4,8 @@
 //! back has passed every check of [`table`] (each value alone) and of [`mod@check`] (values together), so readers need no checks.
 //!
 //! The way of a value: [`table`] knows its names, its default and how its text is read; [`layers`] lays file ([`mod@file`]), environment and
-//! flags over the defaults; [`problem`] says what is wrong and where; [`mod@print`] writes the table out; [`host`], [`fd_table`] and
-//! [`start`] hold the settings against the host and say what follows from them.
+//! flags over the defaults; [`problem`] says what is wrong and where; [`mod@print`] writes the table out; [`host`] and [`fd_table`] hold
+//! the settings against the host.
 
 pub mod check;
 mod defaults;
@@ -19,7 +19,6 @@ pub mod print;
 pub mod problem;
 pub mod redis_url;
 mod rows;
-pub mod start;
 pub mod table;
 
 use std::net::SocketAddr;
@@ -34,7 +33,6 @@ pub use fd_table::{Resolved, resolve_fd_table};
 pub use host::Host;
 pub use layers::{FileChoice, Loaded, Sources, load};
 pub use log_filter::LogFilter;
-pub use start::{Started, memory_bound, next_steps, start_block, start_fields};
 
 /// All settings, checked: what the rest of the program reads.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,4 +1,4 @@
-//! Redis URLs: checked once, and shown without their secrets. Called by [`super::table`], [`super::start`], [`super::problem`],
+//! Redis URLs: checked once, and shown without their secrets. Called by [`super::table`], [`super::problem`], the start block,
 //! `/info` and the commands. Invariant: a text that came through [`masked`] or [`mask_line`] holds no password.
 
 use std::net::Ipv4Addr;

@@ -7,11 +7,10 @@ use std::net::SocketAddr;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::host::Host;
-use super::parse::{show_cores, show_pin, show_time};
-use super::{Pin, RedisSubscribe, Resolved, Settings, redis_url};
 use crate::bus::output_limit::WINDOW_BYTES_MAX;
 use crate::bus::{CONTROL_SHARE, PUBLISH_BYTES_MAX, ShardMessage};
+use crate::config::parse::{show_cores, show_pin, show_time};
+use crate::config::{Host, Pin, RedisSubscribe, Resolved, Settings, redis_url};
 use crate::control;
 use crate::limits::{
     APPENDED_BEFORE_SWEEP, BATCH_BYTES_MAX, BUFFER_FLOOR_BYTES, CHANNEL_NAME_BYTES_MAX, WAITER_BYTES_MAX, WAITERS_FLOOR, heap_bytes,
