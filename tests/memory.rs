@@ -17,7 +17,7 @@ use campanile::fanout::topics::TopicToken;
 use campanile::inbox::{Inbox, inbox};
 use campanile::limits::{CHANNEL_NAME_BYTES_MAX, COMMAND_ID_BYTES_MAX};
 use campanile::metrics::{BusMetrics, ShardMetrics};
-use campanile::server::start_block::memory_bound;
+use campanile::server::memory_bound::memory_bound;
 use campanile::shard::net::{Accepted, Network, Readiness, Received, Stream};
 use campanile::shard::{Parts, Shard, unpack};
 use campanile::sys;

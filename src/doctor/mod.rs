@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::config::parse::show_size;
 use crate::config::{Resolved, Settings, fd_table, resolve_fd_table};
-use crate::server::start_block::{memory_bound, show_bytes};
+use crate::server::memory_bound::{memory_bound, show_bytes};
 use host::Facts;
 
 /// Kernel memory of one idle socket: structures, inode, file, epoll entry. (A pair on loopback was measured at 6.4 to 8.4 KB for both ends.)

@@ -1,6 +1,7 @@
 //! Starts the threads (bus, shards, control), in an order in which every error is told before anything is promised, and ends them.
 //! Called by `campanile serve` and by tests. What it says about itself then stands in [`start_block`].
 
+pub mod memory_bound;
 pub mod start_block;
 
 use std::io;
