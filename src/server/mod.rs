@@ -1,11 +1,12 @@
-//! Starts the threads (bus, shards, control), in an order in which every error is told before anything is promised, and ends them.
-//! Called by `campanile serve` and by tests. What it says about itself then stands in [`start_block`].
+//! Starts the threads (bus, shards, control) in three steps: [`Prepared`] is what the host can refuse, [`DataPath`] what messages go through,
+//! [`tell`] promises it to control port, systemd and caller; every error comes before that. Ends them, too. Called by `campanile serve`;
+//! what it then says about itself stands in [`start_block`].
 
 pub mod memory_bound;
 pub mod start_block;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -15,9 +16,10 @@ use anyhow::{Context, anyhow};
 use core_affinity::CoreId;
 use tokio::sync::oneshot;
 
-use crate::bus::{BusCommand, BusSender, subscriber};
+use crate::bus::{BusCommand, BusSender, ShardMessage, subscriber};
 use crate::config::{FdTable, Host, Pin, Resolved, Settings, resolve_fd_table};
 use crate::control::{self, Control, Facts};
+use crate::inbox::{Inbox, InboxSender};
 use crate::listen;
 use crate::metrics::{BusMetrics, ShardMetrics};
 use crate::shard::Parts;
@@ -46,69 +48,133 @@ pub struct Server {
 /// Opens the ports and starts every thread. Call it on a thread that should not get signals: from here on they go to the control
 /// thread.
 pub fn start(settings: Settings, host: &Host) -> anyhow::Result<Server> {
-    sys::block_signals().context("signals cannot be blocked")?;
-    let descriptors = sys::raise_descriptor_limit().map_or_else(
-        |error| {
-            tracing::warn!("the limit on descriptors stays at {}: it cannot be raised ({error})", host.descriptors_soft);
-            host.descriptors_soft
-        },
-        |limit| limit.soft,
-    );
-    let table = resolve_fd_table(&settings, descriptors, host.private_refused.as_ref());
-    let notifier = Notifier::from_environment()?;
-    // First, so that a port in use ends the start before any thread has begun.
-    let given = Given::from_environment(settings.backlog)?;
-    let settings = match &given {
-        Some(given) => Settings { listen: given.addresses(), ..settings },
-        None => settings,
-    };
-    if given.is_none() {
-        listen::check_unused(&settings.listen)?;
+    let prepared = Prepared::new(settings, host)?;
+    let data_path = DataPath::start(&prepared)?;
+    Ok(tell(prepared, data_path))
+}
+
+/// What the host can refuse, asked before any thread of the data path begins and any client comes in.
+struct Prepared {
+    settings: Arc<Settings>,
+    table: Resolved,
+    descriptors: u64,
+    notifier: Option<Notifier>,
+    /// The sockets from systemd, in place of `listen`.
+    given: Option<Given>,
+    control: SocketAddr,
+    control_thread: ControlThread,
+}
+
+impl Prepared {
+    fn new(settings: Settings, host: &Host) -> anyhow::Result<Prepared> {
+        sys::block_signals().context("signals cannot be blocked")?;
+        let descriptors = sys::raise_descriptor_limit().map_or_else(
+            |error| {
+                tracing::warn!("the limit on descriptors stays at {}: it cannot be raised ({error})", host.descriptors_soft);
+                host.descriptors_soft
+            },
+            |limit| limit.soft,
+        );
+        let table = resolve_fd_table(&settings, descriptors, host.private_refused.as_ref());
+        let notifier = Notifier::from_environment()?;
+        // First, so that a port in use ends the start before any thread has begun.
+        let given = Given::from_environment(settings.backlog)?;
+        let settings = match &given {
+            Some(given) => Settings { listen: given.addresses(), ..settings },
+            None => settings,
+        };
+        if given.is_none() {
+            listen::check_unused(&settings.listen)?;
+        }
+        let listener = listen::control(settings.control).context("the control port")?;
+        let control = listener.local_addr()?;
+        let control_thread = ControlThread::start(listener)?;
+        Ok(Prepared { settings: Arc::new(settings), table, descriptors, notifier, given, control, control_thread })
     }
-    let control_listener = listen::control(settings.control).context("the control port")?;
-    let control = control_listener.local_addr()?;
+}
 
-    // Before the shards accept, too: in one descriptor table with it, a rush of clients would leave it nothing to begin with.
-    let (ended, end) = oneshot::channel();
-    let (hand_over, handed_over) = mpsc::channel::<(Arc<control::State>, Option<Supervision>, BusSender)>();
-    let (prepared, preparing) = mpsc::channel();
-    let control_thread = std::thread::Builder::new()
-        .name("control".into())
-        .spawn(move || {
-            let control = match Control::prepare().and_then(|control| sys::unblock_signals().map(|()| control)) {
-                Ok(control) => control,
-                Err(error) => {
-                    let _ = prepared.send(Err(error));
-                    return Ok(());
-                }
-            };
-            let _ = prepared.send(Ok(()));
-            // Nothing comes when the start has failed.
-            let Ok((state, supervision, bus)) = handed_over.recv() else { return Ok(()) };
-            control.run(control_listener, state, supervision, move || stop(bus), end)
-        })
-        .context("the control thread could not be started")?;
-    preparing
-        .recv()
-        .context("the control thread ended while it started")?
-        .context("the control thread needs descriptors; raise `ulimit -n`")?;
+/// The control thread as it waits for what it will serve. It has its descriptors before the shards accept: in one descriptor table with it, a
+/// rush of clients would leave it nothing to begin with.
+struct ControlThread {
+    thread: JoinHandle<io::Result<()>>,
+    /// Dropped, it ends the thread: the start has failed.
+    hand_over: mpsc::Sender<(Arc<control::State>, Option<Supervision>, BusSender)>,
+    ended: oneshot::Sender<()>,
+}
 
-    let settings = Arc::new(settings);
-    let mut seats = Vec::new();
-    let mut senders = Vec::new();
-    for _ in 0..settings.shards {
-        let (seat, sender, inbox) = Seat::new(settings.inbox_messages).context("a shard needs an epoll descriptor; raise `ulimit -n`")?;
-        seats.push((seat, inbox));
-        senders.push(sender);
+impl ControlThread {
+    fn start(listener: TcpListener) -> anyhow::Result<ControlThread> {
+        let (ended, end) = oneshot::channel();
+        let (hand_over, handed_over) = mpsc::channel();
+        let (prepared, preparing) = mpsc::channel();
+        let thread = std::thread::Builder::new()
+            .name("control".into())
+            .spawn(move || {
+                let control = match Control::prepare().and_then(|control| sys::unblock_signals().map(|()| control)) {
+                    Ok(control) => control,
+                    Err(error) => {
+                        let _ = prepared.send(Err(error));
+                        return Ok(());
+                    }
+                };
+                let _ = prepared.send(Ok(()));
+                let Ok((state, supervision, bus)) = handed_over.recv() else { return Ok(()) };
+                control.run(listener, state, supervision, move || stop(bus), end)
+            })
+            .context("the control thread could not be started")?;
+        preparing
+            .recv()
+            .context("the control thread ended while it started")?
+            .context("the control thread needs descriptors; raise `ulimit -n`")?;
+        Ok(ControlThread { thread, hand_over, ended })
     }
-    let bus_metrics = Arc::new(BusMetrics::default());
-    let (bus, bus_thread) = subscriber::spawn(settings.clone(), bus_metrics.clone(), senders.clone())?;
+}
 
-    let metrics: Vec<Arc<ShardMetrics>> = (0..settings.shards).map(|_| Arc::default()).collect();
+/// The threads that messages go through: the bus and the shards, which accept from here on.
+struct DataPath {
+    bus: BusSender,
+    bus_thread: JoinHandle<()>,
+    bus_metrics: Arc<BusMetrics>,
+    shards: Vec<JoinHandle<()>>,
+    /// By shard, like the next.
+    senders: Vec<InboxSender<ShardMessage>>,
+    metrics: Vec<Arc<ShardMetrics>>,
+    /// The addresses really bound.
+    listen: Vec<SocketAddr>,
+}
+
+impl DataPath {
+    fn start(prepared: &Prepared) -> anyhow::Result<DataPath> {
+        let settings = &prepared.settings;
+        let mut seats = Vec::new();
+        let mut senders = Vec::new();
+        for _ in 0..settings.shards {
+            let (seat, sender, inbox) =
+                Seat::new(settings.inbox_messages).context("a shard needs an epoll descriptor; raise `ulimit -n`")?;
+            seats.push((seat, inbox));
+            senders.push(sender);
+        }
+        let bus_metrics = Arc::new(BusMetrics::default());
+        let (bus, bus_thread) = subscriber::spawn(settings.clone(), bus_metrics.clone(), senders.clone())?;
+        let metrics: Vec<Arc<ShardMetrics>> = (0..settings.shards).map(|_| Arc::default()).collect();
+        let (shards, listen) = start_shards(prepared, seats, &bus, &metrics)?;
+        Ok(DataPath { bus, bus_thread, bus_metrics, shards, senders, metrics, listen })
+    }
+}
+
+/// One after the other: a descriptor table of its own is a copy of what is open at that moment, and port 0 is decided by the first. Gives the
+/// addresses that they listen on.
+fn start_shards(
+    prepared: &Prepared,
+    seats: Vec<(Seat, Inbox<ShardMessage>)>,
+    bus: &BusSender,
+    metrics: &[Arc<ShardMetrics>],
+) -> anyhow::Result<(Vec<JoinHandle<()>>, Vec<SocketAddr>)> {
+    let Prepared { settings, table, given, .. } = prepared;
     let connections = Arc::new(AtomicUsize::new(0));
     let node_id = fastrand::u32(..);
-    let cores = cores(&settings);
-    let mut bound = settings.listen.clone();
+    let cores = cores(settings);
+    let mut listen = settings.listen.clone();
     let mut shards = Vec::new();
     for (index, (seat, inbox)) in seats.into_iter().enumerate() {
         let parts = Parts {
@@ -123,7 +189,7 @@ pub fn start(settings: Settings, host: &Host) -> anyhow::Result<Server> {
         let placement = Placement {
             core: cores[index],
             private_descriptors: table.private,
-            listen: bound.clone(),
+            listen: listen.clone(),
             given: given.as_ref().map(|given| given.share(index, settings.shards, table.private)).transpose()?,
         };
         let (started, starting) = mpsc::channel();
@@ -136,26 +202,32 @@ pub fn start(settings: Settings, host: &Host) -> anyhow::Result<Server> {
             })
             .context("a shard's thread could not be started")?;
         shards.push(thread);
-        // One after the other: a table of its own is a copy of what is open at that moment, and port 0 is decided by the first.
         let addresses = starting.recv().context("a shard ended while it started")??;
         if given.is_none() {
-            bound = addresses;
+            listen = addresses;
         }
     }
+    Ok((shards, listen))
+}
+
+/// Everything runs: the control port answers, systemd is told, and so is the caller.
+fn tell(prepared: Prepared, data_path: DataPath) -> Server {
+    let Prepared { settings, table, descriptors, notifier, given, control, control_thread } = prepared;
+    let DataPath { bus, bus_thread, bus_metrics, shards, senders, metrics, listen } = data_path;
     let ipv6_alone = match &given {
         Some(given) => given.ipv6_alone(),
-        None => bound.iter().copied().filter(|&address| listen::is_ipv6_alone(address, &bound)).collect(),
+        None => listen.iter().copied().filter(|&address| listen::is_ipv6_alone(address, &listen)).collect(),
     };
     // Every shard has its own by now.
     drop(given);
-
     let private = if table.private { FdTable::Private } else { FdTable::Shared };
-    let facts = Facts { version: env!("CARGO_PKG_VERSION"), fd_table: private, listen: bound.clone(), control };
+    let facts = Facts { version: env!("CARGO_PKG_VERSION"), fd_table: private, listen: listen.clone(), control };
     let pulses = Pulses::new(bus.clone(), bus_metrics.clone(), senders.into_iter().zip(metrics.iter().cloned()).collect());
     let supervision = notifier.map(|notifier| Supervision::new(notifier, pulses, systemd::watchdog()));
     let state = Arc::new(control::State::new(settings, facts, metrics, bus_metrics, bus.clone()));
+    let ControlThread { thread, hand_over, ended } = control_thread;
     let _ = hand_over.send((state, supervision, bus.clone()));
-    Ok(Server { listen: bound, control, ipv6_alone, table, descriptors, bus, bus_thread, shards, control_thread, ended })
+    Server { listen, control, ipv6_alone, table, descriptors, bus, bus_thread, shards, control_thread: thread, ended }
 }
 
 impl Server {
