@@ -17,6 +17,7 @@ use campanile::fanout::topics::TopicToken;
 use campanile::inbox::{InboxSender, inbox};
 use campanile::metrics::ShardMetrics;
 use campanile::shard::net::{Accepted, Network, Readiness, Received, Stream};
+use campanile::shard::settings::ShardSettings;
 use campanile::shard::{Parts, Shard, unpack};
 use campanile::sys;
 use campanile::wire::payload::Kind;
@@ -109,7 +110,7 @@ impl Host {
         let metrics = Arc::new(ShardMetrics::default());
         let parts = Parts {
             index: 0,
-            settings: Arc::new(settings),
+            settings: Arc::new(ShardSettings::from(&settings)),
             metrics: metrics.clone(),
             inbox: shard_inbox,
             bus,

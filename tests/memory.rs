@@ -19,6 +19,7 @@ use campanile::limits::{CHANNEL_NAME_BYTES_MAX, COMMAND_ID_BYTES_MAX};
 use campanile::metrics::{BusMetrics, ShardMetrics};
 use campanile::server::memory_bound::memory_bound;
 use campanile::shard::net::{Accepted, Network, Readiness, Received, Stream};
+use campanile::shard::settings::ShardSettings;
 use campanile::shard::{Parts, Shard, unpack};
 use campanile::sys;
 use campanile::wire::frame::{Opcode, encode_masked_frame};
@@ -192,7 +193,7 @@ impl Node {
         let hub = Hub::new(HubSettings::from(settings), Arc::new(BusMetrics::default()), vec![to_shard]);
         let parts = Parts {
             index: 0,
-            settings: Arc::new(settings.clone()),
+            settings: Arc::new(ShardSettings::from(settings)),
             metrics: Arc::new(ShardMetrics::default()),
             inbox: shard_inbox,
             bus: campanile::bus::BusSender::new(to_bus, settings.inbox_messages),

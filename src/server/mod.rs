@@ -24,6 +24,7 @@ use crate::listen;
 use crate::metrics::{BusMetrics, ShardMetrics};
 use crate::shard::Parts;
 use crate::shard::run::{self, Placement, Seat};
+use crate::shard::settings::ShardSettings;
 use crate::sys;
 use crate::systemd::{self, Given, Notifier, Pulses, Supervision};
 
@@ -171,6 +172,7 @@ fn start_shards(
     metrics: &[Arc<ShardMetrics>],
 ) -> anyhow::Result<(Vec<JoinHandle<()>>, Vec<SocketAddr>)> {
     let Prepared { settings, table, given, .. } = prepared;
+    let shard_settings = Arc::new(ShardSettings::from(&**settings));
     let connections = Arc::new(AtomicUsize::new(0));
     let node_id = fastrand::u32(..);
     let cores = cores(settings);
@@ -179,7 +181,7 @@ fn start_shards(
     for (index, (seat, inbox)) in seats.into_iter().enumerate() {
         let parts = Parts {
             index: index as u16,
-            settings: settings.clone(),
+            settings: shard_settings.clone(),
             metrics: metrics[index].clone(),
             inbox,
             bus: bus.clone(),

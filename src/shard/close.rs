@@ -318,7 +318,7 @@ impl<N: Network> Shard<N> {
     /// Takes note of what a connection's own buffers hold now. A connection that grows them past the shard's budget is closed with 1013.
     pub(super) fn account_buffers(&mut self, key: usize) {
         let grew = self.charge_buffers(key);
-        let budget = self.settings.buffer_bytes_of_shard();
+        let budget = self.settings.buffer_bytes_max;
         let conn = &mut self.conns[key];
         // Whoever holds little is not the one who fills the buffers.
         let is_small = conn.charged_bytes as usize <= limits::BUFFER_FLOOR_BYTES;

@@ -16,6 +16,7 @@ mod logs;
 pub mod net;
 mod read;
 pub mod run;
+pub mod settings;
 pub mod sockets;
 mod subscribe;
 mod waiters;
@@ -30,7 +31,7 @@ use slab::Slab;
 
 use crate::bus::shares::Publishers;
 use crate::bus::{BusSender, ConnToken, ShardMessage};
-use crate::config::{Settings, SharedRules};
+use crate::config::SharedRules;
 use crate::fanout::topics::{TopicToken, Topics};
 use crate::inbox::Inbox;
 use crate::limits;
@@ -39,6 +40,7 @@ use admission::Admission;
 use conn::{Conn, Flags};
 use logs::Logs;
 use net::{Accepted, Network, Readiness};
+use settings::ShardSettings;
 use waiters::Waiters;
 use wheel::{TICK_NS, Tick, Wheel};
 
@@ -46,7 +48,7 @@ use wheel::{TICK_NS, Tick, Wheel};
 #[derive(Debug)]
 pub struct Parts {
     pub index: u16,
-    pub settings: Arc<Settings>,
+    pub settings: Arc<ShardSettings>,
     pub metrics: Arc<ShardMetrics>,
     pub inbox: Inbox<ShardMessage>,
     pub bus: BusSender,
@@ -61,7 +63,7 @@ pub struct Shard<N: Network> {
     net: N,
     index: u16,
     node_id: u32,
-    settings: Arc<Settings>,
+    settings: Arc<ShardSettings>,
     metrics: Arc<ShardMetrics>,
     inbox: Inbox<ShardMessage>,
     bus: BusSender,
@@ -113,9 +115,9 @@ impl<N: Network> Shard<N> {
         let Parts { index, settings, metrics, inbox, bus, connections, node_id } = parts;
         let (started_ns, unix_ms) = (net.now_ns(), net.unix_ms());
         let admission = Admission::new(settings.subscriptions_max);
-        let waiters = Waiters::new(settings.waiting_bytes_of_shard());
+        let waiters = Waiters::new(settings.waiting_bytes_max);
         let rules = SharedRules::new(&settings.channels);
-        let logs = Logs::new(settings.log_bytes_of_shard());
+        let logs = Logs::new(settings.log_bytes_max);
         Shard {
             net,
             index,

@@ -293,7 +293,7 @@ impl<N: Network> Shard<N> {
                 (ErrorCode::TooManyChannels, format!("this server serves {} channels and no more", self.settings.channels_max))
             }
             JoinRefusal::AddressShare(_) => {
-                let share = self.settings.channels_of_address();
+                let share = self.settings.channels_of_address;
                 (ErrorCode::TooManyChannels, format!("this server serves {share} channels to your address and no more"))
             }
             JoinRefusal::NotAllowed => (ErrorCode::ChannelRefused, channel_refused(name)),
