@@ -95,14 +95,13 @@ impl Host {
     /// `sockets` connections, all subscribed to one channel.
     fn new(sockets: usize) -> Host {
         let day = Duration::from_secs(86_400);
-        let settings = Settings {
-            shards: 1,
-            connections_max: sockets,
-            heartbeat: day,
-            pong_timeout: day,
-            handshake_timeout: day,
-            ..Settings::default()
-        };
+        let settings = Settings::default().with(|settings| {
+            settings.shards.count = 1;
+            settings.bounds.connections_max = sockets;
+            settings.clients.heartbeat = day;
+            settings.clients.pong_timeout = day;
+            settings.clients.handshake_timeout = day;
+        });
         let polls = [mio::Poll::new().unwrap(), mio::Poll::new().unwrap()];
         let (to_shard, shard_inbox) = inbox(4096, polls[0].registry(), mio::Token(0)).unwrap();
         let (to_bus, from_shard) = inbox(64, polls[1].registry(), mio::Token(0)).unwrap();

@@ -42,7 +42,7 @@ impl Feed {
     pub fn new(settings: &Settings, timing: Timing) -> anyhow::Result<Feed> {
         let names = Names::new(settings)?;
         let mut subscriptions = Subscriptions::default();
-        let pattern = (settings.redis_subscribe == RedisSubscribe::Pattern).then(|| names.pattern());
+        let pattern = (settings.redis.subscribe == RedisSubscribe::Pattern).then(|| names.pattern());
         if let Some(pattern) = &pattern {
             subscriptions.want_pattern(pattern);
             for name in names.beside_pattern() {

@@ -87,14 +87,14 @@ impl From<&Settings> for HubSettings {
     fn from(settings: &Settings) -> Self {
         HubSettings {
             rules: settings.channels.clone(),
-            linger_ns: nanos(settings.linger),
-            channels_max: settings.channels_max,
-            channels_of_address: settings.channels_of_address(),
-            payload_bytes_max: settings.payload_bytes_max,
-            inbox_messages: settings.inbox_messages,
-            inbox_bytes_total: settings.inbox_bytes_total,
-            history_bytes_total: settings.history_bytes_total,
-            history_keeps_channels: settings.redis.is_none(),
+            linger_ns: nanos(settings.redis.linger),
+            channels_max: settings.bounds.channels_max,
+            channels_of_address: settings.bounds.channels_of_address(),
+            payload_bytes_max: settings.bounds.payload_bytes_max,
+            inbox_messages: settings.shards.inbox_messages,
+            inbox_bytes_total: settings.bounds.inbox_bytes_total,
+            history_bytes_total: settings.bounds.history_bytes_total,
+            history_keeps_channels: settings.redis.url.is_none(),
         }
     }
 }

@@ -70,7 +70,7 @@ impl RedisBus {
     /// A URL that cannot be used is an error; a server that cannot be reached is not.
     pub fn new(url: &str, settings: &Settings, timing: Timing, registry: Registry, waker: Arc<Waker>) -> anyhow::Result<RedisBus> {
         let target = Arc::new(Target::from_url(url)?);
-        let value_bytes_max = settings.payload_bytes_max.saturating_add(64 * 1024).max(VALUE_BYTES_MIN);
+        let value_bytes_max = settings.bounds.payload_bytes_max.saturating_add(64 * 1024).max(VALUE_BYTES_MIN);
         let parts = LinkParts { target, registry: Arc::new(registry), waker, timing, value_bytes_max };
         let health = Health::new(parts.target.to_string(), sys::monotonic_ns());
         Ok(RedisBus {
@@ -82,8 +82,8 @@ impl RedisBus {
                 limit: OutputLimit::default(),
                 was_asked: false,
                 is_due: false,
-                publishes_max: PUBLISHES_MAX.min(settings.inbox_messages / 2).max(1),
-                bytes_max: settings.inbox_bytes_total / settings.shards / 2,
+                publishes_max: PUBLISHES_MAX.min(settings.shards.inbox_messages / 2).max(1),
+                bytes_max: settings.bounds.inbox_bytes_total / settings.shards.count / 2,
             },
             feed: Feed::new(settings, timing)?,
             health,

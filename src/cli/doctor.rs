@@ -67,7 +67,7 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     }
     let mut settings = loaded.settings;
     if let Some(&connections) = matches.get_one::<u64>("connections") {
-        settings.connections_max = connections as usize;
+        settings.bounds.connections_max = connections as usize;
     }
     let asked = Load {
         rate: *matches.get_one("rate").expect("it has a default"),
@@ -77,10 +77,10 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let too_low = checks.iter().filter(|check| check.verdict == Verdict::TooLow).count();
     if matches.get_flag("json") {
         let answer = json!({
-            "connections": settings.connections_max,
+            "connections": settings.bounds.connections_max,
             "rate": asked.rate,
             "payload_bytes": asked.payload_bytes,
-            "shards": settings.shards,
+            "shards": settings.shards.count,
             "too_low": too_low,
             "checks": checks,
         });
@@ -93,7 +93,7 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
 }
 
 fn page(settings: &Settings, load: Load, checks: &[Check], colors: bool) -> String {
-    let (connections, shards) = (settings.connections_max as u64, settings.shards);
+    let (connections, shards) = (settings.bounds.connections_max as u64, settings.shards.count);
     let mut page = format!(
         "{} connections, {} message{}/s of {} B to each, {shards} shard{}\n\n",
         count(connections),

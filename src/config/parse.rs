@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::words::Word;
 use super::{Pin, Share};
 use crate::limits::CHANNEL_NAME_BYTES_MAX;
 
@@ -217,19 +218,14 @@ pub fn show_cores(cores: &[usize]) -> String {
 }
 
 /// One of a few words.
-pub fn word<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
-    match words.iter().find(|(name, _)| *name == text) {
-        Some((_, value)) => Ok(*value),
+pub fn word<T: Word>(text: &str) -> Result<T, String> {
+    match T::ALL.iter().find(|value| value.name() == text) {
+        Some(value) => Ok(*value),
         None => {
-            let close = super::problem::closest(&text.to_lowercase(), words.iter().map(|(name, _)| *name));
+            let close = super::problem::closest(&text.to_lowercase(), T::ALL.iter().map(|value| value.name()));
             Err(format!("{text:?} is none of them{}", close.map_or(String::new(), |name| format!("; did you mean {name}?"))))
         }
     }
-}
-
-/// The word of a value; every value that a setting can have must be in `words`.
-pub fn show_word<T: Copy + PartialEq>(value: T, words: &[(&'static str, T)]) -> String {
-    words.iter().find(|(_, candidate)| *candidate == value).expect("every value has its word").0.to_owned()
 }
 
 pub fn boolean(text: &str) -> Result<bool, String> {

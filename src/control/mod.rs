@@ -163,8 +163,8 @@ impl State {
     ) -> State {
         let busy = busy::Window::new(crate::sys::monotonic_ns(), &shards);
         State {
-            hosts: hosts::Hosts::new(facts.control, &settings.control_hosts),
-            bodies: room::Bodies::new(settings.payload_bytes_max),
+            hosts: hosts::Hosts::new(facts.control, &settings.addresses.control_hosts),
+            bodies: room::Bodies::new(settings.bounds.payload_bytes_max),
             settings,
             facts,
             shards,
@@ -204,7 +204,7 @@ impl State {
             None
         } else if self.bus_metrics.channels_refused.get() > 0 {
             Some("Redis refuses everything that is to be subscribed; the log says why")
-        } else if self.settings.redis.is_some() {
+        } else if self.settings.redis.url.is_some() {
             Some("Redis cannot be reached, or its channels are not yet subscribed")
         } else {
             Some("the embedded bus has not started yet")

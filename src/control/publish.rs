@@ -129,7 +129,7 @@ pub(super) async fn publish(Shared(state): Shared<Arc<State>>, request: Request)
     }
     let (head, body) = request.into_parts();
     check_coding(&head.headers)?;
-    let payload_bytes_max = state.settings.payload_bytes_max;
+    let payload_bytes_max = state.settings.bounds.payload_bytes_max;
     let too_big = || Failure::Bus(PublishError::TooBig { bytes_max: payload_bytes_max });
     let busy = || Failure::Bus(PublishError::Busy);
     let body_bytes_max = state.bodies.body_bytes_max;

@@ -61,39 +61,39 @@ impl MemoryBound {
 }
 
 pub fn memory_bound(settings: &Settings) -> MemoryBound {
-    let shards = settings.shards as u64;
+    let shards = settings.shards.count as u64;
     let batch = batch_bytes_max(settings);
     // An inbox takes one batch of any size.
-    let inbox_bytes = (settings.inbox_bytes_total as u64 / shards).max(batch);
+    let inbox_bytes = (settings.bounds.inbox_bytes_total as u64 / shards).max(batch);
     let mut rules = std::iter::once(&settings.channels.default).chain(settings.channels.by_prefix.iter().map(|(_, rule)| rule));
     let has_history = rules.any(|rule| rule.history_count > 0);
     MemoryBound {
         // And the list of what was appended, as long as it may become before it is looked through.
-        logs: settings.log_bytes_total as u64 + shards * 2 * 16 * APPENDED_BEFORE_SWEEP as u64,
+        logs: settings.bounds.log_bytes_total as u64 + shards * 2 * 16 * APPENDED_BEFORE_SWEEP as u64,
         making: shards * batch * (1 + Format::COUNT as u64),
         // Whoever holds no more than the floor is exempt from the budget over all.
-        buffers: shards * settings.buffer_bytes_of_shard() as u64 + (settings.connections_max * BUFFER_FLOOR_BYTES) as u64,
-        inboxes: shards * (settings.inbox_messages as u64 * INBOX_SLOT_BYTES + inbox_bytes),
-        connections: settings.connections_max as u64 * CONNECTION_BYTES,
+        buffers: shards * settings.buffer_bytes_of_shard() as u64 + (settings.bounds.connections_max * BUFFER_FLOOR_BYTES) as u64,
+        inboxes: shards * (settings.shards.inbox_messages as u64 * INBOX_SLOT_BYTES + inbox_bytes),
+        connections: settings.bounds.connections_max as u64 * CONNECTION_BYTES,
         channels: channels_bound(settings, has_history),
         subscriptions: subscriptions_bound(settings),
         publishes: publishes_bytes_max(settings),
-        control: control::memory_bound(settings.payload_bytes_max),
-        history: if has_history { settings.history_bytes_total as u64 } else { 0 },
+        control: control::memory_bound(settings.bounds.payload_bytes_max),
+        history: if has_history { settings.bounds.history_bytes_total as u64 } else { 0 },
     }
 }
 
 fn channels_bound(settings: &Settings, has_history: bool) -> u64 {
-    let (channels, shards) = (settings.channels_max as u64, settings.shards as u64);
+    let (channels, shards) = (settings.bounds.channels_max as u64, settings.shards.count as u64);
     let name = |bytes: usize| heap_bytes(16 + bytes) as u64;
     let mut on_bus = CHANNEL_BYTES + name(CHANNEL_NAME_BYTES_MAX);
     if has_history {
         on_bus += HISTORY_BYTES;
     }
-    if settings.redis.is_some() && settings.redis_subscribe == RedisSubscribe::Exact {
-        on_bus += REDIS_BYTES + name(settings.prefix.len() + CHANNEL_NAME_BYTES_MAX);
+    if settings.redis.url.is_some() && settings.redis.subscribe == RedisSubscribe::Exact {
+        on_bus += REDIS_BYTES + name(settings.redis.prefix.len() + CHANNEL_NAME_BYTES_MAX);
     }
-    let on_shards = (channels * shards).min((settings.connections_max * settings.subscriptions_max) as u64);
+    let on_shards = (channels * shards).min((settings.bounds.connections_max * settings.bounds.subscriptions_max) as u64);
     // While the bus has not answered, each shard has a name of its own, one of which will be the bus's.
     let topics = on_shards * TOPIC_BYTES + (on_shards - on_shards / shards) * name(CHANNEL_NAME_BYTES_MAX);
     // Either somebody hears a channel, or it lingers.
@@ -104,28 +104,28 @@ fn channels_bound(settings: &Settings, has_history: bool) -> u64 {
 /// Clients and the control port each may have one larger than their share, alone. To Redis there is in writing what may come back from it,
 /// which one payload may exceed; a buffer that grows holds as much again.
 fn publishes_bytes_max(settings: &Settings) -> u64 {
-    let payload = settings.payload_bytes_max;
+    let payload = settings.bounds.payload_bytes_max;
     let held = (PUBLISH_BYTES_MAX - CONTROL_SHARE.bytes).max(payload) + CONTROL_SHARE.bytes.max(payload);
-    let writing = if settings.redis.is_some() { 2 * payload.max(WINDOW_BYTES_MAX) } else { 0 };
+    let writing = if settings.redis.url.is_some() { 2 * payload.max(WINDOW_BYTES_MAX) } else { 0 };
     (held + writing) as u64
 }
 
 /// The list of a connection grows by doubling; a place in each channel's list of members, which does so too.
 fn subscriptions_bound(settings: &Settings) -> u64 {
-    let lists = match settings.subscriptions_max as u64 {
+    let lists = match settings.bounds.subscriptions_max as u64 {
         0 | 1 => 0,
         most => {
             let list = heap_bytes((most.next_power_of_two() * SUBSCRIPTION_BYTES) as usize) as u64;
-            settings.connections_max as u64 * (list + most * 2 * MEMBER_BYTES)
+            settings.bounds.connections_max as u64 * (list + most * 2 * MEMBER_BYTES)
         }
     };
     let floor = WAITERS_FLOOR * WAITER_BYTES_MAX;
-    lists + (settings.shards * settings.waiting_bytes_of_shard().max(floor)) as u64
+    lists + (settings.shards.count * settings.waiting_bytes_of_shard().max(floor)) as u64
 }
 
 /// The largest batch: full of small messages, or one large one.
 pub(super) fn batch_bytes_max(settings: &Settings) -> u64 {
-    settings.payload_bytes_max.max(BATCH_BYTES_MAX) as u64
+    settings.bounds.payload_bytes_max.max(BATCH_BYTES_MAX) as u64
 }
 
 /// For people: three digits and a binary unit.
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn the_bound_is_the_sum_of_its_parts() {
-        let settings = Settings { shards: 2, ..Settings::default() };
+        let settings = Settings::default().with(|settings| settings.shards.count = 2);
         let bound = memory_bound(&settings);
         assert_eq!(bound.logs, (1 << 30) + 2 * (128 << 10));
         assert_eq!(bound.making, 8 << 20);
@@ -164,17 +164,24 @@ mod tests {
         assert_eq!(bound.control, (16 << 20) + (64 << 20) + (8 << 20) + (16 << 20));
         let parts = bound.logs + bound.making + bound.buffers + bound.inboxes + bound.connections;
         assert_eq!(bound.total(), parts + bound.channels + bound.subscriptions + bound.publishes + bound.control);
-        let larger = memory_bound(&Settings { log_bytes_total: 2 << 30, connections_max: 200_000, ..settings.clone() });
+        let larger = memory_bound(&settings.clone().with(|settings| {
+            settings.bounds.log_bytes_total = 2 << 30;
+            settings.bounds.connections_max = 200_000;
+        }));
         assert_eq!(larger.total() - bound.total(), (1 << 30) + 30_000_000 + 100_000 * (4096 + 128 * 48 + 16));
 
         let mut remembering = settings.clone();
         remembering.channels.by_prefix = vec![("a".to_owned(), ChannelRule { history_count: 1, ..ChannelRule::default() })];
         assert_eq!(memory_bound(&remembering).total() - bound.total(), (256 << 20) + 200_000 * 96);
-        let redis = Settings { redis: Some("redis://host".to_owned()), ..settings.clone() };
+        let redis = settings.clone().with(|settings| settings.redis.url = Some("redis://host".to_owned()));
         assert_eq!(memory_bound(&redis).channels - bound.channels, 200_000 * (112 + 304));
-        let one = Settings { shards: 1, subscriptions_max: 1, connections_max: 10, ..settings.clone() };
+        let one = settings.clone().with(|settings| {
+            settings.shards.count = 1;
+            settings.bounds.subscriptions_max = 1;
+            settings.bounds.connections_max = 10;
+        });
         assert_eq!(memory_bound(&one).channels, 200_000 * (288 + 288 + 336), "what lingers takes more than the few that are heard");
-        let narrow = memory_bound(&Settings { inbox_bytes_total: 1 << 20, ..settings });
+        let narrow = memory_bound(&settings.with(|settings| settings.bounds.inbox_bytes_total = 1 << 20));
         assert_eq!(narrow.inboxes, 2 * ((1 << 20) + 16384 * INBOX_SLOT_BYTES), "each takes one payload, however small its share");
     }
 

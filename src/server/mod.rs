@@ -79,15 +79,15 @@ impl Prepared {
         let table = resolve_fd_table(&settings, descriptors, host.private_refused.as_ref());
         let notifier = Notifier::from_environment()?;
         // First, so that a port in use ends the start before any thread has begun.
-        let given = Given::from_environment(settings.backlog)?;
+        let given = Given::from_environment(settings.shards.backlog)?;
         let settings = match &given {
-            Some(given) => Settings { listen: given.addresses(), ..settings },
+            Some(given) => settings.with(|settings| settings.addresses.listen = given.addresses()),
             None => settings,
         };
         if given.is_none() {
-            listen::check_unused(&settings.listen)?;
+            listen::check_unused(&settings.addresses.listen)?;
         }
-        let listener = listen::control(settings.control).context("the control port")?;
+        let listener = listen::control(settings.addresses.control).context("the control port")?;
         let control = listener.local_addr()?;
         let control_thread = ControlThread::start(listener)?;
         Ok(Prepared { settings: Arc::new(settings), table, descriptors, notifier, given, control, control_thread })
@@ -149,15 +149,15 @@ impl DataPath {
         let settings = &prepared.settings;
         let mut seats = Vec::new();
         let mut senders = Vec::new();
-        for _ in 0..settings.shards {
+        for _ in 0..settings.shards.count {
             let (seat, sender, inbox) =
-                Seat::new(settings.inbox_messages).context("a shard needs an epoll descriptor; raise `ulimit -n`")?;
+                Seat::new(settings.shards.inbox_messages).context("a shard needs an epoll descriptor; raise `ulimit -n`")?;
             seats.push((seat, inbox));
             senders.push(sender);
         }
         let bus_metrics = Arc::new(BusMetrics::default());
         let (bus, bus_thread) = subscriber::spawn(settings.clone(), bus_metrics.clone(), senders.clone())?;
-        let metrics: Vec<Arc<ShardMetrics>> = (0..settings.shards).map(|_| Arc::default()).collect();
+        let metrics: Vec<Arc<ShardMetrics>> = (0..settings.shards.count).map(|_| Arc::default()).collect();
         let (shards, listen) = start_shards(prepared, seats, &bus, &metrics)?;
         Ok(DataPath { bus, bus_thread, bus_metrics, shards, senders, metrics, listen })
     }
@@ -176,7 +176,7 @@ fn start_shards(
     let connections = Arc::new(AtomicUsize::new(0));
     let node_id = fastrand::u32(..);
     let cores = cores(settings);
-    let mut listen = settings.listen.clone();
+    let mut listen = settings.addresses.listen.clone();
     let mut shards = Vec::new();
     for (index, (seat, inbox)) in seats.into_iter().enumerate() {
         let parts = Parts {
@@ -192,7 +192,7 @@ fn start_shards(
             core: cores[index],
             private_descriptors: table.private,
             listen: listen.clone(),
-            given: given.as_ref().map(|given| given.share(index, settings.shards, table.private)).transpose()?,
+            given: given.as_ref().map(|given| given.share(index, settings.shards.count, table.private)).transpose()?,
         };
         let (started, starting) = mpsc::channel();
         let thread = std::thread::Builder::new()
@@ -266,10 +266,10 @@ fn stop(bus: BusSender) {
 /// The core of each shard. Asked on the starting thread: a pinned one sees only its own core.
 fn cores(settings: &Settings) -> Vec<Option<CoreId>> {
     let allowed = core_affinity::get_core_ids().unwrap_or_default();
-    let chosen: Vec<CoreId> = match &settings.pin {
+    let chosen: Vec<CoreId> = match &settings.shards.pin {
         Pin::None => Vec::new(),
         Pin::Auto => allowed,
         Pin::List(ids) => ids.iter().map(|&id| CoreId { id }).collect(),
     };
-    (0..settings.shards).map(|shard| chosen.get(shard % chosen.len().max(1)).copied()).collect()
+    (0..settings.shards.count).map(|shard| chosen.get(shard % chosen.len().max(1)).copied()).collect()
 }

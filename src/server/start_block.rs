@@ -49,15 +49,15 @@ pub fn start_block(started: &Started<'_>) -> String {
     let mut block = format!("Campanile {}\n", version());
     let mut line = |name: &str, text: String| writeln!(block, "  {name:<12} {text}").expect("a String takes everything");
 
-    let addresses: Vec<String> = settings.listen.iter().map(|&address| started.url("ws", address, "/ws")).collect();
+    let addresses: Vec<String> = settings.addresses.listen.iter().map(|&address| started.url("ws", address, "/ws")).collect();
     line("clients", addresses.join("  "));
-    line("control", started.url("http", settings.control, ""));
+    line("control", started.url("http", settings.addresses.control, ""));
     line("shards", shards(settings, host));
     line("bus", bus(settings));
 
     let table = if resolved.private { "a private table per shard" } else { "one shared table" };
     let limits = format!("limit {} soft, {} hard", show_limit(host.descriptors_soft), show_limit(host.descriptors_hard));
-    line("descriptors", format!("{limits}; {table} for {} connections", settings.connections_max));
+    line("descriptors", format!("{limits}; {table} for {} connections", settings.bounds.connections_max));
 
     let bound = memory_bound(settings);
     line("memory", format!("at most {} of user memory, that is", show_bytes(bound.total())));
@@ -67,7 +67,7 @@ pub fn start_block(started: &Started<'_>) -> String {
             "logs {} + batches {} ({} x {}, as published and in {} formats) + buffers {}",
             show_bytes(bound.logs),
             show_bytes(bound.making),
-            settings.shards,
+            settings.shards.count,
             show_bytes(batch_bytes_max(settings)),
             Format::COUNT,
             show_bytes(bound.buffers)
@@ -78,10 +78,10 @@ pub fn start_block(started: &Started<'_>) -> String {
         format!(
             "+ inboxes {} ({} x {} slots, and what they hold) + connections {} ({} x {CONNECTION_BYTES} B)",
             show_bytes(bound.inboxes),
-            settings.shards,
-            settings.inbox_messages,
+            settings.shards.count,
+            settings.shards.inbox_messages,
             show_bytes(bound.connections),
-            settings.connections_max
+            settings.bounds.connections_max
         ),
     );
     line(
@@ -89,9 +89,9 @@ pub fn start_block(started: &Started<'_>) -> String {
         format!(
             "+ channels {} ({}) + subscriptions {} ({} each) + publishes {} + control port {}",
             show_bytes(bound.channels),
-            settings.channels_max,
+            settings.bounds.channels_max,
             show_bytes(bound.subscriptions),
-            settings.subscriptions_max,
+            settings.bounds.subscriptions_max,
             show_bytes(bound.publishes),
             show_bytes(bound.control)
         ),
@@ -112,15 +112,15 @@ pub fn start_fields(started: &Started<'_>) -> Map<String, Value> {
     let limit = |limit: u64| if limit == u64::MAX { Value::Null } else { limit.into() };
     let fields = json!({
         "version": version(),
-        "clients": settings.listen.iter().map(|address| format!("ws://{address}/ws")).collect::<Vec<_>>(),
-        "control": format!("http://{}", settings.control),
-        "shards": settings.shards,
-        "pin": show_pin(&settings.pin),
-        "bus": settings.redis.as_deref().map_or_else(|| "embedded".to_owned(), redis_url::masked),
+        "clients": settings.addresses.listen.iter().map(|address| format!("ws://{address}/ws")).collect::<Vec<_>>(),
+        "control": format!("http://{}", settings.addresses.control),
+        "shards": settings.shards.count,
+        "pin": show_pin(&settings.shards.pin),
+        "bus": settings.redis.url.as_deref().map_or_else(|| "embedded".to_owned(), redis_url::masked),
         "descriptors_soft": limit(host.descriptors_soft),
         "descriptors_hard": limit(host.descriptors_hard),
         "fd_table": if table.private { "private" } else { "shared" },
-        "connections_max": settings.connections_max,
+        "connections_max": settings.bounds.connections_max,
         "memory_bytes_max": bound.total(),
         "memory_bytes": bound,
     });
@@ -134,16 +134,16 @@ pub fn start_fields(started: &Started<'_>) -> Map<String, Value> {
 pub fn next_steps(started: &Started<'_>, program: &str) -> String {
     let settings = started.settings;
     let default = Settings::default();
-    let subscribe = match settings.listen.first() {
-        Some(listen) if settings.listen != default.listen => {
+    let subscribe = match settings.addresses.listen.first() {
+        Some(listen) if settings.addresses.listen != default.addresses.listen => {
             format!("{program} subscribe news --url ws://{}/ws", reachable(*listen, started.is_ipv6_alone(*listen)))
         }
         _ => format!("{program} subscribe news"),
     };
-    let publish = match &settings.redis {
-        Some(url) => format!("{} publish {}news '{{\"hello\":\"world\"}}'", redis_cli(url), settings.prefix),
-        None if settings.control == default.control => format!("{program} publish news '{{\"hello\":\"world\"}}'"),
-        None => format!("{program} publish news '{{\"hello\":\"world\"}}' --control {}", reachable(settings.control, false)),
+    let publish = match &settings.redis.url {
+        Some(url) => format!("{} publish {}news '{{\"hello\":\"world\"}}'", redis_cli(url), settings.redis.prefix),
+        None if settings.addresses.control == default.addresses.control => format!("{program} publish news '{{\"hello\":\"world\"}}'"),
+        None => format!("{program} publish news '{{\"hello\":\"world\"}}' --control {}", reachable(settings.addresses.control, false)),
     };
     format!("To see a message arrive, in two other terminals:\n  {subscribe}\n  {publish}\n")
 }
@@ -157,25 +157,25 @@ fn redis_cli(url: &str) -> String {
 }
 
 fn shards(settings: &Settings, host: &Host) -> String {
-    let cores = match &settings.pin {
-        Pin::Auto => format!("pinned to cores {}", show_cores(&host.cores[..host.cores.len().min(settings.shards)])),
+    let cores = match &settings.shards.pin {
+        Pin::Auto => format!("pinned to cores {}", show_cores(&host.cores[..host.cores.len().min(settings.shards.count)])),
         Pin::List(cores) => format!("pinned to cores {}", show_cores(cores)),
         Pin::None => format!("not pinned, on cores {}", show_cores(&host.cores)),
     };
-    let coalesce = settings.coalesce.map_or(String::new(), |delay| format!(", coalescing for {}", show_time(delay)));
-    format!("{}, {cores}{coalesce}", settings.shards)
+    let coalesce = settings.shards.coalesce.map_or(String::new(), |delay| format!(", coalescing for {}", show_time(delay)));
+    format!("{}, {cores}{coalesce}", settings.shards.count)
 }
 
 fn bus(settings: &Settings) -> String {
-    let Some(url) = &settings.redis else {
+    let Some(url) = &settings.redis.url else {
         return "embedded: this process only; --redis URL joins hosts".to_owned();
     };
-    let how = match settings.redis_subscribe {
+    let how = match settings.redis.subscribe {
         RedisSubscribe::Exact => "subscribing to channels in use",
         RedisSubscribe::Pattern => "subscribing to the whole prefix",
     };
-    let mut names = vec![format!("{}*", settings.prefix)];
-    names.extend(settings.redis_channels.iter().cloned());
+    let mut names = vec![format!("{}*", settings.redis.prefix)];
+    names.extend(settings.redis.channels.iter().cloned());
     format!("{}, channels {}, {how}", redis_url::masked(url), names.join(" "))
 }
 
@@ -195,7 +195,7 @@ mod tests {
 
     fn with_started<T>(settings: &Settings, host: &Host, show: impl Fn(&Started<'_>) -> T) -> T {
         let table = resolve_fd_table(settings, host.descriptors_hard, host.private_refused.as_ref());
-        let listed = &settings.listen;
+        let listed = &settings.addresses.listen;
         let ipv6_alone: Vec<SocketAddr> = listed.iter().copied().filter(|&address| is_ipv6_alone(address, listed)).collect();
         show(&Started { settings, host, table: &table, ipv6_alone: &ipv6_alone })
     }
@@ -222,9 +222,12 @@ mod tests {
 
     #[test]
     fn the_printed_total_is_the_sum_of_what_is_printed() {
-        let mut remembering = Settings { shards: 3, payload_bytes_max: 5 << 20, ..Settings::default() };
+        let mut remembering = Settings::default().with(|settings| {
+            settings.shards.count = 3;
+            settings.bounds.payload_bytes_max = 5 << 20;
+        });
         remembering.channels.default.history_count = 10;
-        for (settings, parts) in [(Settings { shards: 2, ..Settings::default() }, 9), (remembering, 10)] {
+        for (settings, parts) in [(Settings::default().with(|settings| settings.shards.count = 2), 9), (remembering, 10)] {
             let block = self::block(&settings, &host(1 << 20));
             let amounts = printed(&block);
             assert_eq!(amounts.len(), 1 + parts, "{block}");
@@ -240,7 +243,10 @@ mod tests {
 
     #[test]
     fn the_block_tells_what_runs_where() {
-        let settings = Settings { shards: 2, redis: Some("redis://u:secret@host:6379/1".to_owned()), ..Settings::default() };
+        let settings = Settings::default().with(|settings| {
+            settings.shards.count = 2;
+            settings.redis.url = Some("redis://u:secret@host:6379/1".to_owned());
+        });
         let block = self::block(&settings, &host(1 << 20));
         for part in [
             env!("CARGO_PKG_VERSION"),
@@ -258,21 +264,24 @@ mod tests {
 
     #[test]
     fn what_an_address_stands_for_is_told() {
-        let settings = Settings {
-            listen: ["[::]:80", "127.0.0.1:81"].map(|text| text.parse().unwrap()).to_vec(),
-            control: "0.0.0.0:82".parse().unwrap(),
-            ..Settings::default()
-        };
+        let settings = Settings::default().with(|settings| {
+            settings.addresses.listen = ["[::]:80", "127.0.0.1:81"].map(|text| text.parse().unwrap()).to_vec();
+            settings.addresses.control = "0.0.0.0:82".parse().unwrap();
+        });
         let block = self::block(&settings, &host(1 << 20));
         assert!(block.contains(" ws://[::]:80/ws (every address of this host, IPv4 and IPv6)  ws://127.0.0.1:81/ws\n"), "{block}");
         assert!(block.contains(" http://0.0.0.0:82 (every IPv4 address of this host)\n"), "{block}");
-        let both = Settings { listen: ["[::]:80", "0.0.0.0:80"].map(|text| text.parse().unwrap()).to_vec(), ..settings };
+        let both =
+            settings.with(|settings| settings.addresses.listen = ["[::]:80", "0.0.0.0:80"].map(|text| text.parse().unwrap()).to_vec());
         assert!(self::block(&both, &host(1 << 20)).contains("ws://[::]:80/ws (every IPv6 address of this host)"));
     }
 
     #[test]
     fn the_fields_hold_what_the_block_tells() {
-        let settings = Settings { shards: 2, redis: Some("redis://:secret@h".to_owned()), ..Settings::default() };
+        let settings = Settings::default().with(|settings| {
+            settings.shards.count = 2;
+            settings.redis.url = Some("redis://:secret@h".to_owned());
+        });
         let fields = Value::from(with_started(&settings, &host(u64::MAX), start_fields));
         assert_eq!(fields["clients"], json!(["ws://127.0.0.1:8080/ws"]));
         assert_eq!((&fields["control"], &fields["bus"]), (&json!("http://127.0.0.1:9090"), &json!("redis://:***@h")));
@@ -285,20 +294,26 @@ mod tests {
     fn the_next_steps_can_be_typed() {
         let steps = self::steps(&Settings::default());
         assert!(steps.contains("\n  campanile subscribe news\n  campanile publish news '{\"hello\":\"world\"}'\n"), "{steps}");
-        let other = Settings { listen: vec!["0.0.0.0:80".parse().unwrap()], control: "[::]:81".parse().unwrap(), ..Settings::default() };
+        let other = Settings::default().with(|settings| {
+            settings.addresses.listen = vec!["0.0.0.0:80".parse().unwrap()];
+            settings.addresses.control = "[::]:81".parse().unwrap();
+        });
         let steps = self::steps(&other);
         assert!(steps.contains("--url ws://127.0.0.1:80/ws") && steps.contains("--control 127.0.0.1:81"), "{steps}");
-        let alone = Settings { listen: ["[::]:80", "0.0.0.0:80"].map(|text| text.parse().unwrap()).to_vec(), ..other };
+        let alone = other.with(|settings| settings.addresses.listen = ["[::]:80", "0.0.0.0:80"].map(|text| text.parse().unwrap()).to_vec());
         assert!(self::steps(&alone).contains("--url ws://[::1]:80/ws"));
-        let redis = Settings { redis: Some("redis://h".to_owned()), prefix: "p:".to_owned(), ..Settings::default() };
+        let redis = Settings::default().with(|settings| {
+            settings.redis.url = Some("redis://h".to_owned());
+            settings.redis.prefix = "p:".to_owned();
+        });
         assert!(self::steps(&redis).contains("redis-cli -u redis://h publish p:news"));
     }
 
     #[test]
     fn a_low_limit_is_a_warning_in_the_block() {
-        let settings = Settings { shards: 2, ..Settings::default() };
+        let settings = Settings::default().with(|settings| settings.shards.count = 2);
         assert!(block(&settings, &host(20_000)).contains("\ndescriptor warning: a limit of 20000 descriptors"));
-        let block = self::block(&Settings { shards: 6, ..settings }, &host(20_000));
+        let block = self::block(&settings.with(|settings| settings.shards.count = 6), &host(20_000));
         assert!(block.contains("a private table per shard") && !block.contains("warning"), "{block}");
         assert!(block.contains("embedded"), "{block}");
     }

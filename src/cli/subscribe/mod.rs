@@ -150,8 +150,8 @@ fn remark_on_pattern(channel: &str) {
 
 /// Where a server with these settings is reached from this host.
 fn default_url(settings: &Settings) -> String {
-    let Some(listen) = settings.listen.first() else { return "ws://127.0.0.1:8080/ws".to_owned() };
-    format!("ws://{}/ws", reachable(*listen, is_ipv6_alone(*listen, &settings.listen)))
+    let Some(listen) = settings.addresses.listen.first() else { return "ws://127.0.0.1:8080/ws".to_owned() };
+    format!("ws://{}/ws", reachable(*listen, is_ipv6_alone(*listen, &settings.addresses.listen)))
 }
 
 fn parse_url(text: &str) -> Result<Uri, BadUsage> {
@@ -204,7 +204,8 @@ mod tests {
 
     #[test]
     fn the_default_url_reaches_a_server_on_every_address() {
-        let url = |listen: &str| default_url(&Settings { listen: vec![listen.parse().unwrap()], ..Settings::default() });
+        let url =
+            |listen: &str| default_url(&Settings::default().with(|settings| settings.addresses.listen = vec![listen.parse().unwrap()]));
         assert_eq!(url("127.0.0.1:8080"), "ws://127.0.0.1:8080/ws");
         assert_eq!(url("0.0.0.0:80"), "ws://127.0.0.1:80/ws");
         assert_eq!(url("[::]:80"), "ws://127.0.0.1:80/ws");

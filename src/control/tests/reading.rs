@@ -67,7 +67,7 @@ fn readyz_follows_the_bus() {
     let answer = server.get("/readyz");
     assert_eq!((answer.status, answer.json()), (200, json!({ "ready": true })));
 
-    let settings = crate::config::Settings { redis: Some("redis://127.0.0.1".into()), ..settings() };
+    let settings = settings().with(|settings| settings.redis.url = Some("redis://127.0.0.1".into()));
     let server = Server::start(Options { settings, ..Options::default() });
     let answer = server.get("/readyz");
     assert_eq!(answer.status, 503);
@@ -114,7 +114,7 @@ fn channels_need_the_bus() {
 
 #[test]
 fn info_says_what_runs_and_hides_the_password() {
-    let settings = crate::config::Settings { redis: Some("redis://app:hunter2@127.0.0.1:6379/0".into()), ..settings() };
+    let settings = settings().with(|settings| settings.redis.url = Some("redis://app:hunter2@127.0.0.1:6379/0".into()));
     let server = Server::start(Options { settings, ..Options::default() });
     server.state.shards[1].connections.set(12);
     server.state.shards[1].subscriptions.set(34);
@@ -368,7 +368,7 @@ fn a_refusal_is_delivered_before_all_is_read() {
 
 #[test]
 fn a_name_that_somebody_else_may_own_is_421_everywhere_but_at_healthz() {
-    let settings = crate::config::Settings { control_hosts: vec!["ops.example".into()], ..settings() };
+    let settings = settings().with(|settings| settings.addresses.control_hosts = vec!["ops.example".into()]);
     let server = Server::start(Options { settings, ..Options::default() });
     server.state.bus_metrics.ready.set(1);
     for path in ["/", "/readyz", "/metrics", "/info", "/channels", "/nowhere"] {
