@@ -158,18 +158,18 @@ impl<N: Network> Shard<N> {
     /// Everything due is with the kernel: what was waiting for that?
     fn after_flush(&mut self, key: usize) {
         match self.conns[key].phase {
-            Phase::Ending => self.shut(key),
-            Phase::Open(_) if self.conns[key].flags.has(Flags::CLOSE_WHEN_SENT) => {
+            Phase::Ending | Phase::Shut => self.shut(key),
+            Phase::Finishing(_) => {
                 self.begin_close(key, code::GOING_AWAY, "the server is stopping; reconnect", CloseReason::Shutdown);
             }
-            _ => {}
+            Phase::Handshake(_) | Phase::Open(_) | Phase::Closing(_) | Phase::Dead => {}
         }
     }
 
     /// A connection whose socket takes nothing: has this log passed it? Policies other than to disconnect are asked when there is room again, so
     /// that one gap names all that was lost.
     fn judge_blocked(&mut self, key: usize, at: usize) {
-        if !matches!(self.conns[key].phase, Phase::Open(_)) {
+        if !self.conns[key].is_open() {
             return;
         }
         if self.judge(key, at) == Verdict::Disconnect {
@@ -236,7 +236,7 @@ impl<N: Network> Shard<N> {
     /// One `writev` of as much as is due and fits.
     fn write_once(&mut self, key: usize, bytes_max: usize) -> Written {
         let mut picked = Picked::new();
-        if matches!(self.conns[key].phase, Phase::Open(_)) {
+        if self.conns[key].is_open() {
             picked = self.pick(key).unwrap_or_default();
         }
         let conn = &mut self.conns[key];
@@ -288,7 +288,7 @@ impl<N: Network> Shard<N> {
             return Written::Blocked { bytes: written };
         }
         let conn = &self.conns[key];
-        let more = self.owes_bytes(key) || matches!(conn.phase, Phase::Open(_)) && conn.has_behind();
+        let more = self.owes_bytes(key) || conn.is_open() && conn.has_behind();
         Written::Some { bytes: total, more }
     }
 
