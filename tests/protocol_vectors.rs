@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use campanile::wire::command::{self, Asked, Body, Command, ErrorCode, Id, Position};
 use campanile::wire::event::{self, Event, GapReason};
 use campanile::wire::payload::{Expect, Kind, classify, encode_notification};
-use campanile::wire::{Format, frame, json, msgpack};
+use campanile::wire::{Format, frame, transcode};
 
 const DOCUMENT: &str = include_str!("../docs/protocol.md");
 const TIMESTAMP_MS: u64 = 1_767_225_600_000;
@@ -124,10 +124,10 @@ fn body(frame: &[u8], opcode: frame::Opcode) -> &[u8] {
 fn check_spellings(name: &str, vector: &Vector) -> Result<(), String> {
     let (Some(text), Some(packed)) = (vector.get("json"), vector.get("msgpack")) else { return Ok(()) };
     let mut out = Vec::new();
-    json::to_msgpack(text, &mut out).map_err(|error| format!("{name}: {error}"))?;
+    transcode::json_to_msgpack(text, &mut out).map_err(|error| format!("{name}: {error}"))?;
     same(&format!("{name}: json as msgpack"), &out, &hex(packed))?;
     out.clear();
-    msgpack::to_json(&hex(packed), &mut out).map_err(|error| format!("{name}: {error}"))?;
+    transcode::msgpack_to_json(&hex(packed), &mut out).map_err(|error| format!("{name}: {error}"))?;
     same(&format!("{name}: msgpack as json"), &out, text.as_bytes())
 }
 
@@ -148,7 +148,7 @@ fn check_commands(vectors: &Vectors) -> Result<(), String> {
             {
                 assert_eq!(&channel, expected_channel);
                 let mut out = Vec::new();
-                msgpack::to_json(&payload, &mut out).map_err(|error| format!("{name}: {error}"))?;
+                transcode::msgpack_to_json(&payload, &mut out).map_err(|error| format!("{name}: {error}"))?;
                 same(name, &out, expected_payload)?;
             }
             (got, expected) => assert_eq!(&got, expected, "{name} in MessagePack"),

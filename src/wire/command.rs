@@ -6,9 +6,9 @@
 
 use std::borrow::Cow;
 
-use super::json;
-use super::msgpack::{self, Malformed};
+use super::malformed::Malformed;
 use super::upgrade::check_channel_name;
+use super::{json, msgpack, transcode};
 use crate::limits::{CHANNEL_NAME_BYTES_MAX, COMMAND_ID_BYTES_MAX, COMMAND_TYPE_BYTES_MAX};
 
 /// The client's `id`, echoed in the reply: an unsigned integer or a string of at most 64 bytes.
@@ -332,7 +332,7 @@ impl<'a> Raw<'a> {
 
 fn scalar_as_json(value: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    msgpack::to_json(value, &mut out).expect("the value was sliced as complete");
+    transcode::msgpack_to_json(value, &mut out).expect("the value was sliced as complete");
     out
 }
 

@@ -6,8 +6,10 @@ pub mod event;
 pub mod frame;
 pub mod inbound;
 pub mod json;
+pub mod malformed;
 pub mod msgpack;
 pub mod payload;
+pub mod transcode;
 pub mod upgrade;
 
 /// How events are spelled on one connection, and so how a message is encoded for it.
