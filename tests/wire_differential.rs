@@ -8,8 +8,8 @@
 //! - When a refusal comes: `Inbound` refuses with the first byte that shows the fault, tungstenite once the frame is complete.
 //! - Upgrade requests: see [`HeadCase`].
 
-use campanile::wire::frame::{Opcode, encode_masked_frame};
-use campanile::wire::inbound::{Event, Inbound, Violation};
+use campanile::wire::frame::{Opcode, Violation, encode_masked_frame};
+use campanile::wire::inbound::{Event, Inbound};
 use campanile::wire::upgrade::{self, Outcome, Rules};
 use proptest::collection::vec;
 use proptest::prelude::*;

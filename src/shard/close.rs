@@ -9,8 +9,8 @@ use super::net::{Accepted, Network, Stream};
 use super::wheel::{TICK_NS, Tick};
 use crate::limits;
 use crate::metrics::{CloseReason, RefusalReason};
+use crate::wire::frame::Violation;
 use crate::wire::frame::{self, Opcode};
-use crate::wire::inbound::Violation;
 use crate::wire::upgrade::Refusal;
 
 /// Close codes that are ours; those of RFC 6455 stand beside them in `docs/protocol.md`.
