@@ -41,6 +41,7 @@ const MODULES: &[&str] = &[
     "control",
     "doctor",
     "fanout",
+    "inbox",
     "limits",
     "listen",
     "metrics",

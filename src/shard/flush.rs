@@ -16,7 +16,6 @@ use crate::config::Overrun;
 use crate::fanout::cursor::Cursor;
 use crate::fanout::log::Slices;
 use crate::fanout::policy::{Verdict, judge};
-use crate::fanout::topics::Member;
 use crate::limits;
 use crate::metrics::CloseReason;
 use crate::wire::event::{Event, GapReason};
@@ -75,9 +74,9 @@ impl<N: Network> Shard<N> {
             self.topics[topic].end_lap();
             if self.topics[topic].lagging > 0 {
                 // What the lap was still to bring need not be kept beyond the bound any more.
-                self.with_log(topic, |log| log.measure());
+                self.logs.change(&mut self.topics, topic, |log| log.measure());
             }
-            self.retire_if_idle(topic);
+            self.logs.retire_if_idle(&mut self.topics, topic, self.now_ns);
         }
     }
 
@@ -94,8 +93,8 @@ impl<N: Network> Shard<N> {
         let has_written = units > visits + 1;
         if has_written && (self.topics[topic].lagging > 0 || !self.topics[topic].lap_is_over()) {
             // The visits may have had formats encoded for the first time.
-            self.with_log(topic, |log| log.measure());
-            self.keep_log_budget();
+            self.logs.change(&mut self.topics, topic, |log| log.measure());
+            self.logs.keep_budget(&mut self.topics);
         }
         units
     }
@@ -177,48 +176,6 @@ impl<N: Network> Shard<N> {
         true
     }
 
-    /// Finds out whether a subscription is behind the head of its log, and keeps it on the list if so.
-    pub(super) fn note_behind(&mut self, key: usize, at: usize) -> bool {
-        let subscription = &self.conns[key].subscriptions[at];
-        if subscription.waiter().is_some() || subscription.leaving {
-            return false;
-        }
-        let topic = subscription.topic;
-        let is_behind = subscription.cursor().seq < self.topics[topic].log.head();
-        if is_behind && !subscription.is_lagging() {
-            self.conns[key].push_behind(at);
-            self.set_lagging(topic, false, true);
-        }
-        is_behind
-    }
-
-    /// Takes a subscription that has reached the head of its log off the list.
-    fn note_caught_up(&mut self, key: usize, at: usize) {
-        let subscription = &self.conns[key].subscriptions[at];
-        if subscription.is_lagging() {
-            let topic = subscription.topic;
-            self.conns[key].remove_behind(at);
-            self.set_lagging(topic, true, false);
-            self.forget_left(key, at);
-            self.retire_if_idle(topic);
-        }
-    }
-
-    /// Other channels of this connection may have news whose laps have still to come by: what they have goes into the same write. Whoever has
-    /// many channels is visited by each of their laps, so that a few neighbours each time come to all of them.
-    fn look_around(&mut self, key: usize, from: usize) {
-        let conn = &self.conns[key];
-        let count = conn.subscriptions.len();
-        if count <= 1 && conn.has_behind() || !matches!(conn.phase, Phase::Open(_)) {
-            return;
-        }
-        let looks = count.min(limits::NEIGHBOURS_PER_VISIT);
-        self.metrics.looks.add(looks as u64);
-        for step in 0..looks {
-            self.note_behind(key, (from + step) % count);
-        }
-    }
-
     /// Everything due is with the kernel: what was waiting for that?
     fn after_flush(&mut self, key: usize) {
         match self.conns[key].phase {
@@ -281,7 +238,7 @@ impl<N: Network> Shard<N> {
                 }
             }
             if self.topics[topic].log.is_scattered() {
-                self.with_log(topic, |log| log.merge());
+                self.logs.change(&mut self.topics, topic, |log| log.merge());
             }
             picked.push(at as u32);
         }
@@ -427,7 +384,7 @@ impl<N: Network> Shard<N> {
                     subscription.set_cursor(to);
                     let topic = subscription.topic;
                     if from.is_mid_frame() || to.is_mid_frame() {
-                        self.with_log(topic, |log| log.cursor_moved(from, to));
+                        self.logs.change(&mut self.topics, topic, |log| log.cursor_moved(from, to));
                     }
                 }
             }
@@ -476,39 +433,6 @@ impl<N: Network> Shard<N> {
                 let token = self.token(key);
                 self.reading.push_back(token);
             }
-        }
-    }
-
-    /// A lap has been to this member: if it is our bound on a visit that leaves it behind, its log must not take it for slow.
-    pub(super) fn note_left(&mut self, topic: u32, member: Member) {
-        let Some(conn) = self.conns.get_mut(member.conn as usize).filter(|conn| !conn.flags.has(Flags::BLOCKED)) else { return };
-        // It may have left in the course of the visit.
-        if let Some(subscription) = conn.subscriptions.get_mut(member.subscription as usize)
-            && subscription.topic == topic
-            && subscription.is_lagging()
-        {
-            let is_new = !std::mem::replace(&mut subscription.is_left, true);
-            self.topics[topic].note_left(subscription.cursor().seq, is_new);
-        }
-    }
-
-    /// The same for all that the next write of this connection is for.
-    fn note_all_left(&mut self, key: usize) {
-        let mut next = self.conns[key].first_behind();
-        for _ in 0..limits::SLICES_PER_WRITE {
-            let Some(at) = next else { break };
-            next = self.conns[key].next_behind(at);
-            let topic = self.conns[key].subscriptions[at].topic;
-            self.note_left(topic, Member { conn: key as u32, subscription: at as u32 });
-        }
-    }
-
-    /// It is not our bound any more that leaves this subscription behind. What was kept beyond the log's bound for it alone goes.
-    pub(super) fn forget_left(&mut self, key: usize, at: usize) {
-        let subscription = &mut self.conns[key].subscriptions[at];
-        let topic = subscription.topic;
-        if std::mem::take(&mut subscription.is_left) && self.topics[topic].forget_left() && self.topics[topic].lagging > 0 {
-            self.with_log(topic, |log| log.measure());
         }
     }
 }

@@ -3,15 +3,16 @@
 //! [`Shard::turn`] is the loop's body and reads like the design: named stages in order, each under a budget. The shard is
 //! generic over [`net::Network`], so that the simulator drives the very same code with sockets and a clock of its own.
 //!
-//! The stages live in files of their own: `read` (handshakes, commands, pings), `subscribe` (topics and the bus's answers; [`admission`]
-//! says who may), `behind` (who has not been sent everything), `flush` (one `writev` per due connection), `close` (closing, deadlines,
-//! reaping).
+//! The stages live in files of their own: `read` (handshakes, commands, pings), `subscribe` (subscriptions and the bus's answers; [`admission`]
+//! says who may), `logs` (what the bus sends, kept until everybody has it), `behind` (who has not been sent everything), `flush` (one
+//! `writev` per due connection), `close` (closing, deadlines, reaping).
 
 pub mod admission;
 pub mod behind;
 mod close;
 pub mod conn;
 mod flush;
+mod logs;
 pub mod net;
 mod read;
 pub mod run;
@@ -36,6 +37,7 @@ use crate::limits;
 use crate::metrics::{RefusalReason, ShardMetrics};
 use admission::Admission;
 use conn::{Conn, Flags};
+use logs::Logs;
 use net::{Accepted, Network, Readiness};
 use waiters::Waiters;
 use wheel::{TICK_NS, Tick, Wheel};
@@ -68,6 +70,7 @@ pub struct Shard<N: Network> {
     conns: Slab<Conn<N::Stream>>,
     generations: u32,
     topics: Topics,
+    logs: Logs,
     waiters: Waiters,
     admission: Admission,
     rules: SharedRules,
@@ -85,10 +88,6 @@ pub struct Shard<N: Network> {
     interest: VecDeque<u32>,
     /// Dead connections, freed by `reap`.
     dead: Vec<u32>,
-    /// What was appended, oldest first, for the budget over all logs; entries may be out of date.
-    appended: VecDeque<(TopicToken, u64)>,
-    /// How long `appended` may become before it is swept of what is out of date.
-    sweep_at: usize,
 
     accept_ready: bool,
     accept_retry: Option<Tick>,
@@ -97,7 +96,6 @@ pub struct Shard<N: Network> {
     lap_not_before_ns: u64,
     stopping: bool,
 
-    log_bytes: usize,
     buffer_bytes: usize,
 
     started_ns: u64,
@@ -117,6 +115,7 @@ impl<N: Network> Shard<N> {
         let admission = Admission::new(settings.subscriptions_max);
         let waiters = Waiters::new(settings.waiting_bytes_of_shard());
         let rules = SharedRules::new(&settings.channels);
+        let logs = Logs::new(settings.log_bytes_of_shard());
         Shard {
             net,
             index,
@@ -129,6 +128,7 @@ impl<N: Network> Shard<N> {
             conns: Slab::new(),
             generations: 0,
             topics: Topics::default(),
+            logs,
             waiters,
             admission,
             rules,
@@ -139,14 +139,11 @@ impl<N: Network> Shard<N> {
             ring: VecDeque::new(),
             interest: VecDeque::new(),
             dead: Vec::new(),
-            appended: VecDeque::new(),
-            sweep_at: limits::APPENDED_BEFORE_SWEEP,
             accept_ready: false,
             accept_retry: None,
             accept_warned: None,
             lap_not_before_ns: 0,
             stopping: false,
-            log_bytes: 0,
             buffer_bytes: 0,
             started_ns,
             now_ns: started_ns,
@@ -318,7 +315,7 @@ impl<N: Network> Shard<N> {
         let metrics = &self.metrics;
         metrics.turns.inc();
         metrics.inbox_bytes.set(self.inbox.bytes() as u64);
-        metrics.log_bytes.set(self.log_bytes as u64);
+        metrics.log_bytes.set(self.logs.bytes() as u64);
         metrics.buffer_bytes.set(self.buffer_bytes as u64);
         metrics.channels.set(self.topics.len() as u64);
     }
