@@ -60,7 +60,7 @@ fn ours(stream: &[u8], piece_sizes: &[usize]) -> (Vec<Seen>, End) {
                 Ok(None) => break assert!(input.is_empty()),
                 Err(violation) => {
                     assert_eq!(inbound.buffered_bytes(), 0);
-                    return (events, End::Refused(Some(violation.close_code())));
+                    return (events, End::Refused(violation.close_reason().goodbye().map(|goodbye| goodbye.code)));
                 }
             };
             events.push(match event {

@@ -8,22 +8,18 @@ use super::conn::{Flags, Phase};
 use super::net::{Accepted, Network, Stream};
 use super::wheel::{TICK_NS, Tick};
 use crate::limits;
-use crate::metrics::{CloseReason, RefusalReason};
-use crate::wire::frame::Violation;
-use crate::wire::frame::{self, Opcode};
-use crate::wire::upgrade::Refusal;
-
-/// Close codes that are ours; those of RFC 6455 stand beside them in `docs/protocol.md`.
-pub mod code {
-    pub const GOING_AWAY: u16 = 1001;
-    pub const POLICY_VIOLATION: u16 = 1008;
-    pub const TRY_AGAIN_LATER: u16 = 1013;
-    pub const OVERRUN: u16 = 4008;
-}
+use crate::wire::close::{CloseReason, Goodbye};
+use crate::wire::frame::{self, Opcode, Violation};
+use crate::wire::upgrade::{Refusal, RefusalReason};
 
 impl<N: Network> Shard<N> {
     /// Sends a close frame at the next frame boundary and awaits the peer's; what was due on its subscriptions is not sent.
-    pub(super) fn begin_close(&mut self, key: usize, code: u16, text: &str, reason: CloseReason) {
+    pub(super) fn begin_close(&mut self, key: usize, reason: CloseReason) {
+        self.begin_close_with(key, reason, goodbye(reason).text);
+    }
+
+    /// The same, with words of the occasion.
+    pub(super) fn begin_close_with(&mut self, key: usize, reason: CloseReason, text: &str) {
         if !matches!(self.conns[key].phase, Phase::Open(_)) {
             return;
         }
@@ -31,7 +27,7 @@ impl<N: Network> Shard<N> {
             return;
         }
         let conn = &mut self.conns[key];
-        frame::encode_close(conn.outbox(), code, text);
+        frame::encode_close(conn.outbox(), goodbye(reason).code, text);
         let Phase::Open(inbound) = std::mem::replace(&mut conn.phase, Phase::Dead) else { unreachable!("checked above") };
         conn.phase = Phase::Closing(inbound);
         self.mark_ready(key);
@@ -39,26 +35,20 @@ impl<N: Network> Shard<N> {
 
     /// The peer broke the protocol: it gets a close frame, and nothing it says any more is read.
     pub(super) fn fail(&mut self, key: usize, violation: &Violation) {
-        let code = violation.close_code();
-        let reason = match code {
-            1007 => CloseReason::InvalidUtf8,
-            1009 => CloseReason::MessageTooBig,
-            _ => CloseReason::ProtocolError,
-        };
-        self.end_with_close(key, code, &violation.to_string(), reason);
+        self.end_with_close(key, violation.close_reason(), &violation.to_string());
     }
 
     /// The peer has sent a close frame: echoes it (an empty one with an empty one) and ends.
     pub(super) fn echo_close(&mut self, key: usize, code: Option<u16>, text: &str) {
         match code {
-            Some(code) => self.end_with_close(key, code, text, CloseReason::Client),
+            Some(code) => self.end_with_frame(key, CloseReason::Client, |out| frame::encode_close(out, code, text)),
             None => self.end_with_frame(key, CloseReason::Client, |out| frame::encode_frame(out, Opcode::Close, b"")),
         }
     }
 
     /// Sends a close frame at the next frame boundary, then ends without awaiting the peer's (it has sent its own, or cannot be understood).
-    fn end_with_close(&mut self, key: usize, code: u16, text: &str, reason: CloseReason) {
-        self.end_with_frame(key, reason, |out| frame::encode_close(out, code, text));
+    fn end_with_close(&mut self, key: usize, reason: CloseReason, text: &str) {
+        self.end_with_frame(key, reason, |out| frame::encode_close(out, goodbye(reason).code, text));
     }
 
     fn end_with_frame(&mut self, key: usize, reason: CloseReason, encode: impl FnOnce(&mut Vec<u8>)) {
@@ -198,7 +188,7 @@ impl<N: Network> Shard<N> {
                 }
                 let refusal = if self.stopping {
                     // What it would have asked for does not matter: it would have been told this.
-                    Refusal::new(RefusalReason::Stopping, "the server is stopping")
+                    Refusal::from(RefusalReason::Stopping)
                 } else {
                     let seconds = self.settings.handshake_timeout.as_secs_f32();
                     let text = format!("no complete request head within {seconds} s; send the whole request at once");
@@ -230,12 +220,7 @@ impl<N: Network> Shard<N> {
         }
         let is_first = self.conns[key].flags.raise(Flags::BEATS);
         if !is_first && self.is_message_overdue(key) {
-            return self.begin_close(
-                key,
-                code::POLICY_VIOLATION,
-                "a message was not finished within two heartbeats",
-                CloseReason::MessageTimeout,
-            );
+            return self.begin_close(key, CloseReason::MessageTimeout);
         }
         let conn = &mut self.conns[key];
         let silent = tick.saturating_sub(conn.heard);
@@ -328,7 +313,7 @@ impl<N: Network> Shard<N> {
         // Only where no frame is cut can it be told why.
         if conn.outbox.is_none() && matches!(conn.phase, Phase::Open(_)) {
             conn.phase = Phase::Open(Default::default());
-            self.end_with_close(key, code::TRY_AGAIN_LATER, "the server's buffers are full; try again later", CloseReason::Buffers);
+            self.end_with_close(key, CloseReason::Buffers, goodbye(CloseReason::Buffers).text);
         } else {
             self.kill(key, CloseReason::Buffers);
         }
@@ -368,4 +353,9 @@ impl<N: Network> Shard<N> {
             self.metrics.closed[conn.reason as usize].inc();
         }
     }
+}
+
+/// What the close frame for this reason says.
+fn goodbye(reason: CloseReason) -> Goodbye {
+    reason.goodbye().expect("a reason to send a close frame has a close code")
 }

@@ -8,8 +8,8 @@ use super::net::Stream;
 use super::wheel::Tick;
 use crate::fanout::cursor::Cursor;
 use crate::limits::OUTBOX_PAUSE_BYTES;
-use crate::metrics::CloseReason;
 use crate::wire::Format;
+use crate::wire::close::CloseReason;
 use crate::wire::inbound::Inbound;
 
 #[derive(Debug)]

@@ -9,7 +9,6 @@ use std::io::{ErrorKind, IoSlice};
 use smallvec::SmallVec;
 
 use super::Shard;
-use super::close::code;
 use super::conn::{Flags, Phase};
 use super::net::{Network, Stream};
 use crate::config::Overrun;
@@ -17,7 +16,7 @@ use crate::fanout::cursor::Cursor;
 use crate::fanout::log::Slices;
 use crate::fanout::policy::{Verdict, judge};
 use crate::limits;
-use crate::metrics::CloseReason;
+use crate::wire::close::CloseReason;
 use crate::wire::event::{Event, GapReason};
 
 /// Where a slice of a write came from, in the order in which they were gathered.
@@ -181,7 +180,7 @@ impl<N: Network> Shard<N> {
         match self.conns[key].phase {
             Phase::Ending => self.shut(key),
             Phase::Open(_) if self.conns[key].flags.has(Flags::CLOSE_WHEN_SENT) => {
-                self.begin_close(key, code::GOING_AWAY, "the server is stopping; reconnect", CloseReason::Shutdown);
+                self.begin_close(key, CloseReason::Shutdown);
             }
             _ => {}
         }
@@ -251,7 +250,7 @@ impl<N: Network> Shard<N> {
         self.metrics.overruns[Overrun::Disconnect as usize].inc();
         let name = self.topics[subscription.topic].name.clone();
         let text = format!("too slow for channel {name}; reconnect and resume");
-        self.begin_close(key, code::OVERRUN, &text, CloseReason::Overrun);
+        self.begin_close_with(key, CloseReason::Overrun, &text);
     }
 
     /// One `writev` of as much as is due and fits.

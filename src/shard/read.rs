@@ -7,13 +7,13 @@ use super::conn::{Flags, Phase};
 use super::net::{Network, Received, Stream};
 use crate::bus::{ConnToken, Publish, PublishError, PublishReply, Published};
 use crate::limits;
-use crate::metrics::{CloseReason, RefusalReason};
 use crate::wire::Format;
+use crate::wire::close::CloseReason;
 use crate::wire::command::{self, Asked, Body, Command, ErrorCode, Id};
 use crate::wire::event::{self, Event};
 use crate::wire::frame::{self, Opcode};
 use crate::wire::inbound::{self, Inbound};
-use crate::wire::upgrade::{self, Outcome, Refusal, Rules, Upgrade};
+use crate::wire::upgrade::{self, Outcome, Refusal, RefusalReason, Rules, Upgrade};
 
 impl<N: Network> Shard<N> {
     /// Reads from connections whose edge has come, a few rounds each; who has more to say stays on the list.
@@ -123,14 +123,11 @@ impl<N: Network> Shard<N> {
             }
             Outcome::Upgrade { consumed, upgrade } => {
                 if self.stopping {
-                    return self.refuse(key, &Refusal::new(RefusalReason::Stopping, "the server is stopping"));
+                    return self.refuse(key, &RefusalReason::Stopping.into());
                 }
                 if self.connections.fetch_add(1, Relaxed) >= self.settings.connections_max {
                     self.connections.fetch_sub(1, Relaxed);
-                    return self.refuse(
-                        key,
-                        &Refusal::new(RefusalReason::ConnectionsMax, "this server has as many connections as it may; try another or later"),
-                    );
+                    return self.refuse(key, &RefusalReason::ConnectionsMax.into());
                 }
                 self.open(key, &upgrade);
                 self.read_frames(key, &mut input[consumed..]);

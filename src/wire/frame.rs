@@ -6,6 +6,7 @@
 //!
 //! The header parse is ours and not tungstenite's because that one accepts lengths that are not minimal, and costs 22 ns where this costs 7.
 
+use super::close::CloseReason;
 use crate::limits::CONTROL_PAYLOAD_BYTES_MAX;
 
 const FIN: u8 = 0x80;
@@ -23,7 +24,7 @@ pub const CLIENT_HEADER_BYTES_MAX: usize = 14;
 /// Longest reason that fits a close frame beside its code.
 pub const CLOSE_REASON_BYTES_MAX: usize = CONTROL_PAYLOAD_BYTES_MAX - 2;
 
-/// Why the peer's bytes cannot be accepted. Maps to a close code; its text is short enough for a close frame's reason and is meant for
+/// Why the peer's bytes cannot be accepted. Maps to a close reason; its text is short enough for a close frame's reason and is meant for
 /// whoever wrote the client.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
@@ -58,8 +59,7 @@ pub enum Violation {
 }
 
 impl Violation {
-    /// 1002, 1007 or 1009.
-    pub fn close_code(&self) -> u16 {
+    pub const fn close_reason(&self) -> CloseReason {
         match self {
             Violation::ReservedBits
             | Violation::ReservedOpcode { .. }
@@ -71,9 +71,9 @@ impl Violation {
             | Violation::UnexpectedContinuation
             | Violation::ExpectedContinuation
             | Violation::CloseTooShort
-            | Violation::CloseCode { .. } => 1002,
-            Violation::CloseReasonNotUtf8 | Violation::TextNotUtf8 => 1007,
-            Violation::MessageTooBig { .. } => 1009,
+            | Violation::CloseCode { .. } => CloseReason::ProtocolError,
+            Violation::CloseReasonNotUtf8 | Violation::TextNotUtf8 => CloseReason::InvalidUtf8,
+            Violation::MessageTooBig { .. } => CloseReason::MessageTooBig,
         }
     }
 }

@@ -475,7 +475,7 @@ mod tests {
             ([begun(), frame(true, Continuation, &[b'a'; LIMIT - 4])].concat(), Violation::MessageTooBig { bytes_max: LIMIT }, 1009),
         ];
         for (bytes, violation, close_code) in cases {
-            assert_eq!(violation.close_code(), close_code);
+            assert_eq!(violation.close_reason().goodbye().unwrap().code, close_code);
             let text = violation.to_string();
             assert!(text.len() <= CLOSE_REASON_BYTES_MAX, "{text}");
             let stream = [frame(false, Text, b"go"), frame(true, Continuation, b"od"), bytes].concat();
