@@ -210,6 +210,13 @@ impl<S> Conn<S> {
         self.first_behind().filter(|&at| self.subscriptions[at].is_mid_frame())
     }
 
+    /// A format that waits for a frame boundary begins if the socket is at one.
+    pub fn settle_format(&mut self) {
+        if self.format != self.format_next && self.mid_frame().is_none() {
+            self.format = self.format_next;
+        }
+    }
+
     pub fn is_dead(&self) -> bool {
         matches!(self.phase, Phase::Dead)
     }

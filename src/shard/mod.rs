@@ -5,13 +5,14 @@
 //!
 //! The stages live in files of their own: `read` (handshakes, commands, pings), `subscribe` (subscriptions and the bus's answers; [`admission`]
 //! says who may), `logs` (what the bus sends, kept until everybody has it), `behind` (who has not been sent everything), `flush` (one
-//! `writev` per due connection), `close` (closing, deadlines, reaping).
+//! `writev` per due connection, of what `gather` finds), `close` (closing, deadlines, reaping).
 
 pub mod admission;
 pub mod behind;
 mod close;
 pub mod conn;
 mod flush;
+mod gather;
 mod logs;
 pub mod net;
 mod read;
