@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use campanile::wire::close::{CloseReason, Reconnect};
 use campanile::wire::command::{self, Asked, Body, Command, ErrorCode, Id, Position};
 use campanile::wire::event::{self, Event, GapReason};
+use campanile::wire::http::RefusalReason;
 use campanile::wire::payload::{Expect, Kind, classify, encode_notification};
-use campanile::wire::upgrade::RefusalReason;
 use campanile::wire::{Format, frame, transcode};
 
 const DOCUMENT: &str = include_str!("../docs/protocol.md");

@@ -10,7 +10,7 @@ use super::wheel::{TICK_NS, Tick};
 use crate::limits;
 use crate::wire::close::{CloseReason, Goodbye};
 use crate::wire::frame::{self, Opcode, Violation};
-use crate::wire::upgrade::{Refusal, RefusalReason};
+use crate::wire::http::{Refusal, RefusalReason};
 
 impl<N: Network> Shard<N> {
     /// Sends a close frame at the next frame boundary and awaits the peer's; what was due on its subscriptions is not sent.

@@ -12,8 +12,8 @@ use crate::wire::close::CloseReason;
 use crate::wire::command::{self, Asked, Body, Command, ErrorCode, Id};
 use crate::wire::event::{self, Event};
 use crate::wire::frame::{self, Opcode};
+use crate::wire::http::{self, Outcome, Refusal, RefusalReason, Rules, Upgrade};
 use crate::wire::inbound::{self, Inbound};
-use crate::wire::upgrade::{self, Outcome, Refusal, RefusalReason, Rules, Upgrade};
 
 impl<N: Network> Shard<N> {
     /// Reads from connections whose edge has come, a few rounds each; who has more to say stays on the list.
@@ -113,12 +113,12 @@ impl<N: Network> Shard<N> {
     }
 
     fn read_head(&mut self, key: usize, input: &mut [u8]) {
-        match upgrade::parse(input, Rules { echo: self.settings.echo }) {
+        match http::parse(input, Rules { echo: self.settings.echo }) {
             Outcome::Partial => self.conns[key].phase = Phase::Handshake(Some(Box::new(input.to_vec()))),
             Outcome::Refuse(refusal) => self.refuse(key, &refusal),
             Outcome::Health { head_only } => {
                 let mut answer = Vec::new();
-                upgrade::encode_healthz(&mut answer, head_only);
+                http::encode_healthz(&mut answer, head_only);
                 self.end_with_answer(key, &answer, CloseReason::Refused);
             }
             Outcome::Upgrade { consumed, upgrade } => {

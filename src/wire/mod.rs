@@ -5,13 +5,13 @@ pub mod close;
 pub mod command;
 pub mod event;
 pub mod frame;
+pub mod http;
 pub mod inbound;
 pub mod json;
 pub mod malformed;
 pub mod msgpack;
 pub mod payload;
 pub mod transcode;
-pub mod upgrade;
 
 /// How events are spelled on one connection, and so how a message is encoded for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

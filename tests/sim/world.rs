@@ -19,8 +19,8 @@ use campanile::wire::Format;
 use campanile::wire::close::CloseReason;
 use campanile::wire::event::GapReason;
 use campanile::wire::frame::{Opcode, encode_masked_frame};
+use campanile::wire::http::RefusalReason;
 use campanile::wire::payload::Kind;
-use campanile::wire::upgrade::RefusalReason;
 use fastrand::Rng;
 
 use crate::client::{Client, payload};

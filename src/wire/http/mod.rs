@@ -7,10 +7,10 @@
 //! httparse reads the syntax and tungstenite derives the accept key. The checks between them are ours, because tungstenite's handshake
 //! holds 8 KB per pending socket and answers nothing but an upgrade.
 
-use super::Format;
-use super::close::Reconnect::{self, Later, Not};
 use crate::limits::{CHANNEL_NAME_BYTES_MAX, HEAD_BYTES_MAX, HEAD_FIELDS_MAX, QUERY_CHANNELS_MAX};
 use crate::named::named;
+use crate::wire::Format;
+use crate::wire::close::Reconnect::{self, Later, Not};
 use base64::Engine as _;
 use std::borrow::Cow;
 use std::mem::MaybeUninit;
