@@ -10,7 +10,7 @@
 //! 5. [`wire`]: what the bytes mean: HTTP head, WebSocket frames, commands and events.
 //!
 //! [`server`] starts the threads and ends them. Around them: [`config`] (settings as typed, then checked), [`control`] (HTTP for operators), [`metrics`] (counters
-//! that one thread writes and others read), [`by_name`] (tables of channels), [`addresses`] (whose quota a connection counts in), [`limits`] (every bound, named), [`listen`] (which sockets an address stands for), [`doctor`] (whether a host has what is needed), [`systemd`] (readiness, watchdog, given sockets), [`sys`] (the
+//! that one thread writes and others read), [`by_name`] (tables of channels), [`addresses`] (whose quota a connection counts in), [`limits`] (every bound, named), [`named`] (enums whose variants have names), [`listen`] (which sockets an address stands for), [`doctor`] (whether a host has what is needed), [`systemd`] (readiness, watchdog, given sockets), [`sys`] (the
 //! only unsafe code).
 
 pub mod addresses;
@@ -25,6 +25,7 @@ pub mod inbox;
 pub mod limits;
 pub mod listen;
 pub mod metrics;
+pub mod named;
 pub mod server;
 pub mod shard;
 pub mod sys;

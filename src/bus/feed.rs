@@ -14,7 +14,7 @@ use super::subscriptions::{Readiness, Refused, Standing, Subscriptions};
 use super::{Publish, awaiting};
 use crate::config::{RedisSubscribe, Settings};
 use crate::fanout::batch::MonotonicNs;
-use crate::wire::upgrade::check_channel_name;
+use crate::wire::http::check_channel_name;
 
 /// Commands are written only while fewer bytes wait to leave.
 const OUT_BYTES: usize = 64 * 1024;

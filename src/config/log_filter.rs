@@ -45,6 +45,7 @@ const MODULES: &[&str] = &[
     "limits",
     "listen",
     "metrics",
+    "named",
     "server",
     "shard",
     "sys",

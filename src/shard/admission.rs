@@ -9,10 +9,10 @@ use super::timers::Timer;
 use super::{Shard, pack, since_ms};
 use crate::bus::ConnToken;
 use crate::limits;
-use crate::metrics::{CloseReason, RefusalReason};
+use crate::wire::close::CloseReason;
 use crate::wire::event::Event;
+use crate::wire::http::{self, Outcome, Refusal, RefusalReason, Rules, Upgrade};
 use crate::wire::inbound::Inbound;
-use crate::wire::upgrade::{self, Outcome, Refusal, Rules, Upgrade};
 
 impl<N: Network> Shard<N> {
     /// Takes waiting connections. What is too many is refused later, with an HTTP answer, once the head has been read.
@@ -78,24 +78,21 @@ impl<N: Network> Shard<N> {
     }
 
     pub(super) fn read_head(&mut self, key: usize, input: &mut [u8]) {
-        match upgrade::parse(input, Rules { echo: self.settings.echo }) {
+        match http::parse(input, Rules { echo: self.settings.echo }) {
             Outcome::Partial => self.conns[key].phase = Phase::Handshake(Some(Box::new(input.to_vec()))),
             Outcome::Refuse(refusal) => self.refuse(key, &refusal),
             Outcome::Health { head_only } => {
                 let mut answer = Vec::new();
-                upgrade::encode_healthz(&mut answer, head_only);
+                http::encode_healthz(&mut answer, head_only);
                 self.end_with_answer(key, &answer, CloseReason::Refused);
             }
             Outcome::Upgrade { consumed, upgrade } => {
                 if self.is_stopping() {
-                    return self.refuse(key, &Refusal::new(RefusalReason::Stopping, "the server is stopping"));
+                    return self.refuse(key, &RefusalReason::Stopping.into());
                 }
                 if self.connections.fetch_add(1, Relaxed) >= self.settings.connections_max {
                     self.connections.fetch_sub(1, Relaxed);
-                    return self.refuse(
-                        key,
-                        &Refusal::new(RefusalReason::ConnectionsMax, "this server has as many connections as it may; try another or later"),
-                    );
+                    return self.refuse(key, &RefusalReason::ConnectionsMax.into());
                 }
                 self.open(key, &upgrade);
                 self.read_frames(key, &mut input[consumed..]);
@@ -143,7 +140,7 @@ impl<N: Network> Shard<N> {
         }
         let refusal = if self.is_stopping() {
             // What it would have asked for does not matter: it would have been told this.
-            Refusal::new(RefusalReason::Stopping, "the server is stopping")
+            Refusal::from(RefusalReason::Stopping)
         } else {
             let seconds = self.settings.handshake_timeout.as_secs_f32();
             let text = format!("no complete request head within {seconds} s; send the whole request at once");

@@ -1,11 +1,11 @@
 //! What connections hold for themselves alone, messages received in part and replies not yet sent, and the budget over all of it.
 
 use super::Shard;
-use super::close::code;
+use super::close::goodbye;
 use super::conn::Phase;
 use super::net::Network;
 use crate::limits;
-use crate::metrics::CloseReason;
+use crate::wire::close::CloseReason;
 use crate::wire::inbound::Inbound;
 
 impl<N: Network> Shard<N> {
@@ -25,7 +25,7 @@ impl<N: Network> Shard<N> {
             && let Some(inbound) = conn.inbound_mut()
         {
             *inbound = Inbound::default();
-            self.end_with_close(key, code::TRY_AGAIN_LATER, "the server's buffers are full; try again later", CloseReason::Buffers);
+            self.end_with_close(key, CloseReason::Buffers, goodbye(CloseReason::Buffers).text);
         } else {
             self.kill(key, CloseReason::Buffers);
         }

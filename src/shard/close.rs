@@ -7,21 +7,17 @@ use super::conn::{Flags, Phase};
 use super::net::{Network, Stream};
 use super::timers::Timer;
 use crate::limits;
-use crate::metrics::CloseReason;
-use crate::wire::frame::{self, Opcode};
-use crate::wire::inbound::Violation;
-
-/// Close codes that are ours; those of RFC 6455 stand beside them in `docs/protocol.md`.
-pub mod code {
-    pub const GOING_AWAY: u16 = 1001;
-    pub const POLICY_VIOLATION: u16 = 1008;
-    pub const TRY_AGAIN_LATER: u16 = 1013;
-    pub const OVERRUN: u16 = 4008;
-}
+use crate::wire::close::{CloseReason, Goodbye};
+use crate::wire::frame::{self, Opcode, Violation};
 
 impl<N: Network> Shard<N> {
     /// Sends a close frame at the next frame boundary and awaits the peer's; what was due on its subscriptions is not sent.
-    pub(super) fn begin_close(&mut self, key: usize, code: u16, text: &str, reason: CloseReason) {
+    pub(super) fn begin_close(&mut self, key: usize, reason: CloseReason) {
+        self.begin_close_with(key, reason, goodbye(reason).text);
+    }
+
+    /// The same, with words of the occasion.
+    pub(super) fn begin_close_with(&mut self, key: usize, reason: CloseReason, text: &str) {
         if !self.conns[key].is_open() {
             return;
         }
@@ -29,33 +25,27 @@ impl<N: Network> Shard<N> {
             return;
         }
         let conn = &mut self.conns[key];
-        frame::encode_close(conn.outbox(), code, text);
+        frame::encode_close(conn.outbox(), goodbye(reason).code, text);
         conn.await_close();
         self.mark_ready(key);
     }
 
     /// The peer broke the protocol: it gets a close frame, and nothing it says any more is read.
     pub(super) fn fail(&mut self, key: usize, violation: &Violation) {
-        let code = violation.close_code();
-        let reason = match code {
-            1007 => CloseReason::InvalidUtf8,
-            1009 => CloseReason::MessageTooBig,
-            _ => CloseReason::ProtocolError,
-        };
-        self.end_with_close(key, code, &violation.to_string(), reason);
+        self.end_with_close(key, violation.close_reason(), &violation.to_string());
     }
 
     /// The peer has sent a close frame: echoes it (an empty one with an empty one) and ends.
     pub(super) fn echo_close(&mut self, key: usize, code: Option<u16>, text: &str) {
         match code {
-            Some(code) => self.end_with_close(key, code, text, CloseReason::Client),
+            Some(code) => self.end_with_frame(key, CloseReason::Client, |out| frame::encode_close(out, code, text)),
             None => self.end_with_frame(key, CloseReason::Client, |out| frame::encode_frame(out, Opcode::Close, b"")),
         }
     }
 
     /// Sends a close frame at the next frame boundary, then ends without awaiting the peer's (it has sent its own, or cannot be understood).
-    pub(super) fn end_with_close(&mut self, key: usize, code: u16, text: &str, reason: CloseReason) {
-        self.end_with_frame(key, reason, |out| frame::encode_close(out, code, text));
+    pub(super) fn end_with_close(&mut self, key: usize, reason: CloseReason, text: &str) {
+        self.end_with_frame(key, reason, |out| frame::encode_close(out, goodbye(reason).code, text));
     }
 
     fn end_with_frame(&mut self, key: usize, reason: CloseReason, encode: impl FnOnce(&mut Vec<u8>)) {
@@ -156,4 +146,9 @@ impl<N: Network> Shard<N> {
             self.metrics.closed[conn.reason as usize].inc();
         }
     }
+}
+
+/// What the close frame for this reason says.
+pub(super) fn goodbye(reason: CloseReason) -> Goodbye {
+    reason.goodbye().expect("a reason to send a close frame has a close code")
 }

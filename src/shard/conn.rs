@@ -9,8 +9,8 @@ use super::timers::Timer;
 use super::wheel::Tick;
 use crate::fanout::cursor::Cursor;
 use crate::limits::OUTBOX_PAUSE_BYTES;
-use crate::metrics::CloseReason;
 use crate::wire::Format;
+use crate::wire::close::CloseReason;
 use crate::wire::inbound::Inbound;
 
 #[derive(Debug)]

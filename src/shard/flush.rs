@@ -7,7 +7,6 @@
 use std::io::ErrorKind;
 
 use super::Shard;
-use super::close::code;
 use super::conn::{Flags, Phase};
 use super::gather::{Due, Gathered, Picked, Plan, Source};
 use super::net::{Network, Stream};
@@ -15,7 +14,7 @@ use crate::config::Overrun;
 use crate::fanout::cursor::Cursor;
 use crate::fanout::policy::{Verdict, judge};
 use crate::limits;
-use crate::metrics::CloseReason;
+use crate::wire::close::CloseReason;
 use crate::wire::event::{Event, GapReason};
 
 /// What a visit came to.
@@ -160,7 +159,7 @@ impl<N: Network> Shard<N> {
         match self.conns[key].phase {
             Phase::Ending | Phase::Shut => self.shut(key),
             Phase::Finishing(_) => {
-                self.begin_close(key, code::GOING_AWAY, "the server is stopping; reconnect", CloseReason::Shutdown);
+                self.begin_close(key, CloseReason::Shutdown);
             }
             Phase::Handshake(_) | Phase::Open(_) | Phase::Closing(_) | Phase::Dead => {}
         }
@@ -230,7 +229,7 @@ impl<N: Network> Shard<N> {
         self.metrics.overruns[Overrun::Disconnect as usize].inc();
         let name = self.topics[subscription.topic].name.clone();
         let text = format!("too slow for channel {name}; reconnect and resume");
-        self.begin_close(key, code::OVERRUN, &text, CloseReason::Overrun);
+        self.begin_close_with(key, CloseReason::Overrun, &text);
     }
 
     /// One `writev` of as much as is due and fits.

@@ -1,11 +1,10 @@
 //! Pings to whoever is silent, and the end of whoever does not answer, or never finishes a message.
 
 use super::Shard;
-use super::close::code;
 use super::conn::Flags;
 use super::net::Network;
 use super::timers::Timer;
-use crate::metrics::CloseReason;
+use crate::wire::close::CloseReason;
 use crate::wire::frame::{self, Opcode};
 use crate::wire::inbound::Inbound;
 
@@ -29,12 +28,7 @@ impl<N: Network> Shard<N> {
         }
         let is_first = self.conns[key].flags.raise(Flags::BEATS);
         if !is_first && self.is_message_overdue(key) {
-            return self.begin_close(
-                key,
-                code::POLICY_VIOLATION,
-                "a message was not finished within two heartbeats",
-                CloseReason::MessageTimeout,
-            );
+            return self.begin_close(key, CloseReason::MessageTimeout);
         }
         let conn = &mut self.conns[key];
         let silent = tick.saturating_sub(conn.heard);

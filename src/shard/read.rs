@@ -5,13 +5,13 @@ use super::conn::{Flags, Phase};
 use super::net::{Network, Received, Stream};
 use crate::bus::{ConnToken, Publish, PublishError, PublishReply, Published};
 use crate::limits;
-use crate::metrics::{CloseReason, RefusalReason};
 use crate::wire::Format;
+use crate::wire::close::CloseReason;
 use crate::wire::command::{self, Asked, Body, Command, ErrorCode, Id};
 use crate::wire::event::{self, Event};
 use crate::wire::frame::{self, Opcode};
+use crate::wire::http::{Refusal, RefusalReason};
 use crate::wire::inbound;
-use crate::wire::upgrade::Refusal;
 
 impl<N: Network> Shard<N> {
     /// Reads from connections whose edge has come, a few rounds each; who has more to say stays on the list.

@@ -7,7 +7,7 @@ use super::conn::Phase;
 use super::net::{Accepted, Network};
 use super::timers::Timer;
 use crate::limits;
-use crate::metrics::CloseReason;
+use crate::wire::close::CloseReason;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Life {
