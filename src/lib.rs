@@ -10,13 +10,14 @@
 //! 5. [`wire`]: what the bytes mean: HTTP head, WebSocket frames, commands and events.
 //!
 //! [`server`] starts the threads and ends them. Around them: [`config`] (settings as typed, then checked), [`control`] (HTTP for operators), [`metrics`] (counters
-//! that one thread writes and others read), [`by_name`] (tables of channels), [`addresses`] (whose quota a connection counts in), [`limits`] (every bound, named), [`listen`] (which sockets an address stands for), [`doctor`] (whether a host has what is needed), [`systemd`] (readiness, watchdog, given sockets), [`sys`] (the
+//! that one thread writes and others read), [`by_name`] (tables of channels), [`clock`] (how time is counted), [`addresses`] (whose quota a connection counts in), [`limits`] (every bound, named), [`listen`] (which sockets an address stands for), [`doctor`] (whether a host has what is needed), [`systemd`] (readiness, watchdog, given sockets), [`sys`] (the
 //! only unsafe code).
 
 pub mod addresses;
 pub mod bus;
 pub mod by_name;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod control;
 pub mod doctor;

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Creator;
 use super::hub::ChannelId;
 use crate::addresses::Source;
-use crate::fanout::batch::MonotonicNs;
+use crate::clock::MonotonicNs;
 
 #[derive(Debug, Default)]
 pub struct Lingering {

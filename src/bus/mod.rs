@@ -5,35 +5,20 @@
 //! - [`hub`]: channels, numbers, batches, node history; [`lane`]: the way to one shard when its inbox is full; [`history`];
 //!   [`lingering`]: channels that nobody hears any more; [`release`]: when their memory is given back.
 //! - [`shares`]: whose publishes may be how many; [`queue`]: in which order they go on.
-//! - [`upstream`]: the seam behind which messages come in: [`embedded`] (no Redis) or [`redis`] (one server).
-//! - Redis, from the socket up: [`target`] (URL), [`socket`], [`link`] (connection), [`resp`] (replies), [`awaiting`] (which command a reply
-//!   answers), [`fault`] (what errors mean), [`names`], [`subscriptions`], [`publishes`], [`output_limit`] (how much may come back), [`feed`]
-//!   (what comes in), [`health`] (what is logged).
+//! - [`upstream`]: the seam behind which messages come in: [`embedded`] (no Redis) or [`redis`] (one server; all that is Redis's own).
 #![forbid(unsafe_code)]
 
-pub mod awaiting;
 pub mod embedded;
-pub mod fault;
-pub mod feed;
-pub mod health;
 pub mod history;
 pub mod hub;
 pub mod lane;
 pub mod lingering;
-pub mod link;
-pub mod names;
-pub mod output_limit;
 pub mod pace;
-pub mod publishes;
 pub mod queue;
 pub mod redis;
 pub mod release;
-pub mod resp;
 pub mod shares;
-pub mod socket;
 pub mod subscriber;
-pub mod subscriptions;
-pub mod target;
 pub mod upstream;
 
 use std::ops::Deref;
