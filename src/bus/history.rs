@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-use super::hub::ChannelId;
+use super::registry::ChannelId;
 use crate::clock::{MonotonicNs, nanos};
 use crate::config::ChannelRule;
 use crate::fanout::batch::{Batch, KeptFrames};

@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Creator;
-use super::hub::ChannelId;
+use super::registry::ChannelId;
 use crate::addresses::Source;
 use crate::clock::MonotonicNs;
 

@@ -2,12 +2,14 @@
 //! into batches and hands them to the shards that have a subscriber. It never blocks on a shard.
 //!
 //! - [`subscriber`]: the thread and its turn. `spawn` starts it.
-//! - [`hub`]: channels, numbers, batches, node history; [`lane`]: the way to one shard when its inbox is full; [`history`];
-//!   [`lingering`]: channels that nobody hears any more; [`release`]: when their memory is given back.
+//! - [`hub`]: messages and their numbers. [`registry`]: which channels there are, [`lingering`] those that nobody hears any more, [`release`]: when
+//!   their memory is given back. [`delivery`]: what is on its way to shards, [`lane`]: the way to one of them, and what it is owed.
+//!   [`history`]: the newest batches.
 //! - [`shares`]: whose publishes may be how many; [`queue`]: in which order they go on.
 //! - [`upstream`]: the seam behind which messages come in: [`embedded`] (no Redis) or [`redis`] (one server; all that is Redis's own).
 #![forbid(unsafe_code)]
 
+pub mod delivery;
 pub mod embedded;
 pub mod history;
 pub mod hub;
@@ -16,6 +18,7 @@ pub mod lingering;
 pub mod pace;
 pub mod queue;
 pub mod redis;
+pub mod registry;
 pub mod release;
 pub mod shares;
 pub mod subscriber;
