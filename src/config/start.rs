@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::host::Host;
 use super::parse::{show_cores, show_pin, show_time};
 use super::{Pin, RedisSubscribe, Resolved, Settings, redis_url};
-use crate::bus::output_limit::WINDOW_BYTES_MAX;
+use crate::bus::redis::output_limit::WINDOW_BYTES_MAX;
 use crate::bus::{CONTROL_SHARE, PUBLISH_BYTES_MAX, ShardMessage};
 use crate::control;
 use crate::limits::{

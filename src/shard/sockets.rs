@@ -11,8 +11,8 @@ use mio::{Interest, Registry, Token};
 use socket2::Socket;
 
 use super::net::{Accepted, Network, Received, Stream};
+use crate::clock::MonotonicNs;
 use crate::config::Settings;
-use crate::fanout::batch::MonotonicNs;
 use crate::{limits, sys};
 
 /// The listener of address `i` has the token `LISTENER_TOKEN - i`.
