@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicUsize;
 
 use campanile::addresses::Source;
 use campanile::bus::hub::{Hub, HubSettings, Receipt, Request};
-use campanile::bus::subscriptions::Subscriptions;
+use campanile::bus::redis::subscriptions::Subscriptions;
 use campanile::bus::{BusCommand, Creator, ShardMessage};
 use campanile::config::{Overrun, Settings};
 use campanile::fanout::topics::TopicToken;

@@ -12,10 +12,10 @@ use mio::{Events, Poll, Token, Waker};
 
 use super::embedded::Embedded;
 use super::hub::{Hub, HubSettings, Request};
-use super::link::Timing;
 use super::pace::Pace;
 use super::queue::Queue;
 use super::redis::RedisBus;
+use super::redis::link::Timing;
 use super::upstream::Upstream;
 use super::{BusCommand, BusSender, COMMANDS_MAX, PublishError, ShardSender};
 use crate::config::Settings;

@@ -11,8 +11,9 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::batch::{Batch, Channel, MonotonicNs};
+use super::batch::{Batch, Channel};
 use super::cursor::Cursor;
+use crate::clock::MonotonicNs;
 use crate::limits::{BATCH_BYTES_MAX, SLICES_BEFORE_MERGE, SLICES_PER_WRITE, UNSERVED_LOGS_MAX};
 use crate::wire::Format;
 use crate::wire::event::GapReason;

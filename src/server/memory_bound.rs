@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use crate::bus::output_limit::WINDOW_BYTES_MAX;
+use crate::bus::redis::output_limit::WINDOW_BYTES_MAX;
 use crate::bus::{CONTROL_SHARE, PUBLISH_BYTES_MAX, ShardMessage};
 use crate::config::{RedisSubscribe, Settings};
 use crate::control;

@@ -8,7 +8,7 @@
 use smallvec::SmallVec;
 
 use super::Shard;
-use super::conn::{Conn, Flags, Phase, Subscription};
+use super::conn::{Conn, Flags, Subscription};
 use super::net::Network;
 use crate::fanout::topics::Member;
 use crate::limits;
@@ -169,7 +169,7 @@ impl<N: Network> Shard<N> {
     pub(super) fn look_around(&mut self, key: usize, from: usize) {
         let conn = &self.conns[key];
         let count = conn.subscriptions.len();
-        if count <= 1 && conn.has_behind() || !matches!(conn.phase, Phase::Open(_)) {
+        if count <= 1 && conn.has_behind() || !conn.is_open() {
             return;
         }
         let looks = count.min(limits::NEIGHBOURS_PER_VISIT);

@@ -4,36 +4,18 @@
 //! a quantum at a time, and keeps its place between turns. The ready list holds connections that are due by themselves.
 //! Whoever is visited gets everything it is due, from all its channels, so that the busier the host, the larger the writes.
 
-use std::io::{ErrorKind, IoSlice};
-
-use smallvec::SmallVec;
+use std::io::ErrorKind;
 
 use super::Shard;
-use super::close::code;
 use super::conn::{Flags, Phase};
+use super::gather::{Due, Gathered, Picked, Plan, Source};
 use super::net::{Network, Stream};
 use crate::config::Overrun;
 use crate::fanout::cursor::Cursor;
-use crate::fanout::log::Slices;
 use crate::fanout::policy::{Verdict, judge};
 use crate::limits;
-use crate::metrics::CloseReason;
+use crate::wire::close::CloseReason;
 use crate::wire::event::{Event, GapReason};
-
-/// Where a slice of a write came from, in the order in which they were gathered.
-#[derive(Debug, Clone, Copy)]
-enum Source {
-    /// The rest of the frame that the socket has taken in part, by subscription.
-    FrameRest(usize),
-    Outbox,
-    /// Whole frames from a subscription's cursor on.
-    Log(usize),
-}
-
-type Plan = SmallVec<[(Source, usize); 8]>;
-
-/// Subscriptions that one write is for.
-type Picked = SmallVec<[u32; 8]>;
 
 /// What a visit came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,10 +111,6 @@ impl<N: Network> Shard<N> {
         if conn.stream.wants_write() && !self.flush_stream(key) {
             return Visit::Idle;
         }
-        let conn = &mut self.conns[key];
-        if conn.format != conn.format_next && conn.mid_frame().is_none() {
-            conn.format = conn.format_next;
-        }
         self.look_around(key, news.unwrap_or(0));
         let mut total = 0;
         let mut visit = Visit::Idle;
@@ -179,18 +157,18 @@ impl<N: Network> Shard<N> {
     /// Everything due is with the kernel: what was waiting for that?
     fn after_flush(&mut self, key: usize) {
         match self.conns[key].phase {
-            Phase::Ending => self.shut(key),
-            Phase::Open(_) if self.conns[key].flags.has(Flags::CLOSE_WHEN_SENT) => {
-                self.begin_close(key, code::GOING_AWAY, "the server is stopping; reconnect", CloseReason::Shutdown);
+            Phase::Ending | Phase::Shut => self.shut(key),
+            Phase::Finishing(_) => {
+                self.begin_close(key, CloseReason::Shutdown);
             }
-            _ => {}
+            Phase::Handshake(_) | Phase::Open(_) | Phase::Closing(_) | Phase::Dead => {}
         }
     }
 
     /// A connection whose socket takes nothing: has this log passed it? Policies other than to disconnect are asked when there is room again, so
     /// that one gap names all that was lost.
     fn judge_blocked(&mut self, key: usize, at: usize) {
-        if !matches!(self.conns[key].phase, Phase::Open(_)) {
+        if !self.conns[key].is_open() {
             return;
         }
         if self.judge(key, at) == Verdict::Disconnect {
@@ -251,67 +229,35 @@ impl<N: Network> Shard<N> {
         self.metrics.overruns[Overrun::Disconnect as usize].inc();
         let name = self.topics[subscription.topic].name.clone();
         let text = format!("too slow for channel {name}; reconnect and resume");
-        self.begin_close(key, code::OVERRUN, &text, CloseReason::Overrun);
+        self.begin_close_with(key, CloseReason::Overrun, &text);
     }
 
     /// One `writev` of as much as is due and fits.
     fn write_once(&mut self, key: usize, bytes_max: usize) -> Written {
         let mut picked = Picked::new();
-        if matches!(self.conns[key].phase, Phase::Open(_)) {
+        if self.conns[key].is_open() {
             picked = self.pick(key).unwrap_or_default();
         }
         let conn = &mut self.conns[key];
         if conn.is_dead() {
             return Written::Dead;
         }
-        let format = conn.format;
-        let mut slices = Slices::new();
-        let mut plan = Plan::new();
-        let mut total = 0;
-
-        let mid_frame = conn.mid_frame();
-        if let Some(at) = mid_frame {
-            let subscription = &conn.subscriptions[at];
-            match self.topics[subscription.topic].log.gather_frame_rest(subscription.cursor(), format, &mut slices) {
-                Some(bytes) => {
-                    plan.push((Source::FrameRest(at), bytes));
-                    total += bytes;
-                }
-                None => {
-                    let policy = self.topics[subscription.topic].rule.overrun;
-                    drop(slices);
-                    self.metrics.overruns[policy as usize].inc();
-                    self.kill(key, CloseReason::Overrun);
-                    return Written::Dead;
-                }
-            }
+        conn.settle_format();
+        let due = Due {
+            outbox: conn.outbox.as_ref().map_or(&[], |outbox| outbox.unsent()),
+            subscriptions: &conn.subscriptions,
+            picked: &picked,
+            mid_frame: conn.mid_frame(),
+            format: conn.format,
+            format_ends: conn.format != conn.format_next,
+        };
+        if let Some(at) = due.lost_frame(&self.topics) {
+            let policy = self.topics[due.subscriptions[at].topic].rule.overrun;
+            self.metrics.overruns[policy as usize].inc();
+            self.kill(key, CloseReason::Overrun);
+            return Written::Dead;
         }
-        if let Some(outbox) = &conn.outbox
-            && !outbox.unsent().is_empty()
-        {
-            slices.push(IoSlice::new(outbox.unsent()));
-            plan.push((Source::Outbox, outbox.unsent().len()));
-            total += outbox.unsent().len();
-        }
-        // A format that waits for a frame boundary begins with the first frame after it.
-        let format_settled = conn.format == conn.format_next;
-        if format_settled || mid_frame.is_none() {
-            // The channel whose frame is being finished has had its turn.
-            if mid_frame.is_some() && !picked.is_empty() {
-                picked.rotate_left(1);
-            }
-            for at in picked.iter().map(|&at| at as usize) {
-                let subscription = &conn.subscriptions[at];
-                let log = &self.topics[subscription.topic].log;
-                let cursor = if mid_frame == Some(at) { log.boundary_after(subscription.cursor()) } else { subscription.cursor() };
-                let is_due = (log.tail()..log.head()).contains(&cursor.seq) && !subscription.leaving;
-                if is_due && total < bytes_max && slices.len() < limits::SLICES_PER_WRITE {
-                    let bytes = log.gather(cursor, format, bytes_max - total, &mut slices);
-                    plan.push((Source::Log(at), bytes));
-                    total += bytes;
-                }
-            }
-        }
+        let Gathered { slices, plan, bytes: total } = due.gather(&self.topics, bytes_max);
         if plan.is_empty() {
             return Written::Nothing;
         }
@@ -341,7 +287,7 @@ impl<N: Network> Shard<N> {
             return Written::Blocked { bytes: written };
         }
         let conn = &self.conns[key];
-        let more = self.owes_bytes(key) || matches!(conn.phase, Phase::Open(_)) && conn.has_behind();
+        let more = self.owes_bytes(key) || conn.is_open() && conn.has_behind();
         Written::Some { bytes: total, more }
     }
 
@@ -390,10 +336,6 @@ impl<N: Network> Shard<N> {
             }
         }
         self.keep_order(key, plan, written);
-        let conn = &mut self.conns[key];
-        if conn.format != conn.format_next && conn.mid_frame().is_none() {
-            conn.format = conn.format_next;
-        }
     }
 
     /// The cursors have moved: whoever is at the head leaves the list, whoever was given something goes to the end of it, and the one whose frame the

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use super::Shard;
 use super::net::Network;
-use crate::fanout::batch::{Batch, MonotonicNs};
+use crate::clock::MonotonicNs;
+use crate::fanout::batch::Batch;
 use crate::fanout::log::Log;
 use crate::fanout::topics::{TopicToken, Topics};
 use crate::limits;

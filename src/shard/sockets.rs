@@ -12,7 +12,7 @@ use socket2::Socket;
 
 use super::net::{Accepted, Network, Received, Stream};
 use super::settings::ShardSettings;
-use crate::fanout::batch::MonotonicNs;
+use crate::clock::MonotonicNs;
 use crate::{limits, sys};
 
 /// The listener of address `i` has the token `LISTENER_TOKEN - i`.

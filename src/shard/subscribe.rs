@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::conn::{Phase, Subscription};
+use super::conn::Subscription;
 use super::net::Network;
 use super::waiters::{NO_WAITER, Waiter};
 use super::{Shard, since_ms};
@@ -42,9 +42,9 @@ impl<N: Network> Shard<N> {
         if topic.is_some_and(|topic| self.topics[topic].is_refused) {
             return self.refuse_channel(key, name, id.as_ref(), JoinRefusal::NotAllowed);
         }
-        if topic.is_none() && !self.admission.may_create(key, since_ms(self.now_ns, self.started_ns)) {
+        if topic.is_none() && !self.sources.may_create(key, since_ms(self.now_ns, self.started_ns)) {
             self.metrics.channels_limited.inc();
-            let (burst, per_second) = (self.admission.burst(), self.admission.per_second());
+            let (burst, per_second) = (self.sources.burst(), self.sources.per_second());
             let message = format!("a connection may add {burst} channels at once and {per_second} a second after that; wait a moment");
             return self.reply_error(key, Asked::of(command::SUBSCRIBE, name, id.as_ref()), ErrorCode::RateLimited, &message);
         }
@@ -185,7 +185,7 @@ impl<N: Network> Shard<N> {
                 let topic = self.topics.token(index);
                 let command = match first {
                     Some(Member { conn, .. }) => {
-                        let (source, connection) = (self.admission.source(conn as usize), self.conns[conn as usize].generation);
+                        let (source, connection) = (self.sources.source(conn as usize), self.conns[conn as usize].generation);
                         BusCommand::Join { shard, topic, channel, creator: Creator { source, shard, connection } }
                     }
                     None => BusCommand::Leave { shard, topic, channel },
@@ -248,7 +248,7 @@ impl<N: Network> Shard<N> {
             let (key, at) = (conn as usize, subscription as usize);
             let Waiter { id, since } = self.take_waiter(key, at);
             // A connection that is closing has left; one that is dead will be reaped, counted like any member.
-            if matches!(self.conns[key].phase, Phase::Open(_) | Phase::Dead) {
+            if self.conns[key].is_open() || self.conns[key].is_dead() {
                 self.confirm(key, at, id.as_ref(), since);
             }
         }
@@ -277,7 +277,7 @@ impl<N: Network> Shard<N> {
             let (key, at) = (conn as usize, subscription as usize);
             let concerns = match refusal {
                 JoinRefusal::ChannelsMax | JoinRefusal::NotAllowed => true,
-                JoinRefusal::AddressShare(source) => self.admission.source(key) == source,
+                JoinRefusal::AddressShare(source) => self.sources.source(key) == source,
             };
             if concerns {
                 let Waiter { id, .. } = self.take_waiter(key, at);

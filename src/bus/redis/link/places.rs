@@ -7,11 +7,11 @@ use std::path::PathBuf;
 use mio::Interest;
 use mio::net::{TcpStream, UnixStream};
 
-use super::{Link, Phase, nanos};
-use crate::bus::fault::{Fault, FaultKind};
-use crate::bus::socket::{Socket, resolve};
-use crate::bus::target::Address;
-use crate::fanout::batch::MonotonicNs;
+use super::{Link, Phase};
+use crate::bus::redis::fault::{Fault, FaultKind};
+use crate::bus::redis::socket::{Socket, resolve};
+use crate::bus::redis::target::Address;
+use crate::clock::{MonotonicNs, nanos};
 
 /// Addresses of one name whose faults are told.
 const FAULTS_TOLD_MAX: usize = 4;
@@ -150,7 +150,7 @@ mod tests {
 
     use super::super::{Link, Timing};
     use super::*;
-    use crate::bus::target::Target;
+    use crate::bus::redis::target::Target;
     use crate::sys::monotonic_ns;
 
     const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,20 +1,21 @@
-//! What comes in on the subscribed connection to Redis, and what it means for the hub: messages, confirmations, refusals, pongs. Owned by [`super::redis`].
+//! What comes in on the subscribed connection to Redis, and what it means for the hub: messages, confirmations, refusals, pongs. Owned by [`super::RedisBus`].
 //!
 //! Redis names and channels are the same thing but for the prefix (exact mode), or one pattern stands for all channels under the prefix.
 
+use super::awaiting;
 use super::awaiting::{Asked, Verb};
 use super::fault::{Fault, Refusal, with_advice};
 use super::health::Ration;
-use super::hub::{Hub, Outcome, Receipt};
-use super::link::{Answer, Link, Timing, nanos};
+use super::link::{Answer, Link, Timing};
 use super::names::Names;
 use super::output_limit::MESSAGE_BYTES;
 use super::publishes::Publishes;
 use super::subscriptions::{Readiness, Refused, Standing, Subscriptions};
-use super::{Publish, awaiting};
+use crate::bus::Publish;
+use crate::bus::hub::{Hub, Outcome, Receipt};
+use crate::clock::{MonotonicNs, nanos};
 use crate::config::{RedisSubscribe, Settings};
-use crate::fanout::batch::MonotonicNs;
-use crate::wire::upgrade::check_channel_name;
+use crate::wire::http::check_channel_name;
 
 /// Commands are written only while fewer bytes wait to leave.
 const OUT_BYTES: usize = 64 * 1024;

@@ -1,5 +1,5 @@
 //! One non-blocking connection to a Redis server on the bus thread's `Poll`: resolve, connect, TLS, log in, keep alive, back off.
-//! Owned and driven by [`super::redis`]; it knows which command a reply answers, and nothing of what channels are.
+//! Owned and driven by [`super::RedisBus`]; it knows which command a reply answers, and nothing of what channels are.
 //!
 //! An address that fails before the log-in is over is followed by the next one of its name at once. After any other error the owner calls
 //! [`Link::fail`]: socket, TLS session and decoder go, and a new try is due after a jittered pause.
@@ -26,7 +26,7 @@ use super::fault::{Fault, FaultKind};
 use super::resp::{Decoder, write_command};
 use super::socket::{Socket, TlsReader, is_flow, uninterrupted};
 use super::target::{Address, Target};
-use crate::fanout::batch::MonotonicNs;
+use crate::clock::{MonotonicNs, nanos};
 
 pub use answer::Answer;
 use places::Place;
@@ -507,8 +507,4 @@ fn broken(what: &str, error: &io::Error) -> Fault {
         io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof => Fault::closed(reason),
         _ => Fault::new(reason),
     }
-}
-
-pub fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 4)
 }

@@ -2,27 +2,46 @@
 //!
 //! Both are a [`Link`], which knows which command an answer belongs to; what answers mean for channels is the [`Feed`]'s business.
 //! When the subscribed connection is lost, every channel that flowed gets one number for what was missed as soon as it flows again.
+//!
+//! From the socket up: [`target`] (URL), [`socket`], [`link`] (connection), [`resp`] (replies), [`awaiting`] (which command a reply answers),
+//! [`fault`] (what errors mean), [`names`], [`subscriptions`], [`publishes`], [`output_limit`] (how much may come back), [`feed`] (what comes
+//! in), [`health`] (what is logged).
+
+pub mod awaiting;
+pub mod fault;
+pub mod feed;
+pub mod health;
+pub mod link;
+pub mod names;
+pub mod output_limit;
+pub mod publishes;
+pub mod resp;
+pub mod socket;
+pub mod subscriptions;
+pub mod target;
 
 use std::sync::Arc;
 
 use mio::event::Event;
 use mio::{Registry, Token, Waker};
 
-use super::awaiting::Asked;
-use super::fault::{Fault, text_of};
-use super::feed::Feed;
-use super::health::{Health, Ration, Trouble};
 use super::hub::{Hub, Receipt};
-use super::link::{Answer as Reply, Link, Timing};
-use super::output_limit::{self, OutputLimit};
-use super::publishes::{Answer, Publishes};
-use super::subscriptions::Readiness;
-use super::target::Target;
 use super::upstream::{FIRST_TOKEN, Upstream};
 use super::{PUBLISHES_MAX, Publish, PublishError};
+use crate::clock::MonotonicNs;
 use crate::config::Settings;
-use crate::fanout::batch::{Channel, MonotonicNs};
+use crate::fanout::batch::Channel;
 use crate::sys;
+
+use awaiting::Asked;
+use fault::{Fault, text_of};
+use feed::Feed;
+use health::{Health, Ration, Trouble};
+use link::{Answer as Reply, Link, Timing};
+use output_limit::OutputLimit;
+use publishes::{Answer, Publishes};
+use subscriptions::Readiness;
+use target::Target;
 
 /// Bytes read in one turn before they are handed out and commands are served.
 const TURN_BYTES: usize = 1024 * 1024;
