@@ -10,6 +10,7 @@ use super::{BadSettings, flags, output};
 use crate::config::{Settings, load, parse};
 use crate::doctor::host::Facts;
 use crate::doctor::{Check, Load, Verdict, count, examine, show_number};
+use crate::limits::{CONNECTIONS_MAX, PAYLOAD_BYTES_MAX};
 
 const ABOUT: &str = "Check whether this host has what so many connections need";
 const LONG_ABOUT: &str = "\
@@ -24,16 +25,12 @@ Examples:
   campanile doctor --connections 1_000_000 --rate 5 --payload 2k   another size
   campanile doctor --connections 200000 --shards 8 --fd-table private --json";
 
-/// What the settings of these names take at most.
-const CONNECTIONS_MAX: u64 = 1 << 24;
-const PAYLOAD_BYTES_MAX: u64 = 64 << 20;
-
 pub fn command() -> Command {
     // Numbers are written as in the settings.
     let number =
         |name: &'static str, placeholder: &'static str, help: &'static str| Arg::new(name).long(name).value_name(placeholder).help(help);
-    let connections = |text: &str| parse::number(text, 1, CONNECTIONS_MAX);
-    let payload = |text: &str| parse::size(text, 0, PAYLOAD_BYTES_MAX);
+    let connections = |text: &str| parse::number(text, 1, CONNECTIONS_MAX as u64);
+    let payload = |text: &str| parse::size(text, 0, PAYLOAD_BYTES_MAX as u64);
     Command::new("doctor")
         .about(ABOUT)
         .long_about(LONG_ABOUT)

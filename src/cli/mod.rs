@@ -18,8 +18,8 @@ use std::process::ExitCode;
 use clap::Command;
 use tracing::Level;
 
+use crate::config::mask;
 use crate::config::problem::{Problem, Severity};
-use crate::config::redis_url::mask_line;
 use crate::config::{LogFormat, parse};
 use output::OutputClosed;
 
@@ -94,7 +94,7 @@ fn fail(error: anyhow::Error, format: LogFormat) -> anyhow::Result<ExitCode> {
 fn print_usage(error: &clap::Error) {
     let plain = error.to_string();
     if error.use_stderr() && plain.contains('@') {
-        return output::remark(plain.lines().map(mask_line).collect::<Vec<_>>().join("\n"));
+        return output::remark(plain.lines().map(mask::line).collect::<Vec<_>>().join("\n"));
     }
     // Nothing is left to be done about a terminal that is gone.
     let _ = error.print();

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{BadSettings, BadUsage, check_channel, flags, output};
-use crate::config::{Settings, load, redis_url};
+use crate::config::{Settings, load, mask};
 use crate::listen::reachable;
 
 /// How long a server may take to answer before it is taken for gone.
@@ -120,7 +120,7 @@ impl<'a> Target<'a> {
             // An error says that the program has one already, which is as good.
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
-        let shown = redis_url::masked(url);
+        let shown = mask::url(url);
         let connection = redis::Client::open(url)
             .and_then(|client| client.get_connection_with_timeout(TIMEOUT))
             .and_then(|connection| {

@@ -5,11 +5,9 @@ use std::time::Duration;
 
 use super::settings::{Addresses, Bounds, Clients, Logging, Redis, Shards};
 use super::{ChannelRule, FdTable, LogFilter, LogFormat, Mismatch, Overrun, Pin, RedisSubscribe, Share};
+use crate::limits::SHARDS_MAX;
 use crate::wire::Format;
 use crate::wire::payload::Expect;
-
-/// Most shards that may be asked for; a shard's number travels as a u16 and each costs a thread.
-pub const SHARDS_MAX: usize = 1024;
 
 /// One shard per core that this process may run on (cgroup quota and affinity mask counted).
 pub fn shards_auto() -> usize {

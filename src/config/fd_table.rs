@@ -1,8 +1,8 @@
 //! Whether shards share the process's descriptor table or each take a private one (see "Private descriptor tables" in the design).
 //! Pure: the limit is an argument. Called by [`crate::server`] and [`crate::doctor`].
 
-use super::defaults::SHARDS_MAX;
 use super::{FdTable, Settings};
+use crate::limits::SHARDS_MAX;
 use crate::sys::Refusal;
 
 /// What `fd_table` comes to on this host.

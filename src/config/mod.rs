@@ -4,7 +4,7 @@
 //! back has passed every check of [`table`] (each value alone) and of [`mod@check`] (values together), so readers need no checks.
 //!
 //! The way of a value: [`table`] knows its names, its default and how its text is read; [`layers`] lays file ([`mod@file`]), environment and
-//! flags over the defaults, into [`settings`] and the [`rules`] of channels; [`problem`] says what is wrong and where; [`mod@print`] writes the
+//! flags over the defaults, into [`settings`] and the [`rules`] of channels; [`problem`] says what is wrong and where, [`mask`] what of it may be shown; [`mod@print`] writes the
 //! table out; [`host`] and [`fd_table`] hold the settings against the host.
 
 pub mod check;
@@ -14,6 +14,7 @@ pub mod file;
 pub mod host;
 pub mod layers;
 pub mod log_filter;
+pub mod mask;
 pub mod parse;
 pub mod print;
 pub mod problem;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::words::Word;
 use super::{Pin, Share};
 use crate::limits::CHANNEL_NAME_BYTES_MAX;
+use crate::wire::channel_name::{self, Bad};
 
 /// An unsigned number in a range; `_` may group digits.
 pub fn number(text: &str, min: u64, max: u64) -> Result<u64, String> {
@@ -236,13 +237,14 @@ pub fn boolean(text: &str) -> Result<bool, String> {
     }
 }
 
-/// A channel name or the beginning of one, as bytes that may stand in a Redis command and a URL's query.
+/// A channel name or the beginning of one.
 pub fn channel_text(text: &str, may_be_empty: bool) -> Result<String, String> {
-    match text {
-        "" if !may_be_empty => Err("it is empty".to_owned()),
-        _ if text.len() > CHANNEL_NAME_BYTES_MAX => Err(format!("it is {} bytes long, more than {CHANNEL_NAME_BYTES_MAX}", text.len())),
-        _ if text.contains(char::is_control) => Err(format!("{text:?} holds a control character")),
-        _ => Ok(text.to_owned()),
+    match channel_name::check(text) {
+        Ok(()) => Ok(text.to_owned()),
+        Err(Bad::Empty) if may_be_empty => Ok(text.to_owned()),
+        Err(Bad::Empty) => Err("it is empty".to_owned()),
+        Err(Bad::TooLong) => Err(format!("it is {} bytes long, more than {CHANNEL_NAME_BYTES_MAX}", text.len())),
+        Err(Bad::ControlCharacter) => Err(format!("{text:?} holds a control character")),
     }
 }
 

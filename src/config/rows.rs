@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::defaults::{SHARDS_MAX, shards_auto};
+use super::defaults::shards_auto;
 use super::parse::{self, MILLISECOND, SECOND};
 use super::table::{Section, Setting, Shown, Value};
-use super::{LogFilter, Pin, redis_url};
+use super::{LogFilter, Pin, mask, redis_url};
+use crate::limits::{CONNECTIONS_MAX, PAYLOAD_BYTES_MAX, SHARDS_MAX};
 
 /// A row with a single value: how to read it, how to show it.
 macro_rules! one {
@@ -144,7 +145,7 @@ pub static SETTINGS: &[Setting] = &[
             },
             show: |settings| Shown::Text(settings.redis.url.clone().unwrap_or_default()),
         },
-        secret: Some(redis_url::masked),
+        secret: Some(mask::url),
         ..ROW
     },
     Setting {
@@ -393,7 +394,7 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "N",
         help: "Open connections. The next one is answered 503.",
         accepted: "1 to 16777216",
-        value: one!(bounds.connections_max, text => parse::count(text, 1, 1 << 24), value => Shown::Number(*value as u64)),
+        value: one!(bounds.connections_max, text => parse::count(text, 1, CONNECTIONS_MAX), value => Shown::Number(*value as u64)),
         ..ROW
     },
     Setting {
@@ -448,7 +449,7 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "SIZE",
         help: "Largest payload taken from the bus or a publisher. A larger one is dropped, counted and announced as a gap; a publisher of this server is told.",
         accepted: "1k to 64M, as in 1048576, 1M",
-        value: one!(bounds.payload_bytes_max, text => size(text, K, 64 * M), value => Shown::Bytes(*value as u64)),
+        value: one!(bounds.payload_bytes_max, text => size(text, K, PAYLOAD_BYTES_MAX as u64), value => Shown::Bytes(*value as u64)),
         ..ROW
     },
     Setting {

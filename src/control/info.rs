@@ -1,6 +1,6 @@
 //! `GET /info`: what this process is, how it was set up and how full it is.
 //!
-//! Invariant: no secret leaves. The Redis URL is shown through [`masked`] only.
+//! Invariant: no secret leaves. The Redis URL is shown through [`mask`] only.
 
 use std::sync::Arc;
 
@@ -9,10 +9,9 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use super::{CONNECTIONS_MAX, PAGE_CHANNELS_MAX, PUBLISH_CHANNELS_MAX, State, answer};
-use crate::config::redis_url::masked;
-use crate::config::{Word, print};
-use crate::limits;
+use super::{State, answer};
+use crate::config::{Word, mask, print};
+use crate::limits::{self, control};
 use crate::metrics::ShardMetrics;
 
 pub(super) async fn info(Shared(state): Shared<Arc<State>>) -> Response {
@@ -29,7 +28,7 @@ pub(super) async fn info(Shared(state): Shared<Arc<State>>) -> Response {
         "fd_table": state.facts.fd_table.name(),
         "bus": {
             "kind": if settings.redis.url.is_some() { "redis" } else { "embedded" },
-            "url": settings.redis.url.as_deref().map(masked),
+            "url": settings.redis.url.as_deref().map(mask::url),
             "ready": state.bus_metrics.ready.get() != 0,
             "channels": state.bus_metrics.channels.get(),
         },
@@ -41,9 +40,9 @@ pub(super) async fn info(Shared(state): Shared<Arc<State>>) -> Response {
             "head_bytes": limits::HEAD_BYTES_MAX,
             "query_channels": limits::QUERY_CHANNELS_MAX,
             "batch_bytes": limits::BATCH_BYTES_MAX,
-            "control_connections": CONNECTIONS_MAX,
-            "publish_channels": PUBLISH_CHANNELS_MAX,
-            "page_channels": PAGE_CHANNELS_MAX,
+            "control_connections": control::CONNECTIONS_MAX,
+            "publish_channels": control::PUBLISH_CHANNELS_MAX,
+            "page_channels": control::PAGE_CHANNELS_MAX,
         },
     });
     answer::json(StatusCode::OK, body)

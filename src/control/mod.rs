@@ -42,37 +42,12 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::bus::BusSender;
 use crate::config::{FdTable, Settings};
+use crate::limits::control::{PUBLISHES_MAX, READS_MAX, WAITING_MAX};
 use crate::metrics::{BusMetrics, ShardMetrics};
 use crate::systemd::Supervision;
 
-/// Most connections to the control port at once; a newcomer takes the place of whoever has kept it waiting longest. Scrapers and probes
-/// need a handful.
-pub const CONNECTIONS_MAX: usize = 256;
-/// Bytes of a connection's requests that are read ahead; a head must fit. Browsers send the cookies of every port of a host.
-pub const READ_BUFFER_BYTES_MAX: usize = 64 * 1024;
-/// Most channels in one `POST /publish`.
-pub const PUBLISH_CHANNELS_MAX: usize = 1000;
-/// Most `POST /publish` under way at once, from before the body is read until the answer is written.
-pub const PUBLISHES_MAX: usize = 32;
-/// Most other requests that cost something, likewise.
-pub const READS_MAX: usize = 8;
-/// Of each kind, how many may wait for that; the next gets 503 at once.
-pub const WAITING_MAX: usize = 64;
-/// What an answer to a publish may hold beyond the names of the request: a number and an epoch, or an error, for each.
-pub const RESULTS_BYTES_MAX: usize = 256 * 1024;
-/// The largest other answer while it is made: [`PAGE_CHANNELS_MAX`] channels of the longest name, and the page as text.
-pub const ANSWER_BYTES_MAX: usize = 2 * 1024 * 1024;
-/// Requests that are worked at or wait for that. Fewer than there are connections, so there is always one that waits for its client.
-pub const WORKING_MAX: usize = PUBLISHES_MAX + READS_MAX + 2 * WAITING_MAX;
-
-const _: () = assert!(WORKING_MAX < CONNECTIONS_MAX);
-const _: () = assert!(PAGE_CHANNELS_MAX * (crate::limits::CHANNEL_NAME_BYTES_MAX * 6 + 500) < ANSWER_BYTES_MAX);
-/// Most channels on one page of `GET /channels`.
-pub const PAGE_CHANNELS_MAX: usize = 1000;
 /// Exit code after a second signal: 128 + SIGINT, what a shell shows for an interrupted command.
 pub const EXIT_INTERRUPTED: i32 = 130;
-
-const _: () = assert!(room::BODY_SLACK_BYTES > PUBLISH_CHANNELS_MAX * (crate::limits::CHANNEL_NAME_BYTES_MAX * 2 + 8));
 
 /// After the end is told, how long answers under way may still take.
 const FAREWELL: Duration = Duration::from_millis(500);

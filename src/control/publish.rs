@@ -23,9 +23,10 @@ use tokio::time::Instant;
 
 use super::answer::{self, Problem};
 use super::listener::Peer;
-use super::{PUBLISH_CHANNELS_MAX, State, room};
+use super::{State, room};
 use crate::bus::{self, Publish, PublishError, PublishReply, Published};
-use crate::wire::http::check_channel_name;
+use crate::limits::control::PUBLISH_CHANNELS_MAX;
+use crate::wire::channel_name;
 use crate::wire::json;
 
 /// With or without padding: both are in use and neither can be mistaken for something else.
@@ -271,9 +272,9 @@ fn target(channel: Option<String>, channels: Option<Vec<String>>) -> Result<Targ
         Target::Many(channels) => channels,
     };
     for name in names {
-        check_channel_name(name).map_err(|accepted| {
+        channel_name::check(name).map_err(|bad| {
             let shown: String = name.chars().take(80).collect();
-            Problem::bad_request(format!("{shown:?} cannot be a channel name"), accepted)
+            Problem::bad_request(format!("{shown:?} cannot be a channel name"), bad.accepted())
         })?;
     }
     Ok(target)

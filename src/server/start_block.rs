@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::memory_bound::{CONNECTION_BYTES, batch_bytes_max, memory_bound, show_bytes};
 use crate::config::parse::{show_cores, show_pin, show_time};
-use crate::config::{Host, Pin, RedisSubscribe, Resolved, Settings, redis_url};
+use crate::config::{Host, Pin, RedisSubscribe, Resolved, Settings, mask};
 use crate::listen::{networks, reachable};
 use crate::wire::Format;
 
@@ -116,7 +116,7 @@ pub fn start_fields(started: &Started<'_>) -> Map<String, Value> {
         "control": format!("http://{}", settings.addresses.control),
         "shards": settings.shards.count,
         "pin": show_pin(&settings.shards.pin),
-        "bus": settings.redis.url.as_deref().map_or_else(|| "embedded".to_owned(), redis_url::masked),
+        "bus": settings.redis.url.as_deref().map_or_else(|| "embedded".to_owned(), mask::url),
         "descriptors_soft": limit(host.descriptors_soft),
         "descriptors_hard": limit(host.descriptors_hard),
         "fd_table": if table.private { "private" } else { "shared" },
@@ -152,7 +152,7 @@ pub fn next_steps(started: &Started<'_>, program: &str) -> String {
 fn redis_cli(url: &str) -> String {
     match url.split_once("unix://") {
         Some((_, path)) => format!("redis-cli -s {}", path.split('?').next().unwrap_or(path)),
-        None => format!("redis-cli -u {}", redis_url::masked(url)),
+        None => format!("redis-cli -u {}", mask::url(url)),
     }
 }
 
@@ -176,7 +176,7 @@ fn bus(settings: &Settings) -> String {
     };
     let mut names = vec![format!("{}*", settings.redis.prefix)];
     names.extend(settings.redis.channels.iter().cloned());
-    format!("{}, channels {}, {how}", redis_url::masked(url), names.join(" "))
+    format!("{}, channels {}, {how}", mask::url(url), names.join(" "))
 }
 
 fn show_limit(limit: u64) -> String {

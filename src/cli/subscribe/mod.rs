@@ -14,7 +14,7 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 use tungstenite::http::Uri;
 
 use super::{BadUsage, check_channel, flags, output};
-use crate::config::redis_url::masked;
+use crate::config::mask;
 use crate::config::{Settings, load};
 use crate::listen::{is_ipv6_alone, reachable};
 use crate::wire::Format;
@@ -157,7 +157,7 @@ fn default_url(settings: &Settings) -> String {
 fn parse_url(text: &str) -> Result<Uri, BadUsage> {
     let accepted = "accepted: ws://HOST[:PORT][/ws], as in ws://127.0.0.1:8080/ws";
     // A token or a password may stand in it.
-    let shown = masked(text);
+    let shown = mask::url(text);
     let uri: Uri = text.parse().map_err(|error| BadUsage(format!("--url {shown:?} is not a URL: {error}; {accepted}")))?;
     match (uri.scheme_str(), uri.host()) {
         (Some("ws"), Some(_)) => {}

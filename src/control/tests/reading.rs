@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::exposition::{Dialect, parse};
 use super::{Options, Server, TIMEOUTS, Timeouts, agent, answer, read_to_close, settings, trickle};
-use crate::control::CONNECTIONS_MAX;
+use crate::limits::control::CONNECTIONS_MAX;
 use crate::wire::close::CloseReason;
 use crate::wire::http::RefusalReason;
 

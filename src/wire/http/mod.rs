@@ -7,9 +7,10 @@
 //! httparse reads the syntax and tungstenite derives the accept key. The checks between them are ours, because tungstenite's handshake
 //! holds 8 KB per pending socket and answers nothing but an upgrade.
 
-use crate::limits::{CHANNEL_NAME_BYTES_MAX, HEAD_BYTES_MAX, HEAD_FIELDS_MAX, QUERY_CHANNELS_MAX};
+use crate::limits::{HEAD_BYTES_MAX, HEAD_FIELDS_MAX, QUERY_CHANNELS_MAX};
 use crate::named::named;
 use crate::wire::Format;
+use crate::wire::channel_name;
 use crate::wire::close::Reconnect::{self, Later, Not};
 use base64::Engine as _;
 use std::borrow::Cow;
@@ -331,7 +332,7 @@ impl Query {
 
     fn add_channel(&mut self, name: Option<Cow<'_, str>>) -> Result<(), Refusal> {
         let name = name.ok_or_else(|| bad("A channel name must be UTF-8."))?;
-        check_channel_name(&name).map_err(bad)?;
+        channel_name::check(&name).map_err(|name| bad(name.accepted()))?;
         if !self.channels.iter().any(|known| *known == name) {
             self.channels.push(name.into_owned());
         }
@@ -342,18 +343,6 @@ impl Query {
 /// Percent-decoded; None: not UTF-8.
 fn decoded(encoded: &str) -> Option<Cow<'_, str>> {
     percent_encoding::percent_decode_str(encoded).decode_utf8().ok()
-}
-
-/// Checks a channel name as clients write it: 1 to 255 bytes, no control characters. The error says what is accepted.
-pub fn check_channel_name(name: &str) -> Result<(), &'static str> {
-    const _: () = assert!(CHANNEL_NAME_BYTES_MAX == 255, "the messages below name it");
-    if name.is_empty() || name.len() > CHANNEL_NAME_BYTES_MAX {
-        return Err("A channel name must have 1 to 255 bytes.");
-    }
-    if name.chars().any(char::is_control) {
-        return Err("A channel name must not contain control characters.");
-    }
-    Ok(())
 }
 
 impl Upgrade {
@@ -432,6 +421,7 @@ fn encode_answer(out: &mut Vec<u8>, status: &str, particular: &str, body: &str, 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::CHANNEL_NAME_BYTES_MAX;
     use RefusalReason::*;
 
     const RULES: Rules = Rules { echo: true };
@@ -760,15 +750,5 @@ mod tests {
         }
         let to_head = answer(&refused(&head("HEAD /nowhere HTTP/1.1", &["Host: h"]), RULES));
         assert!(to_head.ends_with("\r\n\r\n"), "{to_head}");
-    }
-
-    #[test]
-    fn channel_names() {
-        for name in ["a", "user:123", "a b", "€", "*", &"x".repeat(255)] {
-            assert_eq!(check_channel_name(name), Ok(()), "{name}");
-        }
-        for name in ["", "a\nb", "\0", "\u{7f}", "\u{85}", &"x".repeat(256), &"€".repeat(86)] {
-            assert!(check_channel_name(name).is_err(), "{name}");
-        }
     }
 }
