@@ -1,15 +1,17 @@
-//! HTTP for operators: health, metrics, publishing, what is going on. Called by `main` on an ordinary, unpinned thread.
+//! HTTP for operators: health, metrics, publishing, what is going on. [`crate::server`] runs it on a thread of its own, ordinary and unpinned.
 //!
 //! Invariant: this thread may be slow and must never make anything else slow. It reads counters that others write, and talks
 //! to the bus thread only through its bounded inbox; whatever it waits for has a deadline, whatever it holds has a bound.
 //!
-//! The folder: [`metrics`] names the counters, `publish` and `channels` ask the bus thread, `info` describes the process,
-//! `listener` bounds connections, `room` requests, `hosts` says for whom they may be, `busy` and `process` measure, `answer` spells errors.
+//! The folder: `routes` is the table of endpoints; of their handlers `health` is for probes, [`metrics`] names the counters, `publish` and
+//! `channels` ask the bus thread, `info` describes the process. `listener` bounds connections, `room` requests, `hosts` says for whom they may
+//! be, `tally` counts what became of them, `busy` and `process` measure, `answer` spells errors.
 #![forbid(unsafe_code)]
 
 mod answer;
 mod busy;
 mod channels;
+mod health;
 mod hosts;
 mod info;
 mod listener;
@@ -17,6 +19,7 @@ pub mod metrics;
 mod process;
 mod publish;
 mod room;
+mod routes;
 mod tally;
 #[cfg(test)]
 mod tests;
@@ -30,12 +33,6 @@ use std::time::{Duration, Instant};
 
 pub use room::memory_bound;
 
-use axum::Router;
-use axum::extract::{Request, State as Shared};
-use axum::http::{Method, StatusCode, Uri};
-use axum::middleware::{Next, from_fn_with_state};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -51,16 +48,6 @@ pub const EXIT_INTERRUPTED: i32 = 130;
 
 /// After the end is told, how long answers under way may still take.
 const FAREWELL: Duration = Duration::from_millis(500);
-
-const ENDPOINTS: [(&str, &str); 7] = [
-    ("GET /healthz", "200 while this process answers at all"),
-    ("GET /readyz", "200 while messages flow, 503 with the reason while they do not"),
-    ("GET /metrics", "every counter, for Prometheus (OpenMetrics if the scraper accepts it)"),
-    ("GET /info", "version, addresses, shards, settings"),
-    ("GET /channels", "the channels served now, ?from=N&limit=1..1000"),
-    ("POST /publish", "{\"channel\": NAME, \"data\": any JSON} publishes one message"),
-    ("GET /", "this page"),
-];
 
 /// What was found out or decided while starting, for `GET /info`.
 #[derive(Debug, Clone)]
@@ -193,24 +180,6 @@ impl fmt::Debug for State {
     }
 }
 
-/// The endpoints, without a server around them.
-pub fn router(state: Arc<State>) -> Router {
-    Router::new()
-        .route("/metrics", get(metrics::metrics))
-        .route("/info", get(info::info))
-        .route("/channels", get(channels::channels))
-        .route_layer(from_fn_with_state(state.clone(), one_of_few))
-        .route("/", get(index))
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
-        .route("/publish", post(publish::publish))
-        .fallback(not_found)
-        .method_not_allowed_fallback(method_not_allowed)
-        .layer(from_fn_with_state(state.clone(), hosts::check))
-        .layer(from_fn_with_state(state.clone(), tally::count))
-        .with_state(state)
-}
-
 /// A thread that is ready to serve: runtime and signal handlers have their descriptors.
 #[derive(Debug)]
 pub struct Control {
@@ -232,7 +201,7 @@ impl Control {
         Ok(Control { runtime, signals })
     }
 
-    /// Serves on the calling thread until `ended` is fired or dropped; `main` does so when every shard has ended.
+    /// Serves on the calling thread until `ended` is fired or dropped, which is when every shard has ended.
     ///
     /// The first SIGTERM or SIGINT calls `on_stop`, once, on this thread: it must not block. `/readyz` says "stopping" from then on
     /// and everything else goes on, so that the end can be watched. The second signal exits the process with [`EXIT_INTERRUPTED`].
@@ -314,7 +283,7 @@ async fn serve(
     });
 
     let (close, closing) = oneshot::channel::<()>();
-    let server = tokio::spawn(listener::serve(listener, router(state.clone()), state.timeouts, state.tally.clone(), closing));
+    let server = tokio::spawn(listener::serve(listener, routes::router(state.clone()), state.timeouts, state.tally.clone(), closing));
     let _ = ended.await;
     let _ = close.send(());
     match tokio::time::timeout(FAREWELL, server).await {
@@ -335,49 +304,4 @@ async fn supervise(mut supervision: Supervision, state: Arc<State>) {
         }
         supervision.beat(state.status());
     }
-}
-
-/// Lets a request that costs something in when there is room; its place is free again when the answer is written.
-async fn one_of_few(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
-    let Some(permit) = state.reads.enter(state.timeouts.permit).await else {
-        return answer::Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too many requests are under way; try again").into_response();
-    };
-    room::hold(next.run(request).await, permit)
-}
-
-async fn index(Shared(state): Shared<Arc<State>>) -> Response {
-    let mut page = format!("Campanile {}, control port\n\n", state.facts.version);
-    for (endpoint, what) in ENDPOINTS {
-        page.push_str(&format!("  {endpoint:<14} {what}\n"));
-    }
-    answer::text(StatusCode::OK, page)
-}
-
-/// Says only that this thread turns. A shard asleep does not turn, so its counters prove nothing; whether messages flow is
-/// the question of `/readyz`.
-async fn healthz() -> Response {
-    answer::text(StatusCode::OK, "ok\n")
-}
-
-async fn readyz(Shared(state): Shared<Arc<State>>) -> Response {
-    let Some(reason) = state.not_ready() else {
-        return answer::json(StatusCode::OK, serde_json::json!({ "ready": true }));
-    };
-    let body = serde_json::json!({ "ready": false, "reason": reason });
-    answer::retryable(answer::json(StatusCode::SERVICE_UNAVAILABLE, body))
-}
-
-fn endpoints() -> Vec<&'static str> {
-    ENDPOINTS.iter().map(|(endpoint, _)| *endpoint).collect()
-}
-
-async fn not_found(uri: Uri) -> Response {
-    let error = format!("there is no {} on the control port", uri.path());
-    answer::json(StatusCode::NOT_FOUND, serde_json::json!({ "error": error, "endpoints": endpoints() }))
-}
-
-/// The router adds `Allow`.
-async fn method_not_allowed(method: Method, uri: Uri) -> Response {
-    let error = format!("{method} is not served at {}", uri.path());
-    answer::json(StatusCode::METHOD_NOT_ALLOWED, serde_json::json!({ "error": error, "endpoints": endpoints() }))
 }
