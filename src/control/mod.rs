@@ -98,7 +98,7 @@ struct Timeouts {
     writing: Duration,
     /// From an answer to the first byte of the next request.
     idle: Duration,
-    /// From the end of our side of a connection to the end of the client's.
+    /// From the end of our side of a connection to the end of the client's. Whoever takes that long keeps no place from others.
     farewell: Duration,
 }
 
@@ -111,7 +111,7 @@ const TIMEOUTS: Timeouts = Timeouts {
     writing: Duration::from_secs(10),
     // Longer than the usual scrape interval of 60 s, so that a scraper's connection lasts.
     idle: Duration::from_secs(75),
-    farewell: Duration::from_secs(1),
+    farewell: Duration::from_secs(5),
 };
 
 impl State {

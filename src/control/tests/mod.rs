@@ -53,7 +53,8 @@ pub(super) struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Options { settings: settings(), timeouts: TIMEOUTS, inbox_capacity: 256 }
+        // An answer is not lost because a busy machine keeps its reader waiting.
+        Options { settings: settings(), timeouts: Timeouts { farewell: Duration::from_secs(30), ..TIMEOUTS }, inbox_capacity: 256 }
     }
 }
 
