@@ -1,5 +1,5 @@
 //! The README is true: its tour is typed in, command by command, against the built program, and what comes out must be what stands there.
-//! Its table of settings, its links and the names in `docs/architecture.md` are held against the tree.
+//! The table of settings, links, and the names in `docs/architecture.md` are held against the tree.
 //!
 //! How the tour is read. A `console` block begins with the name of a terminal (`# terminal 2`); each terminal keeps its program
 //! between blocks. `$ ` is typed, `^C` is SIGINT, everything else must be printed, in this order and nothing else. `…` stands for
@@ -52,23 +52,39 @@ fn the_two_commands_are_there() {
 
 #[test]
 fn the_table_of_settings_is_the_programs() {
-    let readme = read("README.md");
-    let begin = readme.find("<!-- settings: begin").expect("the marker before the table");
-    let table =
-        &readme[begin + readme[begin..].find('\n').unwrap()..readme.find("<!-- settings: end").expect("the marker after the table")];
+    let page = read("docs/settings.md");
+    let begin = page.find("<!-- settings: begin").expect("the marker before the table");
+    let table = &page[begin + page[begin..].find('\n').unwrap()..page.find("<!-- settings: end").expect("the marker after the table")];
     let printed = Command::new(env!("CARGO_BIN_EXE_campanile")).args(["config", "--markdown"]).output().expect("the built program");
     let printed = String::from_utf8(printed.stdout).unwrap();
     assert!(
         table.trim() == printed.trim(),
-        "README.md: the table of settings is out of date. Put this between its markers (campanile config --markdown):\n{printed}"
+        "docs/settings.md: the table is out of date. Put this between its markers (campanile config --markdown):\n{printed}"
     );
+}
+
+/// The file that it shows for an example is good, and says what the text around it says.
+#[test]
+fn the_example_of_rules_is_read() {
+    let text = read("docs/settings.md");
+    let example = blocks(&text).into_iter().find(|block| block.language == "toml").expect("an example of [[channels]]");
+    let path = std::env::temp_dir().join(format!("campanile-settings-{}.toml", std::process::id()));
+    std::fs::write(&path, example.lines.join("\n")).unwrap();
+    let checked = Command::new(env!("CARGO_BIN_EXE_campanile")).args(["config", "--check"]).arg(&path).output().expect("the built program");
+    std::fs::remove_file(&path).unwrap();
+    let said = String::from_utf8(checked.stdout).unwrap();
+    assert!(checked.status.success(), "{said}{}", String::from_utf8_lossy(&checked.stderr));
+    for line in ["overrun = \"skip\"", "prefix = \"prices:\"", "log_bytes = \"256k\"", "history_count = 100"] {
+        assert!(said.contains(line), "{line} is missing in\n{said}");
+    }
 }
 
 #[test]
 fn links_and_names_lead_somewhere() {
     let mut wrong = Vec::new();
     let source = source_text();
-    for document in ["README.md", "docs/architecture.md", "docs/operations.md", "docs/protocol.md", "tuning/README.md"] {
+    let documents = ["README.md", "docs/architecture.md", "docs/operations.md", "docs/protocol.md", "docs/settings.md", "tuning/README.md"];
+    for document in documents {
         let text = read(document);
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()).filter(|link| !link.contains("://")) {
             let (file, anchor) = link.split_once('#').unwrap_or((link, ""));

@@ -41,7 +41,7 @@ pub fn default_file() -> String {
     out
 }
 
-/// The settings as a markdown table, for the README.
+/// The settings as a markdown table, for `docs/settings.md`.
 pub fn markdown() -> String {
     let mut out = String::from("| flag | in `campanile.toml` | default | what it does |\n|---|---|---|---|\n");
     for setting in SETTINGS {
