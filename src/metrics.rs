@@ -3,6 +3,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::wire::close::CloseReason;
+use crate::wire::http::RefusalReason;
+
 /// A number that one thread writes and any thread reads.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -87,75 +90,6 @@ const _: () = {
         at += 1;
     }
 };
-
-/// Declares an enum whose variants index an array of counters and have a stable name in the metrics.
-macro_rules! named_reasons {
-    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $text:literal,)* }) => {
-        $(#[$meta])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        #[repr(u8)]
-        pub enum $name { $($(#[$vmeta])* $variant,)* }
-        impl $name {
-            pub const ALL: &'static [$name] = &[$($name::$variant,)*];
-            /// The value of the `reason` label.
-            pub const fn name(self) -> &'static str {
-                match self { $($name::$variant => $text,)* }
-            }
-        }
-    };
-}
-pub(crate) use named_reasons;
-
-named_reasons! {
-    /// Why a connection that had been accepted came to its end. Each is counted in `campanile_connections_closed_total`.
-    CloseReason {
-        /// The client sent a close frame.
-        Client = "client",
-        /// The client closed the TCP connection without a close frame.
-        Gone = "gone",
-        /// The socket reported an error (reset, broken pipe).
-        Reset = "reset",
-        /// An HTTP answer other than 101 was sent.
-        Refused = "refused",
-        /// No complete request head within the handshake deadline.
-        HandshakeTimeout = "handshake_timeout",
-        /// No byte came back within the pong deadline.
-        HeartbeatTimeout = "heartbeat_timeout",
-        /// The channel's log passed this connection's cursor and the policy is `disconnect` (4008).
-        Overrun = "overrun",
-        /// RFC 6455 was violated (1002).
-        ProtocolError = "protocol_error",
-        /// A text message or close reason was not UTF-8 (1007).
-        InvalidUtf8 = "invalid_utf8",
-        /// A message was larger than the limit (1009).
-        MessageTooBig = "message_too_big",
-        /// A message was not finished within two heartbeats (1008).
-        MessageTimeout = "message_timeout",
-        /// The shard's budget for per-connection buffers was used up (1013).
-        Buffers = "buffers",
-        /// The server is stopping (1001).
-        Shutdown = "shutdown",
-    }
-}
-
-named_reasons! {
-    /// Why an upgrade request was refused, each with its HTTP status.
-    RefusalReason {
-        BadRequest = "bad_request",
-        NotFound = "not_found",
-        MethodNotAllowed = "method_not_allowed",
-        RequestTimeout = "request_timeout",
-        BodyNotAllowed = "body_not_allowed",
-        UpgradeRequired = "upgrade_required",
-        HeadTooBig = "head_too_big",
-        /// `connections_max` is reached (503).
-        ConnectionsMax = "connections_max",
-        /// The descriptor limit is reached; the connection was closed without an answer.
-        Descriptors = "descriptors",
-        /// The server is stopping (503).
-        Stopping = "stopping",
-    }
-}
 
 /// Written by one shard thread.
 #[derive(Debug, Default)]

@@ -18,8 +18,8 @@ use campanile::config::{Overrun, Settings};
 use campanile::fanout::batch::{BatchBuilder, Channel};
 use campanile::fanout::topics::TopicToken;
 use campanile::limits;
-use campanile::metrics::CloseReason;
 use campanile::wire::Format;
+use campanile::wire::close::CloseReason;
 use campanile::wire::frame::{Opcode, encode_masked_frame};
 use campanile::wire::payload::Kind;
 use client::{Client, payload};
@@ -905,4 +905,24 @@ fn the_share_of_one_address_is_not_held_against_another_that_waits_for_the_same_
     }
     assert_eq!(stage.clients[served].answers[0]["type"], "subscribed");
     assert_eq!(stage.rig.metrics.channels_refused.get(), refused.len() as u64);
+}
+
+/// Somebody who takes nothing cannot be told, and the others do not wait for it beyond the deadline; nor does the thread sleep past it.
+#[test]
+fn whoever_takes_nothing_is_cut_when_the_time_to_stop_is_over() {
+    let mut stage = Stage::new(Settings { shutdown_timeout: Duration::from_secs(3), ..settings() });
+    let clients = stage.subscribers(2, "a");
+    stage.set_room(clients[0], 0);
+    stage.publish("a", 100);
+    stage.turns(3);
+    stage.rig.to_shard.push(ShardMessage::Stop).unwrap();
+    stage.turns(3);
+    assert_eq!(stage.clients[clients[1]].close, Some(1001));
+    assert!(!stage.rig.shard.is_finished());
+    let now_ns = stage.rig.wires.borrow().now_ns;
+    assert!(stage.rig.shard.wait_ns(now_ns).is_some_and(|wait_ns| wait_ns <= 3_000_000_000));
+    stage.pass(Duration::from_secs(3));
+    stage.turns(2);
+    assert!(stage.rig.shard.is_finished());
+    assert_eq!(stage.closed(), [("shutdown", 2)]);
 }

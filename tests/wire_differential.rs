@@ -8,9 +8,9 @@
 //! - When a refusal comes: `Inbound` refuses with the first byte that shows the fault, tungstenite once the frame is complete.
 //! - Upgrade requests: see [`HeadCase`].
 
-use campanile::wire::frame::{Opcode, encode_masked_frame};
-use campanile::wire::inbound::{Event, Inbound, Violation};
-use campanile::wire::upgrade::{self, Outcome, Rules};
+use campanile::wire::frame::{Opcode, Violation, encode_masked_frame};
+use campanile::wire::http::{self, Outcome, Rules};
+use campanile::wire::inbound::{Event, Inbound};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::io::{self, Read, Write};
@@ -60,7 +60,7 @@ fn ours(stream: &[u8], piece_sizes: &[usize]) -> (Vec<Seen>, End) {
                 Ok(None) => break assert!(input.is_empty()),
                 Err(violation) => {
                     assert_eq!(inbound.buffered_bytes(), 0);
-                    return (events, End::Refused(Some(violation.close_code())));
+                    return (events, End::Refused(violation.close_reason().goodbye().map(|goodbye| goodbye.code)));
                 }
             };
             events.push(match event {
@@ -364,10 +364,10 @@ proptest! {
     #[test]
     fn garbage_as_a_head_does_not_panic(garbage in vec(any::<u8>(), 0..200), target in "\\PC{0,60}") {
         let rules = Rules { echo: true };
-        let _ = upgrade::parse(&garbage, rules);
+        let _ = http::parse(&garbage, rules);
         let with_line = [b"GET /ws HTTP/1.1\r\n", &garbage[..], b"\r\n\r\n"].concat();
-        let _ = upgrade::parse(&with_line, rules);
-        let _ = upgrade::parse(format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes(), rules);
+        let _ = http::parse(&with_line, rules);
+        let _ = http::parse(format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes(), rules);
     }
 }
 
@@ -477,7 +477,7 @@ proptest! {
             let answer = create_response(&request).ok()?;
             Some((consumed, answer.headers()["sec-websocket-accept"].to_str().ok()?.to_owned()))
         });
-        let our_answer = match upgrade::parse(&bytes, Rules { echo: false }) {
+        let our_answer = match http::parse(&bytes, Rules { echo: false }) {
             Outcome::Upgrade { consumed, upgrade } => Some((consumed, upgrade.accept_key)),
             Outcome::Refuse(_) => None,
             other => panic!("{other:?}"),

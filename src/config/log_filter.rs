@@ -46,6 +46,7 @@ const MODULES: &[&str] = &[
     "limits",
     "listen",
     "metrics",
+    "named",
     "server",
     "shard",
     "sys",

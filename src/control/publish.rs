@@ -25,8 +25,8 @@ use super::answer::{self, Problem};
 use super::listener::Peer;
 use super::{PUBLISH_CHANNELS_MAX, State, room};
 use crate::bus::{self, Publish, PublishError, PublishReply, Published};
+use crate::wire::http::check_channel_name;
 use crate::wire::json;
-use crate::wire::upgrade::check_channel_name;
 
 /// With or without padding: both are in use and neither can be mistaken for something else.
 const BASE64: GeneralPurpose =

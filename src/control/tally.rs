@@ -8,7 +8,8 @@ use axum::middleware::Next;
 use axum::response::Response;
 
 use super::State;
-use crate::metrics::{Counter, named_reasons};
+use crate::metrics::Counter;
+use crate::named::named;
 
 /// The statuses that the port answers with; any other one counts as a fault of ours, 500.
 pub(super) const STATUSES: [StatusCode; 15] = [
@@ -29,7 +30,7 @@ pub(super) const STATUSES: [StatusCode; 15] = [
     StatusCode::GATEWAY_TIMEOUT,
 ];
 
-named_reasons! {
+named! {
     /// Why a connection of the control port was ended before its client ended it.
     CutReason {
         /// Its place was needed for a newcomer.

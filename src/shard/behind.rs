@@ -7,7 +7,11 @@
 
 use smallvec::SmallVec;
 
-use super::conn::{Conn, Subscription};
+use super::Shard;
+use super::conn::{Conn, Flags, Subscription};
+use super::net::Network;
+use crate::fanout::topics::Member;
+use crate::limits;
 
 /// No subscription has this number.
 const NONE: u32 = u32::MAX;
@@ -129,6 +133,97 @@ impl<S> Conn<S> {
         }
         give_back(&mut self.subscriptions);
         gone
+    }
+}
+
+impl<N: Network> Shard<N> {
+    /// Finds out whether a subscription is behind the head of its log, and keeps it on the list if so.
+    pub(super) fn note_behind(&mut self, key: usize, at: usize) -> bool {
+        let subscription = &self.conns[key].subscriptions[at];
+        if subscription.waiter().is_some() || subscription.leaving {
+            return false;
+        }
+        let topic = subscription.topic;
+        let is_behind = subscription.cursor().seq < self.topics[topic].log.head();
+        if is_behind && !subscription.is_lagging() {
+            self.conns[key].push_behind(at);
+            self.set_lagging(topic, false, true);
+        }
+        is_behind
+    }
+
+    /// Takes a subscription that has reached the head of its log off the list.
+    pub(super) fn note_caught_up(&mut self, key: usize, at: usize) {
+        let subscription = &self.conns[key].subscriptions[at];
+        if subscription.is_lagging() {
+            let topic = subscription.topic;
+            self.conns[key].remove_behind(at);
+            self.set_lagging(topic, true, false);
+            self.forget_left(key, at);
+            self.logs.retire_if_idle(&mut self.topics, topic, self.now_ns);
+        }
+    }
+
+    /// Other channels of this connection may have news whose laps have still to come by: what they have goes into the same write. Whoever has
+    /// many channels is visited by each of their laps, so that a few neighbours each time come to all of them.
+    pub(super) fn look_around(&mut self, key: usize, from: usize) {
+        let conn = &self.conns[key];
+        let count = conn.subscriptions.len();
+        if count <= 1 && conn.has_behind() || !conn.is_open() {
+            return;
+        }
+        let looks = count.min(limits::NEIGHBOURS_PER_VISIT);
+        self.metrics.looks.add(looks as u64);
+        for step in 0..looks {
+            self.note_behind(key, (from + step) % count);
+        }
+    }
+
+    /// A lap has been to this member: if it is our bound on a visit that leaves it behind, its log must not take it for slow.
+    pub(super) fn note_left(&mut self, topic: u32, member: Member) {
+        let Some(conn) = self.conns.get_mut(member.conn as usize).filter(|conn| !conn.flags.has(Flags::BLOCKED)) else { return };
+        // It may have left in the course of the visit.
+        if let Some(subscription) = conn.subscriptions.get_mut(member.subscription as usize)
+            && subscription.topic == topic
+            && subscription.is_lagging()
+        {
+            let is_new = !std::mem::replace(&mut subscription.is_left, true);
+            self.topics[topic].note_left(subscription.cursor().seq, is_new);
+        }
+    }
+
+    /// The same for all that the next write of this connection is for.
+    pub(super) fn note_all_left(&mut self, key: usize) {
+        let mut next = self.conns[key].first_behind();
+        for _ in 0..limits::SLICES_PER_WRITE {
+            let Some(at) = next else { break };
+            next = self.conns[key].next_behind(at);
+            let topic = self.conns[key].subscriptions[at].topic;
+            self.note_left(topic, Member { conn: key as u32, subscription: at as u32 });
+        }
+    }
+
+    /// It is not our bound any more that leaves this subscription behind. What was kept beyond the log's bound for it alone goes.
+    pub(super) fn forget_left(&mut self, key: usize, at: usize) {
+        let subscription = &mut self.conns[key].subscriptions[at];
+        let topic = subscription.topic;
+        if std::mem::take(&mut subscription.is_left) && self.topics[topic].forget_left() && self.topics[topic].lagging > 0 {
+            self.logs.change(&mut self.topics, topic, |log| log.measure());
+        }
+    }
+
+    pub(super) fn set_lagging(&mut self, topic: u32, was: bool, is: bool) {
+        match (was, is) {
+            (false, true) => {
+                self.topics[topic].lagging += 1;
+                self.metrics.lagging.inc();
+            }
+            (true, false) => {
+                self.topics[topic].lagging -= 1;
+                self.metrics.lagging.dec();
+            }
+            _ => {}
+        }
     }
 }
 

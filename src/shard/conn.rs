@@ -5,11 +5,12 @@ use smallvec::SmallVec;
 
 use super::behind::{Behind, Links};
 use super::net::Stream;
+use super::timers::Timer;
 use super::wheel::Tick;
 use crate::fanout::cursor::Cursor;
 use crate::limits::OUTBOX_PAUSE_BYTES;
-use crate::metrics::CloseReason;
 use crate::wire::Format;
+use crate::wire::close::CloseReason;
 use crate::wire::inbound::Inbound;
 
 #[derive(Debug)]
@@ -18,8 +19,9 @@ pub struct Conn<S> {
     /// Drawn from the shard's counter: with the slot's index it names this connection and no other.
     pub generation: u32,
     pub phase: Phase,
-    /// The only tick at which a wheel entry of this connection counts.
-    pub deadline: Tick,
+    /// The timer that runs, and the only tick at which a wheel entry of this connection counts.
+    timer: Timer,
+    timer_at: Tick,
     /// When the peer last gave a sign of life.
     pub heard: Tick,
     /// Frames for this connection alone: replies, pongs, the close frame. None when empty.
@@ -37,17 +39,21 @@ pub struct Conn<S> {
     pub charged_bytes: u32,
 }
 
-/// Where a connection stands. A transition replaces the phase in one place.
+/// Where a connection stands; [`Conn::enter`] changes it.
 #[derive(Debug)]
 pub enum Phase {
     /// Reading the request head; what came of it so far, if it came in pieces.
     Handshake(Option<Box<Vec<u8>>>),
     /// Frames both ways.
     Open(Inbound),
+    /// The same, and a close frame follows when everything due is sent: the server is stopping.
+    Finishing(Inbound),
     /// Our close frame is queued or sent; the peer's is awaited, its other frames are ignored.
     Closing(Inbound),
-    /// Nothing the peer sends matters any more: the outbox is sent, then our side is shut, then the peer's end is awaited.
+    /// Nothing the peer sends matters any more: the outbox is sent, then our side is shut.
     Ending,
+    /// Our side is shut; the peer's end is awaited.
+    Shut,
     /// To be reaped.
     Dead,
 }
@@ -73,18 +79,14 @@ impl Flags {
     pub const ECHO: Flags = Flags(1 << 6);
     /// Reading stopped until the outbox has drained.
     pub const PAUSED: Flags = Flags(1 << 7);
-    /// Close with 1001 once everything due is sent.
-    pub const CLOSE_WHEN_SENT: Flags = Flags(1 << 8);
-    /// Our side of the TCP connection is shut.
-    pub const SHUT: Flags = Flags(1 << 9);
-    /// The message that was under way at the last heartbeat still is.
-    pub const UNFINISHED: Flags = Flags(1 << 11);
-    /// The first heartbeat has been.
-    pub const BEATS: Flags = Flags(1 << 12);
     /// Counted as an open WebSocket connection.
-    pub const COUNTED: Flags = Flags(1 << 10);
+    pub const COUNTED: Flags = Flags(1 << 8);
+    /// The message that was under way at the last heartbeat still is.
+    pub const UNFINISHED: Flags = Flags(1 << 9);
+    /// The first heartbeat has been.
+    pub const BEATS: Flags = Flags(1 << 10);
     /// The end of the peer's stream was read: no more will come. What it is owed can still be sent.
-    pub const ENDED: Flags = Flags(1 << 13);
+    pub const ENDED: Flags = Flags(1 << 11);
 
     pub fn has(self, flag: Flags) -> bool {
         self.0 & flag.0 != 0
@@ -183,7 +185,8 @@ impl<S> Conn<S> {
             stream,
             generation,
             phase: Phase::Handshake(None),
-            deadline: 0,
+            timer: Timer::Handshake,
+            timer_at: 0,
             heard: now,
             outbox: None,
             subscriptions: SmallVec::new(),
@@ -210,6 +213,71 @@ impl<S> Conn<S> {
         self.first_behind().filter(|&at| self.subscriptions[at].is_mid_frame())
     }
 
+    /// A format that waits for a frame boundary begins if the socket is at one.
+    pub fn settle_format(&mut self) {
+        if self.format != self.format_next && self.mid_frame().is_none() {
+            self.format = self.format_next;
+        }
+    }
+
+    /// Puts the connection into another phase.
+    ///
+    /// # Panics
+    /// If there is no way from here to there.
+    pub fn enter(&mut self, next: Phase) {
+        let is_edge = match (&self.phase, &next) {
+            (Phase::Handshake(_), Phase::Open(_) | Phase::Ending) => true,
+            (Phase::Open(_), Phase::Finishing(_) | Phase::Closing(_) | Phase::Ending) => true,
+            (Phase::Finishing(_), Phase::Closing(_) | Phase::Ending) => true,
+            (Phase::Closing(_), Phase::Ending) | (Phase::Ending, Phase::Shut) => true,
+            (before, Phase::Dead) => !matches!(before, Phase::Dead),
+            _ => false,
+        };
+        assert!(is_edge, "no way from {:?} to {next:?}", self.phase);
+        self.phase = next;
+    }
+
+    /// It is open no longer than it takes to send what is due.
+    pub fn finish(&mut self) {
+        let inbound = self.inbound_mut().map(std::mem::take).unwrap_or_default();
+        self.enter(Phase::Finishing(inbound));
+    }
+
+    /// Our close frame is on its way: of what the peer says only its own matters.
+    pub fn await_close(&mut self) {
+        let inbound = self.inbound_mut().map(std::mem::take).unwrap_or_default();
+        self.enter(Phase::Closing(inbound));
+    }
+
+    /// Commands are obeyed and messages sent.
+    pub fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Open(_) | Phase::Finishing(_))
+    }
+
+    /// Where frames are read.
+    pub fn inbound(&self) -> Option<&Inbound> {
+        match &self.phase {
+            Phase::Open(inbound) | Phase::Finishing(inbound) | Phase::Closing(inbound) => Some(inbound),
+            Phase::Handshake(_) | Phase::Ending | Phase::Shut | Phase::Dead => None,
+        }
+    }
+
+    pub fn inbound_mut(&mut self) -> Option<&mut Inbound> {
+        match &mut self.phase {
+            Phase::Open(inbound) | Phase::Finishing(inbound) | Phase::Closing(inbound) => Some(inbound),
+            Phase::Handshake(_) | Phase::Ending | Phase::Shut | Phase::Dead => None,
+        }
+    }
+
+    pub fn set_timer(&mut self, timer: Timer, tick: Tick) {
+        (self.timer, self.timer_at) = (timer, tick);
+    }
+
+    /// The timer that runs out at this tick, if it still does.
+    pub fn timer_of(&self, tick: Tick) -> Option<Timer> {
+        (self.timer_at == tick).then_some(self.timer)
+    }
+
     pub fn is_dead(&self) -> bool {
         matches!(self.phase, Phase::Dead)
     }
@@ -221,8 +289,8 @@ impl<S: Stream> Conn<S> {
         let stream = self.stream.buffer_bytes();
         let received = match &self.phase {
             Phase::Handshake(head) => head.as_ref().map_or(0, |head| head.capacity()),
-            Phase::Open(inbound) | Phase::Closing(inbound) => inbound.buffered_bytes(),
-            Phase::Ending | Phase::Dead => 0,
+            Phase::Open(inbound) | Phase::Finishing(inbound) | Phase::Closing(inbound) => inbound.buffered_bytes(),
+            Phase::Ending | Phase::Shut | Phase::Dead => 0,
         };
         stream + received + self.outbox.as_ref().map_or(0, |outbox| outbox.bytes.capacity())
     }

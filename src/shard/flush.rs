@@ -4,37 +4,18 @@
 //! a quantum at a time, and keeps its place between turns. The ready list holds connections that are due by themselves.
 //! Whoever is visited gets everything it is due, from all its channels, so that the busier the host, the larger the writes.
 
-use std::io::{ErrorKind, IoSlice};
-
-use smallvec::SmallVec;
+use std::io::ErrorKind;
 
 use super::Shard;
-use super::close::code;
 use super::conn::{Flags, Phase};
+use super::gather::{Due, Gathered, Picked, Plan, Source};
 use super::net::{Network, Stream};
 use crate::config::Overrun;
 use crate::fanout::cursor::Cursor;
-use crate::fanout::log::Slices;
 use crate::fanout::policy::{Verdict, judge};
-use crate::fanout::topics::Member;
 use crate::limits;
-use crate::metrics::CloseReason;
+use crate::wire::close::CloseReason;
 use crate::wire::event::{Event, GapReason};
-
-/// Where a slice of a write came from, in the order in which they were gathered.
-#[derive(Debug, Clone, Copy)]
-enum Source {
-    /// The rest of the frame that the socket has taken in part, by subscription.
-    FrameRest(usize),
-    Outbox,
-    /// Whole frames from a subscription's cursor on.
-    Log(usize),
-}
-
-type Plan = SmallVec<[(Source, usize); 8]>;
-
-/// Subscriptions that one write is for.
-type Picked = SmallVec<[u32; 8]>;
 
 /// What a visit came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,9 +56,9 @@ impl<N: Network> Shard<N> {
             self.topics[topic].end_lap();
             if self.topics[topic].lagging > 0 {
                 // What the lap was still to bring need not be kept beyond the bound any more.
-                self.with_log(topic, |log| log.measure());
+                self.logs.change(&mut self.topics, topic, |log| log.measure());
             }
-            self.retire_if_idle(topic);
+            self.logs.retire_if_idle(&mut self.topics, topic, self.now_ns);
         }
     }
 
@@ -94,8 +75,8 @@ impl<N: Network> Shard<N> {
         let has_written = units > visits + 1;
         if has_written && (self.topics[topic].lagging > 0 || !self.topics[topic].lap_is_over()) {
             // The visits may have had formats encoded for the first time.
-            self.with_log(topic, |log| log.measure());
-            self.keep_log_budget();
+            self.logs.change(&mut self.topics, topic, |log| log.measure());
+            self.logs.keep_budget(&mut self.topics);
         }
         units
     }
@@ -129,10 +110,6 @@ impl<N: Network> Shard<N> {
         }
         if conn.stream.wants_write() && !self.flush_stream(key) {
             return Visit::Idle;
-        }
-        let conn = &mut self.conns[key];
-        if conn.format != conn.format_next && conn.mid_frame().is_none() {
-            conn.format = conn.format_next;
         }
         self.look_around(key, news.unwrap_or(0));
         let mut total = 0;
@@ -177,63 +154,21 @@ impl<N: Network> Shard<N> {
         true
     }
 
-    /// Finds out whether a subscription is behind the head of its log, and keeps it on the list if so.
-    pub(super) fn note_behind(&mut self, key: usize, at: usize) -> bool {
-        let subscription = &self.conns[key].subscriptions[at];
-        if subscription.waiter().is_some() || subscription.leaving {
-            return false;
-        }
-        let topic = subscription.topic;
-        let is_behind = subscription.cursor().seq < self.topics[topic].log.head();
-        if is_behind && !subscription.is_lagging() {
-            self.conns[key].push_behind(at);
-            self.set_lagging(topic, false, true);
-        }
-        is_behind
-    }
-
-    /// Takes a subscription that has reached the head of its log off the list.
-    fn note_caught_up(&mut self, key: usize, at: usize) {
-        let subscription = &self.conns[key].subscriptions[at];
-        if subscription.is_lagging() {
-            let topic = subscription.topic;
-            self.conns[key].remove_behind(at);
-            self.set_lagging(topic, true, false);
-            self.forget_left(key, at);
-            self.retire_if_idle(topic);
-        }
-    }
-
-    /// Other channels of this connection may have news whose laps have still to come by: what they have goes into the same write. Whoever has
-    /// many channels is visited by each of their laps, so that a few neighbours each time come to all of them.
-    fn look_around(&mut self, key: usize, from: usize) {
-        let conn = &self.conns[key];
-        let count = conn.subscriptions.len();
-        if count <= 1 && conn.has_behind() || !matches!(conn.phase, Phase::Open(_)) {
-            return;
-        }
-        let looks = count.min(limits::NEIGHBOURS_PER_VISIT);
-        self.metrics.looks.add(looks as u64);
-        for step in 0..looks {
-            self.note_behind(key, (from + step) % count);
-        }
-    }
-
     /// Everything due is with the kernel: what was waiting for that?
     fn after_flush(&mut self, key: usize) {
         match self.conns[key].phase {
-            Phase::Ending => self.shut(key),
-            Phase::Open(_) if self.conns[key].flags.has(Flags::CLOSE_WHEN_SENT) => {
-                self.begin_close(key, code::GOING_AWAY, "the server is stopping; reconnect", CloseReason::Shutdown);
+            Phase::Ending | Phase::Shut => self.shut(key),
+            Phase::Finishing(_) => {
+                self.begin_close(key, CloseReason::Shutdown);
             }
-            _ => {}
+            Phase::Handshake(_) | Phase::Open(_) | Phase::Closing(_) | Phase::Dead => {}
         }
     }
 
     /// A connection whose socket takes nothing: has this log passed it? Policies other than to disconnect are asked when there is room again, so
     /// that one gap names all that was lost.
     fn judge_blocked(&mut self, key: usize, at: usize) {
-        if !matches!(self.conns[key].phase, Phase::Open(_)) {
+        if !self.conns[key].is_open() {
             return;
         }
         if self.judge(key, at) == Verdict::Disconnect {
@@ -281,7 +216,7 @@ impl<N: Network> Shard<N> {
                 }
             }
             if self.topics[topic].log.is_scattered() {
-                self.with_log(topic, |log| log.merge());
+                self.logs.change(&mut self.topics, topic, |log| log.merge());
             }
             picked.push(at as u32);
         }
@@ -294,67 +229,35 @@ impl<N: Network> Shard<N> {
         self.metrics.overruns[Overrun::Disconnect as usize].inc();
         let name = self.topics[subscription.topic].name.clone();
         let text = format!("too slow for channel {name}; reconnect and resume");
-        self.begin_close(key, code::OVERRUN, &text, CloseReason::Overrun);
+        self.begin_close_with(key, CloseReason::Overrun, &text);
     }
 
     /// One `writev` of as much as is due and fits.
     fn write_once(&mut self, key: usize, bytes_max: usize) -> Written {
         let mut picked = Picked::new();
-        if matches!(self.conns[key].phase, Phase::Open(_)) {
+        if self.conns[key].is_open() {
             picked = self.pick(key).unwrap_or_default();
         }
         let conn = &mut self.conns[key];
         if conn.is_dead() {
             return Written::Dead;
         }
-        let format = conn.format;
-        let mut slices = Slices::new();
-        let mut plan = Plan::new();
-        let mut total = 0;
-
-        let mid_frame = conn.mid_frame();
-        if let Some(at) = mid_frame {
-            let subscription = &conn.subscriptions[at];
-            match self.topics[subscription.topic].log.gather_frame_rest(subscription.cursor(), format, &mut slices) {
-                Some(bytes) => {
-                    plan.push((Source::FrameRest(at), bytes));
-                    total += bytes;
-                }
-                None => {
-                    let policy = self.topics[subscription.topic].rule.overrun;
-                    drop(slices);
-                    self.metrics.overruns[policy as usize].inc();
-                    self.kill(key, CloseReason::Overrun);
-                    return Written::Dead;
-                }
-            }
+        conn.settle_format();
+        let due = Due {
+            outbox: conn.outbox.as_ref().map_or(&[], |outbox| outbox.unsent()),
+            subscriptions: &conn.subscriptions,
+            picked: &picked,
+            mid_frame: conn.mid_frame(),
+            format: conn.format,
+            format_ends: conn.format != conn.format_next,
+        };
+        if let Some(at) = due.lost_frame(&self.topics) {
+            let policy = self.topics[due.subscriptions[at].topic].rule.overrun;
+            self.metrics.overruns[policy as usize].inc();
+            self.kill(key, CloseReason::Overrun);
+            return Written::Dead;
         }
-        if let Some(outbox) = &conn.outbox
-            && !outbox.unsent().is_empty()
-        {
-            slices.push(IoSlice::new(outbox.unsent()));
-            plan.push((Source::Outbox, outbox.unsent().len()));
-            total += outbox.unsent().len();
-        }
-        // A format that waits for a frame boundary begins with the first frame after it.
-        let format_settled = conn.format == conn.format_next;
-        if format_settled || mid_frame.is_none() {
-            // The channel whose frame is being finished has had its turn.
-            if mid_frame.is_some() && !picked.is_empty() {
-                picked.rotate_left(1);
-            }
-            for at in picked.iter().map(|&at| at as usize) {
-                let subscription = &conn.subscriptions[at];
-                let log = &self.topics[subscription.topic].log;
-                let cursor = if mid_frame == Some(at) { log.boundary_after(subscription.cursor()) } else { subscription.cursor() };
-                let is_due = (log.tail()..log.head()).contains(&cursor.seq) && !subscription.leaving;
-                if is_due && total < bytes_max && slices.len() < limits::SLICES_PER_WRITE {
-                    let bytes = log.gather(cursor, format, bytes_max - total, &mut slices);
-                    plan.push((Source::Log(at), bytes));
-                    total += bytes;
-                }
-            }
-        }
+        let Gathered { slices, plan, bytes: total } = due.gather(&self.topics, bytes_max);
         if plan.is_empty() {
             return Written::Nothing;
         }
@@ -384,7 +287,7 @@ impl<N: Network> Shard<N> {
             return Written::Blocked { bytes: written };
         }
         let conn = &self.conns[key];
-        let more = self.owes_bytes(key) || matches!(conn.phase, Phase::Open(_)) && conn.has_behind();
+        let more = self.owes_bytes(key) || conn.is_open() && conn.has_behind();
         Written::Some { bytes: total, more }
     }
 
@@ -427,16 +330,12 @@ impl<N: Network> Shard<N> {
                     subscription.set_cursor(to);
                     let topic = subscription.topic;
                     if from.is_mid_frame() || to.is_mid_frame() {
-                        self.with_log(topic, |log| log.cursor_moved(from, to));
+                        self.logs.change(&mut self.topics, topic, |log| log.cursor_moved(from, to));
                     }
                 }
             }
         }
         self.keep_order(key, plan, written);
-        let conn = &mut self.conns[key];
-        if conn.format != conn.format_next && conn.mid_frame().is_none() {
-            conn.format = conn.format_next;
-        }
     }
 
     /// The cursors have moved: whoever is at the head leaves the list, whoever was given something goes to the end of it, and the one whose frame the
@@ -476,39 +375,6 @@ impl<N: Network> Shard<N> {
                 let token = self.token(key);
                 self.reading.push_back(token);
             }
-        }
-    }
-
-    /// A lap has been to this member: if it is our bound on a visit that leaves it behind, its log must not take it for slow.
-    pub(super) fn note_left(&mut self, topic: u32, member: Member) {
-        let Some(conn) = self.conns.get_mut(member.conn as usize).filter(|conn| !conn.flags.has(Flags::BLOCKED)) else { return };
-        // It may have left in the course of the visit.
-        if let Some(subscription) = conn.subscriptions.get_mut(member.subscription as usize)
-            && subscription.topic == topic
-            && subscription.is_lagging()
-        {
-            let is_new = !std::mem::replace(&mut subscription.is_left, true);
-            self.topics[topic].note_left(subscription.cursor().seq, is_new);
-        }
-    }
-
-    /// The same for all that the next write of this connection is for.
-    fn note_all_left(&mut self, key: usize) {
-        let mut next = self.conns[key].first_behind();
-        for _ in 0..limits::SLICES_PER_WRITE {
-            let Some(at) = next else { break };
-            next = self.conns[key].next_behind(at);
-            let topic = self.conns[key].subscriptions[at].topic;
-            self.note_left(topic, Member { conn: key as u32, subscription: at as u32 });
-        }
-    }
-
-    /// It is not our bound any more that leaves this subscription behind. What was kept beyond the log's bound for it alone goes.
-    pub(super) fn forget_left(&mut self, key: usize, at: usize) {
-        let subscription = &mut self.conns[key].subscriptions[at];
-        let topic = subscription.topic;
-        if std::mem::take(&mut subscription.is_left) && self.topics[topic].forget_left() && self.topics[topic].lagging > 0 {
-            self.with_log(topic, |log| log.measure());
         }
     }
 }

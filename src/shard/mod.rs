@@ -3,25 +3,32 @@
 //! [`Shard::turn`] is the loop's body and reads like the design: named stages in order, each under a budget. The shard is
 //! generic over [`net::Network`], so that the simulator drives the very same code with sockets and a clock of its own.
 //!
-//! The stages live in files of their own: `read` (handshakes, commands, pings), `subscribe` (topics and the bus's answers; [`admission`]
-//! says who may), `behind` (who has not been sent everything), `flush` (one `writev` per due connection), `close` (closing, deadlines,
-//! reaping).
+//! The stages live in files of their own: `admission` (who gets in), `read` (frames and commands), `subscribe` (subscriptions and the bus's
+//! answers; [`sources`] says who may have how many), `logs` (what the bus sends, kept until everybody has it), [`timers`] and `heartbeat`,
+//! [`behind`] (who has not been sent everything), `flush` (one `writev` per due connection, of what `gather` finds), `close` (closing,
+//! reaping), `stop`. `buffers` is the account of what connections hold for themselves.
 
-pub mod admission;
+mod admission;
 pub mod behind;
+mod buffers;
 mod close;
 pub mod conn;
 mod flush;
+mod gather;
+mod heartbeat;
+mod logs;
 pub mod net;
 mod read;
 pub mod run;
 pub mod sockets;
+pub mod sources;
+mod stop;
 mod subscribe;
+pub mod timers;
 mod waiters;
 pub mod wheel;
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
@@ -33,10 +40,12 @@ use crate::config::{Settings, SharedRules};
 use crate::fanout::topics::{TopicToken, Topics};
 use crate::inbox::Inbox;
 use crate::limits;
-use crate::metrics::{RefusalReason, ShardMetrics};
-use admission::Admission;
+use crate::metrics::ShardMetrics;
 use conn::{Conn, Flags};
-use net::{Accepted, Network, Readiness};
+use logs::Logs;
+use net::{Network, Readiness};
+use sources::Sources;
+use stop::Life;
 use waiters::Waiters;
 use wheel::{TICK_NS, Tick, Wheel};
 
@@ -68,8 +77,9 @@ pub struct Shard<N: Network> {
     conns: Slab<Conn<N::Stream>>,
     generations: u32,
     topics: Topics,
+    logs: Logs,
     waiters: Waiters,
-    admission: Admission,
+    sources: Sources,
     rules: SharedRules,
     /// What connections have under way to the bus.
     publishers: Publishers,
@@ -85,19 +95,14 @@ pub struct Shard<N: Network> {
     interest: VecDeque<u32>,
     /// Dead connections, freed by `reap`.
     dead: Vec<u32>,
-    /// What was appended, oldest first, for the budget over all logs; entries may be out of date.
-    appended: VecDeque<(TopicToken, u64)>,
-    /// How long `appended` may become before it is swept of what is out of date.
-    sweep_at: usize,
 
     accept_ready: bool,
     accept_retry: Option<Tick>,
     accept_warned: Option<Tick>,
     /// Laps start no sooner (`coalesce`).
     lap_not_before_ns: u64,
-    stopping: bool,
+    life: Life,
 
-    log_bytes: usize,
     buffer_bytes: usize,
 
     started_ns: u64,
@@ -114,9 +119,10 @@ impl<N: Network> Shard<N> {
     pub fn new(net: N, parts: Parts) -> Shard<N> {
         let Parts { index, settings, metrics, inbox, bus, connections, node_id } = parts;
         let (started_ns, unix_ms) = (net.now_ns(), net.unix_ms());
-        let admission = Admission::new(settings.subscriptions_max);
+        let sources = Sources::new(settings.subscriptions_max);
         let waiters = Waiters::new(settings.waiting_bytes_of_shard());
         let rules = SharedRules::new(&settings.channels);
+        let logs = Logs::new(settings.log_bytes_of_shard());
         Shard {
             net,
             index,
@@ -129,8 +135,9 @@ impl<N: Network> Shard<N> {
             conns: Slab::new(),
             generations: 0,
             topics: Topics::default(),
+            logs,
             waiters,
-            admission,
+            sources,
             rules,
             publishers: Publishers::default(),
             wheel: Wheel::default(),
@@ -139,14 +146,11 @@ impl<N: Network> Shard<N> {
             ring: VecDeque::new(),
             interest: VecDeque::new(),
             dead: Vec::new(),
-            appended: VecDeque::new(),
-            sweep_at: limits::APPENDED_BEFORE_SWEEP,
             accept_ready: false,
             accept_retry: None,
             accept_warned: None,
             lap_not_before_ns: 0,
-            stopping: false,
-            log_bytes: 0,
+            life: Life::Serving,
             buffer_bytes: 0,
             started_ns,
             now_ns: started_ns,
@@ -164,6 +168,7 @@ impl<N: Network> Shard<N> {
         self.read_ready();
         self.drain_inbox();
         self.expire();
+        self.abandon_overdue();
         self.flush_ready();
         self.tell_interest();
         self.reap();
@@ -203,16 +208,8 @@ impl<N: Network> Shard<N> {
         let tick_wait = tick.map(|tick| (self.started_ns + u64::from(tick) * TICK_NS).saturating_sub(now_ns));
         // The bus takes interest again as soon as it has room.
         let interest_wait = (!self.interest.is_empty()).then_some(1_000_000);
-        [lap_wait, tick_wait, interest_wait].into_iter().flatten().min()
-    }
-
-    pub fn is_stopping(&self) -> bool {
-        self.stopping
-    }
-
-    /// Nothing more will happen here: asked to stop, and every connection is gone.
-    pub fn is_finished(&self) -> bool {
-        self.stopping && self.conns.is_empty()
+        let stop_wait = self.abandon_at_ns().map(|abandon_at_ns| abandon_at_ns.saturating_sub(now_ns));
+        [lap_wait, tick_wait, interest_wait, stop_wait].into_iter().flatten().min()
     }
 
     /// The inbox, for the runner that sleeps on it.
@@ -232,68 +229,6 @@ impl<N: Network> Shard<N> {
         self.now_ns = self.net.now_ns();
         self.unix_ms = self.net.unix_ms();
         self.tick = tick_at(self.now_ns, self.started_ns);
-    }
-
-    /// Takes waiting connections. What is too many is refused later, with an HTTP answer, once the head has been read.
-    fn accept(&mut self) {
-        if self.accept_retry.is_some_and(|tick| tick <= self.tick) {
-            self.accept_retry = None;
-            self.accept_ready = true;
-        }
-        for _ in 0..limits::ACCEPTS_PER_TURN {
-            if !self.accept_ready || self.stopping {
-                self.accept_ready = false;
-                return;
-            }
-            match self.net.accept() {
-                Accepted::Stream { stream, peer } => self.admit(stream, peer),
-                Accepted::Dropped => {
-                    self.note_accept_error();
-                    self.metrics.refused[RefusalReason::Descriptors as usize].inc();
-                }
-                Accepted::Gone => {}
-                Accepted::None => self.accept_ready = false,
-                Accepted::Later => {
-                    self.note_accept_error();
-                    self.accept_ready = false;
-                    self.accept_retry = Some(self.tick + limits::ACCEPT_RETRY_TICKS);
-                }
-            }
-        }
-    }
-
-    fn admit(&mut self, mut stream: N::Stream, peer: SocketAddr) {
-        self.metrics.accepted.inc();
-        // Room for the refusals of a crowd that is told 503, and no more: beyond it the socket is simply dropped.
-        if self.conns.len() >= self.settings.connections_max + limits::REFUSALS_UNDER_WAY_MAX {
-            self.metrics.refused[RefusalReason::ConnectionsMax as usize].inc();
-            return;
-        }
-        self.generations = self.generations.wrapping_add(1);
-        let generation = self.generations;
-        let entry = self.conns.vacant_entry();
-        let token = ConnToken { index: entry.key() as u32, generation };
-        if self.net.register(&mut stream, pack(token)).is_err() {
-            return self.note_accept_error();
-        }
-        self.admission.enter(entry.key(), peer, since_ms(self.now_ns, self.started_ns));
-        entry.insert(Conn::new(stream, generation, self.settings.format, self.tick));
-        self.metrics.sockets.inc();
-        self.set_deadline(token.index as usize, self.settings.handshake_timeout);
-    }
-
-    /// Counts it, and says so once a minute at most: a crowd at the door must not fill the log.
-    fn note_accept_error(&mut self) {
-        self.metrics.accept_errors.inc();
-        if self.accept_warned.is_none_or(|tick| self.tick - tick >= limits::ACCEPT_WARNING_TICKS) {
-            self.accept_warned = Some(self.tick);
-            tracing::warn!(
-                shard = self.index,
-                open = self.conns.len(),
-                "connections cannot be accepted: out of descriptors or kernel memory; raise `ulimit -n` (LimitNOFILE=), use --fd-table private \
-                 with more shards, or lower --connections-max"
-            );
-        }
     }
 
     fn token(&self, key: usize) -> ConnToken {
@@ -318,7 +253,7 @@ impl<N: Network> Shard<N> {
         let metrics = &self.metrics;
         metrics.turns.inc();
         metrics.inbox_bytes.set(self.inbox.bytes() as u64);
-        metrics.log_bytes.set(self.log_bytes as u64);
+        metrics.log_bytes.set(self.logs.bytes() as u64);
         metrics.buffer_bytes.set(self.buffer_bytes as u64);
         metrics.channels.set(self.topics.len() as u64);
     }

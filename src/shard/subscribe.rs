@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::conn::{Phase, Subscription};
+use super::conn::Subscription;
 use super::net::Network;
 use super::waiters::{NO_WAITER, Waiter};
 use super::{Shard, since_ms};
@@ -42,9 +42,9 @@ impl<N: Network> Shard<N> {
         if topic.is_some_and(|topic| self.topics[topic].is_refused) {
             return self.refuse_channel(key, name, id.as_ref(), JoinRefusal::NotAllowed);
         }
-        if topic.is_none() && !self.admission.may_create(key, since_ms(self.now_ns, self.started_ns)) {
+        if topic.is_none() && !self.sources.may_create(key, since_ms(self.now_ns, self.started_ns)) {
             self.metrics.channels_limited.inc();
-            let (burst, per_second) = (self.admission.burst(), self.admission.per_second());
+            let (burst, per_second) = (self.sources.burst(), self.sources.per_second());
             let message = format!("a connection may add {burst} channels at once and {per_second} a second after that; wait a moment");
             return self.reply_error(key, Asked::of(command::SUBSCRIBE, name, id.as_ref()), ErrorCode::RateLimited, &message);
         }
@@ -69,7 +69,7 @@ impl<N: Network> Shard<N> {
     /// Messages flow: answers the subscription and sets its cursor.
     fn confirm(&mut self, key: usize, at: usize, id: Option<&Id>, since: Option<Position>) {
         let topic_index = self.conns[key].subscriptions[at].topic;
-        self.retire_if_idle(topic_index);
+        self.logs.retire_if_idle(&mut self.topics, topic_index, self.now_ns);
         let topic = &self.topics[topic_index];
         let channel = topic.channel.clone().expect("confirmed only when messages flow");
         let Start { cursor, recovered, lost } = Start::find(&topic.log, channel.epoch, since);
@@ -118,7 +118,7 @@ impl<N: Network> Shard<N> {
             subscription.leaving = true;
             self.set_lagging(topic, was, false);
             self.forget_left(key, at);
-            self.retire_if_idle(topic);
+            self.logs.retire_if_idle(&mut self.topics, topic, self.now_ns);
         } else {
             self.remove_subscription(key, at);
         }
@@ -153,7 +153,7 @@ impl<N: Network> Shard<N> {
         if self.topics[gone.topic].members().is_empty() {
             self.queue_interest(gone.topic);
         }
-        self.retire_if_idle(gone.topic);
+        self.logs.retire_if_idle(&mut self.topics, gone.topic, self.now_ns);
     }
 
     /// Takes a confirmed subscription out of its topic's accounts.
@@ -164,42 +164,8 @@ impl<N: Network> Shard<N> {
         }
         let cursor = gone.cursor();
         if cursor.is_mid_frame() {
-            self.with_log(gone.topic, |log| log.cursor_moved(cursor, Cursor::at(cursor.seq + 1)));
+            self.logs.change(&mut self.topics, gone.topic, |log| log.cursor_moved(cursor, Cursor::at(cursor.seq + 1)));
         }
-    }
-
-    pub(super) fn set_lagging(&mut self, topic: u32, was: bool, is: bool) {
-        match (was, is) {
-            (false, true) => {
-                self.topics[topic].lagging += 1;
-                self.metrics.lagging.inc();
-            }
-            (true, false) => {
-                self.topics[topic].lagging -= 1;
-                self.metrics.lagging.dec();
-            }
-            _ => {}
-        }
-    }
-
-    /// Changes a log and keeps the shard's account of log bytes.
-    pub(super) fn with_log<R>(&mut self, topic: u32, change: impl FnOnce(&mut Log) -> R) -> R {
-        let log = &mut self.topics[topic].log;
-        let before = log.bytes();
-        let result = change(log);
-        self.log_bytes = self.log_bytes - before + log.bytes();
-        result
-    }
-
-    /// Frees what nobody waits for any more: every member has been visited and none is behind.
-    pub(super) fn retire_if_idle(&mut self, topic: u32) {
-        let Some(topic_ref) = self.topics.contains(topic).then(|| &self.topics[topic]) else { return };
-        if topic_ref.log.is_empty() || topic_ref.lagging > 0 || !topic_ref.lap_is_over() {
-            return;
-        }
-        let (count, age_ns) = (topic_ref.rule.history_count, topic_ref.rule.history_age.as_nanos() as u64);
-        let now_ns = self.now_ns;
-        self.with_log(topic, |log| log.retire(count, age_ns, now_ns));
     }
 
     fn queue_interest(&mut self, topic: u32) {
@@ -219,7 +185,7 @@ impl<N: Network> Shard<N> {
                 let topic = self.topics.token(index);
                 let command = match first {
                     Some(Member { conn, .. }) => {
-                        let (source, connection) = (self.admission.source(conn as usize), self.conns[conn as usize].generation);
+                        let (source, connection) = (self.sources.source(conn as usize), self.conns[conn as usize].generation);
                         BusCommand::Join { shard, topic, channel, creator: Creator { source, shard, connection } }
                     }
                     None => BusCommand::Leave { shard, topic, channel },
@@ -234,9 +200,8 @@ impl<N: Network> Shard<N> {
             topic.interest_queued = false;
             topic.join_sent = wanted;
             if !wanted {
-                self.with_log(index, Log::drop_all);
-                let gone = self.topics.remove(index);
-                self.log_bytes -= gone.log.bytes();
+                self.logs.change(&mut self.topics, index, Log::drop_all);
+                self.topics.remove(index);
             }
         }
         if told {
@@ -266,80 +231,24 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    fn on_batch(&mut self, token: TopicToken, batch: Arc<Batch>) {
-        let Some(index) = self.topics.resolve(token) else { return };
-        if self.topics[index].channel.is_none() {
-            return;
-        }
-        self.topics[index].is_refused = batch.gap_reason() == Some(GapReason::Refused);
-        let end = batch.end();
-        let lost = self.with_log(index, |log| log.append(batch));
-        self.metrics.inbox_lost.add(lost);
-        self.appended.push_back((token, end));
-        self.begin_lap(index);
-        self.keep_log_budget();
-    }
-
-    fn on_head(&mut self, token: TopicToken, seq: u64) {
-        let Some(index) = self.topics.resolve(token) else { return };
-        let Some(channel) = self.topics[index].channel.clone() else { return };
-        let lost = self.with_log(index, |log| log.advance_head(&channel, seq + 1));
-        if lost > 0 {
-            self.metrics.inbox_lost.add(lost);
-            self.begin_lap(index);
-        }
-    }
-
-    fn begin_lap(&mut self, index: u32) {
-        if self.ring.is_empty()
-            && let Some(coalesce) = self.settings.coalesce
-        {
-            self.lap_not_before_ns = self.now_ns + coalesce.as_nanos() as u64;
-        }
-        if self.topics[index].begin_lap() {
-            self.ring.push_back(self.topics.token(index));
-        }
-        // Without members there is no lap to free the log at its end.
-        self.retire_if_idle(index);
-    }
-
-    /// Drops the oldest batches of the shard, whatever their channel, until all logs fit their budget.
-    pub(super) fn keep_log_budget(&mut self) {
-        let budget = self.settings.log_bytes_of_shard();
-        while self.log_bytes > budget {
-            let Some((token, end)) = self.appended.pop_front() else { break };
-            if let Some(index) = self.topics.resolve(token) {
-                self.with_log(index, |log| log.drop_before(end));
-            }
-        }
-        // Most of these batches were freed long ago, as soon as everybody had them. Twice what is still held may come before the next
-        // look, so that a message costs the same however much is held.
-        if self.appended.len() > self.sweep_at {
-            let topics = &self.topics;
-            self.appended.retain(|&(token, end)| topics.resolve(token).is_some_and(|index| topics[index].log.may_hold(end)));
-            self.sweep_at = limits::APPENDED_BEFORE_SWEEP.max(2 * self.appended.len());
-        }
-    }
-
     fn on_joined(&mut self, token: TopicToken, channel: Arc<Channel>, seq: u64, history: Vec<Arc<Batch>>) {
         let Some(index) = self.topics.resolve(token) else { return };
         let log = &mut self.topics[index].log;
         log.start_at(history.first().map_or(seq + 1, |oldest| oldest.first()));
         for batch in history {
-            self.appended.push_back((token, batch.end()));
-            self.with_log(index, |log| log.append(batch));
+            self.logs.append(&mut self.topics, token, batch);
         }
-        self.with_log(index, |log| log.advance_head(&channel, seq + 1));
+        self.logs.change(&mut self.topics, index, |log| log.advance_head(&channel, seq + 1));
         self.topics[index].end_lap();
         self.topics[index].name = channel.name.clone();
         self.topics[index].channel = Some(channel);
-        self.keep_log_budget();
+        self.logs.keep_budget(&mut self.topics);
         let members = self.topics[index].members().to_vec();
         for Member { conn, subscription } in members {
             let (key, at) = (conn as usize, subscription as usize);
             let Waiter { id, since } = self.take_waiter(key, at);
             // A connection that is closing has left; one that is dead will be reaped, counted like any member.
-            if matches!(self.conns[key].phase, Phase::Open(_) | Phase::Dead) {
+            if self.conns[key].is_open() || self.conns[key].is_dead() {
                 self.confirm(key, at, id.as_ref(), since);
             }
         }
@@ -368,7 +277,7 @@ impl<N: Network> Shard<N> {
             let (key, at) = (conn as usize, subscription as usize);
             let concerns = match refusal {
                 JoinRefusal::ChannelsMax | JoinRefusal::NotAllowed => true,
-                JoinRefusal::AddressShare(source) => self.admission.source(key) == source,
+                JoinRefusal::AddressShare(source) => self.sources.source(key) == source,
             };
             if concerns {
                 let Waiter { id, .. } = self.take_waiter(key, at);

@@ -6,10 +6,11 @@
 
 use std::borrow::Cow;
 
-use super::json;
-use super::msgpack::{self, Malformed};
-use super::upgrade::check_channel_name;
+use super::http::check_channel_name;
+use super::malformed::Malformed;
+use super::{json, msgpack, transcode};
 use crate::limits::{CHANNEL_NAME_BYTES_MAX, COMMAND_ID_BYTES_MAX, COMMAND_TYPE_BYTES_MAX};
+use crate::named::named;
 
 /// The client's `id`, echoed in the reply: an unsigned integer or a string of at most 64 bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,67 +50,30 @@ pub enum Body<'a> {
     Ping,
 }
 
-/// Stable codes of the `error` event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ErrorCode {
-    /// Not a map, not parseable, or a field of the wrong type.
-    BadCommand,
-    UnknownType,
-    BadChannel,
-    AlreadySubscribed,
-    NotSubscribed,
-    TooManySubscriptions,
-    /// The host serves as many channels as it may, or as many for the client's address.
-    TooManyChannels,
-    /// The bus does not let this server have the channel.
-    ChannelRefused,
-    PublishNotAllowed,
-    PayloadTooBig,
-    /// Not what the channel's `payload` setting says.
-    BadPayload,
-    /// The bus is away (Redis not reachable); try again later.
-    BusUnavailable,
-    /// Too much is under way; try again.
-    Busy,
-    /// The connection asks for too much in too short a time.
-    RateLimited,
-}
-impl ErrorCode {
-    pub const ALL: &[ErrorCode] = &[
-        ErrorCode::BadCommand,
-        ErrorCode::UnknownType,
-        ErrorCode::BadChannel,
-        ErrorCode::AlreadySubscribed,
-        ErrorCode::NotSubscribed,
-        ErrorCode::TooManySubscriptions,
-        ErrorCode::TooManyChannels,
-        ErrorCode::ChannelRefused,
-        ErrorCode::PublishNotAllowed,
-        ErrorCode::PayloadTooBig,
-        ErrorCode::BadPayload,
-        ErrorCode::BusUnavailable,
-        ErrorCode::Busy,
-        ErrorCode::RateLimited,
-    ];
-
-    /// The value of `code`, snake_case: `bad_command`, …
-    pub const fn name(self) -> &'static str {
-        match self {
-            ErrorCode::BadCommand => "bad_command",
-            ErrorCode::UnknownType => "unknown_type",
-            ErrorCode::BadChannel => "bad_channel",
-            ErrorCode::AlreadySubscribed => "already_subscribed",
-            ErrorCode::NotSubscribed => "not_subscribed",
-            ErrorCode::TooManySubscriptions => "too_many_subscriptions",
-            ErrorCode::TooManyChannels => "too_many_channels",
-            ErrorCode::ChannelRefused => "channel_refused",
-            ErrorCode::PublishNotAllowed => "publish_not_allowed",
-            ErrorCode::PayloadTooBig => "payload_too_big",
-            ErrorCode::BadPayload => "bad_payload",
-            ErrorCode::BusUnavailable => "bus_unavailable",
-            ErrorCode::Busy => "busy",
-            ErrorCode::RateLimited => "rate_limited",
-        }
+named! {
+    /// Stable codes of the `error` event.
+    ErrorCode {
+        /// Not a map, not parseable, or a field of the wrong type.
+        BadCommand = "bad_command",
+        UnknownType = "unknown_type",
+        BadChannel = "bad_channel",
+        AlreadySubscribed = "already_subscribed",
+        NotSubscribed = "not_subscribed",
+        TooManySubscriptions = "too_many_subscriptions",
+        /// The host serves as many channels as it may, or as many for the client's address.
+        TooManyChannels = "too_many_channels",
+        /// The bus does not let this server have the channel.
+        ChannelRefused = "channel_refused",
+        PublishNotAllowed = "publish_not_allowed",
+        PayloadTooBig = "payload_too_big",
+        /// Not what the channel's `payload` setting says.
+        BadPayload = "bad_payload",
+        /// The bus is away (Redis not reachable); try again later.
+        BusUnavailable = "bus_unavailable",
+        /// Too much is under way; try again.
+        Busy = "busy",
+        /// The connection asks for too much in too short a time.
+        RateLimited = "rate_limited",
     }
 }
 
@@ -332,7 +296,7 @@ impl<'a> Raw<'a> {
 
 fn scalar_as_json(value: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    msgpack::to_json(value, &mut out).expect("the value was sliced as complete");
+    transcode::msgpack_to_json(value, &mut out).expect("the value was sliced as complete");
     out
 }
 

@@ -10,35 +10,23 @@ use super::command::{Asked, ErrorCode, Id};
 use super::frame::Opcode;
 use super::payload::write_frame;
 use super::{Format, json, msgpack};
+use crate::named::named;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GapReason {
-    /// The subscriber was too slow and the channel's policy skipped for it.
-    Overrun,
-    /// The bus was away; how many messages it would have brought is not known, one number stands for them.
-    Outage,
-    /// The server could not keep up with the bus.
-    Inbox,
-    /// Asked for with `since`, but no longer kept.
-    Expired,
-    /// The server did not take the message: it is larger than `payload_bytes_max`.
-    Dropped,
-    /// The bus does not let the server have the channel any more: whatever comes is lost until an operator changes that.
-    Refused,
-}
-impl GapReason {
-    pub const ALL: [GapReason; 6] =
-        [GapReason::Overrun, GapReason::Outage, GapReason::Inbox, GapReason::Expired, GapReason::Dropped, GapReason::Refused];
-
-    pub const fn name(self) -> &'static str {
-        match self {
-            GapReason::Overrun => "overrun",
-            GapReason::Outage => "outage",
-            GapReason::Inbox => "inbox",
-            GapReason::Expired => "expired",
-            GapReason::Dropped => "dropped",
-            GapReason::Refused => "refused",
-        }
+named! {
+    /// Why messages of a channel do not come.
+    GapReason {
+        /// The subscriber was too slow and the channel's policy skipped for it.
+        Overrun = "overrun",
+        /// The bus was away; how many messages it would have brought is not known, one number stands for them.
+        Outage = "outage",
+        /// The server could not keep up with the bus.
+        Inbox = "inbox",
+        /// Asked for with `since`, but no longer kept.
+        Expired = "expired",
+        /// The server did not take the message: it is larger than `payload_bytes_max`.
+        Dropped = "dropped",
+        /// The bus does not let the server have the channel any more: whatever comes is lost until an operator changes that.
+        Refused = "refused",
     }
 }
 

@@ -6,7 +6,7 @@
 //!
 //! The header parse is ours and not tungstenite's because that one accepts lengths that are not minimal, and costs 22 ns where this costs 7.
 
-use super::inbound::Violation;
+use super::close::CloseReason;
 use crate::limits::CONTROL_PAYLOAD_BYTES_MAX;
 
 const FIN: u8 = 0x80;
@@ -23,6 +23,60 @@ const LENGTH_IN_8: u8 = 127;
 pub const CLIENT_HEADER_BYTES_MAX: usize = 14;
 /// Longest reason that fits a close frame beside its code.
 pub const CLOSE_REASON_BYTES_MAX: usize = CONTROL_PAYLOAD_BYTES_MAX - 2;
+
+/// Why the peer's bytes cannot be accepted. Maps to a close reason; its text is short enough for a close frame's reason and is meant for
+/// whoever wrote the client.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    #[error("reserved bits of a frame header are set, but no extension was agreed")]
+    ReservedBits,
+    #[error("opcode {opcode} is reserved")]
+    ReservedOpcode { opcode: u8 },
+    #[error("a frame from a client must be masked")]
+    Unmasked,
+    #[error("a frame length must be written in the fewest bytes that hold it")]
+    LengthNotMinimal,
+    #[error("the highest bit of a 64-bit frame length must be 0")]
+    LengthTooLong,
+    #[error("a control frame must not be fragmented")]
+    ControlFragmented,
+    #[error("a control frame must not be longer than 125 bytes")]
+    ControlTooLong,
+    #[error("continuation frame, but no fragmented message was begun")]
+    UnexpectedContinuation,
+    #[error("new message, but the fragmented one before it was not ended")]
+    ExpectedContinuation,
+    #[error("a close frame must be empty or begin with a code of two bytes")]
+    CloseTooShort,
+    #[error("close code {code} must not be sent in a close frame")]
+    CloseCode { code: u16 },
+    #[error("a close reason must be UTF-8")]
+    CloseReasonNotUtf8,
+    #[error("a text message must be UTF-8")]
+    TextNotUtf8,
+    #[error("message is larger than {bytes_max} bytes")]
+    MessageTooBig { bytes_max: usize },
+}
+
+impl Violation {
+    pub const fn close_reason(&self) -> CloseReason {
+        match self {
+            Violation::ReservedBits
+            | Violation::ReservedOpcode { .. }
+            | Violation::Unmasked
+            | Violation::LengthNotMinimal
+            | Violation::LengthTooLong
+            | Violation::ControlFragmented
+            | Violation::ControlTooLong
+            | Violation::UnexpectedContinuation
+            | Violation::ExpectedContinuation
+            | Violation::CloseTooShort
+            | Violation::CloseCode { .. } => CloseReason::ProtocolError,
+            Violation::CloseReasonNotUtf8 | Violation::TextNotUtf8 => CloseReason::InvalidUtf8,
+            Violation::MessageTooBig { .. } => CloseReason::MessageTooBig,
+        }
+    }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]

@@ -9,62 +9,7 @@
 //!
 //! The number of fragments is not limited: an empty fragment costs its sender six bytes and this side nothing that stays.
 
-use super::frame::{CLIENT_HEADER_BYTES_MAX, Header, Opcode, parse_close, parse_header, unmask};
-
-/// Why the peer's bytes cannot be accepted. Maps to a close code; its text is short enough for a close frame's reason and is meant for
-/// whoever wrote the client.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Violation {
-    #[error("reserved bits of a frame header are set, but no extension was agreed")]
-    ReservedBits,
-    #[error("opcode {opcode} is reserved")]
-    ReservedOpcode { opcode: u8 },
-    #[error("a frame from a client must be masked")]
-    Unmasked,
-    #[error("a frame length must be written in the fewest bytes that hold it")]
-    LengthNotMinimal,
-    #[error("the highest bit of a 64-bit frame length must be 0")]
-    LengthTooLong,
-    #[error("a control frame must not be fragmented")]
-    ControlFragmented,
-    #[error("a control frame must not be longer than 125 bytes")]
-    ControlTooLong,
-    #[error("continuation frame, but no fragmented message was begun")]
-    UnexpectedContinuation,
-    #[error("new message, but the fragmented one before it was not ended")]
-    ExpectedContinuation,
-    #[error("a close frame must be empty or begin with a code of two bytes")]
-    CloseTooShort,
-    #[error("close code {code} must not be sent in a close frame")]
-    CloseCode { code: u16 },
-    #[error("a close reason must be UTF-8")]
-    CloseReasonNotUtf8,
-    #[error("a text message must be UTF-8")]
-    TextNotUtf8,
-    #[error("message is larger than {bytes_max} bytes")]
-    MessageTooBig { bytes_max: usize },
-}
-
-impl Violation {
-    /// 1002, 1007 or 1009.
-    pub fn close_code(&self) -> u16 {
-        match self {
-            Violation::ReservedBits
-            | Violation::ReservedOpcode { .. }
-            | Violation::Unmasked
-            | Violation::LengthNotMinimal
-            | Violation::LengthTooLong
-            | Violation::ControlFragmented
-            | Violation::ControlTooLong
-            | Violation::UnexpectedContinuation
-            | Violation::ExpectedContinuation
-            | Violation::CloseTooShort
-            | Violation::CloseCode { .. } => 1002,
-            Violation::CloseReasonNotUtf8 | Violation::TextNotUtf8 => 1007,
-            Violation::MessageTooBig { .. } => 1009,
-        }
-    }
-}
+use super::frame::{CLIENT_HEADER_BYTES_MAX, Header, Opcode, Violation, parse_close, parse_header, unmask};
 
 /// Bytes of one event: straight from the read scratch (unmasked in place), or owned when they came in pieces.
 #[derive(Debug)]
@@ -530,7 +475,7 @@ mod tests {
             ([begun(), frame(true, Continuation, &[b'a'; LIMIT - 4])].concat(), Violation::MessageTooBig { bytes_max: LIMIT }, 1009),
         ];
         for (bytes, violation, close_code) in cases {
-            assert_eq!(violation.close_code(), close_code);
+            assert_eq!(violation.close_reason().goodbye().unwrap().code, close_code);
             let text = violation.to_string();
             assert!(text.len() <= CLOSE_REASON_BYTES_MAX, "{text}");
             let stream = [frame(false, Text, b"go"), frame(true, Continuation, b"od"), bytes].concat();

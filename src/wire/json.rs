@@ -1,7 +1,6 @@
-//! JSON without a data model: checking one text, slicing an object into its fields, writing scalars, and the
-//! MessagePack spelling of a value.
+//! JSON without a data model: checking one text, slicing an object into its fields, writing scalars.
 //!
-//! Called by [`super::command`] on what clients send, by [`super::payload`] on what publishers send, and by
+//! Called by [`super::command`] on what clients send, by [`super::payload`] and [`super::transcode`] on what publishers send, and by
 //! [`super::event`]. The checker is our own because serde_json's (`IgnoredAny`) has no depth limit and its number parser
 //! rounds the last digit; it accepts what serde_json's accepts, which a test compares. All input is `&str`, so slices
 //! between ASCII bytes are always whole characters.
@@ -11,7 +10,7 @@ use std::borrow::Cow;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use super::msgpack::{self, Malformed, OpenContainer};
+use super::malformed::Malformed;
 use crate::limits::VALUE_DEPTH_MAX;
 
 /// Largest integer that every JSON reader gets exactly.
@@ -74,16 +73,6 @@ pub fn is_null(value: &str) -> bool {
     value == "null"
 }
 
-/// Appends the MessagePack spelling of the one value that `text` must be. On an error `out` holds a part of it.
-///
-/// Integers that fit 64 bits become integers, all other numbers `float 64`. Half a surrogate pair (`"\ud800"`), which is
-/// valid JSON but no character, becomes U+FFFD.
-pub fn to_msgpack(text: &str, out: &mut Vec<u8>) -> Result<(), Malformed> {
-    let mut scanner = Scanner::new(text);
-    scanner.value_to_msgpack(VALUE_DEPTH_MAX, out)?;
-    scanner.end()
-}
-
 pub fn write_str(out: &mut Vec<u8>, text: &str) {
     serde_json::to_writer(out, text).expect("a Vec takes every write");
 }
@@ -115,17 +104,17 @@ pub fn write_base64(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 #[derive(Debug)]
-struct Scanner<'a> {
-    text: &'a str,
+pub(super) struct Scanner<'a> {
+    pub(super) text: &'a str,
     /// Never inside a character: it only moves past ASCII bytes and whole strings.
-    at: usize,
+    pub(super) at: usize,
 }
 
 /// A stack of open containers, one bit each, that the compiler can keep in a register.
 const _: () = assert!(VALUE_DEPTH_MAX <= u64::BITS as usize);
 
 impl<'a> Scanner<'a> {
-    fn new(text: &'a str) -> Scanner<'a> {
+    pub(super) fn new(text: &'a str) -> Scanner<'a> {
         Scanner { text, at: 0 }
     }
 
@@ -136,7 +125,7 @@ impl<'a> Scanner<'a> {
 
     /// Moves to the next byte that is not white space and tells it.
     #[inline]
-    fn token(&mut self) -> Option<u8> {
+    pub(super) fn token(&mut self) -> Option<u8> {
         while let Some(b' ' | b'\n' | b'\t' | b'\r') = self.peek() {
             self.at += 1;
         }
@@ -148,7 +137,7 @@ impl<'a> Scanner<'a> {
         if self.at < self.text.len() { Malformed::Unexpected { at: self.at } } else { Malformed::Truncated }
     }
 
-    fn end(&mut self) -> Result<(), Malformed> {
+    pub(super) fn end(&mut self) -> Result<(), Malformed> {
         if self.token().is_some() { Err(Malformed::Trailing { at: self.at }) } else { Ok(()) }
     }
 
@@ -210,7 +199,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// After an element: true past a comma, false past `close`.
-    fn another(&mut self, close: u8) -> Result<bool, Malformed> {
+    pub(super) fn another(&mut self, close: u8) -> Result<bool, Malformed> {
         let next = self.token();
         if next != Some(b',') && next != Some(close) {
             return Err(self.unexpected());
@@ -227,7 +216,7 @@ impl<'a> Scanner<'a> {
         self.colon()
     }
 
-    fn key(&mut self) -> Result<Cow<'a, str>, Malformed> {
+    pub(super) fn key(&mut self) -> Result<Cow<'a, str>, Malformed> {
         if self.token() != Some(b'"') {
             return Err(self.unexpected());
         }
@@ -245,7 +234,7 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    fn skip_literal(&mut self) -> Result<(), Malformed> {
+    pub(super) fn skip_literal(&mut self) -> Result<(), Malformed> {
         let rest = &self.text.as_bytes()[self.at..];
         let literal: &[u8] = match rest.first() {
             Some(b't') => b"true",
@@ -259,7 +248,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Skips a number; true if it has neither fraction nor exponent.
-    fn skip_number(&mut self) -> Result<bool, Malformed> {
+    pub(super) fn skip_number(&mut self) -> Result<bool, Malformed> {
         if self.peek() == Some(b'-') {
             self.at += 1;
         }
@@ -331,81 +320,12 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    fn string(&mut self) -> Result<Cow<'a, str>, Malformed> {
+    pub(super) fn string(&mut self) -> Result<Cow<'a, str>, Malformed> {
         let start = self.at + 1;
         let escapes = self.skip_string()?;
         let content = &self.text[start..self.at - 1];
         Ok(if escapes { Cow::Owned(unescape(content)) } else { Cow::Borrowed(content) })
     }
-
-    fn value_to_msgpack(&mut self, depth_left: usize, out: &mut Vec<u8>) -> Result<(), Malformed> {
-        match self.token() {
-            Some(b'"') => msgpack::write_str(out, &self.string()?),
-            Some(b'{') => self.object_to_msgpack(depth_left, out)?,
-            Some(b'[') => self.array_to_msgpack(depth_left, out)?,
-            Some(b'-' | b'0'..=b'9') => {
-                let start = self.at;
-                let integer = self.skip_number()?;
-                number_to_msgpack(&self.text[start..self.at], integer, out);
-            }
-            first => {
-                self.skip_literal()?;
-                match first {
-                    Some(b'n') => msgpack::write_nil(out),
-                    _ => msgpack::write_bool(out, first == Some(b't')),
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn object_to_msgpack(&mut self, depth_left: usize, out: &mut Vec<u8>) -> Result<(), Malformed> {
-        let depth_left = depth_left.checked_sub(1).ok_or(Malformed::TooDeep)?;
-        let map = OpenContainer::begin(out);
-        self.at += 1;
-        let (mut pairs, mut more) = (0, self.token() != Some(b'}'));
-        if !more {
-            self.at += 1;
-        }
-        while more {
-            msgpack::write_str(out, &self.key()?);
-            self.value_to_msgpack(depth_left, out)?;
-            pairs += 1;
-            more = self.another(b'}')?;
-        }
-        map.end_map(out, pairs);
-        Ok(())
-    }
-
-    fn array_to_msgpack(&mut self, depth_left: usize, out: &mut Vec<u8>) -> Result<(), Malformed> {
-        let depth_left = depth_left.checked_sub(1).ok_or(Malformed::TooDeep)?;
-        let array = OpenContainer::begin(out);
-        self.at += 1;
-        let (mut elements, mut more) = (0, self.token() != Some(b']'));
-        if !more {
-            self.at += 1;
-        }
-        while more {
-            self.value_to_msgpack(depth_left, out)?;
-            elements += 1;
-            more = self.another(b']')?;
-        }
-        array.end_array(out, elements);
-        Ok(())
-    }
-}
-
-fn number_to_msgpack(digits: &str, integer: bool, out: &mut Vec<u8>) {
-    // "-0" is the float: as an integer it would lose its sign.
-    if integer && digits != "-0" {
-        if let Ok(number) = digits.parse() {
-            return msgpack::write_uint(out, number);
-        }
-        if let Ok(number) = digits.parse() {
-            return msgpack::write_sint(out, number);
-        }
-    }
-    msgpack::write_f64(out, digits.parse().expect("every JSON number is a Rust number"));
 }
 
 /// How many bytes from the start are neither quote, backslash nor control character. Eight at a time: strings are most of
@@ -470,6 +390,8 @@ pub(crate) mod tests {
     use proptest::prelude::*;
     use serde_json::Value;
 
+    use super::super::msgpack;
+    use super::super::transcode::tests::to_msgpack;
     use super::*;
 
     /// Values that JSON and MessagePack can both hold.
@@ -492,52 +414,17 @@ pub(crate) mod tests {
         })
     }
 
-    fn to_msgpack_vec(text: &str) -> Result<Vec<u8>, Malformed> {
-        let mut out = Vec::new();
-        to_msgpack(text, &mut out).map(|()| out)
-    }
-
-    fn to_json_string(input: &[u8]) -> String {
-        let mut out = Vec::new();
-        msgpack::to_json(input, &mut out).unwrap();
-        String::from_utf8(out).unwrap()
-    }
-
     /// What serde_json makes of it, which has no depth limit here and is no reference for depth.
     fn serde_accepts(text: &str) -> bool {
         serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()
     }
 
-    fn depth(value: &Value) -> usize {
-        match value {
-            Value::Array(values) => 1 + values.iter().map(depth).max().unwrap_or(0),
-            Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or(0),
-            _ => 0,
-        }
-    }
-
     proptest! {
-        #[test]
-        fn a_value_survives_both_ways(value in any_value()) {
-            let text = value.to_string();
-            prop_assert!(depth(&value) <= VALUE_DEPTH_MAX);
-            prop_assert_eq!(check(&text), Ok(()));
-            let packed = to_msgpack_vec(&text).unwrap();
-            prop_assert_eq!(msgpack::check(&packed), Ok(()));
-            prop_assert_eq!(&rmp_serde::from_slice::<Value>(&packed).unwrap(), &value);
-            prop_assert_eq!(to_json_string(&packed), text);
-        }
-
-        #[test]
-        fn the_shortest_msgpack_form_is_written(value in any_value()) {
-            // rmp-serde writes f64 and the shortest integers too, and knows the lengths beforehand.
-            prop_assert_eq!(to_msgpack_vec(&value.to_string()).unwrap(), rmp_serde::to_vec(&value).unwrap());
-        }
 
         #[test]
         fn check_agrees_with_serde_json_on_nearly_json(text in "[\\[\\]{}:,\" \n0-9.eE+\\-tfnulrase\\\\ud8\u{1}é]{0,24}") {
             prop_assert_eq!(check(&text).is_ok(), serde_accepts(&text), "{:?}", text);
-            prop_assert_eq!(to_msgpack_vec(&text).map(|_| ()), check(&text), "{:?}", text);
+            prop_assert_eq!(to_msgpack(&text).map(|_| ()), check(&text), "{:?}", text);
         }
 
         #[test]
@@ -550,7 +437,7 @@ pub(crate) mod tests {
             let end = at + text[at..].chars().next().map_or(0, char::len_utf8);
             text.replace_range(at..end, &patch);
             prop_assert_eq!(check(&text).is_ok(), serde_accepts(&text), "{}", text);
-            prop_assert_eq!(to_msgpack_vec(&text).map(|_| ()), check(&text));
+            prop_assert_eq!(to_msgpack(&text).map(|_| ()), check(&text));
         }
 
         #[test]
@@ -611,7 +498,7 @@ pub(crate) mod tests {
             ("\u{feff}{}", Malformed::Unexpected { at: 0 }),
         ] {
             assert_eq!(check(text), Err(error), "{text:?}");
-            assert_eq!(to_msgpack_vec(text), Err(error), "{text:?}");
+            assert_eq!(to_msgpack(text), Err(error), "{text:?}");
         }
     }
 
@@ -620,27 +507,11 @@ pub(crate) mod tests {
         for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
             let nested = |levels| format!("{}0{}", open.repeat(levels), close.repeat(levels));
             assert_eq!(check(&nested(VALUE_DEPTH_MAX)), Ok(()));
-            assert!(to_msgpack_vec(&nested(VALUE_DEPTH_MAX)).is_ok());
+            assert!(to_msgpack(&nested(VALUE_DEPTH_MAX)).is_ok());
             assert_eq!(check(&nested(VALUE_DEPTH_MAX + 1)), Err(Malformed::TooDeep));
-            assert_eq!(to_msgpack_vec(&nested(VALUE_DEPTH_MAX + 1)), Err(Malformed::TooDeep));
+            assert_eq!(to_msgpack(&nested(VALUE_DEPTH_MAX + 1)), Err(Malformed::TooDeep));
             assert_eq!(check(&open.repeat(1_000_000)), Err(Malformed::TooDeep));
         }
-    }
-
-    #[test]
-    fn numbers_beyond_64_bits_become_floats() {
-        for (text, value) in [
-            ("18446744073709551615", Value::from(u64::MAX)),
-            ("18446744073709551616", Value::from(18446744073709551616.0)),
-            ("-9223372036854775808", Value::from(i64::MIN)),
-            ("-9223372036854775809", Value::from(-9223372036854775809.0)),
-            ("1.0", Value::from(1.0)),
-            ("-0", Value::from(-0.0)),
-        ] {
-            assert_eq!(rmp_serde::from_slice::<Value>(&to_msgpack_vec(text).unwrap()).unwrap(), value, "{text}");
-        }
-        let infinite = to_msgpack_vec("1e999").unwrap();
-        assert_eq!(to_json_string(&infinite), "null");
     }
 
     #[test]

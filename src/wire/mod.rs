@@ -1,14 +1,17 @@
 //! What the bytes mean. Sans-IO: slices and `now` in, events and bytes out; no socket, no clock, no thread.
 #![forbid(unsafe_code)]
 
+pub mod close;
 pub mod command;
 pub mod event;
 pub mod frame;
+pub mod http;
 pub mod inbound;
 pub mod json;
+pub mod malformed;
 pub mod msgpack;
 pub mod payload;
-pub mod upgrade;
+pub mod transcode;
 
 /// How events are spelled on one connection, and so how a message is encoded for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,7 +1,6 @@
-//! MessagePack without a data model: checking one value, slicing a map into its fields, writing scalars, and the JSON
-//! spelling of a value.
+//! MessagePack without a data model: checking one value, slicing a map into its fields, writing scalars.
 //!
-//! Called by [`super::command`] on what clients send, by [`super::payload`] on what publishers send, and by
+//! Called by [`super::command`] on what clients send, by [`super::payload`] and [`super::transcode`] on what publishers send, and by
 //! [`super::event`]. Input is never trusted: a length announced is compared with the bytes that are there before
 //! anything is done with it, nesting ends at [`VALUE_DEPTH_MAX`], strings must be UTF-8 (the format says so; what some old
 //! libraries put there instead would be an invalid text for every reader behind us).
@@ -11,28 +10,12 @@ use std::borrow::Cow;
 use rmp::Marker;
 
 use super::json;
+use super::malformed::Malformed;
 use crate::limits::VALUE_DEPTH_MAX;
-
-/// Why bytes are not one complete value, MessagePack or JSON. Positions count from the first byte of that value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Malformed {
-    #[error("it ends too early")]
-    Truncated,
-    #[error("byte {at} cannot stand there")]
-    Unexpected { at: usize },
-    #[error("the string at byte {at} is not UTF-8")]
-    NotUtf8 { at: usize },
-    #[error("it is nested deeper than {VALUE_DEPTH_MAX} levels")]
-    TooDeep,
-    #[error("more follows after its end at byte {at}")]
-    Trailing { at: usize },
-    #[error("it is not a map")]
-    NotAMap,
-}
 
 /// Checks that `input` is exactly one complete value.
 pub fn check(input: &[u8]) -> Result<(), Malformed> {
-    let mut reader = Reader { input, at: 0 };
+    let mut reader = Reader::new(input);
     reader.skip(VALUE_DEPTH_MAX)?;
     reader.end()
 }
@@ -40,7 +23,7 @@ pub fn check(input: &[u8]) -> Result<(), Malformed> {
 /// Calls `visit` with each field of the one map that `input` must be, in order, values still encoded. Fields before a
 /// defect are visited before the error is returned: on an error, nothing that was visited counts. Fields whose key is not a string are checked and left out.
 pub fn fields<'a>(input: &'a [u8], visit: &mut dyn FnMut(Cow<'a, str>, &'a [u8])) -> Result<(), Malformed> {
-    let mut reader = Reader { input, at: 0 };
+    let mut reader = Reader::new(input);
     let Token::Map(len) = reader.token()? else { return Err(Malformed::NotAMap) };
     for _ in 0..len {
         let key = reader.raw()?;
@@ -88,18 +71,7 @@ pub fn is_nil(value: &[u8]) -> bool {
 }
 
 fn scalar(value: &[u8]) -> Option<Token<'_>> {
-    Reader { input: value, at: 0 }.token().ok()
-}
-
-/// Appends the JSON spelling of the one value that `input` must be. On an error `out` holds a part of it.
-///
-/// What JSON lacks: `bin` becomes a base64 string, `ext` the object `{"ext":TYPE,"data":BASE64}`, NaN and the infinities
-/// `null`. Keys become strings: numbers, booleans and nil as they are spelled, `bin` as base64, and a map, an array or
-/// an `ext` as base64 of its MessagePack bytes (its JSON text would double its escapes with each level).
-pub fn to_json(input: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
-    let mut reader = Reader { input, at: 0 };
-    reader.value_to_json(VALUE_DEPTH_MAX, out)?;
-    reader.end()
+    Reader::new(value).token().ok()
 }
 
 pub fn write_str(out: &mut Vec<u8>, text: &str) {
@@ -180,7 +152,7 @@ impl OpenContainer {
 
 /// A scalar, or the head of a container with the number of its elements (pairs for a map).
 #[derive(Debug)]
-enum Token<'a> {
+pub(super) enum Token<'a> {
     Nil,
     Bool(bool),
     Unsigned(u64),
@@ -194,12 +166,16 @@ enum Token<'a> {
 }
 
 #[derive(Debug)]
-struct Reader<'a> {
-    input: &'a [u8],
-    at: usize,
+pub(super) struct Reader<'a> {
+    pub(super) input: &'a [u8],
+    pub(super) at: usize,
 }
 
 impl<'a> Reader<'a> {
+    pub(super) fn new(input: &'a [u8]) -> Reader<'a> {
+        Reader { input, at: 0 }
+    }
+
     #[inline]
     fn take(&mut self, len: usize) -> Result<&'a [u8], Malformed> {
         let rest = &self.input[self.at..];
@@ -250,7 +226,7 @@ impl<'a> Reader<'a> {
     }
 
     #[inline]
-    fn token(&mut self) -> Result<Token<'a>, Malformed> {
+    pub(super) fn token(&mut self) -> Result<Token<'a>, Malformed> {
         let [first] = self.array()?;
         Ok(match Marker::from_u8(first) {
             Marker::FixPos(number) => Token::Unsigned(number.into()),
@@ -293,7 +269,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn skip(&mut self, depth_left: usize) -> Result<(), Malformed> {
+    pub(super) fn skip(&mut self, depth_left: usize) -> Result<(), Malformed> {
         let values = match self.token()? {
             Token::Array(len) => u64::from(len),
             Token::Map(len) => 2 * u64::from(len),
@@ -310,72 +286,8 @@ impl<'a> Reader<'a> {
         Ok(&self.input[start..self.at])
     }
 
-    fn end(&self) -> Result<(), Malformed> {
+    pub(super) fn end(&self) -> Result<(), Malformed> {
         if self.at < self.input.len() { Err(Malformed::Trailing { at: self.at }) } else { Ok(()) }
-    }
-
-    fn value_to_json(&mut self, depth_left: usize, out: &mut Vec<u8>) -> Result<(), Malformed> {
-        match self.token()? {
-            Token::Nil => out.extend_from_slice(b"null"),
-            Token::Bool(value) => json::write_bool(out, value),
-            Token::Unsigned(number) => json::write_uint(out, number),
-            Token::Negative(number) => json::write_sint(out, number),
-            Token::Float(number) => json::write_f64(out, number),
-            Token::Str(text) => json::write_str(out, text),
-            Token::Bin(bytes) => json::write_base64(out, bytes),
-            Token::Ext(kind, bytes) => {
-                out.extend_from_slice(b"{\"ext\":");
-                json::write_sint(out, kind.into());
-                out.extend_from_slice(b",\"data\":");
-                json::write_base64(out, bytes);
-                out.push(b'}');
-            }
-            Token::Array(len) => {
-                let depth_left = depth_left.checked_sub(1).ok_or(Malformed::TooDeep)?;
-                out.push(b'[');
-                for index in 0..len {
-                    if index > 0 {
-                        out.push(b',');
-                    }
-                    self.value_to_json(depth_left, out)?;
-                }
-                out.push(b']');
-            }
-            Token::Map(len) => {
-                let depth_left = depth_left.checked_sub(1).ok_or(Malformed::TooDeep)?;
-                out.push(b'{');
-                for index in 0..len {
-                    if index > 0 {
-                        out.push(b',');
-                    }
-                    self.key_to_json(depth_left, out)?;
-                    out.push(b':');
-                    self.value_to_json(depth_left, out)?;
-                }
-                out.push(b'}');
-            }
-        }
-        Ok(())
-    }
-
-    fn key_to_json(&mut self, depth_left: usize, out: &mut Vec<u8>) -> Result<(), Malformed> {
-        let start = self.at;
-        match self.token()? {
-            Token::Str(text) => json::write_str(out, text),
-            Token::Bin(bytes) => json::write_base64(out, bytes),
-            Token::Array(_) | Token::Map(_) | Token::Ext(..) => {
-                self.at = start;
-                self.skip(depth_left)?;
-                json::write_base64(out, &self.input[start..self.at]);
-            }
-            Token::Nil | Token::Bool(_) | Token::Unsigned(_) | Token::Negative(_) | Token::Float(_) => {
-                self.at = start;
-                out.push(b'"');
-                self.value_to_json(0, out)?;
-                out.push(b'"');
-            }
-        }
-        Ok(())
     }
 }
 
@@ -385,19 +297,15 @@ mod tests {
     use serde_json::Value;
 
     use super::super::json::tests::any_value;
+    use super::super::transcode::tests::{from_hex, to_json};
     use super::*;
-
-    fn to_json_string(input: &[u8]) -> Result<String, Malformed> {
-        let mut out = Vec::new();
-        to_json(input, &mut out).map(|()| String::from_utf8(out).unwrap())
-    }
 
     proptest! {
         #[test]
         fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            prop_assert_eq!(to_json_string(&bytes).map(|_| ()), check(&bytes));
+            prop_assert_eq!(to_json(&bytes).map(|_| ()), check(&bytes));
             let _ = fields(&bytes, &mut |_, _| {});
-            if let Ok(text) = to_json_string(&bytes) {
+            if let Ok(text) = to_json(&bytes) {
                 prop_assert_eq!(json::check(&text).is_err(), false, "{}", text);
             }
         }
@@ -405,7 +313,7 @@ mod tests {
         #[test]
         fn bytes_that_begin_like_a_map_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..60), first in 0x80u8..0xa0) {
             let bytes = [&[first], &*bytes].concat();
-            prop_assert_eq!(to_json_string(&bytes).map(|_| ()), check(&bytes));
+            prop_assert_eq!(to_json(&bytes).map(|_| ()), check(&bytes));
         }
 
         #[test]
@@ -421,67 +329,10 @@ mod tests {
     }
 
     #[test]
-    fn every_marker_of_the_format_is_understood() {
-        for (hex, json) in [
-            ("c0", "null"),
-            ("c2", "false"),
-            ("c3", "true"),
-            ("7f", "127"),
-            ("e0", "-32"),
-            ("ccff", "255"),
-            ("cdffff", "65535"),
-            ("ceffffffff", "4294967295"),
-            ("cfffffffffffffffff", "18446744073709551615"),
-            ("d005", "5"),
-            ("d080", "-128"),
-            ("d18000", "-32768"),
-            ("d280000000", "-2147483648"),
-            ("d38000000000000000", "-9223372036854775808"),
-            ("ca3f000000", "0.5"),
-            ("cb3fe0000000000000", "0.5"),
-            ("cb7ff0000000000000", "null"),
-            ("cb7ff8000000000000", "null"),
-            ("a3c3a978", "\"éx\""),
-            ("d90161", "\"a\""),
-            ("da000161", "\"a\""),
-            ("db0000000161", "\"a\""),
-            ("c40201ff", "\"Af8=\""),
-            ("c500020000", "\"AAA=\""),
-            ("c600000000", "\"\""),
-            ("d4fe01", "{\"ext\":-2,\"data\":\"AQ==\"}"),
-            ("d5010102", "{\"ext\":1,\"data\":\"AQI=\"}"),
-            ("d6ff00000000", "{\"ext\":-1,\"data\":\"AAAAAA==\"}"),
-            ("d7010000000000000000", "{\"ext\":1,\"data\":\"AAAAAAAAAAA=\"}"),
-            ("d80100000000000000000000000000000000", "{\"ext\":1,\"data\":\"AAAAAAAAAAAAAAAAAAAAAA==\"}"),
-            ("c70005", "{\"ext\":5,\"data\":\"\"}"),
-            ("c8000105aa", "{\"ext\":5,\"data\":\"qg==\"}"),
-            ("c90000000105aa", "{\"ext\":5,\"data\":\"qg==\"}"),
-            ("9201c0", "[1,null]"),
-            ("dc000101", "[1]"),
-            ("dd0000000101", "[1]"),
-            ("81a16101", "{\"a\":1}"),
-            ("de0001a16101", "{\"a\":1}"),
-            ("df00000001a16101", "{\"a\":1}"),
-        ] {
-            let bytes = from_hex(hex);
-            assert_eq!(check(&bytes), Ok(()), "{hex}");
-            assert_eq!(to_json_string(&bytes).as_deref(), Ok(json), "{hex}");
-        }
-    }
-
-    #[test]
-    fn keys_that_are_no_strings_become_strings() {
-        // {1: 0, -1: 0, true: 0, nil: 0, 0.5: 0, bin(00): 0, []: 0, {}: 0, ext 5: 0}
-        let bytes = from_hex("890100ff00c300c000cb3fe000000000000000c401000090008000c7000500");
-        let json = r#"{"1":0,"-1":0,"true":0,"null":0,"0.5":0,"AA==":0,"kA==":0,"gA==":0,"xwAF":0}"#;
-        assert_eq!(to_json_string(&bytes).as_deref(), Ok(json));
-    }
-
-    #[test]
     fn announced_lengths_cost_nothing() {
         for hex in ["ddffffffff", "dfffffffff", "c6ffffffff", "dbffffffff", "c9ffffffff01", "dcffff00", "deffff00", "9f", "8f"] {
             assert_eq!(check(&from_hex(hex)), Err(Malformed::Truncated), "{hex}");
-            assert_eq!(to_json_string(&from_hex(hex)), Err(Malformed::Truncated), "{hex}");
+            assert_eq!(to_json(&from_hex(hex)), Err(Malformed::Truncated), "{hex}");
         }
     }
 
@@ -490,14 +341,14 @@ mod tests {
         for unit in [&[0x91][..], &[0x81, 0x00]] {
             let nested = |levels| [unit.repeat(levels), vec![0]].concat();
             assert_eq!(check(&nested(VALUE_DEPTH_MAX)), Ok(()));
-            assert!(to_json_string(&nested(VALUE_DEPTH_MAX)).is_ok());
+            assert!(to_json(&nested(VALUE_DEPTH_MAX)).is_ok());
             assert_eq!(check(&nested(VALUE_DEPTH_MAX + 1)), Err(Malformed::TooDeep));
-            assert_eq!(to_json_string(&nested(VALUE_DEPTH_MAX + 1)), Err(Malformed::TooDeep));
+            assert_eq!(to_json(&nested(VALUE_DEPTH_MAX + 1)), Err(Malformed::TooDeep));
             assert_eq!(check(&nested(1_000_000)), Err(Malformed::TooDeep));
         }
         // A map as the key of a map, as deep as it goes: the keys must not grow with each level.
         let keys = [vec![0x81; VALUE_DEPTH_MAX], vec![0; VALUE_DEPTH_MAX + 1]].concat();
-        assert!(to_json_string(&keys).unwrap().len() < 200);
+        assert!(to_json(&keys).unwrap().len() < 200);
     }
 
     #[test]
@@ -526,9 +377,5 @@ mod tests {
             assert_eq!(value.as_object().unwrap().len(), len as usize);
             assert_eq!(out[0], 0xaa);
         }
-    }
-
-    fn from_hex(hex: &str) -> Vec<u8> {
-        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
     }
 }

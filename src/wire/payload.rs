@@ -5,7 +5,7 @@
 //! the bytes: JSON is spliced into JSON frames and MessagePack into MessagePack frames without a second look.
 
 use super::frame::{Opcode, encode_header, header_len};
-use super::{Format, json, msgpack};
+use super::{Format, json, msgpack, transcode};
 
 /// What the bytes of one payload were found to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,7 +120,7 @@ fn write_msgpack_data(kind: Kind, payload: &[u8], out: &mut Vec<u8>) {
         Kind::Msgpack => out.extend_from_slice(payload),
         Kind::Json => {
             let start = out.len();
-            let transcoded = std::str::from_utf8(payload).is_ok_and(|text| json::to_msgpack(text, out).is_ok());
+            let transcoded = std::str::from_utf8(payload).is_ok_and(|text| transcode::json_to_msgpack(text, out).is_ok());
             if !transcoded {
                 out.truncate(start);
                 write_msgpack_data(opaque(payload), payload, out);
@@ -136,7 +136,7 @@ fn write_json_data(kind: Kind, payload: &[u8], out: &mut Vec<u8>) {
         Kind::Json => out.extend_from_slice(payload),
         Kind::Msgpack => {
             let start = out.len();
-            if msgpack::to_json(payload, out).is_err() {
+            if transcode::msgpack_to_json(payload, out).is_err() {
                 out.truncate(start);
                 write_json_data(opaque(payload), payload, out);
             }

@@ -12,12 +12,14 @@ use campanile::config::{ChannelRule, Overrun, Settings};
 use campanile::fanout::batch::{Batch, BatchBuilder, Channel};
 use campanile::fanout::topics::TopicToken;
 use campanile::inbox::{Inbox, InboxSender};
-use campanile::metrics::{CloseReason, RefusalReason, ShardMetrics};
+use campanile::metrics::ShardMetrics;
 use campanile::shard::net::Readiness;
 use campanile::shard::{Shard, unpack};
 use campanile::wire::Format;
+use campanile::wire::close::CloseReason;
 use campanile::wire::event::GapReason;
 use campanile::wire::frame::{Opcode, encode_masked_frame};
+use campanile::wire::http::RefusalReason;
 use campanile::wire::payload::Kind;
 use fastrand::Rng;
 

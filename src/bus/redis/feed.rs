@@ -16,7 +16,7 @@ use crate::bus::Publish;
 use crate::bus::hub::{Hub, Outcome, Receipt};
 use crate::clock::{MonotonicNs, nanos};
 use crate::config::{RedisSubscribe, Settings};
-use crate::wire::upgrade::check_channel_name;
+use crate::wire::http::check_channel_name;
 
 /// Commands are written only while fewer bytes wait to leave.
 const OUT_BYTES: usize = 64 * 1024;

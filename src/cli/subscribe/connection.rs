@@ -16,6 +16,7 @@ use super::stop::Stop;
 use crate::cli::output;
 use crate::config::redis_url::masked;
 use crate::wire::Format;
+use crate::wire::close::CloseReason;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -176,11 +177,12 @@ fn connect(target: &Target, stop: &Stop) -> Result<WebSocket<TcpStream>, Break> 
 
 fn closed(frame: Option<(CloseCode, String)>) -> Break {
     let Some((code, reason)) = frame else { return lost("the server closed the connection") };
-    match u16::from(code) {
-        4008 => Break::Overrun,
-        1001 => lost("the server is stopping (1001)"),
-        number if reason.is_empty() => lost(format!("the server closed the connection ({number})")),
-        number => lost(format!("the server closed the connection ({number}: {reason})")),
+    let number = u16::from(code);
+    match CloseReason::of_code(number) {
+        Some(CloseReason::Overrun) => Break::Overrun,
+        Some(CloseReason::Shutdown) => lost(format!("the server is stopping ({number})")),
+        _ if reason.is_empty() => lost(format!("the server closed the connection ({number})")),
+        _ => lost(format!("the server closed the connection ({number}: {reason})")),
     }
 }
 

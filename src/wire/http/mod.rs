@@ -7,9 +7,10 @@
 //! httparse reads the syntax and tungstenite derives the accept key. The checks between them are ours, because tungstenite's handshake
 //! holds 8 KB per pending socket and answers nothing but an upgrade.
 
-use super::Format;
 use crate::limits::{CHANNEL_NAME_BYTES_MAX, HEAD_BYTES_MAX, HEAD_FIELDS_MAX, QUERY_CHANNELS_MAX};
-use crate::metrics::RefusalReason;
+use crate::named::named;
+use crate::wire::Format;
+use crate::wire::close::Reconnect::{self, Later, Not};
 use base64::Engine as _;
 use std::borrow::Cow;
 use std::mem::MaybeUninit;
@@ -61,6 +62,50 @@ pub struct Refusal {
     head_only: bool,
 }
 
+macro_rules! refusal_reasons {
+    ($($(#[$meta:meta])* $variant:ident = $name:literal, $code:literal $phrase:literal, $reconnect:expr, $text:literal;)*) => {
+        named! {
+            /// Why a request was refused. Each is counted in `campanile_connections_refused_total`.
+            RefusalReason { $($(#[$meta])* $variant = $name,)* }
+        }
+
+        impl RefusalReason {
+            /// The status code and its phrase.
+            pub const fn status(self) -> (u16, &'static str) {
+                match self { $(RefusalReason::$variant => ($code, $phrase),)* }
+            }
+
+            pub const fn reconnect(self) -> Reconnect {
+                match self { $(RefusalReason::$variant => $reconnect,)* }
+            }
+
+            /// The sentence of the answer; empty where only the occasion has the words.
+            pub const fn text(self) -> &'static str {
+                match self { $(RefusalReason::$variant => $text,)* }
+            }
+        }
+    };
+}
+
+// A new reason is one row here and one in section 2.4 of `docs/protocol.md`.
+refusal_reasons! {
+    BadRequest = "bad_request", 400 "Bad Request", Not, "";
+    NotFound = "not_found", 404 "Not Found", Not,
+        "Nothing is served here; WebSocket clients connect to /ws or /ws/CHANNEL.";
+    MethodNotAllowed = "method_not_allowed", 405 "Method Not Allowed", Not, "";
+    RequestTimeout = "request_timeout", 408 "Request Timeout", Later, "";
+    BodyNotAllowed = "body_not_allowed", 413 "Content Too Large", Not, "The request must not have a body.";
+    UpgradeRequired = "upgrade_required", 426 "Upgrade Required", Not, "";
+    HeadTooBig = "head_too_big", 431 "Request Header Fields Too Large", Not, "";
+    /// `connections_max` is reached.
+    ConnectionsMax = "connections_max", 503 "Service Unavailable", Later,
+        "this server has as many connections as it may; try another or later";
+    /// The descriptor limit is reached; the connection was closed without an answer.
+    Descriptors = "descriptors", 503 "Service Unavailable", Later, "";
+    /// The server is stopping.
+    Stopping = "stopping", 503 "Service Unavailable", Later, "the server is stopping";
+}
+
 /// Reads a request head from the start. `head` is everything the peer has sent.
 pub fn parse(head: &[u8], rules: Rules) -> Outcome {
     let mut fields = [const { MaybeUninit::uninit() }; HEAD_FIELDS_MAX];
@@ -102,7 +147,7 @@ impl<'p> Resource<'p> {
             ("echo", "") if rules.echo => Ok(Resource::Echo),
             ("ws", "") => Ok(Resource::Ws(None)),
             ("ws", name) => Ok(Resource::Ws(Some(name))),
-            _ => Err(Refusal::new(RefusalReason::NotFound, "Nothing is served here; WebSocket clients connect to /ws or /ws/CHANNEL.")),
+            _ => Err(RefusalReason::NotFound.into()),
         }
     }
 }
@@ -197,7 +242,7 @@ fn check_no_body(fields: &Fields<'_>) -> Result<(), Refusal> {
         body |= length.iter().any(|&digit| digit != b'0');
     }
     if body {
-        return Err(Refusal::new(RefusalReason::BodyNotAllowed, "The request must not have a body."));
+        return Err(RefusalReason::BodyNotAllowed.into());
     }
     Ok(())
 }
@@ -333,28 +378,22 @@ fn method_not_allowed(allow: &'static str) -> Refusal {
     Refusal { allow, ..Refusal::new(RefusalReason::MethodNotAllowed, format!("Accepted methods here: {allow}.")) }
 }
 
+/// With the words that always do.
+impl From<RefusalReason> for Refusal {
+    fn from(reason: RefusalReason) -> Refusal {
+        debug_assert!(!reason.text().is_empty(), "{reason:?} must say what was wrong");
+        Refusal::new(reason, reason.text())
+    }
+}
+
 impl Refusal {
     pub fn new(reason: RefusalReason, message: impl Into<String>) -> Refusal {
         Refusal { reason, message: message.into(), allow: "GET", head_only: false }
     }
 
-    /// The status code and its phrase.
-    pub const fn status(&self) -> (u16, &'static str) {
-        match self.reason {
-            RefusalReason::BadRequest => (400, "Bad Request"),
-            RefusalReason::NotFound => (404, "Not Found"),
-            RefusalReason::MethodNotAllowed => (405, "Method Not Allowed"),
-            RefusalReason::RequestTimeout => (408, "Request Timeout"),
-            RefusalReason::BodyNotAllowed => (413, "Content Too Large"),
-            RefusalReason::UpgradeRequired => (426, "Upgrade Required"),
-            RefusalReason::HeadTooBig => (431, "Request Header Fields Too Large"),
-            RefusalReason::ConnectionsMax | RefusalReason::Descriptors | RefusalReason::Stopping => (503, "Service Unavailable"),
-        }
-    }
-
     /// Appends the whole HTTP answer (`Connection: close`, plain text body, `Allow`, `Sec-WebSocket-Version`, `Retry-After` where due).
     pub fn encode(&self, out: &mut Vec<u8>) {
-        let (code, phrase) = self.status();
+        let (code, phrase) = self.reason.status();
         let particular = match self.reason {
             RefusalReason::MethodNotAllowed => format!("Allow: {}\r\nConnection: close\r\n", self.allow),
             // Whoever sends Upgrade must list it under Connection too (RFC 9110, 7.8).
@@ -711,7 +750,7 @@ mod tests {
             let refusal = Refusal::new(reason, "Because.");
             let text = answer(&refusal);
             let (head, body) = text.split_once("\r\n\r\n").unwrap();
-            let (code, phrase) = refusal.status();
+            let (code, phrase) = refusal.reason.status();
             assert!(head.starts_with(&format!("HTTP/1.1 {code} {phrase}\r\n")), "{text}");
             for line in ["Content-Type: text/plain; charset=utf-8", "Content-Length: 9", "Connection: close"] {
                 assert!(head.contains(&format!("\r\n{line}")), "{text}");
