@@ -7,6 +7,7 @@ use super::defaults::{SHARDS_MAX, shards_auto};
 use super::parse::{self, MILLISECOND, SECOND};
 use super::table::{Section, Setting, Value};
 use super::{FdTable, LogFilter, LogFormat, Mismatch, Overrun, RedisSubscribe, redis_url};
+use crate::limits::SUBSCRIPTIONS_MAX;
 use crate::wire::Format;
 use crate::wire::payload::Expect;
 
@@ -389,9 +390,9 @@ pub static SETTINGS: &[Setting] = &[
         section: Section::Bounds,
         placeholder: "N",
         help: "Channels that one connection may subscribe to.",
-        accepted: "1 to 65535",
+        accepted: "1 to 65534",
         default_text: None,
-        value: one!(subscriptions_max, text => parse::count(text, 1, 65_535), value => value.to_string()),
+        value: one!(subscriptions_max, text => parse::count(text, 1, SUBSCRIPTIONS_MAX), value => value.to_string()),
     },
     Setting {
         key: "channels_max",
