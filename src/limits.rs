@@ -14,6 +14,8 @@ pub const HEAD_BYTES_MAX: usize = 8 * 1024;
 pub const HEAD_FIELDS_MAX: usize = 64;
 /// Most `?channel=` parameters on one upgrade request.
 pub const QUERY_CHANNELS_MAX: usize = 128;
+/// Most that `subscriptions_max` may say: a connection's subscriptions have numbers of 16 bits.
+pub const SUBSCRIPTIONS_MAX: usize = 65_534;
 /// Longest payload of a control frame (RFC 6455, 5.5).
 pub const CONTROL_PAYLOAD_BYTES_MAX: usize = 125;
 /// Largest message on the diagnostic `/echo` path.

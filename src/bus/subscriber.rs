@@ -15,7 +15,7 @@ use super::hub::{Hub, HubSettings, Request};
 use super::pace::Pace;
 use super::queue::Queue;
 use super::redis::RedisBus;
-use super::redis::link::Timing;
+use super::redis::timing::Timing;
 use super::upstream::Upstream;
 use super::{BusCommand, BusSender, COMMANDS_MAX, PublishError, ShardSender};
 use crate::config::Settings;

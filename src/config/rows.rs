@@ -9,7 +9,7 @@ use super::defaults::shards_auto;
 use super::parse::{self, MILLISECOND, SECOND};
 use super::table::{Section, Setting, Shown, Value};
 use super::{LogFilter, Pin, mask, redis_url};
-use crate::limits::{CONNECTIONS_MAX, PAYLOAD_BYTES_MAX, SHARDS_MAX};
+use crate::limits::{CONNECTIONS_MAX, PAYLOAD_BYTES_MAX, SHARDS_MAX, SUBSCRIPTIONS_MAX};
 
 /// A row with a single value: how to read it, how to show it.
 macro_rules! one {
@@ -402,8 +402,8 @@ pub static SETTINGS: &[Setting] = &[
         section: Section::Bounds,
         placeholder: "N",
         help: "Channels that one connection may subscribe to.",
-        accepted: "1 to 65535",
-        value: one!(bounds.subscriptions_max, text => parse::count(text, 1, 65_535), value => Shown::Number(*value as u64)),
+        accepted: "1 to 65534",
+        value: one!(bounds.subscriptions_max, text => parse::count(text, 1, SUBSCRIPTIONS_MAX), value => Shown::Number(*value as u64)),
         ..ROW
     },
     Setting {

@@ -116,6 +116,11 @@ impl Log {
         self.entries.is_empty()
     }
 
+    /// Nothing is held, for anybody.
+    pub fn is_bare(&self) -> bool {
+        self.entries.is_empty() && self.cuts.is_none()
+    }
+
     /// Appends what the bus sent. A hole before it becomes a gap entry; returns how many numbers the hole had. A batch that the log
     /// already has is ignored.
     pub fn append(&mut self, batch: Arc<Batch>) -> u64 {

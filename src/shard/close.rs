@@ -64,7 +64,7 @@ impl<N: Network> Shard<N> {
         self.conns[key].reason = reason;
         if let Some(at) = self.conns[key].mid_frame() {
             let subscription = self.conns[key].subscriptions[at];
-            if !self.topics[subscription.topic].log.has_frame(subscription.cursor()) {
+            if !self.topics[subscription.topic].log().is_some_and(|log| log.has_frame(subscription.cursor())) {
                 self.kill(key, reason);
                 return false;
             }

@@ -105,27 +105,59 @@ impl Flags {
     }
 }
 
-/// One subscription: which topic, which member of it, and how far it has been sent.
+/// One subscription: which topic, which member of it, and how far it has been sent. A client may have tens of thousands, so it is laid flat: 24 bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct Subscription {
-    /// The cursor, laid flat: 32 bytes in all.
+    /// The cursor.
     seq: u64,
     offset: u32,
     pub topic: u32,
-    /// Its place among the topic's members.
-    pub place: u32,
+    /// Its place among the topic's members, and two bits.
+    place: u32,
     /// Its place on the list of those that are behind.
     pub links: Links,
-    /// Unsubscribed in the middle of a frame: it ends with the frame.
-    pub leaving: bool,
-    /// It is our bound on a visit that leaves it behind: counted in the topic's `left`.
-    pub is_left: bool,
 }
+
+const LEAVING: u32 = 1 << 31;
+const LEFT: u32 = 1 << 30;
 
 impl Subscription {
     /// A subscription that the bus has not confirmed yet sees nothing; its cursor keeps the number of its waiter instead.
     pub fn waiting(topic: u32, place: u32, waiter: u32) -> Subscription {
-        Subscription { seq: u64::MAX, offset: waiter, topic, place, links: Links::OFF, leaving: false, is_left: false }
+        Subscription { seq: u64::MAX, offset: waiter, topic, place, links: Links::OFF }
+    }
+
+    /// Its place among the topic's members.
+    pub fn place(&self) -> u32 {
+        self.place & !(LEAVING | LEFT)
+    }
+
+    pub fn set_place(&mut self, place: u32) {
+        debug_assert_eq!(place & (LEAVING | LEFT), 0, "memory ends far below 2^30 members");
+        self.place = self.place & (LEAVING | LEFT) | place;
+    }
+
+    /// Unsubscribed in the middle of a frame: it ends with the frame.
+    pub fn is_leaving(&self) -> bool {
+        self.place & LEAVING != 0
+    }
+
+    pub fn set_leaving(&mut self) {
+        self.place |= LEAVING;
+    }
+
+    /// Notes that it is our bound on a visit that leaves it behind, which its topic counts (`left`). True: that is new.
+    pub fn note_left(&mut self) -> bool {
+        let is_new = self.place & LEFT == 0;
+        self.place |= LEFT;
+        is_new
+    }
+
+    /// Takes the note away; whether there was one.
+    pub fn forget_left(&mut self) -> bool {
+        let was_left = self.place & LEFT != 0;
+        self.place &= !LEFT;
+        was_left
     }
 
     /// The waiter's number while the bus has not confirmed the subscription.
@@ -152,7 +184,7 @@ impl Subscription {
 
     /// Counted in its topic's `lagging`.
     pub fn is_lagging(&self) -> bool {
-        !self.links.is_off() && !self.leaving
+        !self.links.is_off() && !self.is_leaving()
     }
 }
 
@@ -304,9 +336,9 @@ mod tests {
     /// build's `TcpStream` is a descriptor of 4 bytes, which is what `u32` stands for.
     #[test]
     fn a_connection_fits_two_cache_lines() {
-        assert_eq!(size_of::<Conn<u32>>(), 96);
-        assert_eq!(size_of::<Option<Conn<u32>>>(), 96, "the slab finds a niche and adds nothing");
-        assert_eq!(size_of::<Subscription>(), 32);
+        assert_eq!(size_of::<Conn<u32>>(), 88);
+        assert_eq!(size_of::<Option<Conn<u32>>>(), 88, "the slab finds a niche and adds nothing");
+        assert_eq!(size_of::<Subscription>(), 24);
     }
 
     #[test]

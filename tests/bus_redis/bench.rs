@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use campanile::addresses::Source;
-use campanile::bus::redis::link::Timing;
+use campanile::bus::redis::timing::Timing;
 use campanile::bus::subscriber::spawn_with_timing;
 use campanile::bus::{BusCommand, BusSender, Creator, Publish, PublishError, PublishReply, Published, ShardMessage};
 use campanile::config::{ChannelRule, ChannelRules, Settings};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use campanile::bus::redis::link::Timing;
+use campanile::bus::redis::timing::Timing;
 use campanile::bus::subscriber::spawn_with_timing;
 use campanile::bus::{BusCommand, PublishError};
 use campanile::config::RedisSubscribe;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use campanile::bus::redis::link::Timing;
+use campanile::bus::redis::timing::Timing;
 use campanile::config::RedisSubscribe;
 
 use crate::bench::{Bench, patient, settings};
