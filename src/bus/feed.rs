@@ -14,7 +14,7 @@ use super::subscriptions::{Readiness, Refused, Standing, Subscriptions};
 use super::{Publish, awaiting};
 use crate::config::{RedisSubscribe, Settings};
 use crate::fanout::batch::MonotonicNs;
-use crate::wire::http::check_channel_name;
+use crate::wire::channel_name;
 
 /// Commands are written only while fewer bytes wait to leave.
 const OUT_BYTES: usize = 64 * 1024;
@@ -156,7 +156,7 @@ impl Feed {
                     hub.answer(publish.reply, publish.channel, result);
                 }
             }
-            Some((channel, None)) if check_channel_name(channel).is_ok() => hub.count_unwanted(payload.len()),
+            Some((channel, None)) if channel_name::check(channel).is_ok() => hub.count_unwanted(payload.len()),
             _ => hub.count_misnamed(payload.len()),
         }
     }

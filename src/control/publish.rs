@@ -25,7 +25,7 @@ use super::answer::{self, Problem};
 use super::listener::Peer;
 use super::{PUBLISH_CHANNELS_MAX, State, room};
 use crate::bus::{self, Publish, PublishError, PublishReply, Published};
-use crate::wire::http::check_channel_name;
+use crate::wire::channel_name;
 use crate::wire::json;
 
 /// With or without padding: both are in use and neither can be mistaken for something else.
@@ -271,7 +271,7 @@ fn target(channel: Option<String>, channels: Option<Vec<String>>) -> Result<Targ
         Target::Many(channels) => channels,
     };
     for name in names {
-        check_channel_name(name).map_err(|accepted| {
+        channel_name::check(name).map_err(|accepted| {
             let shown: String = name.chars().take(80).collect();
             Problem::bad_request(format!("{shown:?} cannot be a channel name"), accepted)
         })?;

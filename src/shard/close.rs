@@ -10,7 +10,8 @@ use super::wheel::{TICK_NS, Tick};
 use crate::limits;
 use crate::wire::close::{CloseReason, Goodbye};
 use crate::wire::frame::{self, Opcode, Violation};
-use crate::wire::http::{Refusal, RefusalReason};
+use crate::wire::http::answer;
+use crate::wire::http::refusal::{Refusal, RefusalReason};
 
 impl<N: Network> Shard<N> {
     /// Sends a close frame at the next frame boundary and awaits the peer's; what was due on its subscriptions is not sent.
@@ -65,7 +66,7 @@ impl<N: Network> Shard<N> {
     pub(super) fn refuse(&mut self, key: usize, refusal: &Refusal) {
         self.metrics.refused[refusal.reason as usize].inc();
         let mut answer = Vec::new();
-        refusal.encode(&mut answer);
+        answer::refuse(&mut answer, refusal);
         let reason = if refusal.reason == RefusalReason::RequestTimeout { CloseReason::HandshakeTimeout } else { CloseReason::Refused };
         self.end_with_answer(key, &answer, reason);
     }

@@ -36,7 +36,7 @@ use crate::fanout::topics::{TopicToken, Topics};
 use crate::inbox::Inbox;
 use crate::limits;
 use crate::metrics::ShardMetrics;
-use crate::wire::http::RefusalReason;
+use crate::wire::http::refusal::RefusalReason;
 use admission::Admission;
 use conn::{Conn, Flags};
 use logs::Logs;

@@ -6,9 +6,8 @@
 
 use std::borrow::Cow;
 
-use super::http::check_channel_name;
 use super::malformed::Malformed;
-use super::{json, msgpack, transcode};
+use super::{channel_name, json, msgpack, transcode};
 use crate::limits::{CHANNEL_NAME_BYTES_MAX, COMMAND_ID_BYTES_MAX, COMMAND_TYPE_BYTES_MAX};
 use crate::named::named;
 
@@ -220,7 +219,7 @@ impl<'a> Fields<'a> {
 
     fn channel(&self) -> Result<Cow<'a, str>, Refusal> {
         let channel = self.channel.and_then(Raw::text).ok_or_else(|| bad(BAD_CHANNEL))?;
-        check_channel_name(&channel).map_err(|message| (ErrorCode::BadChannel, Cow::Borrowed(message)))?;
+        channel_name::check(&channel).map_err(|message| (ErrorCode::BadChannel, Cow::Borrowed(message)))?;
         Ok(channel)
     }
 

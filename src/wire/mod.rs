@@ -1,6 +1,7 @@
 //! What the bytes mean. Sans-IO: slices and `now` in, events and bytes out; no socket, no clock, no thread.
 #![forbid(unsafe_code)]
 
+pub mod channel_name;
 pub mod close;
 pub mod command;
 pub mod event;
