@@ -17,6 +17,7 @@ use campanile::fanout::topics::TopicToken;
 use campanile::inbox::{InboxSender, inbox};
 use campanile::metrics::ShardMetrics;
 use campanile::shard::net::{Accepted, Network, Readiness, Received, Stream};
+use campanile::shard::settings::ShardSettings;
 use campanile::shard::{Parts, Shard, unpack};
 use campanile::sys;
 use campanile::wire::payload::Kind;
@@ -94,14 +95,13 @@ impl Host {
     /// `sockets` connections, all subscribed to one channel.
     fn new(sockets: usize) -> Host {
         let day = Duration::from_secs(86_400);
-        let settings = Settings {
-            shards: 1,
-            connections_max: sockets,
-            heartbeat: day,
-            pong_timeout: day,
-            handshake_timeout: day,
-            ..Settings::default()
-        };
+        let settings = Settings::default().with(|settings| {
+            settings.shards.count = 1;
+            settings.bounds.connections_max = sockets;
+            settings.clients.heartbeat = day;
+            settings.clients.pong_timeout = day;
+            settings.clients.handshake_timeout = day;
+        });
         let polls = [mio::Poll::new().unwrap(), mio::Poll::new().unwrap()];
         let (to_shard, shard_inbox) = inbox(4096, polls[0].registry(), mio::Token(0)).unwrap();
         let (to_bus, from_shard) = inbox(64, polls[1].registry(), mio::Token(0)).unwrap();
@@ -109,7 +109,7 @@ impl Host {
         let metrics = Arc::new(ShardMetrics::default());
         let parts = Parts {
             index: 0,
-            settings: Arc::new(settings),
+            settings: Arc::new(ShardSettings::from(&settings)),
             metrics: metrics.clone(),
             inbox: shard_inbox,
             bus,

@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::io;
 
-use campanile::bus::resp::{Decoder, Reply, write_command};
+use campanile::bus::redis::resp::{Decoder, Reply, write_command};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 mod common;

@@ -9,14 +9,21 @@
 //! 4. [`shard`]: the loop that owns the sockets: accept, read, append, flush, reap.
 //! 5. [`wire`]: what the bytes mean: HTTP head, WebSocket frames, commands and events.
 //!
-//! [`server`] starts the threads and ends them. Around them: [`config`] (settings as typed, then checked), [`control`] (HTTP for operators), [`metrics`] (counters
-//! that one thread writes and others read), [`by_name`] (tables of channels), [`addresses`] (whose quota a connection counts in), [`limits`] (every bound, named), [`named`] (enums whose variants have names), [`listen`] (which sockets an address stands for), [`doctor`] (whether a host has what is needed), [`systemd`] (readiness, watchdog, given sockets), [`sys`] (the
-//! only unsafe code).
+//! [`server`] starts the threads and ends them. Around them:
+//!
+//! * [`config`]: settings as typed, then checked; [`limits`]: every bound that is not one, named
+//! * [`listen`]: which sockets an address stands for; [`systemd`]: readiness, watchdog, given sockets
+//! * [`control`]: HTTP for operators; [`metrics`]: counters that one thread writes and others read
+//! * [`by_name`]: tables of channels; [`addresses`]: whose quota a connection counts in
+//! * [`clock`]: how time is counted; [`named`]: enums whose variants have names
+//! * [`cli`]: the commands; [`doctor`]: whether a host has what is needed
+//! * [`sys`]: the only unsafe code
 
 pub mod addresses;
 pub mod bus;
 pub mod by_name;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod control;
 pub mod doctor;

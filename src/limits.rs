@@ -14,6 +14,8 @@ pub const HEAD_BYTES_MAX: usize = 8 * 1024;
 pub const HEAD_FIELDS_MAX: usize = 64;
 /// Most `?channel=` parameters on one upgrade request.
 pub const QUERY_CHANNELS_MAX: usize = 128;
+/// Most that `subscriptions_max` may say: a connection's subscriptions have numbers of 16 bits.
+pub const SUBSCRIPTIONS_MAX: usize = 65_534;
 /// Longest payload of a control frame (RFC 6455, 5.5).
 pub const CONTROL_PAYLOAD_BYTES_MAX: usize = 125;
 /// Largest message on the diagnostic `/echo` path.
@@ -85,6 +87,46 @@ pub const REFUSALS_UNDER_WAY_MAX: usize = 1024;
 pub const APPENDED_BEFORE_SWEEP: usize = 4096;
 /// Ticks (100 ms) between two warnings that connections cannot be accepted.
 pub const ACCEPT_WARNING_TICKS: u32 = 600;
+
+/// Most of what settings may ask for; a shard's number travels as a u16 and each costs a thread.
+pub const SHARDS_MAX: usize = 1024;
+pub const CONNECTIONS_MAX: usize = 1 << 24;
+pub const PAYLOAD_BYTES_MAX: usize = 64 << 20;
+
+/// Of the control port.
+pub mod control {
+    use super::CHANNEL_NAME_BYTES_MAX;
+
+    /// Most connections at once; a newcomer takes the place of whoever has kept it waiting longest. Scrapers and probes need a handful.
+    pub const CONNECTIONS_MAX: usize = 256;
+    /// Bytes of a connection's requests that are read ahead; a head must fit. Browsers send the cookies of every port of a host.
+    pub const READ_BUFFER_BYTES_MAX: usize = 64 * 1024;
+    /// Most channels in one `POST /publish`.
+    pub const PUBLISH_CHANNELS_MAX: usize = 1000;
+    /// Most `POST /publish` under way at once, from before the body is read until the answer is written.
+    pub const PUBLISHES_MAX: usize = 32;
+    /// Most other requests that cost something, likewise.
+    pub const READS_MAX: usize = 8;
+    /// Of each kind, how many may wait for that; the next gets 503 at once.
+    pub const WAITING_MAX: usize = 64;
+    /// What an answer to a publish may hold beyond the names of the request: a number and an epoch, or an error, for each.
+    pub const RESULTS_BYTES_MAX: usize = 256 * 1024;
+    /// Most channels on one page of `GET /channels`.
+    pub const PAGE_CHANNELS_MAX: usize = 1000;
+    /// The largest other answer while it is made: [`PAGE_CHANNELS_MAX`] channels of the longest name, and the page as text.
+    pub const ANSWER_BYTES_MAX: usize = 2 * 1024 * 1024;
+    /// Requests that are worked at or wait for that. Fewer than there are connections, so there is always one that waits for its client.
+    pub const WORKING_MAX: usize = PUBLISHES_MAX + READS_MAX + 2 * WAITING_MAX;
+    /// Bytes of all bodies together, each counted twice; a single larger one is taken when there is no other.
+    pub const BODIES_BYTES_MAX: usize = 64 * 1024 * 1024;
+    /// A body beyond twice the largest payload (in base64, or with its quotes escaped): room for the names of the longest kind, quoted and
+    /// escaped.
+    pub const BODY_SLACK_BYTES: usize = 512 * 1024;
+
+    const _: () = assert!(WORKING_MAX < CONNECTIONS_MAX);
+    const _: () = assert!(PAGE_CHANNELS_MAX * (CHANNEL_NAME_BYTES_MAX * 6 + 500) < ANSWER_BYTES_MAX);
+    const _: () = assert!(BODY_SLACK_BYTES > PUBLISH_CHANNELS_MAX * (CHANNEL_NAME_BYTES_MAX * 2 + 8));
+}
 
 /// What an allocation of so many bytes takes of the heap: 8 bytes before it, steps of 16, 32 at least (glibc's malloc).
 pub const fn heap_bytes(bytes: usize) -> usize {

@@ -290,6 +290,19 @@ fn channels_of_their_own_and_by_zipf() {
 }
 
 #[test]
+fn a_channel_for_each_client_stands_beside_a_floor_that_sleeps_between_two_messages() {
+    let arguments = ["channels", "--serve", "--shards 1", "-n", "50", "--rate", "100", "--messages", "30"];
+    let json = run(&[&arguments[..], &["--floor", "--pairs", "2", "--floor-cores", ""]].concat()).passes();
+    // Whole rounds, of the server too, so that both had the same to do.
+    assert_eq!(json["messages"]["delivered"], 100);
+    let figures =
+        |name: &str| -> Vec<f64> { json["floor"][name].as_array().unwrap().iter().map(|figure| figure.as_f64().unwrap()).collect() };
+    let (sends, whole) = (figures("floor"), figures("floor_whole"));
+    assert_eq!((sends.len(), whole.len()), (2, 2));
+    assert!(sends.iter().zip(&whole).all(|(sends, whole)| sends < whole), "{}", json["floor"]);
+}
+
+#[test]
 fn clients_come_and_go() {
     let json = run(&["churn", "--serve", "--shards 2", "-n", "300", "--churn", "50", "--rate", "50", "--messages", "100"]).passes();
     assert!(json["churn"]["replaced"].as_u64().unwrap() > 100);

@@ -10,14 +10,16 @@ use std::sync::atomic::AtomicUsize;
 
 use campanile::addresses::Source;
 use campanile::bus::hub::{Hub, HubSettings, Receipt, Request};
-use campanile::bus::subscriptions::Subscriptions;
+use campanile::bus::redis::subscriptions::Subscriptions;
 use campanile::bus::{BusCommand, Creator, ShardMessage};
-use campanile::config::{Overrun, Settings, memory_bound};
+use campanile::config::{Overrun, Settings};
 use campanile::fanout::topics::TopicToken;
 use campanile::inbox::{Inbox, inbox};
 use campanile::limits::{CHANNEL_NAME_BYTES_MAX, COMMAND_ID_BYTES_MAX};
 use campanile::metrics::{BusMetrics, ShardMetrics};
+use campanile::server::memory_bound::memory_bound;
 use campanile::shard::net::{Accepted, Network, Readiness, Received, Stream};
+use campanile::shard::settings::ShardSettings;
 use campanile::shard::{Parts, Shard, unpack};
 use campanile::sys;
 use campanile::wire::frame::{Opcode, encode_masked_frame};
@@ -186,19 +188,19 @@ impl Node {
     fn new(settings: &Settings, commands: u32, command: fn(u32, u32) -> String) -> Node {
         SCRIPT.set(Script { commands, command, blocks: false });
         let polls = [Poll::new().unwrap(), Poll::new().unwrap()];
-        let (to_shard, shard_inbox) = inbox(settings.inbox_messages, polls[0].registry(), Token(0)).unwrap();
+        let (to_shard, shard_inbox) = inbox(settings.shards.inbox_messages, polls[0].registry(), Token(0)).unwrap();
         let (to_bus, from_shard) = inbox(16 * 1024, polls[1].registry(), Token(0)).unwrap();
         let hub = Hub::new(HubSettings::from(settings), Arc::new(BusMetrics::default()), vec![to_shard]);
         let parts = Parts {
             index: 0,
-            settings: Arc::new(settings.clone()),
+            settings: Arc::new(ShardSettings::from(settings)),
             metrics: Arc::new(ShardMetrics::default()),
             inbox: shard_inbox,
-            bus: campanile::bus::BusSender::new(to_bus, settings.inbox_messages),
+            bus: campanile::bus::BusSender::new(to_bus, settings.shards.inbox_messages),
             connections: Arc::new(AtomicUsize::new(0)),
             node_id: 1,
         };
-        let tokens = Vec::with_capacity(settings.connections_max);
+        let tokens = Vec::with_capacity(settings.bounds.connections_max);
         let net = Quiet { tokens, ..Quiet::default() };
         Node { hub, shard: Shard::new(net, parts), from_shard, answers: true, now: sys::monotonic_ns(), _polls: polls }
     }
@@ -255,7 +257,12 @@ impl Node {
 
 /// One shard, and room for this many of everything.
 fn settings(count: usize) -> Settings {
-    Settings { shards: 1, connections_max: count, channels_max: count, subscriptions_max: 1, ..Settings::default() }
+    Settings::default().with(|settings| {
+        settings.shards.count = 1;
+        settings.bounds.connections_max = count;
+        settings.bounds.channels_max = count;
+        settings.bounds.subscriptions_max = 1;
+    })
 }
 
 fn subscribe_to_one(_: u32, _: u32) -> String {
@@ -310,7 +317,10 @@ fn channels_take_what_the_line_says() {
 #[test]
 fn channels_that_linger_take_what_the_line_says() {
     for count in COUNTS {
-        let settings = Settings { connections_max: 1, history_bytes_total: 0, ..settings(count) };
+        let settings = settings(count).with(|settings| {
+            settings.bounds.connections_max = 1;
+            settings.bounds.history_bytes_total = 0;
+        });
         let (to_shard, inbox) = inbox(64, Poll::new().unwrap().registry(), Token(0)).unwrap();
         let mut hub = Hub::new(HubSettings::from(&settings), Arc::new(BusMetrics::default()), vec![to_shard]);
         let before = held();
@@ -332,18 +342,21 @@ fn channels_that_linger_take_what_the_line_says() {
 fn channels_subscribed_in_redis_take_what_the_line_adds() {
     for count in COUNTS {
         let embedded = settings(count);
-        let settings = Settings { redis: Some("redis://127.0.0.1".to_owned()), prefix: "p".repeat(255), ..embedded.clone() };
+        let settings = embedded.clone().with(|settings| {
+            settings.redis.url = Some("redis://127.0.0.1".to_owned());
+            settings.redis.prefix = "p".repeat(255);
+        });
         let mut subscriptions = Subscriptions::default();
         let before = held();
         let mut out = Vec::new();
         for number in 0..count {
-            subscriptions.want(&format!("{}{}", settings.prefix, name(number)));
+            subscriptions.want(&format!("{}{}", settings.redis.prefix, name(number)));
             // Redis answers at once, or not until all are wanted.
             if count % 2 == 0 && number % 512 == 511 {
-                confirm(&mut subscriptions, &mut out, settings.prefix.len());
+                confirm(&mut subscriptions, &mut out, settings.redis.prefix.len());
             }
         }
-        confirm(&mut subscriptions, &mut out, settings.prefix.len());
+        confirm(&mut subscriptions, &mut out, settings.redis.prefix.len());
         drop(out);
         assert_within("in Redis", before, memory_bound(&settings).channels - memory_bound(&embedded).channels, count);
     }
@@ -372,12 +385,11 @@ fn subscribe_and_resume(client: u32, number: u32) -> String {
 #[test]
 fn subscriptions_that_wait_take_what_the_line_says() {
     for count in [300, 513] {
-        let settings = Settings {
-            subscriptions_max: SUBSCRIPTIONS as usize,
+        let settings = settings(count).with(|settings| {
+            settings.bounds.subscriptions_max = SUBSCRIPTIONS as usize;
             // For what waits; some of it must find no room.
-            buffer_bytes_total: 2 << 20,
-            ..settings(count)
-        };
+            settings.bounds.buffer_bytes_total = 2 << 20;
+        });
         let bound = memory_bound(&settings);
         let mut node = Node::new(&settings, 0, subscribe_and_resume);
         let before = held();
@@ -406,7 +418,7 @@ fn subscriptions_that_wait_take_what_the_line_says() {
 #[test]
 fn histories_take_what_the_line_says() {
     for (channels, messages) in [(4097, 4), (1, 9000)] {
-        let mut settings = Settings { history_bytes_total: 1 << 20, ..settings(channels) };
+        let mut settings = settings(channels).with(|settings| settings.bounds.history_bytes_total = 1 << 20);
         settings.channels.default.history_count = 1_000_000;
         let (to_shard, inbox) = inbox(64, Poll::new().unwrap().registry(), Token(0)).unwrap();
         let mut hub = Hub::new(HubSettings::from(&settings), Arc::new(BusMetrics::default()), vec![to_shard]);
@@ -438,7 +450,7 @@ fn histories_take_what_the_line_says() {
 /// Of the smallest messages, for a client that takes none.
 #[test]
 fn logs_take_what_the_line_says() {
-    let mut settings = Settings { log_bytes_total: 1 << 20, ..settings(1) };
+    let mut settings = settings(1).with(|settings| settings.bounds.log_bytes_total = 1 << 20);
     (settings.channels.default.overrun, settings.channels.default.log_bytes) = (Overrun::Skip, 1 << 20);
     let mut node = Node::new(&settings, 1, subscribe_to_one);
     node.connect(1);
@@ -461,9 +473,12 @@ fn logs_take_what_the_line_says() {
 /// The slots are there from the start; the batches come until there is no room.
 #[test]
 fn inboxes_take_what_the_line_says() {
-    let settings = Settings { inbox_messages: 4096, inbox_bytes_total: 1 << 20, ..settings(1) };
+    let settings = settings(1).with(|settings| {
+        settings.shards.inbox_messages = 4096;
+        settings.bounds.inbox_bytes_total = 1 << 20;
+    });
     let before = held();
-    let (to_shard, inbox) = inbox(settings.inbox_messages, Poll::new().unwrap().registry(), Token(0)).unwrap();
+    let (to_shard, inbox) = inbox(settings.shards.inbox_messages, Poll::new().unwrap().registry(), Token(0)).unwrap();
     let mut hub = Hub::new(HubSettings::from(&settings), Arc::new(BusMetrics::default()), vec![to_shard]);
     hub.join(0, TopicToken { index: 0, generation: 1 }, "one", creator(1), 1);
     hub.flowing("one");

@@ -32,7 +32,7 @@ const LOG_BYTES: usize = 1 << 20;
 const REFUSED: &str = "refused";
 
 fn settings() -> Settings {
-    let mut settings = Settings { shards: 1, ..Settings::default() };
+    let mut settings = Settings::default().with(|settings| settings.shards.count = 1);
     settings.channels.default.log_bytes = LOG_BYTES;
     settings
 }
@@ -315,7 +315,7 @@ fn a_paused_client_is_read_again_while_its_channel_keeps_it_behind() {
 
 #[test]
 fn full_buffers_do_not_refuse_clients_that_hold_nothing() {
-    let mut stage = Stage::new(Settings { buffer_bytes_total: 1 << 20, ..settings() });
+    let mut stage = Stage::new(settings().with(|settings| settings.bounds.buffer_bytes_total = 1 << 20));
     for _ in 0..60 {
         let greedy = stage.connect("/ws", 500);
         for _ in 0..2000 {
@@ -337,7 +337,10 @@ fn full_buffers_do_not_refuse_clients_that_hold_nothing() {
 
 #[test]
 fn pongs_that_wait_in_the_socket_count_when_the_thread_was_held_up() {
-    let mut stage = Stage::new(Settings { heartbeat: Duration::from_secs(30), pong_timeout: Duration::from_secs(40), ..settings() });
+    let mut stage = Stage::new(settings().with(|settings| {
+        settings.clients.heartbeat = Duration::from_secs(30);
+        settings.clients.pong_timeout = Duration::from_secs(40);
+    }));
     let clients: Vec<usize> = (0..4 * limits::READS_PER_TURN).map(|_| stage.connect("/ws", PLENTY)).collect();
     stage.turns(20);
     for _ in 0..310 {
@@ -356,7 +359,10 @@ fn pongs_that_wait_in_the_socket_count_when_the_thread_was_held_up() {
 
 #[test]
 fn connections_that_came_together_do_not_beat_together() {
-    let mut stage = Stage::new(Settings { heartbeat: Duration::from_secs(30), pong_timeout: Duration::from_secs(10), ..settings() });
+    let mut stage = Stage::new(settings().with(|settings| {
+        settings.clients.heartbeat = Duration::from_secs(30);
+        settings.clients.pong_timeout = Duration::from_secs(10);
+    }));
     stage.subscribers(300, "c");
     let mut before = vec![0; 300];
     for second in 0..90 {
@@ -377,7 +383,10 @@ fn connections_that_came_together_do_not_beat_together() {
 
 #[test]
 fn a_heartbeat_shorter_than_the_pongs_deadline_is_kept() {
-    let mut stage = Stage::new(Settings { heartbeat: Duration::from_secs(2), pong_timeout: Duration::from_secs(10), ..settings() });
+    let mut stage = Stage::new(settings().with(|settings| {
+        settings.clients.heartbeat = Duration::from_secs(2);
+        settings.clients.pong_timeout = Duration::from_secs(10);
+    }));
     let client = stage.connect("/ws", PLENTY);
     let mut before = 0;
     for _ in 0..200 {
@@ -393,7 +402,7 @@ fn a_heartbeat_shorter_than_the_pongs_deadline_is_kept() {
 
 #[test]
 fn a_request_that_waits_in_the_socket_counts_when_the_thread_was_held_up() {
-    let mut stage = Stage::new(Settings { handshake_timeout: Duration::from_secs(5), ..settings() });
+    let mut stage = Stage::new(settings().with(|settings| settings.clients.handshake_timeout = Duration::from_secs(5)));
     let clients: Vec<usize> = (0..4 * limits::READS_PER_TURN).map(|_| stage.knock("", PLENTY)).collect();
     stage.rig.shard.on_listener();
     stage.turns(20);
@@ -454,7 +463,7 @@ fn a_slow_reader_is_told_4008() {
 
 #[test]
 fn a_message_that_is_never_finished_is_closed_after_two_heartbeats() {
-    let mut stage = Stage::new(Settings { heartbeat: Duration::from_secs(30), ..settings() });
+    let mut stage = Stage::new(settings().with(|settings| settings.clients.heartbeat = Duration::from_secs(30)));
     let endless = stage.connect("/ws", PLENTY);
     let slow = stage.connect("/ws", PLENTY);
     stage.turns(3);
@@ -573,7 +582,7 @@ fn a_blocked_client_is_not_overrun_by_a_log_that_has_room() {
 #[test]
 fn unsubscribing_in_the_middle_of_a_frame_ends_that_subscription_and_nothing_else() {
     for overrun in [Overrun::Disconnect, Overrun::Skip, Overrun::Latest] {
-        let mut stage = Stage::new(Settings { subscriptions_max: 2, ..settings_with(overrun) });
+        let mut stage = Stage::new(settings_with(overrun).with(|settings| settings.bounds.subscriptions_max = 2));
         let client = stage.connect("/ws?channel=a&channel=b", PLENTY);
         stage.turns(3);
         stage.set_room(client, 5_000);
@@ -662,7 +671,7 @@ fn pongs_and_the_close_frame_are_not_lost_when_the_end_of_the_stream_comes_with_
 
 #[test]
 fn pings_that_are_cut_at_each_heartbeat_are_no_message_that_is_never_finished() {
-    let mut stage = Stage::new(Settings { heartbeat: Duration::from_secs(5), ..settings() });
+    let mut stage = Stage::new(settings().with(|settings| settings.clients.heartbeat = Duration::from_secs(5)));
     let client = stage.connect("/ws", PLENTY);
     stage.turns(3);
     let ping = frame(true, Opcode::Ping, b"are you there");
@@ -707,7 +716,10 @@ fn a_request_half_sent_when_the_server_stops_is_told_503() {
 #[test]
 fn news_on_many_channels_of_one_connection_cost_what_is_due_and_not_what_is_subscribed() {
     const COUNT: usize = 5_000;
-    let mut stage = Stage::new(Settings { subscriptions_max: COUNT, channels_max: 2 * COUNT, ..settings() });
+    let mut stage = Stage::new(settings().with(|settings| {
+        settings.bounds.subscriptions_max = COUNT;
+        settings.bounds.channels_max = 2 * COUNT;
+    }));
     let client = stage.connect("/ws", PLENTY);
     stage.turns(3);
     for channel in 0..COUNT {
@@ -740,7 +752,7 @@ fn news_on_many_channels_of_one_connection_cost_what_is_due_and_not_what_is_subs
 /// A busy channel of the same connection does not keep a quiet one waiting, however little its socket takes.
 #[test]
 fn a_quiet_channel_has_its_turn_beside_busy_ones() {
-    let mut stage = Stage::new(Settings { subscriptions_max: 100, ..settings_with(Overrun::Skip) });
+    let mut stage = Stage::new(settings_with(Overrun::Skip).with(|settings| settings.bounds.subscriptions_max = 100));
     let client = stage.connect("/ws", PLENTY);
     stage.turns(3);
     for channel in 0..65 {
@@ -768,7 +780,7 @@ fn a_quiet_channel_has_its_turn_beside_busy_ones() {
 /// A client that sends no ids must know which of its commands failed.
 #[test]
 fn an_error_without_an_id_says_what_it_answers() {
-    let mut stage = Stage::new(Settings { subscriptions_max: 2, ..settings() });
+    let mut stage = Stage::new(settings().with(|settings| settings.bounds.subscriptions_max = 2));
     stage.subscribers(1, "a");
     let client = stage.connect("/ws?channel=a&channel=b&channel=full", PLENTY);
     stage.turns(3);
@@ -905,4 +917,24 @@ fn the_share_of_one_address_is_not_held_against_another_that_waits_for_the_same_
     }
     assert_eq!(stage.clients[served].answers[0]["type"], "subscribed");
     assert_eq!(stage.rig.metrics.channels_refused.get(), refused.len() as u64);
+}
+
+/// Somebody who takes nothing cannot be told, and the others do not wait for it beyond the deadline; nor does the thread sleep past it.
+#[test]
+fn whoever_takes_nothing_is_cut_when_the_time_to_stop_is_over() {
+    let mut stage = Stage::new(settings().with(|settings| settings.clients.shutdown_timeout = Duration::from_secs(3)));
+    let clients = stage.subscribers(2, "a");
+    stage.set_room(clients[0], 0);
+    stage.publish("a", 100);
+    stage.turns(3);
+    stage.rig.to_shard.push(ShardMessage::Stop).unwrap();
+    stage.turns(3);
+    assert_eq!(stage.clients[clients[1]].close, Some(1001));
+    assert!(!stage.rig.shard.is_finished());
+    let now_ns = stage.rig.wires.borrow().now_ns;
+    assert!(stage.rig.shard.wait_ns(now_ns).is_some_and(|wait_ns| wait_ns <= 3_000_000_000));
+    stage.pass(Duration::from_secs(3));
+    stage.turns(2);
+    assert!(stage.rig.shard.is_finished());
+    assert_eq!(stage.closed(), [("shutdown", 2)]);
 }

@@ -12,7 +12,8 @@ use mio::event::Event;
 use super::hub::{Hub, Outcome, Receipt};
 use super::upstream::Upstream;
 use super::{Creator, Publish, PublishError, Published};
-use crate::fanout::batch::{Channel, MonotonicNs};
+use crate::clock::MonotonicNs;
+use crate::fanout::batch::Channel;
 
 #[derive(Debug, Default)]
 pub struct Embedded;

@@ -10,9 +10,10 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-use super::hub::ChannelId;
+use super::registry::ChannelId;
+use crate::clock::{MonotonicNs, nanos};
 use crate::config::ChannelRule;
-use crate::fanout::batch::{Batch, KeptFrames, MonotonicNs};
+use crate::fanout::batch::{Batch, KeptFrames};
 
 /// What one channel keeps.
 #[derive(Debug, Default)]
@@ -85,7 +86,7 @@ impl Histories {
 
     /// Drops what is too old, or more than asked for.
     pub fn prune(&mut self, history: &mut History, now: MonotonicNs, rule: &ChannelRule) {
-        let age_ns = u64::try_from(rule.history_age.as_nanos()).unwrap_or(u64::MAX);
+        let age_ns = nanos(rule.history_age);
         while let Some(&place) = history.places.front() {
             let kept = &self.kept[place as usize];
             let is_old = now.saturating_sub(kept.since) > age_ns;

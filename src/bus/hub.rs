@@ -1,27 +1,21 @@
-//! What the node knows of channels: numbers, batches under construction, interest of the shards, node history. Sans-IO but for the
-//! shards' inboxes, which never block; driven by [`super::subscriber`], fed by an [`super::upstream::Upstream`].
+//! What flows through the node: messages get their numbers here, and go to the shards that are interested. Which channels there are is
+//! the [`Registry`]'s, what is on its way to shards the [`Delivery`]'s; history is kept between both. Driven by [`super::subscriber`], fed by an
+//! [`super::upstream::Upstream`].
 //!
 //! Invariants: numbers of a channel are handed out without holes, and every number reaches each shard that has joined, in order, as a
 //! message or within a gap, unless its inbox was full (of messages or of bytes): then that is counted and a `Head` follows. No batch before its `Joined`.
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
-use smallvec::SmallVec;
-
-use super::history::{Histories, History};
-use super::lane::Lane;
-use super::lingering::Lingering;
-use super::link::nanos;
-use super::release::Release;
+use super::delivery::Delivery;
+use super::history::Histories;
+use super::registry::{ChannelId, Entry, Interest, Registry};
 use super::{ChannelInfo, ChannelPage, Creator, JoinRefusal, PublishError, PublishReply, Published, ShardMessage, ShardSender};
-use crate::addresses::Source;
-use crate::by_name::{ByName, Named};
-use crate::config::{ChannelRule, ChannelRules, Mismatch, Settings, SharedRules};
-use crate::fanout::batch::{Batch, BatchBuilder, Channel, MonotonicNs};
+use crate::clock::{MonotonicNs, nanos};
+use crate::config::{ChannelRules, Mismatch, Settings};
+use crate::fanout::batch::{Batch, BatchBuilder, Channel};
 use crate::fanout::topics::TopicToken;
-use crate::limits::QUEUE_KEPT;
 use crate::metrics::BusMetrics;
 use crate::sys;
 use crate::wire::event::GapReason;
@@ -32,11 +26,6 @@ pub const RETRY_NS: u64 = 2_000_000;
 /// How often history is looked through for what is too old, and how many channels at a time.
 const SWEEP_NS: u64 = 250_000_000;
 const SWEEP_CHANNELS: usize = 4096;
-
-const NOT_OPEN: u32 = u32::MAX;
-
-/// A channel's place in the hub; valid until the channel is forgotten.
-pub type ChannelId = u32;
 
 /// When a message came in.
 #[derive(Debug, Clone, Copy)]
@@ -87,14 +76,14 @@ impl From<&Settings> for HubSettings {
     fn from(settings: &Settings) -> Self {
         HubSettings {
             rules: settings.channels.clone(),
-            linger_ns: nanos(settings.linger),
-            channels_max: settings.channels_max,
-            channels_of_address: settings.channels_of_address(),
-            payload_bytes_max: settings.payload_bytes_max,
-            inbox_messages: settings.inbox_messages,
-            inbox_bytes_total: settings.inbox_bytes_total,
-            history_bytes_total: settings.history_bytes_total,
-            history_keeps_channels: settings.redis.is_none(),
+            linger_ns: nanos(settings.redis.linger),
+            channels_max: settings.bounds.channels_max,
+            channels_of_address: settings.bounds.channels_of_address(),
+            payload_bytes_max: settings.bounds.payload_bytes_max,
+            inbox_messages: settings.shards.inbox_messages,
+            inbox_bytes_total: settings.bounds.inbox_bytes_total,
+            history_bytes_total: settings.bounds.history_bytes_total,
+            history_keeps_channels: settings.redis.url.is_none(),
         }
     }
 }
@@ -102,21 +91,9 @@ impl From<&Settings> for HubSettings {
 #[derive(Debug)]
 pub struct Hub {
     settings: HubSettings,
-    rules: SharedRules,
     metrics: Arc<BusMetrics>,
-    entries: ByName<Entry>,
-    /// How many channels somebody hears on behalf of each address that has any.
-    heard_by: HashMap<Source, usize>,
-    /// The channel of the last look-up: messages of one channel come in runs.
-    last_found: Option<ChannelId>,
-    lanes: Vec<Lane>,
-    wakes: u64,
-    release: Release,
-    /// Batches under construction; None: sealed meanwhile.
-    open: Vec<Option<(ChannelId, BatchBuilder)>>,
-    requests: VecDeque<Request>,
-    /// Channels without a listener, by when they are to be looked at ([`Entry::looked_at`]).
-    lingering: Lingering,
+    registry: Registry,
+    delivery: Delivery,
     /// The newest moment that a caller told.
     now: MonotonicNs,
     sweep_at: MonotonicNs,
@@ -125,31 +102,9 @@ pub struct Hub {
     histories: Histories,
 }
 
-#[derive(Debug)]
-struct Entry {
-    channel: Arc<Channel>,
-    /// Who brought it into being: whoever comes later does not answer for what lingers.
-    creator: Creator,
-    /// On whose behalf it is heard, while anybody hears it: who was the first.
-    heard_for: Source,
-    rule: Arc<ChannelRule>,
-    flow: Flow,
-    /// Last number handed out.
-    seq: u64,
-    /// Last number in a sealed batch; behind `seq` while a batch is open.
-    sealed: u64,
-    /// Its place in [`Hub::open`], or [`NOT_OPEN`].
-    open: u32,
-    interest: SmallVec<[Interest; 1]>,
-    /// Somebody was interested once: for that long after the last one left, the channel stays as it is.
-    was_heard: bool,
-    /// When to look whether it is still to be kept; None while somebody is interested.
-    looked_at: Option<MonotonicNs>,
-    history: Option<Box<History>>,
-}
-
+/// Whether a channel's messages come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Flow {
+pub enum Flow {
     /// Wanted, never confirmed.
     Wanted,
     Flowing,
@@ -161,42 +116,15 @@ enum Flow {
     },
 }
 
-#[derive(Debug)]
-struct Interest {
-    shard: u16,
-    topic: TopicToken,
-    told: Told,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
-    /// The channel does not flow yet.
-    Waiting,
-    /// It flows; `Joined` waits in the shard's lane for room.
-    Due,
-    /// `lost_to`: last number of a batch that did not fit, until a later one fits or a `Head` is told; 0: none.
-    Joined { lost_to: u64 },
-}
-
 impl Hub {
     pub fn new(settings: HubSettings, metrics: Arc<BusMetrics>, shards: Vec<ShardSender>) -> Hub {
         let has_history =
             settings.rules.default.history_count > 0 || settings.rules.by_prefix.iter().any(|(_, rule)| rule.history_count > 0);
-        let inbox_bytes_max = settings.inbox_bytes_total / shards.len().max(1);
-        let inbox_messages = settings.inbox_messages;
         Hub {
-            rules: SharedRules::new(&settings.rules),
+            registry: Registry::new(&settings),
+            delivery: Delivery::new(shards, settings.inbox_messages, settings.inbox_bytes_total),
             settings,
             metrics,
-            entries: ByName::default(),
-            heard_by: HashMap::new(),
-            last_found: None,
-            lanes: shards.into_iter().map(|sender| Lane::new(sender, inbox_messages, inbox_bytes_max)).collect(),
-            wakes: 0,
-            release: Release::default(),
-            open: Vec::new(),
-            requests: VecDeque::new(),
-            lingering: Lingering::default(),
             now: 0,
             sweep_at: 0,
             sweep_from: 0,
@@ -222,186 +150,106 @@ impl Hub {
     /// A shard has its first subscriber of a channel. `Joined` (or `Refused`) follows.
     pub fn join(&mut self, shard: u16, topic: TopicToken, name: impl Into<Arc<str>>, creator: Creator, now: MonotonicNs) {
         self.now = now;
-        let name = name.into();
-        if self.find(&name).is_some_and(|id| matches!(self.entries[id as usize].flow, Flow::Refused { .. })) {
-            return self.lanes[usize::from(shard)].reply(ShardMessage::Refused { topic, refusal: JoinRefusal::NotAllowed });
-        }
-        let id = match self.heard(name, creator, now) {
+        let id = match self.heard(name.into(), creator) {
             Ok(id) => id,
-            Err(refusal) => return self.lanes[usize::from(shard)].reply(ShardMessage::Refused { topic, refusal }),
+            Err(refusal) => return self.delivery.reply(shard, ShardMessage::Refused { topic, refusal }),
         };
-        let entry = &mut self.entries[id as usize];
-        entry.interest.push(Interest { shard, topic, told: Told::Waiting });
+        let entry = &mut self.registry[id];
+        entry.interest.push(Interest { shard, topic, is_answered: false });
         if entry.flow == Flow::Flowing {
             self.tell_joined(id);
         }
     }
 
     /// The channel of this name, which somebody is to hear from now on; made if need be.
-    fn heard(&mut self, name: Arc<str>, creator: Creator, now: MonotonicNs) -> Result<ChannelId, JoinRefusal> {
+    fn heard(&mut self, name: Arc<str>, creator: Creator) -> Result<ChannelId, JoinRefusal> {
         let found = self.find(&name);
-        if let Some(id) = found
-            && !self.entries[id as usize].interest.is_empty()
-        {
-            return Ok(id);
+        if let Some(id) = found {
+            if matches!(self.registry[id].flow, Flow::Refused { .. }) {
+                return Err(JoinRefusal::NotAllowed);
+            }
+            if !self.registry[id].interest.is_empty() {
+                return Ok(id);
+            }
         }
-        let source = creator.source;
-        if self.heard_by.get(&source).is_some_and(|&channels| channels >= self.settings.channels_of_address) {
-            return Err(JoinRefusal::AddressShare(source));
-        }
+        self.registry.may_hear(creator.source)?;
         let id = match found {
             Some(id) => id,
-            None => self.create(name, creator, now).ok_or(JoinRefusal::ChannelsMax)?,
+            None => self.create(name, creator).ok_or(JoinRefusal::ChannelsMax)?,
         };
-        *self.heard_by.entry(source).or_insert(0) += 1;
-        let entry = &mut self.entries[id as usize];
-        (entry.heard_for, entry.was_heard) = (source, true);
-        if let Some(due) = entry.looked_at.take() {
-            self.lingering.remove(id, due, entry.creator);
-        }
+        self.registry.hear(id, creator.source);
         Ok(id)
     }
 
     /// A shard has no subscriber any more. Unknown tokens are ignored: the join was refused.
     pub fn leave(&mut self, shard: u16, topic: TopicToken, name: &str, now: MonotonicNs) {
+        self.now = now;
         let Some(id) = self.find(name) else { return };
-        let entry = &mut self.entries[id as usize];
-        let Some(index) = entry.interest.iter().position(|interest| interest.shard == shard && interest.topic == topic) else { return };
-        entry.interest.swap_remove(index);
-        let lane = &mut self.lanes[usize::from(shard)];
-        lane.joins.swap_remove(&topic);
-        lane.behind.swap_remove(&topic);
-        if entry.interest.is_empty() {
-            self.unheard(id);
-            self.set_idle(id, now);
+        let interest = &mut self.registry[id].interest;
+        let Some(index) = interest.iter().position(|interest| interest.shard == shard && interest.topic == topic) else { return };
+        interest.swap_remove(index);
+        let is_last = interest.is_empty();
+        self.delivery.forget(shard, topic);
+        if is_last {
+            self.registry.unhear(id, now);
         }
-    }
-
-    fn unheard(&mut self, id: ChannelId) {
-        let source = self.entries[id as usize].heard_for;
-        let channels = self.heard_by.get_mut(&source).expect("counted when it was first heard");
-        *channels -= 1;
-        if *channels == 0 {
-            self.heard_by.remove(&source);
-            if self.heard_by.capacity() > 64 && self.heard_by.len() * 4 < self.heard_by.capacity() {
-                self.heard_by.shrink_to(2 * self.heard_by.len());
-            }
-        }
-    }
-
-    fn set_idle(&mut self, id: ChannelId, now: MonotonicNs) {
-        let kept_ns = self.kept_ns(&self.entries[id as usize]);
-        self.look_at(id, now.saturating_add(kept_ns));
-    }
-
-    /// How long a channel that nobody hears stays. One with a history must outlast it, and go on being numbered meanwhile: a client that
-    /// is away for that long is promised what it missed, also what comes after it has left.
-    fn kept_ns(&self, entry: &Entry) -> u64 {
-        let linger_ns = self.settings.linger_ns;
-        if entry.was_heard && entry.rule.history_count > 0 { linger_ns.max(nanos(entry.rule.history_age)) } else { linger_ns }
-    }
-
-    fn look_at(&mut self, id: ChannelId, due: MonotonicNs) {
-        let entry = &mut self.entries[id as usize];
-        let before = entry.looked_at.replace(due);
-        debug_assert_eq!(before, None, "in the list at most once");
-        self.lingering.insert(id, due, entry.creator);
     }
 
     /// Opens a channel for a message that nobody listens to, if its rule asks for history.
     pub fn open_for_history(&mut self, name: &str, creator: Creator, now: MonotonicNs) -> Option<ChannelId> {
+        self.now = now;
         if self.settings.rules.of(name).history_count == 0 {
             return None;
         }
-        let id = self.create(name.into(), creator, now)?;
-        self.set_idle(id, now);
+        let id = self.create(name.into(), creator)?;
+        self.registry.set_idle(id, now);
         Some(id)
     }
 
     /// None: `channels_max` is reached and none of them only lingers.
-    fn create(&mut self, name: Arc<str>, creator: Creator, now: MonotonicNs) -> Option<ChannelId> {
-        while self.entries.len() >= self.settings.channels_max {
-            let id = self.lingering.first_to_go()?;
+    fn create(&mut self, name: Arc<str>, creator: Creator) -> Option<ChannelId> {
+        while self.registry.is_full() {
+            let id = self.registry.first_to_go()?;
             self.metrics.channels_evicted.inc();
-            self.seal(id, now);
             self.forget(id);
         }
-        // Below 2^53, so that every JSON reader gets it exactly; drawn anew each time, so a number never names two messages.
-        let epoch = fastrand::u64(1..1 << 53);
-        let rule = self.rules.of(&name).clone();
-        let channel = Arc::new(Channel { name, epoch, subscribers: AtomicU32::new(0) });
-        let id = self.entries.insert(Entry {
-            channel: channel.clone(),
-            creator,
-            heard_for: creator.source,
-            rule,
-            flow: Flow::Wanted,
-            seq: 0,
-            sealed: 0,
-            open: NOT_OPEN,
-            interest: SmallVec::new(),
-            was_heard: false,
-            looked_at: None,
-            history: None,
-        });
-        self.requests.push_back(Request::Want(channel));
-        self.count_channels();
+        let id = self.registry.insert(name, creator, self.now);
+        self.metrics.channels.set(self.registry.len() as u64);
         Some(id)
     }
 
     fn forget(&mut self, id: ChannelId) {
-        let mut entry = self.entries.remove(id);
-        debug_assert!(entry.interest.is_empty() && entry.open == NOT_OPEN);
-        if let Some(due) = entry.looked_at {
-            self.lingering.remove(id, due, entry.creator);
-        }
-        self.last_found = None;
+        self.seal(id, self.now);
+        let mut entry = self.registry.remove(id, self.now);
         if let Some(history) = &mut entry.history {
             self.histories.drop_all(history);
             self.keep_history_budget();
         }
-        self.requests.push_back(Request::Unwant(entry.channel));
-        self.count_channels();
-    }
-
-    fn count_channels(&mut self) {
-        self.metrics.channels.set(self.entries.len() as u64);
-        self.release.note(self.entries.len(), self.now);
+        self.metrics.channels.set(self.registry.len() as u64);
     }
 
     /// What the upstream is to be told next.
     pub fn next_request(&mut self) -> Option<Request> {
-        let request = self.requests.pop_front();
-        if request.is_none() && self.requests.capacity() > QUEUE_KEPT {
-            self.requests = VecDeque::new();
-        }
-        request
+        self.registry.next_request()
     }
 
     // Flow.
 
     #[inline]
     pub fn find(&mut self, name: &str) -> Option<ChannelId> {
-        if let Some(id) = self.last_found
-            && *self.entries[id as usize].channel.name == *name
-        {
-            return Some(id);
-        }
-        let found = self.entries.find(name);
-        self.last_found = found.or(self.last_found);
-        found
+        self.registry.find(name)
     }
 
     /// Whether messages of this channel are numbered at the moment.
     pub fn is_flowing(&mut self, name: &str) -> bool {
-        self.find(name).is_some_and(|id| self.entries[id as usize].flow == Flow::Flowing)
+        self.find(name).is_some_and(|id| self.registry[id].flow == Flow::Flowing)
     }
 
     /// The upstream confirms that messages of the channel arrive from now on. Answers the joins that wait. After an outage one number
     /// stands for whatever was missed.
     pub fn flowing(&mut self, name: &str) {
         let Some(id) = self.find(name) else { return };
-        let entry = &mut self.entries[id as usize];
+        let entry = &mut self.registry[id];
         match entry.flow {
             Flow::Flowing => return,
             Flow::Wanted | Flow::Refused { has_flowed: false } => entry.flow = Flow::Flowing,
@@ -417,7 +265,7 @@ impl Hub {
     /// it gets one number for what will be missed, and goes on when it flows again.
     pub fn refuse(&mut self, name: &str) {
         let Some(id) = self.find(name) else { return };
-        let entry = &mut self.entries[id as usize];
+        let entry = &mut self.registry[id];
         let has_flowed = match entry.flow {
             Flow::Refused { .. } => return,
             Flow::Wanted => false,
@@ -427,30 +275,28 @@ impl Hub {
         if has_flowed {
             self.announce_gap(id, GapReason::Refused, self.now);
         }
-        let (entry, lanes) = (&mut self.entries[id as usize], &mut self.lanes);
+        let (entry, delivery) = (&mut self.registry[id], &mut self.delivery);
         let was_heard = !entry.interest.is_empty();
         entry.interest.retain(|interest| {
-            let lane = &mut lanes[usize::from(interest.shard)];
-            let is_told = matches!(interest.told, Told::Joined { .. });
-            if !is_told {
-                lane.joins.swap_remove(&interest.topic);
-                lane.reply(ShardMessage::Refused { topic: interest.topic, refusal: JoinRefusal::NotAllowed });
+            let has_joined = delivery.has_joined(interest);
+            if !has_joined {
+                delivery.forget(interest.shard, interest.topic);
+                delivery.reply(interest.shard, ShardMessage::Refused { topic: interest.topic, refusal: JoinRefusal::NotAllowed });
             }
-            is_told
+            has_joined
         });
         if was_heard && entry.interest.is_empty() {
-            self.unheard(id);
-            self.set_idle(id, self.now);
+            self.registry.unhear(id, self.now);
         }
     }
 
     pub fn channels(&self) -> Vec<Arc<Channel>> {
-        self.entries.iter().map(|(_, entry)| entry.channel.clone()).collect()
+        self.registry.iter().map(|entry| entry.channel.clone()).collect()
     }
 
     /// The upstream is lost: nothing flows. What came in before is handed out at the next flush.
     pub fn interrupt(&mut self) {
-        for (_, entry) in self.entries.iter_mut() {
+        for entry in self.registry.iter_mut() {
             if entry.flow == Flow::Flowing {
                 entry.flow = Flow::Interrupted;
             }
@@ -460,7 +306,7 @@ impl Hub {
     /// The same for one channel.
     pub fn interrupt_channel(&mut self, name: &str) {
         if let Some(id) = self.find(name)
-            && let entry = &mut self.entries[id as usize]
+            && let entry = &mut self.registry[id]
             && entry.flow == Flow::Flowing
         {
             entry.flow = Flow::Interrupted;
@@ -487,7 +333,7 @@ impl Hub {
     /// Numbers a message and puts it into the channel's open batch.
     pub fn message(&mut self, id: ChannelId, payload: &[u8], receipt: Receipt) -> Outcome {
         self.count(payload.len());
-        let entry = &mut self.entries[id as usize];
+        let entry = &mut self.registry[id];
         if entry.flow != Flow::Flowing {
             self.metrics.unwanted.inc();
             return Outcome::Unwanted;
@@ -507,17 +353,11 @@ impl Hub {
                 }
             }
         }
-        if let Some(Some((_, open))) = self.open.get(entry.open as usize)
-            && open.is_full_for(payload.len())
-        {
+        if self.delivery.is_full_for(entry.open, payload.len()) {
             self.seal(id, receipt.received);
         }
-        let entry = &mut self.entries[id as usize];
-        if entry.open == NOT_OPEN {
-            entry.open = self.open.len() as u32;
-            self.open.push(Some((id, BatchBuilder::new(entry.channel.clone(), entry.seq + 1))));
-        }
-        let Some((_, open)) = &mut self.open[entry.open as usize] else { unreachable!("a batch that is sealed is not open") };
+        let entry = &mut self.registry[id];
+        let open = self.delivery.open(&mut entry.open, id, || BatchBuilder::new(entry.channel.clone(), entry.seq + 1));
         open.push(kind, payload, receipt.received, receipt.timestamp_ms);
         entry.seq += 1;
         Outcome::Numbered(Published { epoch: Some(entry.channel.epoch), seq: Some(entry.seq) })
@@ -526,7 +366,7 @@ impl Hub {
     /// Spends one number on messages that are lost, so that nobody takes the channel for complete.
     fn announce_gap(&mut self, id: ChannelId, reason: GapReason, now: MonotonicNs) {
         self.seal(id, now);
-        let entry = &mut self.entries[id as usize];
+        let entry = &mut self.registry[id];
         entry.seq += 1;
         let gap = Batch::gap(&entry.channel, entry.seq, entry.seq, reason);
         self.deliver(id, gap, now);
@@ -538,48 +378,34 @@ impl Hub {
     pub fn flush(&mut self, now: MonotonicNs) {
         self.now = now;
         // Answers first, or a shard whose inbox the batches keep full would never hear them.
-        self.retry();
-        for place in 0..self.open.len() {
-            if let Some((id, _)) = self.open[place] {
-                self.seal(id, now);
-            }
+        let (registry, histories) = (&self.registry, &self.histories);
+        self.delivery.retry(|id, topic| registry[id].joined(topic, histories));
+        let mut place = 0;
+        while let Some((next, id)) = self.delivery.next_open(place) {
+            self.seal(id, now);
+            place = next + 1;
         }
-        self.open.clear();
-        self.open.shrink_to(QUEUE_KEPT);
-        self.wakes += self.lanes.iter_mut().map(|lane| u64::from(lane.wake())).sum::<u64>();
+        self.delivery.sealed_all();
+        self.delivery.wake();
     }
 
     /// How many times a shard was woken, ever.
     pub fn wakes(&self) -> u64 {
-        self.wakes
+        self.delivery.wakes()
     }
 
     /// Hands out the channel's open batch, if it has one.
     fn seal(&mut self, id: ChannelId, now: MonotonicNs) {
-        let place = std::mem::replace(&mut self.entries[id as usize].open, NOT_OPEN);
-        if let Some((_, open)) = self.open.get_mut(place as usize).and_then(Option::take) {
-            self.deliver(id, open.seal(), now);
+        if let Some(batch) = self.delivery.seal(&mut self.registry[id].open) {
+            self.deliver(id, batch, now);
         }
     }
 
     fn deliver(&mut self, id: ChannelId, batch: Arc<Batch>, now: MonotonicNs) {
-        let entry = &mut self.entries[id as usize];
+        let entry = &mut self.registry[id];
         entry.sealed = batch.end() - 1;
         self.metrics.batches.inc();
-        for interest in &mut entry.interest {
-            let Told::Joined { lost_to } = &mut interest.told else { continue };
-            let lane = &mut self.lanes[usize::from(interest.shard)];
-            if lane.push_batch(interest.topic, &batch) {
-                if std::mem::take(lost_to) != 0 {
-                    // The shard sees the hole by itself.
-                    lane.behind.swap_remove(&interest.topic);
-                }
-            } else {
-                self.metrics.inbox_full.add(batch.message_count().max(1) as u64);
-                *lost_to = entry.sealed;
-                lane.behind.insert(interest.topic, id);
-            }
-        }
+        self.metrics.inbox_full.add(self.delivery.hand_out(&entry.interest, &batch));
         if entry.rule.history_count > 0 {
             self.histories.push(entry.history.get_or_insert_default(), id, batch, now, &entry.rule);
             self.keep_history_budget();
@@ -589,7 +415,7 @@ impl Hub {
     /// Drops the oldest batches of all until the histories fit their bound, and sets the gauge. To be called after every change.
     fn keep_history_budget(&mut self) {
         while let Some(id) = self.histories.beyond(self.settings.history_bytes_total) {
-            let history = self.entries[id as usize].history.as_mut().expect("what is kept belongs to a channel");
+            let history = self.registry[id].history.as_mut().expect("what is kept belongs to a channel");
             let messages = self.histories.drop_oldest(history);
             self.metrics.history_dropped.add(messages as u64);
         }
@@ -598,52 +424,18 @@ impl Hub {
 
     /// Tells every shard that waits for this channel, or notes it for when there is room.
     fn tell_joined(&mut self, id: ChannelId) {
-        let entry = &mut self.entries[id as usize];
+        let entry = &mut self.registry[id];
         if let Some(history) = &mut entry.history {
             self.histories.prune(history, self.now, &entry.rule);
             self.keep_history_budget();
         }
-        let entry = &mut self.entries[id as usize];
+        let entry = &mut self.registry[id];
         for index in 0..entry.interest.len() {
-            let Interest { shard, topic, told: Told::Waiting } = entry.interest[index] else { continue };
-            let lane = &mut self.lanes[usize::from(shard)];
-            entry.interest[index].told = if lane.push(entry.joined(topic, &self.histories)) {
-                Told::Joined { lost_to: 0 }
-            } else {
-                lane.joins.insert(topic, id);
-                Told::Due
-            };
-        }
-    }
-
-    fn retry(&mut self) {
-        for (shard, lane) in self.lanes.iter_mut().enumerate() {
-            if !lane.has_backlog() || !lane.push_replies() {
-                continue;
+            let interest = &mut entry.interest[index];
+            if !std::mem::replace(&mut interest.is_answered, true) {
+                let (shard, topic) = (interest.shard, interest.topic);
+                self.delivery.join(shard, topic, id, entry.joined(topic, &self.histories));
             }
-            let (entries, histories) = (&mut self.entries, &self.histories);
-            // From the end, and no further than there is room: a shard that is full for long may have a hundred thousand of them.
-            while let Some((&topic, &id)) = lane.joins.last() {
-                let entry = &mut entries[id as usize];
-                if !lane.push(entry.joined(topic, histories)) {
-                    break;
-                }
-                entry.interest_of(shard, topic).told = Told::Joined { lost_to: 0 };
-                lane.joins.pop();
-            }
-            while lane.joins.is_empty()
-                && lane.may_tell_heads()
-                && let Some((&topic, &id)) = lane.behind.last()
-            {
-                if let Told::Joined { lost_to } = &mut entries[id as usize].interest_of(shard, topic).told {
-                    if !lane.push(ShardMessage::Head { topic, seq: *lost_to }) {
-                        break;
-                    }
-                    *lost_to = 0;
-                }
-                lane.behind.pop();
-            }
-            lane.push_stop();
         }
     }
 
@@ -652,21 +444,17 @@ impl Hub {
     /// Forgets channels whose linger is over and history that is too old.
     pub fn expire(&mut self, now: MonotonicNs) {
         self.now = now;
-        while let Some((due, id)) = self.lingering.next()
+        while let Some((due, id)) = self.registry.next_due()
             && due <= now
         {
-            let entry = &mut self.entries[id as usize];
-            if self.settings.history_keeps_channels && entry.history.as_ref().is_some_and(|history| !history.is_empty()) {
-                entry.looked_at = None;
-                self.lingering.remove(id, due, entry.creator);
+            if self.settings.history_keeps_channels && self.registry[id].history.as_ref().is_some_and(|history| !history.is_empty()) {
                 // Looked at once per linger, with a floor, or a linger of 0 would spin here.
-                self.look_at(id, now.saturating_add(self.settings.linger_ns.max(SWEEP_NS)));
+                self.registry.look_again_at(id, now.saturating_add(self.settings.linger_ns.max(SWEEP_NS)));
             } else {
-                self.seal(id, now);
                 self.forget(id);
             }
         }
-        if self.release.take(self.entries.len(), now) {
+        if self.registry.releases_memory(now) {
             sys::release_free_memory();
         }
         if self.has_history && now >= self.sweep_at {
@@ -676,10 +464,10 @@ impl Hub {
     }
 
     fn sweep(&mut self, now: MonotonicNs) {
-        let slots = self.entries.numbers_end();
+        let slots = self.registry.slots();
         for _ in 0..slots.min(SWEEP_CHANNELS) {
             self.sweep_from = (self.sweep_from + 1) % slots;
-            let Some(entry) = self.entries.get_mut(self.sweep_from) else { continue };
+            let Some(entry) = self.registry.get_mut(self.sweep_from) else { continue };
             let Some(history) = &mut entry.history else { continue };
             self.histories.prune(history, now, &entry.rule);
         }
@@ -689,10 +477,10 @@ impl Hub {
 
     /// When [`Hub::flush`] and [`Hub::expire`] are to be called even if nothing comes in.
     pub fn deadline(&self, now: MonotonicNs) -> Option<MonotonicNs> {
-        let retry = self.lanes.iter().any(Lane::has_backlog).then_some(now + RETRY_NS);
-        let linger = self.lingering.next().map(|(due, _)| due);
+        let retry = self.delivery.has_backlog().then_some(now + RETRY_NS);
+        let linger = self.registry.next_due().map(|(due, _)| due);
         let sweep = (!self.histories.is_empty()).then_some(self.sweep_at);
-        [retry, linger, sweep, self.release.due()].into_iter().flatten().min()
+        [retry, linger, sweep, self.registry.release_due()].into_iter().flatten().min()
     }
 
     // Answers.
@@ -701,7 +489,7 @@ impl Hub {
     /// instead of costing others a gap.
     pub fn has_room_for(&mut self, name: &str, payload_bytes: usize) -> bool {
         let Some(id) = self.find(name) else { return true };
-        self.entries[id as usize].interest.iter().all(|interest| self.lanes[usize::from(interest.shard)].has_room_for(payload_bytes))
+        self.delivery.has_room_for(&self.registry[id].interest, payload_bytes)
     }
 
     /// Answers a publish.
@@ -712,7 +500,7 @@ impl Hub {
         }
         match reply {
             PublishReply::Client { shard, conn, id } => {
-                self.lanes[usize::from(shard)].reply(ShardMessage::Published { conn, id, channel, result });
+                self.delivery.reply(shard, ShardMessage::Published { conn, id, channel, result });
             }
             // The request may have been given up; then nobody wants to know.
             PublishReply::Control(sender) => drop(sender.send(result)),
@@ -721,14 +509,14 @@ impl Hub {
 
     /// Whether so many replies wait for a shard that no more commands should be taken.
     pub fn is_clogged(&self) -> bool {
-        self.lanes.iter().any(Lane::is_clogged)
+        self.delivery.is_clogged()
     }
 
     /// Up to `limit` channels from slot `from` on.
     pub fn list(&self, from: usize, limit: usize) -> ChannelPage {
         let mut channels = Vec::new();
-        for slot in from..self.entries.numbers_end() {
-            let Some(entry) = self.entries.get(slot) else { continue };
+        for slot in from..self.registry.slots() {
+            let Some(entry) = self.registry.get(slot) else { continue };
             if channels.len() == limit {
                 return ChannelPage { channels, next: Some(slot) };
             }
@@ -745,20 +533,12 @@ impl Hub {
 
     /// Every shard is to be told `Stop`, after what is already on its way.
     pub fn stop(&mut self) {
-        for lane in &mut self.lanes {
-            lane.stop();
-        }
+        self.delivery.stop();
     }
 
     /// Whether every shard was told everything.
     pub fn is_drained(&self) -> bool {
-        self.open.is_empty() && !self.lanes.iter().any(Lane::has_backlog)
-    }
-}
-
-impl Named for Entry {
-    fn name(&self) -> &str {
-        &self.channel.name
+        self.delivery.is_drained()
     }
 }
 
@@ -767,12 +547,6 @@ impl Entry {
     fn joined(&self, topic: TopicToken, histories: &Histories) -> ShardMessage {
         let history = self.history.as_ref().map_or_else(Vec::new, |history| histories.batches(history));
         ShardMessage::Joined { topic, channel: self.channel.clone(), seq: self.sealed, history }
-    }
-
-    /// A lane's lists name only topics that are interested: `leave` takes them out.
-    fn interest_of(&mut self, shard: usize, topic: TopicToken) -> &mut Interest {
-        let found = self.interest.iter_mut().find(|interest| usize::from(interest.shard) == shard && interest.topic == topic);
-        found.expect("a lane's lists name only topics that are interested")
     }
 }
 

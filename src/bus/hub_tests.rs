@@ -10,7 +10,7 @@ use super::super::upstream::Upstream;
 use super::super::{Publish, PublishReply};
 use super::*;
 use crate::addresses::Source;
-use crate::config::Overrun;
+use crate::config::{ChannelRule, Overrun};
 use crate::inbox::{Inbox, inbox};
 use crate::limits::BATCH_BYTES_MAX;
 use crate::wire::Format;
@@ -502,7 +502,7 @@ fn all_histories_together_are_bounded_and_the_oldest_go_first() {
 
     // A shard has the newest one encoded: history grows with it, and gives up what was oldest.
     let id = bed.hub.find("a").unwrap() as usize;
-    let history = bed.hub.entries[id].history.as_ref().unwrap();
+    let history = bed.hub.registry[id as u32].history.as_ref().unwrap();
     let batch = bed.hub.histories.batches(history).pop().unwrap();
     batch.frames(Format::Raw);
     bed.hub.expire(T0 + SWEEP_NS);
@@ -668,7 +668,7 @@ fn an_address_has_its_share_of_the_channels() {
     for (index, name) in [(0, "a"), (2, "c"), (4, "a"), (5, "d"), (6, "d"), (7, "e"), (9, "f")] {
         bed.hub.leave(0, topic(index), name, T0);
     }
-    assert!(bed.hub.heard_by.is_empty());
+    assert!(bed.hub.registry.heard_by.is_empty());
 }
 
 #[test]

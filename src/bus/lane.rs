@@ -1,14 +1,15 @@
-//! The way from the bus thread to one shard. Owned by the hub, one per shard.
+//! The way from the bus thread to one shard, and what that shard is owed. Owned by [`super::delivery`], one per shard.
 //!
 //! Nothing here waits. A batch that does not fit, by number or by bytes, is lost, counted and remembered until its channel's `Head` is told; answers
 //! (joined, refused, published, stop) are never lost: they wait here. What waits is bounded: one entry per topic of the shard,
-//! and [`REPLIES_MAX`] replies, beyond which the bus thread takes no more commands.
+//! and [`REPLIES_MAX`] replies, beyond which the bus thread takes no more commands. No batch before its `Joined`.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use indexmap::IndexMap;
 
+use super::registry::ChannelId;
 use super::{ShardMessage, ShardSender};
 use crate::fanout::batch::Batch;
 use crate::fanout::topics::TopicToken;
@@ -29,10 +30,10 @@ pub struct Lane {
     /// Something was pushed since the last wake.
     dirty: bool,
     replies: VecDeque<ShardMessage>,
-    /// Joins that are answered but not told yet, with the channel's index.
-    pub(super) joins: IndexMap<TopicToken, u32>,
-    /// Topics that lost batches and were not told a `Head` since.
-    pub(super) behind: IndexMap<TopicToken, u32>,
+    /// Topics that have joined and could not be told so yet.
+    joins: IndexMap<TopicToken, ChannelId>,
+    /// Topics that lost batches, with the last number of the last one, until a later batch fits or a `Head` is told.
+    behind: IndexMap<TopicToken, u64>,
     /// Stop is to be told after everything else.
     stopping: bool,
 }
@@ -59,8 +60,23 @@ impl Lane {
         }
     }
 
-    /// Puts a batch in without waking the shard; its receiver must release [`Batch::bytes`]. False: there is no room for it.
-    pub fn push_batch(&mut self, topic: TopicToken, batch: &Arc<Batch>) -> bool {
+    /// Puts a batch in without waking the shard; its receiver must release [`Batch::bytes`]. False: there is no room for it, and its numbers are lost.
+    pub fn hand_out(&mut self, topic: TopicToken, batch: &Arc<Batch>) -> bool {
+        if self.owes_join(topic) {
+            // What it is told then includes this.
+            return true;
+        }
+        let is_in = self.push_batch(topic, batch);
+        if is_in {
+            // The shard sees a hole by itself.
+            self.behind.swap_remove(&topic);
+        } else {
+            self.behind.insert(topic, batch.end() - 1);
+        }
+        is_in
+    }
+
+    fn push_batch(&mut self, topic: TopicToken, batch: &Arc<Batch>) -> bool {
         let bytes = batch.bytes();
         // Read first: if the shard gets on in between, nothing more may come that would show it.
         let released = self.sender.bytes_released();
@@ -75,6 +91,24 @@ impl Lane {
         is_in
     }
 
+    /// Tells that a topic has joined, now or, as of then, when there is room.
+    pub fn join(&mut self, topic: TopicToken, channel: ChannelId, joined: ShardMessage) {
+        if !self.push(joined) {
+            self.joins.insert(topic, channel);
+        }
+    }
+
+    /// Whether a topic has joined and was not told so yet.
+    pub fn owes_join(&self, topic: TopicToken) -> bool {
+        self.joins.contains_key(&topic)
+    }
+
+    /// The topic has left, or is refused.
+    pub fn forget(&mut self, topic: TopicToken) {
+        self.joins.swap_remove(&topic);
+        self.behind.swap_remove(&topic);
+    }
+
     /// Whether a publish may go on to this shard: while it is no more than half full. The other half is for what is on its way already, and
     /// for what others send. A large payload waits for an inbox without any.
     pub fn has_room_for(&self, payload_bytes: usize) -> bool {
@@ -84,12 +118,12 @@ impl Lane {
 
     /// Whether to tell heads: not while a shard that is full of bytes takes nothing, or each loss would have its own head (and the
     /// client its own gap) and the heads would fill what is kept free for answers. It holds a batch, so it does get on some time.
-    pub fn may_tell_heads(&self) -> bool {
+    fn may_tell_heads(&self) -> bool {
         self.stopping || self.full_at != Some(self.sender.bytes_released())
     }
 
     /// Puts anything but a batch in without waking the shard. False: it is full.
-    pub fn push(&mut self, message: ShardMessage) -> bool {
+    fn push(&mut self, message: ShardMessage) -> bool {
         let is_in = self.sender.push(message).is_ok();
         self.dirty |= is_in;
         is_in
@@ -107,7 +141,7 @@ impl Lane {
     }
 
     /// False: the shard is full.
-    pub fn push_replies(&mut self) -> bool {
+    fn push_replies(&mut self) -> bool {
         while let Some(message) = self.replies.pop_front() {
             match self.sender.push(message) {
                 Ok(()) => self.dirty = true,
@@ -120,12 +154,30 @@ impl Lane {
         true
     }
 
-    /// To be called when replies, joins and heads were tried. False: the shard is full.
-    pub fn push_stop(&mut self) -> bool {
+    /// Tells what is owed, as far as there is room. `joined` says where a channel stands now.
+    pub fn retry(&mut self, mut joined: impl FnMut(ChannelId, TopicToken) -> ShardMessage) {
+        if !self.has_backlog() || !self.push_replies() {
+            return;
+        }
+        // From the end, and no further than there is room: a shard that is full for long may have a hundred thousand of them.
+        while let Some((&topic, &channel)) = self.joins.last() {
+            if !self.push(joined(channel, topic)) {
+                break;
+            }
+            self.joins.pop();
+        }
+        while self.joins.is_empty()
+            && self.may_tell_heads()
+            && let Some((&topic, &seq)) = self.behind.last()
+        {
+            if !self.push(ShardMessage::Head { topic, seq }) {
+                break;
+            }
+            self.behind.pop();
+        }
         if self.stopping && self.replies.is_empty() && self.joins.is_empty() && self.push(ShardMessage::Stop) {
             self.stopping = false;
         }
-        !self.stopping
     }
 
     /// Whether something waits that the shard must be told.

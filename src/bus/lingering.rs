@@ -8,9 +8,9 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Creator;
-use super::hub::ChannelId;
+use super::registry::ChannelId;
 use crate::addresses::Source;
-use crate::fanout::batch::MonotonicNs;
+use crate::clock::MonotonicNs;
 
 #[derive(Debug, Default)]
 pub struct Lingering {

@@ -2,38 +2,26 @@
 //! into batches and hands them to the shards that have a subscriber. It never blocks on a shard.
 //!
 //! - [`subscriber`]: the thread and its turn. `spawn` starts it.
-//! - [`hub`]: channels, numbers, batches, node history; [`lane`]: the way to one shard when its inbox is full; [`history`];
-//!   [`lingering`]: channels that nobody hears any more; [`release`]: when their memory is given back.
+//! - [`hub`]: messages and their numbers. [`registry`]: which channels there are, [`lingering`] those that nobody hears any more, [`release`]: when
+//!   their memory is given back. [`delivery`]: what is on its way to shards, [`lane`]: the way to one of them, and what it is owed.
+//!   [`history`]: the newest batches.
 //! - [`shares`]: whose publishes may be how many; [`queue`]: in which order they go on.
-//! - [`upstream`]: the seam behind which messages come in: [`embedded`] (no Redis) or [`redis`] (one server).
-//! - Redis, from the socket up: [`target`] (URL), [`socket`], [`link`] (connection), [`resp`] (replies), [`awaiting`] (which command a reply
-//!   answers), [`fault`] (what errors mean), [`names`], [`subscriptions`], [`publishes`], [`output_limit`] (how much may come back), [`feed`]
-//!   (what comes in), [`health`] (what is logged).
+//! - [`upstream`]: the seam behind which messages come in: [`embedded`] (no Redis) or [`redis`] (one server; all that is Redis's own).
 #![forbid(unsafe_code)]
 
-pub mod awaiting;
+pub mod delivery;
 pub mod embedded;
-pub mod fault;
-pub mod feed;
-pub mod health;
 pub mod history;
 pub mod hub;
 pub mod lane;
 pub mod lingering;
-pub mod link;
-pub mod names;
-pub mod output_limit;
 pub mod pace;
-pub mod publishes;
 pub mod queue;
 pub mod redis;
+pub mod registry;
 pub mod release;
-pub mod resp;
 pub mod shares;
-pub mod socket;
 pub mod subscriber;
-pub mod subscriptions;
-pub mod target;
 pub mod upstream;
 
 use std::ops::Deref;

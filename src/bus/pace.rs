@@ -4,7 +4,7 @@
 //! A bucket of credits: a wake, of this thread or of a shard by it, takes one, and one comes back per [`WAKE_NS`]. Whoever publishes less often than
 //! that is never delayed, and no rest is longer than [`REST_NS_MAX`].
 
-use crate::fanout::batch::MonotonicNs;
+use crate::clock::MonotonicNs;
 
 /// One wake in so long, in the long run. It costs both sides together some 10 us of CPU.
 pub const WAKE_NS: u64 = 100_000;

@@ -3,7 +3,7 @@
 //! It takes the allocator some ten milliseconds for a hundred thousand channels, during which no thread gets memory from the heap that is being
 //! looked through: so only after a flood has gone, and not before shards and upstream have let go of it, too.
 
-use crate::fanout::batch::MonotonicNs;
+use crate::clock::MonotonicNs;
 
 /// Fewer channels than this (some ten megabytes) are not worth it.
 const CHANNELS_MIN: usize = 16 * 1024;

@@ -12,10 +12,10 @@ use mio::{Events, Poll, Token, Waker};
 
 use super::embedded::Embedded;
 use super::hub::{Hub, HubSettings, Request};
-use super::link::Timing;
 use super::pace::Pace;
 use super::queue::Queue;
 use super::redis::RedisBus;
+use super::redis::timing::Timing;
 use super::upstream::Upstream;
 use super::{BusCommand, BusSender, COMMANDS_MAX, PublishError, ShardSender};
 use crate::config::Settings;
@@ -43,12 +43,12 @@ pub fn spawn_with_timing(
     shards: Vec<ShardSender>,
     timing: Timing,
 ) -> anyhow::Result<(BusSender, JoinHandle<()>)> {
-    let inbox_messages = settings.inbox_messages;
+    let inbox_messages = settings.shards.inbox_messages;
     let poll = Poll::new().context("the bus thread needs an epoll descriptor; raise `ulimit -n`")?;
     let waker = Arc::new(Waker::new(poll.registry(), WAKER).context("the bus thread needs an eventfd; raise `ulimit -n`")?);
     let (inbox_sender, inbox) =
         inbox(COMMANDS_MAX, poll.registry(), WAKER).context("the bus thread needs an eventfd; raise `ulimit -n`")?;
-    let upstream: Box<dyn Upstream> = match &settings.redis {
+    let upstream: Box<dyn Upstream> = match &settings.redis.url {
         None => Box::new(Embedded),
         Some(url) => Box::new(RedisBus::new(url, &settings, timing, poll.registry().try_clone()?, waker)?),
     };
@@ -59,10 +59,10 @@ pub fn spawn_with_timing(
         upstream,
         queue: Queue::default(),
         // A quarter of an inbox: publishes go on while half of it is free.
-        turn_publishes: TURN_PUBLISHES.min(settings.inbox_messages / 4).max(1),
-        turn_publish_bytes: TURN_PUBLISH_BYTES.min(settings.inbox_bytes_total / settings.shards / 4),
+        turn_publishes: TURN_PUBLISHES.min(settings.shards.inbox_messages / 4).max(1),
+        turn_publish_bytes: TURN_PUBLISH_BYTES.min(settings.bounds.inbox_bytes_total / settings.shards.count / 4),
         is_held_up: false,
-        stop_timeout: settings.shutdown_timeout,
+        stop_timeout: settings.clients.shutdown_timeout,
         stopping: false,
         more: true, // the first turn starts the upstream
         pace: Pace::default(),

@@ -9,7 +9,8 @@ use mio::event::Event;
 
 use super::Publish;
 use super::hub::Hub;
-use crate::fanout::batch::{Channel, MonotonicNs};
+use crate::clock::MonotonicNs;
+use crate::fanout::batch::Channel;
 
 /// Token 0 is the bus thread's own waker.
 pub const FIRST_TOKEN: usize = 1;

@@ -10,6 +10,7 @@ use super::{BadSettings, flags, output};
 use crate::config::{Settings, load, parse};
 use crate::doctor::host::Facts;
 use crate::doctor::{Check, Load, Verdict, count, examine, show_number};
+use crate::limits::{CONNECTIONS_MAX, PAYLOAD_BYTES_MAX};
 
 const ABOUT: &str = "Check whether this host has what so many connections need";
 const LONG_ABOUT: &str = "\
@@ -24,16 +25,12 @@ Examples:
   campanile doctor --connections 1_000_000 --rate 5 --payload 2k   another size
   campanile doctor --connections 200000 --shards 8 --fd-table private --json";
 
-/// What the settings of these names take at most.
-const CONNECTIONS_MAX: u64 = 1 << 24;
-const PAYLOAD_BYTES_MAX: u64 = 64 << 20;
-
 pub fn command() -> Command {
     // Numbers are written as in the settings.
     let number =
         |name: &'static str, placeholder: &'static str, help: &'static str| Arg::new(name).long(name).value_name(placeholder).help(help);
-    let connections = |text: &str| parse::number(text, 1, CONNECTIONS_MAX);
-    let payload = |text: &str| parse::size(text, 0, PAYLOAD_BYTES_MAX);
+    let connections = |text: &str| parse::number(text, 1, CONNECTIONS_MAX as u64);
+    let payload = |text: &str| parse::size(text, 0, PAYLOAD_BYTES_MAX as u64);
     Command::new("doctor")
         .about(ABOUT)
         .long_about(LONG_ABOUT)
@@ -67,7 +64,7 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     }
     let mut settings = loaded.settings;
     if let Some(&connections) = matches.get_one::<u64>("connections") {
-        settings.connections_max = connections as usize;
+        settings.bounds.connections_max = connections as usize;
     }
     let asked = Load {
         rate: *matches.get_one("rate").expect("it has a default"),
@@ -77,10 +74,10 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let too_low = checks.iter().filter(|check| check.verdict == Verdict::TooLow).count();
     if matches.get_flag("json") {
         let answer = json!({
-            "connections": settings.connections_max,
+            "connections": settings.bounds.connections_max,
             "rate": asked.rate,
             "payload_bytes": asked.payload_bytes,
-            "shards": settings.shards,
+            "shards": settings.shards.count,
             "too_low": too_low,
             "checks": checks,
         });
@@ -93,7 +90,7 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
 }
 
 fn page(settings: &Settings, load: Load, checks: &[Check], colors: bool) -> String {
-    let (connections, shards) = (settings.connections_max as u64, settings.shards);
+    let (connections, shards) = (settings.bounds.connections_max as u64, settings.shards.count);
     let mut page = format!(
         "{} connections, {} message{}/s of {} B to each, {shards} shard{}\n\n",
         count(connections),

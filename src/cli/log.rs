@@ -22,14 +22,14 @@ use crate::config::{LogFormat, Settings};
 pub fn start(settings: &Settings) -> WorkerGuard {
     let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
     let lines = fmt::layer().with_writer(writer).with_target(false).with_ansi(output::takes_colors(&std::io::stderr()));
-    let lines = match settings.log_format {
+    let lines = match settings.logging.format {
         LogFormat::Json => {
             panic_in_json();
             lines.json().boxed()
         }
         LogFormat::Text => lines.boxed(),
     };
-    tracing_subscriber::registry().with(lines).with(settings.log_level.targets()).init();
+    tracing_subscriber::registry().with(lines).with(settings.logging.level.targets()).init();
     guard
 }
 

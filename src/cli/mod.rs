@@ -18,8 +18,8 @@ use std::process::ExitCode;
 use clap::Command;
 use tracing::Level;
 
+use crate::config::mask;
 use crate::config::problem::{Problem, Severity};
-use crate::config::redis_url::mask_line;
 use crate::config::{LogFormat, parse};
 use output::OutputClosed;
 
@@ -67,7 +67,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(("subscribe", matches)) => subscribe::run(matches),
         Some(("config", matches)) => config::run(matches),
         Some(("doctor", matches)) => doctor::run(matches),
-        Some(("version", _)) => output::line(format_args!("campanile {}", crate::config::start::version())).map(|()| ExitCode::SUCCESS),
+        Some(("version", _)) => {
+            output::line(format_args!("campanile {}", crate::server::start_block::version())).map(|()| ExitCode::SUCCESS)
+        }
         _ => unreachable!("clap takes no other command"),
     };
     result.or_else(|error| fail(error, LogFormat::Text)).unwrap_or(ExitCode::FAILURE)
@@ -92,7 +94,7 @@ fn fail(error: anyhow::Error, format: LogFormat) -> anyhow::Result<ExitCode> {
 fn print_usage(error: &clap::Error) {
     let plain = error.to_string();
     if error.use_stderr() && plain.contains('@') {
-        return output::remark(plain.lines().map(mask_line).collect::<Vec<_>>().join("\n"));
+        return output::remark(plain.lines().map(mask::line).collect::<Vec<_>>().join("\n"));
     }
     // Nothing is left to be done about a terminal that is gone.
     let _ = error.print();
@@ -127,7 +129,7 @@ fn report(problems: &[Problem], format: LogFormat) -> ExitCode {
 
 /// Clap wants its texts for the life of the program; this one is made once.
 fn version_static() -> &'static str {
-    crate::config::start::version().leak()
+    crate::server::start_block::version().leak()
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{BadSettings, BadUsage, check_channel, flags, output};
-use crate::config::{Settings, load, redis_url};
+use crate::config::{Settings, load, mask};
 use crate::listen::reachable;
 
 /// How long a server may take to answer before it is taken for gone.
@@ -74,8 +74,11 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let settings = load(&sources, None).map_err(BadSettings)?.settings;
     let channel = matches.get_one::<String>("channel").expect("clap requires it");
     check_channel(channel)?;
-    let mut target =
-        if through_redis { Target::redis(&settings, channel)? } else { Target::control(reachable(settings.control, false), channel) };
+    let mut target = if through_redis {
+        Target::redis(&settings, channel)?
+    } else {
+        Target::control(reachable(settings.addresses.control, false), channel)
+    };
 
     let payload = matches.get_one::<OsString>("payload").expect("it has a default");
     if matches.get_flag("lines") {
@@ -112,12 +115,12 @@ enum Target<'a> {
 
 impl<'a> Target<'a> {
     fn redis(settings: &Settings, channel: &'a str) -> anyhow::Result<Target<'a>> {
-        let url = settings.redis.as_deref().expect("the flag was given and read");
+        let url = settings.redis.url.as_deref().expect("the flag was given and read");
         if url.starts_with("rediss://") {
             // An error says that the program has one already, which is as good.
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
-        let shown = redis_url::masked(url);
+        let shown = mask::url(url);
         let connection = redis::Client::open(url)
             .and_then(|client| client.get_connection_with_timeout(TIMEOUT))
             .and_then(|connection| {
@@ -175,9 +178,9 @@ impl<'a> Target<'a> {
 
 /// The Redis channel of a channel as clients name it.
 fn redis_channel(settings: &Settings, channel: &str) -> String {
-    match settings.redis_channels.iter().any(|name| name == channel) {
+    match settings.redis.channels.iter().any(|name| name == channel) {
         true => channel.to_owned(),
-        false => format!("{}{channel}", settings.prefix),
+        false => format!("{}{channel}", settings.redis.prefix),
     }
 }
 

@@ -7,7 +7,8 @@ use tracing::Level;
 
 use super::{BadSettings, flags, log, output};
 use crate::config::layers::log_format;
-use crate::config::{Host, Loaded, LogFormat, Settings, Started, load, next_steps, start_block, start_fields};
+use crate::config::{Host, Loaded, LogFormat, load};
+use crate::server::start_block::{Started, next_steps, start_block, start_fields};
 
 const ABOUT: &str = "Serve WebSocket clients";
 const LONG_ABOUT: &str = "\
@@ -41,14 +42,17 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
 
 fn serve(loaded: Loaded, host: &Host) -> anyhow::Result<()> {
     let Loaded { settings, warnings } = loaded;
-    let format = settings.log_format;
+    let format = settings.logging.format;
     for warning in &warnings {
         log::say(format, Level::WARN, warning, || log::problem(warning));
     }
     // Kept to the end: what was logged last must still be written.
     let _log = log::start(&settings);
     let server = crate::server::start(settings.clone(), host)?;
-    let settings = Settings { listen: server.listen.clone(), control: server.control, ..settings };
+    let settings = settings.with(|settings| {
+        settings.addresses.listen = server.listen.clone();
+        settings.addresses.control = server.control;
+    });
     let host = Host { descriptors_soft: server.descriptors, ..host.clone() };
     let started = Started { settings: &settings, host: &host, table: &server.table, ipv6_alone: &server.ipv6_alone };
     let said = match format {

@@ -23,25 +23,27 @@ pub fn check(
     let mut problems = Vec::new();
     let error = |key: &str, message: String| Problem::error(origin(key), key, message);
 
-    if settings.listen.is_empty() {
+    if settings.addresses.listen.is_empty() {
         problems.push(error("listen", "no address is left to listen on".to_owned()).accepted("at least one address"));
     }
-    for (index, address) in settings.listen.iter().enumerate() {
-        let as_listed = (*address, settings.listen.as_slice());
-        if let Some(other) = settings.listen[..index].iter().find(|other| collide(as_listed, (**other, &settings.listen))) {
+    for (index, address) in settings.addresses.listen.iter().enumerate() {
+        let as_listed = (*address, settings.addresses.listen.as_slice());
+        if let Some(other) =
+            settings.addresses.listen[..index].iter().find(|other| collide(as_listed, (**other, &settings.addresses.listen)))
+        {
             let problem = error("listen", format!("{address} and {other} are the same port of the same address"));
             problems.push(if address.is_ipv4() == other.is_ipv4() { problem } else { problem.help(BOTH) });
         }
-        if collide(as_listed, (settings.control, &[])) {
+        if collide(as_listed, (settings.addresses.control, &[])) {
             // The flag that somebody just typed is the one to change.
             let key = if matches!(origin("control"), Origin::Default) { "listen" } else { "control" };
-            let message = format!("the public address {address} and the control address {} are the same", settings.control);
-            let both = if address.is_ipv4() == settings.control.is_ipv4() { String::new() } else { format!("; {BOTH}") };
+            let message = format!("the public address {address} and the control address {} are the same", settings.addresses.control);
+            let both = if address.is_ipv4() == settings.addresses.control.is_ipv4() { String::new() } else { format!("; {BOTH}") };
             problems.push(error(key, message).help(format!("give one of them another port{both}")));
         }
     }
 
-    if let Pin::List(cores) = &settings.pin {
+    if let Pin::List(cores) = &settings.shards.pin {
         let absent: Vec<usize> = cores.iter().copied().filter(|core| !host.cores.contains(core)).collect();
         if !absent.is_empty() {
             let (word, verb) = if absent.len() == 1 { ("core", "is") } else { ("cores", "are") };
@@ -50,7 +52,7 @@ pub fn check(
         }
     }
 
-    if let Some(level) = settings.log_level.beyond(STATIC_MAX_LEVEL) {
+    if let Some(level) = settings.logging.level.beyond(STATIC_MAX_LEVEL) {
         let problem = Problem::warning(
             origin("log_level"),
             "log_level",
@@ -58,21 +60,23 @@ pub fn check(
         );
         problems.push(problem.help("a build without --release has them all"));
     }
-    if let (FdTable::Private, Some(refusal)) = (settings.fd_table, &host.private_refused) {
+    if let (FdTable::Private, Some(refusal)) = (settings.shards.fd_table, &host.private_refused) {
         let problem = error("fd_table", format!("no shard can have a descriptor table of its own: {refusal}"));
         problems.push(problem.accepted("shared, auto").help(ALLOW));
     }
-    if settings.redis.as_deref().is_some_and(redis_url::lacks_password) {
+    if settings.redis.url.as_deref().is_some_and(redis_url::lacks_password) {
         let problem = Problem::warning(origin("redis"), "redis", "it names a user and no password, so nobody is logged in");
         problems.push(problem.help("a password alone is written redis://:PASSWORD@host, with a colon before it"));
     }
-    if settings.redis_subscribe == RedisSubscribe::Pattern && settings.prefix.contains(['*', '?', '[', ']', '\\']) {
-        let message = format!("{:?} holds a character that a Redis pattern gives a meaning", settings.prefix);
+    if settings.redis.subscribe == RedisSubscribe::Pattern && settings.redis.prefix.contains(['*', '?', '[', ']', '\\']) {
+        let message = format!("{:?} holds a character that a Redis pattern gives a meaning", settings.redis.prefix);
         problems.push(error("prefix", message).help("choose another prefix, or redis_subscribe = \"exact\""));
     }
     // Such a channel would have two names for clients.
-    if let Some(name) = settings.redis_channels.iter().find(|name| !settings.prefix.is_empty() && name.starts_with(&settings.prefix)) {
-        let message = format!("{name:?} begins with the prefix {:?}, so it is served already", settings.prefix);
+    if let Some(name) =
+        settings.redis.channels.iter().find(|name| !settings.redis.prefix.is_empty() && name.starts_with(&settings.redis.prefix))
+    {
+        let message = format!("{name:?} begins with the prefix {:?}, so it is served already", settings.redis.prefix);
         problems.push(error("redis_channel", message).accepted("Redis channels outside the prefix"));
     }
 
@@ -89,30 +93,30 @@ pub fn check(
         }
         let log = show_size(rule.log_bytes as u64);
         if rule.log_bytes > settings.log_bytes_of_shard() {
-            let total = show_share(settings.log_bytes_total, settings.shards);
+            let total = show_share(settings.bounds.log_bytes_total, settings.shards.count);
             let message = format!("one channel's log ({log}) is larger than all logs of a shard together (log_bytes_total, {total})");
             problems.push(Problem::error(origin, key, message));
-        } else if rule.log_bytes < settings.payload_bytes_max {
-            let payload = show_size(settings.payload_bytes_max as u64);
+        } else if rule.log_bytes < settings.bounds.payload_bytes_max {
+            let payload = show_size(settings.bounds.payload_bytes_max as u64);
             let message = format!("a payload may be larger ({payload}) than the log it goes through ({log})");
             let help = "such a payload overruns every subscriber that does not take it at once";
             problems.push(Problem::warning(origin, key, message).help(help));
         }
     }
-    if let Share::Count(count) = settings.channels_per_address
-        && count < settings.subscriptions_max
+    if let Share::Count(count) = settings.bounds.channels_per_address
+        && count < settings.bounds.subscriptions_max
     {
-        let subscriptions = settings.subscriptions_max;
+        let subscriptions = settings.bounds.subscriptions_max;
         let message =
             format!("an address may have fewer channels ({count}) than one of its connections (subscriptions_max, {subscriptions})");
         let origin = origin("channels_per_address");
         problems.push(Problem::warning(origin, "channels_per_address", message).help("raise it, or lower subscriptions_max"));
     }
-    if settings.buffer_bytes_total / settings.shards < settings.message_bytes_max {
+    if settings.bounds.buffer_bytes_total / settings.shards.count < settings.bounds.message_bytes_max {
         let message = format!(
             "the buffers of a shard's connections together ({}) do not hold one message (message_bytes_max, {})",
-            show_share(settings.buffer_bytes_total, settings.shards),
-            show_size(settings.message_bytes_max as u64)
+            show_share(settings.bounds.buffer_bytes_total, settings.shards.count),
+            show_size(settings.bounds.message_bytes_max as u64)
         );
         problems.push(error("buffer_bytes_total", message));
     }
@@ -150,18 +154,21 @@ mod tests {
 
     #[test]
     fn addresses_must_differ() {
-        assert!(one(|settings| settings.listen.clear()).contains("no address is left"));
-        assert!(one(|settings| settings.control = settings.listen[0]).contains("are the same"));
-        assert!(one(|settings| settings.control = "0.0.0.0:8080".parse().unwrap()).contains("are the same"));
-        assert!(one(|settings| settings.listen.push("0.0.0.0:8080".parse().unwrap())).contains("same port"));
+        assert!(one(|settings| settings.addresses.listen.clear()).contains("no address is left"));
+        assert!(one(|settings| settings.addresses.control = settings.addresses.listen[0]).contains("are the same"));
+        assert!(one(|settings| settings.addresses.control = "0.0.0.0:8080".parse().unwrap()).contains("are the same"));
+        assert!(one(|settings| settings.addresses.listen.push("0.0.0.0:8080".parse().unwrap())).contains("same port"));
         let listen = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
-        assert!(one(|settings| settings.listen = listen(&["127.0.0.1:8080", "[::]:8080"])).contains("[::] takes IPv4 as well"));
-        assert!(one(|settings| settings.listen = listen(&["[::]:9090"])).contains("[::] takes IPv4 as well"));
-        assert_eq!(found(|settings| settings.listen = listen(&["0.0.0.0:8080", "[::]:8080", "[::1]:80", "127.0.0.1:80"])).len(), 0);
+        assert!(one(|settings| settings.addresses.listen = listen(&["127.0.0.1:8080", "[::]:8080"])).contains("[::] takes IPv4 as well"));
+        assert!(one(|settings| settings.addresses.listen = listen(&["[::]:9090"])).contains("[::] takes IPv4 as well"));
+        assert_eq!(
+            found(|settings| settings.addresses.listen = listen(&["0.0.0.0:8080", "[::]:8080", "[::1]:80", "127.0.0.1:80"])).len(),
+            0
+        );
         assert_eq!(
             found(|settings| {
-                settings.listen = vec!["127.0.0.1:0".parse().unwrap()];
-                settings.control = "127.0.0.1:0".parse().unwrap();
+                settings.addresses.listen = vec!["127.0.0.1:0".parse().unwrap()];
+                settings.addresses.control = "127.0.0.1:0".parse().unwrap();
             })
             .len(),
             0
@@ -170,31 +177,32 @@ mod tests {
 
     #[test]
     fn redis_names_must_be_usable() {
-        let lone = one(|settings| settings.redis = Some("redis://secret@h".to_owned()));
+        let lone = one(|settings| settings.redis.url = Some("redis://secret@h".to_owned()));
         assert!(lone.starts_with("warning: redis: ") && lone.contains("redis://:PASSWORD@host") && !lone.contains("secret"), "{lone}");
-        assert!(one(|settings| settings.redis_channels = vec!["notifications:a".to_owned()]).contains("served already"));
-        assert_eq!(found(|settings| settings.prefix = "a*".to_owned()).len(), 0);
+        assert!(one(|settings| settings.redis.channels = vec!["notifications:a".to_owned()]).contains("served already"));
+        assert_eq!(found(|settings| settings.redis.prefix = "a*".to_owned()).len(), 0);
         let pattern = |settings: &mut Settings| {
-            settings.prefix = "a*".to_owned();
-            settings.redis_subscribe = RedisSubscribe::Pattern;
+            settings.redis.prefix = "a*".to_owned();
+            settings.redis.subscribe = RedisSubscribe::Pattern;
         };
         assert!(one(pattern).contains("a Redis pattern"));
     }
 
     #[test]
     fn bounds_must_hold_each_other() {
-        assert!(one(|settings| settings.log_bytes_total = 1 << 16).starts_with("error: log_bytes_per_channel"));
+        assert!(one(|settings| settings.bounds.log_bytes_total = 1 << 16).starts_with("error: log_bytes_per_channel"));
         assert!(one(|settings| settings.channels.default.log_bytes = 1 << 16).starts_with("warning: log_bytes_per_channel"));
-        assert!(one(|settings| settings.channels_per_address = Share::Count(127)).starts_with("warning: channels_per_address"));
-        assert!(one(|settings| settings.buffer_bytes_total = 1024).starts_with("error: buffer_bytes_total"));
+        assert!(one(|settings| settings.bounds.channels_per_address = Share::Count(127)).starts_with("warning: channels_per_address"));
+        assert!(one(|settings| settings.bounds.buffer_bytes_total = 1024).starts_with("error: buffer_bytes_total"));
         let shares = |log_bytes_total, buffer_bytes_total| {
             move |settings: &mut Settings| {
-                (settings.shards, settings.log_bytes_total, settings.buffer_bytes_total) = (4, log_bytes_total, buffer_bytes_total);
+                (settings.shards.count, settings.bounds.log_bytes_total, settings.bounds.buffer_bytes_total) =
+                    (4, log_bytes_total, buffer_bytes_total);
             }
         };
         assert_eq!(found(shares(4 << 20, 4 << 16)), [""; 0]);
         assert!(one(shares((4 << 20) - 4, 4 << 16)).starts_with("error: log_bytes_per_channel"));
         assert!(one(shares(4 << 20, (4 << 16) - 4)).contains("for 4 shards) do not hold one message"));
-        assert!(one(|settings| settings.pin = Pin::List(vec![0, 2])).contains("core 2 is not"));
+        assert!(one(|settings| settings.shards.pin = Pin::List(vec![0, 2])).contains("core 2 is not"));
     }
 }

@@ -3,40 +3,73 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use super::{ChannelRule, ChannelRules, FdTable, LogFilter, LogFormat, Mismatch, Overrun, Pin, RedisSubscribe, Settings, Share};
+use super::settings::{Addresses, Bounds, Clients, Logging, Redis, Shards};
+use super::{ChannelRule, FdTable, LogFilter, LogFormat, Mismatch, Overrun, Pin, RedisSubscribe, Share};
+use crate::limits::SHARDS_MAX;
 use crate::wire::Format;
 use crate::wire::payload::Expect;
-
-/// Most shards that may be asked for; a shard's number travels as a u16 and each costs a thread.
-pub const SHARDS_MAX: usize = 1024;
 
 /// One shard per core that this process may run on (cgroup quota and affinity mask counted).
 pub fn shards_auto() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).min(SHARDS_MAX)
 }
 
-impl Default for Settings {
-    fn default() -> Settings {
-        Settings {
+impl Default for Addresses {
+    fn default() -> Addresses {
+        Addresses {
             // Loopback only: a server that nobody configured is not open to the network.
             listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))],
             control: SocketAddr::from((Ipv4Addr::LOCALHOST, 9090)),
             control_hosts: Vec::new(),
-            redis: None,
+        }
+    }
+}
+
+impl Default for Redis {
+    fn default() -> Redis {
+        Redis {
+            url: None,
             prefix: "notifications:".to_owned(),
-            redis_channels: vec!["notifications".to_owned()],
-            redis_subscribe: RedisSubscribe::Exact,
+            channels: vec!["notifications".to_owned()],
+            subscribe: RedisSubscribe::Exact,
             linger: Duration::from_secs(10),
-            shards: shards_auto(),
+        }
+    }
+}
+
+impl Default for Shards {
+    fn default() -> Shards {
+        Shards {
+            count: shards_auto(),
             pin: Pin::Auto,
             fd_table: FdTable::Auto,
-            format: Format::Json,
             coalesce: None,
+            inbox_messages: 16 << 10,
+            // The kernel takes the smaller of this and net.core.somaxconn.
+            backlog: 65_535,
+            notsent_bytes: 16 << 10,
+        }
+    }
+}
+
+impl Default for Clients {
+    fn default() -> Clients {
+        Clients {
+            format: Format::Json,
             heartbeat: Duration::from_secs(30),
             pong_timeout: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(5),
             shutdown_timeout: Duration::from_secs(10),
+            echo: false,
+            allow_client_publish: false,
+        }
+    }
+}
+
+impl Default for Bounds {
+    fn default() -> Bounds {
+        Bounds {
             connections_max: 100_000,
             subscriptions_max: 128,
             channels_max: 200_000,
@@ -45,18 +78,15 @@ impl Default for Settings {
             payload_bytes_max: 1 << 20,
             log_bytes_total: 1 << 30,
             buffer_bytes_total: 256 << 20,
-            inbox_messages: 16 << 10,
             inbox_bytes_total: 256 << 20,
             history_bytes_total: 256 << 20,
-            notsent_bytes: 16 << 10,
-            // The kernel takes the smaller of this and net.core.somaxconn.
-            backlog: 65_535,
-            echo: false,
-            allow_client_publish: false,
-            log_format: LogFormat::Text,
-            log_level: LogFilter::default(),
-            channels: ChannelRules { default: ChannelRule::default(), by_prefix: Vec::new() },
         }
+    }
+}
+
+impl Default for Logging {
+    fn default() -> Logging {
+        Logging { format: LogFormat::Text, level: LogFilter::default() }
     }
 }
 

@@ -1,8 +1,8 @@
 //! Whether shards share the process's descriptor table or each take a private one (see "Private descriptor tables" in the design).
-//! Pure: the limit is an argument. Called by [`super::start`], by `campanile serve` and by `campanile doctor`.
+//! Pure: the limit is an argument. Called by [`crate::server`] and [`crate::doctor`].
 
-use super::defaults::SHARDS_MAX;
 use super::{FdTable, Settings};
+use crate::limits::SHARDS_MAX;
 use crate::sys::Refusal;
 
 /// What `fd_table` comes to on this host.
@@ -33,17 +33,17 @@ const PROCESS_DESCRIPTORS: u64 = 64;
 /// Decides on the table, assuming that the soft limit is raised to `hard_limit` at start. `refused`: why private tables are not to be had;
 /// that `private` asks for them all the same is for [`super::check`] to refuse.
 pub fn resolve_fd_table(settings: &Settings, hard_limit: u64, refused: Option<&Refusal>) -> Resolved {
-    let connections = settings.connections_max as u64;
-    let shards = settings.shards as u64;
+    let connections = settings.bounds.connections_max as u64;
+    let shards = settings.shards.count as u64;
     let shared_need = shared_need(connections, shards);
     let private_need = private_need(connections, shards);
-    let private = match settings.fd_table {
+    let private = match settings.shards.fd_table {
         FdTable::Shared => false,
         FdTable::Private => true,
         // Even where a private share does not fit either, it holds more.
         FdTable::Auto => shared_need > hard_limit && refused.is_none(),
     };
-    let is_missed = settings.fd_table == FdTable::Auto && shared_need > hard_limit;
+    let is_missed = settings.shards.fd_table == FdTable::Auto && shared_need > hard_limit;
     let refusal = refused.filter(|_| is_missed).map(|refusal| {
         format!("fd_table auto would give each shard a descriptor table of its own, but {refusal}; all share one\n  help: {ALLOW}")
     });
@@ -78,7 +78,7 @@ pub fn resolve_fd_table(settings: &Settings, hard_limit: u64, refused: Option<&R
 
 /// Descriptors in the fullest table.
 pub fn need(settings: &Settings, private: bool) -> u64 {
-    let (connections, shards) = (settings.connections_max as u64, settings.shards as u64);
+    let (connections, shards) = (settings.bounds.connections_max as u64, settings.shards.count as u64);
     if private { private_need(connections, shards) } else { shared_need(connections, shards) }
 }
 
@@ -110,7 +110,15 @@ mod tests {
     use super::*;
 
     fn resolve(fd_table: FdTable, connections_max: usize, shards: usize, limit: u64) -> Resolved {
-        resolve_fd_table(&Settings { fd_table, connections_max, shards, ..Settings::default() }, limit, None)
+        resolve_fd_table(
+            &Settings::default().with(|settings| {
+                settings.shards.fd_table = fd_table;
+                settings.bounds.connections_max = connections_max;
+                settings.shards.count = shards;
+            }),
+            limit,
+            None,
+        )
     }
 
     #[test]
@@ -150,7 +158,10 @@ mod tests {
     /// The server ended where a container's seccomp profile forbade one of the calls.
     #[test]
     fn auto_shares_where_private_tables_are_forbidden() {
-        let settings = Settings { connections_max: 100_000, shards: 6, ..Settings::default() };
+        let settings = Settings::default().with(|settings| {
+            settings.bounds.connections_max = 100_000;
+            settings.shards.count = 6;
+        });
         let refused = Refusal { call: "unshare", error: Some(libc::EPERM) };
         let resolved = resolve_fd_table(&settings, 20_000, Some(&refused));
         assert!(!resolved.private);

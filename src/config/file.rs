@@ -108,21 +108,10 @@ impl Reader<'_> {
             _ => whole,
         };
         let mut scratch = super::Settings::default();
-        if let Value::Many { clear, .. } = setting.value {
-            clear(&mut scratch);
-        }
+        setting.clear(&mut scratch);
         let mut texts = Vec::new();
         for item in items {
-            let read = scalar(item.get_ref()).and_then(|text| {
-                match setting.value {
-                    Value::One { parse, .. } => parse(&mut scratch, &text),
-                    Value::Many { push, .. } => push(&mut scratch, &text),
-                    Value::Switch { .. } => super::parse::boolean(&text).map(drop),
-                    Value::Rule { parse, .. } => parse(&mut scratch.channels.default, &text),
-                }?;
-                Ok(text)
-            });
-            match read {
+            match scalar(item.get_ref()).and_then(|text| setting.read(&mut scratch, &text).map(|()| text)) {
                 Ok(text) => texts.push((text, self.place(item.span()))),
                 Err(reason) => {
                     let problem = self.at(item.span(), setting.key, reason);

@@ -57,7 +57,7 @@ pub fn load(sources: &Sources, host: Option<&Host>) -> Result<Loaded, Vec<Proble
 pub fn log_format(sources: &Sources) -> LogFormat {
     let mut layers = Layers::default();
     layers.all(sources);
-    layers.settings.log_format
+    layers.settings.logging.format
 }
 
 /// The state between two sources.
@@ -144,18 +144,11 @@ impl Layers {
     }
 
     fn apply(&mut self, setting: &'static Setting, texts: &[&str], origin: Origin) {
-        if let Value::Many { clear, .. } = setting.value {
-            clear(&mut self.settings);
-        }
+        setting.clear(&mut self.settings);
         for text in texts {
-            let result = match setting.value {
-                Value::One { parse, .. } => parse(&mut self.settings, text),
-                Value::Many { push, .. } => push(&mut self.settings, text)
-                    .map_err(|reason| if texts.len() > 1 && !reason.contains(text) { format!("{text:?}: {reason}") } else { reason }),
-                Value::Switch { set, .. } => super::parse::boolean(text).map(|on| set(&mut self.settings, on)),
-                Value::Rule { parse, .. } => parse(&mut self.settings.channels.default, text),
-            };
-            if let Err(reason) = result {
+            if let Err(reason) = setting.read(&mut self.settings, text) {
+                let is_unclear = texts.len() > 1 && !reason.contains(text);
+                let reason = if is_unclear { format!("{text:?}: {reason}") } else { reason };
                 self.problems.push(Problem::error(origin.clone(), setting.key, reason).accepted(setting.accepted));
             }
         }
@@ -227,27 +220,27 @@ mod tests {
         let file = "heartbeat = 10\nshards = 2\nlog_level = \"warn\"\n";
         let environment = [("CAMPANILE_HEARTBEAT", "20"), ("CAMPANILE_SHARDS", "3"), ("PATH", "x")];
         let settings = layers(file, &environment, &[("heartbeat", &["25"])]).unwrap().settings;
-        assert_eq!(settings.heartbeat, Duration::from_secs(25));
-        assert_eq!(settings.shards, 3);
-        assert_eq!(settings.log_level.to_string(), "warn");
-        assert_eq!(settings.control, Settings::default().control);
+        assert_eq!(settings.clients.heartbeat, Duration::from_secs(25));
+        assert_eq!(settings.shards.count, 3);
+        assert_eq!(settings.logging.level.to_string(), "warn");
+        assert_eq!(settings.addresses.control, Settings::default().addresses.control);
     }
 
     #[test]
     fn a_later_list_replaces_the_earlier_one() {
         let file = "redis_channel = [\"a\", \"b\"]\n";
-        assert_eq!(layers(file, &[], &[]).unwrap().settings.redis_channels, ["a", "b"]);
+        assert_eq!(layers(file, &[], &[]).unwrap().settings.redis.channels, ["a", "b"]);
         let environment = [("CAMPANILE_REDIS_CHANNEL", "c, d")];
-        assert_eq!(layers(file, &environment, &[]).unwrap().settings.redis_channels, ["c", "d"]);
-        assert_eq!(layers(file, &environment, &[("redis_channel", &["e"])]).unwrap().settings.redis_channels, ["e"]);
-        assert!(layers(file, &environment, &[("redis_channel", &[""])]).unwrap().settings.redis_channels.is_empty());
+        assert_eq!(layers(file, &environment, &[]).unwrap().settings.redis.channels, ["c", "d"]);
+        assert_eq!(layers(file, &environment, &[("redis_channel", &["e"])]).unwrap().settings.redis.channels, ["e"]);
+        assert!(layers(file, &environment, &[("redis_channel", &[""])]).unwrap().settings.redis.channels.is_empty());
     }
 
     #[test]
     fn an_empty_variable_is_not_set_and_an_empty_flag_is() {
         let file = "redis = \"redis://h\"\n";
-        assert_eq!(layers(file, &[("CAMPANILE_REDIS", "")], &[]).unwrap().settings.redis.as_deref(), Some("redis://h"));
-        assert_eq!(layers(file, &[], &[("redis", &[""])]).unwrap().settings.redis, None);
+        assert_eq!(layers(file, &[("CAMPANILE_REDIS", "")], &[]).unwrap().settings.redis.url.as_deref(), Some("redis://h"));
+        assert_eq!(layers(file, &[], &[("redis", &[""])]).unwrap().settings.redis.url, None);
     }
 
     #[test]
@@ -297,8 +290,8 @@ mod tests {
 
     #[test]
     fn pin_is_checked_against_the_host_only_when_it_is_a_list() {
-        assert_eq!(layers("pin = \"1-2\"", &[], &[]).unwrap().settings.pin, Pin::List(vec![1, 2]));
-        assert_eq!(layers("pin = \"none\"", &[], &[]).unwrap().settings.pin, Pin::None);
+        assert_eq!(layers("pin = \"1-2\"", &[], &[]).unwrap().settings.shards.pin, Pin::List(vec![1, 2]));
+        assert_eq!(layers("pin = \"none\"", &[], &[]).unwrap().settings.shards.pin, Pin::None);
         assert!(texts(layers("pin = \"3-5\"", &[], &[]).unwrap_err())[0].contains("cores 4-5 are not"));
     }
 }

@@ -37,6 +37,7 @@ const MODULES: &[&str] = &[
     "bus",
     "by_name",
     "cli",
+    "clock",
     "config",
     "control",
     "doctor",

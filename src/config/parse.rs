@@ -6,8 +6,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::words::Word;
 use super::{Pin, Share};
 use crate::limits::CHANNEL_NAME_BYTES_MAX;
+use crate::wire::channel_name::{self, Bad};
 
 /// An unsigned number in a range; `_` may group digits.
 pub fn number(text: &str, min: u64, max: u64) -> Result<u64, String> {
@@ -217,19 +219,14 @@ pub fn show_cores(cores: &[usize]) -> String {
 }
 
 /// One of a few words.
-pub fn word<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
-    match words.iter().find(|(name, _)| *name == text) {
-        Some((_, value)) => Ok(*value),
+pub fn word<T: Word>(text: &str) -> Result<T, String> {
+    match T::ALL.iter().find(|value| value.name() == text) {
+        Some(value) => Ok(*value),
         None => {
-            let close = super::problem::closest(&text.to_lowercase(), words.iter().map(|(name, _)| *name));
+            let close = super::problem::closest(&text.to_lowercase(), T::ALL.iter().map(|value| value.name()));
             Err(format!("{text:?} is none of them{}", close.map_or(String::new(), |name| format!("; did you mean {name}?"))))
         }
     }
-}
-
-/// The word of a value; every value that a setting can have must be in `words`.
-pub fn show_word<T: Copy + PartialEq>(value: T, words: &[(&'static str, T)]) -> String {
-    words.iter().find(|(_, candidate)| *candidate == value).expect("every value has its word").0.to_owned()
 }
 
 pub fn boolean(text: &str) -> Result<bool, String> {
@@ -240,13 +237,14 @@ pub fn boolean(text: &str) -> Result<bool, String> {
     }
 }
 
-/// A channel name or the beginning of one, as bytes that may stand in a Redis command and a URL's query.
+/// A channel name or the beginning of one.
 pub fn channel_text(text: &str, may_be_empty: bool) -> Result<String, String> {
-    match text {
-        "" if !may_be_empty => Err("it is empty".to_owned()),
-        _ if text.len() > CHANNEL_NAME_BYTES_MAX => Err(format!("it is {} bytes long, more than {CHANNEL_NAME_BYTES_MAX}", text.len())),
-        _ if text.contains(char::is_control) => Err(format!("{text:?} holds a control character")),
-        _ => Ok(text.to_owned()),
+    match channel_name::check(text) {
+        Ok(()) => Ok(text.to_owned()),
+        Err(Bad::Empty) if may_be_empty => Ok(text.to_owned()),
+        Err(Bad::Empty) => Err("it is empty".to_owned()),
+        Err(Bad::TooLong) => Err(format!("it is {} bytes long, more than {CHANNEL_NAME_BYTES_MAX}", text.len())),
+        Err(Bad::ControlCharacter) => Err(format!("{text:?} holds a control character")),
     }
 }
 

@@ -1,10 +1,12 @@
-//! Writes the table of settings out: as a file with every setting, as markdown, and what differs from the defaults. Called by
-//! `campanile config` and by the tests of the README.
+//! Writes the table of settings out: as a file with every setting, as markdown, as JSON, and what differs from the defaults. Called
+//! by `campanile config` and `/info`.
 
 use std::fmt::Write;
 
+use serde_json::Map;
+
 use super::table::{SETTINGS, Section, Setting, Value};
-use super::{Settings, redis_url};
+use super::{ChannelRule, Settings};
 
 /// A `campanile.toml` with every setting at its default, explained. Reading it changes nothing.
 pub fn default_file() -> String {
@@ -33,7 +35,7 @@ pub fn default_file() -> String {
     let settings = Settings::default();
     for setting in SETTINGS {
         if let Value::Rule { rule_key, .. } = setting.value {
-            let _ = writeln!(out, "# {rule_key} = {}", toml_value(setting, &setting.show(&settings)));
+            let _ = writeln!(out, "# {rule_key} = {}", toml_value(setting, &setting.show(&settings).texts()));
         }
     }
     out
@@ -57,11 +59,8 @@ pub fn differences(settings: &Settings) -> Vec<String> {
     let default = Settings::default();
     let mut lines = Vec::new();
     for setting in SETTINGS {
-        let shown = setting.show(settings);
-        if shown != setting.show(&default) {
-            let shown: Vec<String> =
-                shown.iter().map(|text| if setting.key == "redis" { redis_url::masked(text) } else { text.clone() }).collect();
-            lines.push(format!("{} = {}", setting.key, toml_value(setting, &shown)));
+        if setting.show(settings) != setting.show(&default) {
+            lines.push(format!("{} = {}", setting.key, toml_value(setting, &setting.show_masked(settings).texts())));
         }
     }
     for (prefix, rule) in &settings.channels.by_prefix {
@@ -71,11 +70,33 @@ pub fn differences(settings: &Settings) -> Vec<String> {
             if let Value::Rule { rule_key, show, .. } = setting.value
                 && show(rule) != show(&settings.channels.default)
             {
-                lines.push(format!("{rule_key} = {}", toml_value(setting, &[show(rule)])));
+                lines.push(format!("{rule_key} = {}", toml_value(setting, &show(rule).texts())));
             }
         }
     }
     lines
+}
+
+/// Every setting for a program, passwords hidden: by its name in the file, behind which times carry their unit (`heartbeat_ms`).
+pub fn json(settings: &Settings) -> serde_json::Value {
+    let of_all = SETTINGS.iter().filter(|setting| !matches!(setting.value, Value::Rule { .. }));
+    let mut all: Map<String, serde_json::Value> = of_all.map(|setting| setting.show_masked(settings).json(setting.key)).collect();
+    let prefixes = settings.channels.by_prefix.iter().map(|(prefix, rule)| {
+        let mut shown = rule_json(rule);
+        shown.insert("prefix".to_owned(), prefix.as_str().into());
+        shown.into()
+    });
+    all.insert("channel_prefixes".to_owned(), prefixes.collect::<Vec<serde_json::Value>>().into());
+    all.insert("channel_default".to_owned(), rule_json(&settings.channels.default).into());
+    all.into()
+}
+
+fn rule_json(rule: &ChannelRule) -> Map<String, serde_json::Value> {
+    let shown = |setting: &Setting| match setting.value {
+        Value::Rule { rule_key, show, .. } => Some(show(rule).json(rule_key)),
+        _ => None,
+    };
+    SETTINGS.iter().filter_map(shown).collect()
 }
 
 fn toml_value(setting: &Setting, texts: &[String]) -> String {
@@ -157,13 +178,16 @@ mod tests {
 
     #[test]
     fn differences_are_lines_that_read_back() {
-        let mut settings =
-            Settings { shards: 999, redis: Some("redis://:secret@h".to_owned()), prefix: "a\"b\\".to_owned(), ..Settings::default() };
+        let mut settings = Settings::default().with(|settings| {
+            settings.shards.count = 999;
+            settings.redis.url = Some("redis://:secret@h".to_owned());
+            settings.redis.prefix = "a\"b\\".to_owned();
+        });
         let rule = crate::config::ChannelRule { overrun: Overrun::Latest, ..settings.channels.default.clone() };
         settings.channels.by_prefix.push(("prices:".to_owned(), rule));
         let lines = differences(&settings);
         assert_eq!(lines[..2], ["redis = \"redis://:***@h\"", "prefix = \"a\\\"b\\\\\""]);
-        settings.redis = Some("redis://:***@h".to_owned());
+        settings.redis.url = Some("redis://:***@h".to_owned());
         assert_eq!(read(&lines.join("\n")).settings, settings);
         assert_eq!(differences(&Settings::default()), [""; 0]);
     }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::redis_url::mask_line;
+use super::mask;
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +36,7 @@ impl Place {
         let line_end = text[start..].find('\n').map_or(text.len(), |at| start + at);
         let source = text[line_start..line_end].trim_end();
         let end = floor_boundary(text, range.end.clamp(start, line_end));
-        let shown = mask_line(source);
+        let shown = mask::line(source);
         // A mark under a line with a hidden part would point beside it.
         let width = if shown == source { text[start..end].chars().count().max(1) } else { 0 };
         Place {
@@ -92,7 +92,7 @@ impl Problem {
 
     /// A value that was typed in the wrong place may be quoted in it, a URL with a password too.
     pub fn shown_message(&self) -> String {
-        mask_line(&self.message)
+        mask::line(&self.message)
     }
 
     /// Where it stands in the order of the report: the file from top to bottom, then environment, then flags, then the rest.

@@ -3,31 +3,24 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::defaults::{SHARDS_MAX, shards_auto};
-use super::parse::{self, MILLISECOND, SECOND};
-use super::table::{Section, Setting, Value};
-use super::{FdTable, LogFilter, LogFormat, Mismatch, Overrun, RedisSubscribe, redis_url};
-use crate::wire::Format;
-use crate::wire::payload::Expect;
+use serde_json::json;
 
-const FORMATS: &[(&str, Format)] = &[("msgpack", Format::Msgpack), ("json", Format::Json), ("raw", Format::Raw)];
-const PAYLOADS: &[(&str, Expect)] = &[("auto", Expect::Auto), ("msgpack", Expect::Msgpack), ("json", Expect::Json), ("raw", Expect::Raw)];
-const MISMATCHES: &[(&str, Mismatch)] = &[("opaque", Mismatch::Opaque), ("drop", Mismatch::Drop)];
-const OVERRUNS: &[(&str, Overrun)] = &[("disconnect", Overrun::Disconnect), ("skip", Overrun::Skip), ("latest", Overrun::Latest)];
-const FD_TABLES: &[(&str, FdTable)] = &[("auto", FdTable::Auto), ("shared", FdTable::Shared), ("private", FdTable::Private)];
-const SUBSCRIBES: &[(&str, RedisSubscribe)] = &[("exact", RedisSubscribe::Exact), ("pattern", RedisSubscribe::Pattern)];
-const LOG_FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
+use super::defaults::shards_auto;
+use super::parse::{self, MILLISECOND, SECOND};
+use super::table::{Section, Setting, Shown, Value};
+use super::{LogFilter, Pin, mask, redis_url};
+use crate::limits::{CONNECTIONS_MAX, PAYLOAD_BYTES_MAX, SHARDS_MAX, SUBSCRIPTIONS_MAX};
 
 /// A row with a single value: how to read it, how to show it.
 macro_rules! one {
-    ($field:ident, $text:ident => $parse:expr, $value:ident => $show:expr) => {
+    ($section:ident.$field:ident, $text:ident => $parse:expr, $value:ident => $show:expr) => {
         Value::One {
             parse: |settings, $text| {
-                settings.$field = $parse?;
+                settings.$section.$field = $parse?;
                 Ok(())
             },
             show: |settings| {
-                let $value = &settings.$field;
+                let $value = &settings.$section.$field;
                 $show
             },
         }
@@ -56,16 +49,12 @@ fn seconds(text: &str, min_s: u64, max_s: u64) -> Result<Duration, String> {
     parse::duration(text, SECOND, Duration::from_secs(min_s), Duration::from_secs(max_s))
 }
 
-fn show_seconds(time: &Duration) -> String {
-    parse::show_duration(*time, SECOND)
+fn show_seconds(time: Duration) -> Shown {
+    Shown::Time { time, unit: SECOND }
 }
 
 fn size(text: &str, min: u64, max: u64) -> Result<usize, String> {
     parse::size(text, min, max).map(|bytes| bytes as usize)
-}
-
-fn show_size(bytes: &usize) -> String {
-    parse::show_size(*bytes as u64)
 }
 
 fn push_distinct<T: PartialEq>(list: &mut Vec<T>, item: T) -> Result<(), String> {
@@ -76,12 +65,31 @@ fn push_distinct<T: PartialEq>(list: &mut Vec<T>, item: T) -> Result<(), String>
     Ok(())
 }
 
+fn show_pin(pin: &Pin) -> Shown {
+    match pin {
+        Pin::List(cores) => Shown::Both { text: parse::show_cores(cores), json: json!(cores) },
+        Pin::Auto | Pin::None => Shown::Text(parse::show_pin(pin)),
+    }
+}
+
 const HOUR_S: u64 = 3600;
 const DAY_S: u64 = 86_400;
 const K: u64 = 1 << 10;
 const M: u64 = 1 << 20;
 const G: u64 = 1 << 30;
 const T: u64 = 1 << 40;
+
+/// What most rows have not.
+const ROW: Setting = Setting {
+    key: "",
+    section: Section::Addresses,
+    placeholder: "",
+    help: "",
+    accepted: "",
+    value: Value::Switch { set: |_, _| (), get: |_| false },
+    default_text: None,
+    secret: None,
+};
 
 pub static SETTINGS: &[Setting] = &[
     Setting {
@@ -90,12 +98,12 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "ADDR",
         help: "Public address for WebSocket clients. May be given more than once.",
         accepted: "an IP address and a port, as in 127.0.0.1:8080, [::1]:8080. 0.0.0.0 is every IPv4 address of the host, [::] IPv4 and IPv6, or IPv6 alone where 0.0.0.0 with the same port is listed too",
-        default_text: None,
         value: Value::Many {
-            clear: |settings| settings.listen.clear(),
-            push: |settings, text| push_distinct(&mut settings.listen, parse::address(text)?),
-            show: |settings| settings.listen.iter().map(SocketAddr::to_string).collect(),
+            clear: |settings| settings.addresses.listen.clear(),
+            push: |settings, text| push_distinct(&mut settings.addresses.listen, parse::address(text)?),
+            show: |settings| settings.addresses.listen.iter().map(SocketAddr::to_string).collect(),
         },
+        ..ROW
     },
     Setting {
         key: "control",
@@ -103,8 +111,8 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "ADDR",
         help: "Address for operators: metrics, health, publish. Keep it away from the public.",
         accepted: "an IP address and a port, as in 127.0.0.1:9090, http://127.0.0.1:9090. 0.0.0.0 is every IPv4 address of the host, [::] IPv4 and IPv6",
-        default_text: None,
-        value: one!(control, text => parse::http_address(text), value => value.to_string()),
+        value: one!(addresses.control, text => parse::http_address(text), value => Shown::Text(value.to_string())),
+        ..ROW
     },
     Setting {
         key: "control_hosts",
@@ -112,12 +120,12 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "NAME",
         help: "A host name under which the control port answers, besides its addresses and localhost; for a proxy in front of it. May be given more than once.",
         accepted: "a host name without a port, as in ops.example.org",
-        default_text: None,
         value: Value::Many {
-            clear: |settings| settings.control_hosts.clear(),
-            push: |settings, text| push_distinct(&mut settings.control_hosts, parse::host_name(text)?),
-            show: |settings| settings.control_hosts.clone(),
+            clear: |settings| settings.addresses.control_hosts.clear(),
+            push: |settings, text| push_distinct(&mut settings.addresses.control_hosts, parse::host_name(text)?),
+            show: |settings| settings.addresses.control_hosts.clone(),
         },
+        ..ROW
     },
     Setting {
         key: "redis",
@@ -125,19 +133,20 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "URL",
         help: "The Redis that messages come from. Without one, the embedded bus: same semantics, this process only.",
         accepted: redis_url::ACCEPTED,
-        default_text: None,
         value: Value::One {
             parse: |settings, text| {
                 if text.is_empty() {
-                    settings.redis = None;
+                    settings.redis.url = None;
                     return Ok(());
                 }
                 redis_url::check(text)?;
-                settings.redis = Some(text.to_owned());
+                settings.redis.url = Some(text.to_owned());
                 Ok(())
             },
-            show: |settings| settings.redis.clone().unwrap_or_default(),
+            show: |settings| Shown::Text(settings.redis.url.clone().unwrap_or_default()),
         },
+        secret: Some(mask::url),
+        ..ROW
     },
     Setting {
         key: "prefix",
@@ -145,8 +154,8 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "PREFIX",
         help: "Redis channels that begin with this are served; clients name them without it.",
         accepted: "up to 255 bytes without control characters; \"\" serves every Redis channel",
-        default_text: None,
-        value: one!(prefix, text => parse::channel_text(text, true), value => value.clone()),
+        value: one!(redis.prefix, text => parse::channel_text(text, true), value => Shown::Text(value.clone())),
+        ..ROW
     },
     Setting {
         key: "redis_channel",
@@ -154,12 +163,12 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "NAME",
         help: "A Redis channel outside the prefix that clients know by the same name. May be given more than once.",
         accepted: "names of 1 to 255 bytes without control characters",
-        default_text: None,
         value: Value::Many {
-            clear: |settings| settings.redis_channels.clear(),
-            push: |settings, text| push_distinct(&mut settings.redis_channels, parse::channel_text(text, false)?),
-            show: |settings| settings.redis_channels.clone(),
+            clear: |settings| settings.redis.channels.clear(),
+            push: |settings, text| push_distinct(&mut settings.redis.channels, parse::channel_text(text, false)?),
+            show: |settings| settings.redis.channels.clone(),
         },
+        ..ROW
     },
     Setting {
         key: "redis_subscribe",
@@ -167,8 +176,8 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "HOW",
         help: "How Redis is subscribed to. exact takes the channels that have subscribers here; pattern takes the whole prefix with one PSUBSCRIBE, for hosts that serve few channels to many.",
         accepted: "exact, pattern",
-        default_text: None,
-        value: one!(redis_subscribe, text => parse::word(text, SUBSCRIBES), value => parse::show_word(*value, SUBSCRIBES)),
+        value: one!(redis.subscribe, text => parse::word(text), value => Shown::word(*value)),
+        ..ROW
     },
     Setting {
         key: "linger",
@@ -176,8 +185,8 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "SECONDS",
         help: "How long a channel without subscribers stays subscribed. A client that comes back meanwhile costs Redis nothing. A channel with a history stays for history_age if that is longer.",
         accepted: "0 to 86400 seconds, or with a unit: 500ms, 10s, 5m, 1h",
-        default_text: None,
-        value: one!(linger, text => seconds(text, 0, DAY_S), value => show_seconds(value)),
+        value: one!(redis.linger, text => seconds(text, 0, DAY_S), value => show_seconds(*value)),
+        ..ROW
     },
     Setting {
         key: "shards",
@@ -185,8 +194,9 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "N",
         help: "Threads that own sockets. The default is one per allowed core.",
         accepted: "auto, or 1 to 1024",
+        value: one!(shards.count, text => if text == "auto" { Ok(shards_auto()) } else { parse::count(text, 1, SHARDS_MAX) }, value => Shown::Number(*value as u64)),
         default_text: Some("auto"),
-        value: one!(shards, text => if text == "auto" { Ok(shards_auto()) } else { parse::count(text, 1, SHARDS_MAX) }, value => value.to_string()),
+        ..ROW
     },
     Setting {
         key: "pin",
@@ -194,8 +204,8 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "CORES",
         help: "Which cores the shards are pinned to. They are taken in order and around again; auto takes every allowed core, none leaves it to the scheduler.",
         accepted: "auto, none, or cores as in 0,2-3",
-        default_text: None,
-        value: one!(pin, text => parse::pin(text), value => parse::show_pin(value)),
+        value: one!(shards.pin, text => parse::pin(text), value => show_pin(value)),
+        ..ROW
     },
     Setting {
         key: "fd_table",
@@ -203,8 +213,8 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "TABLE",
         help: "One descriptor table for all shards, or one for each. With private tables the descriptor limit applies to each shard; auto goes private when one table would not hold connections_max and the system calls for it are allowed.",
         accepted: "auto, shared, private",
-        default_text: None,
-        value: one!(fd_table, text => parse::word(text, FD_TABLES), value => parse::show_word(*value, FD_TABLES)),
+        value: one!(shards.fd_table, text => parse::word(text), value => Shown::word(*value)),
+        ..ROW
     },
     Setting {
         key: "coalesce",
@@ -212,15 +222,15 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "MS",
         help: "Delays a round of writes to make them larger, latency for CPU. 0 writes at once.",
         accepted: "0 to 1000 milliseconds, or with a unit: 2ms, 1s",
-        default_text: None,
         value: Value::One {
             parse: |settings, text| {
                 let delay = parse::duration(text, MILLISECOND, Duration::ZERO, SECOND)?;
-                settings.coalesce = Some(delay).filter(|delay| !delay.is_zero());
+                settings.shards.coalesce = Some(delay).filter(|delay| !delay.is_zero());
                 Ok(())
             },
-            show: |settings| parse::show_duration(settings.coalesce.unwrap_or_default(), MILLISECOND),
+            show: |settings| Shown::Time { time: settings.shards.coalesce.unwrap_or_default(), unit: MILLISECOND },
         },
+        ..ROW
     },
     Setting {
         key: "inbox_messages",
@@ -228,8 +238,8 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "N",
         help: "Messages that may wait for one shard. What finds it full is a counted, announced gap.",
         accepted: "16 to 16777216",
-        default_text: None,
-        value: one!(inbox_messages, text => parse::count(text, 16, 1 << 24), value => value.to_string()),
+        value: one!(shards.inbox_messages, text => parse::count(text, 16, 1 << 24), value => Shown::Number(*value as u64)),
+        ..ROW
     },
     Setting {
         key: "backlog",
@@ -237,8 +247,8 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "N",
         help: "Connections that may wait to be accepted on each listener. The kernel takes at most net.core.somaxconn.",
         accepted: "1 to 65535",
-        default_text: None,
-        value: one!(backlog, text => parse::number(text, 1, 65_535).map(|number| number as u32), value => value.to_string()),
+        value: one!(shards.backlog, text => parse::number(text, 1, 65_535).map(|number| number as u32), value => Shown::Number(u64::from(*value))),
+        ..ROW
     },
     Setting {
         key: "notsent_bytes",
@@ -246,8 +256,8 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "SIZE",
         help: "TCP_NOTSENT_LOWAT: what a stalled socket may hold unsent in the kernel. The rest stays in the log.",
         accepted: "1k to 16M, as in 16384, 16k",
-        default_text: None,
-        value: one!(notsent_bytes, text => size(text, K, 16 * M).map(|bytes| bytes as u32), value => parse::show_size(u64::from(*value))),
+        value: one!(shards.notsent_bytes, text => size(text, K, 16 * M).map(|bytes| bytes as u32), value => Shown::Bytes(u64::from(*value))),
+        ..ROW
     },
     Setting {
         key: "format",
@@ -255,8 +265,8 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "FORMAT",
         help: "How events are spelled on connections that choose nothing.",
         accepted: "msgpack, json, raw",
-        default_text: None,
-        value: one!(format, text => parse::word(text, FORMATS), value => parse::show_word(*value, FORMATS)),
+        value: one!(clients.format, text => parse::word(text), value => Shown::word(*value)),
+        ..ROW
     },
     Setting {
         key: "heartbeat",
@@ -264,8 +274,8 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "SECONDS",
         help: "A silent connection is pinged this often.",
         accepted: "1 to 3600, whole seconds",
-        default_text: None,
-        value: one!(heartbeat, text => parse::whole_seconds(text, 1, HOUR_S), value => show_seconds(value)),
+        value: one!(clients.heartbeat, text => parse::whole_seconds(text, 1, HOUR_S), value => show_seconds(*value)),
+        ..ROW
     },
     Setting {
         key: "pong_timeout",
@@ -273,8 +283,8 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "SECONDS",
         help: "After a ping, any byte must come back within this time, or the connection is closed.",
         accepted: "1 to 3600 seconds, or with a unit: 1500ms, 10s, 5m",
-        default_text: None,
-        value: one!(pong_timeout, text => seconds(text, 1, HOUR_S), value => show_seconds(value)),
+        value: one!(clients.pong_timeout, text => seconds(text, 1, HOUR_S), value => show_seconds(*value)),
+        ..ROW
     },
     Setting {
         key: "handshake_timeout",
@@ -282,8 +292,8 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "SECONDS",
         help: "A new connection must have sent its whole request head within this time.",
         accepted: "1 to 3600 seconds, or with a unit: 1500ms, 10s, 5m",
-        default_text: None,
-        value: one!(handshake_timeout, text => seconds(text, 1, HOUR_S), value => show_seconds(value)),
+        value: one!(clients.handshake_timeout, text => seconds(text, 1, HOUR_S), value => show_seconds(*value)),
+        ..ROW
     },
     Setting {
         key: "close_timeout",
@@ -291,8 +301,8 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "SECONDS",
         help: "How long the answer to a close frame is waited for.",
         accepted: "1 to 3600 seconds, or with a unit: 1500ms, 10s, 5m",
-        default_text: None,
-        value: one!(close_timeout, text => seconds(text, 1, HOUR_S), value => show_seconds(value)),
+        value: one!(clients.close_timeout, text => seconds(text, 1, HOUR_S), value => show_seconds(*value)),
+        ..ROW
     },
     Setting {
         key: "shutdown_timeout",
@@ -300,8 +310,8 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "SECONDS",
         help: "On SIGTERM or SIGINT, how long to go on sending what is due before closing everything.",
         accepted: "0 to 3600 seconds, or with a unit: 500ms, 10s, 5m",
-        default_text: None,
-        value: one!(shutdown_timeout, text => seconds(text, 0, HOUR_S), value => show_seconds(value)),
+        value: one!(clients.shutdown_timeout, text => seconds(text, 0, HOUR_S), value => show_seconds(*value)),
+        ..ROW
     },
     Setting {
         key: "echo",
@@ -309,8 +319,8 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "BOOL",
         help: "Turns on the diagnostic path /echo, which returns every message unchanged.",
         accepted: "true, false",
-        default_text: None,
-        value: Value::Switch { set: |settings, on| settings.echo = on, get: |settings| settings.echo },
+        value: Value::Switch { set: |settings, on| settings.clients.echo = on, get: |settings| settings.clients.echo },
+        ..ROW
     },
     Setting {
         key: "allow_client_publish",
@@ -318,8 +328,11 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "BOOL",
         help: "Lets every client publish. Off, a publish command is answered with an error.",
         accepted: "true, false",
-        default_text: None,
-        value: Value::Switch { set: |settings, on| settings.allow_client_publish = on, get: |settings| settings.allow_client_publish },
+        value: Value::Switch {
+            set: |settings, on| settings.clients.allow_client_publish = on,
+            get: |settings| settings.clients.allow_client_publish,
+        },
+        ..ROW
     },
     Setting {
         key: "payload",
@@ -327,8 +340,8 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "KIND",
         help: "What publishers send. auto looks at each payload: MessagePack map or array, JSON text, UTF-8, bytes.",
         accepted: "auto, msgpack, json, raw",
-        default_text: None,
-        value: rule!("payload", payload, text => parse::word(text, PAYLOADS), value => parse::show_word(*value, PAYLOADS)),
+        value: rule!("payload", payload, text => parse::word(text), value => Shown::word(*value)),
+        ..ROW
     },
     Setting {
         key: "payload_mismatch",
@@ -336,8 +349,8 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "WHAT",
         help: "What becomes of a payload that is not what payload says. opaque delivers it as text or bytes; drop counts it and takes it for no message of the channel, without number or gap.",
         accepted: "opaque, drop",
-        default_text: None,
-        value: rule!("payload_mismatch", mismatch, text => parse::word(text, MISMATCHES), value => parse::show_word(*value, MISMATCHES)),
+        value: rule!("payload_mismatch", mismatch, text => parse::word(text), value => Shown::word(*value)),
+        ..ROW
     },
     Setting {
         key: "overrun",
@@ -345,8 +358,8 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "POLICY",
         help: "What becomes of a subscriber that the log has left behind. disconnect closes it with 4008 and it resumes, skip goes on after a gap, latest jumps to the newest message.",
         accepted: "disconnect, skip, latest",
-        default_text: None,
-        value: rule!("overrun", overrun, text => parse::word(text, OVERRUNS), value => parse::show_word(*value, OVERRUNS)),
+        value: rule!("overrun", overrun, text => parse::word(text), value => Shown::word(*value)),
+        ..ROW
     },
     Setting {
         key: "log_bytes_per_channel",
@@ -354,8 +367,8 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "SIZE",
         help: "How much of a channel each shard keeps for subscribers that are behind. In [[channels]]: log_bytes.",
         accepted: "4k to 1G, as in 262144, 256k, 1M",
-        default_text: None,
-        value: rule!("log_bytes", log_bytes, text => size(text, 4 * K, G), value => show_size(value)),
+        value: rule!("log_bytes", log_bytes, text => size(text, 4 * K, G), value => Shown::Bytes(*value as u64)),
+        ..ROW
     },
     Setting {
         key: "history_count",
@@ -363,8 +376,8 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "N",
         help: "Messages of a channel that this node keeps for clients that resume, as far as they fit log_bytes_per_channel. 0: only what the log still holds.",
         accepted: "0 to 1000000",
-        default_text: None,
-        value: rule!("history_count", history_count, text => parse::count(text, 0, 1_000_000), value => value.to_string()),
+        value: rule!("history_count", history_count, text => parse::count(text, 0, 1_000_000), value => Shown::Number(*value as u64)),
+        ..ROW
     },
     Setting {
         key: "history_age",
@@ -372,8 +385,8 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "SECONDS",
         help: "How long messages are kept for clients that resume, and a channel with a history after its last subscriber has left.",
         accepted: "1 to 86400 seconds, or with a unit: 30s, 5m, 1h",
-        default_text: None,
-        value: rule!("history_age", history_age, text => seconds(text, 1, DAY_S), value => show_seconds(value)),
+        value: rule!("history_age", history_age, text => seconds(text, 1, DAY_S), value => show_seconds(*value)),
+        ..ROW
     },
     Setting {
         key: "connections_max",
@@ -381,17 +394,17 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "N",
         help: "Open connections. The next one is answered 503.",
         accepted: "1 to 16777216",
-        default_text: None,
-        value: one!(connections_max, text => parse::count(text, 1, 1 << 24), value => value.to_string()),
+        value: one!(bounds.connections_max, text => parse::count(text, 1, CONNECTIONS_MAX), value => Shown::Number(*value as u64)),
+        ..ROW
     },
     Setting {
         key: "subscriptions_max",
         section: Section::Bounds,
         placeholder: "N",
         help: "Channels that one connection may subscribe to.",
-        accepted: "1 to 65535",
-        default_text: None,
-        value: one!(subscriptions_max, text => parse::count(text, 1, 65_535), value => value.to_string()),
+        accepted: "1 to 65534",
+        value: one!(bounds.subscriptions_max, text => parse::count(text, 1, SUBSCRIPTIONS_MAX), value => Shown::Number(*value as u64)),
+        ..ROW
     },
     Setting {
         key: "channels_max",
@@ -399,8 +412,8 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "N",
         help: "Distinct channels served at once by the whole process.",
         accepted: "1 to 100000000",
-        default_text: None,
-        value: one!(channels_max, text => parse::count(text, 1, 100_000_000), value => value.to_string()),
+        value: one!(bounds.channels_max, text => parse::count(text, 1, 100_000_000), value => Shown::Number(*value as u64)),
+        ..ROW
     },
     Setting {
         key: "channels_per_address",
@@ -408,8 +421,18 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "N",
         help: "How many of them one address (an IPv6 /64) may be the first to subscribe to. auto is half of channels_max. Behind a proxy all clients share its address: none switches it off.",
         accepted: "auto, none, or 1 to 100000000",
-        default_text: None,
-        value: one!(channels_per_address, text => parse::share(text, 100_000_000), value => parse::show_share(*value)),
+        value: Value::One {
+            parse: |settings, text| {
+                settings.bounds.channels_per_address = parse::share(text, 100_000_000)?;
+                Ok(())
+            },
+            // Programs are told what it comes to; none is no number.
+            show: |settings| Shown::Both {
+                text: parse::show_share(settings.bounds.channels_per_address),
+                json: Some(settings.bounds.channels_of_address()).filter(|&channels| channels < usize::MAX).into(),
+            },
+        },
+        ..ROW
     },
     Setting {
         key: "message_bytes_max",
@@ -417,8 +440,8 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "SIZE",
         help: "Largest message a client may send. A larger one is closed with 1009.",
         accepted: "1k to 16M, as in 65536, 64k",
-        default_text: None,
-        value: one!(message_bytes_max, text => size(text, K, 16 * M), value => show_size(value)),
+        value: one!(bounds.message_bytes_max, text => size(text, K, 16 * M), value => Shown::Bytes(*value as u64)),
+        ..ROW
     },
     Setting {
         key: "payload_bytes_max",
@@ -426,8 +449,8 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "SIZE",
         help: "Largest payload taken from the bus or a publisher. A larger one is dropped, counted and announced as a gap; a publisher of this server is told.",
         accepted: "1k to 64M, as in 1048576, 1M",
-        default_text: None,
-        value: one!(payload_bytes_max, text => size(text, K, 64 * M), value => show_size(value)),
+        value: one!(bounds.payload_bytes_max, text => size(text, K, PAYLOAD_BYTES_MAX as u64), value => Shown::Bytes(*value as u64)),
+        ..ROW
     },
     Setting {
         key: "log_bytes_total",
@@ -435,8 +458,8 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "SIZE",
         help: "All channel logs of the process together.",
         accepted: "64k to 1T, as in 512M, 1G",
-        default_text: None,
-        value: one!(log_bytes_total, text => size(text, 64 * K, T), value => show_size(value)),
+        value: one!(bounds.log_bytes_total, text => size(text, 64 * K, T), value => Shown::Bytes(*value as u64)),
+        ..ROW
     },
     Setting {
         key: "inbox_bytes_total",
@@ -444,8 +467,8 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "SIZE",
         help: "Messages that wait for the shards, all together; each shard has its share. What finds it full is a counted, announced gap.",
         accepted: "64k to 1T, as in 256M, 1G",
-        default_text: None,
-        value: one!(inbox_bytes_total, text => size(text, 64 * K, T), value => show_size(value)),
+        value: one!(bounds.inbox_bytes_total, text => size(text, 64 * K, T), value => Shown::Bytes(*value as u64)),
+        ..ROW
     },
     Setting {
         key: "history_bytes_total",
@@ -453,8 +476,8 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "SIZE",
         help: "Histories of all channels together. Beyond it the oldest messages go first, whatever their channel.",
         accepted: "64k to 1T, as in 256M, 1G",
-        default_text: None,
-        value: one!(history_bytes_total, text => size(text, 64 * K, T), value => show_size(value)),
+        value: one!(bounds.history_bytes_total, text => size(text, 64 * K, T), value => Shown::Bytes(*value as u64)),
+        ..ROW
     },
     Setting {
         key: "buffer_bytes_total",
@@ -462,8 +485,8 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "SIZE",
         help: "Split frames and unsent control frames of all connections together. A connection that needs more is closed with 1013.",
         accepted: "64k to 1T, as in 256M, 1G",
-        default_text: None,
-        value: one!(buffer_bytes_total, text => size(text, 64 * K, T), value => show_size(value)),
+        value: one!(bounds.buffer_bytes_total, text => size(text, 64 * K, T), value => Shown::Bytes(*value as u64)),
+        ..ROW
     },
     Setting {
         key: "log_format",
@@ -471,8 +494,8 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "FORMAT",
         help: "How log lines are written to stderr.",
         accepted: "text, json",
-        default_text: None,
-        value: one!(log_format, text => parse::word(text, LOG_FORMATS), value => parse::show_word(*value, LOG_FORMATS)),
+        value: one!(logging.format, text => parse::word(text), value => Shown::word(*value)),
+        ..ROW
     },
     Setting {
         key: "log_level",
@@ -480,7 +503,7 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "FILTER",
         help: "Which log lines are written: a level, or levels for modules, which leave the others at info. debug and trace exist in debug builds only.",
         accepted: "off, error, warn, info, debug, trace, or with modules as in warn,campanile::bus=info",
-        default_text: None,
-        value: one!(log_level, text => LogFilter::parse(text), value => value.to_string()),
+        value: one!(logging.level, text => LogFilter::parse(text), value => Shown::Text(value.to_string())),
+        ..ROW
     },
 ];

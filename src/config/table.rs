@@ -3,7 +3,13 @@
 //!
 //! Invariant: for every setting, what `show` writes, `parse` reads back to the same value; defaults stand in `defaults.rs`.
 
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::parse;
 use super::problem::closest;
+use super::words::Word;
 use super::{ChannelRule, Settings};
 
 pub use super::rows::SETTINGS;
@@ -20,9 +26,11 @@ pub struct Setting {
     pub help: &'static str,
     /// Every text that is taken.
     pub accepted: &'static str,
+    pub value: Value,
     /// The default's text where the value depends on the host.
     pub default_text: Option<&'static str>,
-    pub value: Value,
+    /// Of a value that may hold a password: what may be shown of its text.
+    pub secret: Option<fn(&str) -> String>,
 }
 
 /// How the texts of a setting are read into [`Settings`] and shown. The reason of an `Err` says what is wrong with the text.
@@ -30,7 +38,7 @@ pub struct Setting {
 pub enum Value {
     One {
         parse: fn(&mut Settings, &str) -> Result<(), String>,
-        show: fn(&Settings) -> String,
+        show: fn(&Settings) -> Shown,
     },
     /// A later source replaces the whole list.
     Many {
@@ -46,8 +54,66 @@ pub enum Value {
     Rule {
         rule_key: &'static str,
         parse: fn(&mut ChannelRule, &str) -> Result<(), String>,
-        show: fn(&ChannelRule) -> String,
+        show: fn(&ChannelRule) -> Shown,
     },
+}
+
+/// A value on its way out: for people as a text that would be read back to it, for programs as JSON.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Shown {
+    Text(String),
+    Number(u64),
+    Bytes(u64),
+    /// In texts a bare number counts `unit`, in JSON milliseconds.
+    Time {
+        time: Duration,
+        unit: Duration,
+    },
+    Switch(bool),
+    List(Vec<String>),
+    /// What JSON says otherwise than a text.
+    Both {
+        text: String,
+        json: serde_json::Value,
+    },
+}
+
+impl Shown {
+    pub fn word(value: impl Word) -> Shown {
+        Shown::Text(value.name().to_owned())
+    }
+
+    /// One, except for a list.
+    pub fn texts(self) -> Vec<String> {
+        vec![match self {
+            Shown::List(texts) => return texts,
+            Shown::Text(text) | Shown::Both { text, .. } => text,
+            Shown::Number(number) => number.to_string(),
+            Shown::Bytes(bytes) => parse::show_size(bytes),
+            Shown::Time { time, unit } => parse::show_duration(time, unit),
+            Shown::Switch(on) => on.to_string(),
+        }]
+    }
+
+    /// With its name, which tells the unit of a time.
+    pub fn json(self, key: &str) -> (String, serde_json::Value) {
+        let key = key.to_owned();
+        match self {
+            Shown::Text(text) => (key, text.into()),
+            Shown::Number(number) | Shown::Bytes(number) => (key, number.into()),
+            Shown::Time { time, .. } => (key + "_ms", json!(time.as_millis() as u64)),
+            Shown::Switch(on) => (key, on.into()),
+            Shown::List(texts) => (key, texts.into()),
+            Shown::Both { json, .. } => (key, json),
+        }
+    }
+
+    fn masked(self, mask: fn(&str) -> String) -> Shown {
+        match self {
+            Shown::List(texts) => Shown::List(texts.iter().map(|text| mask(text)).collect()),
+            other => Shown::Text(other.texts().iter().map(|text| mask(text)).collect()),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,18 +155,44 @@ impl Setting {
         format!("{VARIABLE_PREFIX}{}", self.key.to_uppercase())
     }
 
-    /// The value's texts, one except for a list.
-    pub fn show(&self, settings: &Settings) -> Vec<String> {
+    /// Reads one text: the value, or another item of a list.
+    pub fn read(&self, settings: &mut Settings, text: &str) -> Result<(), String> {
         match self.value {
-            Value::One { show, .. } => vec![show(settings)],
-            Value::Many { show, .. } => show(settings),
-            Value::Switch { get, .. } => vec![get(settings).to_string()],
-            Value::Rule { show, .. } => vec![show(&settings.channels.default)],
+            Value::One { parse, .. } => parse(settings, text),
+            Value::Many { push, .. } => push(settings, text),
+            Value::Switch { set, .. } => parse::boolean(text).map(|on| set(settings, on)),
+            Value::Rule { parse, .. } => parse(&mut settings.channels.default, text),
+        }
+    }
+
+    /// A list is emptied: the next source begins it anew.
+    pub fn clear(&self, settings: &mut Settings) {
+        if let Value::Many { clear, .. } = self.value {
+            clear(settings);
+        }
+    }
+
+    /// The whole value, a password in it too.
+    pub fn show(&self, settings: &Settings) -> Shown {
+        match self.value {
+            Value::One { show, .. } => show(settings),
+            Value::Many { show, .. } => Shown::List(show(settings)),
+            Value::Switch { get, .. } => Shown::Switch(get(settings)),
+            Value::Rule { show, .. } => show(&settings.channels.default),
+        }
+    }
+
+    /// The value without its secret.
+    pub fn show_masked(&self, settings: &Settings) -> Shown {
+        let shown = self.show(settings);
+        match self.secret {
+            Some(mask) => shown.masked(mask),
+            None => shown,
         }
     }
 
     pub fn default_texts(&self) -> Vec<String> {
-        self.default_text.map_or_else(|| self.show(&Settings::default()), |text| vec![text.to_owned()])
+        self.default_text.map_or_else(|| self.show(&Settings::default()).texts(), |text| vec![text.to_owned()])
     }
 
     pub fn is_list(&self) -> bool {
@@ -151,21 +243,17 @@ pub fn meant(typed: &str) -> Option<&'static Setting> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::parse;
+    use super::super::settings::{Addresses, Bounds, Clients, Logging, Redis, Shards};
+    use super::super::{ChannelRules, FdTable, LogFormat, Mismatch, Overrun, RedisSubscribe};
     use super::*;
+    use crate::wire::Format;
+    use crate::wire::payload::Expect;
 
     /// Reads a setting's texts into a copy of the defaults.
     fn read(setting: &Setting, texts: &[String]) -> Settings {
         let mut settings = Settings::default();
-        match setting.value {
-            Value::One { parse, .. } => parse(&mut settings, &texts[0]).unwrap(),
-            Value::Many { clear, push, .. } => {
-                clear(&mut settings);
-                texts.iter().for_each(|text| push(&mut settings, text).unwrap());
-            }
-            Value::Switch { set, .. } => set(&mut settings, parse::boolean(&texts[0]).unwrap()),
-            Value::Rule { parse, .. } => parse(&mut settings.channels.default, &texts[0]).unwrap(),
-        }
+        setting.clear(&mut settings);
+        texts.iter().for_each(|text| setting.read(&mut settings, text).unwrap());
         settings
     }
 
@@ -173,7 +261,7 @@ mod tests {
     fn every_default_is_read_back_to_itself() {
         for setting in SETTINGS {
             assert_eq!(read(setting, &setting.default_texts()), Settings::default(), "{}", setting.key);
-            assert_eq!(read(setting, &setting.show(&Settings::default())), Settings::default(), "{}", setting.key);
+            assert_eq!(read(setting, &setting.show(&Settings::default()).texts()), Settings::default(), "{}", setting.key);
         }
     }
 
@@ -182,7 +270,7 @@ mod tests {
         for (index, setting) in SETTINGS.iter().enumerate() {
             assert!(SETTINGS[..index].iter().all(|other| other.key != setting.key), "{} stands twice", setting.key);
             assert!(setting.key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{}", setting.key);
-            assert!(setting.help.ends_with('.'), "{}", setting.key);
+            assert!(setting.help.ends_with('.') && !setting.accepted.is_empty() && !setting.placeholder.is_empty(), "{}", setting.key);
         }
         assert_eq!(find("redis_channel").unwrap().flag(), "redis-channel");
         assert_eq!(find("redis_channel").unwrap().variable(), "CAMPANILE_REDIS_CHANNEL");
@@ -236,30 +324,27 @@ mod tests {
             let text = other.unwrap_or(if small { "77" } else { "131072" }).to_owned();
             let changed = read(setting, std::slice::from_ref(&text));
             assert_ne!(changed, Settings::default(), "{} changes nothing", setting.key);
-            if let Value::One { parse, .. } = setting.value {
-                parse(&mut all, &text).unwrap();
+            if matches!(setting.value, Value::One { .. }) {
+                setting.read(&mut all, &text).unwrap();
             }
         }
         // A new field must be named here, and so remembered in the table.
-        let Settings {
-            listen: _,
-            control: _,
-            control_hosts: _,
-            redis: _,
-            prefix: _,
-            redis_channels: _,
-            redis_subscribe: _,
-            linger: _,
-            shards: _,
-            pin: _,
-            fd_table: _,
+        let Settings { addresses, redis, shards, clients, channels: ChannelRules { default, by_prefix: _ }, bounds, logging } = all;
+        let Addresses { listen: _, control: _, control_hosts: _ } = addresses;
+        let Redis { url: _, prefix: _, channels: _, subscribe: _, linger: _ } = redis;
+        let Shards { count: _, pin: _, fd_table: _, coalesce: _, inbox_messages: _, backlog: _, notsent_bytes: _ } = shards;
+        let Clients {
             format: _,
-            coalesce: _,
             heartbeat: _,
             pong_timeout: _,
             handshake_timeout: _,
             close_timeout: _,
             shutdown_timeout: _,
+            echo: _,
+            allow_client_publish: _,
+        } = clients;
+        let ChannelRule { overrun: _, payload: _, mismatch: _, log_bytes: _, history_count: _, history_age: _ } = default;
+        let Bounds {
             connections_max: _,
             subscriptions_max: _,
             channels_max: _,
@@ -268,18 +353,40 @@ mod tests {
             payload_bytes_max: _,
             log_bytes_total: _,
             buffer_bytes_total: _,
-            inbox_messages: _,
             inbox_bytes_total: _,
             history_bytes_total: _,
-            notsent_bytes: _,
-            backlog: _,
-            echo: _,
-            allow_client_publish: _,
-            log_format: _,
-            log_level: _,
-            channels: _,
-        } = all;
-        const FIELDS: usize = 35 + 6;
-        assert_eq!(SETTINGS.len(), FIELDS, "35 fields of Settings and 6 of ChannelRule");
+        } = bounds;
+        let Logging { format: _, level: _ } = logging;
+        assert_eq!(SETTINGS.len(), 3 + 5 + 7 + 8 + 6 + 10 + 2, "a row for each of them");
+    }
+
+    /// A word that is taken is named, and the other way round.
+    #[test]
+    fn what_is_accepted_is_told() {
+        fn words<T: Word>() -> String {
+            T::ALL.iter().map(|value| value.name()).collect::<Vec<_>>().join(", ")
+        }
+        for (key, words) in [
+            ("redis_subscribe", words::<RedisSubscribe>()),
+            ("fd_table", words::<FdTable>()),
+            ("format", words::<Format>()),
+            ("payload", words::<Expect>()),
+            ("payload_mismatch", words::<Mismatch>()),
+            ("overrun", words::<Overrun>()),
+            ("log_format", words::<LogFormat>()),
+        ] {
+            assert_eq!(find(key).unwrap().accepted, words, "{key}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_masked_for_people_and_programs() {
+        let settings = Settings::default().with(|settings| settings.redis.url = Some("redis://:secret@h".to_owned()));
+        let shown = find("redis").unwrap().show_masked(&settings);
+        assert_eq!(shown.clone().texts(), ["redis://:***@h"]);
+        assert_eq!(shown.json("redis"), ("redis".to_owned(), "redis://:***@h".into()));
+        // Whatever may log in is marked as such.
+        let hidden: Vec<&str> = SETTINGS.iter().filter(|setting| setting.secret.is_some()).map(|setting| setting.key).collect();
+        assert_eq!(hidden, ["redis"]);
     }
 }

@@ -10,9 +10,10 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::oneshot;
 
+use super::State;
 use super::answer::{self, Problem};
-use super::{PAGE_CHANNELS_MAX, State};
 use crate::bus::BusCommand;
+use crate::limits::control::PAGE_CHANNELS_MAX;
 
 const PAGE_CHANNELS_DEFAULT: usize = 100;
 

@@ -25,8 +25,9 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
+use super::Timeouts;
 use super::tally::{CutReason, Tally};
-use super::{CONNECTIONS_MAX, READ_BUFFER_BYTES_MAX, Timeouts};
+use crate::limits::control::{CONNECTIONS_MAX, READ_BUFFER_BYTES_MAX};
 
 /// What a connection waits for, in the order in which places are taken away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,7 +42,7 @@ enum Phase {
     Body,
     /// The client takes its answer.
     Answering,
-    /// The request is being worked at: nobody's fault but ours, and bounded in time and number ([`super::WORKING_MAX`]).
+    /// The request is being worked at: nobody's fault but ours, and bounded in time and number ([`crate::limits::control::WORKING_MAX`]).
     Working,
 }
 

@@ -22,9 +22,8 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeCounterValue, EncodeG
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::info::overrun_name;
 use super::{State, process};
-use crate::config::Overrun;
+use crate::config::{Overrun, Word};
 use crate::metrics::{BusMetrics, Counter, LATENCY_BOUNDS_US, Latency, ShardMetrics};
 use crate::wire::close::CloseReason;
 use crate::wire::http::refusal::RefusalReason;
@@ -220,8 +219,8 @@ impl Scrape {
             "campanile_overruns",
             "Times a channel's log passed a subscriber, by what was done. Unit: subscriptions.",
             labelled().flat_map(|([shard], metrics)| {
-                [Overrun::Disconnect, Overrun::Skip, Overrun::Latest]
-                    .map(|policy| (([shard], [("policy", overrun_name(policy))]), metrics.overruns[policy as usize].get()))
+                let of = move |policy: &Overrun| (([shard], [("policy", policy.name())]), metrics.overruns[*policy as usize].get());
+                Overrun::ALL.iter().map(of)
             }),
         )?;
         page.histograms(

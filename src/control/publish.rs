@@ -23,8 +23,9 @@ use tokio::time::Instant;
 
 use super::answer::{self, Problem};
 use super::listener::Peer;
-use super::{PUBLISH_CHANNELS_MAX, State, room};
+use super::{State, room};
 use crate::bus::{self, Publish, PublishError, PublishReply, Published};
+use crate::limits::control::PUBLISH_CHANNELS_MAX;
 use crate::wire::channel_name;
 use crate::wire::json;
 
@@ -129,7 +130,7 @@ pub(super) async fn publish(Shared(state): Shared<Arc<State>>, request: Request)
     }
     let (head, body) = request.into_parts();
     check_coding(&head.headers)?;
-    let payload_bytes_max = state.settings.payload_bytes_max;
+    let payload_bytes_max = state.settings.bounds.payload_bytes_max;
     let too_big = || Failure::Bus(PublishError::TooBig { bytes_max: payload_bytes_max });
     let busy = || Failure::Bus(PublishError::Busy);
     let body_bytes_max = state.bodies.body_bytes_max;
@@ -271,9 +272,9 @@ fn target(channel: Option<String>, channels: Option<Vec<String>>) -> Result<Targ
         Target::Many(channels) => channels,
     };
     for name in names {
-        channel_name::check(name).map_err(|accepted| {
+        channel_name::check(name).map_err(|bad| {
             let shown: String = name.chars().take(80).collect();
-            Problem::bad_request(format!("{shown:?} cannot be a channel name"), accepted)
+            Problem::bad_request(format!("{shown:?} cannot be a channel name"), bad.accepted())
         })?;
     }
     Ok(target)

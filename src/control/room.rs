@@ -1,7 +1,7 @@
 //! Room for requests that cost something: how many are worked at, how many wait for that, and the bytes of their bodies.
 //!
 //! Invariant: whatever is asked of the control port at once, it holds no more than [`memory_bound`]; and fewer requests are worked at, those
-//! that wait included, than there are connections ([`super::WORKING_MAX`]), so that a newcomer always finds a place.
+//! that wait included, than there are connections ([`crate::limits::control::WORKING_MAX`]), so that a newcomer always finds a place.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,13 +13,11 @@ use axum::body::{Body, Bytes, HttpBody};
 use axum::response::Response;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{ANSWER_BYTES_MAX, CONNECTIONS_MAX, PUBLISHES_MAX, READ_BUFFER_BYTES_MAX, READS_MAX, RESULTS_BYTES_MAX};
+use crate::limits::control::{
+    ANSWER_BYTES_MAX, BODIES_BYTES_MAX, BODY_SLACK_BYTES, CONNECTIONS_MAX, PUBLISHES_MAX, READ_BUFFER_BYTES_MAX, READS_MAX,
+    RESULTS_BYTES_MAX,
+};
 
-/// Bytes of all bodies together, counted as in [`Bodies`]; a single larger one is taken when there is no other.
-const BODIES_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// A body beyond twice the largest payload (in base64, or with its quotes escaped): room for the names of the longest kind, quoted and
-/// escaped.
-pub(super) const BODY_SLACK_BYTES: usize = 512 * 1024;
 /// Semaphores count to 2^29 on the smallest machine; kilobytes reach far enough.
 const UNIT_BYTES: usize = 1024;
 

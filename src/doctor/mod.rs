@@ -8,8 +8,8 @@ pub mod host;
 use serde::Serialize;
 
 use crate::config::parse::show_size;
-use crate::config::start::show_bytes;
-use crate::config::{Resolved, Settings, fd_table, memory_bound, resolve_fd_table};
+use crate::config::{Resolved, Settings, fd_table, resolve_fd_table};
+use crate::server::memory_bound::{memory_bound, show_bytes};
 use host::Facts;
 
 /// Kernel memory of one idle socket: structures, inode, file, epoll entry. (A pair on loopback was measured at 6.4 to 8.4 KB for both ends.)
@@ -121,11 +121,11 @@ struct Need<'a> {
 
 impl Need<'_> {
     fn connections(&self) -> u64 {
-        self.settings.connections_max as u64
+        self.settings.bounds.connections_max as u64
     }
 
     fn shards(&self) -> u64 {
-        self.settings.shards as u64
+        self.settings.shards.count as u64
     }
 
     /// Connections of the fullest listener, more or less.
@@ -179,7 +179,7 @@ impl Need<'_> {
 
     /// All clients of a listener come back at once, the worst that happens.
     fn backlog_need(&self) -> u64 {
-        self.share().min(u64::from(self.settings.backlog))
+        self.share().min(u64::from(self.settings.shards.backlog))
     }
 
     fn backlog(&self) -> Check {
@@ -250,7 +250,7 @@ impl Need<'_> {
     /// What the logs may take so that the bound holds.
     fn smaller_logs(&self, available: u64) -> String {
         let bound = memory_bound(self.settings);
-        let copies = bound.logs / (self.settings.log_bytes_total as u64).max(1);
+        let copies = bound.logs / (self.settings.bounds.log_bytes_total as u64).max(1);
         let room = available.saturating_sub(self.bound() - bound.logs) / copies.max(1);
         match room >> 20 {
             0..64 => "more memory, or smaller bounds (--connections-max, --buffer-bytes-total, --log-bytes-total)".into(),
@@ -401,7 +401,7 @@ impl Need<'_> {
 
     /// Only where no message gets through at all.
     fn payload(&self) -> Option<Check> {
-        let (need, max) = (self.load.payload_bytes, self.settings.payload_bytes_max as u64);
+        let (need, max) = (self.load.payload_bytes, self.settings.bounds.payload_bytes_max as u64);
         let text = format!("a message of {} B is dropped: payload_bytes_max is {}", count(need), show_size(max));
         (need > max).then(|| compare("payload", need, max, text, || format!("--payload-bytes-max {}", show_size(need))))
     }

@@ -32,7 +32,10 @@ fn usual() -> Facts {
 }
 
 fn settings(connections: usize) -> Settings {
-    Settings { connections_max: connections, shards: 4, ..Settings::default() }
+    Settings::default().with(|settings| {
+        settings.bounds.connections_max = connections;
+        settings.shards.count = 4;
+    })
 }
 
 const QUIET: Load = Load { rate: 1.0, payload_bytes: 128 };
@@ -80,14 +83,14 @@ fn each_bound_is_named_when_it_alone_is_too_low() {
     assert_eq!(too_low(&settings, QUIET, &Facts { memory_available: Some(700 << 20), ..roomy.clone() }), ["memory", "memory bound"]);
     // A limit that cannot be raised as far as it would have to be.
     let low = Facts { descriptors_hard: Some(20_000), nr_open: Some(50_000), ..roomy.clone() };
-    let shared = Settings { fd_table: FdTable::Shared, ..settings.clone() };
+    let shared = settings.clone().with(|settings| settings.shards.fd_table = FdTable::Shared);
     assert_eq!(too_low(&shared, QUIET, &low), ["descriptors", "fs.nr_open"]);
 }
 
 #[test]
 fn private_tables_are_counted_each_by_itself() {
     let facts = Facts { descriptors_hard: Some(20_000), ..usual() };
-    let shards = |shards| Settings { shards, ..settings(100_000) };
+    let shards = |shards| settings(100_000).with(|settings| settings.shards.count = shards);
     assert_eq!(check("descriptors", &shards(6), QUIET, &facts).verdict, Verdict::Ok);
     let low = check("descriptors", &shards(4), QUIET, &facts);
     assert_eq!(low.verdict, Verdict::TooLow);
@@ -98,7 +101,7 @@ fn private_tables_are_counted_each_by_itself() {
 fn a_host_that_forbids_private_tables_is_told_what_to_allow() {
     let refused = Some(crate::sys::Refusal { call: "close_range", error: Some(libc::ENOSYS) });
     let facts = Facts { descriptors_hard: Some(20_000), private_refused: refused, ..usual() };
-    let check = check("descriptors", &Settings { shards: 6, ..settings(100_000) }, QUIET, &facts);
+    let check = check("descriptors", &settings(100_000).with(|settings| settings.shards.count = 6), QUIET, &facts);
     assert_eq!(check.verdict, Verdict::TooLow);
     assert!(check.text.contains("one shared table needs 100,112") && check.text.contains("older than 5.9"), "{}", check.text);
     let fix = check.fix.unwrap();
@@ -110,7 +113,7 @@ fn what_a_fix_says_is_enough() {
     let facts = Facts { memory_available: Some(13 << 28), ..usual() };
     let fix = check("memory bound", &settings(100_000), QUIET, &facts).fix.unwrap();
     let mib: usize = fix.strip_prefix("--log-bytes-total ").unwrap().strip_suffix('M').unwrap().parse().unwrap();
-    let smaller = Settings { log_bytes_total: mib << 20, ..settings(100_000) };
+    let smaller = settings(100_000).with(|settings| settings.bounds.log_bytes_total = mib << 20);
     assert_eq!(check("memory bound", &smaller, QUIET, &facts).verdict, Verdict::Ok);
 
     let facts = Facts { tcp_mem: Some([1, 2, 3]), ..usual() };
@@ -185,7 +188,7 @@ fn messages_that_no_log_holds_are_told() {
     let large = Load { rate: 0.5, payload_bytes: 2 << 20 };
     assert_eq!(too_low(&settings(1000), large, &facts), ["payload", "channel log"]);
     assert_eq!(check("payload", &settings(1000), large, &facts).fix.unwrap(), "--payload-bytes-max 2M");
-    let mut roomy = Settings { payload_bytes_max: 2 << 20, ..settings(1000) };
+    let mut roomy = settings(1000).with(|settings| settings.bounds.payload_bytes_max = 2 << 20);
     roomy.channels.default.log_bytes = 3 << 20;
     assert_eq!(too_low(&roomy, large, &facts), [""; 0]);
     // Small ones, but dozens of them to a round.

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire};
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicUsize};
 use std::sync::{Arc, OnceLock};
 
+use crate::clock::MonotonicNs;
 use crate::limits::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, heap_bytes};
 use crate::wire::Format;
 use crate::wire::event::{self, Event, GapReason};
@@ -23,9 +24,6 @@ pub struct Channel {
     /// Subscriptions on this host, all shards together.
     pub subscribers: AtomicU32,
 }
-
-/// Nanoseconds of the monotonic clock; see [`crate::sys::monotonic_ns`].
-pub type MonotonicNs = u64;
 
 /// Consecutive messages, or one gap, of one channel.
 #[derive(Debug)]

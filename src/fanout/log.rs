@@ -11,8 +11,9 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::batch::{Batch, Channel, MonotonicNs};
+use super::batch::{Batch, Channel};
 use super::cursor::Cursor;
+use crate::clock::MonotonicNs;
 use crate::limits::{BATCH_BYTES_MAX, SLICES_BEFORE_MERGE, SLICES_PER_WRITE, UNSERVED_LOGS_MAX};
 use crate::wire::Format;
 use crate::wire::event::GapReason;
@@ -113,6 +114,11 @@ impl Log {
 
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// Nothing is held, for anybody.
+    pub fn is_bare(&self) -> bool {
+        self.entries.is_empty() && self.cuts.is_none()
     }
 
     /// Appends what the bus sent. A hole before it becomes a gap entry; returns how many numbers the hole had. A batch that the log

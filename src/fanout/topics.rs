@@ -6,8 +6,6 @@
 
 use std::sync::Arc;
 
-use smallvec::SmallVec;
-
 use super::batch::Channel;
 use super::log::Log;
 use crate::by_name::{ByName, Named};
@@ -28,23 +26,42 @@ pub struct Topics {
 
 impl Named for Topic {
     fn name(&self) -> &str {
-        &self.name
+        self.name()
     }
 }
 
+/// A channel on this shard. Most channels have one subscriber and no message most of their life: what they do not need then is not there.
 #[derive(Debug)]
 pub struct Topic {
-    /// The hub's copy, once it has answered.
-    pub name: Arc<str>,
+    naming: Naming,
     generation: u32,
-    /// None until the bus has answered the join.
-    pub channel: Option<Arc<Channel>>,
     /// The bus is not allowed to have it any more: nobody is to be told `subscribed`.
     pub is_refused: bool,
-    pub log: Log,
+    /// On the shard's ring of topics with a lap under way.
+    in_ring: bool,
+    /// What the bus has been told.
+    pub join_sent: bool,
+    /// On the shard's list of topics whose interest is to be told to the bus.
+    pub interest_queued: bool,
     pub rule: Arc<ChannelRule>,
-    /// Most channels have one or two, which lie here.
-    members: SmallVec<[Member; 2]>,
+    members: Members,
+    /// The number the next message will have, while there is no log to know it.
+    head: u64,
+    /// From the first message to when the last one is not needed any more.
+    active: Option<Box<Active>>,
+}
+
+#[derive(Debug)]
+enum Naming {
+    /// The bus has not answered the join.
+    Waiting(Arc<str>),
+    Served(Arc<Channel>),
+}
+
+/// What a topic needs while there is something to send.
+#[derive(Debug)]
+struct Active {
+    log: Log,
     /// Index of the member to visit next.
     lap_position: u32,
     /// Visits still due; 0: every member has been visited since the newest batch.
@@ -57,14 +74,8 @@ pub struct Topic {
     left_before: u64,
     /// How many were left so and have not caught up.
     left: u32,
-    /// On the shard's ring of topics with a lap under way.
-    pub in_ring: bool,
     /// Members that were left behind the head because their socket took no more.
-    pub lagging: u32,
-    /// What the bus has been told.
-    pub join_sent: bool,
-    /// On the shard's list of topics whose interest is to be told to the bus.
-    pub interest_queued: bool,
+    lagging: u32,
 }
 
 /// A subscription seen from its topic: which connection, and which of its subscriptions.
@@ -72,6 +83,66 @@ pub struct Topic {
 pub struct Member {
     pub conn: u32,
     pub subscription: u32,
+}
+
+/// Most channels have one.
+#[derive(Debug, Default)]
+enum Members {
+    #[default]
+    Nobody,
+    One(Member),
+    Many(Box<Vec<Member>>),
+}
+
+impl Members {
+    fn as_slice(&self) -> &[Member] {
+        match self {
+            Members::Nobody => &[],
+            Members::One(member) => std::slice::from_ref(member),
+            Members::Many(members) => members,
+        }
+    }
+
+    fn as_mut_slice(&mut self) -> &mut [Member] {
+        match self {
+            Members::Nobody => &mut [],
+            Members::One(member) => std::slice::from_mut(member),
+            Members::Many(members) => members,
+        }
+    }
+
+    fn push(&mut self, member: Member) {
+        match self {
+            Members::Nobody => *self = Members::One(member),
+            Members::One(first) => *self = Members::Many(Box::new(vec![*first, member])),
+            Members::Many(members) => {
+                // By half and not to double: of a list that grows long, little lies idle.
+                if members.len() == members.capacity() {
+                    members.reserve_exact(members.len() / 2);
+                }
+                members.push(member);
+            }
+        }
+    }
+
+    /// Takes one out; the last one moves into its place.
+    fn swap_remove(&mut self, place: usize) {
+        match self {
+            Members::Nobody => panic!("nobody is there"),
+            Members::One(_) => {
+                assert_eq!(place, 0, "one is there");
+                *self = Members::Nobody;
+            }
+            Members::Many(members) => {
+                members.swap_remove(place);
+                match members[..] {
+                    [last] => *self = Members::One(last),
+                    _ if members.capacity() > 64 && members.len() * 4 < members.capacity() => members.shrink_to(2 * members.len()),
+                    _ => {}
+                }
+            }
+        }
+    }
 }
 
 impl Topics {
@@ -91,30 +162,23 @@ impl Topics {
     pub fn insert(&mut self, name: &str, rule: Arc<ChannelRule>) -> u32 {
         self.generations = self.generations.wrapping_add(1);
         self.slots.insert(Topic {
-            name: name.into(),
+            naming: Naming::Waiting(name.into()),
             generation: self.generations,
-            channel: None,
             is_refused: false,
-            log: Log::new(rule.log_bytes),
-            rule,
-            members: SmallVec::new(),
-            lap_position: 0,
-            lap_remaining: 0,
-            lap_head: 0,
-            lap_left: u64::MAX,
-            left_before: u64::MAX,
-            left: 0,
             in_ring: false,
-            lagging: 0,
             join_sent: false,
             interest_queued: false,
+            rule,
+            members: Members::Nobody,
+            head: 1,
+            active: None,
         })
     }
 
     /// Frees a topic without members.
     pub fn remove(&mut self, index: u32) -> Topic {
         let topic = self.slots.remove(index);
-        assert!(topic.members.is_empty(), "a topic with members cannot go");
+        assert!(topic.members().is_empty(), "a topic with members cannot go");
         topic
     }
 
@@ -151,57 +215,146 @@ impl std::ops::IndexMut<u32> for Topics {
 }
 
 impl Topic {
+    pub fn name(&self) -> &Arc<str> {
+        match &self.naming {
+            Naming::Waiting(name) => name,
+            Naming::Served(channel) => &channel.name,
+        }
+    }
+
+    /// None until the bus has answered the join.
+    pub fn channel(&self) -> Option<&Arc<Channel>> {
+        match &self.naming {
+            Naming::Waiting(_) => None,
+            Naming::Served(channel) => Some(channel),
+        }
+    }
+
+    /// The bus has answered the join: messages will come, the first of this number.
+    pub fn serve(&mut self, channel: Arc<Channel>, head: u64) {
+        debug_assert_eq!(**self.name(), *channel.name);
+        assert!(self.active.is_none(), "a topic in use cannot be renumbered");
+        self.naming = Naming::Served(channel);
+        self.head = head;
+    }
+
+    /// None while nothing is to be sent or kept.
+    pub fn log(&self) -> Option<&Log> {
+        self.active.as_ref().map(|active| &active.log)
+    }
+
+    /// The log, made if need be; [`Topic::rest`] is to follow some time.
+    pub fn log_mut(&mut self) -> &mut Log {
+        let (bytes_max, head) = (self.rule.log_bytes, self.head);
+        let count = self.members.as_slice().len() as u64;
+        let active = self.active.get_or_insert_with(|| {
+            let mut log = Log::new(bytes_max);
+            log.start_at(head);
+            // Everybody has everything.
+            log.set_served(head);
+            Box::new(Active {
+                log,
+                // Anywhere, or the same member would always be the first.
+                lap_position: ((head.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) % count.max(1)) as u32,
+                lap_remaining: 0,
+                lap_head: head,
+                lap_left: u64::MAX,
+                left_before: u64::MAX,
+                left: 0,
+                lagging: 0,
+            })
+        });
+        &mut active.log
+    }
+
+    /// The number the next message will have.
+    pub fn head(&self) -> u64 {
+        self.active.as_ref().map_or(self.head, |active| active.log.head())
+    }
+
+    /// The oldest number that can still be read; the head when nothing can.
+    pub fn tail(&self) -> u64 {
+        self.active.as_ref().map_or(self.head, |active| active.log.tail())
+    }
+
+    /// See [`Log::boundary_at`].
+    pub fn boundary_at(&self, seq: u64) -> u64 {
+        self.active.as_ref().map_or(seq, |active| active.log.boundary_at(seq))
+    }
+
+    /// Every member has been visited, and none is behind: of what the log has only history is still of use.
+    pub fn is_done(&self) -> bool {
+        self.active.as_ref().is_none_or(|active| active.lagging == 0 && active.lap_remaining == 0)
+    }
+
+    /// Gives up what is not needed any more.
+    pub fn rest(&mut self) {
+        if let Some(active) = &self.active
+            && self.is_done()
+            && active.log.is_bare()
+        {
+            debug_assert_eq!(active.left, 0, "whoever was left is behind");
+            self.head = active.log.head();
+            self.active = None;
+        }
+    }
+
     pub fn members(&self) -> &[Member] {
-        &self.members
+        self.members.as_slice()
     }
 
     /// Returns the member's place. Whoever subscribes is flushed by itself, but a lap that has still to wrap round the end passes the
     /// new place on its way and needs one visit more.
     pub fn add_member(&mut self, member: Member) -> u32 {
-        self.lap_remaining += u32::from((self.lap_position + self.lap_remaining) as usize > self.members.len());
+        let count = self.members().len();
+        if let Some(active) = &mut self.active {
+            active.lap_remaining += u32::from((active.lap_position + active.lap_remaining) as usize > count);
+        }
         self.members.push(member);
-        (self.members.len() - 1) as u32
+        count as u32
     }
 
     /// Takes a member out. The last one moves into its place and is returned with it, so that its subscription can be told; it may
     /// thereby have escaped the current lap, and must be flushed by itself.
     pub fn remove_member(&mut self, place: u32) -> Option<Member> {
         self.members.swap_remove(place as usize);
-        if self.members.capacity() > 64 && self.members.len() * 4 < self.members.capacity() {
-            let mut fewer = SmallVec::with_capacity(self.members.len() * 2);
-            fewer.extend_from_slice(&self.members);
-            self.members = fewer;
+        let count = self.members().len();
+        if let Some(active) = &mut self.active {
+            if active.lap_position as usize >= count {
+                active.lap_position = 0;
+            }
+            active.lap_remaining = active.lap_remaining.min(count as u32);
         }
-        if self.lap_position as usize >= self.members.len() {
-            self.lap_position = 0;
-        }
-        self.lap_remaining = self.lap_remaining.min(self.members.len() as u32);
-        self.members.get(place as usize).copied()
+        self.members().get(place as usize).copied()
     }
 
     /// The subscription of the member at this place has moved within its connection.
     pub fn renumber_member(&mut self, place: u32, subscription: u32) {
-        self.members[place as usize].subscription = subscription;
+        self.members.as_mut_slice()[place as usize].subscription = subscription;
     }
 
     /// Something was appended: every member is due a visit. True if the topic must be put on the ring.
     pub fn begin_lap(&mut self) -> bool {
-        self.lap_remaining = self.members.len() as u32;
-        let enter = !self.in_ring && self.lap_remaining > 0;
+        let count = self.members().len() as u32;
+        let active = self.active.as_mut().expect("something was appended");
+        active.lap_remaining = count;
+        let enter = !self.in_ring && count > 0;
         self.in_ring |= enter;
         enter
     }
 
     /// The next member to visit in this lap.
     pub fn next_visit(&mut self) -> Option<Member> {
-        self.lap_remaining = self.lap_remaining.checked_sub(1)?;
-        let member = self.members[self.lap_position as usize];
-        self.lap_position += 1;
-        if self.lap_position as usize == self.members.len() {
-            self.lap_position = 0;
+        let members = self.members.as_slice();
+        let active = self.active.as_mut()?;
+        active.lap_remaining = active.lap_remaining.checked_sub(1)?;
+        let member = members[active.lap_position as usize];
+        active.lap_position += 1;
+        if active.lap_position as usize == members.len() {
+            active.lap_position = 0;
             // Everybody has been visited since the last time the walk was here.
-            self.log.set_served(self.lap_head.min(self.lap_left));
-            (self.lap_head, self.left_before, self.lap_left) = (self.log.head(), self.lap_left, u64::MAX);
+            active.log.set_served(active.lap_head.min(active.lap_left));
+            (active.lap_head, active.left_before, active.lap_left) = (active.log.head(), active.lap_left, u64::MAX);
         }
         Some(member)
     }
@@ -209,32 +362,61 @@ impl Topic {
     /// Everybody has been visited since the newest batch, in the part of a round that the walk has passed and the part before.
     pub fn end_lap(&mut self) {
         self.in_ring = false;
-        self.lap_head = self.log.head();
-        self.log.set_served(self.lap_head.min(self.lap_left).min(self.left_before));
+        if let Some(active) = &mut self.active {
+            active.lap_head = active.log.head();
+            active.log.set_served(active.lap_head.min(active.lap_left).min(active.left_before));
+        }
     }
 
     /// The walk has left somebody behind at this number whose socket would take more: what follows has not been offered to everybody. `is_new`:
     /// it was not left before.
     pub fn note_left(&mut self, seq: u64, is_new: bool) {
-        self.left += u32::from(is_new);
-        self.lap_left = self.lap_left.min(seq);
+        let active = self.active.as_mut().expect("whoever is behind is behind in a log");
+        active.left += u32::from(is_new);
+        active.lap_left = active.lap_left.min(seq);
     }
 
     /// One that was left has caught up, or is behind by its own fault now. True: it was the last one, and everybody has been offered everything.
     pub fn forget_left(&mut self) -> bool {
-        self.left -= 1;
-        if self.left > 0 {
+        let active = self.active.as_mut().expect("whoever was left is behind in a log");
+        active.left -= 1;
+        if active.left > 0 {
             return false;
         }
-        (self.lap_left, self.left_before) = (u64::MAX, u64::MAX);
-        let is_over = self.lap_is_over();
+        (active.lap_left, active.left_before) = (u64::MAX, u64::MAX);
+        let is_over = active.lap_remaining == 0;
         if is_over {
-            self.log.set_served(self.log.head());
+            active.log.set_served(active.log.head());
         }
         is_over
     }
 
+    /// How many members are behind the head because their socket took no more.
+    pub fn lagging(&self) -> u32 {
+        self.active.as_ref().map_or(0, |active| active.lagging)
+    }
+
+    pub fn add_lagging(&mut self) {
+        self.active.as_mut().expect("whoever is behind is behind in a log").lagging += 1;
+    }
+
+    pub fn remove_lagging(&mut self) {
+        self.active.as_mut().expect("whoever was behind was behind in a log").lagging -= 1;
+    }
+
     pub fn lap_is_over(&self) -> bool {
-        self.lap_remaining == 0
+        self.active.as_ref().is_none_or(|active| active.lap_remaining == 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a channel costs a shard that has nothing to send on it, besides its name and its place in the table.
+    #[test]
+    fn an_idle_topic_fits_a_cache_line() {
+        assert_eq!(size_of::<Topic>(), 64);
+        assert_eq!(size_of::<Option<Topic>>(), 64, "its place in the table adds nothing");
     }
 }

@@ -1,104 +1,173 @@
-//! Who may: where each connection of a shard comes from, and how fast it may have channels made. Asked at accept and by `subscribe`, never on
-//! the way of a message; so it lies apart from the connections, by slot.
+//! Who gets in: connections taken, request heads judged, what is refused told why.
 
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
 
-use crate::addresses::Source;
+use super::conn::{Conn, Flags, Phase};
+use super::net::{Accepted, Network};
+use super::timers::Timer;
+use super::{Shard, pack, since_ms};
+use crate::bus::ConnToken;
 use crate::limits;
+use crate::wire::close::CloseReason;
+use crate::wire::event::Event;
+use crate::wire::http::head::FieldRoom;
+use crate::wire::http::refusal::{Refusal, RefusalReason};
+use crate::wire::http::upgrade::Upgrade;
+use crate::wire::http::{self, Outcome, Rules, answer};
+use crate::wire::inbound::Inbound;
 
-#[derive(Debug)]
-pub struct Admission {
-    origins: Vec<Origin>,
-    /// A connection may have a channel made once in this time, in the long run,
-    interval_ms: u32,
-    /// and this many at once after a rest.
-    burst: u32,
-}
-
-/// What is remembered of the connection in a slot.
-#[derive(Debug, Clone, Copy)]
-struct Origin {
-    source: Source,
-    /// When the connection will have been as quiet as if it had made its channels one interval apart; in the past: it may make a whole burst.
-    even_at_ms: u32,
-}
-
-impl Admission {
-    /// A connection may change all of its subscriptions twice in a row, and then all of them once in a while.
-    pub fn new(subscriptions_max: usize) -> Admission {
-        let per_second = (subscriptions_max / limits::RESUBSCRIBE_ALL_SECONDS).clamp(limits::CHANNELS_PER_SECOND_MIN, 1000);
-        let burst = (2 * subscriptions_max).max(limits::CHANNELS_AT_ONCE_MIN);
-        Admission { origins: Vec::new(), interval_ms: 1000 / per_second as u32, burst: burst as u32 }
-    }
-
-    /// A connection takes its place.
-    pub fn enter(&mut self, key: usize, peer: SocketAddr, now_ms: u32) {
-        let origin = Origin { source: Source::of(peer), even_at_ms: now_ms };
-        match self.origins.get_mut(key) {
-            Some(slot) => *slot = origin,
-            // Slots are given out without a hole.
-            None => self.origins.push(origin),
+impl<N: Network> Shard<N> {
+    /// Takes waiting connections. What is too many is refused later, with an HTTP answer, once the head has been read.
+    pub(super) fn accept(&mut self) {
+        if self.accept_retry.is_some_and(|tick| tick <= self.tick) {
+            self.accept_retry = None;
+            self.accept_ready = true;
+        }
+        for _ in 0..limits::ACCEPTS_PER_TURN {
+            if !self.accept_ready || self.is_stopping() {
+                self.accept_ready = false;
+                return;
+            }
+            match self.net.accept() {
+                Accepted::Stream { stream, peer } => self.admit(stream, peer),
+                Accepted::Dropped => {
+                    self.note_accept_error();
+                    self.metrics.refused[RefusalReason::Descriptors as usize].inc();
+                }
+                Accepted::Gone => {}
+                Accepted::None => self.accept_ready = false,
+                Accepted::Later => {
+                    self.note_accept_error();
+                    self.accept_ready = false;
+                    self.accept_retry = Some(self.tick + limits::ACCEPT_RETRY_TICKS);
+                }
+            }
         }
     }
 
-    pub fn source(&self, key: usize) -> Source {
-        self.origins[key].source
-    }
-
-    /// Whether the connection may have a channel made now; if so, it counts. (The generic cell rate algorithm: one number stands for the bucket.)
-    pub fn may_create(&mut self, key: usize, now_ms: u32) -> bool {
-        let most_ms = self.interval_ms * self.burst;
-        let ahead_ms = self.origins[key].even_at_ms.wrapping_sub(now_ms);
-        // More than that is the past (the clock goes round in 49 days).
-        let ahead_ms = if ahead_ms > most_ms { 0 } else { ahead_ms };
-        let may = ahead_ms + self.interval_ms <= most_ms;
-        if may {
-            self.origins[key].even_at_ms = now_ms.wrapping_add(ahead_ms + self.interval_ms);
+    pub(super) fn admit(&mut self, mut stream: N::Stream, peer: SocketAddr) {
+        self.metrics.accepted.inc();
+        // Room for the refusals of a crowd that is told 503, and no more: beyond it the socket is simply dropped.
+        if self.conns.len() >= self.settings.connections_max + limits::REFUSALS_UNDER_WAY_MAX {
+            self.metrics.refused[RefusalReason::ConnectionsMax as usize].inc();
+            return;
         }
-        may
-    }
-
-    pub fn burst(&self) -> u32 {
-        self.burst
-    }
-
-    pub fn per_second(&self) -> u32 {
-        1000 / self.interval_ms
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn peer(number: u8) -> SocketAddr {
-        SocketAddr::from(([192, 0, 2, number], 4000))
-    }
-
-    #[test]
-    fn a_connection_may_make_a_burst_and_then_some_in_a_while() {
-        let mut admission = Admission::new(128);
-        assert_eq!((admission.burst(), admission.per_second()), (256, 16));
-        let start = u32::MAX - 500; // the clock goes round on the way
-        for key in 0..2 {
-            admission.enter(key, peer(key as u8), start);
+        self.generations = self.generations.wrapping_add(1);
+        let generation = self.generations;
+        let entry = self.conns.vacant_entry();
+        let token = ConnToken { index: entry.key() as u32, generation };
+        if self.net.register(&mut stream, pack(token)).is_err() {
+            return self.note_accept_error();
         }
-        let made = |admission: &mut Admission, now_ms: u32| (0..1000).filter(|_| admission.may_create(0, now_ms)).count();
-        assert_eq!(made(&mut admission, start), 256);
-        assert_eq!(made(&mut admission, start.wrapping_add(1000)), 16);
-        assert_eq!(made(&mut admission, start.wrapping_add(60_000)), 256, "after a rest, and no more for a long one");
-        assert!(admission.may_create(1, start), "the other one is not concerned");
-        assert_ne!(admission.source(0), admission.source(1));
-        admission.enter(0, peer(1), start);
-        assert_eq!(made(&mut admission, start), 256, "who comes into the slot begins anew");
+        self.sources.enter(entry.key(), peer, since_ms(self.now_ns, self.started_ns));
+        entry.insert(Conn::new(stream, generation, self.settings.format, self.tick));
+        self.metrics.sockets.inc();
+        self.set_timer(token.index as usize, Timer::Handshake, self.settings.handshake_timeout);
     }
 
-    #[test]
-    fn many_subscriptions_and_few_have_a_rate_that_serves_them() {
-        for (subscriptions_max, burst, per_second) in [(1, 64, 16), (5000, 10_000, 500), (65_535, 131_070, 1000)] {
-            let admission = Admission::new(subscriptions_max);
-            assert!((admission.burst(), admission.per_second()) >= (burst, per_second), "{admission:?}");
-            assert!(admission.interval_ms.checked_mul(admission.burst).is_some());
+    /// Counts it, and says so once a minute at most: a crowd at the door must not fill the log.
+    fn note_accept_error(&mut self) {
+        self.metrics.accept_errors.inc();
+        if self.accept_warned.is_none_or(|tick| self.tick - tick >= limits::ACCEPT_WARNING_TICKS) {
+            self.accept_warned = Some(self.tick);
+            tracing::warn!(
+                shard = self.index,
+                open = self.conns.len(),
+                "connections cannot be accepted: out of descriptors or kernel memory; raise `ulimit -n` (LimitNOFILE=), use --fd-table private \
+                 with more shards, or lower --connections-max"
+            );
         }
+    }
+
+    pub(super) fn read_head(&mut self, key: usize, input: &mut [u8]) {
+        match http::parse(input, &mut FieldRoom::empty(), Rules { echo: self.settings.echo }) {
+            Outcome::Partial => self.conns[key].phase = Phase::Handshake(Some(Box::new(input.to_vec()))),
+            Outcome::Refuse(refusal) => self.refuse(key, &refusal),
+            Outcome::Health { head_only } => {
+                let mut answer = Vec::new();
+                answer::health(&mut answer, head_only);
+                self.end_with_answer(key, &answer, CloseReason::Refused);
+            }
+            Outcome::Upgrade(upgrade) => {
+                if self.is_stopping() {
+                    return self.refuse(key, &RefusalReason::Stopping.into());
+                }
+                if self.connections.fetch_add(1, Relaxed) >= self.settings.connections_max {
+                    self.connections.fetch_sub(1, Relaxed);
+                    return self.refuse(key, &RefusalReason::ConnectionsMax.into());
+                }
+                let frames = upgrade.head.bytes;
+                self.open(key, &upgrade);
+                self.read_frames(key, &mut input[frames..]);
+            }
+        }
+    }
+
+    fn open(&mut self, key: usize, upgrade: &Upgrade<'_>) {
+        self.metrics.connections.inc();
+        let conn = &mut self.conns[key];
+        conn.flags.set(Flags::COUNTED);
+        conn.enter(Phase::Open(Inbound::default()));
+        if let Some(format) = upgrade.format {
+            (conn.format, conn.format_next) = (format, format);
+            conn.flags.set(Flags::FORMAT_FIXED);
+        }
+        answer::switch_protocols(conn.outbox(), upgrade);
+        self.mark_ready(key);
+        self.start_heartbeat(key);
+        if upgrade.echo {
+            self.conns[key].flags.set(Flags::ECHO);
+            return;
+        }
+        self.send_connected(key);
+        for channel in &upgrade.channels {
+            self.subscribe(key, channel, None, None);
+        }
+    }
+
+    fn send_connected(&mut self, key: usize) {
+        use std::io::Write as _;
+        let mut client_id = [0u8; 32];
+        let mut rest = &mut client_id[..];
+        write!(rest, "{:08x}{:04x}{:08x}", self.node_id, self.index, self.conns[key].generation).expect("20 digits fit");
+        let unused = rest.len();
+        let client_id = std::str::from_utf8(&client_id[..client_id.len() - unused]).expect("hex digits");
+        self.reply(key, &Event::Connected { client_id, heartbeat_seconds: self.settings.heartbeat.as_secs() });
+    }
+
+    pub(super) fn on_handshake_overdue(&mut self, key: usize) {
+        // If this thread was held up, the request may be here already.
+        self.last_look(key);
+        if !matches!(self.conns[key].phase, Phase::Handshake(_)) {
+            return;
+        }
+        let refusal = if self.is_stopping() {
+            // What it would have asked for does not matter: it would have been told this.
+            Refusal::from(RefusalReason::Stopping)
+        } else {
+            let seconds = self.settings.handshake_timeout.as_secs_f32();
+            let text = format!("no complete request head within {seconds} s; send the whole request at once");
+            Refusal::new(RefusalReason::RequestTimeout, text)
+        };
+        self.refuse(key, &refusal);
+    }
+
+    /// Answers a request that is not served, then ends.
+    pub(super) fn refuse(&mut self, key: usize, refusal: &Refusal) {
+        self.metrics.refused[refusal.reason as usize].inc();
+        let mut answer = Vec::new();
+        answer::refuse(&mut answer, refusal);
+        let reason = if refusal.reason == RefusalReason::RequestTimeout { CloseReason::HandshakeTimeout } else { CloseReason::Refused };
+        self.end_with_answer(key, &answer, reason);
+    }
+
+    fn end_with_answer(&mut self, key: usize, answer: &[u8], reason: CloseReason) {
+        let conn = &mut self.conns[key];
+        conn.reason = reason;
+        conn.outbox().extend_from_slice(answer);
+        conn.enter(Phase::Ending);
+        self.set_timer(key, Timer::Close, self.settings.close_timeout);
+        self.mark_ready(key);
     }
 }

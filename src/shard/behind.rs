@@ -8,19 +8,21 @@
 use smallvec::SmallVec;
 
 use super::Shard;
-use super::conn::{Conn, Flags, Phase, Subscription};
+use super::conn::{Conn, Flags, Subscription};
 use super::net::Network;
 use crate::fanout::topics::Member;
 use crate::limits;
 
 /// No subscription has this number.
-const NONE: u32 = u32::MAX;
+const NONE: u16 = u16::MAX;
+
+const _: () = assert!(limits::SUBSCRIPTIONS_MAX < NONE as usize, "one more may be leaving");
 
 /// A subscription's neighbours on the list, which is a circle.
 #[derive(Debug, Clone, Copy)]
 pub struct Links {
-    next: u32,
-    previous: u32,
+    next: u16,
+    previous: u16,
 }
 
 impl Links {
@@ -34,7 +36,7 @@ impl Links {
 /// The list's last member; its next is the first. What else a list needs are the links.
 #[derive(Debug, Clone, Copy)]
 pub struct Behind {
-    last: u32,
+    last: u16,
 }
 
 impl Behind {
@@ -42,7 +44,7 @@ impl Behind {
 
     fn push(&mut self, all: &mut [Subscription], at: usize) {
         debug_assert!(all[at].links.is_off());
-        let new = at as u32;
+        let new = at as u16;
         if self.last == NONE {
             all[at].links = Links { next: new, previous: new };
         } else {
@@ -73,7 +75,7 @@ impl Behind {
         if next == NONE {
             return;
         }
-        let new = to as u32;
+        let new = to as u16;
         if next as usize == from {
             all[to].links = Links { next: new, previous: new };
         } else {
@@ -115,11 +117,19 @@ impl<S> Conn<S> {
     }
 
     pub fn next_behind(&self, at: usize) -> Option<usize> {
-        (at as u32 != self.behind.last).then(|| self.subscriptions[at].links.next as usize)
+        (at as u16 != self.behind.last).then(|| self.subscriptions[at].links.next as usize)
     }
 
     pub fn has_behind(&self) -> bool {
         self.behind.last != NONE
+    }
+
+    pub fn add_subscription(&mut self, subscription: Subscription) {
+        // By half and not to double: of a list that grows long, little lies idle.
+        if self.subscriptions.len() == self.subscriptions.capacity() {
+            self.subscriptions.reserve_exact(self.subscriptions.len().div_ceil(2));
+        }
+        self.subscriptions.push(subscription);
     }
 
     /// Takes a subscription out; the last one moves into its place.
@@ -140,11 +150,11 @@ impl<N: Network> Shard<N> {
     /// Finds out whether a subscription is behind the head of its log, and keeps it on the list if so.
     pub(super) fn note_behind(&mut self, key: usize, at: usize) -> bool {
         let subscription = &self.conns[key].subscriptions[at];
-        if subscription.waiter().is_some() || subscription.leaving {
+        if subscription.waiter().is_some() || subscription.is_leaving() {
             return false;
         }
         let topic = subscription.topic;
-        let is_behind = subscription.cursor().seq < self.topics[topic].log.head();
+        let is_behind = subscription.cursor().seq < self.topics[topic].head();
         if is_behind && !subscription.is_lagging() {
             self.conns[key].push_behind(at);
             self.set_lagging(topic, false, true);
@@ -169,7 +179,7 @@ impl<N: Network> Shard<N> {
     pub(super) fn look_around(&mut self, key: usize, from: usize) {
         let conn = &self.conns[key];
         let count = conn.subscriptions.len();
-        if count <= 1 && conn.has_behind() || !matches!(conn.phase, Phase::Open(_)) {
+        if count <= 1 && conn.has_behind() || !conn.is_open() {
             return;
         }
         let looks = count.min(limits::NEIGHBOURS_PER_VISIT);
@@ -187,7 +197,7 @@ impl<N: Network> Shard<N> {
             && subscription.topic == topic
             && subscription.is_lagging()
         {
-            let is_new = !std::mem::replace(&mut subscription.is_left, true);
+            let is_new = subscription.note_left();
             self.topics[topic].note_left(subscription.cursor().seq, is_new);
         }
     }
@@ -207,7 +217,7 @@ impl<N: Network> Shard<N> {
     pub(super) fn forget_left(&mut self, key: usize, at: usize) {
         let subscription = &mut self.conns[key].subscriptions[at];
         let topic = subscription.topic;
-        if std::mem::take(&mut subscription.is_left) && self.topics[topic].forget_left() && self.topics[topic].lagging > 0 {
+        if subscription.forget_left() && self.topics[topic].forget_left() && self.topics[topic].lagging() > 0 {
             self.logs.change(&mut self.topics, topic, |log| log.measure());
         }
     }
@@ -215,11 +225,11 @@ impl<N: Network> Shard<N> {
     pub(super) fn set_lagging(&mut self, topic: u32, was: bool, is: bool) {
         match (was, is) {
             (false, true) => {
-                self.topics[topic].lagging += 1;
+                self.topics[topic].add_lagging();
                 self.metrics.lagging.inc();
             }
             (true, false) => {
-                self.topics[topic].lagging -= 1;
+                self.topics[topic].remove_lagging();
                 self.metrics.lagging.dec();
             }
             _ => {}

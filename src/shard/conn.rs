@@ -5,6 +5,7 @@ use smallvec::SmallVec;
 
 use super::behind::{Behind, Links};
 use super::net::Stream;
+use super::timers::Timer;
 use super::wheel::Tick;
 use crate::fanout::cursor::Cursor;
 use crate::limits::OUTBOX_PAUSE_BYTES;
@@ -18,8 +19,9 @@ pub struct Conn<S> {
     /// Drawn from the shard's counter: with the slot's index it names this connection and no other.
     pub generation: u32,
     pub phase: Phase,
-    /// The only tick at which a wheel entry of this connection counts.
-    pub deadline: Tick,
+    /// The timer that runs, and the only tick at which a wheel entry of this connection counts.
+    timer: Timer,
+    timer_at: Tick,
     /// When the peer last gave a sign of life.
     pub heard: Tick,
     /// Frames for this connection alone: replies, pongs, the close frame. None when empty.
@@ -37,17 +39,21 @@ pub struct Conn<S> {
     pub charged_bytes: u32,
 }
 
-/// Where a connection stands. A transition replaces the phase in one place.
+/// Where a connection stands; [`Conn::enter`] changes it.
 #[derive(Debug)]
 pub enum Phase {
     /// Reading the request head; what came of it so far, if it came in pieces.
     Handshake(Option<Box<Vec<u8>>>),
     /// Frames both ways.
     Open(Inbound),
+    /// The same, and a close frame follows when everything due is sent: the server is stopping.
+    Finishing(Inbound),
     /// Our close frame is queued or sent; the peer's is awaited, its other frames are ignored.
     Closing(Inbound),
-    /// Nothing the peer sends matters any more: the outbox is sent, then our side is shut, then the peer's end is awaited.
+    /// Nothing the peer sends matters any more: the outbox is sent, then our side is shut.
     Ending,
+    /// Our side is shut; the peer's end is awaited.
+    Shut,
     /// To be reaped.
     Dead,
 }
@@ -73,18 +79,14 @@ impl Flags {
     pub const ECHO: Flags = Flags(1 << 6);
     /// Reading stopped until the outbox has drained.
     pub const PAUSED: Flags = Flags(1 << 7);
-    /// Close with 1001 once everything due is sent.
-    pub const CLOSE_WHEN_SENT: Flags = Flags(1 << 8);
-    /// Our side of the TCP connection is shut.
-    pub const SHUT: Flags = Flags(1 << 9);
-    /// The message that was under way at the last heartbeat still is.
-    pub const UNFINISHED: Flags = Flags(1 << 11);
-    /// The first heartbeat has been.
-    pub const BEATS: Flags = Flags(1 << 12);
     /// Counted as an open WebSocket connection.
-    pub const COUNTED: Flags = Flags(1 << 10);
+    pub const COUNTED: Flags = Flags(1 << 8);
+    /// The message that was under way at the last heartbeat still is.
+    pub const UNFINISHED: Flags = Flags(1 << 9);
+    /// The first heartbeat has been.
+    pub const BEATS: Flags = Flags(1 << 10);
     /// The end of the peer's stream was read: no more will come. What it is owed can still be sent.
-    pub const ENDED: Flags = Flags(1 << 13);
+    pub const ENDED: Flags = Flags(1 << 11);
 
     pub fn has(self, flag: Flags) -> bool {
         self.0 & flag.0 != 0
@@ -103,27 +105,59 @@ impl Flags {
     }
 }
 
-/// One subscription: which topic, which member of it, and how far it has been sent.
+/// One subscription: which topic, which member of it, and how far it has been sent. A client may have tens of thousands, so it is laid flat: 24 bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct Subscription {
-    /// The cursor, laid flat: 32 bytes in all.
+    /// The cursor.
     seq: u64,
     offset: u32,
     pub topic: u32,
-    /// Its place among the topic's members.
-    pub place: u32,
+    /// Its place among the topic's members, and two bits.
+    place: u32,
     /// Its place on the list of those that are behind.
     pub links: Links,
-    /// Unsubscribed in the middle of a frame: it ends with the frame.
-    pub leaving: bool,
-    /// It is our bound on a visit that leaves it behind: counted in the topic's `left`.
-    pub is_left: bool,
 }
+
+const LEAVING: u32 = 1 << 31;
+const LEFT: u32 = 1 << 30;
 
 impl Subscription {
     /// A subscription that the bus has not confirmed yet sees nothing; its cursor keeps the number of its waiter instead.
     pub fn waiting(topic: u32, place: u32, waiter: u32) -> Subscription {
-        Subscription { seq: u64::MAX, offset: waiter, topic, place, links: Links::OFF, leaving: false, is_left: false }
+        Subscription { seq: u64::MAX, offset: waiter, topic, place, links: Links::OFF }
+    }
+
+    /// Its place among the topic's members.
+    pub fn place(&self) -> u32 {
+        self.place & !(LEAVING | LEFT)
+    }
+
+    pub fn set_place(&mut self, place: u32) {
+        debug_assert_eq!(place & (LEAVING | LEFT), 0, "memory ends far below 2^30 members");
+        self.place = self.place & (LEAVING | LEFT) | place;
+    }
+
+    /// Unsubscribed in the middle of a frame: it ends with the frame.
+    pub fn is_leaving(&self) -> bool {
+        self.place & LEAVING != 0
+    }
+
+    pub fn set_leaving(&mut self) {
+        self.place |= LEAVING;
+    }
+
+    /// Notes that it is our bound on a visit that leaves it behind, which its topic counts (`left`). True: that is new.
+    pub fn note_left(&mut self) -> bool {
+        let is_new = self.place & LEFT == 0;
+        self.place |= LEFT;
+        is_new
+    }
+
+    /// Takes the note away; whether there was one.
+    pub fn forget_left(&mut self) -> bool {
+        let was_left = self.place & LEFT != 0;
+        self.place &= !LEFT;
+        was_left
     }
 
     /// The waiter's number while the bus has not confirmed the subscription.
@@ -150,7 +184,7 @@ impl Subscription {
 
     /// Counted in its topic's `lagging`.
     pub fn is_lagging(&self) -> bool {
-        !self.links.is_off() && !self.leaving
+        !self.links.is_off() && !self.is_leaving()
     }
 }
 
@@ -183,7 +217,8 @@ impl<S> Conn<S> {
             stream,
             generation,
             phase: Phase::Handshake(None),
-            deadline: 0,
+            timer: Timer::Handshake,
+            timer_at: 0,
             heard: now,
             outbox: None,
             subscriptions: SmallVec::new(),
@@ -217,6 +252,64 @@ impl<S> Conn<S> {
         }
     }
 
+    /// Puts the connection into another phase.
+    ///
+    /// # Panics
+    /// If there is no way from here to there.
+    pub fn enter(&mut self, next: Phase) {
+        let is_edge = match (&self.phase, &next) {
+            (Phase::Handshake(_), Phase::Open(_) | Phase::Ending) => true,
+            (Phase::Open(_), Phase::Finishing(_) | Phase::Closing(_) | Phase::Ending) => true,
+            (Phase::Finishing(_), Phase::Closing(_) | Phase::Ending) => true,
+            (Phase::Closing(_), Phase::Ending) | (Phase::Ending, Phase::Shut) => true,
+            (before, Phase::Dead) => !matches!(before, Phase::Dead),
+            _ => false,
+        };
+        assert!(is_edge, "no way from {:?} to {next:?}", self.phase);
+        self.phase = next;
+    }
+
+    /// It is open no longer than it takes to send what is due.
+    pub fn finish(&mut self) {
+        let inbound = self.inbound_mut().map(std::mem::take).unwrap_or_default();
+        self.enter(Phase::Finishing(inbound));
+    }
+
+    /// Our close frame is on its way: of what the peer says only its own matters.
+    pub fn await_close(&mut self) {
+        let inbound = self.inbound_mut().map(std::mem::take).unwrap_or_default();
+        self.enter(Phase::Closing(inbound));
+    }
+
+    /// Commands are obeyed and messages sent.
+    pub fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Open(_) | Phase::Finishing(_))
+    }
+
+    /// Where frames are read.
+    pub fn inbound(&self) -> Option<&Inbound> {
+        match &self.phase {
+            Phase::Open(inbound) | Phase::Finishing(inbound) | Phase::Closing(inbound) => Some(inbound),
+            Phase::Handshake(_) | Phase::Ending | Phase::Shut | Phase::Dead => None,
+        }
+    }
+
+    pub fn inbound_mut(&mut self) -> Option<&mut Inbound> {
+        match &mut self.phase {
+            Phase::Open(inbound) | Phase::Finishing(inbound) | Phase::Closing(inbound) => Some(inbound),
+            Phase::Handshake(_) | Phase::Ending | Phase::Shut | Phase::Dead => None,
+        }
+    }
+
+    pub fn set_timer(&mut self, timer: Timer, tick: Tick) {
+        (self.timer, self.timer_at) = (timer, tick);
+    }
+
+    /// The timer that runs out at this tick, if it still does.
+    pub fn timer_of(&self, tick: Tick) -> Option<Timer> {
+        (self.timer_at == tick).then_some(self.timer)
+    }
+
     pub fn is_dead(&self) -> bool {
         matches!(self.phase, Phase::Dead)
     }
@@ -228,8 +321,8 @@ impl<S: Stream> Conn<S> {
         let stream = self.stream.buffer_bytes();
         let received = match &self.phase {
             Phase::Handshake(head) => head.as_ref().map_or(0, |head| head.capacity()),
-            Phase::Open(inbound) | Phase::Closing(inbound) => inbound.buffered_bytes(),
-            Phase::Ending | Phase::Dead => 0,
+            Phase::Open(inbound) | Phase::Finishing(inbound) | Phase::Closing(inbound) => inbound.buffered_bytes(),
+            Phase::Ending | Phase::Shut | Phase::Dead => 0,
         };
         stream + received + self.outbox.as_ref().map_or(0, |outbox| outbox.bytes.capacity())
     }
@@ -243,9 +336,9 @@ mod tests {
     /// build's `TcpStream` is a descriptor of 4 bytes, which is what `u32` stands for.
     #[test]
     fn a_connection_fits_two_cache_lines() {
-        assert_eq!(size_of::<Conn<u32>>(), 96);
-        assert_eq!(size_of::<Option<Conn<u32>>>(), 96, "the slab finds a niche and adds nothing");
-        assert_eq!(size_of::<Subscription>(), 32);
+        assert_eq!(size_of::<Conn<u32>>(), 88);
+        assert_eq!(size_of::<Option<Conn<u32>>>(), 88, "the slab finds a niche and adds nothing");
+        assert_eq!(size_of::<Subscription>(), 24);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::gather::{Due, Gathered, Picked, Plan, Source};
 use super::net::{Network, Stream};
 use crate::config::Overrun;
 use crate::fanout::cursor::Cursor;
+use crate::fanout::log::Log;
 use crate::fanout::policy::{Verdict, judge};
 use crate::limits;
 use crate::wire::close::CloseReason;
@@ -54,7 +55,7 @@ impl<N: Network> Shard<N> {
                 continue;
             }
             self.topics[topic].end_lap();
-            if self.topics[topic].lagging > 0 {
+            if self.topics[topic].lagging() > 0 {
                 // What the lap was still to bring need not be kept beyond the bound any more.
                 self.logs.change(&mut self.topics, topic, |log| log.measure());
             }
@@ -73,7 +74,7 @@ impl<N: Network> Shard<N> {
             self.note_left(topic, member);
         }
         let has_written = units > visits + 1;
-        if has_written && (self.topics[topic].lagging > 0 || !self.topics[topic].lap_is_over()) {
+        if has_written && (self.topics[topic].lagging() > 0 || !self.topics[topic].lap_is_over()) {
             // The visits may have had formats encoded for the first time.
             self.logs.change(&mut self.topics, topic, |log| log.measure());
             self.logs.keep_budget(&mut self.topics);
@@ -157,18 +158,18 @@ impl<N: Network> Shard<N> {
     /// Everything due is with the kernel: what was waiting for that?
     fn after_flush(&mut self, key: usize) {
         match self.conns[key].phase {
-            Phase::Ending => self.shut(key),
-            Phase::Open(_) if self.conns[key].flags.has(Flags::CLOSE_WHEN_SENT) => {
+            Phase::Ending | Phase::Shut => self.shut(key),
+            Phase::Finishing(_) => {
                 self.begin_close(key, CloseReason::Shutdown);
             }
-            _ => {}
+            Phase::Handshake(_) | Phase::Open(_) | Phase::Closing(_) | Phase::Dead => {}
         }
     }
 
     /// A connection whose socket takes nothing: has this log passed it? Policies other than to disconnect are asked when there is room again, so
     /// that one gap names all that was lost.
     fn judge_blocked(&mut self, key: usize, at: usize) {
-        if !matches!(self.conns[key].phase, Phase::Open(_)) {
+        if !self.conns[key].is_open() {
             return;
         }
         if self.judge(key, at) == Verdict::Disconnect {
@@ -180,8 +181,9 @@ impl<N: Network> Shard<N> {
     fn judge(&self, key: usize, at: usize) -> Verdict {
         let subscription = &self.conns[key].subscriptions[at];
         let topic = &self.topics[subscription.topic];
+        let log = topic.log().expect("whoever is behind is behind in a log");
         let cursor = subscription.cursor();
-        judge(&topic.log, if cursor.is_mid_frame() { topic.log.boundary_after(cursor) } else { cursor }, topic.rule.overrun)
+        judge(log, if cursor.is_mid_frame() { log.boundary_after(cursor) } else { cursor }, topic.rule.overrun)
     }
 
     /// Picks the subscriptions that the next write is for, those that have waited longest, and applies the policies of channels whose log has
@@ -204,7 +206,7 @@ impl<N: Network> Shard<N> {
                     return None;
                 }
                 Verdict::Jump { from, to } => {
-                    let channel = self.topics[topic].channel.clone().expect("a cursor is set only once messages flow");
+                    let channel = self.topics[topic].channel().cloned().expect("a cursor is set only once messages flow");
                     self.metrics.overruns[self.topics[topic].rule.overrun as usize].inc();
                     self.metrics.messages_skipped.add(to - from + 1);
                     self.reply(key, &Event::Gap { channel: &channel.name, from, to, reason: GapReason::Overrun });
@@ -215,7 +217,7 @@ impl<N: Network> Shard<N> {
                     }
                 }
             }
-            if self.topics[topic].log.is_scattered() {
+            if self.topics[topic].log().is_some_and(Log::is_scattered) {
                 self.logs.change(&mut self.topics, topic, |log| log.merge());
             }
             picked.push(at as u32);
@@ -227,7 +229,7 @@ impl<N: Network> Shard<N> {
     fn overrun_disconnect(&mut self, key: usize, at: usize) {
         let subscription = self.conns[key].subscriptions[at];
         self.metrics.overruns[Overrun::Disconnect as usize].inc();
-        let name = self.topics[subscription.topic].name.clone();
+        let name = self.topics[subscription.topic].name().clone();
         let text = format!("too slow for channel {name}; reconnect and resume");
         self.begin_close_with(key, CloseReason::Overrun, &text);
     }
@@ -235,7 +237,7 @@ impl<N: Network> Shard<N> {
     /// One `writev` of as much as is due and fits.
     fn write_once(&mut self, key: usize, bytes_max: usize) -> Written {
         let mut picked = Picked::new();
-        if matches!(self.conns[key].phase, Phase::Open(_)) {
+        if self.conns[key].is_open() {
             picked = self.pick(key).unwrap_or_default();
         }
         let conn = &mut self.conns[key];
@@ -287,7 +289,7 @@ impl<N: Network> Shard<N> {
             return Written::Blocked { bytes: written };
         }
         let conn = &self.conns[key];
-        let more = self.owes_bytes(key) || matches!(conn.phase, Phase::Open(_)) && conn.has_behind();
+        let more = self.owes_bytes(key) || conn.is_open() && conn.has_behind();
         Written::Some { bytes: total, more }
     }
 
@@ -319,7 +321,7 @@ impl<N: Network> Shard<N> {
                         metrics.latency.record(now_ns.saturating_sub(received) / 1000, count);
                     };
                     let subscription = &mut conn.subscriptions[at];
-                    let log = &self.topics[subscription.topic].log;
+                    let log = self.topics[subscription.topic].log().expect("it was gathered");
                     let from = subscription.cursor();
                     let to = match source {
                         Source::FrameRest(_) => log.advance_frame_rest(from, format, taken, sent),
@@ -350,7 +352,7 @@ impl<N: Network> Shard<N> {
             let subscription = &self.conns[key].subscriptions[at];
             if subscription.is_mid_frame() {
                 cut = Some(at);
-            } else if subscription.leaving {
+            } else if subscription.is_leaving() {
                 left = Some(at);
             } else if !self.note_behind(key, at) {
                 self.note_caught_up(key, at);

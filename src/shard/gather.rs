@@ -53,7 +53,7 @@ impl<'a> Due<'a> {
     pub fn lost_frame(&self, topics: &Topics) -> Option<usize> {
         self.mid_frame.filter(|&at| {
             let subscription = &self.subscriptions[at];
-            !topics[subscription.topic].log.has_frame(subscription.cursor())
+            !topics[subscription.topic].log().is_some_and(|log| log.has_frame(subscription.cursor()))
         })
     }
 
@@ -65,7 +65,7 @@ impl<'a> Due<'a> {
         let mut gathered = Gathered::default();
         if let Some(at) = self.mid_frame {
             let subscription = &self.subscriptions[at];
-            let log = &topics[subscription.topic].log;
+            let log = topics[subscription.topic].log().expect("the frame is not lost");
             let rest = log.gather_frame_rest(subscription.cursor(), self.format, &mut gathered.slices);
             gathered.note(Source::FrameRest(at), rest.expect("the frame is not lost"));
         }
@@ -80,9 +80,9 @@ impl<'a> Due<'a> {
         let (first, others) = self.picked.split_at(usize::from(self.mid_frame.is_some()).min(self.picked.len()));
         for at in others.iter().chain(first).map(|&at| at as usize) {
             let subscription = &self.subscriptions[at];
-            let log = &topics[subscription.topic].log;
+            let Some(log) = topics[subscription.topic].log() else { continue };
             let cursor = if self.mid_frame == Some(at) { log.boundary_after(subscription.cursor()) } else { subscription.cursor() };
-            let is_due = (log.tail()..log.head()).contains(&cursor.seq) && !subscription.leaving;
+            let is_due = (log.tail()..log.head()).contains(&cursor.seq) && !subscription.is_leaving();
             if is_due && gathered.bytes < bytes_max && gathered.slices.len() < limits::SLICES_PER_WRITE {
                 let bytes = log.gather(cursor, self.format, bytes_max - gathered.bytes, &mut gathered.slices);
                 gathered.note(Source::Log(at), bytes);
@@ -119,7 +119,7 @@ mod tests {
             for seq in 1..=3 {
                 let mut builder = BatchBuilder::new(channel.clone(), seq);
                 builder.push(Kind::Text, format!("{name}{seq}").as_bytes(), 0, 0);
-                topics[topic].log.append(builder.seal());
+                topics[topic].log_mut().append(builder.seal());
             }
             let mut subscription = Subscription::waiting(topic, 0, 0);
             subscription.set_cursor(cursor);
@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn whoever_is_leaving_gets_the_rest_of_its_frame_alone() {
         let (topics, mut subscriptions) = stage([Cursor { seq: 1, offset: 1 }, Cursor::at(4)]);
-        subscriptions[0].leaving = true;
+        subscriptions[0].set_leaving();
         assert_eq!(due(&subscriptions, &[0, 1], Some(0)).gather(&topics, 1000).plan.as_slice(), [(Source::FrameRest(0), 3)]);
     }
 
@@ -175,7 +175,7 @@ mod tests {
     fn a_frame_that_no_log_has_any_more_is_told() {
         let (mut topics, subscriptions) = stage([Cursor::at(4), Cursor { seq: 1, offset: 1 }]);
         assert_eq!(due(&subscriptions, &[1], Some(1)).lost_frame(&topics), None);
-        topics[subscriptions[1].topic].log.drop_before(4);
+        topics[subscriptions[1].topic].log_mut().drop_before(4);
         assert_eq!(due(&subscriptions, &[1], Some(1)).lost_frame(&topics), Some(1));
     }
 }

@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use super::Shard;
 use super::net::Network;
-use crate::fanout::batch::{Batch, MonotonicNs};
+use crate::clock::MonotonicNs;
+use crate::fanout::batch::Batch;
 use crate::fanout::log::Log;
-use crate::fanout::topics::{TopicToken, Topics};
+use crate::fanout::topics::{Topic, TopicToken, Topics};
 use crate::limits;
 use crate::wire::event::GapReason;
 
@@ -33,8 +34,9 @@ impl Logs {
     }
 
     pub fn change<R>(&mut self, topics: &mut Topics, index: u32, change: impl FnOnce(&mut Log) -> R) -> R {
-        let log = &mut topics[index].log;
-        let before = log.bytes();
+        let topic = &mut topics[index];
+        let before = topic.log().map_or(0, Log::bytes);
+        let log = topic.log_mut();
         let result = change(log);
         self.bytes = self.bytes - before + log.bytes();
         result
@@ -49,25 +51,35 @@ impl Logs {
     /// Frees what nobody waits for any more: every member has been visited and none is behind.
     pub fn retire_if_idle(&mut self, topics: &mut Topics, index: u32, now_ns: MonotonicNs) {
         let Some(topic) = topics.contains(index).then(|| &topics[index]) else { return };
-        if topic.log.is_empty() || topic.lagging > 0 || !topic.lap_is_over() {
-            return;
+        let Some(log) = topic.log().filter(|_| topic.is_done()) else { return };
+        if !log.is_empty() {
+            let (count, age_ns) = (topic.rule.history_count, topic.rule.history_age.as_nanos() as u64);
+            self.change(topics, index, |log| log.retire(count, age_ns, now_ns));
         }
-        let (count, age_ns) = (topic.rule.history_count, topic.rule.history_age.as_nanos() as u64);
-        self.change(topics, index, |log| log.retire(count, age_ns, now_ns));
+        topics[index].rest();
+    }
+
+    /// A topic has gone, and its log with it.
+    pub fn forget(&mut self, topic: &Topic) {
+        self.bytes -= topic.log().map_or(0, Log::bytes);
     }
 
     /// Drops the oldest batches of the shard, whatever their channel, until all logs fit their budget.
     pub fn keep_budget(&mut self, topics: &mut Topics) {
         while self.bytes > self.bytes_max {
             let Some((token, end)) = self.appended.pop_front() else { break };
-            if let Some(index) = topics.resolve(token) {
+            if let Some(index) = topics.resolve(token)
+                && topics[index].log().is_some()
+            {
                 self.change(topics, index, |log| log.drop_before(end));
             }
         }
         // Most of these batches were freed long ago, as soon as everybody had them. Twice what is still held may come before the next
         // look, so that a message costs the same however much is held.
         if self.appended.len() > self.sweep_at {
-            self.appended.retain(|&(token, end)| topics.resolve(token).is_some_and(|index| topics[index].log.may_hold(end)));
+            self.appended.retain(|&(token, end)| {
+                topics.resolve(token).is_some_and(|index| topics[index].log().is_some_and(|log| log.may_hold(end)))
+            });
             self.sweep_at = limits::APPENDED_BEFORE_SWEEP.max(2 * self.appended.len());
         }
     }
@@ -76,7 +88,7 @@ impl Logs {
 impl<N: Network> Shard<N> {
     pub(super) fn on_batch(&mut self, token: TopicToken, batch: Arc<Batch>) {
         let Some(index) = self.topics.resolve(token) else { return };
-        if self.topics[index].channel.is_none() {
+        if self.topics[index].channel().is_none() {
             return;
         }
         self.topics[index].is_refused = batch.gap_reason() == Some(GapReason::Refused);
@@ -89,12 +101,13 @@ impl<N: Network> Shard<N> {
     /// Batches did not fit into the inbox, and this is how far they went.
     pub(super) fn on_head(&mut self, token: TopicToken, seq: u64) {
         let Some(index) = self.topics.resolve(token) else { return };
-        let Some(channel) = self.topics[index].channel.clone() else { return };
-        let lost = self.logs.change(&mut self.topics, index, |log| log.advance_head(&channel, seq + 1));
-        if lost > 0 {
-            self.metrics.inbox_lost.add(lost);
-            self.begin_lap(index);
+        let Some(channel) = self.topics[index].channel().cloned() else { return };
+        if seq < self.topics[index].head() {
+            return;
         }
+        let lost = self.logs.change(&mut self.topics, index, |log| log.advance_head(&channel, seq + 1));
+        self.metrics.inbox_lost.add(lost);
+        self.begin_lap(index);
     }
 
     fn begin_lap(&mut self, index: u32) {

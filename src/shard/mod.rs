@@ -3,27 +3,33 @@
 //! [`Shard::turn`] is the loop's body and reads like the design: named stages in order, each under a budget. The shard is
 //! generic over [`net::Network`], so that the simulator drives the very same code with sockets and a clock of its own.
 //!
-//! The stages live in files of their own: `read` (handshakes, commands, pings), `subscribe` (subscriptions and the bus's answers; [`admission`]
-//! says who may), `logs` (what the bus sends, kept until everybody has it), `behind` (who has not been sent everything), `flush` (one
-//! `writev` per due connection, of what `gather` finds), `close` (closing, deadlines, reaping).
+//! The stages live in files of their own: `admission` (who gets in), `read` (frames and commands), `subscribe` (subscriptions and the bus's
+//! answers; [`sources`] says who may have how many), `logs` (what the bus sends, kept until everybody has it), [`timers`] and `heartbeat`,
+//! [`behind`] (who has not been sent everything), `flush` (one `writev` per due connection, of what `gather` finds), `close` (closing,
+//! reaping), `stop`. `buffers` is the account of what connections hold for themselves.
 
-pub mod admission;
+mod admission;
 pub mod behind;
+mod buffers;
 mod close;
 pub mod conn;
 mod flush;
 mod gather;
+mod heartbeat;
 mod logs;
 pub mod net;
 mod read;
 pub mod run;
+pub mod settings;
 pub mod sockets;
+pub mod sources;
+mod stop;
 mod subscribe;
+pub mod timers;
 mod waiters;
 pub mod wheel;
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
@@ -31,16 +37,17 @@ use slab::Slab;
 
 use crate::bus::shares::Publishers;
 use crate::bus::{BusSender, ConnToken, ShardMessage};
-use crate::config::{Settings, SharedRules};
+use crate::config::SharedRules;
 use crate::fanout::topics::{TopicToken, Topics};
 use crate::inbox::Inbox;
 use crate::limits;
 use crate::metrics::ShardMetrics;
-use crate::wire::http::refusal::RefusalReason;
-use admission::Admission;
 use conn::{Conn, Flags};
 use logs::Logs;
-use net::{Accepted, Network, Readiness};
+use net::{Network, Readiness};
+use settings::ShardSettings;
+use sources::Sources;
+use stop::Life;
 use waiters::Waiters;
 use wheel::{TICK_NS, Tick, Wheel};
 
@@ -48,7 +55,7 @@ use wheel::{TICK_NS, Tick, Wheel};
 #[derive(Debug)]
 pub struct Parts {
     pub index: u16,
-    pub settings: Arc<Settings>,
+    pub settings: Arc<ShardSettings>,
     pub metrics: Arc<ShardMetrics>,
     pub inbox: Inbox<ShardMessage>,
     pub bus: BusSender,
@@ -63,7 +70,7 @@ pub struct Shard<N: Network> {
     net: N,
     index: u16,
     node_id: u32,
-    settings: Arc<Settings>,
+    settings: Arc<ShardSettings>,
     metrics: Arc<ShardMetrics>,
     inbox: Inbox<ShardMessage>,
     bus: BusSender,
@@ -74,7 +81,7 @@ pub struct Shard<N: Network> {
     topics: Topics,
     logs: Logs,
     waiters: Waiters,
-    admission: Admission,
+    sources: Sources,
     rules: SharedRules,
     /// What connections have under way to the bus.
     publishers: Publishers,
@@ -96,7 +103,7 @@ pub struct Shard<N: Network> {
     accept_warned: Option<Tick>,
     /// Laps start no sooner (`coalesce`).
     lap_not_before_ns: u64,
-    stopping: bool,
+    life: Life,
 
     buffer_bytes: usize,
 
@@ -114,10 +121,10 @@ impl<N: Network> Shard<N> {
     pub fn new(net: N, parts: Parts) -> Shard<N> {
         let Parts { index, settings, metrics, inbox, bus, connections, node_id } = parts;
         let (started_ns, unix_ms) = (net.now_ns(), net.unix_ms());
-        let admission = Admission::new(settings.subscriptions_max);
-        let waiters = Waiters::new(settings.waiting_bytes_of_shard());
+        let sources = Sources::new(settings.subscriptions_max);
+        let waiters = Waiters::new(settings.waiting_bytes_max);
         let rules = SharedRules::new(&settings.channels);
-        let logs = Logs::new(settings.log_bytes_of_shard());
+        let logs = Logs::new(settings.log_bytes_max);
         Shard {
             net,
             index,
@@ -132,7 +139,7 @@ impl<N: Network> Shard<N> {
             topics: Topics::default(),
             logs,
             waiters,
-            admission,
+            sources,
             rules,
             publishers: Publishers::default(),
             wheel: Wheel::default(),
@@ -145,7 +152,7 @@ impl<N: Network> Shard<N> {
             accept_retry: None,
             accept_warned: None,
             lap_not_before_ns: 0,
-            stopping: false,
+            life: Life::Serving,
             buffer_bytes: 0,
             started_ns,
             now_ns: started_ns,
@@ -163,6 +170,7 @@ impl<N: Network> Shard<N> {
         self.read_ready();
         self.drain_inbox();
         self.expire();
+        self.abandon_overdue();
         self.flush_ready();
         self.tell_interest();
         self.reap();
@@ -202,16 +210,8 @@ impl<N: Network> Shard<N> {
         let tick_wait = tick.map(|tick| (self.started_ns + u64::from(tick) * TICK_NS).saturating_sub(now_ns));
         // The bus takes interest again as soon as it has room.
         let interest_wait = (!self.interest.is_empty()).then_some(1_000_000);
-        [lap_wait, tick_wait, interest_wait].into_iter().flatten().min()
-    }
-
-    pub fn is_stopping(&self) -> bool {
-        self.stopping
-    }
-
-    /// Nothing more will happen here: asked to stop, and every connection is gone.
-    pub fn is_finished(&self) -> bool {
-        self.stopping && self.conns.is_empty()
+        let stop_wait = self.abandon_at_ns().map(|abandon_at_ns| abandon_at_ns.saturating_sub(now_ns));
+        [lap_wait, tick_wait, interest_wait, stop_wait].into_iter().flatten().min()
     }
 
     /// The inbox, for the runner that sleeps on it.
@@ -231,68 +231,6 @@ impl<N: Network> Shard<N> {
         self.now_ns = self.net.now_ns();
         self.unix_ms = self.net.unix_ms();
         self.tick = tick_at(self.now_ns, self.started_ns);
-    }
-
-    /// Takes waiting connections. What is too many is refused later, with an HTTP answer, once the head has been read.
-    fn accept(&mut self) {
-        if self.accept_retry.is_some_and(|tick| tick <= self.tick) {
-            self.accept_retry = None;
-            self.accept_ready = true;
-        }
-        for _ in 0..limits::ACCEPTS_PER_TURN {
-            if !self.accept_ready || self.stopping {
-                self.accept_ready = false;
-                return;
-            }
-            match self.net.accept() {
-                Accepted::Stream { stream, peer } => self.admit(stream, peer),
-                Accepted::Dropped => {
-                    self.note_accept_error();
-                    self.metrics.refused[RefusalReason::Descriptors as usize].inc();
-                }
-                Accepted::Gone => {}
-                Accepted::None => self.accept_ready = false,
-                Accepted::Later => {
-                    self.note_accept_error();
-                    self.accept_ready = false;
-                    self.accept_retry = Some(self.tick + limits::ACCEPT_RETRY_TICKS);
-                }
-            }
-        }
-    }
-
-    fn admit(&mut self, mut stream: N::Stream, peer: SocketAddr) {
-        self.metrics.accepted.inc();
-        // Room for the refusals of a crowd that is told 503, and no more: beyond it the socket is simply dropped.
-        if self.conns.len() >= self.settings.connections_max + limits::REFUSALS_UNDER_WAY_MAX {
-            self.metrics.refused[RefusalReason::ConnectionsMax as usize].inc();
-            return;
-        }
-        self.generations = self.generations.wrapping_add(1);
-        let generation = self.generations;
-        let entry = self.conns.vacant_entry();
-        let token = ConnToken { index: entry.key() as u32, generation };
-        if self.net.register(&mut stream, pack(token)).is_err() {
-            return self.note_accept_error();
-        }
-        self.admission.enter(entry.key(), peer, since_ms(self.now_ns, self.started_ns));
-        entry.insert(Conn::new(stream, generation, self.settings.format, self.tick));
-        self.metrics.sockets.inc();
-        self.set_deadline(token.index as usize, self.settings.handshake_timeout);
-    }
-
-    /// Counts it, and says so once a minute at most: a crowd at the door must not fill the log.
-    fn note_accept_error(&mut self) {
-        self.metrics.accept_errors.inc();
-        if self.accept_warned.is_none_or(|tick| self.tick - tick >= limits::ACCEPT_WARNING_TICKS) {
-            self.accept_warned = Some(self.tick);
-            tracing::warn!(
-                shard = self.index,
-                open = self.conns.len(),
-                "connections cannot be accepted: out of descriptors or kernel memory; raise `ulimit -n` (LimitNOFILE=), use --fd-table private \
-                 with more shards, or lower --connections-max"
-            );
-        }
     }
 
     fn token(&self, key: usize) -> ConnToken {

@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 
-use crate::fanout::batch::MonotonicNs;
+use crate::clock::MonotonicNs;
 
 /// A readiness event of one registered socket (edge-triggered: it comes once).
 #[derive(Debug, Clone, Copy, Default)]

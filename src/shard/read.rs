@@ -1,7 +1,5 @@
 //! What connections send: request heads, frames, commands. Replies go to the connection's outbox; `flush` sends them.
 
-use std::sync::atomic::Ordering::Relaxed;
-
 use super::Shard;
 use super::conn::{Flags, Phase};
 use super::net::{Network, Received, Stream};
@@ -12,11 +10,8 @@ use crate::wire::close::CloseReason;
 use crate::wire::command::{self, Asked, Body, Command, ErrorCode, Id};
 use crate::wire::event::{self, Event};
 use crate::wire::frame::{self, Opcode};
-use crate::wire::http::head::FieldRoom;
 use crate::wire::http::refusal::{Refusal, RefusalReason};
-use crate::wire::http::upgrade::Upgrade;
-use crate::wire::http::{self, Outcome, Rules, answer};
-use crate::wire::inbound::{self, Inbound};
+use crate::wire::inbound;
 
 impl<N: Network> Shard<N> {
     /// Reads from connections whose edge has come, a few rounds each; who has more to say stays on the list.
@@ -79,15 +74,15 @@ impl<N: Network> Shard<N> {
                 let text = "the request ended before its head did; a head ends with an empty line";
                 return self.refuse(key, &Refusal::new(RefusalReason::BadRequest, text));
             }
-            Phase::Open(_) => {
+            Phase::Open(_) | Phase::Finishing(_) => {
                 if !self.enter_closing(key, CloseReason::Gone) {
                     return;
                 }
-                self.conns[key].phase = Phase::Ending;
+                self.conns[key].enter(Phase::Ending);
             }
             // The answer to our close frame will not come.
-            Phase::Closing(_) => conn.phase = Phase::Ending,
-            Phase::Ending | Phase::Dead => {}
+            Phase::Closing(_) => conn.enter(Phase::Ending),
+            Phase::Ending | Phase::Shut | Phase::Dead => {}
         }
         if self.owes_bytes(key) { self.mark_ready(key) } else { self.end(key) }
     }
@@ -95,9 +90,16 @@ impl<N: Network> Shard<N> {
     /// The socket has failed: nothing can be sent any more. A connection that was closing keeps the reason it was closing for.
     pub(super) fn lose(&mut self, key: usize, reason: CloseReason) {
         match self.conns[key].phase {
-            Phase::Handshake(_) | Phase::Open(_) => self.kill(key, reason),
-            Phase::Closing(_) | Phase::Ending | Phase::Dead => self.end(key),
+            Phase::Handshake(_) | Phase::Open(_) | Phase::Finishing(_) => self.kill(key, reason),
+            Phase::Closing(_) | Phase::Ending | Phase::Shut | Phase::Dead => self.end(key),
         }
+    }
+
+    /// Reads what may have come while this thread was held up: nobody is cut for silence with its answer lying in the socket.
+    pub(super) fn last_look(&mut self, key: usize) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        self.read(key, &mut scratch);
+        self.scratch = scratch;
     }
 
     fn receive(&mut self, key: usize, input: &mut [u8]) {
@@ -110,65 +112,9 @@ impl<N: Network> Shard<N> {
                 self.conns[key].phase = Phase::Handshake(None);
                 self.read_head(key, &mut whole);
             }
-            Phase::Open(_) | Phase::Closing(_) => self.read_frames(key, input),
-            Phase::Ending | Phase::Dead => {}
+            Phase::Open(_) | Phase::Finishing(_) | Phase::Closing(_) => self.read_frames(key, input),
+            Phase::Ending | Phase::Shut | Phase::Dead => {}
         }
-    }
-
-    fn read_head(&mut self, key: usize, input: &mut [u8]) {
-        match http::parse(input, &mut FieldRoom::empty(), Rules { echo: self.settings.echo }) {
-            Outcome::Partial => self.conns[key].phase = Phase::Handshake(Some(Box::new(input.to_vec()))),
-            Outcome::Refuse(refusal) => self.refuse(key, &refusal),
-            Outcome::Health { head_only } => {
-                let mut answer = Vec::new();
-                answer::health(&mut answer, head_only);
-                self.end_with_answer(key, &answer, CloseReason::Refused);
-            }
-            Outcome::Upgrade(upgrade) => {
-                if self.stopping {
-                    return self.refuse(key, &RefusalReason::Stopping.into());
-                }
-                if self.connections.fetch_add(1, Relaxed) >= self.settings.connections_max {
-                    self.connections.fetch_sub(1, Relaxed);
-                    return self.refuse(key, &RefusalReason::ConnectionsMax.into());
-                }
-                let frames = upgrade.head.bytes;
-                self.open(key, &upgrade);
-                self.read_frames(key, &mut input[frames..]);
-            }
-        }
-    }
-
-    fn open(&mut self, key: usize, upgrade: &Upgrade<'_>) {
-        self.metrics.connections.inc();
-        let conn = &mut self.conns[key];
-        conn.flags.set(Flags::COUNTED);
-        conn.phase = Phase::Open(Inbound::default());
-        if let Some(format) = upgrade.format {
-            (conn.format, conn.format_next) = (format, format);
-            conn.flags.set(Flags::FORMAT_FIXED);
-        }
-        answer::switch_protocols(conn.outbox(), upgrade);
-        self.mark_ready(key);
-        self.start_heartbeat(key);
-        if upgrade.echo {
-            self.conns[key].flags.set(Flags::ECHO);
-            return;
-        }
-        self.send_connected(key);
-        for channel in &upgrade.channels {
-            self.subscribe(key, channel, None, None);
-        }
-    }
-
-    fn send_connected(&mut self, key: usize) {
-        use std::io::Write as _;
-        let mut client_id = [0u8; 32];
-        let mut rest = &mut client_id[..];
-        write!(rest, "{:08x}{:04x}{:08x}", self.node_id, self.index, self.conns[key].generation).expect("20 digits fit");
-        let unused = rest.len();
-        let client_id = std::str::from_utf8(&client_id[..client_id.len() - unused]).expect("hex digits");
-        self.reply(key, &Event::Connected { client_id, heartbeat_seconds: self.settings.heartbeat.as_secs() });
     }
 
     /// Appends an event for this connection alone.
@@ -188,19 +134,19 @@ impl<N: Network> Shard<N> {
         self.reply(key, &Event::Error { asked, code, message });
     }
 
-    fn read_frames(&mut self, key: usize, input: &mut [u8]) {
+    pub(super) fn read_frames(&mut self, key: usize, input: &mut [u8]) {
         let mut input = input;
         let conn = &mut self.conns[key];
         let bytes_max = if conn.flags.has(Flags::ECHO) { limits::ECHO_MESSAGE_BYTES_MAX } else { self.settings.message_bytes_max };
         while !input.is_empty() {
-            let (Phase::Open(inbound) | Phase::Closing(inbound)) = &mut self.conns[key].phase else { return };
+            let Some(inbound) = self.conns[key].inbound_mut() else { return };
             match inbound.next(&mut input, bytes_max) {
                 Ok(None) => return,
                 Ok(Some(event)) => self.on_frame(key, event),
                 Err(violation) => {
                     if matches!(self.conns[key].phase, Phase::Closing(_)) {
                         // Our close frame says why already.
-                        self.conns[key].phase = Phase::Ending;
+                        self.conns[key].enter(Phase::Ending);
                         return self.mark_ready(key);
                     }
                     return self.fail(key, &violation);
@@ -213,7 +159,7 @@ impl<N: Network> Shard<N> {
         let conn = &mut self.conns[key];
         if matches!(conn.phase, Phase::Closing(_)) {
             if let inbound::Event::Close { .. } = event {
-                conn.phase = Phase::Ending;
+                conn.enter(Phase::Ending);
                 self.mark_ready(key);
             }
             return;
@@ -290,7 +236,7 @@ impl<N: Network> Shard<N> {
     /// The bus has answered a client's publish; the client may be gone.
     pub(super) fn on_published(&mut self, conn: ConnToken, id: Option<Id>, channel: &str, result: Result<Published, PublishError>) {
         let Some(key) = self.resolve(conn) else { return };
-        if !matches!(self.conns[key].phase, Phase::Open(_)) {
+        if !self.conns[key].is_open() {
             return;
         }
         match result {

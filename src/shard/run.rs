@@ -60,18 +60,12 @@ pub fn run(seat: Seat, parts: Parts, placement: Placement, started: impl FnOnce(
         }
         Err(error) => return started(Err(error)),
     };
-    let shutdown_ns = parts.settings.shutdown_timeout.as_nanos() as u64;
     let mut shard = Shard::new(sockets, parts);
     let mut events = Events::with_capacity(EVENTS_PER_WAIT);
-    let mut stop_at = None;
     // Connections may have come between listen and the first wait.
     shard.on_listener();
     while !shard.is_finished() {
         let now_ns = shard.net().now_ns();
-        if shard.is_stopping() && now_ns >= *stop_at.get_or_insert(now_ns + shutdown_ns) {
-            shard.abandon();
-            break;
-        }
         wait(&mut poll, &mut events, &shard, now_ns);
         let woke_ns = shard.net().now_ns();
         for event in &events {
@@ -127,9 +121,6 @@ fn prepare(poll: &Poll, parts: &Parts, placement: Placement) -> io::Result<Socke
 /// Sleeps until something happens or the shard's next deadline; does not sleep while work remains.
 fn wait(poll: &mut Poll, events: &mut Events, shard: &Shard<Sockets>, now_ns: u64) {
     let mut wait_ns = shard.wait_ns(now_ns);
-    if shard.is_stopping() {
-        wait_ns = Some(wait_ns.unwrap_or(u64::MAX).min(50_000_000));
-    }
     if wait_ns != Some(0) && !shard.inbox().prepare_sleep() {
         wait_ns = Some(0);
     }

@@ -11,8 +11,8 @@ use mio::{Interest, Registry, Token};
 use socket2::Socket;
 
 use super::net::{Accepted, Network, Received, Stream};
-use crate::config::Settings;
-use crate::fanout::batch::MonotonicNs;
+use super::settings::ShardSettings;
+use crate::clock::MonotonicNs;
 use crate::{limits, sys};
 
 /// The listener of address `i` has the token `LISTENER_TOKEN - i`.
@@ -64,7 +64,7 @@ impl Listener {
 
 impl Sockets {
     /// Binds one listener per address on the calling thread, in its descriptor table.
-    pub fn bind(registry: Registry, addresses: &[SocketAddr], settings: &Settings) -> io::Result<Sockets> {
+    pub fn bind(registry: Registry, addresses: &[SocketAddr], settings: &ShardSettings) -> io::Result<Sockets> {
         let mut listeners = Vec::new();
         for (index, &address) in addresses.iter().enumerate() {
             let mut listener = listen(address, addresses, settings)?;
@@ -75,7 +75,7 @@ impl Sockets {
     }
 
     /// Takes listeners that somebody else has bound, each with whether other shards accept from it too.
-    pub fn given(registry: Registry, given: impl IntoIterator<Item = (OwnedFd, bool)>, settings: &Settings) -> io::Result<Sockets> {
+    pub fn given(registry: Registry, given: impl IntoIterator<Item = (OwnedFd, bool)>, settings: &ShardSettings) -> io::Result<Sockets> {
         let mut listeners = Vec::new();
         for (index, (socket, is_shared)) in given.into_iter().enumerate() {
             let socket = Socket::from(socket);
@@ -123,7 +123,7 @@ impl Sockets {
 }
 
 /// A listener shared by all shards: the kernel spreads new connections over them. Options are set here once; accepted sockets inherit them.
-fn listen(address: SocketAddr, listed: &[SocketAddr], settings: &Settings) -> io::Result<TcpListener> {
+fn listen(address: SocketAddr, listed: &[SocketAddr], settings: &ShardSettings) -> io::Result<TcpListener> {
     let explain = |error: io::Error| crate::listen::explain(&error, address);
     let socket = crate::listen::unbound(address, listed)?;
     socket.set_reuse_port(true)?;
@@ -134,7 +134,7 @@ fn listen(address: SocketAddr, listed: &[SocketAddr], settings: &Settings) -> io
 }
 
 /// What accepted sockets inherit.
-fn set_options(listener: &Socket, settings: &Settings) -> io::Result<()> {
+fn set_options(listener: &Socket, settings: &ShardSettings) -> io::Result<()> {
     listener.set_tcp_nodelay(true)?;
     sys::set_notsent_lowat(listener, settings.notsent_bytes)
         .map_err(|error| io::Error::new(error.kind(), format!("notsent_bytes cannot be had: setsockopt(TCP_NOTSENT_LOWAT): {error}")))
@@ -225,6 +225,7 @@ mod tests {
     use std::net::TcpStream as StdStream;
 
     use super::*;
+    use crate::config::Settings;
 
     fn option(socket: &impl AsRawFd, name: libc::c_int) -> u32 {
         sys::tcp_option(socket, name).unwrap()
@@ -232,7 +233,7 @@ mod tests {
 
     fn bind(address: &str) -> (mio::Poll, Sockets) {
         let poll = mio::Poll::new().unwrap();
-        let settings = Settings { notsent_bytes: 12_345, ..Settings::default() };
+        let settings = ShardSettings { notsent_bytes: 12_345, ..ShardSettings::from(&Settings::default()) };
         let sockets = Sockets::bind(poll.registry().try_clone().unwrap(), &[address.parse().unwrap()], &settings).unwrap();
         (poll, sockets)
     }

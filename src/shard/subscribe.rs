@@ -4,15 +4,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::conn::{Phase, Subscription};
+use super::conn::Subscription;
 use super::net::Network;
 use super::waiters::{NO_WAITER, Waiter};
 use super::{Shard, since_ms};
 use crate::bus::{BusCommand, Creator, JoinRefusal, ShardMessage};
 use crate::fanout::batch::{Batch, Channel};
 use crate::fanout::cursor::Cursor;
-use crate::fanout::log::Log;
-use crate::fanout::topics::{Member, TopicToken};
+use crate::fanout::topics::{Member, Topic, TopicToken};
 use crate::limits;
 use crate::wire::command::{self, Asked, ErrorCode, Id, Position};
 use crate::wire::event::{Event, GapReason};
@@ -31,7 +30,7 @@ impl<N: Network> Shard<N> {
         let subscriptions_max = self.settings.subscriptions_max;
         // One that ends with the frame that the socket is in the middle of is none any more.
         let conn = &self.conns[key];
-        let leaving = conn.mid_frame().is_some_and(|at| conn.subscriptions[at].leaving);
+        let leaving = conn.mid_frame().is_some_and(|at| conn.subscriptions[at].is_leaving());
         if conn.subscriptions.len() - usize::from(leaving) >= subscriptions_max {
             let message = format!("a connection may have {subscriptions_max} subscriptions");
             return self.reply_error(key, Asked::of(command::SUBSCRIBE, name, id.as_ref()), ErrorCode::TooManySubscriptions, &message);
@@ -42,13 +41,13 @@ impl<N: Network> Shard<N> {
         if topic.is_some_and(|topic| self.topics[topic].is_refused) {
             return self.refuse_channel(key, name, id.as_ref(), JoinRefusal::NotAllowed);
         }
-        if topic.is_none() && !self.admission.may_create(key, since_ms(self.now_ns, self.started_ns)) {
+        if topic.is_none() && !self.sources.may_create(key, since_ms(self.now_ns, self.started_ns)) {
             self.metrics.channels_limited.inc();
-            let (burst, per_second) = (self.admission.burst(), self.admission.per_second());
+            let (burst, per_second) = (self.sources.burst(), self.sources.per_second());
             let message = format!("a connection may add {burst} channels at once and {per_second} a second after that; wait a moment");
             return self.reply_error(key, Asked::of(command::SUBSCRIBE, name, id.as_ref()), ErrorCode::RateLimited, &message);
         }
-        let flows = topic.is_some_and(|topic| self.topics[topic].channel.is_some());
+        let flows = topic.is_some_and(|topic| self.topics[topic].channel().is_some());
         let waiter = if flows { Some(NO_WAITER) } else { self.waiters.insert(Waiter::new(id.clone(), since)) };
         let Some(waiter) = waiter else {
             let message = "too many subscriptions wait for the bus; try again in a moment";
@@ -58,7 +57,7 @@ impl<N: Network> Shard<N> {
         let member = Member { conn: key as u32, subscription: self.conns[key].subscriptions.len() as u32 };
         let place = self.topics[topic].add_member(member);
         self.metrics.subscriptions.inc();
-        self.conns[key].subscriptions.push(Subscription::waiting(topic, place, waiter));
+        self.conns[key].add_subscription(Subscription::waiting(topic, place, waiter));
         if flows {
             self.confirm(key, member.subscription as usize, id.as_ref(), since);
         } else {
@@ -71,8 +70,8 @@ impl<N: Network> Shard<N> {
         let topic_index = self.conns[key].subscriptions[at].topic;
         self.logs.retire_if_idle(&mut self.topics, topic_index, self.now_ns);
         let topic = &self.topics[topic_index];
-        let channel = topic.channel.clone().expect("confirmed only when messages flow");
-        let Start { cursor, recovered, lost } = Start::find(&topic.log, channel.epoch, since);
+        let channel = topic.channel().cloned().expect("confirmed only when messages flow");
+        let Start { cursor, recovered, lost } = Start::find(topic, channel.epoch, since);
         channel.subscribers.fetch_add(1, Relaxed);
         self.conns[key].subscriptions[at].set_cursor(cursor);
         // The position from which the client goes on counting: whatever follows has a higher number.
@@ -101,7 +100,7 @@ impl<N: Network> Shard<N> {
     /// A connection may have as many subscriptions as a channel has members: the shorter list is searched.
     fn find_subscription(&self, key: usize, topic: u32) -> Option<usize> {
         let (subscriptions, members) = (&self.conns[key].subscriptions, self.topics[topic].members());
-        let is_it = |at: usize| subscriptions[at].topic == topic && !subscriptions[at].leaving;
+        let is_it = |at: usize| subscriptions[at].topic == topic && !subscriptions[at].is_leaving();
         if members.len() < subscriptions.len() {
             members.iter().filter(|member| member.conn as usize == key).map(|member| member.subscription as usize).find(|&at| is_it(at))
         } else {
@@ -115,7 +114,7 @@ impl<N: Network> Shard<N> {
             let subscription = &mut self.conns[key].subscriptions[at];
             let (topic, was) = (subscription.topic, subscription.is_lagging());
             // It needs the rest of its frame, which outlives the log, and nothing after it.
-            subscription.leaving = true;
+            subscription.set_leaving();
             self.set_lagging(topic, was, false);
             self.forget_left(key, at);
             self.logs.retire_if_idle(&mut self.topics, topic, self.now_ns);
@@ -130,7 +129,7 @@ impl<N: Network> Shard<N> {
         let gone = self.conns[key].swap_remove_subscription(at);
         self.set_lagging(gone.topic, was_lagging, false);
         if let Some(moved) = self.conns[key].subscriptions.get(at) {
-            self.topics[moved.topic].renumber_member(moved.place, at as u32);
+            self.topics[moved.topic].renumber_member(moved.place(), at as u32);
         }
         self.metrics.subscriptions.dec();
         match gone.waiter() {
@@ -138,9 +137,9 @@ impl<N: Network> Shard<N> {
             None => self.uncount(gone),
         }
         let topic = &mut self.topics[gone.topic];
-        if let Some(moved) = topic.remove_member(gone.place) {
+        if let Some(moved) = topic.remove_member(gone.place()) {
             let lap_under_way = !topic.lap_is_over();
-            self.conns[moved.conn as usize].subscriptions[moved.subscription as usize].place = gone.place;
+            self.conns[moved.conn as usize].subscriptions[moved.subscription as usize].set_place(gone.place());
             // What it is due must outlive the lap.
             if lap_under_way
                 && !self.conns[moved.conn as usize].is_dead()
@@ -159,7 +158,7 @@ impl<N: Network> Shard<N> {
     /// Takes a confirmed subscription out of its topic's accounts.
     fn uncount(&mut self, gone: Subscription) {
         let topic = &mut self.topics[gone.topic];
-        if let Some(channel) = &topic.channel {
+        if let Some(channel) = topic.channel() {
             channel.subscribers.fetch_sub(1, Relaxed);
         }
         let cursor = gone.cursor();
@@ -181,11 +180,11 @@ impl<N: Network> Shard<N> {
             let topic = &self.topics[index];
             let wanted = !topic.members().is_empty();
             if wanted != topic.join_sent {
-                let (shard, channel, first) = (self.index, topic.name.clone(), topic.members().first().copied());
+                let (shard, channel, first) = (self.index, topic.name().clone(), topic.members().first().copied());
                 let topic = self.topics.token(index);
                 let command = match first {
                     Some(Member { conn, .. }) => {
-                        let (source, connection) = (self.admission.source(conn as usize), self.conns[conn as usize].generation);
+                        let (source, connection) = (self.sources.source(conn as usize), self.conns[conn as usize].generation);
                         BusCommand::Join { shard, topic, channel, creator: Creator { source, shard, connection } }
                     }
                     None => BusCommand::Leave { shard, topic, channel },
@@ -200,8 +199,8 @@ impl<N: Network> Shard<N> {
             topic.interest_queued = false;
             topic.join_sent = wanted;
             if !wanted {
-                self.logs.change(&mut self.topics, index, Log::drop_all);
-                self.topics.remove(index);
+                let gone = self.topics.remove(index);
+                self.logs.forget(&gone);
             }
         }
         if told {
@@ -233,22 +232,22 @@ impl<N: Network> Shard<N> {
 
     fn on_joined(&mut self, token: TopicToken, channel: Arc<Channel>, seq: u64, history: Vec<Arc<Batch>>) {
         let Some(index) = self.topics.resolve(token) else { return };
-        let log = &mut self.topics[index].log;
-        log.start_at(history.first().map_or(seq + 1, |oldest| oldest.first()));
+        let head = history.first().map_or(seq + 1, |oldest| oldest.first());
+        self.topics[index].serve(channel.clone(), head);
         for batch in history {
             self.logs.append(&mut self.topics, token, batch);
         }
-        self.logs.change(&mut self.topics, index, |log| log.advance_head(&channel, seq + 1));
+        if seq >= self.topics[index].head() {
+            self.logs.change(&mut self.topics, index, |log| log.advance_head(&channel, seq + 1));
+        }
         self.topics[index].end_lap();
-        self.topics[index].name = channel.name.clone();
-        self.topics[index].channel = Some(channel);
         self.logs.keep_budget(&mut self.topics);
         let members = self.topics[index].members().to_vec();
         for Member { conn, subscription } in members {
             let (key, at) = (conn as usize, subscription as usize);
             let Waiter { id, since } = self.take_waiter(key, at);
             // A connection that is closing has left; one that is dead will be reaped, counted like any member.
-            if matches!(self.conns[key].phase, Phase::Open(_) | Phase::Dead) {
+            if self.conns[key].is_open() || self.conns[key].is_dead() {
                 self.confirm(key, at, id.as_ref(), since);
             }
         }
@@ -267,7 +266,7 @@ impl<N: Network> Shard<N> {
     fn on_refused(&mut self, token: TopicToken, refusal: JoinRefusal) {
         let Some(index) = self.topics.resolve(token) else { return };
         self.topics[index].join_sent = false;
-        let name = self.topics[index].name.clone();
+        let name = self.topics[index].name().clone();
         // Whoever is left joins anew.
         self.queue_interest(index);
         let mut place = self.topics[index].members().len();
@@ -277,7 +276,7 @@ impl<N: Network> Shard<N> {
             let (key, at) = (conn as usize, subscription as usize);
             let concerns = match refusal {
                 JoinRefusal::ChannelsMax | JoinRefusal::NotAllowed => true,
-                JoinRefusal::AddressShare(source) => self.admission.source(key) == source,
+                JoinRefusal::AddressShare(source) => self.sources.source(key) == source,
             };
             if concerns {
                 let Waiter { id, .. } = self.take_waiter(key, at);
@@ -293,7 +292,7 @@ impl<N: Network> Shard<N> {
                 (ErrorCode::TooManyChannels, format!("this server serves {} channels and no more", self.settings.channels_max))
             }
             JoinRefusal::AddressShare(_) => {
-                let share = self.settings.channels_of_address();
+                let share = self.settings.channels_of_address;
                 (ErrorCode::TooManyChannels, format!("this server serves {share} channels to your address and no more"))
             }
             JoinRefusal::NotAllowed => (ErrorCode::ChannelRefused, channel_refused(name)),
@@ -318,12 +317,12 @@ struct Start {
 }
 
 impl Start {
-    fn find(log: &Log, epoch: u64, since: Option<Position>) -> Start {
-        let live = Start { cursor: Cursor::at(log.head()), recovered: false, lost: None };
+    fn find(topic: &Topic, epoch: u64, since: Option<Position>) -> Start {
+        let live = Start { cursor: Cursor::at(topic.head()), recovered: false, lost: None };
         match since {
-            Some(position) if position.epoch == epoch && position.seq < log.head() => {
+            Some(position) if position.epoch == epoch && position.seq < topic.head() => {
                 let next = position.seq + 1;
-                let start = log.boundary_at(next.max(log.tail()));
+                let start = topic.boundary_at(next.max(topic.tail()));
                 let lost = (next < start).then(|| (next, start - 1));
                 Start { cursor: Cursor::at(start), recovered: lost.is_none(), lost }
             }

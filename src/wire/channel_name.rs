@@ -1,17 +1,34 @@
-//! The names of channels, as clients and publishers write them.
+//! What may be the name of a channel, wherever one is written: in commands and paths, on the control port, in settings and from Redis.
 
 use crate::limits::CHANNEL_NAME_BYTES_MAX;
 
-/// Checks a channel name as clients write it: 1 to 255 bytes, no control characters. The error says what is accepted.
-pub fn check(name: &str) -> Result<(), &'static str> {
-    const _: () = assert!(CHANNEL_NAME_BYTES_MAX == 255, "the messages below name it");
-    if name.is_empty() || name.len() > CHANNEL_NAME_BYTES_MAX {
-        return Err("A channel name must have 1 to 255 bytes.");
+/// Why a text is no name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bad {
+    Empty,
+    TooLong,
+    ControlCharacter,
+}
+
+/// 1 to 255 bytes, no control characters: what may stand in a Redis command, a path and a query.
+pub fn check(name: &str) -> Result<(), Bad> {
+    match name {
+        "" => Err(Bad::Empty),
+        _ if name.len() > CHANNEL_NAME_BYTES_MAX => Err(Bad::TooLong),
+        _ if name.contains(char::is_control) => Err(Bad::ControlCharacter),
+        _ => Ok(()),
     }
-    if name.chars().any(char::is_control) {
-        return Err("A channel name must not contain control characters.");
+}
+
+impl Bad {
+    /// What would have been taken, for clients.
+    pub const fn accepted(self) -> &'static str {
+        const _: () = assert!(CHANNEL_NAME_BYTES_MAX == 255, "the message below names it");
+        match self {
+            Bad::Empty | Bad::TooLong => "A channel name must have 1 to 255 bytes.",
+            Bad::ControlCharacter => "A channel name must not contain control characters.",
+        }
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -23,8 +40,12 @@ mod tests {
         for name in ["a", "user:123", "a b", "€", "*", &"x".repeat(255)] {
             assert_eq!(check(name), Ok(()), "{name}");
         }
-        for name in ["", "a\nb", "\0", "\u{7f}", "\u{85}", &"x".repeat(256), &"€".repeat(86)] {
-            assert!(check(name).is_err(), "{name}");
+        for name in ["a\nb", "\0", "\u{7f}", "\u{85}"] {
+            assert_eq!(check(name), Err(Bad::ControlCharacter), "{name}");
         }
+        for name in [&"x".repeat(256), &"€".repeat(86)] {
+            assert_eq!(check(name), Err(Bad::TooLong), "{name}");
+        }
+        assert_eq!(check(""), Err(Bad::Empty));
     }
 }

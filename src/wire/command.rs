@@ -219,7 +219,7 @@ impl<'a> Fields<'a> {
 
     fn channel(&self) -> Result<Cow<'a, str>, Refusal> {
         let channel = self.channel.and_then(Raw::text).ok_or_else(|| bad(BAD_CHANNEL))?;
-        channel_name::check(&channel).map_err(|message| (ErrorCode::BadChannel, Cow::Borrowed(message)))?;
+        channel_name::check(&channel).map_err(|bad| (ErrorCode::BadChannel, Cow::Borrowed(bad.accepted())))?;
         Ok(channel)
     }
 

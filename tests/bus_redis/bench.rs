@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use campanile::addresses::Source;
-use campanile::bus::link::Timing;
+use campanile::bus::redis::timing::Timing;
 use campanile::bus::subscriber::spawn_with_timing;
 use campanile::bus::{BusCommand, BusSender, Creator, Publish, PublishError, PublishReply, Published, ShardMessage};
 use campanile::config::{ChannelRule, ChannelRules, Settings};
@@ -24,13 +24,12 @@ use crate::support::PATIENCE;
 /// The defaults, but that payloads are passed as they are and channels are let go at once.
 pub fn settings(redis: Option<String>) -> Settings {
     let rule = ChannelRule { payload: Expect::Raw, ..ChannelRule::default() };
-    Settings {
-        redis,
-        linger: Duration::from_millis(50),
-        inbox_messages: 1 << 16,
-        channels: ChannelRules { default: rule, by_prefix: Vec::new() },
-        ..Settings::default()
-    }
+    Settings::default().with(|settings| {
+        settings.redis.url = redis;
+        settings.redis.linger = Duration::from_millis(50);
+        settings.shards.inbox_messages = 1 << 16;
+        settings.channels = ChannelRules { default: rule, by_prefix: Vec::new() };
+    })
 }
 
 /// Looks often for a Redis that is lost, and gives a slow one all the time it needs: the machine may be busy with other tests.
@@ -149,7 +148,7 @@ impl Bench {
         let (senders, shards) = (0..count)
             .map(|_| {
                 let poll = Poll::new().unwrap();
-                let (sender, inbox) = inbox(settings.inbox_messages, poll.registry(), Token(0)).unwrap();
+                let (sender, inbox) = inbox(settings.shards.inbox_messages, poll.registry(), Token(0)).unwrap();
                 let shard = FakeShard {
                     inbox,
                     poll,
@@ -157,7 +156,7 @@ impl Bench {
                     heads: HashMap::new(),
                     published: Vec::new(),
                     is_stopped: false,
-                    may_lose: settings.inbox_messages < 100,
+                    may_lose: settings.shards.inbox_messages < 100,
                 };
                 (sender, shard)
             })

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use campanile::bus::link::Timing;
+use campanile::bus::redis::timing::Timing;
 use campanile::bus::subscriber::spawn_with_timing;
 use campanile::bus::{BusCommand, PublishError};
-use campanile::config::{RedisSubscribe, Settings};
+use campanile::config::RedisSubscribe;
 use campanile::metrics::BusMetrics;
 
 use crate::bench::{Bench, patient, settings};
@@ -64,7 +64,7 @@ fn a_channel_that_redis_refuses_does_not_stop_the_others() {
     redis.command(&["ACL", "SETUSER", "bell", "on", ">ring", "resetchannels", "&notifications:open:*", "+@all"]);
     let url = format!("redis://bell:ring@127.0.0.1:{}", redis.port);
     // What is refused is wanted until its linger is over.
-    let mut bench = Bench::new(Settings { linger: PATIENCE, ..settings(Some(url)) });
+    let mut bench = Bench::new(settings(Some(url)).with(|settings| settings.redis.linger = PATIENCE));
     for index in 0..20 {
         bench.join(index, &format!("open:{index}"));
     }
@@ -90,7 +90,7 @@ fn the_rights_that_the_documentation_gives_are_enough() {
         let url = format!("redis://campanile:PASSWORD@127.0.0.1:{}/2", redis.port);
         let before = redis.errors();
         let timing = Timing { ping_after: Duration::from_millis(20), ..patient() };
-        let mut bench = Bench::with(Settings { redis_subscribe: mode, ..settings(Some(url)) }, 1, timing);
+        let mut bench = Bench::with(settings(Some(url)).with(|settings| settings.redis.subscribe = mode), 1, timing);
         for (index, channel) in ["a", "notifications"].into_iter().enumerate() {
             bench.join(index as u32, channel);
             bench.wait_for(index as u32, &["joined@0"]);
@@ -122,7 +122,7 @@ fn an_old_redis_speaks_resp2() {
 #[test]
 fn a_wrong_url_is_an_error_at_start() {
     for (url, prefix) in [("localhost", "p:"), ("http://localhost", "p:"), ("redis://localhost/x", "p:"), ("redis://localhost", "notif")] {
-        let settings = Settings { prefix: prefix.into(), ..settings(Some(url.into())) };
+        let settings = settings(Some(url.into())).with(|settings| settings.redis.prefix = prefix.into());
         let Err(error) = spawn_with_timing(Arc::new(settings), Arc::default(), Vec::new(), patient()) else { panic!("{url} was taken") };
         assert!(format!("{error:#}").len() > 40, "{error:#}");
     }

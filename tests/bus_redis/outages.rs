@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use campanile::bus::PublishError;
-use campanile::bus::link::Timing;
+use campanile::bus::redis::timing::Timing;
 
 use crate::bench::{Bench, patient, settings};
 use crate::support::RedisServer;

@@ -1,7 +1,7 @@
 //! Publishes through the bus: what they may not do to the feed, to each other, and to shards that are slow.
 
 use campanile::bus::{Publish, PublishError, PublishReply, Published};
-use campanile::config::{RedisSubscribe, Settings};
+use campanile::config::RedisSubscribe;
 
 use crate::bench::{Bench, settings};
 use crate::support::RedisServer;
@@ -51,7 +51,7 @@ fn a_flood_of_our_own_publishes_does_not_come_back_as_more_than_redis_keeps_for_
 #[test]
 fn nor_does_a_flood_on_a_channel_that_only_the_pattern_brings() {
     let redis = RedisServer::with_arguments(&["--client-output-buffer-limit", "pubsub 2200kb 1mb 60"]);
-    let settings = Settings { redis_subscribe: RedisSubscribe::Pattern, ..settings(Some(redis.url())) };
+    let settings = settings(Some(redis.url())).with(|settings| settings.redis.subscribe = RedisSubscribe::Pattern);
     let mut bench = Bench::new(settings);
     bench.join(2, "quiet");
     bench.wait_for(2, &["joined@0"]);
@@ -110,7 +110,7 @@ fn too_many_publishes_are_refused_and_none_is_left_waiting() {
 fn publishes_wait_for_a_shard_that_is_slow_instead_of_costing_it_gaps() {
     let redis = RedisServer::start();
     for url in [None, Some(redis.url())] {
-        let mut bench = Bench::new(Settings { inbox_messages: 64, ..settings(url) });
+        let mut bench = Bench::new(settings(url).with(|settings| settings.shards.inbox_messages = 64));
         let channels: Vec<String> = (0..16).map(|number| format!("c{number}")).collect();
         for (index, channel) in channels.iter().enumerate() {
             bench.join(index as u32, channel);
@@ -141,7 +141,7 @@ fn publishes_wait_for_a_shard_that_is_slow_instead_of_costing_it_gaps() {
 #[test]
 fn a_publish_that_nobody_waits_for_any_more_is_not_published_late() {
     let redis = RedisServer::start();
-    let mut bench = Bench::new(Settings { inbox_messages: 64, ..settings(Some(redis.url())) });
+    let mut bench = Bench::new(settings(Some(redis.url())).with(|settings| settings.shards.inbox_messages = 64));
     bench.join(1, "a");
     bench.wait_for(1, &["joined@0"]);
     // The shard is full: further publishes wait in the bus thread.

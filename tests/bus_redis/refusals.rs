@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use campanile::bus::link::Timing;
-use campanile::config::{RedisSubscribe, Settings};
+use campanile::bus::redis::timing::Timing;
+use campanile::config::RedisSubscribe;
 
 use crate::bench::{Bench, patient, settings};
 use crate::fake::{Act, message, say, serve};
@@ -155,7 +155,7 @@ fn nothing_is_ready_for_a_user_who_may_not_subscribe() {
     redis.command(&["ACL", "SETUSER", "bell", "on", ">ring", "allchannels", "+@all", "-subscribe"]);
     let url = format!("redis://bell:ring@127.0.0.1:{}", redis.port);
     // What is refused is wanted until its linger is over.
-    let mut bench = Bench::with(Settings { linger: PATIENCE, ..settings(Some(url)) }, 1, pinging());
+    let mut bench = Bench::with(settings(Some(url)).with(|settings| settings.redis.linger = PATIENCE), 1, pinging());
     for index in 0..3 {
         bench.join(index, &format!("c{index}"));
     }
@@ -175,7 +175,7 @@ fn pattern_mode_with_an_acl_for_the_prefix_alone_is_ready() {
     let redis = RedisServer::start();
     redis.command(&["ACL", "SETUSER", "bell", "on", ">ring", "resetchannels", "&notifications:*", "+@all"]);
     let url = format!("redis://bell:ring@127.0.0.1:{}", redis.port);
-    let mut bench = Bench::with(Settings { redis_subscribe: RedisSubscribe::Pattern, ..settings(Some(url)) }, 1, pinging());
+    let mut bench = Bench::with(settings(Some(url)).with(|settings| settings.redis.subscribe = RedisSubscribe::Pattern), 1, pinging());
     bench.wait_ready(true);
     bench.join(1, "early");
     bench.wait_for(1, &["joined@0"]);
@@ -264,7 +264,7 @@ fn a_pattern_that_the_server_ends_is_asked_for_again() {
         _ => Act::Obey,
     });
     let url = format!("redis://127.0.0.1:{port}");
-    let mut bench = Bench::with(Settings { redis_subscribe: RedisSubscribe::Pattern, ..settings(Some(url)) }, 1, pinging());
+    let mut bench = Bench::with(settings(Some(url)).with(|settings| settings.redis.subscribe = RedisSubscribe::Pattern), 1, pinging());
     for (index, channel) in [(1, "a"), (2, "notifications")] {
         bench.join(index, channel);
         bench.wait_for(index, &["joined@0"]);

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use campanile::bus::{BusCommand, ConnToken, Publish, PublishError, PublishReply, Published, ShardMessage};
-use campanile::config::{RedisSubscribe, Settings};
+use campanile::config::RedisSubscribe;
 use mio::Events;
 
 use crate::bench::{Bench, settings};
@@ -66,7 +66,7 @@ fn exact_subscriptions_follow_the_interest() {
 #[test]
 fn joining_and_leaving_all_the_time_ends_where_it_should() {
     let redis = RedisServer::start();
-    let mut bench = Bench::new(Settings { linger: Duration::ZERO, ..settings(Some(redis.url())) });
+    let mut bench = Bench::new(settings(Some(redis.url())).with(|settings| settings.redis.linger = Duration::ZERO));
     for index in 0..500 {
         bench.join(index, "hectic");
         if index % 3 == 0 {
@@ -86,7 +86,10 @@ fn joining_and_leaving_all_the_time_ends_where_it_should() {
 fn a_pattern_brings_everything_under_the_prefix() {
     let redis = RedisServer::start();
     let prefix = "odd[x]*:".to_owned();
-    let mut bench = Bench::new(Settings { redis_subscribe: RedisSubscribe::Pattern, prefix, ..settings(Some(redis.url())) });
+    let mut bench = Bench::new(settings(Some(redis.url())).with(|settings| {
+        settings.redis.subscribe = RedisSubscribe::Pattern;
+        settings.redis.prefix = prefix;
+    }));
     bench.join(1, "early");
     bench.wait_for(1, &["joined@0"]);
     bench.join(2, "notifications");
@@ -110,7 +113,10 @@ fn a_pattern_brings_everything_under_the_prefix() {
 fn an_empty_prefix_brings_nothing_twice() {
     for mode in [RedisSubscribe::Pattern, RedisSubscribe::Exact] {
         let redis = RedisServer::start();
-        let mut bench = Bench::new(Settings { redis_subscribe: mode, prefix: String::new(), ..settings(Some(redis.url())) });
+        let mut bench = Bench::new(settings(Some(redis.url())).with(|settings| {
+            settings.redis.subscribe = mode;
+            settings.redis.prefix = String::new();
+        }));
         bench.join(1, "notifications");
         bench.join(2, "other");
         bench.wait_for(1, &["joined@0"]);
@@ -203,7 +209,7 @@ fn history_is_told_to_those_who_come_later() {
 #[test]
 fn a_shard_that_is_too_slow_holds_nobody_up_and_hears_of_it() {
     let redis = RedisServer::start();
-    let mut bench = Bench::with_shards(Settings { inbox_messages: 4, ..settings(Some(redis.url())) }, 2);
+    let mut bench = Bench::with_shards(settings(Some(redis.url())).with(|settings| settings.shards.inbox_messages = 4), 2);
     bench.join(1, "a");
     bench.join_on(1, 1, "b");
     bench.wait("both joins", |bench| bench.shards.iter().all(|shard| shard.heads.len() == 1));

@@ -14,6 +14,7 @@ use campanile::config::Settings;
 use campanile::inbox::{Inbox, InboxSender, inbox};
 use campanile::metrics::ShardMetrics;
 use campanile::shard::net::{Accepted, Network, Readiness, Received, Stream};
+use campanile::shard::settings::ShardSettings;
 use campanile::shard::{Parts, Shard, unpack};
 use campanile::wire::Format;
 use fastrand::Rng;
@@ -307,7 +308,7 @@ impl Rig {
         let metrics = Arc::new(ShardMetrics::default());
         let parts = Parts {
             index: 0,
-            settings: Arc::new(settings),
+            settings: Arc::new(ShardSettings::from(&settings)),
             metrics: metrics.clone(),
             inbox: shard_inbox,
             bus,

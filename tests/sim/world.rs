@@ -134,7 +134,7 @@ impl Simulation {
         let mut rng = Rng::with_seed(seed);
         let settings = settings(&mut rng);
         let buffer_bytes = settings.buffer_bytes_of_shard();
-        let (log_bytes, log_bytes_total) = (settings.channels.of("cut").log_bytes, settings.log_bytes_total);
+        let (log_bytes, log_bytes_total) = (settings.channels.of("cut").log_bytes, settings.bounds.log_bytes_total);
         let Rig { wires, shard, metrics, to_shard, from_shard, polls } = Rig::new(settings, 64);
         // Half of the seeds have bare sockets, half streams that keep something back in both directions.
         wires.borrow_mut().tricks = rng.bool().then(|| rng.fork());
@@ -651,21 +651,19 @@ impl Simulation {
 
 fn settings(rng: &mut Rng) -> Settings {
     let (log_bytes, log_bytes_total) = *rng.choice(&LOG_BYTES).unwrap();
-    let mut settings = Settings {
-        shards: 1,
-        connections_max: 20,
-        subscriptions_max: 4,
-        heartbeat: Duration::from_secs(5),
-        pong_timeout: Duration::from_secs(3),
-        handshake_timeout: Duration::from_secs(3),
-        close_timeout: Duration::from_secs(2),
-        log_bytes_total,
-        buffer_bytes_total: *rng.choice(&BUFFER_BYTES).unwrap(),
-        // A share of the buffers holds one message at least, so little room needs small ones.
-        message_bytes_max: 3000,
-        coalesce: rng.bool().then_some(Duration::from_millis(2)),
-        ..Settings::default()
-    };
+    let mut settings = Settings::default();
+    settings.shards.count = 1;
+    settings.shards.coalesce = rng.bool().then_some(Duration::from_millis(2));
+    settings.bounds.connections_max = 20;
+    settings.bounds.subscriptions_max = 4;
+    settings.bounds.log_bytes_total = log_bytes_total;
+    settings.bounds.buffer_bytes_total = *rng.choice(&BUFFER_BYTES).unwrap();
+    // A share of the buffers holds one message at least, so little room needs small ones.
+    settings.bounds.message_bytes_max = 3000;
+    settings.clients.heartbeat = Duration::from_secs(5);
+    settings.clients.pong_timeout = Duration::from_secs(3);
+    settings.clients.handshake_timeout = Duration::from_secs(3);
+    settings.clients.close_timeout = Duration::from_secs(2);
     let rule = ChannelRule { overrun: Overrun::Disconnect, log_bytes, history_count: 0, ..settings.channels.default.clone() };
     settings.channels.by_prefix = vec![
         ("latest".into(), ChannelRule { overrun: Overrun::Latest, ..rule.clone() }),

@@ -202,7 +202,7 @@ impl Run {
                         "nobody is subscribed to {}{} in Redis at {}: does the server use this Redis, is --prefix right?",
                         self.options.prefix,
                         channels.name(heard),
-                        campanile::config::redis_url::masked(url)
+                        campanile::config::mask::url(url)
                     );
                     stop::sleep(Duration::from_millis(20));
                 }

@@ -14,7 +14,7 @@ use tungstenite::{Message, WebSocket};
 use super::resume::{self, Resume, Step};
 use super::stop::Stop;
 use crate::cli::output;
-use crate::config::redis_url::masked;
+use crate::config::mask;
 use crate::wire::Format;
 use crate::wire::close::CloseReason;
 
@@ -38,7 +38,7 @@ pub struct Target {
 impl Target {
     pub fn new(uri: Uri, format: Format) -> Target {
         let host = uri.host().expect("the URL has been checked").trim_matches(['[', ']']).to_owned();
-        Target { port: uri.port_u16().unwrap_or(80), host, shown: masked(&uri.to_string()), uri, format }
+        Target { port: uri.port_u16().unwrap_or(80), host, shown: mask::url(&uri.to_string()), uri, format }
     }
 }
 

@@ -14,7 +14,7 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 use tungstenite::http::Uri;
 
 use super::{BadUsage, check_channel, flags, output};
-use crate::config::redis_url::masked;
+use crate::config::mask;
 use crate::config::{Settings, load};
 use crate::listen::{is_ipv6_alone, reachable};
 use crate::wire::Format;
@@ -150,14 +150,14 @@ fn remark_on_pattern(channel: &str) {
 
 /// Where a server with these settings is reached from this host.
 fn default_url(settings: &Settings) -> String {
-    let Some(listen) = settings.listen.first() else { return "ws://127.0.0.1:8080/ws".to_owned() };
-    format!("ws://{}/ws", reachable(*listen, is_ipv6_alone(*listen, &settings.listen)))
+    let Some(listen) = settings.addresses.listen.first() else { return "ws://127.0.0.1:8080/ws".to_owned() };
+    format!("ws://{}/ws", reachable(*listen, is_ipv6_alone(*listen, &settings.addresses.listen)))
 }
 
 fn parse_url(text: &str) -> Result<Uri, BadUsage> {
     let accepted = "accepted: ws://HOST[:PORT][/ws], as in ws://127.0.0.1:8080/ws";
     // A token or a password may stand in it.
-    let shown = masked(text);
+    let shown = mask::url(text);
     let uri: Uri = text.parse().map_err(|error| BadUsage(format!("--url {shown:?} is not a URL: {error}; {accepted}")))?;
     match (uri.scheme_str(), uri.host()) {
         (Some("ws"), Some(_)) => {}
@@ -204,7 +204,8 @@ mod tests {
 
     #[test]
     fn the_default_url_reaches_a_server_on_every_address() {
-        let url = |listen: &str| default_url(&Settings { listen: vec![listen.parse().unwrap()], ..Settings::default() });
+        let url =
+            |listen: &str| default_url(&Settings::default().with(|settings| settings.addresses.listen = vec![listen.parse().unwrap()]));
         assert_eq!(url("127.0.0.1:8080"), "ws://127.0.0.1:8080/ws");
         assert_eq!(url("0.0.0.0:80"), "ws://127.0.0.1:80/ws");
         assert_eq!(url("[::]:80"), "ws://127.0.0.1:80/ws");

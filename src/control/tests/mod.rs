@@ -53,7 +53,8 @@ pub(super) struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Options { settings: settings(), timeouts: TIMEOUTS, inbox_capacity: 256 }
+        // An answer is not lost because a busy machine keeps its reader waiting.
+        Options { settings: settings(), timeouts: Timeouts { farewell: Duration::from_secs(30), ..TIMEOUTS }, inbox_capacity: 256 }
     }
 }
 
@@ -195,7 +196,7 @@ pub(super) fn wait_until(done: impl Fn() -> bool) {
 pub(super) fn state(settings: Settings, address: SocketAddr, bus: BusSender) -> State {
     let facts =
         Facts { version: "1.2.3-test", fd_table: FdTable::Private, listen: vec!["127.0.0.1:8080".parse().unwrap()], control: address };
-    let shards = (0..settings.shards).map(|_| Arc::new(ShardMetrics::default())).collect();
+    let shards = (0..settings.shards.count).map(|_| Arc::new(ShardMetrics::default())).collect();
     State::new(Arc::new(settings), facts, shards, Arc::new(BusMetrics::default()), bus)
 }
 
@@ -266,16 +267,15 @@ pub(super) fn fake_bus(capacity: usize, published: Published) -> (BusSender, Opt
 
 pub(super) fn settings() -> Settings {
     let ticker = ChannelRule { overrun: Overrun::Latest, ..ChannelRule::default() };
-    Settings {
-        listen: vec!["127.0.0.1:0".parse().unwrap()],
-        control: "127.0.0.1:0".parse().unwrap(),
-        shards: 2,
-        pin: Pin::List(vec![0, 1]),
-        connections_max: 1000,
-        subscriptions_max: 16,
-        payload_bytes_max: PAYLOAD_BYTES_MAX,
-        inbox_messages: 1024,
-        channels: ChannelRules { default: ChannelRule::default(), by_prefix: vec![("ticker:".into(), ticker)] },
-        ..Settings::default()
-    }
+    Settings::default().with(|settings| {
+        settings.addresses.listen = vec!["127.0.0.1:0".parse().unwrap()];
+        settings.addresses.control = "127.0.0.1:0".parse().unwrap();
+        settings.shards.count = 2;
+        settings.shards.pin = Pin::List(vec![0, 1]);
+        settings.bounds.connections_max = 1000;
+        settings.bounds.subscriptions_max = 16;
+        settings.bounds.payload_bytes_max = PAYLOAD_BYTES_MAX;
+        settings.shards.inbox_messages = 1024;
+        settings.channels = ChannelRules { default: ChannelRule::default(), by_prefix: vec![("ticker:".into(), ticker)] };
+    })
 }

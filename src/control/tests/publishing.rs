@@ -6,9 +6,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{Options, PAYLOAD_BYTES_MAX, Server, TIMEOUTS, Timeouts, answer, read_to_close, trickle, wait_until};
-use crate::control::PUBLISHES_MAX;
-use crate::control::room::BODY_SLACK_BYTES;
 use crate::limits::VALUE_DEPTH_MAX;
+use crate::limits::control::{BODY_SLACK_BYTES, PUBLISHES_MAX};
 
 const SOON: Duration = Duration::from_millis(150);
 

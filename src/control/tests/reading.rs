@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::exposition::{Dialect, parse};
 use super::{Options, Server, TIMEOUTS, Timeouts, agent, answer, read_to_close, settings, trickle};
-use crate::control::CONNECTIONS_MAX;
+use crate::limits::control::CONNECTIONS_MAX;
 use crate::wire::close::CloseReason;
 use crate::wire::http::refusal::RefusalReason;
 
@@ -18,8 +18,8 @@ fn the_index_names_every_endpoint_and_each_of_them_answers() {
     let index = server.get("/");
     assert_eq!((index.status, index.header("content-type")), (200, "text/plain; charset=utf-8"));
     assert!(index.body.starts_with("Campanile 1.2.3-test"), "{}", index.body);
-    for (endpoint, _) in crate::control::ENDPOINTS {
-        assert!(index.body.contains(endpoint));
+    for endpoint in crate::control::routes::endpoints() {
+        assert!(index.body.contains(&endpoint));
         let (method, path) = endpoint.split_once(' ').unwrap();
         let status = if method == "GET" { server.get(path).status } else { server.publish("").status };
         assert!(![404, 405].contains(&status), "{endpoint}: {status}");
@@ -68,7 +68,7 @@ fn readyz_follows_the_bus() {
     let answer = server.get("/readyz");
     assert_eq!((answer.status, answer.json()), (200, json!({ "ready": true })));
 
-    let settings = crate::config::Settings { redis: Some("redis://127.0.0.1".into()), ..settings() };
+    let settings = settings().with(|settings| settings.redis.url = Some("redis://127.0.0.1".into()));
     let server = Server::start(Options { settings, ..Options::default() });
     let answer = server.get("/readyz");
     assert_eq!(answer.status, 503);
@@ -115,7 +115,7 @@ fn channels_need_the_bus() {
 
 #[test]
 fn info_says_what_runs_and_hides_the_password() {
-    let settings = crate::config::Settings { redis: Some("redis://app:hunter2@127.0.0.1:6379/0".into()), ..settings() };
+    let settings = settings().with(|settings| settings.redis.url = Some("redis://app:hunter2@127.0.0.1:6379/0".into()));
     let server = Server::start(Options { settings, ..Options::default() });
     server.state.shards[1].connections.set(12);
     server.state.shards[1].subscriptions.set(34);
@@ -369,7 +369,7 @@ fn a_refusal_is_delivered_before_all_is_read() {
 
 #[test]
 fn a_name_that_somebody_else_may_own_is_421_everywhere_but_at_healthz() {
-    let settings = crate::config::Settings { control_hosts: vec!["ops.example".into()], ..settings() };
+    let settings = settings().with(|settings| settings.addresses.control_hosts = vec!["ops.example".into()]);
     let server = Server::start(Options { settings, ..Options::default() });
     server.state.bus_metrics.ready.set(1);
     for path in ["/", "/readyz", "/metrics", "/info", "/channels", "/nowhere"] {

@@ -90,7 +90,7 @@ impl Query {
 
     fn add_channel(&mut self, name: Option<Cow<'_, str>>) -> Result<(), Refusal> {
         let name = name.ok_or_else(|| Refusal::bad("A channel name must be UTF-8."))?;
-        channel_name::check(&name).map_err(Refusal::bad)?;
+        channel_name::check(&name).map_err(|name| Refusal::bad(name.accepted()))?;
         if !self.channels.iter().any(|known| *known == name) {
             self.channels.push(name.into_owned());
         }

@@ -77,7 +77,7 @@ impl Floor {
             if stop::is_asked() {
                 break;
             }
-            let lap = Lap { seq: self.seq, burst, frame_bytes, intended_ns, sends_per_second: 0 };
+            let lap = Lap { seq: self.seq, burst, frame_bytes, intended_ns, sends_per_second: 0, is_stamped_when_sent: false };
             self.seq += burst;
             count(self.seq);
             costs.extend(self.lap(lap)?);
@@ -91,6 +91,7 @@ impl Floor {
         rounds: u64,
         sends_per_second: f64,
         frame_bytes: usize,
+        is_stamped_when_sent: bool,
         mut count: impl FnMut(u64),
     ) -> anyhow::Result<Vec<LapCost>> {
         let mut costs = Vec::new();
@@ -99,7 +100,8 @@ impl Floor {
                 break;
             }
             let intended_ns = sys::monotonic_ns();
-            let lap = Lap { seq: self.seq, burst: 1, frame_bytes, intended_ns, sends_per_second: sends_per_second.max(1.0) as u64 };
+            let sends_per_second = sends_per_second.max(1.0) as u64;
+            let lap = Lap { seq: self.seq, burst: 1, frame_bytes, intended_ns, sends_per_second, is_stamped_when_sent };
             self.seq += 1;
             count(self.seq);
             costs.extend(self.lap(lap)?);
@@ -114,7 +116,8 @@ impl Floor {
     /// None: the run was over before it was.
     fn lap(&mut self, lap: Lap) -> anyhow::Result<Option<LapCost>> {
         let stdin = self.stdin.as_mut().expect("open until the end");
-        writeln!(stdin, "{} {} {} {} {}", lap.seq, lap.burst, lap.frame_bytes, lap.intended_ns, lap.sends_per_second)
+        let Lap { seq, burst, frame_bytes, intended_ns, sends_per_second, is_stamped_when_sent } = lap;
+        writeln!(stdin, "{seq} {burst} {frame_bytes} {intended_ns} {sends_per_second} {}", u8::from(is_stamped_when_sent))
             .context("the floor server ended")?;
         loop {
             match self.lines.recv_timeout(LOOK) {

@@ -1,7 +1,8 @@
 //! The kernel's price: a server without a server. Accepts, answers every upgrade with the same 101, and on command sends the same bytes to every
 //! socket with one `send` each. Runs as a process of its own (`loadgen floor-server`), driven over stdin by [`super::Floor`].
 //!
-//! Invariant: between two readings of the CPU clock there is nothing but `send`.
+//! Invariant: between two readings of the CPU clock there is nothing but `send`. What the thread takes besides, to sleep until the next one is due
+//! and to wake up, is told apart.
 
 use std::io::{BufRead, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -23,8 +24,6 @@ use crate::target::ACCEPT;
 const LISTENER: Token = Token(usize::MAX);
 const INBOX: Token = Token(usize::MAX - 1);
 const BACKLOG: i32 = 65_535;
-/// A lap at a rate sends what is due, then sleeps at least so long: a clock reading is to be shared by several sends.
-const PACED_SLEEP: Duration = Duration::from_micros(200);
 
 /// One lap: to every socket the same `burst` frames, in one `send`.
 #[derive(Debug, Clone, Copy)]
@@ -36,12 +35,17 @@ pub struct Lap {
     pub intended_ns: u64,
     /// How many sends are due in a second, all threads together; 0: all at once.
     pub sends_per_second: u64,
+    /// At a rate: each message bears the time right before its `send`, not when it was due.
+    pub is_stamped_when_sent: bool,
 }
 
 /// What a lap took; of all threads together.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LapCost {
+    /// Of `send` alone.
     pub cpu_ns: u64,
+    /// Of everything that the threads did from begin to end. 0 for a lap without a rate.
+    pub whole_cpu_ns: u64,
     pub sends: u64,
     /// Sends that the socket did not take at once.
     pub blocked: u64,
@@ -73,12 +77,13 @@ pub fn run(threads: usize, cores: &[usize]) -> anyhow::Result<()> {
     for line in std::io::stdin().lock().lines() {
         let line = line?;
         let numbers: Vec<u64> = line.split(' ').filter_map(|word| word.parse().ok()).collect();
-        let [seq, burst, frame_bytes, intended_ns, sends_per_second] = numbers[..] else { bail!("not a lap: {line:?}") };
+        let [seq, burst, frame_bytes, intended_ns, sends_per_second, when_sent] = numbers[..] else { bail!("not a lap: {line:?}") };
         if (frame_bytes as usize) < STAMP_BYTES + 2 {
             bail!("a frame of {frame_bytes} bytes holds no stamp");
         }
         let sends_per_second = sends_per_second.div_ceil(inboxes.len() as u64);
-        let lap = Lap { seq, burst, frame_bytes: frame_bytes as usize, intended_ns, sends_per_second };
+        let (frame_bytes, is_stamped_when_sent) = (frame_bytes as usize, when_sent > 0);
+        let lap = Lap { seq, burst, frame_bytes, intended_ns, sends_per_second, is_stamped_when_sent };
         for inbox in &inboxes {
             let _ = inbox.send(lap);
         }
@@ -86,12 +91,13 @@ pub fn run(threads: usize, cores: &[usize]) -> anyhow::Result<()> {
         for _ in &inboxes {
             let cost: LapCost = costs.recv()?;
             sum.cpu_ns += cost.cpu_ns;
+            sum.whole_cpu_ns += cost.whole_cpu_ns;
             sum.sends += cost.sends;
             sum.blocked += cost.blocked;
             sum.deliveries += cost.deliveries;
             sum.wall_ns = sum.wall_ns.max(cost.wall_ns);
         }
-        println!("{} {} {} {} {}", sum.cpu_ns, sum.sends, sum.blocked, sum.deliveries, sum.wall_ns);
+        println!("{} {} {} {} {} {}", sum.cpu_ns, sum.whole_cpu_ns, sum.sends, sum.blocked, sum.deliveries, sum.wall_ns);
     }
     Ok(())
 }
@@ -206,15 +212,26 @@ fn send_all(sockets: &mut [Option<TcpStream>], lap: Lap) -> LapCost {
     cost
 }
 
-/// One socket after the other as its turn is due, each with the time at which it was.
+/// One socket after the other as its turn is due. Until then the thread sleeps, as any server does that waits for its next message: one that only
+/// dozed would find its core awake and its caches warm, and would send several at once where a server is woken for each.
 fn send_paced(sockets: &mut [Option<TcpStream>], lap: Lap) -> LapCost {
     let mut cost = LapCost::default();
-    let (begin_ns, pause_ns) = (sys::monotonic_ns(), 1_000_000_000 / lap.sends_per_second);
+    let (begin_ns, begin_cpu_ns) = (sys::monotonic_ns(), sys::thread_cpu_ns());
+    let due_ns = |index: usize| begin_ns + (index as f64 * 1e9 / lap.sends_per_second as f64) as u64;
     let mut next = 0;
     let mut due = Vec::new();
     while next < sockets.len() {
-        let end = sockets.len().min(((sys::monotonic_ns() - begin_ns) / pause_ns) as usize + 1);
-        due.extend((next..end).map(|index| frames(Lap { intended_ns: begin_ns + index as u64 * pause_ns, ..lap })));
+        let now_ns = sys::monotonic_ns();
+        let wait_ns = due_ns(next).saturating_sub(now_ns);
+        if wait_ns > 0 {
+            std::thread::sleep(Duration::from_nanos(wait_ns));
+            continue;
+        }
+        let end = (next..sockets.len()).find(|index| due_ns(*index) > now_ns).unwrap_or(sockets.len());
+        due.extend((next..end).map(|index| {
+            let intended_ns = if lap.is_stamped_when_sent { sys::monotonic_ns() } else { due_ns(index) };
+            frames(Lap { intended_ns, ..lap })
+        }));
         let mut waiting = Vec::new();
         let cpu_ns = sys::thread_cpu_ns();
         for (index, bytes) in (next..end).zip(&due) {
@@ -226,9 +243,9 @@ fn send_paced(sockets: &mut [Option<TcpStream>], lap: Lap) -> LapCost {
         }
         due.clear();
         next = end;
-        std::thread::sleep(PACED_SLEEP);
     }
     cost.wall_ns = sys::monotonic_ns() - begin_ns;
+    cost.whole_cpu_ns = sys::thread_cpu_ns() - begin_cpu_ns;
     cost
 }
 
@@ -277,8 +294,8 @@ fn send_rest(sockets: &mut [Option<TcpStream>], bytes: &[u8], deliveries: u64, c
 /// Reads what [`run`] prints after a lap.
 pub fn parse_cost(line: &str) -> anyhow::Result<LapCost> {
     let numbers: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-    let [cpu_ns, sends, blocked, deliveries, wall_ns] = numbers[..] else { bail!("the floor says {line:?}") };
-    Ok(LapCost { cpu_ns, sends, blocked, deliveries, wall_ns })
+    let [cpu_ns, whole_cpu_ns, sends, blocked, deliveries, wall_ns] = numbers[..] else { bail!("the floor says {line:?}") };
+    Ok(LapCost { cpu_ns, whole_cpu_ns, sends, blocked, deliveries, wall_ns })
 }
 
 #[cfg(test)]
@@ -288,7 +305,7 @@ mod tests {
     #[test]
     fn frames_have_the_size_asked_for() {
         for frame_bytes in [60, 127, 130, 200, 5000, 65_530, 65_546, 80_000] {
-            let lap = Lap { seq: 0, burst: 3, frame_bytes, intended_ns: 0, sends_per_second: 0 };
+            let lap = Lap { seq: 0, burst: 3, frame_bytes, intended_ns: 0, sends_per_second: 0, is_stamped_when_sent: false };
             assert_eq!(frames(lap).len(), 3 * frame_bytes, "{frame_bytes}");
         }
     }

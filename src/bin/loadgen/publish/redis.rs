@@ -64,7 +64,7 @@ fn open(url: &str) -> anyhow::Result<Connection> {
         // An error says that the program has one already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
     }
-    let shown = campanile::config::redis_url::masked(url);
+    let shown = campanile::config::mask::url(url);
     let connection = redis::Client::open(url)
         .and_then(|client| client.get_connection_with_timeout(TIMEOUT))
         .with_context(|| format!("Redis cannot be reached at {shown}: is it running, is the URL right?"))?;

@@ -58,7 +58,7 @@ pub struct Row {
 impl Report {
     pub fn new(scenario: &'static str, target: &Target, options: &Options) -> Report {
         // Files with results are shown around; a password in a URL is not.
-        let masked = |word: String| if word.contains("://") { campanile::config::redis_url::masked(&word) } else { word };
+        let masked = |word: String| if word.contains("://") { campanile::config::mask::url(&word) } else { word };
         let command: Vec<String> = std::env::args().skip(1).map(masked).collect();
         let mut json = Map::new();
         json.insert("scenario".to_owned(), scenario.into());

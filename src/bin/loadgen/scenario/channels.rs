@@ -22,10 +22,12 @@ fn spread(run: &mut Run, count: u32, zipf: f64) -> Result<()> {
     let most = crowd.subscribers.iter().max().copied().unwrap_or(0);
     run.report.row("channels", format!("{count}, the largest with {most} clients"));
     run.report.set("channels", json!({"count": count, "zipf": zipf, "largest": most}));
-    let schedule = run.schedule(1000.0, 1, 5000, pick);
+    let mut schedule = run.schedule(1000.0, 1, 5000, pick);
     if run.options.floor {
+        // The floor goes whole rounds; the server has as many messages, to as many sockets.
         let clients = u64::from(crowd.clients);
         let (rate, rounds) = (schedule.rate, schedule.count.div_ceil(clients));
+        schedule.count = rounds * clients;
         by_turns(run, &crowd, &schedule, clients, |floor, run, is_warm, frame_bytes| {
             let (rounds, rate) = if is_warm { (rounds, rate) } else { (1, warm_rate(rate, clients)) };
             floor.rounds(run, rounds, rate, frame_bytes)

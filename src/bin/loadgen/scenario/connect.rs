@@ -31,8 +31,8 @@ fn connect(run: &mut Run) -> Result<()> {
     }
     let options = run.options.clone();
     let (target, size) = (run.target.clone(), run.size.clone());
-    let (floor, floor_target) = start_floor(&options)?;
-    let floor_size = floor_size(&size);
+    let (floor, floor_target) = start_floor(&options, options.clients)?;
+    let floor_size = floor_size(&size, size.clients);
     let (mut rates, mut cpu) = (Pairs::default(), Pairs::default());
     for pair in 0..options.pairs.max(1) {
         let Connected { crowd, is_complete, seconds, server_cpu_ns } =

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use hdrhistogram::Histogram;
 use serde_json::json;
 
 use crate::args::Options;
@@ -32,15 +33,28 @@ pub struct FloorSide {
 #[derive(Debug, Clone, Default)]
 pub struct Laps {
     pub costs: Vec<LapCost>,
-    pub p99_us: u64,
+    pub latency_us: Option<Histogram<u64>>,
     /// They took as long as they were told to: their time says nothing.
     pub is_paced: bool,
 }
 
 impl Laps {
     pub fn cpu_per_delivery(&self) -> f64 {
-        let (cpu, deliveries) = self.costs.iter().fold((0, 0), |(cpu, sum), cost| (cpu + cost.cpu_ns, sum + cost.deliveries));
+        self.per_delivery(|cost| cost.cpu_ns)
+    }
+
+    /// With what it takes to sleep until the next one is due, and to wake up. None: these laps did not wait.
+    pub fn whole_cpu_per_delivery(&self) -> Option<f64> {
+        self.is_paced.then(|| self.per_delivery(|cost| cost.whole_cpu_ns))
+    }
+
+    fn per_delivery(&self, of: impl Fn(&LapCost) -> u64) -> f64 {
+        let (cpu, deliveries) = self.costs.iter().fold((0, 0), |(cpu, sum), cost| (cpu + of(cost), sum + cost.deliveries));
         cpu as f64 / deliveries.max(1) as f64
+    }
+
+    pub fn p99_us(&self) -> u64 {
+        self.latency_us.as_ref().map_or(0, |latency| latency.value_at_percentile(99.0))
     }
 
     /// Median wall time of a lap.
@@ -49,24 +63,25 @@ impl Laps {
     }
 }
 
-pub fn start_floor(options: &Options) -> Result<(Floor, Target)> {
+/// With room for so many clients.
+pub fn start_floor(options: &Options, clients: u32) -> Result<(Floor, Target)> {
     let limit = campanile::sys::raise_descriptor_limit()?.soft;
     let per_thread = SOCKETS_PER_THREAD.min(limit.saturating_sub(limit / 10 + 20));
     anyhow::ensure!(per_thread > 0, "a limit of {limit} descriptors leaves none for the floor's sockets: `ulimit -n 20000` first");
-    let floor = Floor::start(u64::from(options.clients).div_ceil(per_thread) as usize, &options.floor_cores.0)?;
+    let floor = Floor::start(u64::from(clients).div_ceil(per_thread) as usize, &options.floor_cores.0)?;
     let channels = Channels { name: "floor".to_owned(), count: 1 };
     let target = Target::new(&format!("ws://{}/floor", floor.address), options.format, channels)?;
     Ok((floor, target))
 }
 
-pub fn floor_size(size: &Size) -> Size {
-    Size { sources: preflight::loopback_sources(size.clients), ..size.clone() }
+pub fn floor_size(size: &Size, clients: u32) -> Size {
+    Size { clients, sources: preflight::loopback_sources(clients), ..size.clone() }
 }
 
 impl FloorSide {
-    pub fn start(run: &mut Run) -> Result<FloorSide> {
-        let (floor, target) = start_floor(&run.options)?;
-        let size = floor_size(&run.size);
+    pub fn start(run: &mut Run, clients: u32) -> Result<FloorSide> {
+        let (floor, target) = start_floor(&run.options, clients)?;
+        let size = floor_size(&run.size, clients);
         run.series.floor_begins();
         let connected = run.connect_to(&target, &size, &Habits::default(), |_| 0, false)?;
         run.series.floor_ends();
@@ -81,7 +96,7 @@ impl FloorSide {
 
     /// The same for one message after the other, each to one socket.
     pub fn rounds(&mut self, run: &mut Run, rounds: u64, sends_per_second: f64, frame_bytes: usize) -> Result<Laps> {
-        self.measure(run, rounds, true, |floor, told| floor.rounds(rounds, sends_per_second, frame_bytes, told))
+        self.measure(run, rounds, true, |floor, told| floor.rounds(rounds, sends_per_second, frame_bytes, false, told))
     }
 
     fn measure(
@@ -125,7 +140,7 @@ impl FloorSide {
             run.report.fail(format!("the floor's own messages did not arrive: a fault of this host or of the load generator ({counts:?})"));
             run.report.samples(&tally);
         }
-        Ok(Laps { costs, p99_us: tally.latency_us.value_at_percentile(99.0), is_paced })
+        Ok(Laps { costs, latency_us: Some(tally.latency_us), is_paced })
     }
 
     pub fn end(self) {
@@ -138,6 +153,7 @@ impl FloorSide {
 pub struct Pairs {
     server: Vec<f64>,
     floor: Vec<f64>,
+    floor_whole: Vec<f64>,
     server_p99_us: Vec<f64>,
     floor_p99_us: Vec<f64>,
     floor_lap_us: Vec<f64>,
@@ -148,9 +164,10 @@ impl Pairs {
         if let (Some(server), Some(floor)) = (server, floor) {
             self.server.push(server);
             self.floor.push(floor);
+            self.floor_whole.extend(laps.whole_cpu_per_delivery());
         }
         self.server_p99_us.push(server_p99_us as f64);
-        self.floor_p99_us.push(laps.p99_us as f64);
+        self.floor_p99_us.push(laps.p99_us() as f64);
         if !laps.is_paced {
             self.floor_lap_us.push(laps.lap_us());
         }
@@ -180,9 +197,17 @@ impl Pairs {
             report.row(&format!("floor {what}"), format!("{floor} {unit}"));
             let spread = format!("{lowest:.2} to {highest:.2}, the middle one of {}", count(ratios.len(), "pair"));
             report.headline(&format!("{what}, against the floor"), format!("{ratio} × ({spread})"));
+            let whole: Vec<f64> = self.server.iter().zip(&self.floor_whole).map(|(server, floor)| server / floor).collect();
+            if !whole.is_empty() {
+                let (lowest, highest) = self::spread(&whole);
+                let (at, floor) = (middle(&whole), &self.floor_whole);
+                let text = format!("{:.2} × ({lowest:.2} to {highest:.2}), that one takes {} {unit}", whole[at], digits(floor[at]));
+                report.row("against a floor that pays for its sleep", text);
+            }
             report.set(
                 "floor",
                 json!({
+                    "floor_whole": self.floor_whole, "whole_ratio_median": whole.get(middle(&whole)),
                     "what": what, "unit": unit, "server": self.server, "floor": self.floor, "ratios": ratios, "ratio_median": ratios[at], "ratio_min": lowest, "ratio_max": highest,
                     "server_p99_us": self.server_p99_us, "floor_p99_us": self.floor_p99_us, "floor_lap_us": self.floor_lap_us,
                 }),
@@ -232,7 +257,8 @@ pub fn by_turns(
         return Ok(());
     }
     let frame_bytes = warm.frame_bytes();
-    let mut floor = FloorSide::start(run)?;
+    let clients = run.options.clients;
+    let mut floor = FloorSide::start(run, clients)?;
     lap(&mut floor, run, false, frame_bytes)?;
     let (mut pairs, mut all) = (Pairs::default(), None::<Round>);
     for pair in 0..run.options.pairs.max(1) {
@@ -265,7 +291,7 @@ pub fn by_turns(
 }
 
 /// Which of them stands in the middle; of two, the lower one.
-fn middle(numbers: &[f64]) -> usize {
+pub fn middle(numbers: &[f64]) -> usize {
     let mut order: Vec<usize> = (0..numbers.len()).collect();
     order.sort_by(|one, other| numbers[*one].total_cmp(&numbers[*other]));
     order.get(order.len().saturating_sub(1) / 2).copied().unwrap_or(0)
@@ -302,13 +328,14 @@ pub fn median(numbers: &[f64]) -> f64 {
     }
 }
 
-fn spread(numbers: &[f64]) -> (f64, f64) {
+/// The lowest and the highest.
+pub fn spread(numbers: &[f64]) -> (f64, f64) {
     (numbers.iter().copied().fold(f64::INFINITY, f64::min), numbers.iter().copied().fold(0.0, f64::max))
 }
 
 /// `loadgen floor`.
 pub fn run(options: &Options) -> Result<Report> {
-    let (mut floor, target) = start_floor(options)?;
+    let (mut floor, target) = start_floor(options, options.clients)?;
     let options = Options { url: target.url(), ..options.clone() };
     whole("floor", &options, 1, None, |run| alone(run, &mut floor))
 }
@@ -333,7 +360,7 @@ fn alone(run: &mut Run, floor: &mut Floor) -> Result<()> {
         run.report.fail(format!("stopped early{}", run.why(ended)));
     }
     let tally = crowd.collect(ended != Ended::Interrupted)?;
-    let laps = Laps { costs, p99_us: tally.latency_us.value_at_percentile(99.0), is_paced: false };
+    let laps = Laps { costs, latency_us: None, is_paced: false };
     let sends: u64 = laps.costs.iter().map(|cost| cost.sends).sum();
     let cpu: u64 = laps.costs.iter().map(|cost| cost.cpu_ns).sum();
     run.report.headline("CPU per delivery", format!("{:.0} ns", laps.cpu_per_delivery()));

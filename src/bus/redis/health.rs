@@ -1,7 +1,7 @@
 //! What the operator is told about the connection to Redis: one line when it is lost or refuses us, one when all is well again, one for each new
-//! reason in between; not more than a few a minute, whatever happens. Sans-IO: lines out, written to the log by [`super::redis`].
+//! reason in between; not more than a few a minute, whatever happens. Sans-IO: lines out, written to the log by [`super::RedisBus`].
 
-use crate::fanout::batch::MonotonicNs;
+use crate::clock::MonotonicNs;
 
 /// Lines (or outages, with the lines that belong to one) that may follow each other at once, and how often one more may come.
 const BURST: u32 = 4;

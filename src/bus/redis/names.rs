@@ -15,15 +15,15 @@ pub struct Names {
 
 impl Names {
     pub fn new(settings: &Settings) -> anyhow::Result<Names> {
-        let prefix = &settings.prefix;
-        if let Some(name) = settings.redis_channels.iter().find(|name| !prefix.is_empty() && name.starts_with(prefix.as_str())) {
+        let prefix = &settings.redis.prefix;
+        if let Some(name) = settings.redis.channels.iter().find(|name| !prefix.is_empty() && name.starts_with(prefix.as_str())) {
             bail!(
                 "the Redis channel `{name}` (redis_channels) lies within the prefix `{prefix}`, so it would have two names; \
                  leave it out: clients reach it as `{}`",
                 &name[prefix.len()..]
             );
         }
-        Ok(Names { prefix: prefix.clone(), redis_channels: settings.redis_channels.iter().cloned().collect() })
+        Ok(Names { prefix: prefix.clone(), redis_channels: settings.redis.channels.iter().cloned().collect() })
     }
 
     /// How long the name of this channel is in Redis, at most.

@@ -1,4 +1,4 @@
-//! Publishes under way through Redis, and how each finds its number. Sans-IO; owned by [`super::redis`].
+//! Publishes under way through Redis, and how each finds its number. Sans-IO; owned by [`super::RedisBus`].
 //!
 //! PUBLISH goes out on its own connection; its message comes back on the subscribed one, like anybody's. The first message on the channel
 //! with the same payload, seen since, is taken for it. When the PUBLISH is answered, the message is on its way to us if
@@ -10,7 +10,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::{Publish, PublishError, Published};
+use crate::bus::{Publish, PublishError, Published};
 
 const NO_NUMBER: Published = Published { epoch: None, seq: None };
 
@@ -192,8 +192,8 @@ impl Publishes {
 
 #[cfg(test)]
 mod tests {
-    use super::super::PublishReply;
     use super::*;
+    use crate::bus::PublishReply;
 
     fn publish(channel: &str, payload: &str) -> Publish {
         Publish::new(channel, payload.into(), PublishReply::Control(tokio::sync::oneshot::channel().0))

@@ -1,5 +1,5 @@
 //! One non-blocking connection to a Redis server on the bus thread's `Poll`: resolve, connect, TLS, log in, keep alive, back off.
-//! Owned and driven by [`super::redis`]; it knows which command a reply answers, and nothing of what channels are.
+//! Owned and driven by [`super::RedisBus`]; it knows which command a reply answers, and nothing of what channels are.
 //!
 //! An address that fails before the log-in is over is followed by the next one of its name at once. After any other error the owner calls
 //! [`Link::fail`]: socket, TLS session and decoder go, and a new try is due after a jittered pause.
@@ -8,28 +8,27 @@
 
 mod answer;
 mod login;
-mod places;
 
-use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, TryRecvError};
 use mio::event::Event;
-use mio::{Registry, Token, Waker};
+use mio::net::{TcpStream, UnixStream};
+use mio::{Interest, Registry, Token, Waker};
 use rustls::ClientConnection;
 
 use super::awaiting::{Asked, Awaiting};
 use super::fault::{Fault, FaultKind};
+use super::locate::{Locator, Place};
 use super::resp::{Decoder, write_command};
 use super::socket::{Socket, TlsReader, is_flow, uninterrupted};
 use super::target::{Address, Target};
-use crate::fanout::batch::MonotonicNs;
+use super::timing::Timing;
+use crate::clock::{MonotonicNs, nanos};
 
 pub use answer::Answer;
-use places::Place;
 
 /// A command is given up after so many times [`Timing::answer`], even if other things come in: what waits so long in Redis's buffer for us makes
 /// Redis itself close the connection (`client-output-buffer-limit pubsub`, 60 s).
@@ -39,52 +38,14 @@ const PING_AFTER_MIN: Duration = Duration::from_millis(250);
 /// A connection that is closed after less silence was not closed for its silence.
 const SILENCE_MIN_NS: u64 = 900_000_000;
 
-/// Deadlines of a connection. The defaults are what production uses; tests are in more of a hurry.
-#[derive(Debug, Clone, Copy)]
-pub struct Timing {
-    /// From the first packet to the end of the log-in, for each address.
-    pub connect: Duration,
-    /// Silence, or the age of an unanswered command, after which a PING is sent.
-    pub ping_after: Duration,
-    /// How long any byte may take to come while a command is unanswered.
-    pub answer: Duration,
-    /// The longest pause before the second try; it doubles with each further one up to `backoff_max`.
-    pub backoff_min: Duration,
-    pub backoff_max: Duration,
-    /// How often channels are asked for that Redis does not allow us: an operator may have changed it.
-    pub refused_retry: Duration,
-}
-
-impl Default for Timing {
-    fn default() -> Self {
-        Timing {
-            connect: Duration::from_secs(5),
-            ping_after: Duration::from_secs(5),
-            answer: Duration::from_secs(5),
-            backoff_min: Duration::from_millis(50),
-            backoff_max: Duration::from_secs(5),
-            refused_retry: Duration::from_secs(5),
-        }
-    }
-}
-
-impl Timing {
-    /// How long to wait after so many failures in a row.
-    pub fn pause_ns(&self, attempts: u32) -> u64 {
-        let doubled = nanos(self.backoff_min).saturating_mul(1 << attempts.saturating_sub(1).min(20));
-        // Full jitter: a thousand nodes that lost the same Redis do not come back at the same moment.
-        fastrand::u64(0..=doubled.min(nanos(self.backoff_max)))
-    }
-}
-
 #[derive(Debug)]
 enum Phase {
     Down {
         retry_at: MonotonicNs,
     },
-    /// A helper thread asks the name server.
-    Resolving,
-    /// The next of `places` is to be tried.
+    /// It is not known yet where the server may be.
+    Locating,
+    /// The next place is to be tried.
     Choosing,
     Connecting,
     Securing,
@@ -99,7 +60,6 @@ pub struct Link {
     target: Arc<Target>,
     token: Token,
     registry: Arc<Registry>,
-    waker: Arc<Waker>,
     timing: Timing,
     value_bytes_max: usize,
     phase: Phase,
@@ -107,15 +67,7 @@ pub struct Link {
     connect_deadline: MonotonicNs,
     /// Tries since the last connection that lasted.
     attempts: u32,
-    /// Outlives a try that it was too slow for, so that there is never more than one helper thread.
-    resolver: Option<Receiver<io::Result<Vec<SocketAddr>>>>,
-    /// Not tried yet.
-    places: VecDeque<Place>,
-    place: Option<Place>,
-    /// The address that was of use last, or is to another connection: it is tried first.
-    preferred: Option<SocketAddr>,
-    /// What was wrong with those that were tried, with their addresses.
-    faults: Vec<(String, Fault)>,
+    locator: Locator,
     /// It hung up on HELLO lately.
     without_hello_until: MonotonicNs,
     /// Whether CONFIG GET is worth a try.
@@ -151,20 +103,15 @@ impl Link {
         value_bytes_max: usize,
     ) -> Link {
         Link {
+            locator: Locator::new(target.clone(), waker),
             target,
             token,
             registry,
-            waker,
             timing,
             value_bytes_max,
             phase: Phase::Down { retry_at: 0 },
             connect_deadline: 0,
             attempts: 0,
-            resolver: None,
-            places: VecDeque::new(),
-            place: None,
-            preferred: None,
-            faults: Vec::new(),
             without_hello_until: 0,
             asks_timeout: true,
             silence_max: None,
@@ -218,26 +165,17 @@ impl Link {
                 Phase::Down { .. } => {
                     self.attempts = self.attempts.saturating_add(1);
                     self.connect_deadline = now + nanos(self.timing.connect);
-                    self.faults.clear();
-                    self.find_places();
+                    self.locator.begin();
+                    self.phase = Phase::Locating;
                 }
                 Phase::Ready { .. } => return self.keep_alive(now).map(|()| false),
                 _ if now >= self.connect_deadline => return Err(self.too_slow()),
-                Phase::Resolving => match self.resolver.as_ref().map(Receiver::try_recv) {
-                    Some(Err(TryRecvError::Empty)) => return Ok(false),
-                    Some(Ok(Ok(addresses))) => {
-                        self.resolver = None;
-                        self.choose_among(addresses);
+                Phase::Locating => {
+                    if !self.locator.has_found()? {
+                        return Ok(false);
                     }
-                    Some(Ok(Err(error))) => {
-                        self.resolver = None;
-                        return Err(Fault::new(format!("its name cannot be resolved: {error}")));
-                    }
-                    None | Some(Err(TryRecvError::Disconnected)) => {
-                        self.resolver = None;
-                        return Err(Fault::new("its name cannot be resolved"));
-                    }
-                },
+                    self.phase = Phase::Choosing;
+                }
                 Phase::Choosing => self.connect_next()?,
                 Phase::Connecting => match self.socket.as_ref().expect("connecting means a socket").connected() {
                     Ok(false) => return Ok(false),
@@ -256,7 +194,7 @@ impl Link {
                         return Ok(false);
                     }
                     self.phase = Phase::Ready { since: now };
-                    self.preferred = self.address().or(self.preferred);
+                    self.locator.prefer();
                     return Ok(true);
                 }
             }
@@ -275,8 +213,7 @@ impl Link {
         self.phase = Phase::Down { retry_at: now + self.timing.pause_ns(self.attempts) };
         self.attempts = self.attempts.max(1);
         self.close();
-        self.place = None;
-        self.places.clear();
+        self.locator.leave();
     }
 
     /// The server hung up. If all was silent, and for long, it was for that (Redis's `timeout`, or that of something in between): there shall not be so
@@ -323,7 +260,7 @@ impl Link {
 
     fn too_slow(&self) -> Fault {
         let doing = match self.phase {
-            Phase::Resolving => "its name was not resolved",
+            Phase::Locating => "its name was not resolved",
             Phase::Choosing | Phase::Connecting => "no connection",
             Phase::Securing => "no end of the TLS handshake",
             Phase::Down { .. } | Phase::Greeting | Phase::Ready { .. } => "it accepts connections, but no answer to the log-in",
@@ -335,7 +272,7 @@ impl Link {
     pub fn deadline(&self) -> MonotonicNs {
         match self.phase {
             Phase::Down { retry_at } => retry_at,
-            Phase::Resolving | Phase::Choosing | Phase::Connecting | Phase::Securing | Phase::Greeting => self.connect_deadline,
+            Phase::Locating | Phase::Choosing | Phase::Connecting | Phase::Securing | Phase::Greeting => self.connect_deadline,
             Phase::Ready { .. } => {
                 let ping_at = if self.awaiting.has_ping() { None } else { Some(self.ping_due()) };
                 [self.answer_due(), ping_at].into_iter().flatten().min().unwrap_or(u64::MAX)
@@ -343,7 +280,62 @@ impl Link {
         }
     }
 
+    /// Once ready: which addresses of the name were passed over, and why.
+    pub fn passed_over(&mut self) -> Vec<(String, Fault)> {
+        self.locator.passed_over()
+    }
+
+    /// Of the server that is connected or being tried.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.locator.address()
+    }
+
+    /// Takes over what another connection to the same server has learned: where it is, and how it wants to be treated.
+    pub fn learn_from(&mut self, other: &Link) {
+        self.locator.learn_from(&other.locator);
+        self.without_hello_until = other.without_hello_until;
+        self.asks_timeout = other.asks_timeout;
+        self.silence_max = other.silence_max;
+    }
+
+    #[cfg(test)]
+    pub(super) fn locator(&mut self) -> &mut Locator {
+        &mut self.locator
+    }
+
     // Towards Ready.
+
+    fn connect_next(&mut self) -> Result<(), Fault> {
+        let socket = match self.locator.next_place()? {
+            Place::Tcp(address) => TcpStream::connect(*address).map(Socket::Tcp),
+            Place::Unix(path) => UnixStream::connect(path).map(Socket::Unix),
+        };
+        let mut socket = socket.map_err(|error| Fault::new(format!("cannot connect: {error}")))?;
+        let both = Interest::READABLE | Interest::WRITABLE;
+        let registered = self.registry.register(socket.source(), self.token, both);
+        registered.map_err(|error| Fault::new(format!("cannot watch the socket: {error}")))?;
+        self.socket = Some(socket);
+        self.phase = Phase::Connecting;
+        Ok(())
+    }
+
+    /// A place is of no use. There may be another way to log in there, or there is the next place.
+    fn turn_away(&mut self, fault: Fault, now: MonotonicNs) -> Result<(), Fault> {
+        if !self.locator.is_somewhere() {
+            return Err(fault);
+        }
+        if fault.kind == FaultKind::Closed && self.leaves_hello_out(now) {
+            self.locator.try_again();
+        } else {
+            // It was not HELLO, then, or not HELLO alone.
+            self.without_hello_until = 0;
+            self.locator.turn_away(fault)?;
+        }
+        self.close();
+        self.connect_deadline = now + nanos(self.timing.connect);
+        self.phase = Phase::Choosing;
+        Ok(())
+    }
 
     fn connected(&mut self, now: MonotonicNs) -> Result<(), Fault> {
         if let Some(Socket::Tcp(socket)) = &self.socket {
@@ -507,8 +499,4 @@ fn broken(what: &str, error: &io::Error) -> Fault {
         io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof => Fault::closed(reason),
         _ => Fault::new(reason),
     }
-}
-
-pub fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 4)
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 use redis::{ServerError, Value};
 
 use super::Link;
-use crate::bus::awaiting::{Asked, Awaiting, Verb};
-use crate::bus::fault::Fault;
-use crate::bus::output_limit::OutputLimit;
-use crate::bus::resp::Reply;
+use crate::bus::redis::awaiting::{Asked, Awaiting, Verb};
+use crate::bus::redis::fault::Fault;
+use crate::bus::redis::output_limit::OutputLimit;
+use crate::bus::redis::resp::Reply;
 
 /// What Redis said on a connection that is logged in.
 #[derive(Debug)]

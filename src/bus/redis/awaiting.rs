@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::fanout::batch::MonotonicNs;
+use crate::clock::MonotonicNs;
 
 /// What a reply will be about.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,10 +3,10 @@
 use redis::ServerError;
 
 use super::{Link, Phase};
-use crate::bus::awaiting::Asked;
-use crate::bus::fault::{Fault, is_too_many};
-use crate::bus::resp::Reply;
-use crate::fanout::batch::MonotonicNs;
+use crate::bus::redis::awaiting::Asked;
+use crate::bus::redis::fault::{Fault, is_too_many};
+use crate::bus::redis::resp::Reply;
+use crate::clock::MonotonicNs;
 
 /// How long a server that hangs up at HELLO is spoken to without it. We lose nothing by RESP2.
 const WITHOUT_HELLO_NS: u64 = 600_000_000_000;

@@ -1,19 +1,21 @@
-//! What comes in on the subscribed connection to Redis, and what it means for the hub: messages, confirmations, refusals, pongs. Owned by [`super::redis`].
+//! What comes in on the subscribed connection to Redis, and what it means for the hub: messages, confirmations, refusals, pongs. Owned by [`super::RedisBus`].
 //!
 //! Redis names and channels are the same thing but for the prefix (exact mode), or one pattern stands for all channels under the prefix.
 
+use super::awaiting;
 use super::awaiting::{Asked, Verb};
 use super::fault::{Fault, Refusal, with_advice};
 use super::health::Ration;
-use super::hub::{Hub, Outcome, Receipt};
-use super::link::{Answer, Link, Timing, nanos};
+use super::link::{Answer, Link};
 use super::names::Names;
 use super::output_limit::MESSAGE_BYTES;
 use super::publishes::Publishes;
 use super::subscriptions::{Readiness, Refused, Standing, Subscriptions};
-use super::{Publish, awaiting};
+use super::timing::Timing;
+use crate::bus::Publish;
+use crate::bus::hub::{Hub, Outcome, Receipt};
+use crate::clock::{MonotonicNs, nanos};
 use crate::config::{RedisSubscribe, Settings};
-use crate::fanout::batch::MonotonicNs;
 use crate::wire::channel_name;
 
 /// Commands are written only while fewer bytes wait to leave.
@@ -42,7 +44,7 @@ impl Feed {
     pub fn new(settings: &Settings, timing: Timing) -> anyhow::Result<Feed> {
         let names = Names::new(settings)?;
         let mut subscriptions = Subscriptions::default();
-        let pattern = (settings.redis_subscribe == RedisSubscribe::Pattern).then(|| names.pattern());
+        let pattern = (settings.redis.subscribe == RedisSubscribe::Pattern).then(|| names.pattern());
         if let Some(pattern) = &pattern {
             subscriptions.want_pattern(pattern);
             for name in names.beside_pattern() {

@@ -1,47 +1,85 @@
-//! Where a server may be: the addresses of its name, one after the other until one is of use.
+//! Where a link goes next: the addresses that its server may have, one after the other until one is of use. Owned by [`super::link`]; knows
+//! what was wrong with those that were tried, and nothing of sockets or of how one logs in.
+//!
+//! The URL names the server: its address, or a name that the system's resolver knows the addresses of. Whoever else may be asked for them
+//! is asked here: [`Locator::begin`] begins to ask, [`Locator::has_found`] takes the answer, and a link waits for it meanwhile.
 
 use std::collections::VecDeque;
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use mio::Interest;
-use mio::net::{TcpStream, UnixStream};
+use crossbeam_channel::{Receiver, TryRecvError};
+use mio::Waker;
 
-use super::{Link, Phase, nanos};
-use crate::bus::fault::{Fault, FaultKind};
-use crate::bus::socket::{Socket, resolve};
-use crate::bus::target::Address;
-use crate::fanout::batch::MonotonicNs;
+use super::fault::{Fault, FaultKind};
+use super::socket::resolve;
+use super::target::{Address, Target};
 
 /// Addresses of one name whose faults are told.
 const FAULTS_TOLD_MAX: usize = 4;
 
 /// Where a server may be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Place {
+pub enum Place {
     Tcp(SocketAddr),
     Unix(PathBuf),
 }
 
-impl Link {
-    pub(super) fn find_places(&mut self) {
-        self.phase = Phase::Choosing;
+#[derive(Debug)]
+pub struct Locator {
+    target: Arc<Target>,
+    waker: Arc<Waker>,
+    /// Outlives a try that it was too slow for, so that there is never more than one helper thread.
+    resolver: Option<Receiver<io::Result<Vec<SocketAddr>>>>,
+    /// Not tried yet.
+    places: VecDeque<Place>,
+    /// The one that is connected or being tried.
+    place: Option<Place>,
+    /// The address that was of use last, or is to another connection: it is tried first.
+    preferred: Option<SocketAddr>,
+    /// What was wrong with those that were tried, with their addresses.
+    faults: Vec<(String, Fault)>,
+}
+
+impl Locator {
+    /// `waker`: of the thread that the link belongs to, for when an answer has come.
+    pub fn new(target: Arc<Target>, waker: Arc<Waker>) -> Locator {
+        let (places, faults) = (VecDeque::new(), Vec::new());
+        Locator { target, waker, resolver: None, places, place: None, preferred: None, faults }
+    }
+
+    /// A new round of tries begins.
+    pub fn begin(&mut self) {
+        self.faults.clear();
         match &self.target.address {
             Address::Unix(path) => self.places = VecDeque::from([Place::Unix(path.clone())]),
-            Address::Tcp { host, port, .. } => {
-                if let Ok(address) = host.parse().map(|ip| SocketAddr::new(ip, *port)) {
-                    self.places = VecDeque::from([Place::Tcp(address)]);
-                    return;
-                }
-                self.phase = Phase::Resolving;
-                if self.resolver.is_none() {
-                    self.resolver = Some(resolve(host.clone(), *port, self.waker.clone()));
-                }
-            }
+            Address::Tcp { host, port, .. } => match host.parse() {
+                Ok(ip) => self.places = VecDeque::from([Place::Tcp(SocketAddr::new(ip, *port))]),
+                Err(_) if self.resolver.is_none() => self.resolver = Some(resolve(host.clone(), *port, self.waker.clone())),
+                Err(_) => {}
+            },
         }
     }
 
-    pub(super) fn choose_among(&mut self, addresses: Vec<SocketAddr>) {
+    /// Whether it is known where the server may be. If not, the thread is woken when there is news of it.
+    pub fn has_found(&mut self) -> Result<bool, Fault> {
+        let Some(resolver) = &self.resolver else { return Ok(true) };
+        let answer = resolver.try_recv();
+        if let Err(TryRecvError::Empty) = answer {
+            return Ok(false);
+        }
+        self.resolver = None;
+        match answer {
+            Ok(Ok(addresses)) => self.choose_among(addresses),
+            Ok(Err(error)) => return Err(Fault::new(format!("its name cannot be resolved: {error}"))),
+            Err(_) => return Err(Fault::new("its name cannot be resolved")),
+        }
+        Ok(true)
+    }
+
+    fn choose_among(&mut self, addresses: Vec<SocketAddr>) {
         // A stable sort: the others keep the resolver's order. Some resolvers name an address twice.
         let mut places: Vec<Place> = Vec::new();
         for address in addresses {
@@ -52,43 +90,26 @@ impl Link {
         }
         places.sort_by_key(|place| !matches!(place, Place::Tcp(address) if Some(*address) == self.preferred));
         self.places = places.into();
-        self.phase = Phase::Choosing;
     }
 
-    pub(super) fn connect_next(&mut self) -> Result<(), Fault> {
+    /// The next one to be tried.
+    pub fn next_place(&mut self) -> Result<&Place, Fault> {
         self.place = self.places.pop_front();
-        let socket = match &self.place {
-            None => return Err(Fault::new("its name has no address")),
-            Some(Place::Tcp(address)) => TcpStream::connect(*address).map(Socket::Tcp),
-            Some(Place::Unix(path)) => UnixStream::connect(path).map(Socket::Unix),
-        };
-        let mut socket = socket.map_err(|error| Fault::new(format!("cannot connect: {error}")))?;
-        let both = Interest::READABLE | Interest::WRITABLE;
-        let registered = self.registry.register(socket.source(), self.token, both);
-        registered.map_err(|error| Fault::new(format!("cannot watch the socket: {error}")))?;
-        self.socket = Some(socket);
-        self.phase = Phase::Connecting;
-        Ok(())
+        self.place.as_ref().ok_or_else(|| Fault::new("its name has no address"))
     }
 
-    /// A place is of no use. There may be another way to log in there, or the next place: whatever it was that failed before the log-in was
-    /// over, a name's other addresses are tried. If none is left, the fault.
-    pub(super) fn turn_away(&mut self, fault: Fault, now: MonotonicNs) -> Result<(), Fault> {
-        let Some(place) = self.place.take() else { return Err(fault) };
-        if fault.kind == FaultKind::Closed && self.leaves_hello_out(now) {
+    /// The place that is tried would be of use to who spoke to it otherwise.
+    pub fn try_again(&mut self) {
+        if let Some(place) = self.place.take() {
             self.places.push_front(place);
-        } else {
-            // It was not HELLO, then, or not HELLO alone.
-            self.without_hello_until = 0;
-            self.faults.push((place.to_string(), fault));
         }
-        self.close();
-        if self.places.is_empty() {
-            return Err(self.sum_up());
-        }
-        self.connect_deadline = now + nanos(self.timing.connect);
-        self.phase = Phase::Choosing;
-        Ok(())
+    }
+
+    /// The place that is tried is of no use. Whatever it was that failed before the log-in was over, a name's other addresses are tried. If none
+    /// is left, the fault.
+    pub fn turn_away(&mut self, fault: Fault) -> Result<(), Fault> {
+        self.faults.extend(self.place.take().map(|place| (place.to_string(), fault)));
+        if self.places.is_empty() { Err(self.sum_up()) } else { Ok(()) }
     }
 
     fn sum_up(&mut self) -> Fault {
@@ -107,9 +128,25 @@ impl Link {
         }
     }
 
-    /// Once ready: which addresses of the name were passed over, and why.
+    /// The place that is tried is of use: it will be the first to be tried from now on.
+    pub fn prefer(&mut self) {
+        self.preferred = self.address().or(self.preferred);
+    }
+
+    /// The connection has ended, or none came about.
+    pub fn leave(&mut self) {
+        self.place = None;
+        self.places.clear();
+    }
+
+    /// Which addresses of the name were passed over, and why.
     pub fn passed_over(&mut self) -> Vec<(String, Fault)> {
         std::mem::take(&mut self.faults)
+    }
+
+    /// Whether a place is tried or connected.
+    pub fn is_somewhere(&self) -> bool {
+        self.place.is_some()
     }
 
     /// Of the server that is connected or being tried.
@@ -120,12 +157,17 @@ impl Link {
         }
     }
 
-    /// Takes over what another connection to the same server has learned: where it is, and how it wants to be treated.
-    pub fn learn_from(&mut self, other: &Link) {
+    /// Takes over what another connection to the same server has learned.
+    pub fn learn_from(&mut self, other: &Locator) {
         self.preferred = other.preferred;
-        self.without_hello_until = other.without_hello_until;
-        self.asks_timeout = other.asks_timeout;
-        self.silence_max = other.silence_max;
+    }
+
+    /// The name has these addresses.
+    #[cfg(test)]
+    fn resolved(&mut self, addresses: &[SocketAddr]) {
+        let (sender, receiver) = crossbeam_channel::bounded(1);
+        sender.send(Ok(addresses.to_vec())).expect("there is room for one");
+        self.resolver = Some(receiver);
     }
 }
 
@@ -142,15 +184,14 @@ impl std::fmt::Display for Place {
 mod tests {
     use std::io::{Read, Write};
     use std::net::TcpListener;
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
     use std::time::{Duration, Instant};
 
-    use mio::{Events, Poll, Token, Waker};
+    use mio::{Events, Poll, Token};
 
-    use super::super::{Link, Timing};
+    use super::super::link::Link;
+    use super::super::timing::Timing;
     use super::*;
-    use crate::bus::target::Target;
     use crate::sys::monotonic_ns;
 
     const PATIENCE: Duration = Duration::from_secs(30);
@@ -209,9 +250,7 @@ mod tests {
 
         /// Tries until it is ready or has given up; the name has these addresses.
         fn connect(&mut self, addresses: &[SocketAddr]) -> Result<(), Fault> {
-            let (sender, receiver) = crossbeam_channel::bounded(1);
-            sender.send(Ok(addresses.to_vec())).unwrap();
-            self.link.resolver = Some(receiver);
+            self.link.locator().resolved(addresses);
             self.link.retry_at_once(0);
             let begin = Instant::now();
             let mut events = Events::with_capacity(8);

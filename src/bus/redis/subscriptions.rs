@@ -1,5 +1,5 @@
 //! Which Redis names are subscribed, wanted, refused, or under way in between: channels (exact mode), or the pattern and what it does not cover.
-//! Sans-IO; owned by [`super::redis`], which tells it what [`super::link`] found answered.
+//! Sans-IO; owned by [`super::RedisBus`], which tells it what [`super::link`] found answered.
 //!
 //! Invariant: at most one SUBSCRIBE or UNSUBSCRIBE of a name is unanswered. A wish that comes meanwhile waits for the answer, so
 //! subscribe, unsubscribe and subscribe again cannot overtake each other.

@@ -1,0 +1,151 @@
+//! All settings as values, in the sections that `--help` and the file show them in. Made by [`super::load`]; the rest of the program reads them.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::{ChannelRules, FdTable, LogFilter, LogFormat, RedisSubscribe};
+use crate::limits;
+use crate::wire::Format;
+
+/// What a section's settings are called in the file, and what they do, stands in the rows of [`super::table`].
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Settings {
+    pub addresses: Addresses,
+    pub redis: Redis,
+    pub shards: Shards,
+    pub clients: Clients,
+    pub channels: ChannelRules,
+    pub bounds: Bounds,
+    pub logging: Logging,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Addresses {
+    pub listen: Vec<SocketAddr>,
+    pub control: SocketAddr,
+    /// Names, in lower case, that a request to the control port may be for.
+    pub control_hosts: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Redis {
+    /// None: the embedded bus.
+    pub url: Option<String>,
+    pub prefix: String,
+    /// Outside of the prefix.
+    pub channels: Vec<String>,
+    pub subscribe: RedisSubscribe,
+    /// How long a channel without subscribers stays subscribed.
+    pub linger: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Shards {
+    pub count: usize,
+    pub pin: Pin,
+    pub fd_table: FdTable,
+    /// None: laps start at once.
+    pub coalesce: Option<Duration>,
+    /// Messages an inbox of a shard holds.
+    pub inbox_messages: usize,
+    pub backlog: u32,
+    /// TCP_NOTSENT_LOWAT.
+    pub notsent_bytes: u32,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Clients {
+    pub format: Format,
+    pub heartbeat: Duration,
+    /// After a ping, how long any byte may take to come back.
+    pub pong_timeout: Duration,
+    pub handshake_timeout: Duration,
+    pub close_timeout: Duration,
+    pub shutdown_timeout: Duration,
+    pub echo: bool,
+    pub allow_client_publish: bool,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Bounds {
+    pub connections_max: usize,
+    pub subscriptions_max: usize,
+    /// Distinct channels served at once, whole process.
+    pub channels_max: usize,
+    /// How many of them may be heard on behalf of one address; see [`Bounds::channels_of_address`].
+    pub channels_per_address: Share,
+    /// Largest message a client may send.
+    pub message_bytes_max: usize,
+    /// Largest payload taken from the bus or from a publisher.
+    pub payload_bytes_max: usize,
+    /// All channel logs of the process together.
+    pub log_bytes_total: usize,
+    /// Split frames and unsent control frames of all connections together.
+    pub buffer_bytes_total: usize,
+    /// Batches that wait in the inboxes of all shards together, in bytes.
+    pub inbox_bytes_total: usize,
+    /// The node's history of all channels together, in bytes.
+    pub history_bytes_total: usize,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Logging {
+    pub format: LogFormat,
+    pub level: LogFilter,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pin {
+    Auto,
+    None,
+    List(Vec<usize>),
+}
+
+/// How much of something that all share one of them may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Share {
+    Auto,
+    /// All of it.
+    None,
+    Count(usize),
+}
+
+impl Settings {
+    /// The same with a change.
+    pub fn with(mut self, change: impl FnOnce(&mut Settings)) -> Settings {
+        change(&mut self);
+        self
+    }
+
+    /// What the logs of one shard may hold together.
+    pub fn log_bytes_of_shard(&self) -> usize {
+        self.bounds.log_bytes_total / self.shards.count
+    }
+
+    /// What may be remembered of subscriptions that wait for the bus, on one shard: as much again as half of the buffers.
+    pub fn waiting_bytes_of_shard(&self) -> usize {
+        self.bounds.buffer_bytes_total / self.shards.count / 2
+    }
+
+    /// What the buffers of one shard's connections may hold together: the shard's part, but one message at least.
+    pub fn buffer_bytes_of_shard(&self) -> usize {
+        let message = match self.clients.echo {
+            // The answer lies in a buffer of its own when more is read already.
+            true => limits::ECHO_MESSAGE_BYTES_MAX.max(self.bounds.message_bytes_max) + 2 * limits::READ_BYTES,
+            false => self.bounds.message_bytes_max + limits::BUFFER_FLOOR_BYTES,
+        };
+        message.max(self.bounds.buffer_bytes_total / self.shards.count)
+    }
+}
+
+impl Bounds {
+    /// How many channels may be heard on behalf of one address.
+    pub fn channels_of_address(&self) -> usize {
+        match self.channels_per_address {
+            // So that no single host can take all; one connection may always have what it may have.
+            Share::Auto => (self.channels_max / 2).max(self.subscriptions_max),
+            Share::None => usize::MAX,
+            Share::Count(count) => count,
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! What the control port serves: a row for each endpoint, from which come the router, the page at `/`, and what 404 and 405 name.
+//!
+//! Invariant: an endpoint is a row here and a handler in a file beside this one, and nothing else.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State as Shared};
+use axum::http::{Method, StatusCode, Uri};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodFilter, MethodRouter, on};
+
+use super::{State, answer, channels, health, hosts, info, metrics, publish, room, tally};
+
+struct Route {
+    /// GET answers HEAD as well.
+    method: Method,
+    path: &'static str,
+    /// What it answers, for the page at `/`.
+    help: &'static str,
+    /// Its answer costs something, so only a few are made at once ([`crate::limits::control::READS_MAX`]). A handler that bounds itself is not.
+    is_costly: bool,
+    handler: fn(MethodFilter) -> MethodRouter<Arc<State>>,
+}
+
+static ROUTES: [Route; 7] = [
+    Route {
+        method: Method::GET,
+        path: "/healthz",
+        help: "200 while this process answers at all",
+        is_costly: false,
+        handler: |method| on(method, health::healthz),
+    },
+    Route {
+        method: Method::GET,
+        path: "/readyz",
+        help: "200 while messages flow, 503 with the reason while they do not",
+        is_costly: false,
+        handler: |method| on(method, health::readyz),
+    },
+    Route {
+        method: Method::GET,
+        path: "/metrics",
+        help: "every counter, for Prometheus (OpenMetrics if the scraper accepts it)",
+        is_costly: true,
+        handler: |method| on(method, metrics::metrics),
+    },
+    Route {
+        method: Method::GET,
+        path: "/info",
+        help: "version, addresses, shards, settings",
+        is_costly: true,
+        handler: |method| on(method, info::info),
+    },
+    Route {
+        method: Method::GET,
+        path: "/channels",
+        help: "the channels served now, ?from=N&limit=1..1000",
+        is_costly: true,
+        handler: |method| on(method, channels::channels),
+    },
+    Route {
+        method: Method::POST,
+        path: "/publish",
+        help: "{\"channel\": NAME, \"data\": any JSON} publishes one message",
+        is_costly: false,
+        handler: |method| on(method, publish::publish),
+    },
+    Route { method: Method::GET, path: "/", help: "this page", is_costly: false, handler: |method| on(method, index) },
+];
+
+/// The endpoints, without a server around them.
+pub(super) fn router(state: Arc<State>) -> Router {
+    let mut router = Router::new();
+    for route in &ROUTES {
+        let method = MethodFilter::try_from(route.method.clone()).expect("a method that axum knows");
+        let mut served = (route.handler)(method);
+        if route.is_costly {
+            served = served.route_layer(from_fn_with_state(state.clone(), one_of_few));
+        }
+        router = router.route(route.path, served);
+    }
+    router
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(from_fn_with_state(state.clone(), hosts::check))
+        .layer(from_fn_with_state(state.clone(), tally::count))
+        .with_state(state)
+}
+
+/// Lets a request that costs something in when there is room; its place is free again when the answer is written.
+async fn one_of_few(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
+    let Some(permit) = state.reads.enter(state.timeouts.permit).await else {
+        return answer::Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too many requests are under way; try again").into_response();
+    };
+    room::hold(next.run(request).await, permit)
+}
+
+async fn index(Shared(state): Shared<Arc<State>>) -> Response {
+    let mut page = format!("Campanile {}, control port\n\n", state.facts.version);
+    for (endpoint, route) in endpoints().iter().zip(&ROUTES) {
+        page.push_str(&format!("  {endpoint:<14} {}\n", route.help));
+    }
+    answer::text(StatusCode::OK, page)
+}
+
+/// Method and path of each.
+pub(super) fn endpoints() -> Vec<String> {
+    ROUTES.iter().map(|route| format!("{} {}", route.method, route.path)).collect()
+}
+
+async fn not_found(uri: Uri) -> Response {
+    let error = format!("there is no {} on the control port", uri.path());
+    answer::json(StatusCode::NOT_FOUND, serde_json::json!({ "error": error, "endpoints": endpoints() }))
+}
+
+/// The router adds `Allow`.
+async fn method_not_allowed(method: Method, uri: Uri) -> Response {
+    let error = format!("{method} is not served at {}", uri.path());
+    answer::json(StatusCode::METHOD_NOT_ALLOWED, serde_json::json!({ "error": error, "endpoints": endpoints() }))
+}

@@ -1,0 +1,195 @@
+//! The most user memory that the settings allow, by what holds it. Told in the start block, checked by `campanile doctor`, held against the
+//! heap by `tests/memory.rs`. Pure: settings in, bytes out.
+
+use serde::Serialize;
+
+use crate::bus::redis::output_limit::WINDOW_BYTES_MAX;
+use crate::bus::{CONTROL_SHARE, PUBLISH_BYTES_MAX, ShardMessage};
+use crate::config::{RedisSubscribe, Settings};
+use crate::control;
+use crate::limits::{
+    APPENDED_BEFORE_SWEEP, BATCH_BYTES_MAX, BUFFER_FLOOR_BYTES, CHANNEL_NAME_BYTES_MAX, WAITER_BYTES_MAX, WAITERS_FLOOR, heap_bytes,
+};
+use crate::wire::Format;
+
+/// User memory of an idle connection with one subscription (the aim of the design, measured as RSS).
+pub(super) const CONNECTION_BYTES: u64 = 300;
+// What follows is measured, and held to be enough, by tests/memory.rs.
+/// A channel on the bus, without its name, and what is added when nobody hears it any more, or when it has a history.
+const CHANNEL_BYTES: u64 = 288;
+const LINGERING_BYTES: u64 = 336;
+const HISTORY_BYTES: u64 = 96;
+/// A channel on one shard.
+const TOPIC_BYTES: u64 = 272;
+/// A channel that is subscribed in Redis, besides its name there.
+const REDIS_BYTES: u64 = 112;
+const SUBSCRIPTION_BYTES: u64 = 32;
+const MEMBER_BYTES: u64 = 8;
+/// A slot of a crossbeam array channel holds the message and a stamp, and is allocated at start.
+const INBOX_SLOT_BYTES: u64 = size_of::<ShardMessage>() as u64 + 8;
+
+/// The most user memory that the settings allow, by what holds it, in bytes. Kernel memory (sockets) comes on top. A batch that several
+/// hold (inbox, log, history) counts for each: whichever lets go last has room for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct MemoryBound {
+    /// `log_bytes_total`; encoded frames count in it.
+    pub logs: u64,
+    /// One batch per shard, as large as they come, as published and in every format, before its log has counted it.
+    pub making: u64,
+    pub buffers: u64,
+    /// Slots, and batches as published. Frames of theirs that a faster shard has had encoded count in that shard's log, while it has them.
+    pub inboxes: u64,
+    pub connections: u64,
+    /// `channels_max` on the bus, those included that nobody hears any more, and on every shard as far as there are subscriptions for them;
+    /// each with the longest name.
+    pub channels: u64,
+    /// Of a connection beyond its first; and what is remembered of those that wait for the bus.
+    pub subscriptions: u64,
+    /// From when they are accepted until they are answered, and once more what is being written to Redis.
+    pub publishes: u64,
+    /// Requests on the control port: heads, bodies, answers.
+    pub control: u64,
+    /// `history_bytes_total` where any channel has a history.
+    pub history: u64,
+}
+
+impl MemoryBound {
+    pub fn total(&self) -> u64 {
+        let MemoryBound { logs, making, buffers, inboxes, connections, channels, subscriptions, publishes, control, history } = self;
+        logs + making + buffers + inboxes + connections + channels + subscriptions + publishes + control + history
+    }
+}
+
+pub fn memory_bound(settings: &Settings) -> MemoryBound {
+    let shards = settings.shards.count as u64;
+    let batch = batch_bytes_max(settings);
+    // An inbox takes one batch of any size.
+    let inbox_bytes = (settings.bounds.inbox_bytes_total as u64 / shards).max(batch);
+    let mut rules = std::iter::once(&settings.channels.default).chain(settings.channels.by_prefix.iter().map(|(_, rule)| rule));
+    let has_history = rules.any(|rule| rule.history_count > 0);
+    MemoryBound {
+        // And the list of what was appended, as long as it may become before it is looked through.
+        logs: settings.bounds.log_bytes_total as u64 + shards * 2 * 16 * APPENDED_BEFORE_SWEEP as u64,
+        making: shards * batch * (1 + Format::COUNT as u64),
+        // Whoever holds no more than the floor is exempt from the budget over all.
+        buffers: shards * settings.buffer_bytes_of_shard() as u64 + (settings.bounds.connections_max * BUFFER_FLOOR_BYTES) as u64,
+        inboxes: shards * (settings.shards.inbox_messages as u64 * INBOX_SLOT_BYTES + inbox_bytes),
+        connections: settings.bounds.connections_max as u64 * CONNECTION_BYTES,
+        channels: channels_bound(settings, has_history),
+        subscriptions: subscriptions_bound(settings),
+        publishes: publishes_bytes_max(settings),
+        control: control::memory_bound(settings.bounds.payload_bytes_max),
+        history: if has_history { settings.bounds.history_bytes_total as u64 } else { 0 },
+    }
+}
+
+fn channels_bound(settings: &Settings, has_history: bool) -> u64 {
+    let (channels, shards) = (settings.bounds.channels_max as u64, settings.shards.count as u64);
+    let name = |bytes: usize| heap_bytes(16 + bytes) as u64;
+    let mut on_bus = CHANNEL_BYTES + name(CHANNEL_NAME_BYTES_MAX);
+    if has_history {
+        on_bus += HISTORY_BYTES;
+    }
+    if settings.redis.url.is_some() && settings.redis.subscribe == RedisSubscribe::Exact {
+        on_bus += REDIS_BYTES + name(settings.redis.prefix.len() + CHANNEL_NAME_BYTES_MAX);
+    }
+    let on_shards = (channels * shards).min((settings.bounds.connections_max * settings.bounds.subscriptions_max) as u64);
+    // While the bus has not answered, each shard has a name of its own, one of which will be the bus's.
+    let topics = on_shards * TOPIC_BYTES + (on_shards - on_shards / shards) * name(CHANNEL_NAME_BYTES_MAX);
+    // Either somebody hears a channel, or it lingers.
+    let lingering = |heard: u64| (channels - heard) * LINGERING_BYTES;
+    channels * on_bus + lingering(0).max(topics + lingering(on_shards / shards))
+}
+
+/// Clients and the control port each may have one larger than their share, alone. To Redis there is in writing what may come back from it,
+/// which one payload may exceed; a buffer that grows holds as much again.
+fn publishes_bytes_max(settings: &Settings) -> u64 {
+    let payload = settings.bounds.payload_bytes_max;
+    let held = (PUBLISH_BYTES_MAX - CONTROL_SHARE.bytes).max(payload) + CONTROL_SHARE.bytes.max(payload);
+    let writing = if settings.redis.url.is_some() { 2 * payload.max(WINDOW_BYTES_MAX) } else { 0 };
+    (held + writing) as u64
+}
+
+/// The list of a connection grows by doubling; a place in each channel's list of members, which does so too.
+fn subscriptions_bound(settings: &Settings) -> u64 {
+    let lists = match settings.bounds.subscriptions_max as u64 {
+        0 | 1 => 0,
+        most => {
+            let list = heap_bytes((most.next_power_of_two() * SUBSCRIPTION_BYTES) as usize) as u64;
+            settings.bounds.connections_max as u64 * (list + most * 2 * MEMBER_BYTES)
+        }
+    };
+    let floor = WAITERS_FLOOR * WAITER_BYTES_MAX;
+    lists + (settings.shards.count * settings.waiting_bytes_of_shard().max(floor)) as u64
+}
+
+/// The largest batch: full of small messages, or one large one.
+pub(super) fn batch_bytes_max(settings: &Settings) -> u64 {
+    settings.bounds.payload_bytes_max.max(BATCH_BYTES_MAX) as u64
+}
+
+/// For people: three digits and a binary unit.
+pub fn show_bytes(bytes: u64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB"];
+    let mut amount = bytes as f64;
+    let mut unit = "B";
+    for larger in units {
+        if amount < 1024.0 {
+            break;
+        }
+        (amount, unit) = (amount / 1024.0, larger);
+    }
+    let digits = if unit == "B" || amount >= 100.0 { 0 } else { 1 };
+    format!("{amount:.digits$} {unit}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ChannelRule;
+
+    #[test]
+    fn the_bound_is_the_sum_of_its_parts() {
+        let settings = Settings::default().with(|settings| settings.shards.count = 2);
+        let bound = memory_bound(&settings);
+        assert_eq!(bound.logs, (1 << 30) + 2 * (128 << 10));
+        assert_eq!(bound.making, 8 << 20);
+        assert_eq!(bound.buffers, (256 << 20) + 100_000 * 4096);
+        assert_eq!(bound.inboxes, (256 << 20) + 2 * 16384 * INBOX_SLOT_BYTES);
+        assert_eq!(bound.connections, 30_000_000);
+        assert_eq!(bound.history, 0, "no channel has one");
+        assert_eq!(bound.channels, 200_000 * (288 + 288) + 2 * 200_000 * 272 + 200_000 * 288);
+        assert_eq!(bound.subscriptions, 100_000 * (128 * 32 + 16 + 128 * 16) + (128 << 20));
+        assert_eq!(bound.publishes, 64 << 20);
+        assert_eq!(bound.control, (16 << 20) + (64 << 20) + (8 << 20) + (16 << 20));
+        let parts = bound.logs + bound.making + bound.buffers + bound.inboxes + bound.connections;
+        assert_eq!(bound.total(), parts + bound.channels + bound.subscriptions + bound.publishes + bound.control);
+        let larger = memory_bound(&settings.clone().with(|settings| {
+            settings.bounds.log_bytes_total = 2 << 30;
+            settings.bounds.connections_max = 200_000;
+        }));
+        assert_eq!(larger.total() - bound.total(), (1 << 30) + 30_000_000 + 100_000 * (4096 + 128 * 48 + 16));
+
+        let mut remembering = settings.clone();
+        remembering.channels.by_prefix = vec![("a".to_owned(), ChannelRule { history_count: 1, ..ChannelRule::default() })];
+        assert_eq!(memory_bound(&remembering).total() - bound.total(), (256 << 20) + 200_000 * 96);
+        let redis = settings.clone().with(|settings| settings.redis.url = Some("redis://host".to_owned()));
+        assert_eq!(memory_bound(&redis).channels - bound.channels, 200_000 * (112 + 304));
+        let one = settings.clone().with(|settings| {
+            settings.shards.count = 1;
+            settings.bounds.subscriptions_max = 1;
+            settings.bounds.connections_max = 10;
+        });
+        assert_eq!(memory_bound(&one).channels, 200_000 * (288 + 288 + 336), "what lingers takes more than the few that are heard");
+        let narrow = memory_bound(&settings.with(|settings| settings.bounds.inbox_bytes_total = 1 << 20));
+        assert_eq!(narrow.inboxes, 2 * ((1 << 20) + 16384 * INBOX_SLOT_BYTES), "each takes one payload, however small its share");
+    }
+
+    #[test]
+    fn bytes_for_people() {
+        assert_eq!(show_bytes(300), "300 B");
+        assert_eq!(show_bytes(1536), "1.5 KiB");
+        assert_eq!(show_bytes(256 << 20), "256 MiB");
+        assert_eq!(show_bytes(4 << 30), "4.0 GiB");
+    }
+}

@@ -1,0 +1,275 @@
+//! Starts the threads (bus, shards, control) in three steps: [`Prepared`] is what the host can refuse, [`DataPath`] what messages go through,
+//! [`tell`] promises it to control port, systemd and caller; every error comes before that. Ends them, too. Called by `campanile serve`;
+//! what it then says about itself stands in [`start_block`].
+
+pub mod memory_bound;
+pub mod start_block;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use core_affinity::CoreId;
+use tokio::sync::oneshot;
+
+use crate::bus::{BusCommand, BusSender, ShardMessage, subscriber};
+use crate::config::{FdTable, Host, Pin, Resolved, Settings, resolve_fd_table};
+use crate::control::{self, Control, Facts};
+use crate::inbox::{Inbox, InboxSender};
+use crate::listen;
+use crate::metrics::{BusMetrics, ShardMetrics};
+use crate::shard::Parts;
+use crate::shard::run::{self, Placement, Seat};
+use crate::shard::settings::ShardSettings;
+use crate::sys;
+use crate::systemd::{self, Given, Notifier, Pulses, Supervision};
+
+/// A server whose ports are open.
+#[derive(Debug)]
+pub struct Server {
+    /// What clients connect to, with the ports really bound.
+    pub listen: Vec<SocketAddr>,
+    pub control: SocketAddr,
+    /// Those of `listen` that are IPv6 alone.
+    pub ipv6_alone: Vec<SocketAddr>,
+    pub table: Resolved,
+    /// Descriptors that a table may hold now.
+    pub descriptors: u64,
+    bus: BusSender,
+    bus_thread: JoinHandle<()>,
+    shards: Vec<JoinHandle<()>>,
+    control_thread: JoinHandle<io::Result<()>>,
+    ended: oneshot::Sender<()>,
+}
+
+/// Opens the ports and starts every thread. Call it on a thread that should not get signals: from here on they go to the control
+/// thread.
+pub fn start(settings: Settings, host: &Host) -> anyhow::Result<Server> {
+    let prepared = Prepared::new(settings, host)?;
+    let data_path = DataPath::start(&prepared)?;
+    Ok(tell(prepared, data_path))
+}
+
+/// What the host can refuse, asked before any thread of the data path begins and any client comes in.
+struct Prepared {
+    settings: Arc<Settings>,
+    table: Resolved,
+    descriptors: u64,
+    notifier: Option<Notifier>,
+    /// The sockets from systemd, in place of `listen`.
+    given: Option<Given>,
+    control: SocketAddr,
+    control_thread: ControlThread,
+}
+
+impl Prepared {
+    fn new(settings: Settings, host: &Host) -> anyhow::Result<Prepared> {
+        sys::block_signals().context("signals cannot be blocked")?;
+        let descriptors = sys::raise_descriptor_limit().map_or_else(
+            |error| {
+                tracing::warn!("the limit on descriptors stays at {}: it cannot be raised ({error})", host.descriptors_soft);
+                host.descriptors_soft
+            },
+            |limit| limit.soft,
+        );
+        let table = resolve_fd_table(&settings, descriptors, host.private_refused.as_ref());
+        let notifier = Notifier::from_environment()?;
+        // First, so that a port in use ends the start before any thread has begun.
+        let given = Given::from_environment(settings.shards.backlog)?;
+        let settings = match &given {
+            Some(given) => settings.with(|settings| settings.addresses.listen = given.addresses()),
+            None => settings,
+        };
+        if given.is_none() {
+            listen::check_unused(&settings.addresses.listen)?;
+        }
+        let listener = listen::control(settings.addresses.control).context("the control port")?;
+        let control = listener.local_addr()?;
+        let control_thread = ControlThread::start(listener)?;
+        Ok(Prepared { settings: Arc::new(settings), table, descriptors, notifier, given, control, control_thread })
+    }
+}
+
+/// The control thread as it waits for what it will serve. It has its descriptors before the shards accept: in one descriptor table with it, a
+/// rush of clients would leave it nothing to begin with.
+struct ControlThread {
+    thread: JoinHandle<io::Result<()>>,
+    /// Dropped, it ends the thread: the start has failed.
+    hand_over: mpsc::Sender<(Arc<control::State>, Option<Supervision>, BusSender)>,
+    ended: oneshot::Sender<()>,
+}
+
+impl ControlThread {
+    fn start(listener: TcpListener) -> anyhow::Result<ControlThread> {
+        let (ended, end) = oneshot::channel();
+        let (hand_over, handed_over) = mpsc::channel();
+        let (prepared, preparing) = mpsc::channel();
+        let thread = std::thread::Builder::new()
+            .name("control".into())
+            .spawn(move || {
+                let control = match Control::prepare().and_then(|control| sys::unblock_signals().map(|()| control)) {
+                    Ok(control) => control,
+                    Err(error) => {
+                        let _ = prepared.send(Err(error));
+                        return Ok(());
+                    }
+                };
+                let _ = prepared.send(Ok(()));
+                let Ok((state, supervision, bus)) = handed_over.recv() else { return Ok(()) };
+                control.run(listener, state, supervision, move || stop(bus), end)
+            })
+            .context("the control thread could not be started")?;
+        preparing
+            .recv()
+            .context("the control thread ended while it started")?
+            .context("the control thread needs descriptors; raise `ulimit -n`")?;
+        Ok(ControlThread { thread, hand_over, ended })
+    }
+}
+
+/// The threads that messages go through: the bus and the shards, which accept from here on.
+struct DataPath {
+    bus: BusSender,
+    bus_thread: JoinHandle<()>,
+    bus_metrics: Arc<BusMetrics>,
+    shards: Vec<JoinHandle<()>>,
+    /// By shard, like the next.
+    senders: Vec<InboxSender<ShardMessage>>,
+    metrics: Vec<Arc<ShardMetrics>>,
+    /// The addresses really bound.
+    listen: Vec<SocketAddr>,
+}
+
+impl DataPath {
+    fn start(prepared: &Prepared) -> anyhow::Result<DataPath> {
+        let settings = &prepared.settings;
+        let mut seats = Vec::new();
+        let mut senders = Vec::new();
+        for _ in 0..settings.shards.count {
+            let (seat, sender, inbox) =
+                Seat::new(settings.shards.inbox_messages).context("a shard needs an epoll descriptor; raise `ulimit -n`")?;
+            seats.push((seat, inbox));
+            senders.push(sender);
+        }
+        let bus_metrics = Arc::new(BusMetrics::default());
+        let (bus, bus_thread) = subscriber::spawn(settings.clone(), bus_metrics.clone(), senders.clone())?;
+        let metrics: Vec<Arc<ShardMetrics>> = (0..settings.shards.count).map(|_| Arc::default()).collect();
+        let (shards, listen) = start_shards(prepared, seats, &bus, &metrics)?;
+        Ok(DataPath { bus, bus_thread, bus_metrics, shards, senders, metrics, listen })
+    }
+}
+
+/// One after the other: a descriptor table of its own is a copy of what is open at that moment, and port 0 is decided by the first. Gives the
+/// addresses that they listen on.
+fn start_shards(
+    prepared: &Prepared,
+    seats: Vec<(Seat, Inbox<ShardMessage>)>,
+    bus: &BusSender,
+    metrics: &[Arc<ShardMetrics>],
+) -> anyhow::Result<(Vec<JoinHandle<()>>, Vec<SocketAddr>)> {
+    let Prepared { settings, table, given, .. } = prepared;
+    let shard_settings = Arc::new(ShardSettings::from(&**settings));
+    let connections = Arc::new(AtomicUsize::new(0));
+    let node_id = fastrand::u32(..);
+    let cores = cores(settings);
+    let mut listen = settings.addresses.listen.clone();
+    let mut shards = Vec::new();
+    for (index, (seat, inbox)) in seats.into_iter().enumerate() {
+        let parts = Parts {
+            index: index as u16,
+            settings: shard_settings.clone(),
+            metrics: metrics[index].clone(),
+            inbox,
+            bus: bus.clone(),
+            connections: connections.clone(),
+            node_id,
+        };
+        let placement = Placement {
+            core: cores[index],
+            private_descriptors: table.private,
+            listen: listen.clone(),
+            given: given.as_ref().map(|given| given.share(index, settings.shards.count, table.private)).transpose()?,
+        };
+        let (started, starting) = mpsc::channel();
+        let thread = std::thread::Builder::new()
+            .name(format!("shard-{index}"))
+            .spawn(move || {
+                run::run(seat, parts, placement, |result| {
+                    let _ = started.send(result);
+                });
+            })
+            .context("a shard's thread could not be started")?;
+        shards.push(thread);
+        let addresses = starting.recv().context("a shard ended while it started")??;
+        if given.is_none() {
+            listen = addresses;
+        }
+    }
+    Ok((shards, listen))
+}
+
+/// Everything runs: the control port answers, systemd is told, and so is the caller.
+fn tell(prepared: Prepared, data_path: DataPath) -> Server {
+    let Prepared { settings, table, descriptors, notifier, given, control, control_thread } = prepared;
+    let DataPath { bus, bus_thread, bus_metrics, shards, senders, metrics, listen } = data_path;
+    let ipv6_alone = match &given {
+        Some(given) => given.ipv6_alone(),
+        None => listen.iter().copied().filter(|&address| listen::is_ipv6_alone(address, &listen)).collect(),
+    };
+    // Every shard has its own by now.
+    drop(given);
+    let private = if table.private { FdTable::Private } else { FdTable::Shared };
+    let facts = Facts { version: env!("CARGO_PKG_VERSION"), fd_table: private, listen: listen.clone(), control };
+    let pulses = Pulses::new(bus.clone(), bus_metrics.clone(), senders.into_iter().zip(metrics.iter().cloned()).collect());
+    let supervision = notifier.map(|notifier| Supervision::new(notifier, pulses, systemd::watchdog()));
+    let state = Arc::new(control::State::new(settings, facts, metrics, bus_metrics, bus.clone()));
+    let ControlThread { thread, hand_over, ended } = control_thread;
+    let _ = hand_over.send((state, supervision, bus.clone()));
+    Server { listen, control, ipv6_alone, table, descriptors, bus, bus_thread, shards, control_thread: thread, ended }
+}
+
+impl Server {
+    /// Asks for a clean end: what is due is sent, connections are closed with 1001.
+    pub fn stop(&self) {
+        stop(self.bus.clone());
+    }
+
+    /// Returns when every connection has ended, or the shutdown deadline has passed.
+    pub fn wait(self) -> anyhow::Result<()> {
+        let ended = |thread: JoinHandle<()>| {
+            thread.join().map_err(|_| anyhow!("a thread of the data path panicked; this is a bug, please report it"))
+        };
+        ended(self.bus_thread)?;
+        self.shards.into_iter().try_for_each(ended)?;
+        drop(self.ended);
+        self.control_thread.join().map_err(|_| anyhow!("the control thread panicked; this is a bug, please report it"))??;
+        Ok(())
+    }
+}
+
+/// Gets the stop into the bus thread's inbox, whatever it is doing, without holding up the caller.
+fn stop(bus: BusSender) {
+    if bus.send(BusCommand::Stop).is_ok() {
+        return;
+    }
+    std::thread::spawn(move || {
+        while bus.send(BusCommand::Stop).is_err() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+}
+
+/// The core of each shard. Asked on the starting thread: a pinned one sees only its own core.
+fn cores(settings: &Settings) -> Vec<Option<CoreId>> {
+    let allowed = core_affinity::get_core_ids().unwrap_or_default();
+    let chosen: Vec<CoreId> = match &settings.shards.pin {
+        Pin::None => Vec::new(),
+        Pin::Auto => allowed,
+        Pin::List(ids) => ids.iter().map(|&id| CoreId { id }).collect(),
+    };
+    (0..settings.shards.count).map(|shard| chosen.get(shard % chosen.len().max(1)).copied()).collect()
+}

@@ -1,0 +1,320 @@
+//! What the server says about itself when it starts. Called by `campanile serve`. Pure: settings and host in, text out; no password in it.
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+
+use serde_json::{Map, Value, json};
+
+use super::memory_bound::{CONNECTION_BYTES, batch_bytes_max, memory_bound, show_bytes};
+use crate::config::parse::{show_cores, show_pin, show_time};
+use crate::config::{Host, Pin, RedisSubscribe, Resolved, Settings, mask};
+use crate::listen::{networks, reachable};
+use crate::wire::Format;
+
+/// The version and, where the build was told it, the commit.
+pub fn version() -> String {
+    match option_env!("CAMPANILE_COMMIT") {
+        Some(commit) if !commit.is_empty() => format!("{} ({commit})", env!("CARGO_PKG_VERSION")),
+        _ => env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+/// What the settings came to on this host, with the addresses really bound.
+#[derive(Debug)]
+pub struct Started<'a> {
+    pub settings: &'a Settings,
+    pub host: &'a Host,
+    pub table: &'a Resolved,
+    /// Those of `listen` that are IPv6 alone.
+    pub ipv6_alone: &'a [SocketAddr],
+}
+
+impl Started<'_> {
+    fn is_ipv6_alone(&self, address: SocketAddr) -> bool {
+        self.ipv6_alone.contains(&address)
+    }
+
+    /// The address as it is listened on, and what it stands for.
+    fn url(&self, scheme: &str, address: SocketAddr, path: &str) -> String {
+        match networks(address, self.is_ipv6_alone(address)) {
+            Some(networks) => format!("{scheme}://{address}{path} ({networks})"),
+            None => format!("{scheme}://{address}{path}"),
+        }
+    }
+}
+
+/// The block that `campanile serve` prints once: what runs where, and what bounds it. Ends with a line break.
+pub fn start_block(started: &Started<'_>) -> String {
+    let Started { settings, host, table: resolved, .. } = *started;
+    let mut block = format!("Campanile {}\n", version());
+    let mut line = |name: &str, text: String| writeln!(block, "  {name:<12} {text}").expect("a String takes everything");
+
+    let addresses: Vec<String> = settings.addresses.listen.iter().map(|&address| started.url("ws", address, "/ws")).collect();
+    line("clients", addresses.join("  "));
+    line("control", started.url("http", settings.addresses.control, ""));
+    line("shards", shards(settings, host));
+    line("bus", bus(settings));
+
+    let table = if resolved.private { "a private table per shard" } else { "one shared table" };
+    let limits = format!("limit {} soft, {} hard", show_limit(host.descriptors_soft), show_limit(host.descriptors_hard));
+    line("descriptors", format!("{limits}; {table} for {} connections", settings.bounds.connections_max));
+
+    let bound = memory_bound(settings);
+    line("memory", format!("at most {} of user memory, that is", show_bytes(bound.total())));
+    line(
+        "",
+        format!(
+            "logs {} + batches {} ({} x {}, as published and in {} formats) + buffers {}",
+            show_bytes(bound.logs),
+            show_bytes(bound.making),
+            settings.shards.count,
+            show_bytes(batch_bytes_max(settings)),
+            Format::COUNT,
+            show_bytes(bound.buffers)
+        ),
+    );
+    line(
+        "",
+        format!(
+            "+ inboxes {} ({} x {} slots, and what they hold) + connections {} ({} x {CONNECTION_BYTES} B)",
+            show_bytes(bound.inboxes),
+            settings.shards.count,
+            settings.shards.inbox_messages,
+            show_bytes(bound.connections),
+            settings.bounds.connections_max
+        ),
+    );
+    line(
+        "",
+        format!(
+            "+ channels {} ({}) + subscriptions {} ({} each) + publishes {} + control port {}",
+            show_bytes(bound.channels),
+            settings.bounds.channels_max,
+            show_bytes(bound.subscriptions),
+            settings.bounds.subscriptions_max,
+            show_bytes(bound.publishes),
+            show_bytes(bound.control)
+        ),
+    );
+    if bound.history > 0 {
+        line("", format!("+ history {}", show_bytes(bound.history)));
+    }
+    for warning in resolved.warnings() {
+        writeln!(block, "descriptor warning: {warning}").expect("a String takes everything");
+    }
+    block
+}
+
+/// The same for a program that reads it.
+pub fn start_fields(started: &Started<'_>) -> Map<String, Value> {
+    let Started { settings, host, table, .. } = *started;
+    let bound = memory_bound(settings);
+    let limit = |limit: u64| if limit == u64::MAX { Value::Null } else { limit.into() };
+    let fields = json!({
+        "version": version(),
+        "clients": settings.addresses.listen.iter().map(|address| format!("ws://{address}/ws")).collect::<Vec<_>>(),
+        "control": format!("http://{}", settings.addresses.control),
+        "shards": settings.shards.count,
+        "pin": show_pin(&settings.shards.pin),
+        "bus": settings.redis.url.as_deref().map_or_else(|| "embedded".to_owned(), mask::url),
+        "descriptors_soft": limit(host.descriptors_soft),
+        "descriptors_hard": limit(host.descriptors_hard),
+        "fd_table": if table.private { "private" } else { "shared" },
+        "connections_max": settings.bounds.connections_max,
+        "memory_bytes_max": bound.total(),
+        "memory_bytes": bound,
+    });
+    match fields {
+        Value::Object(fields) => fields,
+        _ => unreachable!("an object was written down"),
+    }
+}
+
+/// What to type to see a message arrive, in the words that fit these settings.
+pub fn next_steps(started: &Started<'_>, program: &str) -> String {
+    let settings = started.settings;
+    let default = Settings::default();
+    let subscribe = match settings.addresses.listen.first() {
+        Some(listen) if settings.addresses.listen != default.addresses.listen => {
+            format!("{program} subscribe news --url ws://{}/ws", reachable(*listen, started.is_ipv6_alone(*listen)))
+        }
+        _ => format!("{program} subscribe news"),
+    };
+    let publish = match &settings.redis.url {
+        Some(url) => format!("{} publish {}news '{{\"hello\":\"world\"}}'", redis_cli(url), settings.redis.prefix),
+        None if settings.addresses.control == default.addresses.control => format!("{program} publish news '{{\"hello\":\"world\"}}'"),
+        None => format!("{program} publish news '{{\"hello\":\"world\"}}' --control {}", reachable(settings.addresses.control, false)),
+    };
+    format!("To see a message arrive, in two other terminals:\n  {subscribe}\n  {publish}\n")
+}
+
+/// How redis-cli reaches that server; a password has to be put in by hand.
+fn redis_cli(url: &str) -> String {
+    match url.split_once("unix://") {
+        Some((_, path)) => format!("redis-cli -s {}", path.split('?').next().unwrap_or(path)),
+        None => format!("redis-cli -u {}", mask::url(url)),
+    }
+}
+
+fn shards(settings: &Settings, host: &Host) -> String {
+    let cores = match &settings.shards.pin {
+        Pin::Auto => format!("pinned to cores {}", show_cores(&host.cores[..host.cores.len().min(settings.shards.count)])),
+        Pin::List(cores) => format!("pinned to cores {}", show_cores(cores)),
+        Pin::None => format!("not pinned, on cores {}", show_cores(&host.cores)),
+    };
+    let coalesce = settings.shards.coalesce.map_or(String::new(), |delay| format!(", coalescing for {}", show_time(delay)));
+    format!("{}, {cores}{coalesce}", settings.shards.count)
+}
+
+fn bus(settings: &Settings) -> String {
+    let Some(url) = &settings.redis.url else {
+        return "embedded: this process only; --redis URL joins hosts".to_owned();
+    };
+    let how = match settings.redis.subscribe {
+        RedisSubscribe::Exact => "subscribing to channels in use",
+        RedisSubscribe::Pattern => "subscribing to the whole prefix",
+    };
+    let mut names = vec![format!("{}*", settings.redis.prefix)];
+    names.extend(settings.redis.channels.iter().cloned());
+    format!("{}, channels {}, {how}", mask::url(url), names.join(" "))
+}
+
+fn show_limit(limit: u64) -> String {
+    if limit == u64::MAX { "unlimited".to_owned() } else { limit.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::resolve_fd_table;
+    use crate::listen::is_ipv6_alone;
+
+    fn host(hard: u64) -> Host {
+        Host { cores: vec![0, 1, 2, 3], descriptors_soft: 1024, descriptors_hard: hard, private_refused: None }
+    }
+
+    fn with_started<T>(settings: &Settings, host: &Host, show: impl Fn(&Started<'_>) -> T) -> T {
+        let table = resolve_fd_table(settings, host.descriptors_hard, host.private_refused.as_ref());
+        let listed = &settings.addresses.listen;
+        let ipv6_alone: Vec<SocketAddr> = listed.iter().copied().filter(|&address| is_ipv6_alone(address, listed)).collect();
+        show(&Started { settings, host, table: &table, ipv6_alone: &ipv6_alone })
+    }
+
+    fn block(settings: &Settings, host: &Host) -> String {
+        with_started(settings, host, start_block)
+    }
+
+    fn steps(settings: &Settings) -> String {
+        with_started(settings, &host(1 << 20), |started| next_steps(started, "campanile"))
+    }
+
+    /// The amounts that the block prints, in the order in which it does.
+    fn printed(block: &str) -> Vec<f64> {
+        let memory = block.lines().skip_while(|line| !line.contains("of user memory")).take_while(|line| !line.contains("warning"));
+        let text = memory.collect::<Vec<_>>().join(" ");
+        // What stands in brackets explains an amount; the first is the total.
+        let plain: String = text.split('(').map(|part| part.split_once(')').map_or(part, |(_, rest)| rest)).collect();
+        let words: Vec<&str> = plain.split_whitespace().collect();
+        let scale = |unit: &str| ["B", "KiB", "MiB", "GiB", "TiB"].iter().position(|known| *known == unit);
+        let amount = |pair: &[&str]| Some(pair[0].parse::<f64>().ok()? * 1024f64.powi(scale(pair[1])? as i32));
+        words.windows(2).filter_map(amount).collect()
+    }
+
+    #[test]
+    fn the_printed_total_is_the_sum_of_what_is_printed() {
+        let mut remembering = Settings::default().with(|settings| {
+            settings.shards.count = 3;
+            settings.bounds.payload_bytes_max = 5 << 20;
+        });
+        remembering.channels.default.history_count = 10;
+        for (settings, parts) in [(Settings::default().with(|settings| settings.shards.count = 2), 9), (remembering, 10)] {
+            let block = self::block(&settings, &host(1 << 20));
+            let amounts = printed(&block);
+            assert_eq!(amounts.len(), 1 + parts, "{block}");
+            let sum: f64 = amounts[1..].iter().sum();
+            // Each is rounded to half of its last digit; the total has one decimal of a GiB.
+            assert!((amounts[0] - sum).abs() < 0.06 * f64::from(1 << 30), "{sum}\n{block}");
+            assert_eq!(
+                show_bytes(memory_bound(&settings).total()),
+                block.split("at most ").nth(1).unwrap().split(" of user").next().unwrap()
+            );
+        }
+    }
+
+    #[test]
+    fn the_block_tells_what_runs_where() {
+        let settings = Settings::default().with(|settings| {
+            settings.shards.count = 2;
+            settings.redis.url = Some("redis://u:secret@host:6379/1".to_owned());
+        });
+        let block = self::block(&settings, &host(1 << 20));
+        for part in [
+            env!("CARGO_PKG_VERSION"),
+            "ws://127.0.0.1:8080/ws",
+            "http://127.0.0.1:9090",
+            "2, pinned to cores 0-1",
+            "redis://u:***@host:6379/1, channels notifications:* notifications",
+            "limit 1024 soft, 1048576 hard; one shared table",
+            "logs 1.0 GiB + batches 8.0 MiB (2 x 1.0 MiB, as published and in 3 formats) + buffers 647 MiB",
+        ] {
+            assert!(block.contains(part), "{part} is missing in\n{block}");
+        }
+        assert!(!block.contains("secret") && !block.contains("warning") && !block.contains("history"));
+    }
+
+    #[test]
+    fn what_an_address_stands_for_is_told() {
+        let settings = Settings::default().with(|settings| {
+            settings.addresses.listen = ["[::]:80", "127.0.0.1:81"].map(|text| text.parse().unwrap()).to_vec();
+            settings.addresses.control = "0.0.0.0:82".parse().unwrap();
+        });
+        let block = self::block(&settings, &host(1 << 20));
+        assert!(block.contains(" ws://[::]:80/ws (every address of this host, IPv4 and IPv6)  ws://127.0.0.1:81/ws\n"), "{block}");
+        assert!(block.contains(" http://0.0.0.0:82 (every IPv4 address of this host)\n"), "{block}");
+        let both =
+            settings.with(|settings| settings.addresses.listen = ["[::]:80", "0.0.0.0:80"].map(|text| text.parse().unwrap()).to_vec());
+        assert!(self::block(&both, &host(1 << 20)).contains("ws://[::]:80/ws (every IPv6 address of this host)"));
+    }
+
+    #[test]
+    fn the_fields_hold_what_the_block_tells() {
+        let settings = Settings::default().with(|settings| {
+            settings.shards.count = 2;
+            settings.redis.url = Some("redis://:secret@h".to_owned());
+        });
+        let fields = Value::from(with_started(&settings, &host(u64::MAX), start_fields));
+        assert_eq!(fields["clients"], json!(["ws://127.0.0.1:8080/ws"]));
+        assert_eq!((&fields["control"], &fields["bus"]), (&json!("http://127.0.0.1:9090"), &json!("redis://:***@h")));
+        assert_eq!((&fields["descriptors_hard"], &fields["fd_table"]), (&Value::Null, &json!("shared")));
+        let sum: u64 = fields["memory_bytes"].as_object().unwrap().values().map(|bytes| bytes.as_u64().unwrap()).sum();
+        assert_eq!(fields["memory_bytes_max"], sum);
+    }
+
+    #[test]
+    fn the_next_steps_can_be_typed() {
+        let steps = self::steps(&Settings::default());
+        assert!(steps.contains("\n  campanile subscribe news\n  campanile publish news '{\"hello\":\"world\"}'\n"), "{steps}");
+        let other = Settings::default().with(|settings| {
+            settings.addresses.listen = vec!["0.0.0.0:80".parse().unwrap()];
+            settings.addresses.control = "[::]:81".parse().unwrap();
+        });
+        let steps = self::steps(&other);
+        assert!(steps.contains("--url ws://127.0.0.1:80/ws") && steps.contains("--control 127.0.0.1:81"), "{steps}");
+        let alone = other.with(|settings| settings.addresses.listen = ["[::]:80", "0.0.0.0:80"].map(|text| text.parse().unwrap()).to_vec());
+        assert!(self::steps(&alone).contains("--url ws://[::1]:80/ws"));
+        let redis = Settings::default().with(|settings| {
+            settings.redis.url = Some("redis://h".to_owned());
+            settings.redis.prefix = "p:".to_owned();
+        });
+        assert!(self::steps(&redis).contains("redis-cli -u redis://h publish p:news"));
+    }
+
+    #[test]
+    fn a_low_limit_is_a_warning_in_the_block() {
+        let settings = Settings::default().with(|settings| settings.shards.count = 2);
+        assert!(block(&settings, &host(20_000)).contains("\ndescriptor warning: a limit of 20000 descriptors"));
+        let block = self::block(&settings.with(|settings| settings.shards.count = 6), &host(20_000));
+        assert!(block.contains("a private table per shard") && !block.contains("warning"), "{block}");
+        assert!(block.contains("embedded"), "{block}");
+    }
+}

@@ -1,0 +1,73 @@
+//! Pings to whoever is silent, and the end of whoever does not answer, or never finishes a message.
+
+use super::Shard;
+use super::conn::Flags;
+use super::net::Network;
+use super::timers::Timer;
+use crate::wire::close::CloseReason;
+use crate::wire::frame::{self, Opcode};
+use crate::wire::inbound::Inbound;
+
+impl<N: Network> Shard<N> {
+    /// The first heartbeat comes anywhere within the first interval, and pings whether the client has spoken or not: connections that came together,
+    /// and subscribed together, would otherwise beat together for ever.
+    pub(super) fn start_heartbeat(&mut self, key: usize) {
+        let interval = self.ticks(self.settings.heartbeat);
+        let spread = (self.conns[key].generation.wrapping_mul(0x9E37_79B9) >> 8) % interval;
+        self.set_timer_at(key, Timer::Heartbeat, self.tick + interval - spread);
+    }
+
+    pub(super) fn heartbeat(&mut self, key: usize) {
+        let (interval, patience) = (self.ticks(self.settings.heartbeat), self.ticks(self.settings.pong_timeout));
+        let tick = self.tick;
+        if self.conns[key].flags.has(Flags::PINGED) && tick.saturating_sub(self.conns[key].heard) >= patience {
+            self.last_look(key);
+            if !self.conns[key].is_open() {
+                return;
+            }
+        }
+        let is_first = self.conns[key].flags.raise(Flags::BEATS);
+        if !is_first && self.is_message_overdue(key) {
+            return self.begin_close(key, CloseReason::MessageTimeout);
+        }
+        let conn = &mut self.conns[key];
+        let silent = tick.saturating_sub(conn.heard);
+        if conn.flags.has(Flags::PINGED) {
+            // Cleared by any inbound byte; still set means that the deadline of the pong has come.
+            if silent >= patience {
+                return self.kill(key, CloseReason::HeartbeatTimeout);
+            }
+            let next = conn.heard + patience;
+            return self.set_timer_at(key, Timer::Heartbeat, next);
+        }
+        if silent < interval && !is_first {
+            let next = conn.heard + interval;
+            return self.set_timer_at(key, Timer::Heartbeat, next);
+        }
+        conn.flags.set(Flags::PINGED);
+        frame::encode_frame(conn.outbox(), Opcode::Ping, b"");
+        self.metrics.pings_sent.inc();
+        self.mark_ready(key);
+        self.set_timer(key, Timer::Heartbeat, self.settings.pong_timeout);
+    }
+
+    /// The deadline of the pong stands and is looked at then, unless a heartbeat is due before it.
+    pub(super) fn on_ping_answered(&mut self, key: usize) {
+        if self.settings.heartbeat < self.settings.pong_timeout && self.conns[key].is_open() {
+            self.set_timer(key, Timer::Heartbeat, self.settings.heartbeat);
+        }
+    }
+
+    /// Whether the message that the peer is sending in pieces was under way at the last heartbeat already. Pings between its pieces would
+    /// otherwise let it hold memory for ever.
+    fn is_message_overdue(&mut self, key: usize) -> bool {
+        let conn = &mut self.conns[key];
+        let unfinished = conn.is_open() && conn.inbound().is_some_and(Inbound::is_message_under_way);
+        if unfinished {
+            !conn.flags.raise(Flags::UNFINISHED)
+        } else {
+            conn.flags.clear(Flags::UNFINISHED);
+            false
+        }
+    }
+}

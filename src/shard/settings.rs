@@ -1,0 +1,62 @@
+//! The part of the settings that a shard reads, with each total divided by the number of shards. Made by [`crate::server`], once for all of them.
+
+use std::time::Duration;
+
+use crate::config::{ChannelRules, Settings};
+use crate::wire::Format;
+
+#[derive(Debug, Clone)]
+pub struct ShardSettings {
+    pub format: Format,
+    pub channels: ChannelRules,
+    /// None: laps start at once.
+    pub coalesce: Option<Duration>,
+    pub heartbeat: Duration,
+    pub pong_timeout: Duration,
+    pub handshake_timeout: Duration,
+    pub close_timeout: Duration,
+    pub shutdown_timeout: Duration,
+    pub echo: bool,
+    pub allow_client_publish: bool,
+    /// Of the process: the count of connections is one for all shards.
+    pub connections_max: usize,
+    pub subscriptions_max: usize,
+    /// Of the process.
+    pub channels_max: usize,
+    pub channels_of_address: usize,
+    pub message_bytes_max: usize,
+    /// What this shard's logs, the buffers of its connections, and what it remembers of subscriptions that wait for the bus may hold together.
+    pub log_bytes_max: usize,
+    pub buffer_bytes_max: usize,
+    pub waiting_bytes_max: usize,
+    /// Of each listener and socket.
+    pub backlog: u32,
+    pub notsent_bytes: u32,
+}
+
+impl From<&Settings> for ShardSettings {
+    fn from(settings: &Settings) -> Self {
+        ShardSettings {
+            format: settings.clients.format,
+            channels: settings.channels.clone(),
+            coalesce: settings.shards.coalesce,
+            heartbeat: settings.clients.heartbeat,
+            pong_timeout: settings.clients.pong_timeout,
+            handshake_timeout: settings.clients.handshake_timeout,
+            close_timeout: settings.clients.close_timeout,
+            shutdown_timeout: settings.clients.shutdown_timeout,
+            echo: settings.clients.echo,
+            allow_client_publish: settings.clients.allow_client_publish,
+            connections_max: settings.bounds.connections_max,
+            subscriptions_max: settings.bounds.subscriptions_max,
+            channels_max: settings.bounds.channels_max,
+            channels_of_address: settings.bounds.channels_of_address(),
+            message_bytes_max: settings.bounds.message_bytes_max,
+            log_bytes_max: settings.log_bytes_of_shard(),
+            buffer_bytes_max: settings.buffer_bytes_of_shard(),
+            waiting_bytes_max: settings.waiting_bytes_of_shard(),
+            backlog: settings.shards.backlog,
+            notsent_bytes: settings.shards.notsent_bytes,
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Where each connection of a shard comes from, and how fast it may have channels made. Asked at accept and by `subscribe`, never on the way of
+//! a message; so it lies apart from the connections, by slot.
+
+use std::net::SocketAddr;
+
+use crate::addresses::Source;
+use crate::limits;
+
+#[derive(Debug)]
+pub struct Sources {
+    origins: Vec<Origin>,
+    /// A connection may have a channel made once in this time, in the long run,
+    interval_ms: u32,
+    /// and this many at once after a rest.
+    burst: u32,
+}
+
+/// What is remembered of the connection in a slot.
+#[derive(Debug, Clone, Copy)]
+struct Origin {
+    source: Source,
+    /// When the connection will have been as quiet as if it had made its channels one interval apart; in the past: it may make a whole burst.
+    even_at_ms: u32,
+}
+
+impl Sources {
+    /// A connection may change all of its subscriptions twice in a row, and then all of them once in a while.
+    pub fn new(subscriptions_max: usize) -> Sources {
+        let per_second = (subscriptions_max / limits::RESUBSCRIBE_ALL_SECONDS).clamp(limits::CHANNELS_PER_SECOND_MIN, 1000);
+        let burst = (2 * subscriptions_max).max(limits::CHANNELS_AT_ONCE_MIN);
+        Sources { origins: Vec::new(), interval_ms: 1000 / per_second as u32, burst: burst as u32 }
+    }
+
+    /// A connection takes its place.
+    pub fn enter(&mut self, key: usize, peer: SocketAddr, now_ms: u32) {
+        let origin = Origin { source: Source::of(peer), even_at_ms: now_ms };
+        match self.origins.get_mut(key) {
+            Some(slot) => *slot = origin,
+            // Slots are given out without a hole.
+            None => self.origins.push(origin),
+        }
+    }
+
+    pub fn source(&self, key: usize) -> Source {
+        self.origins[key].source
+    }
+
+    /// Whether the connection may have a channel made now; if so, it counts. (The generic cell rate algorithm: one number stands for the bucket.)
+    pub fn may_create(&mut self, key: usize, now_ms: u32) -> bool {
+        let most_ms = self.interval_ms * self.burst;
+        let ahead_ms = self.origins[key].even_at_ms.wrapping_sub(now_ms);
+        // More than that is the past (the clock goes round in 49 days).
+        let ahead_ms = if ahead_ms > most_ms { 0 } else { ahead_ms };
+        let may = ahead_ms + self.interval_ms <= most_ms;
+        if may {
+            self.origins[key].even_at_ms = now_ms.wrapping_add(ahead_ms + self.interval_ms);
+        }
+        may
+    }
+
+    pub fn burst(&self) -> u32 {
+        self.burst
+    }
+
+    pub fn per_second(&self) -> u32 {
+        1000 / self.interval_ms
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(number: u8) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, number], 4000))
+    }
+
+    #[test]
+    fn a_connection_may_make_a_burst_and_then_some_in_a_while() {
+        let mut sources = Sources::new(128);
+        assert_eq!((sources.burst(), sources.per_second()), (256, 16));
+        let start = u32::MAX - 500; // the clock goes round on the way
+        for key in 0..2 {
+            sources.enter(key, peer(key as u8), start);
+        }
+        let made = |sources: &mut Sources, now_ms: u32| (0..1000).filter(|_| sources.may_create(0, now_ms)).count();
+        assert_eq!(made(&mut sources, start), 256);
+        assert_eq!(made(&mut sources, start.wrapping_add(1000)), 16);
+        assert_eq!(made(&mut sources, start.wrapping_add(60_000)), 256, "after a rest, and no more for a long one");
+        assert!(sources.may_create(1, start), "the other one is not concerned");
+        assert_ne!(sources.source(0), sources.source(1));
+        sources.enter(0, peer(1), start);
+        assert_eq!(made(&mut sources, start), 256, "who comes into the slot begins anew");
+    }
+
+    #[test]
+    fn many_subscriptions_and_few_have_a_rate_that_serves_them() {
+        for (subscriptions_max, burst, per_second) in [(1, 64, 16), (5000, 10_000, 500), (65_535, 131_070, 1000)] {
+            let sources = Sources::new(subscriptions_max);
+            assert!((sources.burst(), sources.per_second()) >= (burst, per_second), "{sources:?}");
+            assert!(sources.interval_ms.checked_mul(sources.burst).is_some());
+        }
+    }
+}
