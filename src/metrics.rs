@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::wire::close::CloseReason;
-use crate::wire::http::RefusalReason;
+use crate::wire::http::refusal::RefusalReason;
 
 /// A number that one thread writes and any thread reads.
 #[derive(Debug, Default)]

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use campanile::wire::close::{CloseReason, Reconnect};
 use campanile::wire::command::{self, Asked, Body, Command, ErrorCode, Id, Position};
 use campanile::wire::event::{self, Event, GapReason};
-use campanile::wire::http::RefusalReason;
+use campanile::wire::http::refusal::RefusalReason;
 use campanile::wire::payload::{Expect, Kind, classify, encode_notification};
 use campanile::wire::{Format, frame, transcode};
 

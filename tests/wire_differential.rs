@@ -9,6 +9,7 @@
 //! - Upgrade requests: see [`HeadCase`].
 
 use campanile::wire::frame::{Opcode, Violation, encode_masked_frame};
+use campanile::wire::http::head::FieldRoom;
 use campanile::wire::http::{self, Outcome, Rules};
 use campanile::wire::inbound::{Event, Inbound};
 use proptest::collection::vec;
@@ -364,10 +365,11 @@ proptest! {
     #[test]
     fn garbage_as_a_head_does_not_panic(garbage in vec(any::<u8>(), 0..200), target in "\\PC{0,60}") {
         let rules = Rules { echo: true };
-        let _ = http::parse(&garbage, rules);
+        let _ = http::parse(&garbage, &mut FieldRoom::empty(), rules);
         let with_line = [b"GET /ws HTTP/1.1\r\n", &garbage[..], b"\r\n\r\n"].concat();
-        let _ = http::parse(&with_line, rules);
-        let _ = http::parse(format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes(), rules);
+        let _ = http::parse(&with_line, &mut FieldRoom::empty(), rules);
+        let with_target = format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n");
+        let _ = http::parse(with_target.as_bytes(), &mut FieldRoom::empty(), rules);
     }
 }
 
@@ -477,8 +479,8 @@ proptest! {
             let answer = create_response(&request).ok()?;
             Some((consumed, answer.headers()["sec-websocket-accept"].to_str().ok()?.to_owned()))
         });
-        let our_answer = match http::parse(&bytes, Rules { echo: false }) {
-            Outcome::Upgrade { consumed, upgrade } => Some((consumed, upgrade.accept_key)),
+        let our_answer = match http::parse(&bytes, &mut FieldRoom::empty(), Rules { echo: false }) {
+            Outcome::Upgrade(upgrade) => Some((upgrade.head.bytes, upgrade.accept_key())),
             Outcome::Refuse(_) => None,
             other => panic!("{other:?}"),
         };

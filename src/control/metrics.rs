@@ -26,7 +26,7 @@ use super::{State, process};
 use crate::config::{Overrun, Word};
 use crate::metrics::{BusMetrics, Counter, LATENCY_BOUNDS_US, Latency, ShardMetrics};
 use crate::wire::close::CloseReason;
-use crate::wire::http::RefusalReason;
+use crate::wire::http::refusal::RefusalReason;
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";

@@ -11,7 +11,10 @@ use crate::bus::ConnToken;
 use crate::limits;
 use crate::wire::close::CloseReason;
 use crate::wire::event::Event;
-use crate::wire::http::{self, Outcome, Refusal, RefusalReason, Rules, Upgrade};
+use crate::wire::http::head::FieldRoom;
+use crate::wire::http::refusal::{Refusal, RefusalReason};
+use crate::wire::http::upgrade::Upgrade;
+use crate::wire::http::{self, Outcome, Rules, answer};
 use crate::wire::inbound::Inbound;
 
 impl<N: Network> Shard<N> {
@@ -78,15 +81,15 @@ impl<N: Network> Shard<N> {
     }
 
     pub(super) fn read_head(&mut self, key: usize, input: &mut [u8]) {
-        match http::parse(input, Rules { echo: self.settings.echo }) {
+        match http::parse(input, &mut FieldRoom::empty(), Rules { echo: self.settings.echo }) {
             Outcome::Partial => self.conns[key].phase = Phase::Handshake(Some(Box::new(input.to_vec()))),
             Outcome::Refuse(refusal) => self.refuse(key, &refusal),
             Outcome::Health { head_only } => {
                 let mut answer = Vec::new();
-                http::encode_healthz(&mut answer, head_only);
+                answer::health(&mut answer, head_only);
                 self.end_with_answer(key, &answer, CloseReason::Refused);
             }
-            Outcome::Upgrade { consumed, upgrade } => {
+            Outcome::Upgrade(upgrade) => {
                 if self.is_stopping() {
                     return self.refuse(key, &RefusalReason::Stopping.into());
                 }
@@ -94,13 +97,14 @@ impl<N: Network> Shard<N> {
                     self.connections.fetch_sub(1, Relaxed);
                     return self.refuse(key, &RefusalReason::ConnectionsMax.into());
                 }
+                let frames = upgrade.head.bytes;
                 self.open(key, &upgrade);
-                self.read_frames(key, &mut input[consumed..]);
+                self.read_frames(key, &mut input[frames..]);
             }
         }
     }
 
-    fn open(&mut self, key: usize, upgrade: &Upgrade) {
+    fn open(&mut self, key: usize, upgrade: &Upgrade<'_>) {
         self.metrics.connections.inc();
         let conn = &mut self.conns[key];
         conn.flags.set(Flags::COUNTED);
@@ -109,7 +113,7 @@ impl<N: Network> Shard<N> {
             (conn.format, conn.format_next) = (format, format);
             conn.flags.set(Flags::FORMAT_FIXED);
         }
-        upgrade.encode(conn.outbox());
+        answer::switch_protocols(conn.outbox(), upgrade);
         self.mark_ready(key);
         self.start_heartbeat(key);
         if upgrade.echo {
@@ -153,7 +157,7 @@ impl<N: Network> Shard<N> {
     pub(super) fn refuse(&mut self, key: usize, refusal: &Refusal) {
         self.metrics.refused[refusal.reason as usize].inc();
         let mut answer = Vec::new();
-        refusal.encode(&mut answer);
+        answer::refuse(&mut answer, refusal);
         let reason = if refusal.reason == RefusalReason::RequestTimeout { CloseReason::HandshakeTimeout } else { CloseReason::Refused };
         self.end_with_answer(key, &answer, reason);
     }

@@ -10,7 +10,7 @@ use crate::wire::close::CloseReason;
 use crate::wire::command::{self, Asked, Body, Command, ErrorCode, Id};
 use crate::wire::event::{self, Event};
 use crate::wire::frame::{self, Opcode};
-use crate::wire::http::{Refusal, RefusalReason};
+use crate::wire::http::refusal::{Refusal, RefusalReason};
 use crate::wire::inbound;
 
 impl<N: Network> Shard<N> {

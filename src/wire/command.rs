@@ -6,9 +6,8 @@
 
 use std::borrow::Cow;
 
-use super::channel_name;
 use super::malformed::Malformed;
-use super::{json, msgpack, transcode};
+use super::{channel_name, json, msgpack, transcode};
 use crate::limits::{CHANNEL_NAME_BYTES_MAX, COMMAND_ID_BYTES_MAX, COMMAND_TYPE_BYTES_MAX};
 use crate::named::named;
 

@@ -19,7 +19,7 @@ use campanile::wire::Format;
 use campanile::wire::close::CloseReason;
 use campanile::wire::event::GapReason;
 use campanile::wire::frame::{Opcode, encode_masked_frame};
-use campanile::wire::http::RefusalReason;
+use campanile::wire::http::refusal::RefusalReason;
 use campanile::wire::payload::Kind;
 use fastrand::Rng;
 

@@ -10,7 +10,7 @@ use super::exposition::{Dialect, parse};
 use super::{Options, Server, TIMEOUTS, Timeouts, agent, answer, read_to_close, settings, trickle};
 use crate::limits::control::CONNECTIONS_MAX;
 use crate::wire::close::CloseReason;
-use crate::wire::http::RefusalReason;
+use crate::wire::http::refusal::RefusalReason;
 
 #[test]
 fn the_index_names_every_endpoint_and_each_of_them_answers() {

@@ -1,0 +1,82 @@
+//! Why a request is not served: each reason with its name in the metrics, the status and the words that the client gets, and whether it should
+//! come back.
+
+use crate::named::named;
+use crate::wire::close::Reconnect::{self, Later, Not};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    pub reason: RefusalReason,
+    /// One sentence for the person who reads the answer: what was wrong and what is accepted.
+    pub message: String,
+    /// For 405: what the resource accepts.
+    pub(super) allow: &'static str,
+    /// The answer to a HEAD request has no body.
+    pub(super) head_only: bool,
+}
+
+macro_rules! refusal_reasons {
+    ($($(#[$meta:meta])* $variant:ident = $name:literal, $code:literal $phrase:literal, $reconnect:expr, $text:literal;)*) => {
+        named! {
+            /// Why a request was refused. Each is counted in `campanile_connections_refused_total`.
+            RefusalReason { $($(#[$meta])* $variant = $name,)* }
+        }
+
+        impl RefusalReason {
+            /// The status code and its phrase.
+            pub const fn status(self) -> (u16, &'static str) {
+                match self { $(RefusalReason::$variant => ($code, $phrase),)* }
+            }
+
+            pub const fn reconnect(self) -> Reconnect {
+                match self { $(RefusalReason::$variant => $reconnect,)* }
+            }
+
+            /// The sentence of the answer; empty where only the occasion has the words.
+            pub const fn text(self) -> &'static str {
+                match self { $(RefusalReason::$variant => $text,)* }
+            }
+        }
+    };
+}
+
+// A new reason is one row here and one in section 2.4 of `docs/protocol.md`.
+refusal_reasons! {
+    BadRequest = "bad_request", 400 "Bad Request", Not, "";
+    NotFound = "not_found", 404 "Not Found", Not,
+        "Nothing is served here; WebSocket clients connect to /ws or /ws/CHANNEL.";
+    MethodNotAllowed = "method_not_allowed", 405 "Method Not Allowed", Not, "";
+    RequestTimeout = "request_timeout", 408 "Request Timeout", Later, "";
+    BodyNotAllowed = "body_not_allowed", 413 "Content Too Large", Not, "The request must not have a body.";
+    UpgradeRequired = "upgrade_required", 426 "Upgrade Required", Not, "";
+    HeadTooBig = "head_too_big", 431 "Request Header Fields Too Large", Not, "";
+    /// `connections_max` is reached.
+    ConnectionsMax = "connections_max", 503 "Service Unavailable", Later,
+        "this server has as many connections as it may; try another or later";
+    /// The descriptor limit is reached; the connection was closed without an answer.
+    Descriptors = "descriptors", 503 "Service Unavailable", Later, "";
+    /// The server is stopping.
+    Stopping = "stopping", 503 "Service Unavailable", Later, "the server is stopping";
+}
+
+/// With the words that always do.
+impl From<RefusalReason> for Refusal {
+    fn from(reason: RefusalReason) -> Refusal {
+        debug_assert!(!reason.text().is_empty(), "{reason:?} must say what was wrong");
+        Refusal::new(reason, reason.text())
+    }
+}
+
+impl Refusal {
+    pub fn new(reason: RefusalReason, message: impl Into<String>) -> Refusal {
+        Refusal { reason, message: message.into(), allow: "GET", head_only: false }
+    }
+
+    pub(super) fn bad(message: impl Into<String>) -> Refusal {
+        Refusal::new(RefusalReason::BadRequest, message)
+    }
+
+    pub(super) fn method_not_allowed(allow: &'static str) -> Refusal {
+        Refusal { allow, ..Refusal::new(RefusalReason::MethodNotAllowed, format!("Accepted methods here: {allow}.")) }
+    }
+}
