@@ -1,5 +1,5 @@
 //! What may be shown of a text that may hold a secret: a URL of Redis or of a server, or a line of a file or a message in which one may stand.
-//! Used wherever anything is told: problems, start block, `/info`, the commands. Invariant: a text that came through [`url`] or [`line`]
+//! Used wherever anything is told: problems, start block, `/info`, the commands. Invariant: a text that came through [`url`] or [`line()`]
 //! holds no password.
 
 /// The URL as it may be shown: what logs in is `***`. It reads texts, not URLs, so that a text which is no URL keeps its secret too, and in

@@ -1,5 +1,5 @@
-//! Starts the threads (bus, shards, control) in three steps: [`Prepared`] is what the host can refuse, [`DataPath`] what messages go through,
-//! [`tell`] promises it to control port, systemd and caller; every error comes before that. Ends them, too. Called by `campanile serve`;
+//! Starts the threads (bus, shards, control) in three steps: `Prepared` is what the host can refuse, `DataPath` what messages go through,
+//! `tell` promises it to control port, systemd and caller; every error comes before that. Ends them, too. Called by `campanile serve`;
 //! what it then says about itself stands in [`start_block`].
 
 pub mod memory_bound;

@@ -1,4 +1,4 @@
-//! What is said in HTTP: the upgrade, refusals, the health check. All of it is written by [`Answer`], so that no answer is without what all need.
+//! What is said in HTTP: the upgrade, refusals, the health check. All of it is written by `Answer`, so that no answer is without what all need.
 
 use super::refusal::{Refusal, RefusalReason};
 use super::upgrade::Upgrade;

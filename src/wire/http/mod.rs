@@ -1,6 +1,6 @@
 //! What the public port hears and says in HTTP (RFC 9112): which resource a request is for, may it be upgraded, and the answers.
 //!
-//! [`head`] reads the syntax, [`target`] what is asked of which resource, [`upgrade`] decides by RFC 6455, [`refusal`] says why not, and
+//! [`head`] reads the syntax, `target` what is asked of which resource, [`upgrade`] decides by RFC 6455, [`refusal`] says why not, and
 //! [`answer`] writes what goes back.
 //!
 //! Called by a shard with what a new socket has sent so far, again from the start after each read until the outcome is not `Partial`;
