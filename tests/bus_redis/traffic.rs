@@ -1,14 +1,12 @@
 //! Joins, messages, publishes, history: what comes when nothing is wrong but the amount.
 
-use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
-use campanile::bus::{BusCommand, ConnToken, Publish, PublishError, PublishReply, Published, ShardMessage};
+use campanile::bus::{BusCommand, ConnToken, Publish, PublishError, PublishReply, Published};
 use campanile::config::RedisSubscribe;
-use mio::Events;
 
 use crate::bench::{Bench, settings};
-use crate::support::{self, PATIENCE, RedisServer};
+use crate::support::{PATIENCE, RedisServer};
 
 #[test]
 fn the_embedded_bus_needs_nothing() {
@@ -232,62 +230,4 @@ fn a_shard_that_is_too_slow_holds_nobody_up_and_hears_of_it() {
     bench.wait("the head", |bench| bench.shards[0].heads[&1] == 5000);
     let received = bench.words(1).iter().filter(|word| word.starts_with("m:")).count() as u64;
     assert_eq!(received + bench.metrics.inbox_full.get(), 5000, "what did not arrive was counted");
-}
-
-/// Not a test: messages per second from Redis to a shard. `cargo test --release --test bus_redis -- --ignored --nocapture rate`
-#[test]
-#[ignore = "a measurement"]
-fn rate() {
-    let redis = RedisServer::start();
-    let mut bench = Bench::new(settings(Some(redis.url())));
-    bench.join(1, "a");
-    bench.wait_for(1, &["joined@0"]);
-    const MESSAGES: u64 = 3_000_000;
-    let port = redis.port;
-    let publisher = std::thread::spawn(move || {
-        let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
-        let mut answers = stream.try_clone().unwrap();
-        let chunk = support::encoded(&["PUBLISH", "notifications:a", "0123456789abcdef0123456789abcdef"]).repeat(500);
-        let reader = std::thread::spawn(move || {
-            let (mut buffer, mut bytes) = (vec![0; 1 << 16], 0);
-            while bytes < 4 * MESSAGES as usize {
-                bytes += answers.read(&mut buffer).unwrap();
-            }
-        });
-        for _ in 0..MESSAGES / 500 {
-            stream.write_all(&chunk).unwrap();
-        }
-        reader.join().unwrap();
-    });
-    let begin = Instant::now();
-    let (mut messages, mut batches, mut head) = (0, 0, 0);
-    let mut events = Events::with_capacity(8);
-    let shard = &mut bench.shards[0];
-    while head < MESSAGES {
-        while let Some(message) = shard.inbox.try_recv() {
-            match message {
-                ShardMessage::Batch { batch, .. } => {
-                    shard.inbox.release(batch.bytes());
-                    messages += batch.message_count();
-                    batches += 1;
-                    head = batch.end() - 1;
-                }
-                ShardMessage::Head { seq, .. } => head = seq,
-                other => panic!("{other:?}"),
-            }
-        }
-        if head < MESSAGES && shard.inbox.prepare_sleep() {
-            shard.poll.poll(&mut events, Some(Duration::from_millis(100))).unwrap();
-            shard.inbox.awake();
-        }
-    }
-    let seconds = begin.elapsed().as_secs_f64();
-    publisher.join().unwrap();
-    println!(
-        "{:.0} messages/s, {messages} received, {} lost, {:.1} per batch",
-        MESSAGES as f64 / seconds,
-        MESSAGES as usize - messages,
-        messages as f64 / batches as f64
-    );
-    bench.shards[0].heads.insert(1, MESSAGES);
 }

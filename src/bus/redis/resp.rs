@@ -409,30 +409,4 @@ mod tests {
             let _ = decode(Decoder::new(1000), &text, &[]);
         }
     }
-
-    /// Not a test: what a message costs. `cargo test --release -- --ignored --nocapture cost_per_message`
-    #[test]
-    #[ignore = "a measurement"]
-    fn cost_per_message() {
-        for payload_bytes in [16, 128, 1024] {
-            let mut one = Vec::new();
-            write_command(&mut one, [b"message".as_slice(), b"notifications:user:123", &vec![b'x'; payload_bytes]].into_iter());
-            let stream = one.repeat(1000);
-            for (name, make) in [("scan", Decoder::new as fn(usize) -> Decoder), ("redis::Parser", Decoder::parser_only)] {
-                let mut decoder = make(1 << 20);
-                let begin = std::time::Instant::now();
-                let mut count = 0;
-                for _ in 0..200 {
-                    let mut source = stream.as_slice();
-                    while !source.is_empty() {
-                        decoder.fill(&mut source).unwrap();
-                        while decoder.next_reply().unwrap().is_some() {
-                            count += 1;
-                        }
-                    }
-                }
-                println!("{payload_bytes} B, {name}: {} ns per message", begin.elapsed().as_nanos() / count);
-            }
-        }
-    }
 }
