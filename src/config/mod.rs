@@ -30,5 +30,5 @@ pub use host::Host;
 pub use layers::{FileChoice, Loaded, Sources, load};
 pub use log_filter::LogFilter;
 pub use rules::{ChannelRule, ChannelRules, SharedRules};
-pub use settings::{Pin, Settings, Share};
+pub use settings::{Clients, Pin, Settings, Share};
 pub use words::{FdTable, LogFormat, Mismatch, Overrun, RedisSubscribe, Word};

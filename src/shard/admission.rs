@@ -61,9 +61,9 @@ impl<N: Network> Shard<N> {
             return self.note_accept_error();
         }
         self.sources.enter(entry.key(), peer, since_ms(self.now_ns, self.started_ns));
-        entry.insert(Conn::new(stream, generation, self.settings.format, self.tick));
+        entry.insert(Conn::new(stream, generation, self.settings.clients.format, self.tick));
         self.metrics.sockets.inc();
-        self.set_timer(token.index as usize, Timer::Handshake, self.settings.handshake_timeout);
+        self.set_timer(token.index as usize, Timer::Handshake, self.settings.clients.handshake_timeout);
     }
 
     /// Counts it, and says so once a minute at most: a crowd at the door must not fill the log.
@@ -81,7 +81,7 @@ impl<N: Network> Shard<N> {
     }
 
     pub(super) fn read_head(&mut self, key: usize, input: &mut [u8]) {
-        match http::parse(input, &mut FieldRoom::empty(), Rules { echo: self.settings.echo }) {
+        match http::parse(input, &mut FieldRoom::empty(), Rules { echo: self.settings.clients.echo }) {
             Outcome::Partial => self.conns[key].phase = Phase::Handshake(Some(Box::new(input.to_vec()))),
             Outcome::Refuse(refusal) => self.refuse(key, &refusal),
             Outcome::Health { head_only } => {
@@ -133,7 +133,7 @@ impl<N: Network> Shard<N> {
         write!(rest, "{:08x}{:04x}{:08x}", self.node_id, self.index, self.conns[key].generation).expect("20 digits fit");
         let unused = rest.len();
         let client_id = std::str::from_utf8(&client_id[..client_id.len() - unused]).expect("hex digits");
-        self.reply(key, &Event::Connected { client_id, heartbeat_seconds: self.settings.heartbeat.as_secs() });
+        self.reply(key, &Event::Connected { client_id, heartbeat_seconds: self.settings.clients.heartbeat.as_secs() });
     }
 
     pub(super) fn on_handshake_overdue(&mut self, key: usize) {
@@ -146,7 +146,7 @@ impl<N: Network> Shard<N> {
             // What it would have asked for does not matter: it would have been told this.
             Refusal::from(RefusalReason::Stopping)
         } else {
-            let seconds = self.settings.handshake_timeout.as_secs_f32();
+            let seconds = self.settings.clients.handshake_timeout.as_secs_f32();
             let text = format!("no complete request head within {seconds} s; send the whole request at once");
             Refusal::new(RefusalReason::RequestTimeout, text)
         };
@@ -167,7 +167,7 @@ impl<N: Network> Shard<N> {
         conn.reason = reason;
         conn.outbox().extend_from_slice(answer);
         conn.enter(Phase::Ending);
-        self.set_timer(key, Timer::Close, self.settings.close_timeout);
+        self.set_timer(key, Timer::Close, self.settings.clients.close_timeout);
         self.mark_ready(key);
     }
 }

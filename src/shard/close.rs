@@ -74,7 +74,7 @@ impl<N: Network> Shard<N> {
             at -= 1;
             self.leave(key, at);
         }
-        self.set_timer(key, Timer::Close, self.settings.close_timeout);
+        self.set_timer(key, Timer::Close, self.settings.clients.close_timeout);
         true
     }
 

@@ -271,14 +271,19 @@ impl<S> Conn<S> {
 
     /// It is open no longer than it takes to send what is due.
     pub fn finish(&mut self) {
-        let inbound = self.inbound_mut().map(std::mem::take).unwrap_or_default();
+        let inbound = self.take_inbound();
         self.enter(Phase::Finishing(inbound));
     }
 
     /// Our close frame is on its way: of what the peer says only its own matters.
     pub fn await_close(&mut self) {
-        let inbound = self.inbound_mut().map(std::mem::take).unwrap_or_default();
+        let inbound = self.take_inbound();
         self.enter(Phase::Closing(inbound));
+    }
+
+    /// What was received in part, for the next phase.
+    fn take_inbound(&mut self) -> Inbound {
+        self.inbound_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Commands are obeyed and messages sent.

@@ -12,13 +12,13 @@ impl<N: Network> Shard<N> {
     /// The first heartbeat comes anywhere within the first interval, and pings whether the client has spoken or not: connections that came together,
     /// and subscribed together, would otherwise beat together for ever.
     pub(super) fn start_heartbeat(&mut self, key: usize) {
-        let interval = self.ticks(self.settings.heartbeat);
+        let interval = self.ticks(self.settings.clients.heartbeat);
         let spread = (self.conns[key].generation.wrapping_mul(0x9E37_79B9) >> 8) % interval;
         self.set_timer_at(key, Timer::Heartbeat, self.tick + interval - spread);
     }
 
     pub(super) fn heartbeat(&mut self, key: usize) {
-        let (interval, patience) = (self.ticks(self.settings.heartbeat), self.ticks(self.settings.pong_timeout));
+        let (interval, patience) = (self.ticks(self.settings.clients.heartbeat), self.ticks(self.settings.clients.pong_timeout));
         let tick = self.tick;
         if self.conns[key].flags.has(Flags::PINGED) && tick.saturating_sub(self.conns[key].heard) >= patience {
             self.last_look(key);
@@ -48,13 +48,13 @@ impl<N: Network> Shard<N> {
         frame::encode_frame(conn.outbox(), Opcode::Ping, b"");
         self.metrics.pings_sent.inc();
         self.mark_ready(key);
-        self.set_timer(key, Timer::Heartbeat, self.settings.pong_timeout);
+        self.set_timer(key, Timer::Heartbeat, self.settings.clients.pong_timeout);
     }
 
     /// The deadline of the pong stands and is looked at then, unless a heartbeat is due before it.
     pub(super) fn on_ping_answered(&mut self, key: usize) {
-        if self.settings.heartbeat < self.settings.pong_timeout && self.conns[key].is_open() {
-            self.set_timer(key, Timer::Heartbeat, self.settings.heartbeat);
+        if self.settings.clients.heartbeat < self.settings.clients.pong_timeout && self.conns[key].is_open() {
+            self.set_timer(key, Timer::Heartbeat, self.settings.clients.heartbeat);
         }
     }
 

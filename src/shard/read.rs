@@ -220,7 +220,7 @@ impl<N: Network> Shard<N> {
     }
 
     fn publish(&mut self, key: usize, channel: &str, payload: Vec<u8>, id: Option<Id>) {
-        if !self.settings.allow_client_publish {
+        if !self.settings.clients.allow_client_publish {
             let message = "this server does not let clients publish (--allow-client-publish)";
             return self.reply_error(key, Asked::of(command::PUBLISH, channel, id.as_ref()), ErrorCode::PublishNotAllowed, message);
         }

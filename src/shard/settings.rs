@@ -2,22 +2,14 @@
 
 use std::time::Duration;
 
-use crate::config::{ChannelRules, Settings};
-use crate::wire::Format;
+use crate::config::{ChannelRules, Clients, Settings};
 
 #[derive(Debug, Clone)]
 pub struct ShardSettings {
-    pub format: Format,
+    pub clients: Clients,
     pub channels: ChannelRules,
     /// None: laps start at once.
     pub coalesce: Option<Duration>,
-    pub heartbeat: Duration,
-    pub pong_timeout: Duration,
-    pub handshake_timeout: Duration,
-    pub close_timeout: Duration,
-    pub shutdown_timeout: Duration,
-    pub echo: bool,
-    pub allow_client_publish: bool,
     /// Of the process: the count of connections is one for all shards.
     pub connections_max: usize,
     pub subscriptions_max: usize,
@@ -37,16 +29,9 @@ pub struct ShardSettings {
 impl From<&Settings> for ShardSettings {
     fn from(settings: &Settings) -> Self {
         ShardSettings {
-            format: settings.clients.format,
+            clients: settings.clients.clone(),
             channels: settings.channels.clone(),
             coalesce: settings.shards.coalesce,
-            heartbeat: settings.clients.heartbeat,
-            pong_timeout: settings.clients.pong_timeout,
-            handshake_timeout: settings.clients.handshake_timeout,
-            close_timeout: settings.clients.close_timeout,
-            shutdown_timeout: settings.clients.shutdown_timeout,
-            echo: settings.clients.echo,
-            allow_client_publish: settings.clients.allow_client_publish,
             connections_max: settings.bounds.connections_max,
             subscriptions_max: settings.bounds.subscriptions_max,
             channels_max: settings.bounds.channels_max,

@@ -95,7 +95,9 @@ mod tests {
 
     #[test]
     fn many_subscriptions_and_few_have_a_rate_that_serves_them() {
-        for (subscriptions_max, burst, per_second) in [(1, 64, 16), (5000, 10_000, 500), (65_535, 131_070, 1000)] {
+        for (subscriptions_max, burst, per_second) in
+            [(1, 64, 16), (5000, 10_000, 500), (limits::SUBSCRIPTIONS_MAX, 2 * limits::SUBSCRIPTIONS_MAX as u32, 1000)]
+        {
             let sources = Sources::new(subscriptions_max);
             assert!((sources.burst(), sources.per_second()) >= (burst, per_second), "{sources:?}");
             assert!(sources.interval_ms.checked_mul(sources.burst).is_some());

@@ -45,7 +45,7 @@ impl<N: Network> Shard<N> {
                 Accepted::None | Accepted::Later => break,
             }
         }
-        let shutdown_ns = self.settings.shutdown_timeout.as_nanos() as u64;
+        let shutdown_ns = self.settings.clients.shutdown_timeout.as_nanos() as u64;
         self.life = Life::Stopping { abandon_at_ns: self.now_ns.saturating_add(shutdown_ns) };
         self.net.close_listeners();
         let keys: Vec<usize> = self.conns.iter().map(|(key, _)| key).collect();
