@@ -369,41 +369,40 @@ impl Log {
     }
 
     /// Joins small neighbours. Cursors need no change: they count messages, not batches. A small log stays in several batches: it is
-    /// trimmed by whole ones.
+    /// trimmed by whole ones. What is joined counts as its parts did until the next [`Log::measure`], for this happens between visits.
     pub fn merge(&mut self) {
         let bytes_max = BATCH_BYTES_MAX.min(self.bytes_max / MERGED_PART);
         self.unmerged = 0;
         let mut merged = VecDeque::with_capacity(self.entries.len() / 2 + 1);
-        let mut run: Vec<Arc<Batch>> = Vec::new();
+        let mut run: Vec<Entry> = Vec::new();
         let mut run_bytes = 0;
-        for Entry { batch, .. } in std::mem::take(&mut self.entries) {
-            if batch.is_gap() || run_bytes + batch.bytes() > bytes_max {
+        for entry in std::mem::take(&mut self.entries) {
+            let is_gap = entry.batch.is_gap();
+            if is_gap || run_bytes + entry.batch.bytes() > bytes_max {
                 join(&mut run, &mut merged);
                 run_bytes = 0;
             }
-            run_bytes += batch.bytes();
-            let is_gap = batch.is_gap();
-            run.push(batch);
+            run_bytes += entry.batch.bytes();
+            run.push(entry);
             if is_gap {
                 join(&mut run, &mut merged);
                 run_bytes = 0;
             }
         }
         join(&mut run, &mut merged);
-        self.bytes = merged.iter().map(|entry| entry.bytes).sum();
         self.entries = merged;
     }
 }
 
 /// Puts a run of neighbours, as one batch, at the end of `merged`.
-fn join(run: &mut Vec<Arc<Batch>>, merged: &mut VecDeque<Entry>) {
-    let batch = match run.len() {
-        0 => return,
-        1 => run.remove(0),
-        _ => Batch::merge(run),
-    };
-    run.clear();
-    merged.push_back(Entry { bytes: batch.bytes_held(), batch });
+fn join(run: &mut Vec<Entry>, merged: &mut VecDeque<Entry>) {
+    if run.len() < 2 {
+        merged.extend(run.pop());
+        return;
+    }
+    let bytes = run.iter().map(|entry| entry.bytes).sum();
+    let batches: Vec<_> = run.drain(..).map(|entry| entry.batch).collect();
+    merged.push_back(Entry { batch: Batch::merge(&batches), bytes });
 }
 
 /// Tells `sent` of the runs of messages in `from..to` of a batch.

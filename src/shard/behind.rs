@@ -218,7 +218,7 @@ impl<N: Network> Shard<N> {
         let subscription = &mut self.conns[key].subscriptions[at];
         let topic = subscription.topic;
         if subscription.forget_left() && self.topics[topic].forget_left() && self.topics[topic].lagging() > 0 {
-            self.logs.change(&mut self.topics, topic, |log| log.measure());
+            self.logs.measure(&mut self.topics, topic);
         }
     }
 

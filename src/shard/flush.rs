@@ -57,7 +57,7 @@ impl<N: Network> Shard<N> {
             self.topics[topic].end_lap();
             if self.topics[topic].lagging() > 0 {
                 // What the lap was still to bring need not be kept beyond the bound any more.
-                self.logs.change(&mut self.topics, topic, |log| log.measure());
+                self.logs.measure(&mut self.topics, topic);
             }
             self.logs.retire_if_idle(&mut self.topics, topic, self.now_ns);
         }
@@ -75,9 +75,7 @@ impl<N: Network> Shard<N> {
         }
         let has_written = units > visits + 1;
         if has_written && (self.topics[topic].lagging() > 0 || !self.topics[topic].lap_is_over()) {
-            // The visits may have had formats encoded for the first time.
-            self.logs.change(&mut self.topics, topic, |log| log.measure());
-            self.logs.keep_budget(&mut self.topics);
+            self.logs.measure(&mut self.topics, topic);
         }
         units
     }

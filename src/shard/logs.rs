@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::Shard;
 use super::net::Network;
 use crate::clock::MonotonicNs;
-use crate::fanout::batch::Batch;
+use crate::fanout::batch::{Batch, Channel};
 use crate::fanout::log::Log;
 use crate::fanout::topics::{Topic, TopicToken, Topics};
 use crate::limits;
@@ -46,6 +46,18 @@ impl Logs {
     pub fn append(&mut self, topics: &mut Topics, token: TopicToken, batch: Arc<Batch>) -> u64 {
         self.appended.push_back((token, batch.end()));
         self.change(topics, token.index, |log| log.append(batch))
+    }
+
+    /// Announces as lost what lies between the head and `next`; returns how many numbers that is. The budget is the caller's to keep.
+    pub fn advance_head(&mut self, topics: &mut Topics, token: TopicToken, channel: &Arc<Channel>, next: u64) -> u64 {
+        self.appended.push_back((token, next));
+        self.change(topics, token.index, |log| log.advance_head(channel, next))
+    }
+
+    /// Counts again what a log holds: the visits may have had formats encoded for the first time.
+    pub fn measure(&mut self, topics: &mut Topics, index: u32) {
+        self.change(topics, index, Log::measure);
+        self.keep_budget(topics);
     }
 
     /// Frees what nobody waits for any more: every member has been visited and none is behind.
@@ -105,9 +117,10 @@ impl<N: Network> Shard<N> {
         if seq < self.topics[index].head() {
             return;
         }
-        let lost = self.logs.change(&mut self.topics, index, |log| log.advance_head(&channel, seq + 1));
+        let lost = self.logs.advance_head(&mut self.topics, token, &channel, seq + 1);
         self.metrics.inbox_lost.add(lost);
         self.begin_lap(index);
+        self.logs.keep_budget(&mut self.topics);
     }
 
     fn begin_lap(&mut self, index: u32) {

@@ -238,7 +238,7 @@ impl<N: Network> Shard<N> {
             self.logs.append(&mut self.topics, token, batch);
         }
         if seq >= self.topics[index].head() {
-            self.logs.change(&mut self.topics, index, |log| log.advance_head(&channel, seq + 1));
+            self.logs.advance_head(&mut self.topics, token, &channel, seq + 1);
         }
         self.topics[index].end_lap();
         self.logs.keep_budget(&mut self.topics);
