@@ -232,7 +232,7 @@ fn every_kind_of_garbage() -> Vec<Garbage> {
 #[test]
 fn garbage_is_answered_with_the_right_code_and_leaves_nothing_behind() {
     let kinds = every_kind_of_garbage();
-    let server = Server::start(&["--close-timeout", "1"]);
+    let server = Server::start(&["--close-timeout", "10"]);
     let mut witness = Client::subscribed(server.listen, "calm");
     let wave = |count: usize| {
         let script =
