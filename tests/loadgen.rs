@@ -322,11 +322,12 @@ fn slow_clients_are_reported_apart() {
 
 #[test]
 fn a_storm_loses_nothing_with_history_and_is_a_failure_without() {
-    let arguments = ["storm", "-n", "500", "--rate", "20", "--messages", "40", "--serve"];
-    let json = run(&[&arguments[..], &["--shards 2 --history-count 100"]].concat()).passes();
+    // A message each millisecond: whoever is away, for however short a time, misses some.
+    let arguments = ["storm", "-n", "100", "--rate", "1000", "--messages", "2000", "--serve"];
+    let json = run(&[&arguments[..], &["--shards 2 --history-count 2000"]].concat()).passes();
     let without = run(&[&arguments[..], &["--shards 2", "--patience", "5"]].concat());
     without.fails("recovered: false");
-    assert_eq!((&json["storm"]["healthz_failures"], &json["messages"]["delivered"]), (&0.into(), &20_000.into()));
+    assert_eq!((&json["storm"]["healthz_failures"], &json["messages"]["delivered"]), (&0.into(), &200_000.into()));
     assert!(json["storm"]["back_seconds"].as_f64().unwrap() > 0.0);
 }
 

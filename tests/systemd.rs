@@ -264,11 +264,13 @@ fn shards_share_one_socket_from_systemd_evenly() {
         let arguments = ["--shards", "4", "--fd-table", table, "--pin", "none", "--listen", "127.0.0.1:1"];
         let server = Service::new(&arguments).sockets(sockets).start();
         assert_eq!(server.listen, address, "instead of --listen");
-        // One after the other, as in a quiet hour: without turns, the first shard would get them all.
-        let clients: Vec<_> = (0..80).map(|_| connect(address)).collect();
-        for shard in 0..4 {
-            let count = server.metric("ws_connections_total", &format!("shard=\"{shard}\""));
-            assert!((2.0..=70.0).contains(&count), "{table}: shard {shard} has {count} of 80");
+        // One after the other, as in a quiet hour: without turns, the first shard would get them all. On a busy host whoever gets no time misses
+        // its turn, so it may take more of them than a few.
+        let mut clients = Vec::new();
+        let of_shard = |shard: usize| server.metric("ws_connections_total", &format!("shard=\"{shard}\""));
+        while (0..4).any(|shard| of_shard(shard) < 5.0) {
+            assert!(clients.len() < 2000, "{table}: {:?} of 2000", [0, 1, 2, 3].map(of_shard));
+            clients.extend((0..40).map(|_| connect(address)));
         }
         assert_eq!(server.publish("news", &serde_json::json!("all")), 1);
         for mut client in clients {
