@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use campanile::addresses::Source;
+use campanile::bus::question::{Answer, Asker, Published, Question, ReplyTo};
 use campanile::bus::{BusCommand, JoinRefusal, ShardMessage};
 use campanile::config::{Overrun, Settings};
 use campanile::fanout::batch::{BatchBuilder, Channel};
@@ -109,6 +110,15 @@ impl Stage {
         self.rig.wires.borrow_mut().now_ns += time.as_nanos() as u64;
     }
 
+    /// The edges are told, the shard has its turn; what it asks of the bus is not looked at.
+    fn turn_of_the_shard(&mut self) {
+        let edges = self.rig.wires.borrow_mut().edges();
+        for (token, readiness) in edges {
+            self.rig.shard.on_ready(token, readiness);
+        }
+        self.rig.shard.turn();
+    }
+
     /// The bus answers, the edges are told, the shard has its turn, the clients read what has arrived.
     fn turn(&mut self) {
         while let Some(command) = self.rig.from_shard.try_recv() {
@@ -125,11 +135,7 @@ impl Stage {
             let joined = ShardMessage::Joined { topic, channel: known.channel.clone(), seq: known.seq, history: Vec::new() };
             self.rig.to_shard.push(joined).expect("the inbox has room");
         }
-        let edges = self.rig.wires.borrow_mut().edges();
-        for (token, readiness) in edges {
-            self.rig.shard.on_ready(token, readiness);
-        }
-        self.rig.shard.turn();
+        self.turn_of_the_shard();
         for (pipe, client) in self.rig.wires.borrow_mut().pipes.iter_mut().zip(&mut self.clients) {
             if !pipe.to_client.is_empty() {
                 client.receive(&Vec::from(std::mem::take(&mut pipe.to_client)));
@@ -900,11 +906,7 @@ fn the_share_of_one_address_is_not_held_against_another_that_waits_for_the_same_
     for client in [greedy, again, other] {
         stage.text(client, r#"{"type":"subscribe","channel":"c","id":1}"#);
     }
-    let edges = stage.rig.wires.borrow_mut().edges();
-    for (token, readiness) in edges {
-        stage.rig.shard.on_ready(token, readiness);
-    }
-    stage.rig.shard.turn();
+    stage.turn_of_the_shard();
     let Some(BusCommand::Join { topic, creator, .. }) = stage.rig.from_shard.try_recv() else { panic!("it asks the bus") };
     let of = |address: u8| Source::of(([192, 0, 2, address], 1).into());
     // Edges come in no order: whoever was first is refused.
@@ -917,6 +919,35 @@ fn the_share_of_one_address_is_not_held_against_another_that_waits_for_the_same_
     }
     assert_eq!(stage.clients[served].answers[0]["type"], "subscribed");
     assert_eq!(stage.rig.metrics.channels_refused.get(), refused.len() as u64);
+}
+
+/// The bus takes its time, and the connection's slot has another user by then.
+#[test]
+fn an_answer_finds_whoever_has_asked_and_nobody_else() {
+    let mut stage = Stage::new(settings().with(|settings| settings.clients.allow_client_publish = true));
+    let asks = |stage: &mut Stage| {
+        let client = stage.connect("/ws", PLENTY);
+        stage.turns(2);
+        stage.text(client, r#"{"type":"publish","channel":"c","data":1,"id":"mine"}"#);
+        stage.turn_of_the_shard();
+        let Some(BusCommand::Ask(Question::Publish(publish))) = stage.rig.from_shard.try_recv() else { panic!("it asks the bus") };
+        let Asker::Client(reply_to) = publish.asker else { panic!("it is a client") };
+        (client, reply_to)
+    };
+    let answer = |stage: &mut Stage, ReplyTo { conn, id, .. }: ReplyTo| {
+        let answer = Answer::Published { channel: "c".into(), result: Ok(Published { epoch: Some(7), seq: Some(1) }) };
+        stage.rig.to_shard.push(ShardMessage::Answer { conn, id, answer }).unwrap();
+        stage.turns(2);
+    };
+    let (gone, to_gone) = asks(&mut stage);
+    stage.rig.wires.borrow_mut().pipes[gone].reset = true;
+    stage.turns(2);
+    let (stays, to_stays) = asks(&mut stage);
+    assert_eq!(to_gone.conn.index, to_stays.conn.index, "the slot is used again");
+    answer(&mut stage, to_gone);
+    assert!(stage.clients[stays].answers.is_empty(), "it is not for this one");
+    answer(&mut stage, to_stays);
+    assert_eq!(stage.clients[stays].answers, [json!({"type": "published", "id": "mine", "channel": "c", "seq": 1})]);
 }
 
 /// Somebody who takes nothing cannot be told, and the others do not wait for it beyond the deadline; nor does the thread sleep past it.

@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use mio::event::Event;
 
+use super::Creator;
 use super::hub::{Hub, Outcome, Receipt};
+use super::question::{Publish, PublishError, Published};
 use super::upstream::Upstream;
-use super::{Creator, Publish, PublishError, Published};
 use crate::clock::MonotonicNs;
 use crate::fanout::batch::Channel;
 
@@ -30,7 +31,7 @@ impl Upstream for Embedded {
     }
 
     fn publish(&mut self, hub: &mut Hub, publish: Publish, now: MonotonicNs) {
-        let id = hub.find(&publish.channel).or_else(|| hub.open_for_history(&publish.channel, Creator::of_publish(&publish.reply), now));
+        let id = hub.find(&publish.channel).or_else(|| hub.open_for_history(&publish.channel, Creator::of_publish(&publish.asker), now));
         let result = match id {
             None => {
                 hub.count_unwanted(publish.payload.len());
@@ -47,7 +48,7 @@ impl Upstream for Embedded {
                 }
             }
         };
-        hub.answer(publish.reply, publish.channel, result);
+        hub.published(publish, result);
     }
 
     fn event(&mut self, _: &Event) {}

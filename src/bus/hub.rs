@@ -10,8 +10,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::delivery::Delivery;
 use super::history::Histories;
+use super::question::{Answer, Asker, Publish, PublishError, Published, ReplyTo};
 use super::registry::{ChannelId, Entry, Interest, Registry};
-use super::{ChannelInfo, ChannelPage, Creator, JoinRefusal, PublishError, PublishReply, Published, ShardMessage, ShardSender};
+use super::{ChannelInfo, ChannelPage, Creator, JoinRefusal, ShardMessage, ShardSender};
 use crate::clock::{MonotonicNs, nanos};
 use crate::config::{ChannelRules, Mismatch, Settings};
 use crate::fanout::batch::{Batch, BatchBuilder, Channel};
@@ -493,17 +494,20 @@ impl Hub {
     }
 
     /// Answers a publish.
-    pub fn answer(&mut self, reply: PublishReply, channel: Box<str>, result: Result<Published, PublishError>) {
+    pub fn published(&mut self, publish: Publish, result: Result<Published, PublishError>) {
         match result {
             Ok(_) => self.metrics.published.inc(),
             Err(_) => self.metrics.publish_errors.inc(),
         }
-        match reply {
-            PublishReply::Client { shard, conn, id } => {
-                self.delivery.reply(shard, ShardMessage::Published { conn, id, channel, result });
-            }
+        self.answer(publish.asker, Answer::Published { channel: publish.channel, result });
+    }
+
+    /// Answers a question, once.
+    pub fn answer(&mut self, asker: Asker, answer: Answer) {
+        match asker {
+            Asker::Client(ReplyTo { shard, conn, id }) => self.delivery.reply(shard, ShardMessage::Answer { conn, id, answer }),
             // The request may have been given up; then nobody wants to know.
-            PublishReply::Control(sender) => drop(sender.send(result)),
+            Asker::Control(sender) => drop(sender.send(answer)),
         }
     }
 

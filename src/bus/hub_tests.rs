@@ -7,7 +7,6 @@ use mio::{Poll, Token};
 use super::super::ConnToken;
 use super::super::embedded::Embedded;
 use super::super::upstream::Upstream;
-use super::super::{Publish, PublishReply};
 use super::*;
 use crate::addresses::Source;
 use crate::config::{ChannelRule, Overrun};
@@ -135,7 +134,9 @@ impl Bed {
                 ShardMessage::Refused { topic, refusal: JoinRefusal::ChannelsMax } => format!("refused {}", topic.index),
                 ShardMessage::Refused { topic, refusal: JoinRefusal::AddressShare(_) } => format!("refused {} for its share", topic.index),
                 ShardMessage::Refused { topic, refusal: JoinRefusal::NotAllowed } => format!("refused {} for good", topic.index),
-                ShardMessage::Published { result, .. } => format!("published {:?}", result.map(|published| published.seq)),
+                ShardMessage::Answer { answer: Answer::Published { result, .. }, .. } => {
+                    format!("published {:?}", result.map(|published| published.seq))
+                }
                 ShardMessage::Stop => "stop".into(),
             })
             .collect()
@@ -293,8 +294,8 @@ fn replies_and_stop_wait_for_room_in_order() {
     let mut bed = bed(&[1]);
     let conn = ConnToken { index: 0, generation: 0 };
     for seq in 1..=3 {
-        let reply = PublishReply::Client { shard: 0, conn, id: None };
-        bed.hub.answer(reply, "a".into(), Ok(Published { epoch: Some(1), seq: Some(seq) }));
+        let publish = Publish::new("a", b"x".into(), Asker::Client(ReplyTo { shard: 0, conn, id: None }));
+        bed.hub.published(publish, Ok(Published { epoch: Some(1), seq: Some(seq) }));
     }
     bed.hub.stop();
     let mut got = Vec::new();
@@ -528,7 +529,7 @@ fn on_the_embedded_bus_channels_go_when_the_bound_takes_their_history() {
     let mut now = T0;
     for number in 0..1000 {
         let (reply, _) = tokio::sync::oneshot::channel();
-        let publish = Publish::new(format!("c{number}"), vec![b'x'; 900], PublishReply::Control(reply));
+        let publish = Publish::new(format!("c{number}"), vec![b'x'; 900], Asker::Control(reply));
         Embedded.publish(&mut bed.hub, publish, now);
         bed.hub.flush(now);
         now += LINGER_NS / 100;
@@ -694,14 +695,17 @@ fn channels_are_listed_in_pages() {
 fn the_embedded_bus_numbers_what_somebody_hears_or_history_keeps() {
     fn publish(bed: &mut Bed, channel: &str, now: MonotonicNs) -> Option<u64> {
         let (sender, mut receiver) = tokio::sync::oneshot::channel();
-        Embedded.publish(&mut bed.hub, Publish::new(channel, b"x".into(), PublishReply::Control(sender)), now);
+        Embedded.publish(&mut bed.hub, Publish::new(channel, b"x".into(), Asker::Control(sender)), now);
         while let Some(request) = bed.hub.next_request() {
             if let Request::Want(channel) = request {
                 Embedded.want(&mut bed.hub, &channel);
             }
         }
         bed.hub.flush(now);
-        receiver.try_recv().unwrap().unwrap().seq
+        {
+            let Answer::Published { result, .. } = receiver.try_recv().unwrap();
+            result.unwrap().seq
+        }
     }
 
     let mut plain = bed(&[100]);

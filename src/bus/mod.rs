@@ -5,7 +5,7 @@
 //! - [`hub`]: messages and their numbers. [`registry`]: which channels there are, [`lingering`] those that nobody hears any more, [`release`]: when
 //!   their memory is given back. [`delivery`]: what is on its way to shards, [`lane`]: the way to one of them, and what it is owed.
 //!   [`history`]: the newest batches.
-//! - [`shares`]: whose publishes may be how many; [`queue`]: in which order they go on.
+//! - [`question`]: what connections and the control port ask. [`shares`]: whose publishes may be how many; [`queue`]: in which order they go on.
 //! - [`upstream`]: the seam behind which messages come in: [`embedded`] (no Redis) or [`redis`] (one server; all that is Redis's own).
 #![forbid(unsafe_code)]
 
@@ -16,6 +16,7 @@ pub mod hub;
 pub mod lane;
 pub mod lingering;
 pub mod pace;
+pub mod question;
 pub mod queue;
 pub mod redis;
 pub mod registry;
@@ -28,13 +29,13 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::addresses::Source;
+use question::{Answer, Asker, Publish, Question, ReplyTo};
 use shares::{Publishers, Share, Shares, Ticket};
 
 use crate::fanout::batch::{Batch, Channel};
 use crate::fanout::topics::TopicToken;
 use crate::inbox::InboxSender;
 use crate::wire::command::Id;
-use crate::wire::payload::Expect;
 
 /// Commands that wait for the bus thread; a full inbox gives the command back to whoever sends it. Publishes cannot fill it: joins and leaves have
 /// three quarters to themselves.
@@ -71,10 +72,12 @@ impl Creator {
     }
 
     /// Whoever publishes where nobody listens, and history is kept.
-    fn of_publish(reply: &PublishReply) -> Creator {
-        match reply {
-            PublishReply::Client { shard, conn, .. } => Creator { source: Source::PUBLISHERS, shard: *shard, connection: conn.generation },
-            PublishReply::Control(_) => Creator::last_of(Source::PUBLISHERS),
+    fn of_publish(asker: &Asker) -> Creator {
+        match asker {
+            Asker::Client(ReplyTo { shard, conn, .. }) => {
+                Creator { source: Source::PUBLISHERS, shard: *shard, connection: conn.generation }
+            }
+            Asker::Control(_) => Creator::last_of(Source::PUBLISHERS),
         }
     }
 }
@@ -102,80 +105,13 @@ pub enum BusCommand {
         creator: Creator,
     },
     /// The shard has none any more. May come while the join is still unanswered.
-    Leave {
-        shard: u16,
-        topic: TopicToken,
-        channel: Arc<str>,
-    },
-    Publish(Publish),
+    Leave { shard: u16, topic: TopicToken, channel: Arc<str> },
+    /// Answered once, by the [`Answer`] that belongs to it.
+    Ask(Question),
     /// Up to `limit` channels from `from` on, for `GET /channels`.
-    ListChannels {
-        from: usize,
-        limit: usize,
-        reply: tokio::sync::oneshot::Sender<ChannelPage>,
-    },
+    ListChannels { from: usize, limit: usize, reply: tokio::sync::oneshot::Sender<ChannelPage> },
     /// Hand out what has been received, then forward [`ShardMessage::Stop`] to every shard and end.
     Stop,
-}
-
-#[derive(Debug)]
-pub struct Publish {
-    pub channel: Box<str>,
-    pub payload: Vec<u8>,
-    pub reply: PublishReply,
-    /// Its part of what may be under way.
-    #[expect(dead_code, reason = "held, not read")]
-    ticket: Ticket,
-}
-
-impl Publish {
-    pub fn new(channel: impl Into<Box<str>>, payload: Vec<u8>, reply: PublishReply) -> Publish {
-        Publish { channel: channel.into(), payload, reply, ticket: Ticket::default() }
-    }
-
-    /// Whether nobody waits for the answer any more.
-    fn is_given_up(&self) -> bool {
-        matches!(&self.reply, PublishReply::Control(sender) if sender.is_closed())
-    }
-}
-
-#[derive(Debug)]
-pub enum PublishReply {
-    /// A client's `publish`: answered by [`ShardMessage::Published`].
-    Client {
-        shard: u16,
-        conn: ConnToken,
-        id: Option<Id>,
-    },
-    Control(tokio::sync::oneshot::Sender<Result<Published, PublishError>>),
-}
-
-/// The number is None when this node does not serve the channel (Redis has it, but nobody here listens).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Published {
-    pub epoch: Option<u64>,
-    pub seq: Option<u64>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PublishError {
-    /// Redis is away: the message was not sent, or it was under way when the connection was lost and may have been published.
-    #[error("Redis cannot be reached; the message may not have been published")]
-    Unavailable,
-    #[error("too many publishes are under way; try again")]
-    Busy,
-    #[error("the payload is larger than {bytes_max} bytes")]
-    TooBig { bytes_max: usize },
-    #[error(
-        "the payload is larger than {bytes_max} bytes: Redis would cut off everybody who subscribes rather than keep it for them \
-         (half of its client-output-buffer-limit pubsub)"
-    )]
-    TooBigForRedis { bytes_max: usize },
-    /// Not what the channel's `payload` setting says, and its `payload_mismatch` is `drop`. Only the embedded bus knows in time.
-    #[error("the payload is not {}, which the channel's `payload` setting asks for", .0.wanted())]
-    Mismatch(Expect),
-    #[error("Redis refused the publish: {0}")]
-    Refused(String),
 }
 
 #[derive(Debug)]
@@ -219,11 +155,11 @@ pub enum ShardMessage {
         topic: TopicToken,
         seq: u64,
     },
-    Published {
+    /// To what one of its connections has asked, which may be gone by now.
+    Answer {
         conn: ConnToken,
         id: Option<Id>,
-        channel: Box<str>,
-        result: Result<Published, PublishError>,
+        answer: Answer,
     },
     /// Send what is due, close with 1001, end.
     Stop,
@@ -265,8 +201,8 @@ impl BusSender {
     }
 
     fn push_publish(&self, publish: Publish) -> Result<(), Publish> {
-        self.inbox.push(BusCommand::Publish(publish)).map_err(|command| match command {
-            BusCommand::Publish(publish) => Publish { ticket: Ticket::default(), ..publish },
+        self.inbox.push(BusCommand::Ask(Question::Publish(publish))).map_err(|command| match command {
+            BusCommand::Ask(Question::Publish(publish)) => Publish { ticket: Ticket::default(), ..publish },
             _ => unreachable!("what was pushed comes back"),
         })
     }

@@ -5,7 +5,8 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::{ConnToken, Publish, PublishReply};
+use super::ConnToken;
+use super::question::{Asker, Publish, ReplyTo};
 
 /// Bytes that a source may send per turn; what it leaves of them it keeps while it has more to send.
 const TURN_BYTES: usize = 64 * 1024;
@@ -49,9 +50,9 @@ impl Line {
 impl Queue {
     pub fn push(&mut self, publish: Publish) {
         self.len += 1;
-        match &publish.reply {
-            PublishReply::Control(_) => self.control.publishes.push_back(publish),
-            PublishReply::Client { shard, conn, .. } => {
+        match &publish.asker {
+            Asker::Control(_) => self.control.publishes.push_back(publish),
+            Asker::Client(ReplyTo { shard, conn, .. }) => {
                 let source = (*shard, *conn);
                 let line = self.clients.entry(source).or_insert_with(|| {
                     self.ring.push_back(source);
@@ -136,12 +137,12 @@ mod tests {
     use super::*;
 
     fn client(index: u32, payload_bytes: usize) -> Publish {
-        let reply = PublishReply::Client { shard: 0, conn: ConnToken { index, generation: 0 }, id: None };
-        Publish::new("c", vec![index as u8; payload_bytes], reply)
+        let asker = Asker::Client(ReplyTo { shard: 0, conn: ConnToken { index, generation: 0 }, id: None });
+        Publish::new("c", vec![index as u8; payload_bytes], asker)
     }
 
     fn control(payload_bytes: usize) -> Publish {
-        Publish::new("c", vec![0xcc; payload_bytes], PublishReply::Control(tokio::sync::oneshot::channel().0))
+        Publish::new("c", vec![0xcc; payload_bytes], Asker::Control(tokio::sync::oneshot::channel().0))
     }
 
     /// Whose publishes come out, in order, and how many bytes.

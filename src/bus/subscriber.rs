@@ -13,11 +13,12 @@ use mio::{Events, Poll, Token, Waker};
 use super::embedded::Embedded;
 use super::hub::{Hub, HubSettings, Request};
 use super::pace::Pace;
+use super::question::{PublishError, Question};
 use super::queue::Queue;
 use super::redis::RedisBus;
 use super::redis::timing::Timing;
 use super::upstream::Upstream;
-use super::{BusCommand, BusSender, COMMANDS_MAX, PublishError, ShardSender};
+use super::{BusCommand, BusSender, COMMANDS_MAX, ShardSender};
 use crate::config::Settings;
 use crate::inbox::{Inbox, inbox};
 use crate::metrics::BusMetrics;
@@ -151,14 +152,7 @@ impl Subscriber {
             match command {
                 BusCommand::Join { shard, topic, channel, creator } => self.hub.join(shard, topic, channel, creator, now),
                 BusCommand::Leave { shard, topic, channel } => self.hub.leave(shard, topic, &channel, now),
-                BusCommand::Publish(publish) => {
-                    let bytes_max = self.hub.payload_bytes_max();
-                    if publish.payload.len() > bytes_max {
-                        self.hub.answer(publish.reply, publish.channel, Err(PublishError::TooBig { bytes_max }));
-                    } else {
-                        self.queue.push(publish);
-                    }
-                }
+                BusCommand::Ask(question) => self.take_up(question),
                 // The request may have been given up; then nobody wants to know.
                 BusCommand::ListChannels { from, limit, reply } => drop(reply.send(self.hub.list(from, limit))),
                 BusCommand::Stop => {
@@ -169,6 +163,19 @@ impl Subscriber {
             self.pass_requests();
         }
         self.more = true;
+    }
+
+    fn take_up(&mut self, question: Question) {
+        match question {
+            Question::Publish(publish) => {
+                let bytes_max = self.hub.payload_bytes_max();
+                if publish.payload.len() > bytes_max {
+                    self.hub.published(publish, Err(PublishError::TooBig { bytes_max }));
+                } else {
+                    self.queue.push(publish);
+                }
+            }
+        }
     }
 
     /// Hands publishes to the upstream, in turns, as far as it takes them and the shards that will get them have room.
@@ -224,7 +231,7 @@ impl Subscriber {
             if self.upstream.takes(&publish) {
                 self.upstream.publish(&mut self.hub, publish, now);
             } else {
-                self.hub.answer(publish.reply, publish.channel, Err(PublishError::Unavailable));
+                self.hub.published(publish, Err(PublishError::Unavailable));
             }
         }
         self.upstream.stop(&mut self.hub);

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use mio::event::Event;
 
-use super::Publish;
 use super::hub::Hub;
+use super::question::Publish;
 use crate::clock::MonotonicNs;
 use crate::fanout::batch::Channel;
 
@@ -25,7 +25,7 @@ pub trait Upstream: Send {
     /// Whether this publish would be sent (or answered) at once. If not, it is asked again in the next turn and nothing overtakes it.
     fn takes(&mut self, publish: &Publish) -> bool;
 
-    /// One that it takes. [`Hub::answer`] must be called for each, at once or later.
+    /// One that it takes. [`Hub::published`] must be called for each, at once or later.
     fn publish(&mut self, hub: &mut Hub, publish: Publish, now: MonotonicNs);
 
     /// Remembers what a socket is ready for; the work is done in [`Upstream::read`] and [`Upstream::write`].

@@ -24,7 +24,8 @@ use tokio::time::Instant;
 use super::answer::{self, Problem};
 use super::listener::Peer;
 use super::{State, room};
-use crate::bus::{self, Publish, PublishError, PublishReply, Published};
+use crate::bus;
+use crate::bus::question::{Answer, Asker, Publish, PublishError, Published};
 use crate::limits::control::PUBLISH_CHANNELS_MAX;
 use crate::wire::channel_name;
 use crate::wire::json;
@@ -285,7 +286,7 @@ const INBOX_RETRY: Duration = Duration::from_millis(2);
 
 /// A publish in the bus thread's inbox, and its part of the [`Flow`].
 struct Asked<'a> {
-    answered: oneshot::Receiver<Result<Published, PublishError>>,
+    answered: oneshot::Receiver<Answer>,
     _part: SemaphorePermit<'a>,
 }
 
@@ -312,7 +313,7 @@ async fn publish_on(state: &State, channels: &[String], payload: Vec<u8>) -> Vec
             continue;
         };
         let (reply, answered) = oneshot::channel();
-        let mut publish = Publish::new(channel.as_str(), payload.clone(), PublishReply::Control(reply));
+        let mut publish = Publish::new(channel.as_str(), payload.clone(), Asker::Control(reply));
         let answered = loop {
             // Not woken for each: the bus thread takes them together.
             let Err(back) = state.bus.publish(publish) else { break Ok(Asked { answered, _part: part }) };
@@ -335,7 +336,7 @@ async fn publish_on(state: &State, channels: &[String], payload: Vec<u8>) -> Vec
 
 async fn outcome(state: &State, asked: Result<Asked<'_>, Failure>, deadline: Instant) -> Outcome {
     match tokio::time::timeout_at(deadline, asked?.answered).await {
-        Ok(Ok(result)) => result.map_err(Failure::Bus),
+        Ok(Ok(Answer::Published { result, .. })) => result.map_err(Failure::Bus),
         Ok(Err(_)) => Err(Failure::Ended),
         Err(_) => Err(Failure::NoAnswer(state.timeouts.bus)),
     }

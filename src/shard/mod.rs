@@ -4,7 +4,7 @@
 //! generic over [`net::Network`], so that the simulator drives the very same code with sockets and a clock of its own.
 //!
 //! The stages live in files of their own: `admission` (who gets in), `read` (frames and commands), `subscribe` (subscriptions and the bus's
-//! answers; [`sources`] says who may have how many), `logs` (what the bus sends, kept until everybody has it), [`timers`] and `heartbeat`,
+//! answers; [`sources`] says who may have how many), `questions` (what else is asked of the bus), `logs` (what the bus sends, kept until everybody has it), [`timers`] and `heartbeat`,
 //! [`behind`] (who has not been sent everything), `flush` (one `writev` per due connection, of what `gather` finds), `close` (closing,
 //! reaping), `stop`. `buffers` is the account of what connections hold for themselves.
 
@@ -18,6 +18,7 @@ mod gather;
 mod heartbeat;
 mod logs;
 pub mod net;
+mod questions;
 mod read;
 pub mod run;
 pub mod settings;

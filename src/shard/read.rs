@@ -3,11 +3,10 @@
 use super::Shard;
 use super::conn::{Flags, Phase};
 use super::net::{Network, Received, Stream};
-use crate::bus::{ConnToken, Publish, PublishError, PublishReply, Published};
 use crate::limits;
 use crate::wire::Format;
 use crate::wire::close::CloseReason;
-use crate::wire::command::{self, Asked, Body, Command, ErrorCode, Id};
+use crate::wire::command::{self, Asked, Body, Command, ErrorCode};
 use crate::wire::event::{self, Event};
 use crate::wire::frame::{self, Opcode};
 use crate::wire::http::refusal::{Refusal, RefusalReason};
@@ -216,40 +215,6 @@ impl<N: Network> Shard<N> {
             Body::Unsubscribe { channel } => self.unsubscribe(key, &channel, id),
             Body::Publish { channel, payload } => self.publish(key, &channel, payload.into_owned(), id),
             Body::Ping => self.reply(key, &Event::Pong { id: id.as_ref() }),
-        }
-    }
-
-    fn publish(&mut self, key: usize, channel: &str, payload: Vec<u8>, id: Option<Id>) {
-        if !self.settings.clients.allow_client_publish {
-            let message = "this server does not let clients publish (--allow-client-publish)";
-            return self.reply_error(key, Asked::of(command::PUBLISH, channel, id.as_ref()), ErrorCode::PublishNotAllowed, message);
-        }
-        let conn = self.token(key);
-        let publish = Publish::new(channel, payload, PublishReply::Client { shard: self.index, conn, id });
-        if let Err(Publish { reply: PublishReply::Client { id, .. }, .. }) = self.bus.publish_from(conn, &mut self.publishers, publish) {
-            let asked = Asked::of(command::PUBLISH, channel, id.as_ref());
-            return self.reply_error(key, asked, ErrorCode::Busy, "too many publishes are under way; try again");
-        }
-        self.bus.wake();
-    }
-
-    /// The bus has answered a client's publish; the client may be gone.
-    pub(super) fn on_published(&mut self, conn: ConnToken, id: Option<Id>, channel: &str, result: Result<Published, PublishError>) {
-        let Some(key) = self.resolve(conn) else { return };
-        if !self.conns[key].is_open() {
-            return;
-        }
-        match result {
-            Ok(published) => self.reply(key, &Event::Published { id: id.as_ref(), channel, seq: published.seq }),
-            Err(error) => {
-                let code = match error {
-                    PublishError::Unavailable | PublishError::Refused(_) => ErrorCode::BusUnavailable,
-                    PublishError::Busy => ErrorCode::Busy,
-                    PublishError::TooBig { .. } | PublishError::TooBigForRedis { .. } => ErrorCode::PayloadTooBig,
-                    PublishError::Mismatch(_) => ErrorCode::BadPayload,
-                };
-                self.reply_error(key, Asked::of(command::PUBLISH, channel, id.as_ref()), code, &error.to_string());
-            }
         }
     }
 }

@@ -224,7 +224,7 @@ impl<N: Network> Shard<N> {
                 ShardMessage::Joined { topic, channel, seq, history } => self.on_joined(topic, channel, seq, history),
                 ShardMessage::Refused { topic, refusal } => self.on_refused(topic, refusal),
                 ShardMessage::Head { topic, seq } => self.on_head(topic, seq),
-                ShardMessage::Published { conn, id, channel, result } => self.on_published(conn, id, &channel, result),
+                ShardMessage::Answer { conn, id, answer } => self.on_answer(conn, id.as_ref(), answer),
                 ShardMessage::Stop => self.stop(),
             }
         }

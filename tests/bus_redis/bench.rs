@@ -6,9 +6,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use campanile::addresses::Source;
+use campanile::bus::question::{Answer, Asker, Publish, PublishError, Published, Question};
 use campanile::bus::redis::timing::Timing;
 use campanile::bus::subscriber::spawn_with_timing;
-use campanile::bus::{BusCommand, BusSender, Creator, Publish, PublishError, PublishReply, Published, ShardMessage};
+use campanile::bus::{BusCommand, BusSender, Creator, ShardMessage};
 use campanile::config::{ChannelRule, ChannelRules, Settings};
 use campanile::fanout::batch::Batch;
 use campanile::fanout::topics::TopicToken;
@@ -88,7 +89,7 @@ impl FakeShard {
                     self.topics.entry(topic.index).or_default().push(format!("head@{seq}"));
                     self.heads.insert(topic.index, seq);
                 }
-                ShardMessage::Published { result, .. } => self.published.push(result),
+                ShardMessage::Answer { answer: Answer::Published { result, .. }, .. } => self.published.push(result),
                 ShardMessage::Refused { topic, .. } => {
                     self.topics.entry(topic.index).or_default().push("refused".to_owned());
                     assert!(!self.heads.contains_key(&topic.index), "refused after joined");
@@ -183,7 +184,9 @@ impl Bench {
     pub fn send(&self, mut command: BusCommand) {
         let begin = Instant::now();
         let push = |command| match command {
-            BusCommand::Publish(publish) => self.bus.publish(publish).map_err(BusCommand::Publish),
+            BusCommand::Ask(Question::Publish(publish)) => {
+                self.bus.publish(publish).map_err(|publish| BusCommand::Ask(Question::Publish(publish)))
+            }
             other => self.bus.push(other),
         };
         while let Err(back) = push(command) {
@@ -200,9 +203,8 @@ impl Bench {
 
     pub fn publish_later(&self, channel: &str, payload: &[u8]) -> impl FnOnce() -> Result<Published, PublishError> + use<> {
         let (sender, receiver) = tokio::sync::oneshot::channel();
-        let reply = PublishReply::Control(sender);
-        self.send(BusCommand::Publish(Publish::new(channel, payload.into(), reply)));
-        move || receiver.blocking_recv().expect("every publish is answered")
+        self.send(BusCommand::Ask(Question::Publish(Publish::new(channel, payload.into(), Asker::Control(sender)))));
+        move || result(receiver)
     }
 
     /// Err: too much is under way.
@@ -212,9 +214,9 @@ impl Bench {
         payload: &[u8],
     ) -> Result<impl FnOnce() -> Result<Published, PublishError> + use<>, Publish> {
         let (sender, receiver) = tokio::sync::oneshot::channel();
-        self.bus.publish(Publish::new(channel, payload.into(), PublishReply::Control(sender)))?;
+        self.bus.publish(Publish::new(channel, payload.into(), Asker::Control(sender)))?;
         self.bus.wake();
-        Ok(move || receiver.blocking_recv().expect("every publish is answered"))
+        Ok(move || result(receiver))
     }
 
     /// Publishes through the bus until it works, for after an outage.
@@ -264,6 +266,11 @@ impl Bench {
     pub fn words(&self, index: u32) -> &[String] {
         self.shards[0].topics.get(&index).map_or(&[], Vec::as_slice)
     }
+}
+
+fn result(receiver: tokio::sync::oneshot::Receiver<Answer>) -> Result<Published, PublishError> {
+    let Answer::Published { result, .. } = receiver.blocking_recv().expect("every publish is answered");
+    result
 }
 
 impl Drop for Bench {

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use campanile::bus::BusCommand;
+use campanile::bus::question::PublishError;
 use campanile::bus::redis::timing::Timing;
 use campanile::bus::subscriber::spawn_with_timing;
-use campanile::bus::{BusCommand, PublishError};
 use campanile::config::RedisSubscribe;
 use campanile::metrics::BusMetrics;
 

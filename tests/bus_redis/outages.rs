@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use campanile::bus::PublishError;
+use campanile::bus::question::PublishError;
 use campanile::bus::redis::timing::Timing;
 
 use crate::bench::{Bench, patient, settings};

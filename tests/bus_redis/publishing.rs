@@ -1,6 +1,6 @@
 //! Publishes through the bus: what they may not do to the feed, to each other, and to shards that are slow.
 
-use campanile::bus::{Publish, PublishError, PublishReply, Published};
+use campanile::bus::question::{Asker, Publish, PublishError, Published};
 use campanile::config::RedisSubscribe;
 
 use crate::bench::{Bench, settings};
@@ -147,7 +147,7 @@ fn a_publish_that_nobody_waits_for_any_more_is_not_published_late() {
     // The shard is full: further publishes wait in the bus thread.
     let answers: Vec<_> = (0..200).map(|_| bench.publish_later("a", &[b'x'; 4000])).collect();
     let (sender, receiver) = tokio::sync::oneshot::channel();
-    bench.bus.publish(Publish::new("a", b"given up".into(), PublishReply::Control(sender))).unwrap();
+    bench.bus.publish(Publish::new("a", b"given up".into(), Asker::Control(sender))).unwrap();
     drop(receiver);
     let last = bench.publish_later("a", b"last");
     let done = std::thread::spawn(move || answers.into_iter().all(|answer| answer().is_ok()) && last().is_ok());

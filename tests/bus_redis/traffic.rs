@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use campanile::bus::{BusCommand, ConnToken, Publish, PublishError, PublishReply, Published};
+use campanile::bus::question::{Asker, Publish, PublishError, Published, Question, ReplyTo};
+use campanile::bus::{BusCommand, ConnToken};
 use campanile::config::RedisSubscribe;
 
 use crate::bench::{Bench, settings};
@@ -20,8 +21,8 @@ fn the_embedded_bus_needs_nothing() {
     assert_eq!(published.seq, Some(1));
     assert_eq!(bench.publish("a", b"two").unwrap(), Published { seq: Some(2), ..published });
     let conn = ConnToken { index: 3, generation: 4 };
-    let reply = PublishReply::Client { shard: 1, conn, id: None };
-    bench.send(BusCommand::Publish(Publish::new("a", b"three".into(), reply)));
+    let asker = Asker::Client(ReplyTo { shard: 1, conn, id: None });
+    bench.send(BusCommand::Ask(Question::Publish(Publish::new("a", b"three".into(), asker))));
     bench.wait_for(1, &["joined@0", "m:one#1", "m:two#2", "m:three#3"]);
     bench.wait("the other shard", |bench| bench.shards[1].topics.get(&9).is_some_and(|words| words.len() == 4));
     assert_eq!(bench.shards[1].published, [Ok(Published { seq: Some(3), ..published })]);

@@ -156,7 +156,7 @@ impl Client {
             self.answers.push(event.clone());
         }
         match event["type"].as_str().expect("every event has a type") {
-            "connected" | "pong" => {}
+            "connected" | "pong" | "published" => {}
             "subscribed" => {
                 self.asked.retain(|asked| *asked != channel);
                 let view = View { epoch: number("epoch"), seq: number("seq") };

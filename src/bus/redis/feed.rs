@@ -12,8 +12,8 @@ use super::output_limit::MESSAGE_BYTES;
 use super::publishes::Publishes;
 use super::subscriptions::{Readiness, Refused, Standing, Subscriptions};
 use super::timing::Timing;
-use crate::bus::Publish;
 use crate::bus::hub::{Hub, Outcome, Receipt};
+use crate::bus::question::Publish;
 use crate::clock::{MonotonicNs, nanos};
 use crate::config::{RedisSubscribe, Settings};
 use crate::wire::channel_name;
@@ -95,7 +95,7 @@ impl Feed {
         self.subscriptions.disconnect();
         (self.retry_postponed_at, self.postponements, self.retry_refused_at) = (None, 0, None);
         for (publish, result) in self.publishes.subscription_lost() {
-            hub.answer(publish.reply, publish.channel, result);
+            hub.published(publish, result);
         }
     }
 
@@ -128,7 +128,7 @@ impl Feed {
                     self.lost(hub, asked);
                 }
                 while let Some((publish, result)) = self.publishes.pong(number) {
-                    hub.answer(publish.reply, publish.channel, result);
+                    hub.published(publish, result);
                 }
             }
             // Only another log-in helps.
@@ -155,7 +155,7 @@ impl Feed {
                     && self.publishes.is_watching()
                     && let Some((publish, result)) = self.publishes.seen(channel, payload, published)
                 {
-                    hub.answer(publish.reply, publish.channel, result);
+                    hub.published(publish, result);
                 }
             }
             Some((channel, None)) if channel_name::check(channel).is_ok() => hub.count_unwanted(payload.len()),

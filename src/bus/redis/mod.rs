@@ -30,8 +30,8 @@ use mio::event::Event;
 use mio::{Registry, Token, Waker};
 
 use super::hub::{Hub, Receipt};
+use super::question::{Publish, PublishError};
 use super::upstream::{FIRST_TOKEN, Upstream};
-use super::{Publish, PublishError};
 use crate::clock::MonotonicNs;
 use crate::config::Settings;
 use crate::fanout::batch::Channel;
@@ -334,10 +334,10 @@ impl Upstream for RedisBus {
         let bytes_max = self.outlet.message_bytes_max();
         match self.links.iter_mut().find(|link| link.role == Role::Publishing).map(|found| &mut found.link) {
             Some(_) if publish.payload.len() > bytes_max => {
-                hub.answer(publish.reply, publish.channel, Err(PublishError::TooBigForRedis { bytes_max }));
+                hub.published(publish, Err(PublishError::TooBigForRedis { bytes_max }));
             }
             Some(link) if link.is_ready() => self.feed.send(link, hub, publish, now),
-            _ => hub.answer(publish.reply, publish.channel, Err(PublishError::Unavailable)),
+            _ => hub.published(publish, Err(PublishError::Unavailable)),
         }
     }
 
@@ -360,7 +360,7 @@ impl Upstream for RedisBus {
 
     fn stop(&mut self, hub: &mut Hub) {
         for (publish, result) in self.feed.publishes.subscription_lost() {
-            hub.answer(publish.reply, publish.channel, result);
+            hub.published(publish, result);
         }
         self.outlet.lose(&mut self.feed.publishes, hub);
     }

@@ -69,7 +69,7 @@ impl Outlet {
     pub fn lose(&mut self, publishes: &mut Publishes, hub: &mut Hub) {
         self.is_due = false;
         for (publish, result) in publishes.connection_lost() {
-            hub.answer(publish.reply, publish.channel, result);
+            hub.published(publish, result);
         }
     }
 
@@ -102,7 +102,7 @@ impl Outlet {
             return Err(Fault::new("it answers what was not asked"));
         };
         if let Some((publish, result)) = done {
-            hub.answer(publish.reply, publish.channel, result);
+            hub.published(publish, result);
         }
         Ok(needs_fence)
     }

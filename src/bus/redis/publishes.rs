@@ -10,7 +10,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::bus::{Publish, PublishError, Published};
+use crate::bus::question::{Publish, PublishError, Published};
 
 const NO_NUMBER: Published = Published { epoch: None, seq: None };
 
@@ -193,10 +193,10 @@ impl Publishes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bus::PublishReply;
+    use crate::bus::question::Asker;
 
     fn publish(channel: &str, payload: &str) -> Publish {
-        Publish::new(channel, payload.into(), PublishReply::Control(tokio::sync::oneshot::channel().0))
+        Publish::new(channel, payload.into(), Asker::Control(tokio::sync::oneshot::channel().0))
     }
 
     const MESSAGE_BYTES: usize = 100;

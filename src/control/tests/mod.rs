@@ -17,7 +17,8 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Facts, State, TIMEOUTS, Timeouts};
-use crate::bus::{BusCommand, BusSender, ChannelInfo, ChannelPage, PublishError, PublishReply, Published as Number};
+use crate::bus::question::{self, Asker, PublishError, Published as Number, Question};
+use crate::bus::{BusCommand, BusSender, ChannelInfo, ChannelPage};
 use crate::config::{ChannelRule, ChannelRules, FdTable, Overrun, Pin, Settings};
 use crate::inbox::inbox;
 use crate::metrics::{BusMetrics, ShardMetrics};
@@ -215,8 +216,8 @@ pub(super) fn fake_bus(capacity: usize, published: Published) -> (BusSender, Opt
         loop {
             while let Some(command) = receiver.try_recv() {
                 match command {
-                    BusCommand::Publish(publish) => {
-                        let PublishReply::Control(reply) = publish.reply else { panic!("not a client") };
+                    BusCommand::Ask(Question::Publish(publish)) => {
+                        let Asker::Control(reply) = publish.asker else { panic!("not a client") };
                         let result = match &*publish.channel {
                             "unavailable" => Err(PublishError::Unavailable),
                             "busy" => Err(PublishError::Busy),
@@ -234,8 +235,8 @@ pub(super) fn fake_bus(capacity: usize, published: Published) -> (BusSender, Opt
                                 Ok(Number { epoch: Some(77), seq: Some(seq) })
                             }
                         };
-                        published.lock().unwrap().push((publish.channel.into(), publish.payload));
-                        let _ = reply.send(result);
+                        published.lock().unwrap().push((publish.channel.to_string(), publish.payload));
+                        let _ = reply.send(question::Answer::Published { channel: publish.channel, result });
                     }
                     BusCommand::ListChannels { from, limit, reply } => {
                         const CHANNELS: usize = 250;

@@ -1,0 +1,89 @@
+//! What connections, and the control port, ask of the bus, and what it answers: each once, however long that takes. Whoever has asked may be gone
+//! by then.
+//!
+//! A new question is a variant of [`Question`], taken up in [`super::subscriber`], and one of [`Answer`], told in `shard/questions.rs`.
+
+use tokio::sync::oneshot;
+
+use super::ConnToken;
+use super::shares::Ticket;
+use crate::wire::command::Id;
+use crate::wire::payload::Expect;
+
+/// Which connection has asked, and what it calls its question.
+#[derive(Debug, Clone)]
+pub struct ReplyTo {
+    pub shard: u16,
+    pub conn: ConnToken,
+    pub id: Option<Id>,
+}
+
+/// Who has asked.
+#[derive(Debug)]
+pub enum Asker {
+    /// Answered by [`ShardMessage::Answer`](super::ShardMessage::Answer).
+    Client(ReplyTo),
+    Control(oneshot::Sender<Answer>),
+}
+
+/// Each names its [`Asker`].
+#[derive(Debug)]
+pub enum Question {
+    Publish(Publish),
+}
+
+/// To each question its own.
+#[derive(Debug)]
+pub enum Answer {
+    Published { channel: Box<str>, result: Result<Published, PublishError> },
+}
+
+/// It goes in through [`BusSender::publish`](super::BusSender::publish) or [`BusSender::publish_from`](super::BusSender::publish_from).
+#[derive(Debug)]
+pub struct Publish {
+    pub channel: Box<str>,
+    pub payload: Vec<u8>,
+    pub asker: Asker,
+    /// Its part of what may be under way.
+    #[expect(dead_code, reason = "held, not read")]
+    pub(super) ticket: Ticket,
+}
+
+impl Publish {
+    pub fn new(channel: impl Into<Box<str>>, payload: Vec<u8>, asker: Asker) -> Publish {
+        Publish { channel: channel.into(), payload, asker, ticket: Ticket::default() }
+    }
+
+    /// Whether nobody waits for the answer any more.
+    pub fn is_given_up(&self) -> bool {
+        matches!(&self.asker, Asker::Control(sender) if sender.is_closed())
+    }
+}
+
+/// The number is None when this node does not serve the channel (Redis has it, but nobody here listens).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Published {
+    pub epoch: Option<u64>,
+    pub seq: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// Redis is away: the message was not sent, or it was under way when the connection was lost and may have been published.
+    #[error("Redis cannot be reached; the message may not have been published")]
+    Unavailable,
+    #[error("too many publishes are under way; try again")]
+    Busy,
+    #[error("the payload is larger than {bytes_max} bytes")]
+    TooBig { bytes_max: usize },
+    #[error(
+        "the payload is larger than {bytes_max} bytes: Redis would cut off everybody who subscribes rather than keep it for them \
+         (half of its client-output-buffer-limit pubsub)"
+    )]
+    TooBigForRedis { bytes_max: usize },
+    /// Not what the channel's `payload` setting says, and its `payload_mismatch` is `drop`. Only the embedded bus knows in time.
+    #[error("the payload is not {}, which the channel's `payload` setting asks for", .0.wanted())]
+    Mismatch(Expect),
+    #[error("Redis refused the publish: {0}")]
+    Refused(String),
+}

@@ -1,0 +1,55 @@
+//! What connections ask of the bus, and how they are told its answers. [`crate::bus::question`] lists both.
+
+use super::Shard;
+use super::net::Network;
+use crate::bus::ConnToken;
+use crate::bus::question::{Answer, Asker, Publish, PublishError, Published, ReplyTo};
+use crate::wire::command::{self, Asked, ErrorCode, Id};
+use crate::wire::event::Event;
+
+impl<N: Network> Shard<N> {
+    pub(super) fn publish(&mut self, key: usize, channel: &str, payload: Vec<u8>, id: Option<Id>) {
+        if !self.settings.clients.allow_client_publish {
+            let message = "this server does not let clients publish (--allow-client-publish)";
+            return self.reply_error(key, Asked::of(command::PUBLISH, channel, id.as_ref()), ErrorCode::PublishNotAllowed, message);
+        }
+        let reply_to = self.reply_to(key, id);
+        let publish = Publish::new(channel, payload, Asker::Client(reply_to.clone()));
+        if self.bus.publish_from(reply_to.conn, &mut self.publishers, publish).is_err() {
+            let asked = Asked::of(command::PUBLISH, channel, reply_to.id.as_ref());
+            return self.reply_error(key, asked, ErrorCode::Busy, "too many publishes are under way; try again");
+        }
+        self.bus.wake();
+    }
+
+    /// How the answer to a question finds this connection.
+    fn reply_to(&self, key: usize, id: Option<Id>) -> ReplyTo {
+        ReplyTo { shard: self.index, conn: self.token(key), id }
+    }
+
+    /// The bus has answered what a connection asked. If it is gone, or no events are sent to it any more, nobody wants to know.
+    pub(super) fn on_answer(&mut self, conn: ConnToken, id: Option<&Id>, answer: Answer) {
+        let Some(key) = self.resolve(conn) else { return };
+        if !self.conns[key].is_open() {
+            return;
+        }
+        match answer {
+            Answer::Published { channel, result } => self.on_published(key, id, &channel, result),
+        }
+    }
+
+    fn on_published(&mut self, key: usize, id: Option<&Id>, channel: &str, result: Result<Published, PublishError>) {
+        match result {
+            Ok(published) => self.reply(key, &Event::Published { id, channel, seq: published.seq }),
+            Err(error) => {
+                let code = match error {
+                    PublishError::Unavailable | PublishError::Refused(_) => ErrorCode::BusUnavailable,
+                    PublishError::Busy => ErrorCode::Busy,
+                    PublishError::TooBig { .. } | PublishError::TooBigForRedis { .. } => ErrorCode::PayloadTooBig,
+                    PublishError::Mismatch(_) => ErrorCode::BadPayload,
+                };
+                self.reply_error(key, Asked::of(command::PUBLISH, channel, id), code, &error.to_string());
+            }
+        }
+    }
+}
