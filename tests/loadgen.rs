@@ -303,6 +303,42 @@ fn a_channel_for_each_client_stands_beside_a_floor_that_sleeps_between_two_messa
 }
 
 #[test]
+fn direct_messages_are_told_apart_from_the_broadcast() {
+    let mixed = ["mixed", "-n", "60", "--direct", "7", "--direct-rate", "50", "--rate", "10", "--messages", "5", "--serve", "--shards 2"];
+    let ran = run(&[&mixed[..], &["--floor", "--pairs", "2", "--floor-cores", "", "--threads", "2"]].concat());
+    assert!(ran.html.contains("<h2>Latency of direct messages</h2>"));
+    for row in
+        ["direct messages  ", "broadcast, alone  ", "broadcast, beside direct messages  ", "floor: direct messages, from send to read  "]
+    {
+        assert!(ran.stdout().contains(row), "{row:?} is missing in\n{}", ran.stdout());
+    }
+    let json = ran.passes();
+    let figures = &json["mixed"];
+    // In each of two turns 50 a second for as long as five broadcasts at 10 a second take.
+    assert_eq!([&figures["direct_published"], &figures["direct_delivered"], &figures["direct_lost"]], [50, 50, 0]);
+    assert_eq!([&figures["broadcast_published"], &figures["broadcast_delivered"], &figures["broadcast_lost"]], [10, 600, 0]);
+    let counts = ["latency_us", "direct_latency_us", "alone_latency_us", "wake_latency_us", "floor_latency_us", "direct_late_us"]
+        .map(|latency| json[latency]["count"].as_u64().unwrap());
+    assert_eq!(counts, [600, 50, 600, 50, 600, 50]);
+    for turns in ["broadcast_p99_us_alone", "broadcast_p99_us", "direct_p99_us", "wake_p99_us"] {
+        assert_eq!(figures[turns].as_array().unwrap().len(), 2, "{turns}");
+    }
+    assert!(figures["broadcast_p99_ratio"]["median"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn a_direct_message_that_never_comes_is_found() {
+    let url = format!("ws://{}/feed", fake(Fault::DropDirect));
+    let mixed = ["mixed", "--url", &url, "-n", "5", "--direct", "2", "--subscribe", "{channel}", "--through", "client"];
+    let ran =
+        run(&[&mixed[..], &["--publish-text", "{payload}", "--messages", "3", "--rate", "30", "--pairs", "1", "--patience", "3"]].concat());
+    ran.fails("10 messages were lost without a gap");
+    let figures = ["broadcast_delivered", "broadcast_lost", "direct_delivered", "direct_lost"].map(|name| ran.json["mixed"][name].clone());
+    assert_eq!(figures, [15, 0, 0, 10]);
+    assert!(ran.stdout().contains("channel 1: 0 to 4 never came"), "{}", ran.stdout());
+}
+
+#[test]
 fn clients_come_and_go() {
     let json = run(&["churn", "--serve", "--shards 2", "-n", "300", "--churn", "50", "--rate", "50", "--messages", "100"]).passes();
     assert!(json["churn"]["replaced"].as_u64().unwrap() > 100);
@@ -356,6 +392,8 @@ enum Fault {
     Double,
     Swap,
     Misroute,
+    /// Keeps what is on another channel than the first.
+    DropDirect,
     /// Closes every connection.
     Die,
     /// Sends bytes that are no frame.
@@ -430,6 +468,7 @@ fn serve_one(
                 wrong[4 + 4 + 7] = b'9';
                 wrong
             }
+            (Fault::DropDirect, _) if payload[4..12] != *b"00000000" => Vec::new(),
             (Fault::Die, 5) => {
                 clients.lock().unwrap().iter().for_each(|(_, client)| drop(client.shutdown(Shutdown::Both)));
                 return None;
@@ -607,7 +646,7 @@ fn what_was_found_before_an_error_is_kept() {
 
 #[test]
 fn a_mistake_on_the_command_line_is_2() {
-    let mistakes: [&[&str]; 15] = [
+    let mistakes: [&[&str]; 18] = [
         &["storms"],
         &["hold", "-n", "0"],
         &["hold", "--format", "xml"],
@@ -621,6 +660,9 @@ fn a_mistake_on_the_command_line_is_2() {
         &["broadcast", "--threads", "0"],
         &["broadcast", "--through", "redis"],
         &["channels", "--floor", "--zipf", "1"],
+        &["mixed", "-n", "10", "--direct", "11"],
+        &["mixed", "--direct-rate", "0"],
+        &["mixed", "--burst", "2"],
         &["failover"],
         &["hold", "--json", "-", "--html", "-"],
     ];

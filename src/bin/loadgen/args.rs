@@ -54,6 +54,17 @@ pub enum Scenario {
         #[arg(long, value_parser = parse_number, value_name = "EXPONENT", default_value_t = 0.0)]
         zipf: f64,
     },
+    /// A broadcast to all, and direct messages meanwhile, each to one client's own channel; by turns with the broadcast alone
+    Mixed {
+        #[command(flatten)]
+        options: Options,
+        /// How many clients have a channel of their own besides; 0: all
+        #[arg(long, value_name = "N", default_value_t = 1000)]
+        direct: u32,
+        /// Direct messages per second, to those clients in turn
+        #[arg(long, value_parser = parse_number, value_name = "N", default_value_t = 101.0)]
+        direct_rate: f64,
+    },
     /// Clients come and go while messages flow
     Churn {
         #[command(flatten)]
@@ -180,7 +191,7 @@ pub struct Options {
     #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = parse_payload, help_heading = "Messages")]
     pub payload: usize,
 
-    /// Run the floor by turns with the server, and print the ratio (broadcast, burst, connect, channels)
+    /// Run the floor by turns with the server, and print the ratio (broadcast, burst, connect, channels, mixed)
     #[arg(long, help_heading = "Floor")]
     pub floor: bool,
     /// How often both are run by turns
@@ -256,8 +267,8 @@ impl Scenario {
         match self {
             Scenario::Connect(options) | Scenario::Broadcast(options) | Scenario::Burst(options) => Some(options),
             Scenario::Storm(options) | Scenario::Echo(options) | Scenario::Floor(options) => Some(options),
-            Scenario::Hold { options, .. } | Scenario::Channels { options, .. } | Scenario::Churn { options, .. } => Some(options),
-            Scenario::Slow { options, .. } | Scenario::Failover { options, .. } => Some(options),
+            Scenario::Hold { options, .. } | Scenario::Channels { options, .. } | Scenario::Mixed { options, .. } => Some(options),
+            Scenario::Churn { options, .. } | Scenario::Slow { options, .. } | Scenario::Failover { options, .. } => Some(options),
             Scenario::FloorServer { .. } => None,
         }
     }
@@ -265,7 +276,10 @@ impl Scenario {
     /// What is wrong with the command line as a whole.
     pub fn problem(&self) -> Option<String> {
         let options = self.options()?;
-        let has_floor = matches!(self, Scenario::Connect(_) | Scenario::Broadcast(_) | Scenario::Burst(_) | Scenario::Channels { .. });
+        let has_floor = matches!(
+            self,
+            Scenario::Connect(_) | Scenario::Broadcast(_) | Scenario::Burst(_) | Scenario::Channels { .. } | Scenario::Mixed { .. }
+        );
         if !(1.0..=3600.0).contains(&options.time) {
             return Some("--time takes 1 to 3600 seconds".to_owned());
         }
@@ -274,7 +288,7 @@ impl Scenario {
             return Some("--json - and --html - cannot both go to stdout: give one of them a file".to_owned());
         }
         if options.floor && !has_floor {
-            return Some("--floor goes with broadcast, burst, connect and channels".to_owned());
+            return Some("--floor goes with broadcast, burst, connect, channels and mixed".to_owned());
         }
         let floor_cores = if options.floor || matches!(self, Scenario::Floor(_)) { &options.floor_cores.0[..] } else { &[] };
         if let Some(core) = options.cores.0.iter().chain(floor_cores).find(|core| !core_exists(**core)) {
@@ -283,6 +297,15 @@ impl Scenario {
         match self {
             Scenario::Hold { hold, .. } if *hold >= options.time => {
                 Some(format!("--hold {hold} does not fit into --time {}: give --time {} or more", options.time, hold + 100.0))
+            }
+            Scenario::Mixed { direct, .. } if *direct > options.clients => {
+                Some(format!("--direct {direct} is more than there are clients ({})", options.clients))
+            }
+            Scenario::Mixed { direct_rate, .. } if *direct_rate == 0.0 => {
+                Some("--direct-rate 0 would be a broadcast alone: take broadcast".to_owned())
+            }
+            Scenario::Mixed { .. } if options.burst.is_some_and(|burst| burst > 1) => {
+                Some("mixed sends one broadcast at a time: leave --burst out".to_owned())
             }
             Scenario::Channels { channels, zipf, .. } if options.floor && (*channels != 0 || *zipf != 0.0) => {
                 Some("--floor stands beside channels of one client each: leave --channels and --zipf out".to_owned())
@@ -324,6 +347,26 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_option_is_on_the_page() {
+        let page = include_str!("../../../docs/loadgen.md");
+        let command = Cli::command();
+        let scenarios: Vec<&clap::Command> = command.get_subcommands().filter(|scenario| !scenario.is_hide_set()).collect();
+        for scenario in scenarios {
+            assert!(page.contains(&format!("### {}\n", scenario.get_name())), "{}", scenario.get_name());
+            for option in scenario.get_opts().filter_map(clap::Arg::get_long).chain(["quiet", "spin", "floor"]) {
+                // Named as it is typed, not as the begin of a longer one.
+                let typed = format!("--{option}");
+                let found = page
+                    .split(&typed)
+                    .skip(1)
+                    .filter(|rest| !rest.starts_with(|next: char| next == '-' || next.is_ascii_alphanumeric()))
+                    .count();
+                assert!(found > 0, "--{option} of {} is not on the page", scenario.get_name());
+            }
+        }
     }
 
     #[test]

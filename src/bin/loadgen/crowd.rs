@@ -13,7 +13,7 @@ use mio::Poll;
 use super::client::{Client, Reading};
 use super::tally::{Counts, Live, Tally};
 use super::target::Target;
-use super::worker::{Command, INBOX, Plan, Worker};
+use super::worker::{Command, Further, INBOX, Plan, Worker};
 
 /// Commands that may wait for one worker.
 const INBOX_COMMANDS: usize = 64;
@@ -43,6 +43,48 @@ pub struct Habits {
     pub slow_pause: Duration,
     pub slow_receive_bytes: usize,
     pub echo_bytes: usize,
+    /// What comes on a client's further channels is a direct message.
+    pub has_direct: bool,
+}
+
+/// Some channels one after the other, by number; after the last one comes the first.
+#[derive(Debug, Clone, Copy)]
+pub struct ChannelRange {
+    pub first: u32,
+    pub count: u32,
+    /// How many channels there are.
+    pub of: u32,
+}
+
+impl ChannelRange {
+    pub fn at(self, place: u32) -> u32 {
+        ((u64::from(self.first) + u64::from(place)) % u64::from(self.of)) as u32
+    }
+
+    /// Which of them a channel is.
+    pub fn place(self, channel: u32) -> Option<u32> {
+        let place = (u64::from(channel) + u64::from(self.of) - u64::from(self.first)) % u64::from(self.of);
+        (place < u64::from(self.count)).then_some(place as u32)
+    }
+
+    pub fn iter(self) -> impl Iterator<Item = u32> {
+        (0..self.count).map(move |place| self.at(place))
+    }
+}
+
+/// What one client subscribes to.
+#[derive(Debug, Clone, Copy)]
+pub struct Subscriptions {
+    /// When it connects.
+    pub first: u32,
+    /// When all are connected and [`Crowd::subscribe`] tells it to.
+    pub further: Option<ChannelRange>,
+}
+
+impl From<u32> for Subscriptions {
+    fn from(first: u32) -> Subscriptions {
+        Subscriptions { first, further: None }
+    }
 }
 
 /// What is waited for after the last message.
@@ -64,6 +106,8 @@ pub struct Crowd {
     pub slow_clients: u32,
     /// How many clients each channel has.
     pub subscribers: Vec<u32>,
+    /// Subscriptions beyond each client's first.
+    pub further_subscriptions: u64,
     /// Messages handed to the bus, per channel.
     pub published: Arc<[AtomicU64]>,
     pub expects: Expects,
@@ -79,8 +123,13 @@ struct Handle {
 }
 
 impl Crowd {
-    /// Starts the workers; connecting begins at once. `channel_of` gives the channel of each client.
-    pub fn start(target: &Target, size: &Size, habits: &Habits, channel_of: impl Fn(u32) -> u32) -> anyhow::Result<Crowd> {
+    /// Starts the workers; connecting begins at once. `channels_of` gives the channel or channels of each client.
+    pub fn start<S: Into<Subscriptions>>(
+        target: &Target,
+        size: &Size,
+        habits: &Habits,
+        channels_of: impl Fn(u32) -> S,
+    ) -> anyhow::Result<Crowd> {
         let channels = target.channels.count as usize;
         let published: Arc<[AtomicU64]> = (0..channels).map(|_| AtomicU64::new(0)).collect();
         let threads = size.threads.clamp(1, size.clients.max(1) as usize);
@@ -95,12 +144,14 @@ impl Crowd {
             slow_read_bytes: habits.slow_read_bytes.max(1),
             slow_pause: habits.slow_pause,
             echo_bytes: habits.echo_bytes,
+            has_direct: habits.has_direct,
         });
         let mut crowd = Crowd {
             workers: Vec::new(),
             clients: size.clients,
             slow_clients: 0,
             subscribers: vec![0; channels],
+            further_subscriptions: 0,
             published,
             expects: Expects::All,
             is_recorded: true,
@@ -108,18 +159,19 @@ impl Crowd {
         let mut base = 0;
         for index in 0..threads {
             let end = (u64::from(size.clients) * (index as u64 + 1) / threads as u64) as u32;
-            let mut clients = Vec::with_capacity((end - base) as usize);
-            for number in base..end {
-                let channel = channel_of(number);
-                crowd.subscribers[channel as usize] += 1;
-                let reading = reading(number, habits);
-                crowd.slow_clients += u32::from(reading != Reading::Normal);
-                clients.push(Client::new(channel, reading));
-            }
             let poll = Poll::new().context("no epoll for a worker")?;
             let (sender, receiver) = inbox(INBOX_COMMANDS, poll.registry(), INBOX).context("no eventfd for a worker")?;
             let live = Arc::new(Live::default());
-            let worker = Worker::new(poll, receiver, plan.clone(), live.clone(), clients, base);
+            let mut worker = Worker::new(poll, receiver, plan.clone(), live.clone(), base);
+            for number in base..end {
+                let Subscriptions { first, further } = channels_of(number).into();
+                crowd.subscribers[first as usize] += 1;
+                further.iter().flat_map(|further| further.iter()).for_each(|channel| crowd.subscribers[channel as usize] += 1);
+                crowd.further_subscriptions += further.map_or(0, |further| u64::from(further.count));
+                let reading = reading(number, habits);
+                crowd.slow_clients += u32::from(reading != Reading::Normal);
+                worker.add(Client::new(first, reading), further.map(Further::new));
+            }
             let core = (!size.cores.is_empty()).then(|| size.cores[index % size.cores.len()]);
             let thread = std::thread::Builder::new().name(format!("clients-{index}")).spawn(move || worker.run(core))?;
             crowd.workers.push(Handle { inbox: sender, live, thread });
@@ -141,6 +193,11 @@ impl Crowd {
             // Full or gone: a worker that is stuck or dead is noticed when it does not answer.
             let _ = worker.inbox.send(command(index));
         }
+    }
+
+    /// Clients subscribe to what they have beyond their first channel.
+    pub fn subscribe(&self) {
+        self.tell(|_| Command::Subscribe);
     }
 
     /// Those who are to be slow begin; nobody waits for their messages any more. All clients share one channel.

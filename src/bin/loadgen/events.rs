@@ -5,24 +5,37 @@ use campanile::wire::{json, msgpack};
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event {
     Subscribed {
+        /// Of the command that is answered, if it had a number.
+        id: Option<u64>,
         epoch: u64,
         seq: u64,
         recovered: bool,
     },
     Gap {
+        channel: String,
         count: u64,
         is_outage: bool,
     },
-    Error {
-        text: String,
-    },
+    Error(Refusal),
     /// One that needs no answer, of any server.
     Other,
+}
+
+/// What an `error` event says.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Of the command that is refused, if it had a number.
+    pub id: Option<u64>,
+    /// The same command may come through later.
+    pub is_for_now: bool,
+    pub text: String,
 }
 
 #[derive(Debug, Default)]
 struct Fields {
     kind: String,
+    channel: String,
+    id: Option<u64>,
     reason: String,
     code: String,
     message: String,
@@ -35,10 +48,14 @@ struct Fields {
 
 impl Fields {
     fn set(&mut self, key: &str, text: Option<String>, number: Option<u64>, is_true: bool) {
+        if key == "id" {
+            self.id = number;
+        }
         let text = text.unwrap_or_default();
         let number = number.unwrap_or_default();
         match key {
             "type" => self.kind = text,
+            "channel" => self.channel = text,
             "reason" => self.reason = text,
             "code" => self.code = text,
             "message" => self.message = text,
@@ -69,9 +86,15 @@ pub fn read(is_text: bool, payload: &[u8]) -> Event {
     };
     match fields.kind.as_str() {
         _ if !is_map => Event::Other,
-        "subscribed" => Event::Subscribed { epoch: fields.epoch, seq: fields.seq, recovered: fields.recovered },
-        "gap" => Event::Gap { count: (fields.to + 1).saturating_sub(fields.from), is_outage: fields.reason == "outage" },
-        "error" => Event::Error { text: format!("{}: {}", fields.code, fields.message) },
+        "subscribed" => Event::Subscribed { id: fields.id, epoch: fields.epoch, seq: fields.seq, recovered: fields.recovered },
+        "gap" => {
+            let count = (fields.to + 1).saturating_sub(fields.from);
+            Event::Gap { channel: fields.channel, count, is_outage: fields.reason == "outage" }
+        }
+        "error" => {
+            let is_for_now = ["busy", "rate_limited", "bus_unavailable"].contains(&fields.code.as_str());
+            Event::Error(Refusal { id: fields.id, is_for_now, text: format!("{}: {}", fields.code, fields.message) })
+        }
         _ => Event::Other,
     }
 }
@@ -102,6 +125,7 @@ pub fn seq_before(is_text: bool, head: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use campanile::wire::Format;
+    use campanile::wire::command::Id;
     use campanile::wire::event::{self, GapReason};
 
     use super::*;
@@ -114,11 +138,12 @@ mod tests {
                 event::encode(&sent, format, 1, &mut frame);
                 read(format == Format::Json, &frame[2..])
             };
-            let subscribed = event::Event::Subscribed { id: None, channel: "a", epoch: 1 << 50, seq: 300, recovered: true };
-            assert_eq!(read_back(subscribed), Event::Subscribed { epoch: 1 << 50, seq: 300, recovered: true });
+            let subscribed = event::Event::Subscribed { id: Some(&Id::Number(7)), channel: "a", epoch: 1 << 50, seq: 300, recovered: true };
+            assert_eq!(read_back(subscribed), Event::Subscribed { id: Some(7), epoch: 1 << 50, seq: 300, recovered: true });
+            let told = |count, is_outage| Event::Gap { channel: "a".to_owned(), count, is_outage };
             let gap = |from, to, reason| event::Event::Gap { channel: "a", from, to, reason };
-            assert_eq!(read_back(gap(3, 7, GapReason::Overrun)), Event::Gap { count: 5, is_outage: false });
-            assert_eq!(read_back(gap(3, 3, GapReason::Outage)), Event::Gap { count: 1, is_outage: true });
+            assert_eq!(read_back(gap(3, 7, GapReason::Overrun)), told(5, false));
+            assert_eq!(read_back(gap(3, 3, GapReason::Outage)), told(1, true));
             assert_eq!(read_back(event::Event::Pong { id: None }), Event::Other);
         }
         assert_eq!(read(true, b"seq 1"), Event::Other);

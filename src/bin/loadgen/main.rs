@@ -1,6 +1,6 @@
 //! `loadgen`: puts load on a WebSocket server from one host, checks every message, and says what it cost.
 //!
-//! Read [`args`] for what can be asked, [`scenario`] for what is done, [`worker`] and [`client`] for how messages are received and checked,
+//! Read [`args`] for what can be asked, [`scenario`] for what is done, [`worker`] and [`sequence`] for how messages are received and checked,
 //! [`publish`] for where they come from, [`floor`] for what the kernel alone would cost, [`report`] for what comes out.
 
 mod args;
@@ -17,6 +17,7 @@ mod publish;
 mod report;
 mod run;
 mod scenario;
+mod sequence;
 mod stamp;
 mod stop;
 mod tally;
@@ -57,6 +58,7 @@ fn run(scenario: Scenario) -> anyhow::Result<ExitCode> {
         Scenario::Connect(options) => (scenario::connect::run(&options)?, options),
         Scenario::Hold { options, hold } => (scenario::hold::run(&options, hold)?, options),
         Scenario::Channels { options, channels, zipf } => (scenario::channels::run(&options, channels, zipf)?, options),
+        Scenario::Mixed { options, direct, direct_rate } => (scenario::mixed::run(&options, direct, direct_rate)?, options),
         Scenario::Churn { options, churn } => (scenario::churn::run(&options, churn)?, options),
         Scenario::Slow { options, slow, never, slow_bytes, slow_ms } => {
             let habits = scenario::slow::habits(slow, never, slow_bytes, slow_ms);

@@ -1,9 +1,9 @@
-//! Which channel comes next: one, all in turn, or by Zipf's law (few channels have most of the traffic).
+//! Which channel comes next: one, all in turn, or by Zipf's law (few channels have most of the traffic). And which clients are something special.
 
 #[derive(Debug, Clone)]
 pub enum Pick {
-    /// Channel 0, 1, 2 … and again.
-    InTurn { count: u32 },
+    /// `count` channels one after the other, from `first` on, and again.
+    InTurn { first: u32, count: u32 },
     /// `cumulative[k]` is the share of channels 0 to k.
     Zipf { cumulative: Vec<f64> },
 }
@@ -12,7 +12,7 @@ impl Pick {
     /// `exponent` 0: all alike, in turn.
     pub fn new(count: u32, exponent: f64) -> Pick {
         if exponent == 0.0 || count == 1 {
-            return Pick::InTurn { count };
+            return Pick::InTurn { first: 0, count };
         }
         let mut sum = 0.0;
         let mut cumulative: Vec<f64> = (1..=count)
@@ -28,12 +28,32 @@ impl Pick {
     /// The channel of message (or client) `number`. Always the same for the same number: runs can be repeated.
     pub fn channel(&self, number: u64) -> u32 {
         match self {
-            Pick::InTurn { count } => (number % u64::from(*count)) as u32,
+            Pick::InTurn { first, count } => first + (number % u64::from(*count)) as u32,
             Pick::Zipf { cumulative } => {
                 let place = (number as f64 * 0.618_033_988_749_894_9).fract();
                 (cumulative.partition_point(|share| *share < place)).min(cumulative.len() - 1) as u32
             }
         }
+    }
+}
+
+/// Some clients, spread evenly over all.
+#[derive(Debug, Clone, Copy)]
+pub struct Spread {
+    pub chosen: u32,
+    pub clients: u32,
+}
+
+impl Spread {
+    /// The client that has the place.
+    pub fn client(self, place: u32) -> u32 {
+        (u64::from(place) * u64::from(self.clients) / u64::from(self.chosen)) as u32
+    }
+
+    /// The place that a client has.
+    pub fn place(self, client: u32) -> Option<u32> {
+        let place = (u64::from(client) * u64::from(self.chosen)).div_ceil(u64::from(self.clients)) as u32;
+        (place < self.chosen && self.client(place) == client).then_some(place)
     }
 }
 
@@ -49,6 +69,16 @@ mod tests {
         // Of 100 channels with exponent 1, the first has 1/5.187 of the traffic.
         assert!((1900..1960).contains(&counts[0]), "{counts:?}");
         assert!(counts[0] > counts[1] && counts[1] > counts[9] && counts[9] > counts[99]);
+    }
+
+    #[test]
+    fn some_clients_are_chosen_evenly() {
+        for (chosen, clients) in [(1, 1), (1, 7), (3, 7), (7, 7), (1000, 18_000), (17_999, 18_000)] {
+            let among = Spread { chosen, clients };
+            let places: Vec<u32> = (0..clients).filter_map(|client| among.place(client)).collect();
+            assert_eq!(places, (0..chosen).collect::<Vec<_>>(), "{chosen} of {clients}");
+            assert!(places.iter().all(|place| among.place(among.client(*place)) == Some(*place)));
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use campanile::wire::Format;
 
 use super::args::{Options, Through};
 use super::children;
-use super::crowd::{Crowd, Expects, Habits, Size};
+use super::crowd::{Crowd, Expects, Habits, Size, Subscriptions};
 use super::pick::Pick;
 use super::preflight;
 use super::process::{self, KernelFigures, ProcessFigures};
@@ -79,6 +79,8 @@ pub struct Connected {
 #[derive(Debug)]
 pub struct Round {
     pub published: Published,
+    /// By the schedule beside it.
+    pub published_beside: Published,
     pub tally: Tally,
     pub counts: Counts,
     pub server_cpu_ns: Option<u64>,
@@ -92,9 +94,8 @@ impl Round {
 
     /// Takes another round of the same kind in.
     pub fn add(&mut self, other: &Round) {
-        self.published.messages += other.published.messages;
-        self.published.seconds += other.published.seconds;
-        self.published.late_us_max = self.published.late_us_max.max(other.published.late_us_max);
+        self.published.add(&other.published);
+        self.published_beside.add(&other.published_beside);
         self.tally.add(&other.tally);
         self.counts.add(&other.counts);
         self.server_cpu_ns = self.server_cpu_ns.zip(other.server_cpu_ns).map(|(one, other)| one + other);
@@ -247,7 +248,7 @@ impl Run {
             if stop::is_asked() {
                 return Ended::Interrupted;
             }
-            let moved = counts.messages + counts.slow_messages + counts.connected + counts.announced + counts.sent;
+            let moved = counts.messages + counts.slow_messages + counts.connected + counts.announced + counts.sent + counts.subscribed;
             if moved != last_progress.0 {
                 last_progress = (moved, Instant::now());
             }
@@ -282,9 +283,9 @@ impl Run {
     }
 
     /// Starts the clients and waits until all are ready. Says in the report how that went. None: not all came through, which is a failure.
-    pub fn connect(&mut self, habits: &Habits, channel_of: impl Fn(u32) -> u32) -> anyhow::Result<Option<Crowd>> {
+    pub fn connect<S: Into<Subscriptions>>(&mut self, habits: &Habits, channels_of: impl Fn(u32) -> S) -> anyhow::Result<Option<Crowd>> {
         let (target, size) = (self.target.clone(), self.size.clone());
-        let Connected { crowd, is_complete, .. } = self.connect_to(&target, &size, habits, channel_of, true)?;
+        let Connected { crowd, is_complete, .. } = self.connect_to(&target, &size, habits, channels_of, true)?;
         if is_complete {
             return Ok(Some(crowd));
         }
@@ -304,17 +305,17 @@ impl Run {
     }
 
     /// The same, to any target. Unless it `counts`, nothing of it goes into the report.
-    pub fn connect_to(
+    pub fn connect_to<S: Into<Subscriptions>>(
         &mut self,
         target: &Target,
         size: &Size,
         habits: &Habits,
-        channel_of: impl Fn(u32) -> u32,
+        channels_of: impl Fn(u32) -> S,
         counts: bool,
     ) -> anyhow::Result<Connected> {
         let before = self.snapshot();
         let begin = Instant::now();
-        let mut crowd = Crowd::start(target, size, habits, channel_of)?;
+        let mut crowd = Crowd::start(target, size, habits, channels_of)?;
         crowd.is_recorded = counts;
         let all = u64::from(crowd.clients);
         let ended = self.until("connecting", &crowd, None, |counts| counts.ready + counts.ended >= all);
@@ -382,35 +383,73 @@ impl Run {
         }
     }
 
+    /// Has the clients subscribe to what they have beyond their first channel, and waits until everything is confirmed. None: it is not all
+    /// confirmed, which is a failure. Otherwise how long it took.
+    pub fn subscribe(&mut self, crowd: &Crowd) -> anyhow::Result<Option<f64>> {
+        anyhow::ensure!(
+            self.target.takes_subscriptions(),
+            "a client with several channels needs a target that can be told of them: a Campanile with --format msgpack or json, or --subscribe"
+        );
+        let all = crowd.further_subscriptions;
+        let begin = Instant::now();
+        crowd.subscribe();
+        let ended = self.until("subscribing", crowd, None, |counts| counts.subscribed >= all || counts.errors > 0);
+        let seconds = begin.elapsed().as_secs_f64();
+        let counts = crowd.counts();
+        if counts.subscribed < all {
+            self.report.fail(format!("only {} of {all} subscriptions were confirmed{}", counts.subscribed, self.why(ended)));
+            self.check(crowd, &[])?;
+            return Ok(None);
+        }
+        Ok(Some(seconds))
+    }
+
     /// Publishes by the schedule and waits until everything has come. `meanwhile` is called again and again.
     pub fn publish(
         &mut self,
         label: &str,
         crowd: &Crowd,
         schedule: Schedule,
+        meanwhile: impl FnMut(&mut Run, u64),
+    ) -> anyhow::Result<Round> {
+        self.publish_beside(label, crowd, schedule, None, meanwhile)
+    }
+
+    /// The same by two schedules at a time, which do not wait for each other.
+    pub fn publish_beside(
+        &mut self,
+        label: &str,
+        crowd: &Crowd,
+        schedule: Schedule,
+        beside: Option<Schedule>,
         mut meanwhile: impl FnMut(&mut Run, u64),
     ) -> anyhow::Result<Round> {
         let route = self.route(crowd)?;
+        let beside = beside.map(|schedule| Ok::<_, anyhow::Error>((self.route(crowd)?, schedule))).transpose()?;
         // Forget what connecting brought; frames and bytes of this round alone count.
         let counts_before = crowd.collect(false)?.counts;
         crowd.spin(self.options.spin);
         let before = self.snapshot();
         let begin = Instant::now();
         let expected_before = crowd.expected();
-        let publisher = Publisher::start(route, schedule, crowd.published.clone())?;
-        let progress = publisher.progress.clone();
+        let mut publishers = vec![Publisher::start(route, schedule, crowd.published.clone())?];
+        if let Some((route, schedule)) = beside {
+            publishers.push(Publisher::start(route, schedule, crowd.published.clone())?);
+        }
         let mut ended;
         loop {
-            ended = self.until(label, crowd, Some(Duration::from_millis(50)), |_| publisher.is_over());
-            self.series.published(progress.sent.load(std::sync::atomic::Ordering::Relaxed));
-            meanwhile(self, progress.sent.load(std::sync::atomic::Ordering::Relaxed));
+            ended = self.until(label, crowd, Some(Duration::from_millis(50)), |_| publishers.iter().all(Publisher::is_over));
+            let sent = publishers.iter().map(|publisher| publisher.progress.sent.load(std::sync::atomic::Ordering::Relaxed)).sum();
+            self.series.published(sent);
+            meanwhile(self, sent);
             match ended {
                 Ended::Time if Instant::now() < self.deadline => {}
                 _ => break,
             }
         }
-        publisher.stop();
-        let published = publisher.finish();
+        publishers.iter().for_each(Publisher::stop);
+        let mut published = publishers.into_iter().map(Publisher::finish);
+        let (published, published_beside) = (published.next().unwrap_or_default(), published.next().unwrap_or_default());
         let mut silence = 0.0;
         if ended == Ended::Met {
             if crowd.expects == Expects::Each {
@@ -442,12 +481,12 @@ impl Run {
         if ended == Ended::ServerGone || ended == Ended::Time {
             self.report.fail(format!("stopped early{}", self.why(ended)));
         }
-        if let Some(error) = &published.error {
+        for error in [&published.error, &published_beside.error].into_iter().flatten() {
             self.report.fail(format!("publishing failed: {error}"));
         }
         let server_cpu_ns = cpu_between(&before, &after);
         self.report.threads(&before, &after);
-        Ok(Round { published, tally, counts, server_cpu_ns, seconds })
+        Ok(Round { published, published_beside, tally, counts, server_cpu_ns, seconds })
     }
 
     /// For scenarios that need gaps, positions or resume.

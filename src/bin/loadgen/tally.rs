@@ -89,6 +89,14 @@ counters! {
     slow_messages,
     /// Connections of such clients that the server closed; not in `closed`.
     slow_closed,
+    /// Subscriptions beyond a client's first that were confirmed.
+    subscribed,
+    /// Of those, how often the server was too busy and was asked again.
+    asked_again,
+    /// Direct messages received; in `messages` too.
+    direct,
+    /// Direct messages missing without a gap; in `lost` too.
+    direct_lost,
 }
 
 /// A worker's counts and distributions.
@@ -97,6 +105,8 @@ pub struct Tally {
     pub counts: Counts,
     /// From the intended send time to the read that brought the message, microseconds.
     pub latency_us: Histogram<u64>,
+    /// The same of direct messages; they are not in `latency_us`.
+    pub direct_us: Histogram<u64>,
     /// From the due time of a connection to ready, microseconds.
     pub connect_us: Histogram<u64>,
     /// Close codes that the server sent (1005: an empty close frame, 1006: none).
@@ -109,12 +119,17 @@ const SAMPLES_MAX: usize = 8;
 /// Longer than any run; a latency above counts as this.
 const LATENCY_US_MAX: u64 = 3_600_000_000;
 
+/// Of times in microseconds.
+pub fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("the bounds are sound")
+}
+
 impl Default for Tally {
     fn default() -> Tally {
-        let histogram = || Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("the bounds are sound");
         Tally {
             counts: Counts::default(),
             latency_us: histogram(),
+            direct_us: histogram(),
             connect_us: histogram(),
             close_codes: BTreeMap::new(),
             samples: Vec::new(),
@@ -126,6 +141,7 @@ impl Tally {
     pub fn add(&mut self, other: &Tally) {
         self.counts.add(&other.counts);
         self.latency_us.add(&other.latency_us).expect("the same bounds");
+        self.direct_us.add(&other.direct_us).expect("the same bounds");
         self.connect_us.add(&other.connect_us).expect("the same bounds");
         for (code, count) in &other.close_codes {
             *self.close_codes.entry(*code).or_default() += count;

@@ -56,9 +56,16 @@ pub struct Channels {
 }
 
 impl Channels {
-    /// One channel has the name itself, many have a number after it.
+    /// One channel has the name itself, many have a number after it, with as many digits as the last one needs: all names are equally long.
     pub fn name(&self, channel: u32) -> String {
-        if self.count == 1 { self.name.clone() } else { format!("{}{channel}", self.name) }
+        let digits = self.count.saturating_sub(1).max(1).ilog10() as usize + 1;
+        if self.count == 1 { self.name.clone() } else { format!("{}{channel:0digits$}", self.name) }
+    }
+
+    /// The other way round.
+    pub fn number(&self, name: &str) -> Option<u32> {
+        let digits = name.strip_prefix(&self.name)?;
+        if self.count == 1 { digits.is_empty().then_some(0) } else { digits.parse().ok().filter(|channel| *channel < self.count) }
     }
 }
 
@@ -156,6 +163,19 @@ impl Target {
         })
     }
 
+    /// Whether a client can be told to subscribe to a channel after it was upgraded.
+    pub fn takes_subscriptions(&self) -> bool {
+        self.first.is_some() || self.is_campanile && self.format != Format::Raw
+    }
+
+    /// Subscribes to one channel more. A Campanile's answer bears the channel's number; others are told again what they are told first.
+    pub fn subscribe_frame(&self, client: u32, channel: u32) -> Vec<u8> {
+        self.first_frame(client, channel).unwrap_or_else(|| {
+            let name = serde_json::Value::from(self.channels.name(channel));
+            frame(Opcode::Text, format!(r#"{{"type":"subscribe","channel":{name},"id":{channel}}}"#).as_bytes())
+        })
+    }
+
     /// The command that resumes after a position.
     pub fn resume_frame(&self, channel: u32, epoch: u64, seq: u64) -> Vec<u8> {
         let name = serde_json::Value::from(self.channels.name(channel));
@@ -186,6 +206,18 @@ mod tests {
         assert!(target.request(7, 1, true).starts_with("GET /ws?format=msgpack HTTP/1.1\r\n"));
         assert_eq!(target.ready, Ready::Subscribed);
         assert_eq!(Target::new("ws://127.0.0.1:8080/", Format::Raw, channels(1)).unwrap().ready, Ready::Upgrade);
+    }
+
+    #[test]
+    fn names_of_channels_are_equally_long() {
+        let names = |count: u32| -> Vec<String> { [0, count - 1].map(|channel| channels(count).name(channel)).to_vec() };
+        assert_eq!(names(1), ["bench", "bench"]);
+        assert_eq!(names(10), ["bench0", "bench9"]);
+        assert_eq!(names(11), ["bench00", "bench10"]);
+        for count in [1, 10, 11, 100_000] {
+            assert_eq!(names(count).iter().map(|name| channels(count).number(name)).collect::<Vec<_>>(), [Some(0), Some(count - 1)]);
+        }
+        assert_eq!(["bench11", "other01", "bench"].map(|name| channels(11).number(name)), [None; 3]);
     }
 
     #[test]

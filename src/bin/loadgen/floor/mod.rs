@@ -12,8 +12,9 @@ use anyhow::Context;
 use campanile::sys;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
+use super::pick::Spread;
 use super::stop;
-use server::{Lap, LapCost};
+use server::{Lap, LapCost, MixedLaps, Order};
 
 /// How often a lap that is under way is asked whether it is still wanted.
 const LOOK: Duration = Duration::from_millis(50);
@@ -26,6 +27,8 @@ pub struct Floor {
     lines: Receiver<String>,
     pub address: SocketAddr,
     seq: u64,
+    /// Messages sent to single clients.
+    direct: u64,
     /// No lap begins after this, and none is waited for.
     pub deadline: Option<Instant>,
 }
@@ -49,7 +52,7 @@ impl Floor {
         let line = lines.recv().unwrap_or_default();
         let address = line.trim().strip_prefix("listening ").and_then(|address| address.parse().ok());
         let address = address.with_context(|| format!("the floor server did not start: {line:?}"))?;
-        Ok(Floor { child, stdin, lines, address, seq: 0, deadline: None })
+        Ok(Floor { child, stdin, lines, address, seq: 0, direct: 0, deadline: None })
     }
 
     pub fn id(&self) -> u32 {
@@ -77,10 +80,10 @@ impl Floor {
             if stop::is_asked() {
                 break;
             }
-            let lap = Lap { seq: self.seq, burst, frame_bytes, intended_ns, sends_per_second: 0, is_stamped_when_sent: false };
+            let lap = Lap { seq: self.seq, burst, frame_bytes, intended_ns, sends_per_second: 0 };
             self.seq += burst;
             count(self.seq);
-            costs.extend(self.lap(lap)?);
+            costs.extend(self.obey(Order::Lap(lap))?);
         }
         Ok(costs)
     }
@@ -91,7 +94,6 @@ impl Floor {
         rounds: u64,
         sends_per_second: f64,
         frame_bytes: usize,
-        is_stamped_when_sent: bool,
         mut count: impl FnMut(u64),
     ) -> anyhow::Result<Vec<LapCost>> {
         let mut costs = Vec::new();
@@ -101,12 +103,29 @@ impl Floor {
             }
             let intended_ns = sys::monotonic_ns();
             let sends_per_second = sends_per_second.max(1.0) as u64;
-            let lap = Lap { seq: self.seq, burst: 1, frame_bytes, intended_ns, sends_per_second, is_stamped_when_sent };
+            let lap = Lap { seq: self.seq, burst: 1, frame_bytes, intended_ns, sends_per_second };
             self.seq += 1;
             count(self.seq);
-            costs.extend(self.lap(lap)?);
+            costs.extend(self.obey(Order::Lap(lap))?);
         }
         Ok(costs)
+    }
+
+    /// Laps, and direct messages to some clients in turn for as long. `count` is told how many of either there are, all in all.
+    pub fn mixed(
+        &mut self,
+        laps: (u64, f64),
+        direct: (u64, f64),
+        among: Spread,
+        frame_bytes: usize,
+        count: impl FnOnce(u64, u64),
+    ) -> anyhow::Result<Option<LapCost>> {
+        let ((laps, laps_per_second), (direct, direct_per_second)) = (laps, direct);
+        let (seq, direct_before) = (self.seq, self.direct);
+        self.seq += laps;
+        self.direct += direct;
+        count(self.seq, self.direct);
+        self.obey(Order::Mixed(MixedLaps { seq, laps, laps_per_second, frame_bytes, direct_before, direct, direct_per_second, among }))
     }
 
     fn is_over(&self) -> bool {
@@ -114,11 +133,9 @@ impl Floor {
     }
 
     /// None: the run was over before it was.
-    fn lap(&mut self, lap: Lap) -> anyhow::Result<Option<LapCost>> {
+    fn obey(&mut self, order: Order) -> anyhow::Result<Option<LapCost>> {
         let stdin = self.stdin.as_mut().expect("open until the end");
-        let Lap { seq, burst, frame_bytes, intended_ns, sends_per_second, is_stamped_when_sent } = lap;
-        writeln!(stdin, "{seq} {burst} {frame_bytes} {intended_ns} {sends_per_second} {}", u8::from(is_stamped_when_sent))
-            .context("the floor server ended")?;
+        writeln!(stdin, "{}", order.line()).context("the floor server ended")?;
         loop {
             match self.lines.recv_timeout(LOOK) {
                 Ok(line) => return server::parse_cost(&line).map(Some),

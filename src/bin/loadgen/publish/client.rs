@@ -53,7 +53,8 @@ impl ClientRoute {
                     Opcode::Ping => self.outgoing.extend(target::frame(Opcode::Pong, payload)),
                     Opcode::Close => bail!("the server closed the publisher's connection"),
                     Opcode::Text | Opcode::Binary => {
-                        if let crate::events::Event::Error { text } = crate::events::read(header.opcode == Opcode::Text, payload) {
+                        if let crate::events::Event::Error(refusal) = crate::events::read(header.opcode == Opcode::Text, payload) {
+                            let text = refusal.text;
                             bail!("the server did not take a message ({text}); a Campanile needs --allow-client-publish");
                         }
                     }

@@ -13,9 +13,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use campanile::sys;
+use hdrhistogram::Histogram;
 
 use super::pick::Pick;
 use super::stamp::Stamp;
+use super::tally;
 
 /// So many messages are handed over at once if they are due.
 const BATCH_MESSAGES: usize = 1000;
@@ -63,15 +65,35 @@ pub struct Progress {
     pub stop: AtomicBool,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Published {
     pub messages: u64,
     pub seconds: f64,
-    /// The most that a message was handed over late.
-    pub late_us_max: u64,
+    /// How late messages were handed over: what is to blame on the load generator, or on the core that it runs on.
+    pub late_us: Histogram<u64>,
     /// Batches whose fate is unknown, because the route broke.
     pub broken: u64,
     pub error: Option<String>,
+}
+
+impl Default for Published {
+    fn default() -> Published {
+        Published { messages: 0, seconds: 0.0, late_us: tally::histogram(), broken: 0, error: None }
+    }
+}
+
+impl Published {
+    /// The most that a message was handed over late.
+    pub fn late_us_max(&self) -> u64 {
+        self.late_us.max()
+    }
+
+    /// Takes in what went the same way at another time.
+    pub fn add(&mut self, other: &Published) {
+        self.messages += other.messages;
+        self.seconds += other.seconds;
+        self.late_us.add(&other.late_us).expect("the same bounds");
+    }
 }
 
 #[derive(Debug)]
@@ -127,11 +149,11 @@ fn run(mut route: Box<dyn Route>, schedule: &Schedule, published: &[AtomicU64], 
             }
             continue;
         }
-        result.late_us_max = result.late_us_max.max((now_ns - due_ns(number)) / 1000);
         while number < schedule.count && batch.len() < BATCH_MESSAGES && due_ns(number) <= now_ns {
             let channel = schedule.pick.channel(number);
             // Counted before it is sent: whoever becomes ready from now on need not get it.
             let seq = published[channel as usize].fetch_add(1, Relaxed);
+            result.late_us.saturating_record((now_ns - due_ns(number)) / 1000);
             let mut payload = Vec::with_capacity(schedule.bytes);
             Stamp { channel, seq, intended_ns: due_ns(number) }.write(schedule.bytes, &mut payload);
             batch.push(Message { channel, payload });

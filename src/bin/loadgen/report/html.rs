@@ -77,6 +77,10 @@ pub fn page(report: &Report) -> String {
         section(&mut page, "Latency", hint, &percentiles(&report.total.latency_us));
         let hint = "Share of messages by latency.";
         section(&mut page, "Latency distribution", hint, &distribution(&report.total.latency_us));
+        if !report.total.direct_us.is_empty() {
+            let hint = "The same of messages to single clients, which are not in the two above.";
+            section(&mut page, "Latency of direct messages", hint, &percentiles(&report.total.direct_us));
+        }
     } else if !report.total.connect_us.is_empty() {
         let hint = "From the time a connection was begun until it was ready, by percentile. Both scales are logarithmic.";
         section(&mut page, "Connect latency", hint, &percentiles(&report.total.connect_us));

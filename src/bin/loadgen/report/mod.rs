@@ -39,6 +39,8 @@ pub struct Report {
     pub series: Series,
     /// Latency of all messages, and of all connections.
     pub total: Tally,
+    /// What `total.latency_us` is of, for people.
+    pub latency_of: &'static str,
     /// Somebody ended it before its end.
     pub is_interrupted: bool,
     /// Server and floor take turns: what a delivery costs is told of one pair of turns, beside the floor's.
@@ -77,6 +79,7 @@ impl Report {
             samples: Vec::new(),
             series: Series::new(),
             total: Tally::default(),
+            latency_of: "latency",
             is_interrupted: false,
             has_floor: options.floor,
             begin_unix_ms: sys::unix_ms(),
@@ -187,7 +190,7 @@ impl Report {
                 published.messages,
                 published.seconds,
                 short(published.messages as f64 / published.seconds.max(1e-9)),
-                short_us(published.late_us_max as f64)
+                short_us(published.late_us_max() as f64)
             ),
         );
         let rate = round.deliveries() as f64 / round.seconds;
@@ -212,7 +215,7 @@ impl Report {
         self.set(
             "messages",
             json!({
-                "published": published.messages, "publish_seconds": published.seconds, "late_us_max": published.late_us_max,
+                "published": published.messages, "publish_seconds": published.seconds, "late_us_max": published.late_us_max(),
                 "broken_batches": published.broken, "delivered": round.deliveries(), "seconds": round.seconds,
                 "delivered_per_second": rate, "bytes": round.counts.bytes, "frame_bytes": round.frame_bytes(),
             }),
@@ -281,7 +284,11 @@ impl Report {
     pub fn finish(mut self, options: &Options) -> anyhow::Result<ExitCode> {
         if !self.total.latency_us.is_empty() {
             let histogram = self.total.latency_us.clone();
-            self.latency("latency", "latency_us", &histogram);
+            self.latency(self.latency_of, "latency_us", &histogram);
+        }
+        if !self.total.direct_us.is_empty() {
+            let histogram = self.total.direct_us.clone();
+            self.latency("direct messages", "direct_latency_us", &histogram);
         }
         if !self.total.connect_us.is_empty() {
             let histogram = self.total.connect_us.clone();

@@ -1,5 +1,6 @@
 //! The floor as a scenario of its own, and as the other half of a pair.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -7,9 +8,10 @@ use hdrhistogram::Histogram;
 use serde_json::json;
 
 use crate::args::Options;
-use crate::crowd::{Crowd, Habits, Size};
+use crate::crowd::{Crowd, Habits, Size, Subscriptions};
 use crate::floor::Floor;
 use crate::floor::server::LapCost;
+use crate::pick::Spread;
 use crate::preflight;
 use crate::publish::Schedule;
 use crate::report::Report;
@@ -34,6 +36,8 @@ pub struct FloorSide {
 pub struct Laps {
     pub costs: Vec<LapCost>,
     pub latency_us: Option<Histogram<u64>>,
+    /// Of what was sent to single clients meanwhile.
+    pub direct_us: Option<Histogram<u64>>,
     /// They took as long as they were told to: their time says nothing.
     pub is_paced: bool,
 }
@@ -65,12 +69,16 @@ impl Laps {
 
 /// With room for so many clients.
 pub fn start_floor(options: &Options, clients: u32) -> Result<(Floor, Target)> {
+    start_floor_at(options, clients, "/floor", 1)
+}
+
+fn start_floor_at(options: &Options, clients: u32, path: &str, channels: u32) -> Result<(Floor, Target)> {
     let limit = campanile::sys::raise_descriptor_limit()?.soft;
     let per_thread = SOCKETS_PER_THREAD.min(limit.saturating_sub(limit / 10 + 20));
     anyhow::ensure!(per_thread > 0, "a limit of {limit} descriptors leaves none for the floor's sockets: `ulimit -n 20000` first");
     let floor = Floor::start(u64::from(clients).div_ceil(per_thread) as usize, &options.floor_cores.0)?;
-    let channels = Channels { name: "floor".to_owned(), count: 1 };
-    let target = Target::new(&format!("ws://{}/floor", floor.address), options.format, channels)?;
+    let channels = Channels { name: "floor".to_owned(), count: channels };
+    let target = Target::new(&format!("ws://{}{path}", floor.address), options.format, channels)?;
     Ok((floor, target))
 }
 
@@ -81,9 +89,32 @@ pub fn floor_size(size: &Size, clients: u32) -> Size {
 impl FloorSide {
     pub fn start(run: &mut Run, clients: u32) -> Result<FloorSide> {
         let (floor, target) = start_floor(&run.options, clients)?;
+        FloorSide::connect(run, clients, floor, &target, &Habits::default(), |_| 0)
+    }
+
+    /// One whose clients say who they are, so that some of them can be sent something alone.
+    pub fn start_mixed<S: Into<Subscriptions>>(
+        run: &mut Run,
+        clients: u32,
+        channels: u32,
+        habits: &Habits,
+        channels_of: impl Fn(u32) -> S,
+    ) -> Result<FloorSide> {
+        let (floor, target) = start_floor_at(&run.options, clients, "/floor/{client}", channels)?;
+        FloorSide::connect(run, clients, floor, &target, habits, channels_of)
+    }
+
+    fn connect<S: Into<Subscriptions>>(
+        run: &mut Run,
+        clients: u32,
+        floor: Floor,
+        target: &Target,
+        habits: &Habits,
+        channels_of: impl Fn(u32) -> S,
+    ) -> Result<FloorSide> {
         let size = floor_size(&run.size, clients);
         run.series.floor_begins();
-        let connected = run.connect_to(&target, &size, &Habits::default(), |_| 0, false)?;
+        let connected = run.connect_to(target, &size, habits, channels_of, false)?;
         run.series.floor_ends();
         anyhow::ensure!(connected.is_complete, "the floor's clients did not all connect: {}", run.report.failures.join("; "));
         Ok(FloorSide { floor, crowd: connected.crowd })
@@ -91,23 +122,43 @@ impl FloorSide {
 
     /// Runs laps and waits until everything has come.
     pub fn laps(&mut self, run: &mut Run, laps: u64, per_second: f64, burst: u64, frame_bytes: usize) -> Result<Laps> {
-        self.measure(run, laps * burst, false, |floor, told| floor.laps(laps, per_second, burst, frame_bytes, told))
+        let messages = laps * burst * u64::from(self.crowd.clients);
+        self.measure(run, messages, false, |floor, published| {
+            floor.laps(laps, per_second, burst, frame_bytes, |count| published[0].store(count, Relaxed))
+        })
     }
 
     /// The same for one message after the other, each to one socket.
     pub fn rounds(&mut self, run: &mut Run, rounds: u64, sends_per_second: f64, frame_bytes: usize) -> Result<Laps> {
-        self.measure(run, rounds, true, |floor, told| floor.rounds(rounds, sends_per_second, frame_bytes, false, told))
+        let messages = rounds * u64::from(self.crowd.clients);
+        self.measure(run, messages, true, |floor, published| {
+            floor.rounds(rounds, sends_per_second, frame_bytes, |count| published[0].store(count, Relaxed))
+        })
+    }
+
+    /// Laps with messages to single clients between their sends; of either how many, and how many a second.
+    pub fn mixed(&mut self, run: &mut Run, laps: (u64, f64), direct: (u64, f64), among: Spread, frame_bytes: usize) -> Result<Laps> {
+        let messages = laps.0 * u64::from(self.crowd.clients) + direct.0;
+        self.measure(run, messages, true, |floor, published| {
+            let count = |laps: u64, direct: u64| {
+                published[0].store(laps, Relaxed);
+                for (place, published) in (0..).zip(&published[1..]) {
+                    published.store((direct + u64::from(among.chosen) - 1 - place) / u64::from(among.chosen), Relaxed);
+                }
+            };
+            Ok(floor.mixed(laps, direct, among, frame_bytes, count)?.into_iter().collect())
+        })
     }
 
     fn measure(
         &mut self,
         run: &mut Run,
-        messages_per_client: u64,
+        messages: u64,
         is_paced: bool,
-        send: impl FnOnce(&mut Floor, &dyn Fn(u64)) -> Result<Vec<LapCost>>,
+        send: impl FnOnce(&mut Floor, &[AtomicU64]) -> Result<Vec<LapCost>>,
     ) -> Result<Laps> {
         run.series.floor_begins();
-        let laps = self.measured(run, messages_per_client, is_paced, send);
+        let laps = self.measured(run, messages, is_paced, send);
         run.series.floor_ends();
         laps
     }
@@ -115,17 +166,16 @@ impl FloorSide {
     fn measured(
         &mut self,
         run: &mut Run,
-        messages_per_client: u64,
+        messages: u64,
         is_paced: bool,
-        send: impl FnOnce(&mut Floor, &dyn Fn(u64)) -> Result<Vec<LapCost>>,
+        send: impl FnOnce(&mut Floor, &[AtomicU64]) -> Result<Vec<LapCost>>,
     ) -> Result<Laps> {
         let before = self.crowd.collect(false)?.counts;
         self.crowd.spin(run.options.spin);
         let published = self.crowd.published.clone();
-        let told = |count| published[0].store(count, std::sync::atomic::Ordering::Relaxed);
         self.floor.deadline = Some(run.deadline());
-        let costs = send(&mut self.floor, &told)?;
-        let expected = before.messages + messages_per_client * u64::from(self.crowd.clients);
+        let costs = send(&mut self.floor, &published)?;
+        let expected = before.messages + messages;
         let ended = run.until("floor", &self.crowd, None, |counts| counts.messages >= expected);
         if matches!(ended, Ended::ServerGone | Ended::Time | Ended::Interrupted) {
             run.report.fail(format!("stopped early, in the floor's turn{}", run.why(ended)));
@@ -140,7 +190,7 @@ impl FloorSide {
             run.report.fail(format!("the floor's own messages did not arrive: a fault of this host or of the load generator ({counts:?})"));
             run.report.samples(&tally);
         }
-        Ok(Laps { costs, latency_us: Some(tally.latency_us), is_paced })
+        Ok(Laps { costs, latency_us: Some(tally.latency_us), direct_us: Some(tally.direct_us), is_paced })
     }
 
     pub fn end(self) {
@@ -352,7 +402,7 @@ fn alone(run: &mut Run, floor: &mut Floor) -> Result<()> {
     crowd.spin(options.spin);
     let before = crowd.collect(false)?.counts;
     let published = crowd.published.clone();
-    let told = |count| published[0].store(count, std::sync::atomic::Ordering::Relaxed);
+    let told = |count| published[0].store(count, Relaxed);
     let costs = floor.laps(laps, laps_per_second, schedule.burst, frame_bytes, told)?;
     let expected = before.messages + laps * schedule.burst * u64::from(crowd.clients);
     let ended = run.until("laps", &crowd, None, |counts| counts.messages >= expected);
@@ -360,7 +410,7 @@ fn alone(run: &mut Run, floor: &mut Floor) -> Result<()> {
         run.report.fail(format!("stopped early{}", run.why(ended)));
     }
     let tally = crowd.collect(ended != Ended::Interrupted)?;
-    let laps = Laps { costs, latency_us: None, is_paced: false };
+    let laps = Laps { costs, ..Laps::default() };
     let sends: u64 = laps.costs.iter().map(|cost| cost.sends).sum();
     let cpu: u64 = laps.costs.iter().map(|cost| cost.cpu_ns).sum();
     run.report.headline("CPU per delivery", format!("{:.0} ns", laps.cpu_per_delivery()));

@@ -8,5 +8,6 @@ pub mod echo;
 pub mod failover;
 pub mod floor;
 pub mod hold;
+pub mod mixed;
 pub mod slow;
 pub mod storm;

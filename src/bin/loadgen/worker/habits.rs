@@ -7,9 +7,11 @@ use campanile::wire::frame::Opcode;
 use mio::{Interest, Token};
 use socket2::SockRef;
 
-use super::{READ_BYTES, Ticker, Worker};
+use super::{Further, READ_BYTES, Ticker, Worker};
 use crate::client::{Client, Phase, Reading};
+use crate::sequence::Sequence;
 use crate::stamp::Stamp;
+use crate::tally::Tally;
 use crate::target;
 
 impl Worker {
@@ -119,31 +121,54 @@ impl Worker {
         self.live.store(&self.tally.counts);
     }
 
-    /// What a client must have got by now, counted from the first message on. None: it is not ready, or slow on purpose.
-    fn published_to(&self, client: &Client) -> Option<u64> {
+    /// Clients that must have got by now what was published: all that are ready and not slow on purpose.
+    fn is_held_to_account(&self, client: &Client) -> bool {
         let is_slow = self.is_slow_now && client.reading != Reading::Normal;
-        (!is_slow && client.phase == Phase::Ready).then(|| match self.plan.echo_bytes {
-            0 => self.plan.published[client.channel as usize].load(Relaxed),
-            _ => client.position,
-        })
+        !is_slow && client.phase == Phase::Ready
     }
 
+    /// What a client must have got by now of its first channel, counted from the first message on.
+    fn published_to(&self, client: &Client) -> u64 {
+        match self.plan.echo_bytes {
+            0 => self.plan.published[client.channel as usize].load(Relaxed),
+            _ => client.position,
+        }
+    }
+
+    /// Only of first channels: who has more does not come and go.
     pub(super) fn missing(&self) -> u64 {
-        self.clients.iter().filter_map(|client| Some(client.tail(self.published_to(client)?).0)).sum()
+        let clients = self.clients.iter().filter(|client| self.is_held_to_account(client));
+        clients.map(|client| client.sequence.tail(self.published_to(client)).0).sum()
     }
 
     pub(super) fn check_tails(&mut self) {
         for index in 0..self.clients.len() {
-            let Some(published) = self.published_to(&self.clients[index]) else { continue };
-            let client = &mut self.clients[index];
-            let (lost, announced) = client.tail(published);
-            self.tally.counts.lost += lost;
-            self.tally.counts.announced += announced;
-            if lost > 0 {
-                let (next, channel, number) = (client.next, client.channel, self.base + index as u32);
-                self.tally.sample(|| format!("client {number}, channel {channel}: {next} to {} never came", published - 1));
+            if !self.is_held_to_account(&self.clients[index]) {
+                continue;
             }
-            client.expect_from(published);
+            let published = self.published_to(&self.clients[index]);
+            let Worker { clients, further, tally, plan, .. } = self;
+            let (client, number) = (&mut clients[index], self.base + index as u32);
+            let lost = check_tail(&mut client.sequence, published, number, client.channel, tally);
+            tally.counts.lost += lost;
+            for (channel, sequence) in further.get_mut(&(index as u32)).into_iter().flat_map(Further::sequences) {
+                let published = plan.published[channel as usize].load(Relaxed);
+                let lost = check_tail(sequence, published, number, channel, tally);
+                tally.counts.lost += lost;
+                tally.counts.direct_lost += if plan.has_direct { lost } else { 0 };
+            }
         }
     }
+}
+
+/// How much of what was published to a channel will not come any more. Expects from now on what follows.
+fn check_tail(sequence: &mut Sequence, published: u64, client: u32, channel: u32, tally: &mut Tally) -> u64 {
+    let (lost, announced) = sequence.tail(published);
+    tally.counts.announced += announced;
+    if lost > 0 {
+        let next = sequence.next;
+        tally.sample(|| format!("client {client}, channel {channel}: {next} to {} never came", published - 1));
+    }
+    sequence.expect_from(published);
+    lost
 }

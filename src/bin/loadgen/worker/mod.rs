@@ -5,6 +5,7 @@
 //! end, but for clients that are slow on purpose.
 
 mod connect;
+mod further;
 mod habits;
 mod receive;
 
@@ -22,6 +23,7 @@ use crossbeam_channel::Sender;
 use mio::{Events, Poll, Token};
 
 pub use connect::summary;
+pub use further::Further;
 
 use super::client::Client;
 use super::tally::{Live, Tally};
@@ -59,6 +61,8 @@ pub struct Plan {
     pub slow_pause: Duration,
     /// Payload of messages that clients send (echo).
     pub echo_bytes: usize,
+    /// What comes on further channels is a direct message: its latency is told apart.
+    pub has_direct: bool,
 }
 
 /// What the main thread wants done.
@@ -73,6 +77,8 @@ pub enum Command {
     CountMissing {
         reply: Sender<u64>,
     },
+    /// Clients subscribe to what they have beyond their first channel.
+    Subscribe,
     /// Clients that are slow begin to be slow.
     SlowDown,
     /// They read everything that waits for them, to learn what became of their connections.
@@ -99,6 +105,10 @@ pub struct Worker {
     plan: Arc<Plan>,
     live: Arc<Live>,
     clients: Vec<Client>,
+    /// Of those clients that have more than one channel.
+    further: HashMap<u32, Further>,
+    /// Subscriptions to ask for again: when, which client, which channel.
+    ask_again: VecDeque<(u32, u32, u32)>,
     /// Number of the first client within the crowd.
     base: u32,
     tally: Tally,
@@ -159,13 +169,15 @@ enum End {
 }
 
 impl Worker {
-    pub fn new(poll: Poll, inbox: Inbox<Command>, plan: Arc<Plan>, live: Arc<Live>, clients: Vec<Client>, base: u32) -> Worker {
+    pub fn new(poll: Poll, inbox: Inbox<Command>, plan: Arc<Plan>, live: Arc<Live>, base: u32) -> Worker {
         Worker {
             poll,
             inbox,
             plan,
             live,
-            clients,
+            clients: Vec::new(),
+            further: HashMap::new(),
+            ask_again: VecDeque::new(),
             base,
             tally: Tally::default(),
             is_slow_now: false,
@@ -184,6 +196,12 @@ impl Worker {
             spinning: false,
             stopping: false,
         }
+    }
+
+    /// Another client; before it runs.
+    pub fn add(&mut self, client: Client, further: Option<Further>) {
+        self.further.extend(further.map(|further| (self.clients.len() as u32, further)));
+        self.clients.push(client);
     }
 
     /// The thread's body.
@@ -208,6 +226,7 @@ impl Worker {
                 self.obey(command);
             }
             self.tick();
+            self.ask_again();
             self.live.store(&self.tally.counts);
         }
     }
@@ -224,6 +243,9 @@ impl Worker {
         }
         for ticker in [&self.churn, &self.echo, &self.slow_reads] {
             until_ns = until_ns.min(ticker.next_ns().unwrap_or(u64::MAX));
+        }
+        if let Some((due_us, ..)) = self.ask_again.front() {
+            until_ns = until_ns.min(self.start_ns + u64::from(*due_us) * 1000);
         }
         let mut wait_ns = until_ns.saturating_sub(now_ns);
         if self.spinning || wait_ns > 0 && !self.inbox.prepare_sleep() {
@@ -251,6 +273,7 @@ impl Worker {
                 let _ = reply.send(tally);
             }
             Command::CountMissing { reply } => drop(reply.send(self.missing())),
+            Command::Subscribe => self.subscribe(),
             Command::SlowDown => self.slow_down(),
             Command::CatchUp => self.catch_up(),
             Command::Storm => self.storm(),

@@ -8,9 +8,10 @@ use campanile::wire::frame::{Opcode, parse_server_header};
 use mio::event::Event as Readiness;
 
 use super::connect::summary;
-use super::{End, HEAD_BYTES_MAX, READ_BYTES, Worker};
-use crate::client::{Phase, Reading, UNKNOWN, Verdict};
+use super::{End, Further, HEAD_BYTES_MAX, READ_BYTES, Worker};
+use crate::client::{Phase, Reading};
 use crate::events::{self, Event};
+use crate::sequence::{UNKNOWN, Verdict};
 use crate::stamp::Stamp;
 use crate::target::{self, Ready};
 
@@ -195,7 +196,7 @@ impl Worker {
         client.phase = Phase::Ready;
         client.tries = 0;
         if !client.resumes {
-            client.expect_from(self.plan.published[client.channel as usize].load(Relaxed));
+            client.sequence.expect_from(self.plan.published[client.channel as usize].load(Relaxed));
         }
         self.tally.counts.connecting -= 1;
         self.tally.counts.ready += 1;
@@ -211,10 +212,18 @@ impl Worker {
         };
         let client = &mut self.clients[index];
         let counts = &mut self.tally.counts;
-        if stamp.channel != client.channel {
-            counts.misrouted += 1;
-            return Ok(());
-        }
+        let is_first = stamp.channel == client.channel;
+        let is_direct = self.plan.has_direct && !is_first;
+        let sequence = match is_first {
+            true => &mut client.sequence,
+            false => match self.further.get_mut(&(index as u32)).and_then(|further| further.sequence(stamp.channel)) {
+                Some(sequence) => sequence,
+                None => {
+                    counts.misrouted += 1;
+                    return Ok(());
+                }
+            },
+        };
         if self.plan.keeps_positions
             && let Some(seq) = events::seq_before(is_text, &payload[..at])
         {
@@ -225,13 +234,16 @@ impl Worker {
             counts.slow_messages += 1;
         } else {
             counts.messages += 1;
-            self.tally.latency_us.saturating_record(now_ns.saturating_sub(stamp.intended_ns) / 1000);
+            counts.direct += u64::from(is_direct);
+            let latency_us = if is_direct { &mut self.tally.direct_us } else { &mut self.tally.latency_us };
+            latency_us.saturating_record(now_ns.saturating_sub(stamp.intended_ns) / 1000);
         }
-        let expected = client.next;
-        match client.take(stamp.seq) {
+        let expected = sequence.next;
+        match sequence.take(stamp.seq) {
             Verdict::InOrder => {}
             Verdict::Hole { lost, announced } => {
                 counts.lost += lost;
+                counts.direct_lost += if is_direct { lost } else { 0 };
                 counts.announced += announced;
                 if lost > 0 {
                     let (client, channel) = (self.base + index as u32, stamp.channel);
@@ -240,6 +252,7 @@ impl Worker {
             }
             Verdict::Late => {
                 counts.lost = counts.lost.saturating_sub(1);
+                counts.direct_lost = counts.direct_lost.saturating_sub(u64::from(is_direct));
                 counts.reordered += 1;
                 self.tally.sample(|| format!("channel {}: {} came after {}", stamp.channel, stamp.seq, expected - 1));
             }
@@ -256,31 +269,40 @@ impl Worker {
         let client = &mut self.clients[index];
         let is_awaited = client.phase == Phase::Subscribing;
         if let Ready::Message(sign) = &plan.target.ready {
-            if is_awaited && payload.windows(sign.len()).any(|window| window == sign) {
+            let is_sign = payload.windows(sign.len()).any(|window| window == sign);
+            if is_awaited && is_sign {
                 self.is_ready(index);
+            } else if is_sign && self.further.get(&(index as u32)).is_some_and(Further::awaits) {
+                self.confirmed(index, None);
             } else if !is_awaited {
                 self.tally.counts.foreign += 1;
             }
             return;
         }
         match events::read(is_text, payload) {
-            Event::Subscribed { epoch, seq, recovered } if is_awaited => {
+            Event::Subscribed { id: Some(channel), .. } => self.confirmed(index, u32::try_from(channel).ok()),
+            Event::Subscribed { id: None, epoch, seq, recovered } if is_awaited => {
                 if client.resumes && !recovered {
                     self.tally.counts.unrecovered += 1;
                     // It is said that something may be missing, though not what.
-                    client.announce(UNKNOWN);
+                    client.sequence.announce(UNKNOWN);
                 }
                 client.position = seq;
                 self.epochs.insert(client.channel, epoch);
                 self.is_ready(index);
             }
-            Event::Gap { count, is_outage } => {
+            Event::Gap { channel, count, is_outage } => {
                 self.tally.counts.gaps += 1;
-                client.announce(if is_outage { UNKNOWN } else { u32::try_from(count).unwrap_or(UNKNOWN) });
+                let channel = plan.target.channels.number(&channel);
+                let further = self.further.get_mut(&(index as u32)).zip(channel).and_then(|(further, channel)| further.sequence(channel));
+                let sequence = further.unwrap_or(&mut client.sequence);
+                sequence.announce(if is_outage { UNKNOWN } else { u32::try_from(count).unwrap_or(UNKNOWN) });
             }
-            Event::Error { text } => {
-                self.tally.counts.errors += 1;
-                self.tally.sample(|| format!("the server says {text}"));
+            Event::Error(refusal) => {
+                if !self.was_too_busy(index, &refusal) {
+                    self.tally.counts.errors += 1;
+                    self.tally.sample(|| format!("the server says {}", refusal.text));
+                }
             }
             Event::Subscribed { .. } | Event::Other => self.tally.counts.foreign += u64::from(!is_awaited),
         }
