@@ -9,6 +9,7 @@ use campanile::fanout::batch::Batch;
 use campanile::fanout::cursor::Cursor;
 use campanile::fanout::log::{Log, Slices};
 use campanile::wire::Format;
+use campanile::wire::event::GapReason;
 use campanile::wire::payload::Kind;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 
@@ -39,7 +40,7 @@ fn append(criterion: &mut Criterion) {
                 || (Log::new(bytes_max), batches.clone()),
                 |(log, batches)| {
                     for batch in batches.drain(..) {
-                        log.append(batch);
+                        log.append(batch, GapReason::Inbox);
                     }
                 },
                 BatchSize::LargeInput,
@@ -58,7 +59,7 @@ fn visit(criterion: &mut Criterion) {
             }
             let mut log = Log::new(usize::MAX);
             for batch in singles(count) {
-                log.append(batch);
+                log.append(batch, GapReason::Inbox);
             }
             if merged {
                 log.merge();
@@ -92,7 +93,7 @@ fn merge(criterion: &mut Criterion) {
                 || {
                     let mut log = Log::new(usize::MAX);
                     for batch in &batches {
-                        log.append(batch.clone());
+                        log.append(batch.clone(), GapReason::Inbox);
                     }
                     log
                 },

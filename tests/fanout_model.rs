@@ -8,7 +8,7 @@ use campanile::config::Overrun;
 use campanile::fanout::batch::{Batch, BatchBuilder, Channel};
 use campanile::fanout::cursor::Cursor;
 use campanile::fanout::log::{Log, Slices};
-use campanile::fanout::policy::{Verdict, judge};
+use campanile::fanout::policy::{Lost, Verdict, judge};
 use campanile::wire::Format;
 use campanile::wire::event::{self, Event, GapReason};
 use campanile::wire::payload::{Kind, encode_notification};
@@ -78,7 +78,7 @@ impl Model {
     }
 
     fn append(&mut self, batch: Arc<Batch>, frames: impl Fn(Format) -> Vec<(u64, Vec<u8>)>) {
-        assert_eq!(self.log.append(batch), 0);
+        assert_eq!(self.log.append(batch, GapReason::Inbox), 0);
         for client in &mut self.clients {
             client.queue.extend(frames(client.format));
         }
@@ -138,7 +138,7 @@ impl Model {
         match judge(&self.log, client.cursor, self.policy) {
             Verdict::Within => {}
             Verdict::Disconnect => return self.start_again(at),
-            Verdict::Jump { from, to } => {
+            Verdict::Jump(Lost { from, to, .. }) => {
                 assert_eq!(from, client.cursor.seq);
                 while client.queue.front().is_some_and(|&(end, _)| end <= to + 1) {
                     client.queue.pop_front();

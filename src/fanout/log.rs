@@ -121,24 +121,24 @@ impl Log {
         self.entries.is_empty() && self.cuts.is_none()
     }
 
-    /// Appends what the bus sent. A hole before it becomes a gap entry; returns how many numbers the hole had. A batch that the log
-    /// already has is ignored.
-    pub fn append(&mut self, batch: Arc<Batch>) -> u64 {
+    /// Appends what the bus sent. A hole before it becomes a gap entry, for this reason; returns how many numbers the hole had. A batch
+    /// that the log already has is ignored.
+    pub fn append(&mut self, batch: Arc<Batch>, hole: GapReason) -> u64 {
         if batch.end() <= self.head {
             return 0;
         }
         assert!(batch.first() >= self.head, "batches never overlap the log in part");
-        let lost = self.advance_head(batch.channel(), batch.first());
+        let lost = self.advance_head(batch.channel(), batch.first(), hole);
         self.push(batch);
         self.trim(self.bytes_max);
         lost
     }
 
     /// Announces as lost what lies between the head and `next`, the number the next message will have.
-    pub fn advance_head(&mut self, channel: &Arc<Channel>, next: u64) -> u64 {
+    pub fn advance_head(&mut self, channel: &Arc<Channel>, next: u64, reason: GapReason) -> u64 {
         let lost = next.saturating_sub(self.head);
         if lost > 0 {
-            self.push(Batch::gap(channel, self.head, next - 1, GapReason::Inbox));
+            self.push(Batch::gap(channel, self.head, next - 1, reason));
         }
         lost
     }
@@ -454,8 +454,8 @@ mod tests {
             builder.push(Kind::Text, b"m", received, 0);
             builder.seal()
         };
-        log.append(message(3, 1000));
-        log.append(message(4, 2000));
+        log.append(message(3, 1000), GapReason::Inbox);
+        log.append(message(4, 2000), GapReason::Inbox);
         log.retire(10, 100, 1099);
         assert_eq!(log.tail(), 1, "nothing is old");
         log.retire(10, 100, 1100);

@@ -4,6 +4,21 @@
 use super::cursor::Cursor;
 use super::log::Log;
 use crate::config::Overrun;
+use crate::wire::event::GapReason;
+
+/// The numbers `from..=to`, which somebody will not get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lost {
+    pub from: u64,
+    pub to: u64,
+    pub reason: GapReason,
+}
+
+impl Lost {
+    pub fn count(self) -> u64 {
+        self.to - self.from + 1
+    }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -11,8 +26,8 @@ pub enum Verdict {
     Within,
     /// Close with 4008; the client may resume.
     Disconnect,
-    /// Announce the loss of `from..=to`, then go on at `to + 1`.
-    Jump { from: u64, to: u64 },
+    /// Announce the loss, then go on behind it.
+    Jump(Lost),
 }
 
 /// Judges a cursor at a frame boundary.
@@ -28,5 +43,5 @@ pub fn judge(log: &Log, cursor: Cursor, policy: Overrun) -> Verdict {
         // The newest message; an empty log has nothing newer than its head.
         Overrun::Latest => log.boundary_at(log.tail().max(log.head() - 1)),
     };
-    Verdict::Jump { from: cursor.seq, to: next - 1 }
+    Verdict::Jump(Lost { from: cursor.seq, to: next - 1, reason: GapReason::Overrun })
 }

@@ -16,7 +16,6 @@ use crate::fanout::log::Log;
 use crate::fanout::policy::{Verdict, judge};
 use crate::limits;
 use crate::wire::close::CloseReason;
-use crate::wire::event::{Event, GapReason};
 
 /// What a visit came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -203,12 +202,11 @@ impl<N: Network> Shard<N> {
                     self.overrun_disconnect(key, at);
                     return None;
                 }
-                Verdict::Jump { from, to } => {
-                    let channel = self.topics[topic].channel().cloned().expect("a cursor is set only once messages flow");
+                Verdict::Jump(lost) => {
+                    let name = self.topics[topic].name().clone();
                     self.metrics.overruns[self.topics[topic].rule.overrun as usize].inc();
-                    self.metrics.messages_skipped.add(to - from + 1);
-                    self.reply(key, &Event::Gap { channel: &channel.name, from, to, reason: GapReason::Overrun });
-                    self.conns[key].subscriptions[at].set_cursor(Cursor::at(to + 1));
+                    self.tell_lost(key, &name, lost);
+                    self.conns[key].subscriptions[at].set_cursor(Cursor::at(lost.to + 1));
                     if !self.note_behind(key, at) {
                         self.note_caught_up(key, at);
                         continue;

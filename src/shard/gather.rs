@@ -107,6 +107,7 @@ mod tests {
     use crate::config::Settings;
     use crate::fanout::batch::{BatchBuilder, Channel};
     use crate::fanout::cursor::Cursor;
+    use crate::wire::event::GapReason;
     use crate::wire::payload::Kind;
 
     /// Channels `a` and `b` with messages 1 to 3, and a subscription to each whose cursor stands at the given place.
@@ -119,7 +120,7 @@ mod tests {
             for seq in 1..=3 {
                 let mut builder = BatchBuilder::new(channel.clone(), seq);
                 builder.push(Kind::Text, format!("{name}{seq}").as_bytes(), 0, 0);
-                topics[topic].log_mut().append(builder.seal());
+                topics[topic].log_mut().append(builder.seal(), GapReason::Inbox);
             }
             let mut subscription = Subscription::waiting(topic, 0, 0);
             subscription.set_cursor(cursor);

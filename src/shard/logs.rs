@@ -42,16 +42,16 @@ impl Logs {
         result
     }
 
-    /// Returns how many numbers are missing before the batch. The budget is the caller's to keep.
+    /// Returns how many numbers are missing before the batch, which are lost on the way. The budget is the caller's to keep.
     pub fn append(&mut self, topics: &mut Topics, token: TopicToken, batch: Arc<Batch>) -> u64 {
         self.appended.push_back((token, batch.end()));
-        self.change(topics, token.index, |log| log.append(batch))
+        self.change(topics, token.index, |log| log.append(batch, GapReason::Inbox))
     }
 
     /// Announces as lost what lies between the head and `next`; returns how many numbers that is. The budget is the caller's to keep.
-    pub fn advance_head(&mut self, topics: &mut Topics, token: TopicToken, channel: &Arc<Channel>, next: u64) -> u64 {
+    pub fn advance_head(&mut self, topics: &mut Topics, token: TopicToken, channel: &Arc<Channel>, next: u64, reason: GapReason) -> u64 {
         self.appended.push_back((token, next));
-        self.change(topics, token.index, |log| log.advance_head(channel, next))
+        self.change(topics, token.index, |log| log.advance_head(channel, next, reason))
     }
 
     /// Counts again what a log holds: the visits may have had formats encoded for the first time.
@@ -117,7 +117,7 @@ impl<N: Network> Shard<N> {
         if seq < self.topics[index].head() {
             return;
         }
-        let lost = self.logs.advance_head(&mut self.topics, token, &channel, seq + 1);
+        let lost = self.logs.advance_head(&mut self.topics, token, &channel, seq + 1, GapReason::Inbox);
         self.metrics.inbox_lost.add(lost);
         self.begin_lap(index);
         self.logs.keep_budget(&mut self.topics);

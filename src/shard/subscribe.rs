@@ -11,6 +11,7 @@ use super::{Shard, since_ms};
 use crate::bus::{BusCommand, Creator, JoinRefusal, ShardMessage};
 use crate::fanout::batch::{Batch, Channel};
 use crate::fanout::cursor::Cursor;
+use crate::fanout::policy::Lost;
 use crate::fanout::topics::{Member, Topic, TopicToken};
 use crate::limits;
 use crate::wire::command::{self, Asked, ErrorCode, Id, Position};
@@ -75,16 +76,22 @@ impl<N: Network> Shard<N> {
         channel.subscribers.fetch_add(1, Relaxed);
         self.conns[key].subscriptions[at].set_cursor(cursor);
         // The position from which the client goes on counting: whatever follows has a higher number.
-        let seq = lost.map_or(cursor.seq, |(from, _)| from) - 1;
+        let seq = lost.map_or(cursor.seq, |lost| lost.from) - 1;
         self.reply(key, &Event::Subscribed { id, channel: &channel.name, epoch: channel.epoch, seq, recovered });
-        if let Some((from, to)) = lost {
-            self.metrics.messages_skipped.add(to - from + 1);
-            self.reply(key, &Event::Gap { channel: &channel.name, from, to, reason: GapReason::Expired });
+        if let Some(lost) = lost {
+            self.tell_lost(key, &channel.name, lost);
         }
         // Until it has been flushed the log must not take it for somebody who has everything.
         if self.note_behind(key, at) {
             self.mark_ready(key);
         }
+    }
+
+    /// Tells one connection of messages that it will not get, though others may.
+    pub(super) fn tell_lost(&mut self, key: usize, channel: &str, lost: Lost) {
+        let Lost { from, to, reason } = lost;
+        self.metrics.messages_skipped.add(lost.count());
+        self.reply(key, &Event::Gap { channel, from, to, reason });
     }
 
     pub(super) fn unsubscribe(&mut self, key: usize, name: &str, id: Option<Id>) {
@@ -238,7 +245,7 @@ impl<N: Network> Shard<N> {
             self.logs.append(&mut self.topics, token, batch);
         }
         if seq >= self.topics[index].head() {
-            self.logs.advance_head(&mut self.topics, token, &channel, seq + 1);
+            self.logs.advance_head(&mut self.topics, token, &channel, seq + 1, GapReason::Inbox);
         }
         self.topics[index].end_lap();
         self.logs.keep_budget(&mut self.topics);
@@ -313,7 +320,7 @@ struct Start {
     cursor: Cursor,
     recovered: bool,
     /// Numbers that were asked for and are gone.
-    lost: Option<(u64, u64)>,
+    lost: Option<Lost>,
 }
 
 impl Start {
@@ -323,7 +330,7 @@ impl Start {
             Some(position) if position.epoch == epoch && position.seq < topic.head() => {
                 let next = position.seq + 1;
                 let start = topic.boundary_at(next.max(topic.tail()));
-                let lost = (next < start).then(|| (next, start - 1));
+                let lost = (next < start).then(|| Lost { from: next, to: start - 1, reason: GapReason::Expired });
                 Start { cursor: Cursor::at(start), recovered: lost.is_none(), lost }
             }
             _ => live,
