@@ -101,6 +101,19 @@ impl Stage {
         self.rig.to_shard.push(ShardMessage::Batch { topic: known.topic, batch: builder.seal() }).expect("the inbox has room");
     }
 
+    /// The channel's source counts anew.
+    fn renumber(&mut self, name: &str, epoch: u64, seq: u64) {
+        let known = self.channels.get_mut(name).expect("somebody has subscribed");
+        known.channel = Arc::new(Channel { name: name.into(), epoch, subscribers: Default::default() });
+        known.seq = seq;
+        let renumbered = ShardMessage::Renumbered { topic: known.topic, channel: known.channel.clone(), seq };
+        self.rig.to_shard.push(renumbered).expect("the inbox has room");
+    }
+
+    fn renumbered(&self, clients: &[usize]) -> Vec<u64> {
+        clients.iter().map(|&client| self.clients[client].renumbered).collect()
+    }
+
     /// The end of the client's stream comes with what it sent last; it still reads.
     fn send_last(&mut self, client: usize, bytes: &[u8]) {
         self.rig.wires.borrow_mut().send_last(client, bytes);
@@ -948,6 +961,81 @@ fn an_answer_finds_whoever_has_asked_and_nobody_else() {
     assert!(stage.clients[stays].answers.is_empty(), "it is not for this one");
     answer(&mut stage, to_stays);
     assert_eq!(stage.clients[stays].answers, [json!({"type": "published", "id": "mine", "channel": "c", "seq": 1})]);
+}
+
+#[test]
+fn a_frame_that_was_begun_is_finished_though_its_channel_is_counted_anew() {
+    let mut stage = Stage::new(settings());
+    let clients = stage.subscribers(2, "c");
+    stage.set_room(clients[0], 500);
+    stage.publish("c", 3000);
+    stage.publish("c", 10);
+    stage.turn();
+    // The same numbers again, in the middle of which one of them stands.
+    stage.renumber("c", 8, 0);
+    stage.publish("c", 10);
+    stage.publish("c", 10);
+    stage.turns(2);
+    assert_eq!((stage.messages(&clients), stage.renumbered(&clients)), (vec![0, 4], vec![0, 1]));
+    stage.text(clients[0], r#"{"type":"ping","id":"reply"}"#);
+    stage.set_room(clients[0], PLENTY);
+    stage.turns(3);
+    assert_eq!(
+        (stage.messages(&clients), stage.renumbered(&clients)),
+        (vec![3, 4], vec![1, 1]),
+        "and the rest of the old ones never comes"
+    );
+    assert_eq!(stage.clients[clients[0]].answers.len(), 1);
+    let metrics = &stage.rig.metrics;
+    assert_eq!((metrics.lagging.get(), metrics.log_bytes.get(), metrics.buffer_bytes.get()), (0, 0, 0));
+    assert_eq!((stage.overruns(), stage.closed()), (0, vec![]));
+}
+
+#[test]
+fn a_topic_that_is_counted_anew_keeps_no_log_when_everybody_has_been_told() {
+    let mut stage = Stage::new(settings());
+    let clients = stage.subscribers(3, "c");
+    stage.set_room(clients[1], 0);
+    stage.publish("c", 10);
+    stage.turns(2);
+    stage.renumber("c", 8, 40);
+    stage.turns(2);
+    assert_eq!(stage.renumbered(&clients), [1, 0, 1]);
+    assert!(stage.rig.shard.has_log("c"), "one is behind");
+    assert_eq!(stage.rig.metrics.buffer_bytes.get(), 0, "which costs nothing");
+    stage.set_room(clients[1], PLENTY);
+    stage.turns(2);
+    assert_eq!(stage.renumbered(&clients), [1, 1, 1]);
+    assert!(!stage.rig.shard.has_log("c") && stage.rig.metrics.lagging.get() == 0);
+    stage.publish("c", 10);
+    stage.turns(2);
+    assert_eq!(stage.messages(&clients), [2, 1, 2]);
+    // Nobody is left to be told.
+    for &client in &clients {
+        stage.rig.wires.borrow_mut().pipes[client].reset = true;
+    }
+    stage.renumber("c", 9, 0);
+    stage.turns(2);
+    assert!(!stage.rig.shard.has_log("c"));
+}
+
+/// It knows nothing of the new numbers, so a gap would mean nothing to it.
+#[test]
+fn whoever_has_not_heard_of_the_new_numbers_is_told_them_instead_of_a_gap_in_them() {
+    let mut stage = Stage::new(settings_with(Overrun::Skip));
+    let client = stage.subscribers(1, "c")[0];
+    stage.set_room(client, 0);
+    stage.publish("c", 10);
+    stage.turn();
+    stage.renumber("c", 8, 40);
+    for _ in 0..4 {
+        stage.publish("c", LOG_BYTES / 2);
+        stage.turn();
+    }
+    stage.set_room(client, PLENTY);
+    stage.turns(3);
+    assert_eq!((stage.renumbered(&[client]), stage.clients[client].gaps, stage.overruns()), (vec![1], 0, 1));
+    assert_eq!(stage.clients[client].subscriptions["c"].seq, 44);
 }
 
 /// Somebody who takes nothing cannot be told, and the others do not wait for it beyond the deadline; nor does the thread sleep past it.

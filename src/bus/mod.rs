@@ -149,6 +149,12 @@ pub enum ShardMessage {
         topic: TopicToken,
         refusal: JoinRefusal,
     },
+    /// The channel is counted anew, in another epoch: messages after `seq` will follow. What was counted before has come or never will.
+    Renumbered {
+        topic: TopicToken,
+        channel: Arc<Channel>,
+        seq: u64,
+    },
     /// Messages up to `seq` were lost on the way because this inbox was full; a shard that is behind announces a gap.
     /// (A shard also sees a hole by itself when the next batch arrives.)
     Head {

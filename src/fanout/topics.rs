@@ -62,6 +62,8 @@ enum Naming {
 #[derive(Debug)]
 struct Active {
     log: Log,
+    /// Names this log among all that the shard has made.
+    number: u32,
     /// Index of the member to visit next.
     lap_position: u32,
     /// Visits still due; 0: every member has been visited since the newest batch.
@@ -233,10 +235,18 @@ impl Topic {
 
     /// The bus has answered the join: messages will come, the first of this number.
     pub fn serve(&mut self, channel: Arc<Channel>, head: u64) {
+        assert!(self.active.is_none(), "a topic in use is served already");
+        self.renumber(channel, head);
+    }
+
+    /// The next message will have this number, in whatever epoch the channel says. What the log has is given up: no member may stand in one of its
+    /// frames, or lag behind it.
+    pub fn renumber(&mut self, channel: Arc<Channel>, head: u64) {
         debug_assert_eq!(**self.name(), *channel.name);
-        assert!(self.active.is_none(), "a topic in use cannot be renumbered");
+        debug_assert_eq!(self.lagging(), 0);
         self.naming = Naming::Served(channel);
         self.head = head;
+        self.active = None;
     }
 
     /// None while nothing is to be sent or kept.
@@ -244,8 +254,13 @@ impl Topic {
         self.active.as_ref().map(|active| &active.log)
     }
 
-    /// The log, made if need be; [`Topic::rest`] is to follow some time.
-    pub fn log_mut(&mut self) -> &mut Log {
+    /// What the log is called while there is one: another one, made later, has another number.
+    pub fn log_number(&self) -> Option<u32> {
+        self.active.as_ref().map(|active| active.number)
+    }
+
+    /// The log, made if need be and called by the next number; [`Topic::rest`] is to follow some time.
+    pub fn log_mut(&mut self, last_number: &mut u32) -> &mut Log {
         let (bytes_max, head) = (self.rule.log_bytes, self.head);
         let count = self.members.as_slice().len() as u64;
         let active = self.active.get_or_insert_with(|| {
@@ -253,8 +268,10 @@ impl Topic {
             log.start_at(head);
             // Everybody has everything.
             log.set_served(head);
+            *last_number = last_number.wrapping_add(1);
             Box::new(Active {
                 log,
+                number: *last_number,
                 // Anywhere, or the same member would always be the first.
                 lap_position: ((head.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) % count.max(1)) as u32,
                 lap_remaining: 0,

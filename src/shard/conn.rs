@@ -112,7 +112,7 @@ pub struct Subscription {
     seq: u64,
     offset: u32,
     pub topic: u32,
-    /// Its place among the topic's members, and two bits.
+    /// Its place among the topic's members, and three bits.
     place: u32,
     /// Its place on the list of those that are behind.
     pub links: Links,
@@ -120,6 +120,8 @@ pub struct Subscription {
 
 const LEAVING: u32 = 1 << 31;
 const LEFT: u32 = 1 << 30;
+const UNTOLD: u32 = 1 << 29;
+const BITS: u32 = LEAVING | LEFT | UNTOLD;
 
 impl Subscription {
     /// A subscription that the bus has not confirmed yet sees nothing; its cursor keeps the number of its waiter instead.
@@ -129,12 +131,12 @@ impl Subscription {
 
     /// Its place among the topic's members.
     pub fn place(&self) -> u32 {
-        self.place & !(LEAVING | LEFT)
+        self.place & !BITS
     }
 
     pub fn set_place(&mut self, place: u32) {
-        debug_assert_eq!(place & (LEAVING | LEFT), 0, "memory ends far below 2^30 members");
-        self.place = self.place & (LEAVING | LEFT) | place;
+        debug_assert_eq!(place & BITS, 0, "memory ends far below 2^29 members");
+        self.place = self.place & BITS | place;
     }
 
     /// Unsubscribed in the middle of a frame: it ends with the frame.
@@ -158,6 +160,19 @@ impl Subscription {
         let was_left = self.place & LEFT != 0;
         self.place &= !LEFT;
         was_left
+    }
+
+    /// The channel is counted anew, which it has to be told before anything else; its cursor stands before the number that it will be told to go on with.
+    pub fn is_untold(&self) -> bool {
+        self.place & UNTOLD != 0
+    }
+
+    pub fn set_untold(&mut self) {
+        self.place |= UNTOLD;
+    }
+
+    pub fn set_told(&mut self) {
+        self.place &= !UNTOLD;
     }
 
     /// The waiter's number while the bus has not confirmed the subscription.
@@ -196,6 +211,12 @@ pub struct Outbox {
 }
 
 impl Outbox {
+    /// Puts the rest of a frame that the socket has taken in part before everything else.
+    pub fn put_first(&mut self, rest: &[u8]) {
+        let sent = self.sent;
+        self.bytes.splice(sent..sent, rest.iter().copied());
+    }
+
     /// The kernel has this many more bytes. What was sent is freed now and then: a client that never lets the outbox run quite empty
     /// must not make it grow for ever.
     pub fn take_off(&mut self, bytes: usize) {

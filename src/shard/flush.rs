@@ -179,8 +179,13 @@ impl<N: Network> Shard<N> {
         let subscription = &self.conns[key].subscriptions[at];
         let topic = &self.topics[subscription.topic];
         let log = topic.log().expect("whoever is behind is behind in a log");
-        let cursor = subscription.cursor();
-        judge(log, if cursor.is_mid_frame() { log.boundary_after(cursor) } else { cursor }, topic.rule.overrun)
+        let cursor = match subscription.cursor() {
+            // What it was counted at has no number.
+            before if subscription.is_untold() => Cursor::at(before.seq + 1),
+            cut if cut.is_mid_frame() => log.boundary_after(cut),
+            whole => whole,
+        };
+        judge(log, cursor, topic.rule.overrun)
     }
 
     /// Picks the subscriptions that the next write is for, those that have waited longest, and applies the policies of channels whose log has
@@ -196,21 +201,31 @@ impl<N: Network> Shard<N> {
             let topic = subscription.topic;
             // Of the one that the socket is in the middle of the rest of the frame is sent first.
             let verdict = if subscription.is_mid_frame() { Verdict::Within } else { self.judge(key, at) };
-            match verdict {
-                Verdict::Within => {}
+            let is_untold = subscription.is_untold();
+            let from = match verdict {
+                Verdict::Within if is_untold => Some(subscription.cursor().seq + 1),
+                Verdict::Within => None,
                 Verdict::Disconnect => {
                     self.overrun_disconnect(key, at);
                     return None;
                 }
                 Verdict::Jump(lost) => {
-                    let name = self.topics[topic].name().clone();
                     self.metrics.overruns[self.topics[topic].rule.overrun as usize].inc();
-                    self.tell_lost(key, &name, lost);
-                    self.conns[key].subscriptions[at].set_cursor(Cursor::at(lost.to + 1));
-                    if !self.note_behind(key, at) {
-                        self.note_caught_up(key, at);
-                        continue;
+                    if !is_untold {
+                        let name = self.topics[topic].name().clone();
+                        self.tell_lost(key, &name, lost);
                     }
+                    Some(lost.to + 1)
+                }
+            };
+            if let Some(next) = from {
+                self.conns[key].subscriptions[at].set_cursor(Cursor::at(next));
+                if is_untold {
+                    self.tell_renumbered(key, at);
+                }
+                if !self.note_behind(key, at) {
+                    self.note_caught_up(key, at);
+                    continue;
                 }
             }
             if self.topics[topic].log().is_some_and(Log::is_scattered) {

@@ -120,7 +120,7 @@ mod tests {
             for seq in 1..=3 {
                 let mut builder = BatchBuilder::new(channel.clone(), seq);
                 builder.push(Kind::Text, format!("{name}{seq}").as_bytes(), 0, 0);
-                topics[topic].log_mut().append(builder.seal(), GapReason::Inbox);
+                topics[topic].log_mut(&mut 0).append(builder.seal(), GapReason::Inbox);
             }
             let mut subscription = Subscription::waiting(topic, 0, 0);
             subscription.set_cursor(cursor);
@@ -176,7 +176,7 @@ mod tests {
     fn a_frame_that_no_log_has_any_more_is_told() {
         let (mut topics, subscriptions) = stage([Cursor::at(4), Cursor { seq: 1, offset: 1 }]);
         assert_eq!(due(&subscriptions, &[1], Some(1)).lost_frame(&topics), None);
-        topics[subscriptions[1].topic].log_mut().drop_before(4);
+        topics[subscriptions[1].topic].log_mut(&mut 0).drop_before(4);
         assert_eq!(due(&subscriptions, &[1], Some(1)).lost_frame(&topics), Some(1));
     }
 }

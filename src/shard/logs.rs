@@ -19,14 +19,32 @@ pub(super) struct Logs {
     bytes: usize,
     bytes_max: usize,
     /// What was appended, oldest first; entries may be out of date.
-    appended: VecDeque<(TopicToken, u64)>,
+    appended: VecDeque<Appended>,
     /// How long `appended` may become before it is swept of what is out of date.
     sweep_at: usize,
+    /// The number of the log that was made last.
+    last_number: u32,
+}
+
+/// A batch in a log. The log is named by its number: one that its topic has made later may count anew.
+#[derive(Debug, Clone, Copy)]
+struct Appended {
+    topic: u32,
+    log: u32,
+    end: u64,
+}
+
+impl Appended {
+    /// The log, if it is still there.
+    fn log(self, topics: &Topics) -> Option<&Log> {
+        let topic = topics.contains(self.topic).then(|| &topics[self.topic])?;
+        topic.log().filter(|_| topic.log_number() == Some(self.log))
+    }
 }
 
 impl Logs {
     pub fn new(bytes_max: usize) -> Logs {
-        Logs { bytes: 0, bytes_max, appended: VecDeque::new(), sweep_at: limits::APPENDED_BEFORE_SWEEP }
+        Logs { bytes: 0, bytes_max, appended: VecDeque::new(), sweep_at: limits::APPENDED_BEFORE_SWEEP, last_number: 0 }
     }
 
     pub fn bytes(&self) -> usize {
@@ -36,7 +54,7 @@ impl Logs {
     pub fn change<R>(&mut self, topics: &mut Topics, index: u32, change: impl FnOnce(&mut Log) -> R) -> R {
         let topic = &mut topics[index];
         let before = topic.log().map_or(0, Log::bytes);
-        let log = topic.log_mut();
+        let log = topic.log_mut(&mut self.last_number);
         let result = change(log);
         self.bytes = self.bytes - before + log.bytes();
         result
@@ -44,14 +62,33 @@ impl Logs {
 
     /// Returns how many numbers are missing before the batch, which are lost on the way. The budget is the caller's to keep.
     pub fn append(&mut self, topics: &mut Topics, token: TopicToken, batch: Arc<Batch>) -> u64 {
-        self.appended.push_back((token, batch.end()));
-        self.change(topics, token.index, |log| log.append(batch, GapReason::Inbox))
+        let end = batch.end();
+        let lost = self.change(topics, token.index, |log| log.append(batch, GapReason::Inbox));
+        self.note_appended(topics, token.index, end);
+        lost
     }
 
     /// Announces as lost what lies between the head and `next`; returns how many numbers that is. The budget is the caller's to keep.
     pub fn advance_head(&mut self, topics: &mut Topics, token: TopicToken, channel: &Arc<Channel>, next: u64, reason: GapReason) -> u64 {
-        self.appended.push_back((token, next));
-        self.change(topics, token.index, |log| log.advance_head(channel, next, reason))
+        let lost = self.change(topics, token.index, |log| log.advance_head(channel, next, reason));
+        self.note_appended(topics, token.index, next);
+        lost
+    }
+
+    /// Makes the log, if there is none yet: somebody is about to be behind in it.
+    pub fn make(&mut self, topics: &mut Topics, index: u32) {
+        self.change(topics, index, |_| ());
+    }
+
+    fn note_appended(&mut self, topics: &Topics, topic: u32, end: u64) {
+        let log = topics[topic].log_number().expect("it was appended to");
+        self.appended.push_back(Appended { topic, log, end });
+    }
+
+    /// What was counted before is given up, and the next message will have this number. Nobody may stand in it or lag behind it.
+    pub fn renumber(&mut self, topics: &mut Topics, index: u32, channel: Arc<Channel>, head: u64) {
+        self.forget(&topics[index]);
+        topics[index].renumber(channel, head);
     }
 
     /// Counts again what a log holds: the visits may have had formats encoded for the first time.
@@ -71,7 +108,7 @@ impl Logs {
         topics[index].rest();
     }
 
-    /// A topic has gone, and its log with it.
+    /// The topic's log goes, with it or without.
     pub fn forget(&mut self, topic: &Topic) {
         self.bytes -= topic.log().map_or(0, Log::bytes);
     }
@@ -79,19 +116,15 @@ impl Logs {
     /// Drops the oldest batches of the shard, whatever their channel, until all logs fit their budget.
     pub fn keep_budget(&mut self, topics: &mut Topics) {
         while self.bytes > self.bytes_max {
-            let Some((token, end)) = self.appended.pop_front() else { break };
-            if let Some(index) = topics.resolve(token)
-                && topics[index].log().is_some()
-            {
-                self.change(topics, index, |log| log.drop_before(end));
+            let Some(oldest) = self.appended.pop_front() else { break };
+            if oldest.log(topics).is_some() {
+                self.change(topics, oldest.topic, |log| log.drop_before(oldest.end));
             }
         }
         // Most of these batches were freed long ago, as soon as everybody had them. Twice what is still held may come before the next
         // look, so that a message costs the same however much is held.
         if self.appended.len() > self.sweep_at {
-            self.appended.retain(|&(token, end)| {
-                topics.resolve(token).is_some_and(|index| topics[index].log().is_some_and(|log| log.may_hold(end)))
-            });
+            self.appended.retain(|appended| appended.log(topics).is_some_and(|log| log.may_hold(appended.end)));
             self.sweep_at = limits::APPENDED_BEFORE_SWEEP.max(2 * self.appended.len());
         }
     }
@@ -123,7 +156,7 @@ impl<N: Network> Shard<N> {
         self.logs.keep_budget(&mut self.topics);
     }
 
-    fn begin_lap(&mut self, index: u32) {
+    pub(super) fn begin_lap(&mut self, index: u32) {
         if self.ring.is_empty()
             && let Some(coalesce) = self.settings.coalesce
         {

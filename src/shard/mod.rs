@@ -4,7 +4,8 @@
 //! generic over [`net::Network`], so that the simulator drives the very same code with sockets and a clock of its own.
 //!
 //! The stages live in files of their own: `admission` (who gets in), `read` (frames and commands), `subscribe` (subscriptions and the bus's
-//! answers; [`sources`] says who may have how many), `questions` (what else is asked of the bus), `logs` (what the bus sends, kept until everybody has it), [`timers`] and `heartbeat`,
+//! answers; [`sources`] says who may have how many), `questions` (what else is asked of the bus), `logs` (what the bus sends, kept until everybody has it), `renumber` (a channel that is counted
+//! anew), [`timers`] and `heartbeat`,
 //! [`behind`] (who has not been sent everything), `flush` (one `writev` per due connection, of what `gather` finds), `close` (closing,
 //! reaping), `stop`. `buffers` is the account of what connections hold for themselves.
 
@@ -20,6 +21,7 @@ mod logs;
 pub mod net;
 mod questions;
 mod read;
+mod renumber;
 pub mod run;
 pub mod settings;
 pub mod sockets;
@@ -226,6 +228,11 @@ impl<N: Network> Shard<N> {
 
     pub fn metrics(&self) -> &ShardMetrics {
         &self.metrics
+    }
+
+    /// Whether anything of this channel is kept to be sent.
+    pub fn has_log(&self, channel: &str) -> bool {
+        self.topics.find(channel).is_some_and(|topic| self.topics[topic].log().is_some())
     }
 
     fn read_clock(&mut self) {

@@ -230,6 +230,7 @@ impl<N: Network> Shard<N> {
                 }
                 ShardMessage::Joined { topic, channel, seq, history } => self.on_joined(topic, channel, seq, history),
                 ShardMessage::Refused { topic, refusal } => self.on_refused(topic, refusal),
+                ShardMessage::Renumbered { topic, channel, seq } => self.on_renumbered(topic, channel, seq),
                 ShardMessage::Head { topic, seq } => self.on_head(topic, seq),
                 ShardMessage::Answer { conn, id, answer } => self.on_answer(conn, id.as_ref(), answer),
                 ShardMessage::Stop => self.stop(),

@@ -85,6 +85,7 @@ impl FakeShard {
                     *head = batch.end() - 1;
                     self.topics.get_mut(&topic.index).unwrap().extend(describe(&batch));
                 }
+                ShardMessage::Renumbered { .. } => panic!("neither bus has numbers of its own"),
                 ShardMessage::Head { topic, seq } => {
                     self.topics.entry(topic.index).or_default().push(format!("head@{seq}"));
                     self.heads.insert(topic.index, seq);

@@ -26,8 +26,10 @@ pub struct Client {
     pub gaps: usize,
     /// What it was told of being too slow, and not yet held against what the logs had room for.
     pub overruns: Vec<Overrun>,
-    /// Raw connections: the last number seen per channel (they are told of nothing else).
-    raw_last: HashMap<String, u64>,
+    /// How often it was told that a channel which it has is counted anew.
+    pub renumbered: u64,
+    /// Raw connections: the last epoch and number seen per channel (they are told of nothing else).
+    raw_last: HashMap<String, (u64, u64)>,
     /// Of every frame that came, but for the time that it says.
     pub digest: DefaultHasher,
 }
@@ -71,6 +73,7 @@ impl Client {
             messages: 0,
             gaps: 0,
             overruns: Vec::new(),
+            renumbered: 0,
             raw_last: HashMap::new(),
             digest: DefaultHasher::new(),
         }
@@ -139,10 +142,10 @@ impl Client {
     fn on_raw(&mut self, payload: &[u8]) {
         payload.hash(&mut self.digest);
         let data: Value = serde_json::from_slice(payload).expect("payloads come whole");
-        let (channel, number) = (data["c"].as_str().unwrap().to_owned(), data["n"].as_u64().unwrap());
-        let last = self.raw_last.entry(channel).or_insert(0);
-        assert!(number > *last, "raw messages come in order, each once: {number} after {last}");
-        *last = number;
+        let (channel, epoch, number) = (data["c"].as_str().unwrap().to_owned(), data["e"].as_u64().unwrap(), data["n"].as_u64().unwrap());
+        let last = self.raw_last.entry(channel).or_insert((0, 0));
+        assert!((epoch, number) > *last, "raw messages come in order, each once: {epoch} {number} after {last:?}");
+        *last = (epoch, number);
         self.messages += 1;
     }
 
@@ -158,9 +161,16 @@ impl Client {
         match event["type"].as_str().expect("every event has a type") {
             "connected" | "pong" | "published" => {}
             "subscribed" => {
-                self.asked.retain(|asked| *asked != channel);
                 let view = View { epoch: number("epoch"), seq: number("seq") };
-                assert_eq!(self.subscriptions.insert(channel, view), None, "confirmed twice");
+                if let Some(before) = self.subscriptions.get_mut(&channel) {
+                    assert!(event["id"].is_null() && event["recovered"] == false, "confirmed twice");
+                    assert_ne!(before.epoch, view.epoch, "counted anew, so in another epoch");
+                    *before = view;
+                    self.renumbered += 1;
+                    return;
+                }
+                self.asked.retain(|asked| *asked != channel);
+                self.subscriptions.insert(channel, view);
             }
             "unsubscribed" => {
                 self.asked.retain(|asked| *asked != channel);

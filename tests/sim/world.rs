@@ -41,7 +41,7 @@ pub struct Seen {
 }
 
 impl Seen {
-    fn add(&mut self, metrics: &ShardMetrics) {
+    fn add(&mut self, metrics: &ShardMetrics, renumbered: u64) {
         let mut add = |name: &str, count: u64| *self.counts.entry(name.to_owned()).or_default() += count;
         for &reason in CloseReason::ALL {
             add(&format!("closed {}", reason.name()), metrics.closed[reason as usize].get());
@@ -56,6 +56,7 @@ impl Seen {
         add("accept errors", metrics.accept_errors.get());
         add("command errors", metrics.command_errors.get());
         add("pings", metrics.pings_sent.get());
+        add("told that a channel is counted anew", renumbered);
         add("refused for too many connections", metrics.refused[RefusalReason::ConnectionsMax as usize].get());
     }
 
@@ -79,6 +80,8 @@ struct SimChannel {
     history: VecDeque<Arc<Batch>>,
     /// The shard was not sent something: it must be told the head before silence.
     lost: bool,
+    /// It is counted anew, and the shard could not be told yet: nothing is handed out before.
+    renumbered: bool,
 }
 
 /// A batch as the bus has handed it out.
@@ -120,6 +123,10 @@ pub struct Simulation {
     joins: Vec<(String, TopicToken)>,
     peers: Vec<Peer>,
     epochs: u64,
+    /// Which epoch came after this one of the same channel.
+    successors: BTreeMap<u64, u64>,
+    /// Channels as they were before they were counted anew.
+    former: Vec<Arc<Channel>>,
     /// All that was published, oldest first.
     sent: Vec<Sent>,
     log_bytes: usize,
@@ -151,6 +158,8 @@ impl Simulation {
             joins: Vec::new(),
             peers: Vec::new(),
             epochs: 0,
+            successors: BTreeMap::new(),
+            former: Vec::new(),
             sent: Vec::new(),
             log_bytes,
             log_bytes_total,
@@ -188,7 +197,7 @@ impl Simulation {
         for peer in &self.peers {
             self.digest.write_u64(peer.client.digest.finish());
         }
-        SEEN.lock().unwrap().add(&self.metrics);
+        SEEN.lock().unwrap().add(&self.metrics, self.peers.iter().map(|peer| peer.client.renumbered).sum());
         self.digest.finish()
     }
 
@@ -424,20 +433,27 @@ impl Simulation {
     /// Nobody is judged too slow while the logs have room, the channel's own and all together.
     fn check_overruns(&mut self, at: usize) {
         for overrun in std::mem::take(&mut self.peers[at].client.overruns) {
-            let missed = |sent: &&Sent| sent.epoch == overrun.epoch && sent.end > overrun.from;
-            let first = self.sent.iter().position(|sent| missed(&sent)).expect("it is behind something");
-            let channel: usize = self.sent.iter().filter(missed).map(|sent| sent.bytes_max).sum();
-            // What was held before may have been asked for in more formats since.
-            let all: usize =
-                Format::ALL.len() * self.sent[first].held_before + self.sent[first..].iter().map(|sent| sent.bytes_max).sum::<usize>();
+            // The channel may be counted anew since, which it has not been told.
+            let since = std::iter::successors(self.successors.get(&overrun.epoch), |epoch| self.successors.get(epoch));
             assert!(
-                // A log drops whole batches, the oldest of which may hold most of what is allowed.
-                4 * channel > self.log_bytes || all > self.log_bytes_total,
-                "too slow for {} from {} on, when all that it had not got took {channel} bytes and all logs {all}",
+                self.was_overrun(overrun.epoch, overrun.from) || since.copied().any(|epoch| self.was_overrun(epoch, 0)),
+                "too slow for {} from {} on, when there was room for all that it had not got",
                 overrun.channel,
                 overrun.from
             );
         }
+    }
+
+    /// Whether what was sent in this epoch from this number on may have been too much for its log, or for all logs.
+    fn was_overrun(&self, epoch: u64, from: u64) -> bool {
+        let missed = |sent: &&Sent| sent.epoch == epoch && sent.end > from;
+        let Some(first) = self.sent.iter().position(|sent| missed(&sent)) else { return false };
+        let channel: usize = self.sent.iter().filter(missed).map(|sent| sent.bytes_max).sum();
+        // What was held before may have been asked for in more formats since.
+        let all: usize =
+            Format::ALL.len() * self.sent[first].held_before + self.sent[first..].iter().map(|sent| sent.bytes_max).sum::<usize>();
+        // A log drops whole batches, the oldest of which may hold most of what is allowed.
+        4 * channel > self.log_bytes || all > self.log_bytes_total
     }
 
     /// Who was told the end of a connection after saying its last has had all its answers.
@@ -466,8 +482,10 @@ impl Simulation {
         if !self.channels.contains_key(name) {
             return;
         }
-        if self.rng.u8(..30) == 0 {
-            return self.gap(name);
+        match self.rng.u8(..60) {
+            0 | 1 => return self.gap(name),
+            2 => return self.renumber(name),
+            _ => {}
         }
         let count = if self.rng.u8(..6) == 0 { self.rng.u64(1..40) } else { 1 };
         let big = self.rng.u8(..20) == 0;
@@ -491,6 +509,30 @@ impl Simulation {
         self.hand_out(name, gap);
     }
 
+    /// The source counts anew, from anywhere.
+    fn renumber(&mut self, name: &str) {
+        self.epochs += 1;
+        let known = self.channels.get_mut(name).unwrap();
+        let channel = Channel { name: name.into(), epoch: self.epochs, subscribers: Default::default() };
+        self.successors.insert(known.channel.epoch, channel.epoch);
+        self.former.push(std::mem::replace(&mut known.channel, Arc::new(channel)));
+        // Below, at and above the numbers that there were.
+        known.seq = self.rng.u64(0..known.seq + 20);
+        known.history.clear();
+        (known.lost, known.renumbered) = (false, known.topic.is_some());
+        if self.rng.bool() {
+            self.tell_renumbered(name);
+        }
+    }
+
+    fn tell_renumbered(&mut self, name: &str) {
+        let Some(known) = self.channels.get_mut(name) else { return };
+        if let Some(topic) = known.topic.filter(|_| known.renumbered) {
+            let renumbered = ShardMessage::Renumbered { topic, channel: known.channel.clone(), seq: known.seq };
+            known.renumbered = self.to_shard.push(renumbered).is_err();
+        }
+    }
+
     fn hand_out(&mut self, name: &str, batch: Arc<Batch>) {
         let lose = self.rng.u8(..40) == 0;
         let known = self.channels.get_mut(name).unwrap();
@@ -505,7 +547,8 @@ impl Simulation {
                 known.history.pop_front();
             }
         }
-        let Some(topic) = known.topic else { return };
+        // What it is told of the new numbers then includes this.
+        let Some(topic) = known.topic.filter(|_| !known.renumbered) else { return };
         if lose || self.to_shard.push(ShardMessage::Batch { topic, batch }).is_err() {
             known.lost = true;
         }
@@ -547,6 +590,7 @@ impl Simulation {
                 topic: None,
                 history: VecDeque::new(),
                 lost: false,
+                renumbered: false,
             });
             let joined = ShardMessage::Joined {
                 topic: *topic,
@@ -557,10 +601,15 @@ impl Simulation {
             if self.to_shard.push(joined).is_err() {
                 return true;
             }
-            (known.topic, known.lost) = (Some(*topic), false);
+            (known.topic, known.lost, known.renumbered) = (Some(*topic), false, false);
             false
         });
         self.joins.extend(waiting);
+        for name in CHANNELS {
+            if eager || self.rng.u8(..3) == 0 {
+                self.tell_renumbered(name);
+            }
+        }
         for known in self.channels.values_mut() {
             if let Some(topic) = known.topic.filter(|_| known.lost && (eager || self.rng.u8(..3) == 0)) {
                 known.lost = self.to_shard.push(ShardMessage::Head { topic, seq: known.seq }).is_err();
@@ -635,6 +684,8 @@ impl Simulation {
         // With nobody stalled nothing is kept, but for the channel with a history.
         if self.peers.iter().all(|peer| !peer.stalled && !peer.mute) {
             assert_eq!(self.metrics.lagging.get(), 0);
+            let with_log: Vec<&str> = CHANNELS.into_iter().filter(|name| *name != "kept" && self.shard.has_log(name)).collect();
+            assert!(with_log.is_empty(), "a topic keeps no log while nothing is to be sent: {with_log:?}");
             assert_eq!(self.metrics.buffer_bytes.get(), 0, "invariant 5: an idle connection owns no buffer");
         }
         // Everybody goes: nothing may be left.
@@ -655,8 +706,8 @@ impl Simulation {
         self.bus_turn(true);
         self.turn();
         assert_eq!((self.metrics.log_bytes.get(), self.metrics.channels.get()), (0, 0), "topics go with their last subscriber");
-        for known in self.channels.values() {
-            assert_eq!(known.channel.subscribers.load(std::sync::atomic::Ordering::Relaxed), 0);
+        for channel in self.channels.values().map(|known| &known.channel).chain(&self.former) {
+            assert_eq!(channel.subscribers.load(std::sync::atomic::Ordering::Relaxed), 0);
         }
     }
 }
