@@ -7,8 +7,7 @@
 
 use std::env;
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram};
@@ -20,6 +19,7 @@ use sd_notify::NotifyState;
 use socket2::{Domain, SockRef, Type};
 
 use crate::bus::{BusSender, ShardSender};
+use crate::listen::{Entrance, Handed, Listener, Opening};
 use crate::metrics::{BusMetrics, ShardMetrics};
 use crate::sys;
 
@@ -164,7 +164,7 @@ pub fn watchdog() -> Option<Duration> {
 /// Listening sockets from systemd, in place of `listen`.
 #[derive(Debug)]
 pub struct Given {
-    sockets: Vec<(OwnedFd, SocketAddr)>,
+    sockets: Vec<(OwnedFd, Listener)>,
 }
 
 impl Given {
@@ -174,69 +174,48 @@ impl Given {
             .context("LISTEN_FDS cannot be used")?
             .into_iter()
             .map(|socket| {
-                let address = prepare(&socket, backlog).with_context(|| format!("descriptor {} from systemd", socket.as_raw_fd()))?;
-                Ok((socket, address))
+                let listener = prepare(&socket, backlog).with_context(|| format!("descriptor {} from systemd", socket.as_raw_fd()))?;
+                Ok((socket, listener))
             })
             .collect::<anyhow::Result<Vec<_>>>()?;
         Ok(Some(Given { sockets }).filter(|given| !given.sockets.is_empty()))
     }
 
     /// Each address once.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
-        let mut addresses: Vec<SocketAddr> = Vec::new();
-        for (_, address) in &self.sockets {
-            if !addresses.contains(address) {
-                addresses.push(*address);
+    pub fn listeners(&self) -> Vec<Listener> {
+        let mut listeners: Vec<Listener> = Vec::new();
+        for (_, listener) in &self.sockets {
+            if listeners.iter().all(|other| other.address != listener.address) {
+                listeners.push(listener.clone());
             }
         }
-        addresses
-    }
-
-    /// Those of them through which no IPv4 comes although they are `[::]`: the socket unit decides, not this server.
-    pub fn ipv6_alone(&self) -> Vec<SocketAddr> {
-        let is_alone = |(socket, address): &&(OwnedFd, SocketAddr)| address.is_ipv6() && SockRef::from(socket).only_v6().unwrap_or(false);
-        self.sockets.iter().filter(is_alone).map(|(_, address)| *address).collect()
+        listeners
     }
 
     /// The sockets that one of `shards` shards accepts from. Every socket is somebody's and every shard has one of each address: the
     /// kernel deals connections to each socket of an address, whether anybody accepts from it or not.
     ///
     /// `private`: the shard is about to take a copy of the descriptor table, and finds the sockets there under the same numbers.
-    pub fn share(&self, shard: usize, shards: usize, private: bool) -> io::Result<Vec<Share>> {
-        let mut shares = Vec::new();
-        for address in self.addresses() {
-            let group: Vec<&OwnedFd> = self.sockets.iter().filter(|(_, other)| *other == address).map(|(socket, _)| socket).collect();
+    pub fn share(&self, shard: usize, shards: usize, private: bool) -> io::Result<Vec<Entrance>> {
+        let mut entrances = Vec::new();
+        for listener in self.listeners() {
+            let group: Vec<&OwnedFd> =
+                self.sockets.iter().filter(|(_, other)| other.address == listener.address).map(|(socket, _)| socket).collect();
             let serves = |shard: usize, index: usize| {
                 if group.len() < shards { shard % group.len() == index } else { index % shards == shard }
             };
             for (index, socket) in group.iter().enumerate().filter(|(index, _)| serves(shard, *index)) {
                 let is_shared = (0..shards).filter(|&other| serves(other, index)).count() > 1;
-                let socket = if private { Socket::Inherited(socket.as_raw_fd()) } else { Socket::Owned(socket.try_clone()?) };
-                shares.push(Share { socket, is_shared });
+                let socket = if private { Handed::Inherited(socket.as_raw_fd()) } else { Handed::Owned(socket.try_clone()?) };
+                entrances.push(Entrance { listener: listener.clone(), socket: Opening::Given { socket, is_shared } });
             }
         }
-        Ok(shares)
+        Ok(entrances)
     }
 }
 
-/// A socket from systemd, for one shard.
-#[derive(Debug)]
-pub struct Share {
-    pub socket: Socket,
-    /// Other shards accept from it as well.
-    pub is_shared: bool,
-}
-
-#[derive(Debug)]
-pub enum Socket {
-    /// In the table that all share, a descriptor of the shard's own.
-    Owned(OwnedFd),
-    /// The number it will have in the shard's copy of the table.
-    Inherited(RawFd),
-}
-
 /// Checks one socket and sets what the settings say about it; accepted sockets inherit the rest ([`crate::shard::sockets`]).
-fn prepare(socket: &OwnedFd, backlog: u32) -> anyhow::Result<SocketAddr> {
+fn prepare(socket: &OwnedFd, backlog: u32) -> anyhow::Result<Listener> {
     let socket = SockRef::from(socket);
     let is_tcp = matches!(socket.domain(), Ok(Domain::IPV4 | Domain::IPV6)) && matches!(socket.r#type(), Ok(Type::STREAM));
     if !is_tcp || !socket.is_listener().unwrap_or(false) {
@@ -245,18 +224,21 @@ fn prepare(socket: &OwnedFd, backlog: u32) -> anyhow::Result<SocketAddr> {
     socket.set_nonblocking(true)?;
     // systemd's Backlog= held until now.
     socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-    socket.local_addr()?.as_socket().ok_or_else(|| anyhow!("it has no IP address"))
+    let address = socket.local_addr()?.as_socket().ok_or_else(|| anyhow!("it has no IP address"))?;
+    // The socket unit decides whether IPv4 comes in through `[::]`.
+    Ok(Listener { address, is_ipv6_alone: address.is_ipv6() && socket.only_v6().unwrap_or(false) })
 }
 
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
+    use std::os::fd::RawFd;
 
     use super::*;
 
     fn given(addresses: &[&TcpListener]) -> Given {
-        let sockets = addresses.iter().map(|socket| (OwnedFd::from(socket.try_clone().unwrap()), socket.local_addr().unwrap())).collect();
-        Given { sockets }
+        let handed = |socket: &&TcpListener| (OwnedFd::from(socket.try_clone().unwrap()), Listener::new(socket.local_addr().unwrap()));
+        Given { sockets: addresses.iter().map(handed).collect() }
     }
 
     /// Whatever the numbers of sockets and shards, no socket is without a shard and no shard without a socket.
@@ -269,20 +251,20 @@ mod tests {
                 let mut all = vec![&socket; sockets];
                 all.push(&other);
                 let given = given(&all);
-                assert_eq!(given.addresses(), [socket.local_addr().unwrap(), other.local_addr().unwrap()]);
-                let shares = |shard| given.share(shard, shards, true).unwrap().into_iter();
-                let number = |share: &Share| match share.socket {
-                    Socket::Inherited(fd) => fd,
-                    Socket::Owned(_) => panic!("asked for numbers"),
+                assert_eq!(given.listeners(), [&socket, &other].map(|socket| Listener::new(socket.local_addr().unwrap())));
+                let number = |entrance: &Entrance| match entrance.socket {
+                    Opening::Given { socket: Handed::Inherited(fd), is_shared } => (fd, is_shared),
+                    _ => panic!("asked for numbers"),
                 };
+                let shares = |shard| given.share(shard, shards, true).unwrap().iter().map(number).collect::<Vec<_>>().into_iter();
                 for (fd, _) in &given.sockets {
-                    let users: Vec<Share> = (0..shards).flat_map(shares).filter(|share| number(share) == fd.as_raw_fd()).collect();
+                    let users: Vec<(RawFd, bool)> = (0..shards).flat_map(shares).filter(|(number, _)| *number == fd.as_raw_fd()).collect();
                     assert!(!users.is_empty(), "{sockets} sockets, {shards} shards: one is not served");
-                    assert!(users.iter().all(|share| share.is_shared == (users.len() > 1)), "{sockets} {shards} {users:?}");
+                    assert!(users.iter().all(|(_, is_shared)| *is_shared == (users.len() > 1)), "{sockets} {shards} {users:?}");
                 }
                 let last = given.sockets[sockets].0.as_raw_fd();
                 for shard in 0..shards {
-                    let of_group = shares(shard).filter(|share| number(share) != last).count();
+                    let of_group = shares(shard).filter(|(number, _)| *number != last).count();
                     assert!(of_group >= 1 && shares(shard).count() == of_group + 1, "{sockets} sockets, {shards} shards, shard {shard}");
                 }
             }
@@ -292,7 +274,7 @@ mod tests {
     #[test]
     fn what_is_no_listener_is_refused() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        assert_eq!(prepare(&listener.try_clone().unwrap().into(), 16).unwrap(), listener.local_addr().unwrap());
+        assert_eq!(prepare(&listener.try_clone().unwrap().into(), 16).unwrap(), Listener::new(listener.local_addr().unwrap()));
         let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let unix = UnixDatagram::unbound().unwrap();

@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 
 use super::{BadSettings, BadUsage, check_channel, flags, output};
 use crate::config::{Settings, load, mask};
-use crate::listen::reachable;
+use crate::listen::Listener;
 
 /// How long a server may take to answer before it is taken for gone.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -77,7 +77,7 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let mut target = if through_redis {
         Target::redis(&settings, channel)?
     } else {
-        Target::control(reachable(settings.addresses.control, false), channel)
+        Target::control(Listener::new(settings.addresses.control).reachable().address, channel)
     };
 
     let payload = matches.get_one::<OsString>("payload").expect("it has a default");

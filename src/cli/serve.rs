@@ -54,7 +54,7 @@ fn serve(loaded: Loaded, host: &Host) -> anyhow::Result<()> {
         settings.addresses.control = server.control;
     });
     let host = Host { descriptors_soft: server.descriptors, ..host.clone() };
-    let started = Started { settings: &settings, host: &host, table: &server.table, ipv6_alone: &server.ipv6_alone };
+    let started = Started { settings: &settings, host: &host, table: &server.table };
     let said = match format {
         LogFormat::Text => {
             let program = std::env::args().next().unwrap_or_else(|| "campanile".into());

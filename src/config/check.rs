@@ -7,7 +7,7 @@ use super::host::Host;
 use super::parse::{show_cores, show_size};
 use super::problem::{Origin, Problem};
 use super::{FdTable, Pin, RedisSubscribe, Settings, Share, redis_url};
-use crate::listen::collide;
+use crate::listen::Listener;
 
 /// What surprises about `[::]`.
 const BOTH: &str = "[::] takes IPv4 as well, unless 0.0.0.0 with the same port is listed beside it";
@@ -26,15 +26,13 @@ pub fn check(
     if settings.addresses.listen.is_empty() {
         problems.push(error("listen", "no address is left to listen on".to_owned()).accepted("at least one address"));
     }
-    for (index, address) in settings.addresses.listen.iter().enumerate() {
-        let as_listed = (*address, settings.addresses.listen.as_slice());
-        if let Some(other) =
-            settings.addresses.listen[..index].iter().find(|other| collide(as_listed, (**other, &settings.addresses.listen)))
-        {
-            let problem = error("listen", format!("{address} and {other} are the same port of the same address"));
-            problems.push(if address.is_ipv4() == other.is_ipv4() { problem } else { problem.help(BOTH) });
+    for (index, listener) in settings.addresses.listen.iter().enumerate() {
+        let address = listener.address;
+        if let Some(other) = settings.addresses.listen[..index].iter().find(|other| listener.collides_with(other)) {
+            let problem = error("listen", format!("{address} and {} are the same port of the same address", other.address));
+            problems.push(if address.is_ipv4() == other.address.is_ipv4() { problem } else { problem.help(BOTH) });
         }
-        if collide(as_listed, (settings.addresses.control, &[])) {
+        if listener.collides_with(&Listener::new(settings.addresses.control)) {
             // The flag that somebody just typed is the one to change.
             let key = if matches!(origin("control"), Origin::Default) { "listen" } else { "control" };
             let message = format!("the public address {address} and the control address {} are the same", settings.addresses.control);
@@ -132,6 +130,7 @@ fn show_share(total: usize, shards: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::listen::listed;
 
     fn found(change: impl FnOnce(&mut Settings)) -> Vec<String> {
         let mut settings = Settings::default();
@@ -155,19 +154,18 @@ mod tests {
     #[test]
     fn addresses_must_differ() {
         assert!(one(|settings| settings.addresses.listen.clear()).contains("no address is left"));
-        assert!(one(|settings| settings.addresses.control = settings.addresses.listen[0]).contains("are the same"));
+        assert!(one(|settings| settings.addresses.control = settings.addresses.listen[0].address).contains("are the same"));
         assert!(one(|settings| settings.addresses.control = "0.0.0.0:8080".parse().unwrap()).contains("are the same"));
-        assert!(one(|settings| settings.addresses.listen.push("0.0.0.0:8080".parse().unwrap())).contains("same port"));
-        let listen = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
-        assert!(one(|settings| settings.addresses.listen = listen(&["127.0.0.1:8080", "[::]:8080"])).contains("[::] takes IPv4 as well"));
-        assert!(one(|settings| settings.addresses.listen = listen(&["[::]:9090"])).contains("[::] takes IPv4 as well"));
+        assert!(one(|settings| settings.addresses.listen = listed(&["127.0.0.1:8080", "0.0.0.0:8080"])).contains("same port"));
+        assert!(one(|settings| settings.addresses.listen = listed(&["127.0.0.1:8080", "[::]:8080"])).contains("[::] takes IPv4 as well"));
+        assert!(one(|settings| settings.addresses.listen = listed(&["[::]:9090"])).contains("[::] takes IPv4 as well"));
         assert_eq!(
-            found(|settings| settings.addresses.listen = listen(&["0.0.0.0:8080", "[::]:8080", "[::1]:80", "127.0.0.1:80"])).len(),
+            found(|settings| settings.addresses.listen = listed(&["0.0.0.0:8080", "[::]:8080", "[::1]:80", "127.0.0.1:80"])).len(),
             0
         );
         assert_eq!(
             found(|settings| {
-                settings.addresses.listen = vec!["127.0.0.1:0".parse().unwrap()];
+                settings.addresses.listen = listed(&["127.0.0.1:0"]);
                 settings.addresses.control = "127.0.0.1:0".parse().unwrap();
             })
             .len(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::settings::{Addresses, Bounds, Clients, Logging, Redis, Shards};
 use super::{ChannelRule, FdTable, LogFilter, LogFormat, Mismatch, Overrun, Pin, RedisSubscribe, Share};
 use crate::limits::SHARDS_MAX;
+use crate::listen::Listener;
 use crate::wire::Format;
 use crate::wire::payload::Expect;
 
@@ -18,7 +19,7 @@ impl Default for Addresses {
     fn default() -> Addresses {
         Addresses {
             // Loopback only: a server that nobody configured is not open to the network.
-            listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))],
+            listen: vec![Listener::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)))],
             control: SocketAddr::from((Ipv4Addr::LOCALHOST, 9090)),
             control_hosts: Vec::new(),
         }

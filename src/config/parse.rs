@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::words::Word;
 use super::{Pin, Share};
 use crate::limits::CHANNEL_NAME_BYTES_MAX;
+use crate::listen::Listener;
 use crate::wire::channel_name::{self, Bad};
 
 /// An unsigned number in a range; `_` may group digits.
@@ -134,6 +135,11 @@ pub fn address(text: &str) -> Result<SocketAddr, String> {
         }
         _ => format!("{text:?} is not an IP address and a port"),
     })
+}
+
+/// An entry of `listen`.
+pub fn listener(text: &str) -> Result<Listener, String> {
+    address(text).map(Listener::new)
 }
 
 /// [`address`], also as the start block shows where the server is asked: `http://127.0.0.1:9090`.

@@ -1,6 +1,5 @@
 //! The table of settings: one row each, in the order in which `--help` and the file show them. Read through [`super::table`].
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::json;
@@ -10,6 +9,7 @@ use super::parse::{self, MILLISECOND, SECOND};
 use super::table::{Section, Setting, Shown, Value};
 use super::{LogFilter, Pin, mask, redis_url};
 use crate::limits::{CONNECTIONS_MAX, PAYLOAD_BYTES_MAX, SHARDS_MAX, SUBSCRIPTIONS_MAX};
+use crate::listen::{self, Listener};
 
 /// A row with a single value: how to read it, how to show it.
 macro_rules! one {
@@ -57,9 +57,11 @@ fn size(text: &str, min: u64, max: u64) -> Result<usize, String> {
     parse::size(text, min, max).map(|bytes| bytes as usize)
 }
 
+const NAMED_TWICE: &str = "it is named twice";
+
 fn push_distinct<T: PartialEq>(list: &mut Vec<T>, item: T) -> Result<(), String> {
     if list.contains(&item) {
-        return Err("it is named twice".to_owned());
+        return Err(NAMED_TWICE.to_owned());
     }
     list.push(item);
     Ok(())
@@ -100,8 +102,16 @@ pub static SETTINGS: &[Setting] = &[
         accepted: "an IP address and a port, as in 127.0.0.1:8080, [::1]:8080. 0.0.0.0 is every IPv4 address of the host, [::] IPv4 and IPv6, or IPv6 alone where 0.0.0.0 with the same port is listed too",
         value: Value::Many {
             clear: |settings| settings.addresses.listen.clear(),
-            push: |settings, text| push_distinct(&mut settings.addresses.listen, parse::address(text)?),
-            show: |settings| settings.addresses.listen.iter().map(SocketAddr::to_string).collect(),
+            push: |settings, text| {
+                let listener = parse::listener(text)?;
+                let listed = &mut settings.addresses.listen;
+                if listed.iter().any(|other| other.address == listener.address) {
+                    return Err(NAMED_TWICE.to_owned());
+                }
+                listen::add(listed, listener);
+                Ok(())
+            },
+            show: |settings| settings.addresses.listen.iter().map(Listener::to_string).collect(),
         },
         ..ROW
     },

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{ChannelRules, FdTable, LogFilter, LogFormat, RedisSubscribe};
 use crate::limits;
+use crate::listen::Listener;
 use crate::wire::Format;
 
 /// What a section's settings are called in the file, and what they do, stands in the rows of [`super::table`].
@@ -21,7 +22,7 @@ pub struct Settings {
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Addresses {
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Listener>,
     pub control: SocketAddr,
     /// Names, in lower case, that a request to the control port may be for.
     pub control_hosts: Vec<String>,

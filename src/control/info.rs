@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::{State, answer};
 use crate::config::{Word, mask, print};
 use crate::limits::{self, control};
+use crate::listen::Listener;
 use crate::metrics::ShardMetrics;
 
 pub(super) async fn info(Shared(state): Shared<Arc<State>>) -> Response {
@@ -23,7 +24,7 @@ pub(super) async fn info(Shared(state): Shared<Arc<State>>) -> Response {
         "started_unix_ms": state.started_unix_ms,
         "uptime_seconds": state.started.elapsed().as_secs(),
         "stopping": state.stopping(),
-        "listen": state.facts.listen,
+        "listen": state.facts.listen.iter().map(Listener::to_string).collect::<Vec<_>>(),
         "control": state.facts.control,
         "fd_table": state.facts.fd_table.name(),
         "bus": {

@@ -40,6 +40,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::bus::BusSender;
 use crate::config::{FdTable, Settings};
 use crate::limits::control::{PUBLISHES_MAX, READS_MAX, WAITING_MAX};
+use crate::listen::Listener;
 use crate::metrics::{BusMetrics, ShardMetrics};
 use crate::systemd::Supervision;
 
@@ -55,8 +56,8 @@ pub struct Facts {
     pub version: &'static str,
     /// What `auto` came to: shared or private.
     pub fd_table: FdTable,
-    /// The addresses really bound (a port given as 0 has its number here).
-    pub listen: Vec<SocketAddr>,
+    /// With the ports really bound.
+    pub listen: Vec<Listener>,
     pub control: SocketAddr,
 }
 

@@ -20,7 +20,7 @@ use crate::bus::{BusCommand, BusSender, ShardMessage, subscriber};
 use crate::config::{FdTable, Host, Pin, Resolved, Settings, resolve_fd_table};
 use crate::control::{self, Control, Facts};
 use crate::inbox::{Inbox, InboxSender};
-use crate::listen;
+use crate::listen::{self, Entrance, Listener, Opening};
 use crate::metrics::{BusMetrics, ShardMetrics};
 use crate::shard::Parts;
 use crate::shard::run::{self, Placement, Seat};
@@ -32,10 +32,8 @@ use crate::systemd::{self, Given, Notifier, Pulses, Supervision};
 #[derive(Debug)]
 pub struct Server {
     /// What clients connect to, with the ports really bound.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Listener>,
     pub control: SocketAddr,
-    /// Those of `listen` that are IPv6 alone.
-    pub ipv6_alone: Vec<SocketAddr>,
     pub table: Resolved,
     /// Descriptors that a table may hold now.
     pub descriptors: u64,
@@ -81,7 +79,7 @@ impl Prepared {
         // First, so that a port in use ends the start before any thread has begun.
         let given = Given::from_environment(settings.shards.backlog)?;
         let settings = match &given {
-            Some(given) => settings.with(|settings| settings.addresses.listen = given.addresses()),
+            Some(given) => settings.with(|settings| settings.addresses.listen = given.listeners()),
             None => settings,
         };
         if given.is_none() {
@@ -140,8 +138,8 @@ struct DataPath {
     /// By shard, like the next.
     senders: Vec<InboxSender<ShardMessage>>,
     metrics: Vec<Arc<ShardMetrics>>,
-    /// The addresses really bound.
-    listen: Vec<SocketAddr>,
+    /// With the ports really bound.
+    listen: Vec<Listener>,
 }
 
 impl DataPath {
@@ -164,13 +162,13 @@ impl DataPath {
 }
 
 /// One after the other: a descriptor table of its own is a copy of what is open at that moment, and port 0 is decided by the first. Gives the
-/// addresses that they listen on.
+/// listeners that they accept from.
 fn start_shards(
     prepared: &Prepared,
     seats: Vec<(Seat, Inbox<ShardMessage>)>,
     bus: &BusSender,
     metrics: &[Arc<ShardMetrics>],
-) -> anyhow::Result<(Vec<JoinHandle<()>>, Vec<SocketAddr>)> {
+) -> anyhow::Result<(Vec<JoinHandle<()>>, Vec<Listener>)> {
     let Prepared { settings, table, given, .. } = prepared;
     let shard_settings = Arc::new(ShardSettings::from(&**settings));
     let connections = Arc::new(AtomicUsize::new(0));
@@ -191,8 +189,10 @@ fn start_shards(
         let placement = Placement {
             core: cores[index],
             private_descriptors: table.private,
-            listen: listen.clone(),
-            given: given.as_ref().map(|given| given.share(index, settings.shards.count, table.private)).transpose()?,
+            entrances: match given {
+                Some(given) => given.share(index, settings.shards.count, table.private)?,
+                None => listen.iter().cloned().map(|listener| Entrance { listener, socket: Opening::Bind }).collect(),
+            },
         };
         let (started, starting) = mpsc::channel();
         let thread = std::thread::Builder::new()
@@ -204,9 +204,9 @@ fn start_shards(
             })
             .context("a shard's thread could not be started")?;
         shards.push(thread);
-        let addresses = starting.recv().context("a shard ended while it started")??;
+        let listeners = starting.recv().context("a shard ended while it started")??;
         if given.is_none() {
-            listen = addresses;
+            listen = listeners;
         }
     }
     Ok((shards, listen))
@@ -216,10 +216,6 @@ fn start_shards(
 fn tell(prepared: Prepared, data_path: DataPath) -> Server {
     let Prepared { settings, table, descriptors, notifier, given, control, control_thread } = prepared;
     let DataPath { bus, bus_thread, bus_metrics, shards, senders, metrics, listen } = data_path;
-    let ipv6_alone = match &given {
-        Some(given) => given.ipv6_alone(),
-        None => listen.iter().copied().filter(|&address| listen::is_ipv6_alone(address, &listen)).collect(),
-    };
     // Every shard has its own by now.
     drop(given);
     let private = if table.private { FdTable::Private } else { FdTable::Shared };
@@ -229,7 +225,7 @@ fn tell(prepared: Prepared, data_path: DataPath) -> Server {
     let state = Arc::new(control::State::new(settings, facts, metrics, bus_metrics, bus.clone()));
     let ControlThread { thread, hand_over, ended } = control_thread;
     let _ = hand_over.send((state, supervision, bus.clone()));
-    Server { listen, control, ipv6_alone, table, descriptors, bus, bus_thread, shards, control_thread: thread, ended }
+    Server { listen, control, table, descriptors, bus, bus_thread, shards, control_thread: thread, ended }
 }
 
 impl Server {

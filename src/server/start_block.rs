@@ -1,14 +1,13 @@
 //! What the server says about itself when it starts. Called by `campanile serve`. Pure: settings and host in, text out; no password in it.
 
 use std::fmt::Write;
-use std::net::SocketAddr;
 
 use serde_json::{Map, Value, json};
 
 use super::memory_bound::{CONNECTION_BYTES, batch_bytes_max, memory_bound, show_bytes};
 use crate::config::parse::{show_cores, show_pin, show_time};
 use crate::config::{Host, Pin, RedisSubscribe, Resolved, Settings, mask};
-use crate::listen::{networks, reachable};
+use crate::listen::Listener;
 use crate::wire::Format;
 
 /// The version and, where the build was told it, the commit.
@@ -25,22 +24,11 @@ pub struct Started<'a> {
     pub settings: &'a Settings,
     pub host: &'a Host,
     pub table: &'a Resolved,
-    /// Those of `listen` that are IPv6 alone.
-    pub ipv6_alone: &'a [SocketAddr],
 }
 
-impl Started<'_> {
-    fn is_ipv6_alone(&self, address: SocketAddr) -> bool {
-        self.ipv6_alone.contains(&address)
-    }
-
-    /// The address as it is listened on, and what it stands for.
-    fn url(&self, scheme: &str, address: SocketAddr, path: &str) -> String {
-        match networks(address, self.is_ipv6_alone(address)) {
-            Some(networks) => format!("{scheme}://{address}{path} ({networks})"),
-            None => format!("{scheme}://{address}{path}"),
-        }
-    }
+/// What is listened on, and what it stands for.
+fn shown(listener: &Listener, url: String) -> String {
+    listener.networks().map_or_else(|| url.clone(), |networks| format!("{url} ({networks})"))
 }
 
 /// The block that `campanile serve` prints once: what runs where, and what bounds it. Ends with a line break.
@@ -49,9 +37,10 @@ pub fn start_block(started: &Started<'_>) -> String {
     let mut block = format!("Campanile {}\n", version());
     let mut line = |name: &str, text: String| writeln!(block, "  {name:<12} {text}").expect("a String takes everything");
 
-    let addresses: Vec<String> = settings.addresses.listen.iter().map(|&address| started.url("ws", address, "/ws")).collect();
-    line("clients", addresses.join("  "));
-    line("control", started.url("http", settings.addresses.control, ""));
+    let listeners: Vec<String> = settings.addresses.listen.iter().map(|listener| shown(listener, listener.url())).collect();
+    line("clients", listeners.join("  "));
+    let control = settings.addresses.control;
+    line("control", shown(&Listener::new(control), format!("http://{control}")));
     line("shards", shards(settings, host));
     line("bus", bus(settings));
 
@@ -112,7 +101,7 @@ pub fn start_fields(started: &Started<'_>) -> Map<String, Value> {
     let limit = |limit: u64| if limit == u64::MAX { Value::Null } else { limit.into() };
     let fields = json!({
         "version": version(),
-        "clients": settings.addresses.listen.iter().map(|address| format!("ws://{address}/ws")).collect::<Vec<_>>(),
+        "clients": settings.addresses.listen.iter().map(Listener::url).collect::<Vec<_>>(),
         "control": format!("http://{}", settings.addresses.control),
         "shards": settings.shards.count,
         "pin": show_pin(&settings.shards.pin),
@@ -135,15 +124,18 @@ pub fn next_steps(started: &Started<'_>, program: &str) -> String {
     let settings = started.settings;
     let default = Settings::default();
     let subscribe = match settings.addresses.listen.first() {
-        Some(listen) if settings.addresses.listen != default.addresses.listen => {
-            format!("{program} subscribe news --url ws://{}/ws", reachable(*listen, started.is_ipv6_alone(*listen)))
+        Some(listener) if settings.addresses.listen != default.addresses.listen => {
+            format!("{program} subscribe news --url {}", listener.reachable().url())
         }
         _ => format!("{program} subscribe news"),
     };
     let publish = match &settings.redis.url {
         Some(url) => format!("{} publish {}news '{{\"hello\":\"world\"}}'", redis_cli(url), settings.redis.prefix),
         None if settings.addresses.control == default.addresses.control => format!("{program} publish news '{{\"hello\":\"world\"}}'"),
-        None => format!("{program} publish news '{{\"hello\":\"world\"}}' --control {}", reachable(settings.addresses.control, false)),
+        None => {
+            let control = Listener::new(settings.addresses.control).reachable();
+            format!("{program} publish news '{{\"hello\":\"world\"}}' --control {}", control.address)
+        }
     };
     format!("To see a message arrive, in two other terminals:\n  {subscribe}\n  {publish}\n")
 }
@@ -187,7 +179,7 @@ fn show_limit(limit: u64) -> String {
 mod tests {
     use super::*;
     use crate::config::resolve_fd_table;
-    use crate::listen::is_ipv6_alone;
+    use crate::listen::listed;
 
     fn host(hard: u64) -> Host {
         Host { cores: vec![0, 1, 2, 3], descriptors_soft: 1024, descriptors_hard: hard, private_refused: None }
@@ -195,9 +187,7 @@ mod tests {
 
     fn with_started<T>(settings: &Settings, host: &Host, show: impl Fn(&Started<'_>) -> T) -> T {
         let table = resolve_fd_table(settings, host.descriptors_hard, host.private_refused.as_ref());
-        let listed = &settings.addresses.listen;
-        let ipv6_alone: Vec<SocketAddr> = listed.iter().copied().filter(|&address| is_ipv6_alone(address, listed)).collect();
-        show(&Started { settings, host, table: &table, ipv6_alone: &ipv6_alone })
+        show(&Started { settings, host, table: &table })
     }
 
     fn block(settings: &Settings, host: &Host) -> String {
@@ -265,14 +255,13 @@ mod tests {
     #[test]
     fn what_an_address_stands_for_is_told() {
         let settings = Settings::default().with(|settings| {
-            settings.addresses.listen = ["[::]:80", "127.0.0.1:81"].map(|text| text.parse().unwrap()).to_vec();
+            settings.addresses.listen = listed(&["[::]:80", "127.0.0.1:81"]);
             settings.addresses.control = "0.0.0.0:82".parse().unwrap();
         });
         let block = self::block(&settings, &host(1 << 20));
         assert!(block.contains(" ws://[::]:80/ws (every address of this host, IPv4 and IPv6)  ws://127.0.0.1:81/ws\n"), "{block}");
         assert!(block.contains(" http://0.0.0.0:82 (every IPv4 address of this host)\n"), "{block}");
-        let both =
-            settings.with(|settings| settings.addresses.listen = ["[::]:80", "0.0.0.0:80"].map(|text| text.parse().unwrap()).to_vec());
+        let both = settings.with(|settings| settings.addresses.listen = listed(&["[::]:80", "0.0.0.0:80"]));
         assert!(self::block(&both, &host(1 << 20)).contains("ws://[::]:80/ws (every IPv6 address of this host)"));
     }
 
@@ -295,12 +284,12 @@ mod tests {
         let steps = self::steps(&Settings::default());
         assert!(steps.contains("\n  campanile subscribe news\n  campanile publish news '{\"hello\":\"world\"}'\n"), "{steps}");
         let other = Settings::default().with(|settings| {
-            settings.addresses.listen = vec!["0.0.0.0:80".parse().unwrap()];
+            settings.addresses.listen = listed(&["0.0.0.0:80"]);
             settings.addresses.control = "[::]:81".parse().unwrap();
         });
         let steps = self::steps(&other);
         assert!(steps.contains("--url ws://127.0.0.1:80/ws") && steps.contains("--control 127.0.0.1:81"), "{steps}");
-        let alone = other.with(|settings| settings.addresses.listen = ["[::]:80", "0.0.0.0:80"].map(|text| text.parse().unwrap()).to_vec());
+        let alone = other.with(|settings| settings.addresses.listen = listed(&["[::]:80", "0.0.0.0:80"]));
         assert!(self::steps(&alone).contains("--url ws://[::1]:80/ws"));
         let redis = Settings::default().with(|settings| {
             settings.redis.url = Some("redis://h".to_owned());

@@ -1,7 +1,6 @@
 //! A shard's thread: pinned, with a descriptor table of its own if wanted, asleep in epoll between turns.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
@@ -12,8 +11,8 @@ use super::sockets::{LISTENER_TOKEN, Sockets};
 use super::{Parts, Shard, unpack};
 use crate::bus::ShardMessage;
 use crate::inbox::{Inbox, InboxSender, inbox};
+use crate::listen::{Entrance, Handed, Listener, Opening};
 use crate::sys;
-use crate::systemd::{Share, Socket};
 
 const WAKER: Token = Token(usize::MAX);
 const EVENTS_PER_WAIT: usize = 1024;
@@ -37,15 +36,12 @@ impl Seat {
 pub struct Placement {
     pub core: Option<core_affinity::CoreId>,
     pub private_descriptors: bool,
-    /// The settings' addresses; a port 0 has become the one that the first shard got.
-    pub listen: Vec<SocketAddr>,
-    /// Listeners from systemd, in place of `listen`.
-    pub given: Option<Vec<Share>>,
+    pub entrances: Vec<Entrance>,
 }
 
-/// The thread's body. `started` is told the bound addresses, or why there are none; then the loop runs until the bus says stop and
+/// The thread's body. `started` is told the listeners with their ports, or why there are none; then the loop runs until the bus says stop and
 /// every connection is gone, or the shutdown deadline has passed.
-pub fn run(seat: Seat, parts: Parts, placement: Placement, started: impl FnOnce(io::Result<Vec<SocketAddr>>)) {
+pub fn run(seat: Seat, parts: Parts, placement: Placement, started: impl FnOnce(io::Result<Vec<Listener>>)) {
     let Seat { mut poll } = seat;
     if let Some(core) = placement.core
         && !core_affinity::set_for_current(core)
@@ -55,7 +51,7 @@ pub fn run(seat: Seat, parts: Parts, placement: Placement, started: impl FnOnce(
     let sockets = prepare(&poll, &parts, placement);
     let sockets = match sockets {
         Ok(sockets) => {
-            started(Ok(sockets.addresses()));
+            started(Ok(sockets.listeners()));
             sockets
         }
         Err(error) => return started(Err(error)),
@@ -89,29 +85,32 @@ pub fn run(seat: Seat, parts: Parts, placement: Placement, started: impl FnOnce(
 }
 
 fn prepare(poll: &Poll, parts: &Parts, placement: Placement) -> io::Result<Sockets> {
-    let given = placement.given.unwrap_or_default();
-    let inherited: Vec<RawFd> = given
+    let inherited: Vec<RawFd> = placement
+        .entrances
         .iter()
-        .filter_map(|share| match share.socket {
-            Socket::Inherited(fd) => Some(fd),
-            Socket::Owned(_) => None,
+        .filter_map(|entrance| match entrance.socket {
+            Opening::Given { socket: Handed::Inherited(fd), .. } => Some(fd),
+            Opening::Given { socket: Handed::Owned(_), .. } | Opening::Bind => None,
         })
         .collect();
     let mut taken = Vec::new();
     if placement.private_descriptors {
         taken = sys::unshare_descriptors(&[poll.as_raw_fd(), parts.inbox.wake_fd(), parts.bus.wake_fd()], &inherited)?;
     }
-    let registry = poll.registry().try_clone()?;
-    let mut sockets = if given.is_empty() {
-        Sockets::bind(registry, &placement.listen, &parts.settings)?
-    } else {
-        let mut taken = taken.into_iter();
-        let given = given.into_iter().filter_map(|share| match share.socket {
-            Socket::Owned(socket) => Some((socket, share.is_shared)),
-            Socket::Inherited(_) => taken.next().map(|socket| (socket, share.is_shared)),
-        });
-        Sockets::given(registry, given, &parts.settings)?
-    };
+    let mut taken = taken.into_iter();
+    let mut sockets = Sockets::new(poll.registry().try_clone()?);
+    for Entrance { listener, socket } in placement.entrances {
+        match socket {
+            Opening::Bind => sockets.bind(listener, &parts.settings)?,
+            Opening::Given { socket, is_shared } => {
+                let socket = match socket {
+                    Handed::Owned(socket) => socket,
+                    Handed::Inherited(_) => taken.next().expect("one for each that was asked for"),
+                };
+                sockets.take(listener, socket, is_shared, &parts.settings)?;
+            }
+        }
+    }
     if !placement.private_descriptors {
         sockets.leave_some_free();
     }

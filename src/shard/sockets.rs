@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::net::Shutdown;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use mio::net::{TcpListener, TcpStream};
@@ -13,15 +13,16 @@ use socket2::Socket;
 use super::net::{Accepted, Network, Received, Stream};
 use super::settings::ShardSettings;
 use crate::clock::MonotonicNs;
+use crate::listen::Listener;
 use crate::{limits, sys};
 
-/// The listener of address `i` has the token `LISTENER_TOKEN - i`.
+/// The shard's listener number `i` has the token `LISTENER_TOKEN - i`.
 pub const LISTENER_TOKEN: usize = usize::MAX - 1;
 
 #[derive(Debug)]
 pub struct Sockets {
     registry: Registry,
-    listeners: Vec<Listener>,
+    open: Vec<Open>,
     /// Where the next accept looks first, so that no address starves another.
     turn: usize,
     /// A descriptor kept free: given up for a moment, it lets a connection be taken and dropped when the table is full.
@@ -31,8 +32,10 @@ pub struct Sockets {
     descriptors_below: RawFd,
 }
 
+/// A listener that this shard accepts from.
 #[derive(Debug)]
-struct Listener {
+struct Open {
+    listener: Listener,
     socket: TcpListener,
     token: Token,
     /// Other shards accept from the same socket.
@@ -41,7 +44,7 @@ struct Listener {
     has_taken: bool,
 }
 
-impl Listener {
+impl Open {
     /// A shared listener wakes one shard, always the first of those asleep. Without this one shard would get nearly every connection of
     /// a quiet hour, and keep it: with it, whoever has taken one is asked last. Two system calls for each time a shared listener is
     /// emptied, which is each connection in a quiet hour and one in a hundred in a storm.
@@ -63,37 +66,40 @@ impl Listener {
 }
 
 impl Sockets {
-    /// Binds one listener per address on the calling thread, in its descriptor table.
-    pub fn bind(registry: Registry, addresses: &[SocketAddr], settings: &ShardSettings) -> io::Result<Sockets> {
-        let mut listeners = Vec::new();
-        for (index, &address) in addresses.iter().enumerate() {
-            let mut listener = listen(address, addresses, settings)?;
-            registry.register(&mut listener, Token(LISTENER_TOKEN - index), Interest::READABLE)?;
-            listeners.push(Listener { socket: listener, token: Token(LISTENER_TOKEN - index), is_shared: false, has_taken: false });
-        }
-        Ok(Sockets::with(registry, listeners))
+    /// Without a listener yet.
+    pub fn new(registry: Registry) -> Sockets {
+        Sockets { registry, open: Vec::new(), turn: 0, reserve: File::open("/dev/null").ok(), descriptors_below: RawFd::MAX }
     }
 
-    /// Takes listeners that somebody else has bound, each with whether other shards accept from it too.
-    pub fn given(registry: Registry, given: impl IntoIterator<Item = (OwnedFd, bool)>, settings: &ShardSettings) -> io::Result<Sockets> {
-        let mut listeners = Vec::new();
-        for (index, (socket, is_shared)) in given.into_iter().enumerate() {
-            let socket = Socket::from(socket);
-            set_options(&socket, settings)?;
-            let mut socket = TcpListener::from_std(socket.into());
-            let token = Token(LISTENER_TOKEN - index);
-            if is_shared {
-                sys::epoll_add_exclusive(&registry, &socket, token.0)?;
-            } else {
-                registry.register(&mut socket, token, Interest::READABLE)?;
-            }
-            listeners.push(Listener { socket, token, is_shared, has_taken: false });
-        }
-        Ok(Sockets::with(registry, listeners))
+    /// Opens a listener on the calling thread, in its descriptor table. Other shards open the same: the kernel spreads new connections over them.
+    pub fn bind(&mut self, listener: Listener, settings: &ShardSettings) -> io::Result<()> {
+        let explain = |error: io::Error| listener.explain(&error);
+        let socket = listener.unbound()?;
+        socket.set_reuse_port(true)?;
+        set_options(&socket, settings)?;
+        socket.bind(&listener.address.into()).map_err(explain)?;
+        socket.listen(i32::try_from(settings.backlog).unwrap_or(i32::MAX)).map_err(explain)?;
+        let address = socket.local_addr()?.as_socket().unwrap_or(listener.address);
+        self.watch(Listener { address, ..listener }, socket, false)
     }
 
-    fn with(registry: Registry, listeners: Vec<Listener>) -> Sockets {
-        Sockets { registry, listeners, turn: 0, reserve: File::open("/dev/null").ok(), descriptors_below: RawFd::MAX }
+    /// Takes a listener that somebody else has opened. `is_shared`: other shards accept from it too.
+    pub fn take(&mut self, listener: Listener, socket: OwnedFd, is_shared: bool, settings: &ShardSettings) -> io::Result<()> {
+        let socket = Socket::from(socket);
+        set_options(&socket, settings)?;
+        self.watch(listener, socket, is_shared)
+    }
+
+    fn watch(&mut self, listener: Listener, socket: Socket, is_shared: bool) -> io::Result<()> {
+        let mut socket = TcpListener::from_std(socket.into());
+        let token = Token(LISTENER_TOKEN - self.open.len());
+        if is_shared {
+            sys::epoll_add_exclusive(&self.registry, &socket, token.0)?;
+        } else {
+            self.registry.register(&mut socket, token, Interest::READABLE)?;
+        }
+        self.open.push(Open { listener, socket, token, is_shared, has_taken: false });
+        Ok(())
     }
 
     /// In a table that others use too, keeps some descriptors of it for them: the control port must answer and the bus come back to Redis
@@ -105,9 +111,9 @@ impl Sockets {
         }
     }
 
-    /// The addresses really bound (a port given as 0 has become one).
-    pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.listeners.iter().filter_map(|listener| listener.socket.local_addr().ok()).collect()
+    /// What is accepted from, with the ports really bound.
+    pub fn listeners(&self) -> Vec<Listener> {
+        self.open.iter().map(|open| open.listener.clone()).collect()
     }
 
     /// The table is full: takes one connection and drops it, so that its client learns at once instead of hanging in the backlog.
@@ -116,21 +122,10 @@ impl Sockets {
             self.reserve = File::open("/dev/null").ok();
             return Accepted::Later;
         }
-        let dropped = self.listeners.iter().any(|listener| listener.socket.accept().is_ok());
+        let dropped = self.open.iter().any(|open| open.socket.accept().is_ok());
         self.reserve = File::open("/dev/null").ok();
         if dropped { Accepted::Dropped } else { Accepted::Later }
     }
-}
-
-/// A listener shared by all shards: the kernel spreads new connections over them. Options are set here once; accepted sockets inherit them.
-fn listen(address: SocketAddr, listed: &[SocketAddr], settings: &ShardSettings) -> io::Result<TcpListener> {
-    let explain = |error: io::Error| crate::listen::explain(&error, address);
-    let socket = crate::listen::unbound(address, listed)?;
-    socket.set_reuse_port(true)?;
-    set_options(&socket, settings)?;
-    socket.bind(&address.into()).map_err(explain)?;
-    socket.listen(i32::try_from(settings.backlog).unwrap_or(i32::MAX)).map_err(explain)?;
-    Ok(TcpListener::from_std(socket.into()))
 }
 
 /// What accepted sockets inherit.
@@ -144,12 +139,12 @@ impl Network for Sockets {
     type Stream = TcpStream;
 
     fn accept(&mut self) -> Accepted<TcpStream> {
-        for _ in 0..self.listeners.len() {
-            let index = self.turn % self.listeners.len();
-            let listener = &mut self.listeners[index];
-            match listener.socket.accept() {
+        for _ in 0..self.open.len() {
+            let index = self.turn % self.open.len();
+            let open = &mut self.open[index];
+            match open.socket.accept() {
                 Ok((stream, peer)) => {
-                    listener.has_taken = true;
+                    open.has_taken = true;
                     if stream.as_raw_fd() >= self.descriptors_below {
                         return Accepted::Dropped;
                     }
@@ -160,7 +155,7 @@ impl Network for Sockets {
                     Some(libc::ENOBUFS | libc::ENOMEM) => return Accepted::Later,
                     // Nothing waits here: the next address. Anything else went away while it waited: the edge stays, come again.
                     _ if error.kind() == io::ErrorKind::WouldBlock => {
-                        listener.rotate(&self.registry);
+                        open.rotate(&self.registry);
                         self.turn += 1;
                     }
                     _ => return Accepted::Gone,
@@ -175,8 +170,8 @@ impl Network for Sockets {
     }
 
     fn close_listeners(&mut self) {
-        for mut listener in self.listeners.drain(..) {
-            let _ = listener.unregister(&self.registry);
+        for mut open in self.open.drain(..) {
+            let _ = open.unregister(&self.registry);
         }
     }
 
@@ -234,7 +229,8 @@ mod tests {
     fn bind(address: &str) -> (mio::Poll, Sockets) {
         let poll = mio::Poll::new().unwrap();
         let settings = ShardSettings { notsent_bytes: 12_345, ..ShardSettings::from(&Settings::default()) };
-        let sockets = Sockets::bind(poll.registry().try_clone().unwrap(), &[address.parse().unwrap()], &settings).unwrap();
+        let mut sockets = Sockets::new(poll.registry().try_clone().unwrap());
+        sockets.bind(Listener::new(address.parse().unwrap()), &settings).unwrap();
         (poll, sockets)
     }
 
@@ -242,7 +238,7 @@ mod tests {
     #[test]
     fn accepted_sockets_inherit_their_options() {
         let (_poll, mut sockets) = bind("127.0.0.1:0");
-        let client = StdStream::connect(sockets.addresses()[0]).unwrap();
+        let client = StdStream::connect(sockets.listeners()[0].address).unwrap();
         let accepted = loop {
             match sockets.accept() {
                 Accepted::Stream { stream, peer } => {
@@ -260,12 +256,13 @@ mod tests {
     #[test]
     fn shards_share_a_port_and_a_second_server_is_told() {
         let (_poll, first) = bind("127.0.0.1:0");
-        let address = first.addresses()[0];
-        let (_other_poll, second) = bind(&address.to_string());
-        assert_eq!(second.addresses(), [address]);
-        let error = crate::listen::check_unused(&[address]).unwrap_err().to_string();
-        assert!(error.contains("the port is in use") && error.contains(&address.to_string()), "{error}");
+        let listeners = first.listeners();
+        let address = listeners[0].to_string();
+        let (_other_poll, second) = bind(&address);
+        assert_eq!(second.listeners(), listeners);
+        let error = crate::listen::check_unused(&listeners).unwrap_err().to_string();
+        assert!(error.contains("the port is in use") && error.contains(&address), "{error}");
         drop((first, second));
-        crate::listen::check_unused(&[address]).unwrap();
+        crate::listen::check_unused(&listeners).unwrap();
     }
 }

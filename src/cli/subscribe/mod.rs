@@ -16,7 +16,6 @@ use tungstenite::http::Uri;
 use super::{BadUsage, check_channel, flags, output};
 use crate::config::mask;
 use crate::config::{Settings, load};
-use crate::listen::{is_ipv6_alone, reachable};
 use crate::wire::Format;
 use connection::{Break, Target};
 use resume::Resume;
@@ -150,8 +149,7 @@ fn remark_on_pattern(channel: &str) {
 
 /// Where a server with these settings is reached from this host.
 fn default_url(settings: &Settings) -> String {
-    let Some(listen) = settings.addresses.listen.first() else { return "ws://127.0.0.1:8080/ws".to_owned() };
-    format!("ws://{}/ws", reachable(*listen, is_ipv6_alone(*listen, &settings.addresses.listen)))
+    settings.addresses.listen.first().map_or_else(|| "ws://127.0.0.1:8080/ws".to_owned(), |listener| listener.reachable().url())
 }
 
 fn parse_url(text: &str) -> Result<Uri, BadUsage> {
@@ -205,7 +203,7 @@ mod tests {
     #[test]
     fn the_default_url_reaches_a_server_on_every_address() {
         let url =
-            |listen: &str| default_url(&Settings::default().with(|settings| settings.addresses.listen = vec![listen.parse().unwrap()]));
+            |text: &str| default_url(&Settings::default().with(|settings| settings.addresses.listen = crate::listen::listed(&[text])));
         assert_eq!(url("127.0.0.1:8080"), "ws://127.0.0.1:8080/ws");
         assert_eq!(url("0.0.0.0:80"), "ws://127.0.0.1:80/ws");
         assert_eq!(url("[::]:80"), "ws://127.0.0.1:80/ws");

@@ -21,6 +21,7 @@ use crate::bus::question::{self, Asker, PublishError, Published as Number, Quest
 use crate::bus::{BusCommand, BusSender, ChannelInfo, ChannelPage};
 use crate::config::{ChannelRule, ChannelRules, FdTable, Overrun, Pin, Settings};
 use crate::inbox::inbox;
+use crate::listen;
 use crate::metrics::{BusMetrics, ShardMetrics};
 use crate::wire::payload::Expect;
 
@@ -195,8 +196,7 @@ pub(super) fn wait_until(done: impl Fn() -> bool) {
 }
 
 pub(super) fn state(settings: Settings, address: SocketAddr, bus: BusSender) -> State {
-    let facts =
-        Facts { version: "1.2.3-test", fd_table: FdTable::Private, listen: vec!["127.0.0.1:8080".parse().unwrap()], control: address };
+    let facts = Facts { version: "1.2.3-test", fd_table: FdTable::Private, listen: listen::listed(&["127.0.0.1:8080"]), control: address };
     let shards = (0..settings.shards.count).map(|_| Arc::new(ShardMetrics::default())).collect();
     State::new(Arc::new(settings), facts, shards, Arc::new(BusMetrics::default()), bus)
 }
@@ -269,7 +269,7 @@ pub(super) fn fake_bus(capacity: usize, published: Published) -> (BusSender, Opt
 pub(super) fn settings() -> Settings {
     let ticker = ChannelRule { overrun: Overrun::Latest, ..ChannelRule::default() };
     Settings::default().with(|settings| {
-        settings.addresses.listen = vec!["127.0.0.1:0".parse().unwrap()];
+        settings.addresses.listen = listen::listed(&["127.0.0.1:0"]);
         settings.addresses.control = "127.0.0.1:0".parse().unwrap();
         settings.shards.count = 2;
         settings.shards.pin = Pin::List(vec![0, 1]);
