@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
+use campanile::named::Named;
 use campanile::wire::close::{CloseReason, Reconnect};
 use campanile::wire::command::{self, Asked, Body, Command, ErrorCode, Id, Position};
 use campanile::wire::event::{self, Event, GapReason};

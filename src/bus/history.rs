@@ -194,7 +194,7 @@ mod tests {
                     // A batch grows behind the history's back, kept or not.
                     2 | 3 if !model.is_empty() => {
                         let (.., batch) = &model[random.usize(0..model.len())];
-                        batch.frames(Format::ALL[random.usize(0..Format::COUNT)]);
+                        batch.frames(Format::ALL[random.usize(0..Format::ALL.len())]);
                     }
                     _ => {
                         let mut builder = BatchBuilder::new(channel.clone(), seq);

@@ -17,6 +17,11 @@ pub struct Resolved {
 }
 
 impl Resolved {
+    /// What `auto` came to.
+    pub fn table(&self) -> FdTable {
+        if self.private { FdTable::Private } else { FdTable::Shared }
+    }
+
     /// All that an operator is to be told.
     pub fn warnings(&self) -> impl Iterator<Item = &str> {
         self.refusal.iter().chain(&self.warning).map(String::as_str)

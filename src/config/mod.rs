@@ -31,4 +31,4 @@ pub use layers::{FileChoice, Loaded, Sources, load};
 pub use log_filter::LogFilter;
 pub use rules::{ChannelRule, ChannelRules, SharedRules};
 pub use settings::{Clients, Pin, Settings, Share};
-pub use words::{FdTable, LogFormat, Mismatch, Overrun, RedisSubscribe, Word};
+pub use words::{FdTable, LogFormat, Mismatch, Overrun, RedisSubscribe};

@@ -6,10 +6,11 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::words::Word;
+use super::words::{AUTO, NONE};
 use super::{Pin, Share};
 use crate::limits::CHANNEL_NAME_BYTES_MAX;
 use crate::listen::Listener;
+use crate::named::Named;
 use crate::wire::channel_name::{self, Bad};
 
 /// An unsigned number in a range; `_` may group digits.
@@ -158,8 +159,8 @@ pub fn http_address(text: &str) -> Result<SocketAddr, String> {
 /// `auto`, `none`, or cores as in `0,2-3`.
 pub fn pin(text: &str) -> Result<Pin, String> {
     match text {
-        "auto" => return Ok(Pin::Auto),
-        "none" => return Ok(Pin::None),
+        AUTO => return Ok(Pin::Auto),
+        NONE => return Ok(Pin::None),
         _ => {}
     }
     let core = |text: &str| -> Result<usize, String> {
@@ -188,24 +189,24 @@ pub fn pin(text: &str) -> Result<Pin, String> {
 
 pub fn share(text: &str, max: usize) -> Result<Share, String> {
     match text {
-        "auto" => Ok(Share::Auto),
-        "none" => Ok(Share::None),
+        AUTO => Ok(Share::Auto),
+        NONE => Ok(Share::None),
         _ => count(text, 1, max).map(Share::Count),
     }
 }
 
 pub fn show_share(share: Share) -> String {
     match share {
-        Share::Auto => "auto".to_owned(),
-        Share::None => "none".to_owned(),
+        Share::Auto => AUTO.to_owned(),
+        Share::None => NONE.to_owned(),
         Share::Count(count) => count.to_string(),
     }
 }
 
 pub fn show_pin(pin: &Pin) -> String {
     match pin {
-        Pin::Auto => "auto".to_owned(),
-        Pin::None => "none".to_owned(),
+        Pin::Auto => AUTO.to_owned(),
+        Pin::None => NONE.to_owned(),
         Pin::List(cores) => show_cores(cores),
     }
 }
@@ -225,14 +226,11 @@ pub fn show_cores(cores: &[usize]) -> String {
 }
 
 /// One of a few words.
-pub fn word<T: Word>(text: &str) -> Result<T, String> {
-    match T::ALL.iter().find(|value| value.name() == text) {
-        Some(value) => Ok(*value),
-        None => {
-            let close = super::problem::closest(&text.to_lowercase(), T::ALL.iter().map(|value| value.name()));
-            Err(format!("{text:?} is none of them{}", close.map_or(String::new(), |name| format!("; did you mean {name}?"))))
-        }
-    }
+pub fn word<T: Named>(text: &str) -> Result<T, String> {
+    T::from_name(text).ok_or_else(|| {
+        let close = super::problem::closest(&text.to_lowercase(), T::EACH.iter().map(|value| value.name()));
+        format!("{text:?} is none of them{}", close.map_or(String::new(), |name| format!("; did you mean {name}?")))
+    })
 }
 
 pub fn boolean(text: &str) -> Result<bool, String> {

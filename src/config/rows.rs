@@ -7,9 +7,13 @@ use serde_json::json;
 use super::defaults::shards_auto;
 use super::parse::{self, MILLISECOND, SECOND};
 use super::table::{Section, Setting, Shown, Value};
-use super::{LogFilter, Pin, mask, redis_url};
+use super::words::AUTO;
+use super::{FdTable, LogFilter, LogFormat, Mismatch, Overrun, Pin, RedisSubscribe, mask, redis_url};
 use crate::limits::{CONNECTIONS_MAX, PAYLOAD_BYTES_MAX, SHARDS_MAX, SUBSCRIPTIONS_MAX};
 use crate::listen::{self, Listener};
+use crate::named::Named;
+use crate::wire::Format;
+use crate::wire::payload::Expect;
 
 /// A row with a single value: how to read it, how to show it.
 macro_rules! one {
@@ -40,6 +44,28 @@ macro_rules! rule {
                 let $value = &rule.$field;
                 $show
             },
+        }
+    };
+}
+
+/// What a row with one of a few words has in place of [`ROW`].
+macro_rules! word {
+    ($section:ident.$field:ident: $type:ty) => {
+        Setting {
+            accepted: <$type>::NAMES,
+            value: one!($section.$field, text => parse::word::<$type>(text), value => Shown::word(*value)),
+            ..ROW
+        }
+    };
+}
+
+/// The same of a row that is also a key of `[[channels]]`.
+macro_rules! word_rule {
+    ($key:literal, $field:ident: $type:ty) => {
+        Setting {
+            accepted: <$type>::NAMES,
+            value: rule!($key, $field, text => parse::word::<$type>(text), value => Shown::word(*value)),
+            ..ROW
         }
     };
 }
@@ -185,9 +211,7 @@ pub static SETTINGS: &[Setting] = &[
         section: Section::Redis,
         placeholder: "HOW",
         help: "How Redis is subscribed to. exact takes the channels that have subscribers here; pattern takes the whole prefix with one PSUBSCRIBE, for hosts that serve few channels to many.",
-        accepted: "exact, pattern",
-        value: one!(redis.subscribe, text => parse::word(text), value => Shown::word(*value)),
-        ..ROW
+        ..word!(redis.subscribe: RedisSubscribe)
     },
     Setting {
         key: "linger",
@@ -204,8 +228,8 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "N",
         help: "Threads that own sockets. The default is one per allowed core.",
         accepted: "auto, or 1 to 1024",
-        value: one!(shards.count, text => if text == "auto" { Ok(shards_auto()) } else { parse::count(text, 1, SHARDS_MAX) }, value => Shown::Number(*value as u64)),
-        default_text: Some("auto"),
+        value: one!(shards.count, text => if text == AUTO { Ok(shards_auto()) } else { parse::count(text, 1, SHARDS_MAX) }, value => Shown::Number(*value as u64)),
+        default_text: Some(AUTO),
         ..ROW
     },
     Setting {
@@ -222,9 +246,7 @@ pub static SETTINGS: &[Setting] = &[
         section: Section::Shards,
         placeholder: "TABLE",
         help: "One descriptor table for all shards, or one for each. With private tables the descriptor limit applies to each shard; auto goes private when one table would not hold connections_max and the system calls for it are allowed.",
-        accepted: "auto, shared, private",
-        value: one!(shards.fd_table, text => parse::word(text), value => Shown::word(*value)),
-        ..ROW
+        ..word!(shards.fd_table: FdTable)
     },
     Setting {
         key: "coalesce",
@@ -274,9 +296,7 @@ pub static SETTINGS: &[Setting] = &[
         section: Section::Clients,
         placeholder: "FORMAT",
         help: "How events are spelled on connections that choose nothing.",
-        accepted: "msgpack, json, raw",
-        value: one!(clients.format, text => parse::word(text), value => Shown::word(*value)),
-        ..ROW
+        ..word!(clients.format: Format)
     },
     Setting {
         key: "heartbeat",
@@ -349,27 +369,21 @@ pub static SETTINGS: &[Setting] = &[
         section: Section::Channels,
         placeholder: "KIND",
         help: "What publishers send. auto looks at each payload: MessagePack map or array, JSON text, UTF-8, bytes.",
-        accepted: "auto, msgpack, json, raw",
-        value: rule!("payload", payload, text => parse::word(text), value => Shown::word(*value)),
-        ..ROW
+        ..word_rule!("payload", payload: Expect)
     },
     Setting {
         key: "payload_mismatch",
         section: Section::Channels,
         placeholder: "WHAT",
         help: "What becomes of a payload that is not what payload says. opaque delivers it as text or bytes; drop counts it and takes it for no message of the channel, without number or gap.",
-        accepted: "opaque, drop",
-        value: rule!("payload_mismatch", mismatch, text => parse::word(text), value => Shown::word(*value)),
-        ..ROW
+        ..word_rule!("payload_mismatch", mismatch: Mismatch)
     },
     Setting {
         key: "overrun",
         section: Section::Channels,
         placeholder: "POLICY",
         help: "What becomes of a subscriber that the log has left behind. disconnect closes it with 4008 and it resumes, skip goes on after a gap, latest jumps to the newest message.",
-        accepted: "disconnect, skip, latest",
-        value: rule!("overrun", overrun, text => parse::word(text), value => Shown::word(*value)),
-        ..ROW
+        ..word_rule!("overrun", overrun: Overrun)
     },
     Setting {
         key: "log_bytes_per_channel",
@@ -503,9 +517,7 @@ pub static SETTINGS: &[Setting] = &[
         section: Section::Logging,
         placeholder: "FORMAT",
         help: "How log lines are written to stderr.",
-        accepted: "text, json",
-        value: one!(logging.format, text => parse::word(text), value => Shown::word(*value)),
-        ..ROW
+        ..word!(logging.format: LogFormat)
     },
     Setting {
         key: "log_level",

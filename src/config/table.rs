@@ -9,8 +9,8 @@ use serde_json::json;
 
 use super::parse;
 use super::problem::closest;
-use super::words::Word;
 use super::{ChannelRule, Settings};
+use crate::named::Named;
 
 pub use super::rows::SETTINGS;
 
@@ -79,7 +79,7 @@ pub enum Shown {
 }
 
 impl Shown {
-    pub fn word(value: impl Word) -> Shown {
+    pub fn word(value: impl Named) -> Shown {
         Shown::Text(value.name().to_owned())
     }
 
@@ -243,11 +243,9 @@ pub fn meant(typed: &str) -> Option<&'static Setting> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ChannelRules;
     use super::super::settings::{Addresses, Bounds, Clients, Logging, Redis, Shards};
-    use super::super::{ChannelRules, FdTable, LogFormat, Mismatch, Overrun, RedisSubscribe};
     use super::*;
-    use crate::wire::Format;
-    use crate::wire::payload::Expect;
 
     /// Reads a setting's texts into a copy of the defaults.
     fn read(setting: &Setting, texts: &[String]) -> Settings {
@@ -358,25 +356,6 @@ mod tests {
         } = bounds;
         let Logging { format: _, level: _ } = logging;
         assert_eq!(SETTINGS.len(), 3 + 5 + 7 + 8 + 6 + 10 + 2, "a row for each of them");
-    }
-
-    /// A word that is taken is named, and the other way round.
-    #[test]
-    fn what_is_accepted_is_told() {
-        fn words<T: Word>() -> String {
-            T::ALL.iter().map(|value| value.name()).collect::<Vec<_>>().join(", ")
-        }
-        for (key, words) in [
-            ("redis_subscribe", words::<RedisSubscribe>()),
-            ("fd_table", words::<FdTable>()),
-            ("format", words::<Format>()),
-            ("payload", words::<Expect>()),
-            ("payload_mismatch", words::<Mismatch>()),
-            ("overrun", words::<Overrun>()),
-            ("log_format", words::<LogFormat>()),
-        ] {
-            assert_eq!(find(key).unwrap().accepted, words, "{key}");
-        }
     }
 
     #[test]

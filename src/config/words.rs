@@ -1,81 +1,51 @@
-//! Values that are one of a few words. A word stands here once, for settings, start block, `/info` and the labels of metrics.
+//! Values that are one of a few words. A word stands here once, for settings, start block, `/info` and the labels of metrics. Two more such lists are
+//! the wire's: [`crate::wire::Format`] and [`crate::wire::payload::Expect`].
 
-use crate::wire::Format;
-use crate::wire::payload::Expect;
+use crate::named::named;
 
-/// A value that is spelled as one of a few words.
-pub trait Word: Copy + PartialEq + 'static {
-    /// In the order in which messages list them.
-    const ALL: &'static [Self];
+/// Of settings that are a word or a number: whatever this host has,
+pub const AUTO: &str = "auto";
+/// and without.
+pub const NONE: &str = "none";
 
-    fn name(self) -> &'static str;
-}
-
-/// The words of an enum. One without a word does not compile.
-macro_rules! words {
-    ($type:ident: $($value:ident = $word:literal),+) => {
-        impl Word for $type {
-            const ALL: &'static [$type] = &[$($type::$value),+];
-
-            fn name(self) -> &'static str {
-                match self {
-                    $($type::$value => $word),+
-                }
-            }
-        }
-    };
-}
-
-words!(RedisSubscribe: Exact = "exact", Pattern = "pattern");
-words!(FdTable: Auto = "auto", Shared = "shared", Private = "private");
-words!(LogFormat: Text = "text", Json = "json");
-words!(Overrun: Disconnect = "disconnect", Skip = "skip", Latest = "latest");
-words!(Mismatch: Opaque = "opaque", Drop = "drop");
-words!(Expect: Auto = "auto", Msgpack = "msgpack", Json = "json", Raw = "raw");
-
-/// The words that clients choose a format by.
-impl Word for Format {
-    const ALL: &'static [Format] = &Format::ALL;
-
-    fn name(self) -> &'static str {
-        Format::name(self)
+named! {
+    RedisSubscribe {
+        Exact = "exact",
+        Pattern = "pattern",
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RedisSubscribe {
-    Exact,
-    Pattern,
+named! {
+    FdTable {
+        Auto = "auto",
+        Shared = "shared",
+        Private = "private",
+    }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FdTable {
-    Auto,
-    Shared,
-    Private,
+named! {
+    LogFormat {
+        Text = "text",
+        Json = "json",
+    }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    Text,
-    Json,
+named! {
+    /// What happens to a subscriber whose cursor the log's tail has passed.
+    Overrun {
+        /// Close with 4008; the client resumes.
+        Disconnect = "disconnect",
+        /// Go on at the tail; a `gap` names what was lost.
+        Skip = "skip",
+        /// Go on at the newest message; a `gap` names what was lost.
+        Latest = "latest",
+    }
 }
 
-/// What happens to a subscriber whose cursor the log's tail has passed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Overrun {
-    /// Close with 4008; the client resumes.
-    Disconnect = 0,
-    /// Go on at the tail; a `gap` names what was lost.
-    Skip = 1,
-    /// Go on at the newest message; a `gap` names what was lost.
-    Latest = 2,
-}
-
-/// What to do with a payload that is not what `payload` says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mismatch {
-    Opaque,
-    Drop,
+named! {
+    /// What to do with a payload that is not what `payload` says.
+    Mismatch {
+        Opaque = "opaque",
+        Drop = "drop",
+    }
 }

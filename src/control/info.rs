@@ -10,7 +10,7 @@ use axum::response::Response;
 use serde_json::{Value, json};
 
 use super::{State, answer};
-use crate::config::{Word, mask, print};
+use crate::config::{mask, print};
 use crate::limits::{self, control};
 use crate::listen::Listener;
 use crate::metrics::ShardMetrics;

@@ -23,7 +23,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use super::{State, process};
-use crate::config::{Overrun, Word};
+use crate::config::Overrun;
 use crate::metrics::{BusMetrics, Counter, LATENCY_BOUNDS_US, Latency, ShardMetrics};
 use crate::wire::close::CloseReason;
 use crate::wire::http::refusal::RefusalReason;

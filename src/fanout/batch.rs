@@ -32,7 +32,7 @@ pub struct Batch {
     /// Sequence number of the first message, or first lost number.
     first: u64,
     content: Content,
-    frames: [OnceLock<Frames>; Format::COUNT],
+    frames: [OnceLock<Frames>; Format::ALL.len()],
     growth: Growth,
 }
 

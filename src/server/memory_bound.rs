@@ -70,7 +70,7 @@ pub fn memory_bound(settings: &Settings) -> MemoryBound {
     MemoryBound {
         // And the list of what was appended, as long as it may become before it is looked through.
         logs: settings.bounds.log_bytes_total as u64 + shards * 2 * 16 * APPENDED_BEFORE_SWEEP as u64,
-        making: shards * batch * (1 + Format::COUNT as u64),
+        making: shards * batch * (1 + Format::ALL.len() as u64),
         // Whoever holds no more than the floor is exempt from the budget over all.
         buffers: shards * settings.buffer_bytes_of_shard() as u64 + (settings.bounds.connections_max * BUFFER_FLOOR_BYTES) as u64,
         inboxes: shards * (settings.shards.inbox_messages as u64 * INBOX_SLOT_BYTES + inbox_bytes),

@@ -17,7 +17,7 @@ use core_affinity::CoreId;
 use tokio::sync::oneshot;
 
 use crate::bus::{BusCommand, BusSender, ShardMessage, subscriber};
-use crate::config::{FdTable, Host, Pin, Resolved, Settings, resolve_fd_table};
+use crate::config::{Host, Pin, Resolved, Settings, resolve_fd_table};
 use crate::control::{self, Control, Facts};
 use crate::inbox::{Inbox, InboxSender};
 use crate::listen::{self, Entrance, Listener, Opening};
@@ -218,8 +218,7 @@ fn tell(prepared: Prepared, data_path: DataPath) -> Server {
     let DataPath { bus, bus_thread, bus_metrics, shards, senders, metrics, listen } = data_path;
     // Every shard has its own by now.
     drop(given);
-    let private = if table.private { FdTable::Private } else { FdTable::Shared };
-    let facts = Facts { version: env!("CARGO_PKG_VERSION"), fd_table: private, listen: listen.clone(), control };
+    let facts = Facts { version: env!("CARGO_PKG_VERSION"), fd_table: table.table(), listen: listen.clone(), control };
     let pulses = Pulses::new(bus.clone(), bus_metrics.clone(), senders.into_iter().zip(metrics.iter().cloned()).collect());
     let supervision = notifier.map(|notifier| Supervision::new(notifier, pulses, systemd::watchdog()));
     let state = Arc::new(control::State::new(settings, facts, metrics, bus_metrics, bus.clone()));

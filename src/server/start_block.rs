@@ -58,7 +58,7 @@ pub fn start_block(started: &Started<'_>) -> String {
             show_bytes(bound.making),
             settings.shards.count,
             show_bytes(batch_bytes_max(settings)),
-            Format::COUNT,
+            Format::ALL.len(),
             show_bytes(bound.buffers)
         ),
     );
@@ -108,7 +108,7 @@ pub fn start_fields(started: &Started<'_>) -> Map<String, Value> {
         "bus": settings.redis.url.as_deref().map_or_else(|| "embedded".to_owned(), mask::url),
         "descriptors_soft": limit(host.descriptors_soft),
         "descriptors_hard": limit(host.descriptors_hard),
-        "fd_table": if table.private { "private" } else { "shared" },
+        "fd_table": table.table().name(),
         "connections_max": settings.bounds.connections_max,
         "memory_bytes_max": bound.total(),
         "memory_bytes": bound,

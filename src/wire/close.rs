@@ -5,25 +5,15 @@
 
 use crate::named::named;
 
-/// What a client should do after its connection has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reconnect {
-    /// After a short random time, and resume: nothing is wrong with the server.
-    AtOnce,
-    /// After a random time that grows with each failure, and resume.
-    Later,
-    /// It would end the same way, or it was the client's own wish.
-    Not,
-}
-
-impl Reconnect {
-    /// As `docs/protocol.md` has it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Reconnect::AtOnce => "at once",
-            Reconnect::Later => "later",
-            Reconnect::Not => "not",
-        }
+named! {
+    /// What a client should do after its connection has ended. Named as in `docs/protocol.md`.
+    Reconnect {
+        /// After a short random time, and resume: nothing is wrong with the server.
+        AtOnce = "at once",
+        /// After a random time that grows with each failure, and resume.
+        Later = "later",
+        /// It would end the same way, or it was the client's own wish.
+        Not = "not",
     }
 }
 
@@ -94,7 +84,7 @@ close_reasons! {
 impl CloseReason {
     /// The reason behind a close frame of ours, as a client reads it.
     pub fn of_code(code: u16) -> Option<CloseReason> {
-        CloseReason::ALL.iter().copied().find(|reason| reason.goodbye().is_some_and(|goodbye| goodbye.code == code))
+        CloseReason::ALL.into_iter().find(|reason| reason.goodbye().is_some_and(|goodbye| goodbye.code == code))
     }
 }
 
@@ -113,7 +103,7 @@ mod tests {
         }
         let codes: BTreeSet<u16> = goodbyes.iter().map(|goodbye| goodbye.code).collect();
         assert_eq!(codes.len(), goodbyes.len());
-        for &reason in CloseReason::ALL {
+        for reason in CloseReason::ALL {
             assert!(reason.goodbye().is_none_or(|goodbye| CloseReason::of_code(goodbye.code) == Some(reason)), "{reason:?}");
         }
         assert_eq!(CloseReason::of_code(1006), None);

@@ -14,31 +14,16 @@ pub mod msgpack;
 pub mod payload;
 pub mod transcode;
 
-/// How events are spelled on one connection, and so how a message is encoded for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Format {
-    /// MessagePack maps in binary frames.
-    Msgpack = 0,
-    /// JSON objects in text frames.
-    Json = 1,
-    /// The payload as published, nothing else: a text frame if it is UTF-8, else binary.
-    Raw = 2,
-}
+use crate::named::named;
 
-impl Format {
-    pub const COUNT: usize = 3;
-    pub const ALL: [Format; Format::COUNT] = [Format::Msgpack, Format::Json, Format::Raw];
-
-    pub const fn name(self) -> &'static str {
-        match self {
-            Format::Msgpack => "msgpack",
-            Format::Json => "json",
-            Format::Raw => "raw",
-        }
-    }
-
-    pub fn from_name(name: &str) -> Option<Format> {
-        Format::ALL.into_iter().find(|format| format.name() == name)
+named! {
+    /// How events are spelled on one connection, and so how a message is encoded for it.
+    Format {
+        /// MessagePack maps in binary frames.
+        Msgpack = "msgpack",
+        /// JSON objects in text frames.
+        Json = "json",
+        /// The payload as published, nothing else: a text frame if it is UTF-8, else binary.
+        Raw = "raw",
     }
 }

@@ -6,6 +6,7 @@
 
 use super::frame::{Opcode, encode_header, header_len};
 use super::{Format, json, msgpack, transcode};
+use crate::named::named;
 
 /// What the bytes of one payload were found to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,13 +22,14 @@ pub enum Kind {
     Bytes,
 }
 
-/// The setting `payload`: what a channel's publishers promise to send.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Expect {
-    Auto,
-    Msgpack,
-    Json,
-    Raw,
+named! {
+    /// The setting `payload`: what a channel's publishers promise to send.
+    Expect {
+        Auto = "auto",
+        Msgpack = "msgpack",
+        Json = "json",
+        Raw = "raw",
+    }
 }
 
 impl Expect {

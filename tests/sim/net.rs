@@ -17,6 +17,7 @@ use campanile::shard::net::{Accepted, Network, Readiness, Received, Stream};
 use campanile::shard::settings::ShardSettings;
 use campanile::shard::{Parts, Shard, unpack};
 use campanile::wire::Format;
+use campanile::wire::http::upgrade::subprotocol;
 use fastrand::Rng;
 
 /// One socket's two directions.
@@ -138,8 +139,8 @@ pub fn unix_ms(now_ns: u64) -> u64 {
 pub fn request(path: &str, format: Format) -> String {
     format!(
         "GET {path} HTTP/1.1\r\nHost: sim\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
-         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: campanile.v1.{}\r\n\r\n",
-        format.name()
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: {}\r\n\r\n",
+        subprotocol(format)
     )
 }
 

@@ -43,7 +43,7 @@ pub struct Seen {
 impl Seen {
     fn add(&mut self, metrics: &ShardMetrics, renumbered: u64) {
         let mut add = |name: &str, count: u64| *self.counts.entry(name.to_owned()).or_default() += count;
-        for &reason in CloseReason::ALL {
+        for reason in CloseReason::ALL {
             add(&format!("closed {}", reason.name()), metrics.closed[reason as usize].get());
         }
         for (policy, counter) in ["disconnect", "skip", "latest"].iter().zip(&metrics.overruns) {

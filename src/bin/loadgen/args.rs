@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use campanile::named::Named;
 use campanile::wire::Format;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -335,7 +336,7 @@ fn core_exists(core: usize) -> bool {
 }
 
 fn parse_format(text: &str) -> Result<Format, String> {
-    Format::from_name(text).ok_or_else(|| "accepted are msgpack, json and raw".to_owned())
+    Format::from_name(text).ok_or_else(|| format!("accepted: {}", Format::NAMES))
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use crate::cli::output;
 use crate::config::mask;
 use crate::wire::Format;
 use crate::wire::close::CloseReason;
+use crate::wire::http::upgrade::subprotocol;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -149,7 +150,7 @@ fn connect(target: &Target, stop: &Stop) -> Result<WebSocket<TcpStream>, Break> 
     let _ = stream.set_nodelay(true);
     let _ = stream.set_read_timeout(Some(HANDSHAKE_TIMEOUT));
     let _ = stream.set_write_timeout(Some(HANDSHAKE_TIMEOUT));
-    let protocol = format!("campanile.v1.{}", target.format.name());
+    let protocol = subprotocol(target.format);
     let request = ClientRequestBuilder::new(target.uri.clone()).with_sub_protocol(protocol.as_str());
     match tungstenite::client::client(request, stream) {
         Ok((socket, _)) => {

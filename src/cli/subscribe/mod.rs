@@ -16,6 +16,7 @@ use tungstenite::http::Uri;
 use super::{BadUsage, check_channel, flags, output};
 use crate::config::mask;
 use crate::config::{Settings, load};
+use crate::named::Named;
 use crate::wire::Format;
 use connection::{Break, Target};
 use resume::Resume;
@@ -56,8 +57,8 @@ pub fn command() -> Command {
             Arg::new("format")
                 .long("format")
                 .value_name("FORMAT")
-                .value_parser(["json", "msgpack"])
-                .default_value("json")
+                .value_parser([Format::Json, Format::Msgpack].map(Format::name))
+                .default_value(Format::Json.name())
                 .help("How the server is asked to send; printed is always JSON, bytes as base64"),
         )
         .arg(

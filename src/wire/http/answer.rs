@@ -52,7 +52,7 @@ pub fn switch_protocols(out: &mut Vec<u8>, upgrade: &Upgrade<'_>) {
         .field("Upgrade", "websocket")
         .field("Connection", "Upgrade")
         .field("Sec-WebSocket-Accept", &upgrade.accept_key());
-    match upgrade.subprotocol {
+    match &upgrade.subprotocol {
         Some(subprotocol) => answer.field("Sec-WebSocket-Protocol", subprotocol).end(),
         None => answer.end(),
     }

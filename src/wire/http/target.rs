@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use super::Rules;
 use super::refusal::{Refusal, RefusalReason};
 use crate::limits::QUERY_CHANNELS_MAX;
+use crate::named::Named;
 use crate::wire::Format;
 use crate::wire::channel_name;
 

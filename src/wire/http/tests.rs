@@ -35,7 +35,7 @@ struct Accepted {
     echo: bool,
     channels: Vec<String>,
     format: Option<Format>,
-    subprotocol: Option<&'static str>,
+    subprotocol: Option<String>,
     answer: String,
 }
 
@@ -207,7 +207,7 @@ fn the_format_comes_from_the_subprotocol_else_from_the_query() {
         ),
     ] {
         let upgrade = accepted(&upgrade_head(target, fields));
-        assert_eq!((upgrade.format, upgrade.subprotocol), (format, subprotocol), "{target} {fields:?}");
+        assert_eq!((upgrade.format, upgrade.subprotocol.as_deref()), (format, subprotocol), "{target} {fields:?}");
     }
 }
 
@@ -348,7 +348,7 @@ fn health_checks() {
 
 #[test]
 fn every_refusal_is_a_whole_answer() {
-    for &reason in RefusalReason::ALL {
+    for reason in RefusalReason::ALL {
         let refusal = Refusal::new(reason, "Because.");
         let text = answer(&refusal);
         let (head, body) = text.split_once("\r\n\r\n").unwrap();

@@ -20,7 +20,7 @@ pub struct Upgrade<'h> {
     /// From the subprotocol, else `?format=`; None leaves the choice to the first command.
     pub format: Option<Format>,
     /// The subprotocol to confirm in the answer.
-    pub subprotocol: Option<&'static str>,
+    pub subprotocol: Option<String>,
     /// `Sec-WebSocket-Key`.
     key: &'h [u8],
 }
@@ -66,18 +66,17 @@ fn websocket_key<'h>(head: &Head<'h>) -> Result<&'h [u8], Refusal> {
 }
 
 /// The subprotocol that stands for a format.
-pub const fn subprotocol(format: Format) -> &'static str {
-    match format {
-        Format::Msgpack => "campanile.v1.msgpack",
-        Format::Json => "campanile.v1.json",
-        Format::Raw => "campanile.v1.raw",
-    }
+pub fn subprotocol(format: Format) -> String {
+    format!("{SUBPROTOCOL_PREFIX}{}", format.name())
 }
+
+const SUBPROTOCOL_PREFIX: &str = "campanile.v1.";
 
 /// The client lists its subprotocols by preference, so the first one that we know wins. Knowing none is no reason to refuse: the answer
 /// then names none, and the client decides (RFC 6455, 4.2.2).
 fn subprotocol_offered(fields: &Fields<'_>) -> Option<Format> {
     fields
         .elements("sec-websocket-protocol")
-        .find_map(|offered| Format::ALL.into_iter().find(|&format| subprotocol(format).as_bytes() == offered))
+        .filter_map(|offered| offered.strip_prefix(SUBPROTOCOL_PREFIX.as_bytes()))
+        .find_map(|name| Format::ALL.into_iter().find(|format| format.name().as_bytes() == name))
 }
