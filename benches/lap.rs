@@ -7,18 +7,13 @@
 use std::hint::black_box;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use campanile::bus::{BusCommand, ShardMessage};
-use campanile::config::Settings;
 use campanile::fanout::batch::{Batch, Channel};
 use campanile::fanout::topics::TopicToken;
-use campanile::inbox::{InboxSender, inbox};
-use campanile::metrics::ShardMetrics;
 use campanile::shard::net::{Accepted, Network, Readiness, Received, Stream};
-use campanile::shard::settings::ShardSettings;
-use campanile::shard::{Parts, Shard, unpack};
+use campanile::shard::unpack;
 use campanile::sys;
 use campanile::wire::payload::Kind;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -26,6 +21,10 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 #[path = "common/batches.rs"]
 mod batches;
 mod common;
+#[path = "../tests/rig/mod.rs"]
+mod rig;
+
+use rig::Rig;
 
 const REQUEST: &[u8] = b"GET /ws?channel=bench&format=raw HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
@@ -81,59 +80,42 @@ impl Stream for NullStream {
 }
 
 struct Host {
-    shard: Shard<NullNet>,
-    metrics: Arc<ShardMetrics>,
-    to_shard: InboxSender<ShardMessage>,
+    rig: Rig<NullNet>,
     topic: TopicToken,
     channel: Arc<Channel>,
     next_seq: u64,
     sockets: u64,
-    _polls: [mio::Poll; 2],
 }
 
 impl Host {
     /// `sockets` connections, all subscribed to one channel.
     fn new(sockets: usize) -> Host {
         let day = Duration::from_secs(86_400);
-        let settings = Settings::default().with(|settings| {
-            settings.shards.count = 1;
+        let settings = rig::settings(|settings| {
             settings.bounds.connections_max = sockets;
             settings.clients.heartbeat = day;
             settings.clients.pong_timeout = day;
             settings.clients.handshake_timeout = day;
         });
-        let polls = [mio::Poll::new().unwrap(), mio::Poll::new().unwrap()];
-        let (to_shard, shard_inbox) = inbox(4096, polls[0].registry(), mio::Token(0)).unwrap();
-        let (to_bus, from_shard) = inbox(64, polls[1].registry(), mio::Token(0)).unwrap();
-        let bus = campanile::bus::BusSender::new(to_bus, 64);
-        let metrics = Arc::new(ShardMetrics::default());
-        let parts = Parts {
-            index: 0,
-            settings: Arc::new(ShardSettings::from(&settings)),
-            metrics: metrics.clone(),
-            inbox: shard_inbox,
-            bus,
-            connections: Arc::new(AtomicUsize::new(0)),
-            node_id: 1,
-        };
-        let mut shard = Shard::new(NullNet { waiting: sockets, ..NullNet::default() }, parts);
+        let mut rig = Rig::new(NullNet { waiting: sockets, ..NullNet::default() }, &settings, 4096);
+        let shard = &mut rig.shard;
         shard.on_listener();
         let channel = batches::channel();
         let mut topic = None;
-        while metrics.connections.get() < sockets as u64 || topic.is_none() || shard.wait_ns(sys::monotonic_ns()) == Some(0) {
+        while rig.metrics.connections.get() < sockets as u64 || topic.is_none() || shard.wait_ns(sys::monotonic_ns()) == Some(0) {
             for token in std::mem::take(&mut shard.net().registered) {
                 shard.on_ready(unpack(token), Readiness { readable: true, writable: true, closed: false });
             }
             shard.turn();
-            if let Some(BusCommand::Join { topic: token, .. }) = from_shard.try_recv() {
+            if let Some(BusCommand::Join { topic: token, .. }) = rig.from_shard.try_recv() {
                 topic = Some(token);
                 let joined = ShardMessage::Joined { topic: token, channel: channel.clone(), seq: 0, history: Vec::new() };
-                to_shard.push(joined).unwrap();
+                rig.to_shard.push(joined).unwrap();
             }
         }
         let topic = topic.expect("the loop ended with it");
         shard.turn();
-        Host { shard, metrics, to_shard, topic, channel, next_seq: 1, sockets: sockets as u64, _polls: polls }
+        Host { rig, topic, channel, next_seq: 1, sockets: sockets as u64 }
     }
 
     /// The next `count` messages in batches of `batch_messages`.
@@ -149,11 +131,11 @@ impl Host {
     /// Hands the batches over and turns until every socket has them.
     fn lap(&mut self, batches: Vec<Arc<Batch>>) {
         for batch in batches {
-            self.to_shard.push(ShardMessage::Batch { topic: self.topic, batch }).unwrap();
+            self.rig.to_shard.push(ShardMessage::Batch { topic: self.topic, batch }).unwrap();
         }
-        self.shard.turn();
-        while self.shard.wait_ns(sys::monotonic_ns()) == Some(0) {
-            self.shard.turn();
+        self.rig.shard.turn();
+        while self.rig.shard.wait_ns(sys::monotonic_ns()) == Some(0) {
+            self.rig.shard.turn();
         }
     }
 }
@@ -168,14 +150,14 @@ fn lap(criterion: &mut Criterion) {
             group.bench_function(format!("{name} sockets, {messages} messages in batches of {batch_messages}"), |bencher| {
                 bencher.iter_custom(|laps| {
                     let mut spent = Duration::ZERO;
-                    let before = host.metrics.messages_sent.get();
+                    let before = host.rig.metrics.messages_sent.get();
                     for _ in 0..laps {
                         let batches = host.batches(messages, batch_messages, &payload);
                         let begin = Instant::now();
                         host.lap(batches);
                         spent += begin.elapsed();
                     }
-                    assert_eq!(host.metrics.messages_sent.get() - before, laps * messages * host.sockets, "everybody got everything");
+                    assert_eq!(host.rig.metrics.messages_sent.get() - before, laps * messages * host.sockets, "everybody got everything");
                     spent
                 });
             });

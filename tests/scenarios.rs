@@ -1,14 +1,11 @@
 //! Bugs that a whole shard once had, one test for each, named after what went wrong. The network is the simulation's, but nothing is left
 //! to chance: every test says who reads how much, and when.
 
-#[allow(dead_code)]
-#[path = "sim/client.rs"]
-mod client;
-#[allow(dead_code)]
-#[path = "sim/net.rs"]
-mod net;
+mod rig;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,8 +20,9 @@ use campanile::wire::Format;
 use campanile::wire::close::CloseReason;
 use campanile::wire::frame::{Opcode, encode_masked_frame};
 use campanile::wire::payload::Kind;
-use client::{Client, payload};
-use net::{Rig, request};
+use rig::Rig;
+use rig::client::{Client, payload};
+use rig::net::{SimNet, Wires, request};
 use serde_json::{Value, json};
 
 const PLENTY: usize = usize::MAX / 2;
@@ -33,14 +31,13 @@ const LOG_BYTES: usize = 1 << 20;
 const REFUSED: &str = "refused";
 
 fn settings() -> Settings {
-    let mut settings = Settings::default().with(|settings| settings.shards.count = 1);
-    settings.channels.default.log_bytes = LOG_BYTES;
-    settings
+    rig::settings(|settings| settings.channels.default.log_bytes = LOG_BYTES)
 }
 
 /// A shard, a bus that answers at once, and clients that check all they get.
 struct Stage {
-    rig: Rig,
+    wires: Rc<RefCell<Wires>>,
+    rig: Rig<SimNet>,
     channels: BTreeMap<String, Known>,
     clients: Vec<Client>,
 }
@@ -53,13 +50,15 @@ struct Known {
 
 impl Stage {
     fn new(settings: Settings) -> Stage {
-        Stage { rig: Rig::new(settings, 1 << 16), channels: BTreeMap::new(), clients: Vec::new() }
+        let wires = Wires::new();
+        let rig = Rig::new(SimNet::of(&wires), &settings, 1 << 16);
+        Stage { wires, rig, channels: BTreeMap::new(), clients: Vec::new() }
     }
 
     /// A client at the door; returns its number.
     fn knock(&mut self, bytes: &str, room: usize) -> usize {
         self.clients.push(Client::new(Format::Json));
-        self.rig.wires.borrow_mut().connect(bytes, room)
+        self.wires.borrow_mut().connect(bytes, room)
     }
 
     fn connect(&mut self, path: &str, room: usize) -> usize {
@@ -77,15 +76,15 @@ impl Stage {
     }
 
     fn set_room(&mut self, client: usize, bytes: usize) {
-        self.rig.wires.borrow_mut().pipes[client].room = bytes;
+        self.wires.borrow_mut().pipes[client].room = bytes;
     }
 
     fn add_room(&mut self, client: usize, bytes: usize) {
-        self.rig.wires.borrow_mut().pipes[client].room += bytes;
+        self.wires.borrow_mut().pipes[client].room += bytes;
     }
 
     fn send(&mut self, client: usize, bytes: &[u8]) {
-        self.rig.wires.borrow_mut().send(client, bytes);
+        self.wires.borrow_mut().send(client, bytes);
     }
 
     fn text(&mut self, client: usize, text: &str) {
@@ -93,7 +92,7 @@ impl Stage {
     }
 
     fn publish(&mut self, name: &str, bytes: usize) {
-        let (now_ns, now_unix_ms) = (self.rig.wires.borrow().now_ns, self.rig.wires.borrow().unix_ms());
+        let (now_ns, now_unix_ms) = (self.wires.borrow().now_ns, self.wires.borrow().unix_ms());
         let known = self.channels.get_mut(name).expect("somebody has subscribed");
         known.seq += 1;
         let mut builder = BatchBuilder::new(known.channel.clone(), known.seq);
@@ -116,16 +115,16 @@ impl Stage {
 
     /// The end of the client's stream comes with what it sent last; it still reads.
     fn send_last(&mut self, client: usize, bytes: &[u8]) {
-        self.rig.wires.borrow_mut().send_last(client, bytes);
+        self.wires.borrow_mut().send_last(client, bytes);
     }
 
     fn pass(&mut self, time: Duration) {
-        self.rig.wires.borrow_mut().now_ns += time.as_nanos() as u64;
+        self.wires.borrow_mut().now_ns += time.as_nanos() as u64;
     }
 
     /// The edges are told, the shard has its turn; what it asks of the bus is not looked at.
     fn turn_of_the_shard(&mut self) {
-        let edges = self.rig.wires.borrow_mut().edges();
+        let edges = self.wires.borrow_mut().edges();
         for (token, readiness) in edges {
             self.rig.shard.on_ready(token, readiness);
         }
@@ -149,7 +148,7 @@ impl Stage {
             self.rig.to_shard.push(joined).expect("the inbox has room");
         }
         self.turn_of_the_shard();
-        for (pipe, client) in self.rig.wires.borrow_mut().pipes.iter_mut().zip(&mut self.clients) {
+        for (pipe, client) in self.wires.borrow_mut().pipes.iter_mut().zip(&mut self.clients) {
             if !pipe.to_client.is_empty() {
                 client.receive(&Vec::from(std::mem::take(&mut pipe.to_client)));
             }
@@ -516,11 +515,11 @@ fn requests_at_the_door_when_the_server_stops_are_told_so() {
     let mut stage = Stage::new(settings());
     // One has been let in and has not spoken yet.
     let silent = stage.connect("", PLENTY);
-    let _ = std::mem::take(&mut stage.rig.wires.borrow_mut().pipes[silent].to_server);
+    let _ = std::mem::take(&mut stage.wires.borrow_mut().pipes[silent].to_server);
     stage.turns(2);
     // Nobody has been told of the others; one of them has gone away again.
     let waiting: Vec<usize> = (0..20).map(|_| stage.knock(&request("/ws", Format::Json), PLENTY)).collect();
-    stage.rig.wires.borrow_mut().pipes[waiting[7]].reset = true;
+    stage.wires.borrow_mut().pipes[waiting[7]].reset = true;
     stage.rig.to_shard.push(ShardMessage::Stop).unwrap();
     stage.turn();
     stage.send(silent, request("/ws", Format::Json).as_bytes());
@@ -655,7 +654,7 @@ fn answers_are_not_lost_when_the_end_of_the_stream_comes_with_the_request() {
                 stage.add_room(client, 10);
             }
             assert_eq!(stage.clients[client].refused, Some(status), "{request:?} with room for {room}");
-            assert!(stage.rig.wires.borrow().pipes[client].server_gone, "and then it is over");
+            assert!(stage.wires.borrow().pipes[client].server_gone, "and then it is over");
         }
     }
 }
@@ -679,7 +678,7 @@ fn pongs_and_the_close_frame_are_not_lost_when_the_end_of_the_stream_comes_with_
                 stage.turn();
                 stage.add_room(client, 100);
             }
-            let (pipes, client_view) = (&stage.rig.wires.borrow().pipes, &stage.clients[client]);
+            let (pipes, client_view) = (&stage.wires.borrow().pipes, &stage.clients[client]);
             assert_eq!((client_view.echoes, client_view.answers.len(), client_view.messages), (1, 1, 1), "room for {room}");
             assert_eq!(client_view.close, says_goodbye.then_some(1000));
             assert!(pipes[client].server_gone && !client_view.is_mid_frame());
@@ -721,7 +720,7 @@ fn pings_that_are_cut_at_each_heartbeat_are_no_message_that_is_never_finished() 
 fn a_request_half_sent_when_the_server_stops_is_told_503() {
     let mut stage = Stage::new(settings());
     let half = stage.connect("", PLENTY);
-    let _ = std::mem::take(&mut stage.rig.wires.borrow_mut().pipes[half].to_server);
+    let _ = std::mem::take(&mut stage.wires.borrow_mut().pipes[half].to_server);
     stage.send(half, &request("/ws", Format::Json).as_bytes()[..30]);
     stage.turns(2);
     stage.rig.to_shard.push(ShardMessage::Stop).unwrap();
@@ -864,7 +863,7 @@ fn history_keeps_its_age_when_the_wall_clock_steps() {
             stage.clients[late].answers[0]["recovered"].as_bool().expect("it has asked for the past")
         };
 
-        stage.rig.wires.borrow_mut().wall_steps_ms = step_ms;
+        stage.wires.borrow_mut().wall_steps_ms = step_ms;
         stage.pass(AGE / 2);
         assert!(resume(&mut stage), "{step_ms} ms: half of its age has passed");
         stage.pass(AGE / 2);
@@ -910,7 +909,7 @@ fn the_share_of_one_address_is_not_held_against_another_that_waits_for_the_same_
     let connect = |stage: &mut Stage, address: u8| {
         stage.clients.push(Client::new(Format::Json));
         let peer = ([192, 0, 2, address], 4000).into();
-        let client = stage.rig.wires.borrow_mut().connect_from(peer, &request("/ws", Format::Json), PLENTY);
+        let client = stage.wires.borrow_mut().connect_from(peer, &request("/ws", Format::Json), PLENTY);
         stage.rig.shard.on_listener();
         client
     };
@@ -953,7 +952,7 @@ fn an_answer_finds_whoever_has_asked_and_nobody_else() {
         stage.turns(2);
     };
     let (gone, to_gone) = asks(&mut stage);
-    stage.rig.wires.borrow_mut().pipes[gone].reset = true;
+    stage.wires.borrow_mut().pipes[gone].reset = true;
     stage.turns(2);
     let (stays, to_stays) = asks(&mut stage);
     assert_eq!(to_gone.conn.index, to_stays.conn.index, "the slot is used again");
@@ -1012,7 +1011,7 @@ fn a_topic_that_is_counted_anew_keeps_no_log_when_everybody_has_been_told() {
     assert_eq!(stage.messages(&clients), [2, 1, 2]);
     // Nobody is left to be told.
     for &client in &clients {
-        stage.rig.wires.borrow_mut().pipes[client].reset = true;
+        stage.wires.borrow_mut().pipes[client].reset = true;
     }
     stage.renumber("c", 9, 0);
     stage.turns(2);
@@ -1050,7 +1049,7 @@ fn whoever_takes_nothing_is_cut_when_the_time_to_stop_is_over() {
     stage.turns(3);
     assert_eq!(stage.clients[clients[1]].close, Some(1001));
     assert!(!stage.rig.shard.is_finished());
-    let now_ns = stage.rig.wires.borrow().now_ns;
+    let now_ns = stage.wires.borrow().now_ns;
     assert!(stage.rig.shard.wait_ns(now_ns).is_some_and(|wait_ns| wait_ns <= 3_000_000_000));
     stage.pass(Duration::from_secs(3));
     stage.turns(2);

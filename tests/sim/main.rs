@@ -2,8 +2,8 @@
 //! reset; the bus delays answers, loses batches on the way (as a full inbox does) and announces outages. After every step the
 //! clients' view is checked against the design's invariants. A failure prints its seed: `CAMPANILE_SIM_SEED=N cargo test --test sim`.
 
-mod client;
-mod net;
+#[path = "../rig/mod.rs"]
+mod rig;
 mod world;
 
 use world::Simulation;

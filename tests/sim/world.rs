@@ -11,10 +11,9 @@ use campanile::bus::{BusCommand, ConnToken, JoinRefusal, ShardMessage};
 use campanile::config::{ChannelRule, Overrun, Settings};
 use campanile::fanout::batch::{Batch, BatchBuilder, Channel};
 use campanile::fanout::topics::TopicToken;
-use campanile::inbox::{Inbox, InboxSender};
 use campanile::metrics::ShardMetrics;
 use campanile::shard::net::Readiness;
-use campanile::shard::{Shard, unpack};
+use campanile::shard::unpack;
 use campanile::wire::Format;
 use campanile::wire::close::CloseReason;
 use campanile::wire::event::GapReason;
@@ -23,8 +22,9 @@ use campanile::wire::http::refusal::RefusalReason;
 use campanile::wire::payload::Kind;
 use fastrand::Rng;
 
-use crate::client::{Client, payload};
-use crate::net::{Rig, SimNet, Wires, request};
+use crate::rig::client::{Client, payload};
+use crate::rig::net::{SimNet, Wires, request};
+use crate::rig::{self, Rig};
 
 const CHANNELS: [&str; 4] = ["cut", "skip", "latest", "kept"];
 /// A log's bound, and that of all logs: some seeds have little room, so that many are overrun, some so much that nobody may be.
@@ -115,10 +115,7 @@ struct Peer {
 pub struct Simulation {
     rng: Rng,
     wires: Rc<RefCell<Wires>>,
-    shard: Shard<SimNet>,
-    metrics: Arc<ShardMetrics>,
-    to_shard: InboxSender<ShardMessage>,
-    from_shard: Inbox<BusCommand>,
+    rig: Rig<SimNet>,
     channels: BTreeMap<String, SimChannel>,
     joins: Vec<(String, TopicToken)>,
     peers: Vec<Peer>,
@@ -135,7 +132,6 @@ pub struct Simulation {
     digest: DefaultHasher,
     /// Deals the steps of the clock on the wall, which must change nothing else; None: it goes like the other one.
     wall: Option<Rng>,
-    _polls: (mio::Poll, mio::Poll),
 }
 
 impl Simulation {
@@ -144,16 +140,14 @@ impl Simulation {
         let settings = settings(&mut rng);
         let buffer_bytes = settings.buffer_bytes_of_shard();
         let (log_bytes, log_bytes_total) = (settings.channels.of("cut").log_bytes, settings.bounds.log_bytes_total);
-        let Rig { wires, shard, metrics, to_shard, from_shard, polls } = Rig::new(settings, 64);
+        let wires = Wires::new();
+        let rig = Rig::new(SimNet::of(&wires), &settings, 64);
         // Half of the seeds have bare sockets, half streams that keep something back in both directions.
         wires.borrow_mut().tricks = rng.bool().then(|| rng.fork());
         Simulation {
             rng,
             wires,
-            shard,
-            metrics,
-            to_shard,
-            from_shard,
+            rig,
             channels: BTreeMap::new(),
             joins: Vec::new(),
             peers: Vec::new(),
@@ -166,7 +160,6 @@ impl Simulation {
             buffer_bytes,
             digest: DefaultHasher::new(),
             wall: Some(Rng::with_seed(!seed)),
-            _polls: polls,
         }
     }
 
@@ -197,7 +190,7 @@ impl Simulation {
         for peer in &self.peers {
             self.digest.write_u64(peer.client.digest.finish());
         }
-        SEEN.lock().unwrap().add(&self.metrics, self.peers.iter().map(|peer| peer.client.renumbered).sum());
+        SEEN.lock().unwrap().add(&self.rig.metrics, self.peers.iter().map(|peer| peer.client.renumbered).sum());
         self.digest.finish()
     }
 
@@ -242,7 +235,7 @@ impl Simulation {
             peer.last_said_ns = Some(wires.now_ns);
         }
         self.peers.push(peer);
-        self.shard.on_listener();
+        self.rig.shard.on_listener();
     }
 
     fn live_peer(&mut self) -> Option<usize> {
@@ -373,7 +366,7 @@ impl Simulation {
         let token = ConnToken { index: self.rng.u32(..30), generation: self.rng.u32(..40) };
         let real = self.wires.borrow().pipes.iter().any(|pipe| pipe.token.map(unpack) == Some(token) && !pipe.server_gone);
         if !real {
-            self.shard.on_ready(token, Readiness { readable: true, writable: true, closed: true });
+            self.rig.shard.on_ready(token, Readiness { readable: true, writable: true, closed: true });
         }
     }
 
@@ -463,7 +456,7 @@ impl Simulation {
         let wires = self.wires.borrow();
         // It may have been cut off before, and not have read so far.
         let cut_off = [CloseReason::Buffers, CloseReason::Overrun, CloseReason::HeartbeatTimeout];
-        let may_be_cut_off = cut_off.iter().any(|&reason| self.metrics.closed[reason as usize].get() > 0);
+        let may_be_cut_off = cut_off.iter().any(|&reason| self.rig.metrics.closed[reason as usize].get() > 0);
         let in_time = wires.now_ns - said_ns < 1_900_000_000;
         if !in_time || wires.pipes[peer.pipe].reset || may_be_cut_off {
             return;
@@ -529,7 +522,7 @@ impl Simulation {
         let Some(known) = self.channels.get_mut(name) else { return };
         if let Some(topic) = known.topic.filter(|_| known.renumbered) {
             let renumbered = ShardMessage::Renumbered { topic, channel: known.channel.clone(), seq: known.seq };
-            known.renumbered = self.to_shard.push(renumbered).is_err();
+            known.renumbered = self.rig.to_shard.push(renumbered).is_err();
         }
     }
 
@@ -539,7 +532,7 @@ impl Simulation {
         let messages = (batch.end() - batch.first()) as usize;
         // Payloads and the envelopes of three formats around them.
         let bytes_max = batch.bytes_held() + Format::ALL.len() * (batch.bytes() + 300 * messages);
-        let held_before = self.metrics.log_bytes.get() as usize;
+        let held_before = self.rig.metrics.log_bytes.get() as usize;
         self.sent.push(Sent { epoch: known.channel.epoch, end: batch.end(), bytes_max, held_before });
         if name == "kept" {
             known.history.push_back(batch.clone());
@@ -549,14 +542,14 @@ impl Simulation {
         }
         // What it is told of the new numbers then includes this.
         let Some(topic) = known.topic.filter(|_| !known.renumbered) else { return };
-        if lose || self.to_shard.push(ShardMessage::Batch { topic, batch }).is_err() {
+        if lose || self.rig.to_shard.push(ShardMessage::Batch { topic, batch }).is_err() {
             known.lost = true;
         }
     }
 
     /// Answers joins, now or later; tells of lost heads when there is room.
     fn bus_turn(&mut self, eager: bool) {
-        while let Some(command) = self.from_shard.try_recv() {
+        while let Some(command) = self.rig.from_shard.try_recv() {
             match command {
                 BusCommand::Join { topic, channel, .. } => self.joins.push((channel.to_string(), topic)),
                 BusCommand::Leave { topic, channel, .. } => {
@@ -580,7 +573,7 @@ impl Simulation {
             }
             if self.rng.u8(..20) == 0 {
                 let refused = ShardMessage::Refused { topic: *topic, refusal: JoinRefusal::NotAllowed };
-                return self.to_shard.push(refused).is_err();
+                return self.rig.to_shard.push(refused).is_err();
             }
             self.epochs += 1;
             let epoch = self.epochs;
@@ -598,7 +591,7 @@ impl Simulation {
                 seq: known.seq,
                 history: known.history.iter().cloned().collect(),
             };
-            if self.to_shard.push(joined).is_err() {
+            if self.rig.to_shard.push(joined).is_err() {
                 return true;
             }
             (known.topic, known.lost, known.renumbered) = (Some(*topic), false, false);
@@ -612,7 +605,7 @@ impl Simulation {
         }
         for known in self.channels.values_mut() {
             if let Some(topic) = known.topic.filter(|_| known.lost && (eager || self.rng.u8(..3) == 0)) {
-                known.lost = self.to_shard.push(ShardMessage::Head { topic, seq: known.seq }).is_err();
+                known.lost = self.rig.to_shard.push(ShardMessage::Head { topic, seq: known.seq }).is_err();
             }
         }
     }
@@ -622,13 +615,13 @@ impl Simulation {
         let mut edges = self.wires.borrow_mut().edges();
         self.rng.shuffle(&mut edges);
         for (token, readiness) in edges {
-            self.shard.on_ready(token, readiness);
+            self.rig.shard.on_ready(token, readiness);
         }
-        self.shard.turn();
+        self.rig.shard.turn();
     }
 
     fn check(&self) {
-        let metrics = &self.metrics;
+        let metrics = &self.rig.metrics;
         let log_bytes = metrics.log_bytes.get() as usize;
         assert!(log_bytes <= self.log_bytes_total, "invariant 4: {log_bytes} bytes in logs");
         assert!(metrics.buffer_bytes.get() as usize <= self.buffer_bytes + 100_000, "invariant 4: buffers");
@@ -641,7 +634,7 @@ impl Simulation {
     /// Everything is calm and everybody reads: whoever is still there must have all.
     fn settle(&mut self) {
         self.wires.borrow_mut().short = false;
-        self.shard.on_listener();
+        self.rig.shard.on_listener();
         for round in 0..400 {
             self.bus_turn(true);
             for at in 0..self.peers.len() {
@@ -683,13 +676,13 @@ impl Simulation {
         }
         // With nobody stalled nothing is kept, but for the channel with a history.
         if self.peers.iter().all(|peer| !peer.stalled && !peer.mute) {
-            assert_eq!(self.metrics.lagging.get(), 0);
-            let with_log: Vec<&str> = CHANNELS.into_iter().filter(|name| *name != "kept" && self.shard.has_log(name)).collect();
+            assert_eq!(self.rig.metrics.lagging.get(), 0);
+            let with_log: Vec<&str> = CHANNELS.into_iter().filter(|name| *name != "kept" && self.rig.shard.has_log(name)).collect();
             assert!(with_log.is_empty(), "a topic keeps no log while nothing is to be sent: {with_log:?}");
-            assert_eq!(self.metrics.buffer_bytes.get(), 0, "invariant 5: an idle connection owns no buffer");
+            assert_eq!(self.rig.metrics.buffer_bytes.get(), 0, "invariant 5: an idle connection owns no buffer");
         }
         // Everybody goes: nothing may be left.
-        self.to_shard.send(ShardMessage::Stop).expect("the inbox is empty");
+        self.rig.to_shard.send(ShardMessage::Stop).expect("the inbox is empty");
         for _ in 0..400 {
             self.pass_time(100);
             self.bus_turn(true);
@@ -700,12 +693,12 @@ impl Simulation {
             }
             self.turn();
         }
-        assert!(self.shard.is_finished(), "every connection ends within its deadlines");
+        assert!(self.rig.shard.is_finished(), "every connection ends within its deadlines");
         self.check();
-        assert_eq!((self.metrics.subscriptions.get(), self.metrics.lagging.get()), (0, 0));
+        assert_eq!((self.rig.metrics.subscriptions.get(), self.rig.metrics.lagging.get()), (0, 0));
         self.bus_turn(true);
         self.turn();
-        assert_eq!((self.metrics.log_bytes.get(), self.metrics.channels.get()), (0, 0), "topics go with their last subscriber");
+        assert_eq!((self.rig.metrics.log_bytes.get(), self.rig.metrics.channels.get()), (0, 0), "topics go with their last subscriber");
         for channel in self.channels.values().map(|known| &known.channel).chain(&self.former) {
             assert_eq!(channel.subscribers.load(std::sync::atomic::Ordering::Relaxed), 0);
         }
@@ -714,25 +707,27 @@ impl Simulation {
 
 fn settings(rng: &mut Rng) -> Settings {
     let (log_bytes, log_bytes_total) = *rng.choice(&LOG_BYTES).unwrap();
-    let mut settings = Settings::default();
-    settings.shards.count = 1;
-    settings.shards.coalesce = rng.bool().then_some(Duration::from_millis(2));
-    settings.bounds.connections_max = 20;
-    settings.bounds.subscriptions_max = 4;
-    settings.bounds.log_bytes_total = log_bytes_total;
-    settings.bounds.buffer_bytes_total = *rng.choice(&BUFFER_BYTES).unwrap();
-    // A share of the buffers holds one message at least, so little room needs small ones.
-    settings.bounds.message_bytes_max = 3000;
-    settings.clients.heartbeat = Duration::from_secs(5);
-    settings.clients.pong_timeout = Duration::from_secs(3);
-    settings.clients.handshake_timeout = Duration::from_secs(3);
-    settings.clients.close_timeout = Duration::from_secs(2);
-    let rule = ChannelRule { overrun: Overrun::Disconnect, log_bytes, history_count: 0, ..settings.channels.default.clone() };
-    settings.channels.by_prefix = vec![
-        ("latest".into(), ChannelRule { overrun: Overrun::Latest, ..rule.clone() }),
-        ("skip".into(), ChannelRule { overrun: Overrun::Skip, ..rule.clone() }),
-        ("kept".into(), ChannelRule { overrun: Overrun::Skip, history_count: 20, history_age: Duration::from_secs(60), ..rule.clone() }),
-        ("cut".into(), rule),
-    ];
-    settings
+    rig::settings(|settings| {
+        settings.shards.coalesce = rng.bool().then_some(Duration::from_millis(2));
+        settings.bounds.connections_max = 20;
+        settings.bounds.subscriptions_max = 4;
+        settings.bounds.log_bytes_total = log_bytes_total;
+        settings.bounds.buffer_bytes_total = *rng.choice(&BUFFER_BYTES).unwrap();
+        // A share of the buffers holds one message at least, so little room needs small ones.
+        settings.bounds.message_bytes_max = 3000;
+        settings.clients.heartbeat = Duration::from_secs(5);
+        settings.clients.pong_timeout = Duration::from_secs(3);
+        settings.clients.handshake_timeout = Duration::from_secs(3);
+        settings.clients.close_timeout = Duration::from_secs(2);
+        let rule = ChannelRule { overrun: Overrun::Disconnect, log_bytes, history_count: 0, ..settings.channels.default.clone() };
+        settings.channels.by_prefix = vec![
+            ("latest".into(), ChannelRule { overrun: Overrun::Latest, ..rule.clone() }),
+            ("skip".into(), ChannelRule { overrun: Overrun::Skip, ..rule.clone() }),
+            (
+                "kept".into(),
+                ChannelRule { overrun: Overrun::Skip, history_count: 20, history_age: Duration::from_secs(60), ..rule.clone() },
+            ),
+            ("cut".into(), rule),
+        ];
+    })
 }

@@ -1,4 +1,4 @@
-//! The simulated network and clock, and a shard wired to them. A socket has as much room as the test gives it and tells of each edge
+//! The simulated network and clock. A socket has as much room as the test gives it and tells of each edge
 //! once, as epoll does.
 
 use std::cell::RefCell;
@@ -6,16 +6,10 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 
-use campanile::bus::{BusCommand, BusSender, ConnToken, ShardMessage};
-use campanile::config::Settings;
-use campanile::inbox::{Inbox, InboxSender, inbox};
-use campanile::metrics::ShardMetrics;
+use campanile::bus::ConnToken;
 use campanile::shard::net::{Accepted, Network, Readiness, Received, Stream};
-use campanile::shard::settings::ShardSettings;
-use campanile::shard::{Parts, Shard, unpack};
+use campanile::shard::unpack;
 use campanile::wire::Format;
 use campanile::wire::http::upgrade::subprotocol;
 use fastrand::Rng;
@@ -83,6 +77,19 @@ pub struct Wires {
 }
 
 impl Wires {
+    /// Nobody has connected yet.
+    pub fn new() -> Rc<RefCell<Wires>> {
+        Rc::new(RefCell::new(Wires {
+            pipes: Vec::new(),
+            waiting: VecDeque::new(),
+            now_ns: 1_000_000_000,
+            wall_steps_ms: 0,
+            listening: true,
+            short: false,
+            tricks: None,
+        }))
+    }
+
     pub fn unix_ms(&self) -> u64 {
         unix_ms(self.now_ns).checked_add_signed(self.wall_steps_ms).expect("not before 1970")
     }
@@ -151,6 +158,13 @@ pub struct SimNet(Rc<RefCell<Wires>>);
 pub struct SimStream {
     wires: Rc<RefCell<Wires>>,
     pipe: usize,
+}
+
+impl SimNet {
+    /// The server's side of them.
+    pub fn of(wires: &Rc<RefCell<Wires>>) -> SimNet {
+        SimNet(wires.clone())
+    }
 }
 
 impl Network for SimNet {
@@ -275,48 +289,5 @@ fn take(from: &mut VecDeque<u8>, buffer: &mut [u8], most: usize) -> usize {
 impl Drop for SimStream {
     fn drop(&mut self) {
         self.wires.borrow_mut().pipes[self.pipe].server_gone = true;
-    }
-}
-
-/// A shard on the simulated network, with the other ends of all that it holds.
-#[derive(Debug)]
-pub struct Rig {
-    pub wires: Rc<RefCell<Wires>>,
-    pub shard: Shard<SimNet>,
-    pub metrics: Arc<ShardMetrics>,
-    pub to_shard: InboxSender<ShardMessage>,
-    pub from_shard: Inbox<BusCommand>,
-    /// What the inboxes' wakers are registered with; nobody sleeps on them.
-    pub polls: (mio::Poll, mio::Poll),
-}
-
-impl Rig {
-    pub fn new(settings: Settings, inbox_messages: usize) -> Rig {
-        let wires = Wires {
-            pipes: Vec::new(),
-            waiting: VecDeque::new(),
-            now_ns: 1_000_000_000,
-            wall_steps_ms: 0,
-            listening: true,
-            short: false,
-            tricks: None,
-        };
-        let wires = Rc::new(RefCell::new(wires));
-        let polls = (mio::Poll::new().unwrap(), mio::Poll::new().unwrap());
-        let (to_shard, shard_inbox) = inbox(inbox_messages, polls.0.registry(), mio::Token(0)).unwrap();
-        let (to_bus, from_shard) = inbox(inbox_messages, polls.1.registry(), mio::Token(0)).unwrap();
-        let bus = BusSender::new(to_bus, inbox_messages);
-        let metrics = Arc::new(ShardMetrics::default());
-        let parts = Parts {
-            index: 0,
-            settings: Arc::new(ShardSettings::from(&settings)),
-            metrics: metrics.clone(),
-            inbox: shard_inbox,
-            bus,
-            connections: Arc::new(AtomicUsize::new(0)),
-            node_id: 1,
-        };
-        let shard = Shard::new(SimNet(wires.clone()), parts);
-        Rig { wires, shard, metrics, to_shard, from_shard, polls }
     }
 }
