@@ -46,8 +46,8 @@ impl Seen {
         for reason in CloseReason::ALL {
             add(&format!("closed {}", reason.name()), metrics.closed[reason as usize].get());
         }
-        for (policy, counter) in ["disconnect", "skip", "latest"].iter().zip(&metrics.overruns) {
-            add(&format!("overrun {policy}"), counter.get());
+        for policy in Overrun::ALL {
+            add(&format!("overrun {}", policy.name()), metrics.overruns[policy as usize].get());
         }
         add("messages sent", metrics.messages_sent.get());
         add("messages skipped", metrics.messages_skipped.get());
