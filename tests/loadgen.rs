@@ -290,6 +290,30 @@ fn channels_of_their_own_and_by_zipf() {
 }
 
 #[test]
+fn a_client_may_have_many_channels_and_leave_them() {
+    // Each for itself, more of them than commands of one client may be under way.
+    let channels = ["channels", "--serve", "--shards 2", "-n", "4", "--channels-per-client", "1200", "--leave", "unsubscribe"];
+    let json = run(&[&channels[..], &["--messages", "500", "--rate", "1000", "--threads", "2"]].concat()).passes();
+    assert_eq!([&json["subscriptions"]["count"], &json["left"]["count"], &json["messages"]["delivered"]], [4 * 1199, 4 * 1200, 500]);
+    assert_eq!((&json["channels"]["count"], &json["channels"]["largest"]), (&4800.into(), &1.into()));
+    assert!(json["subscriptions"]["user_bytes_per_subscription"].is_number() && json["left"]["memory_bytes_after"].is_number());
+    assert!(json["subscriptions"]["per_second"].as_f64().unwrap() > 0.0 && json["left"]["per_second"].as_f64().unwrap() > 0.0);
+    // Shared: every channel has been subscribed to before the first client asks for more.
+    let channels = ["channels", "--serve", "--shards 1", "-n", "30", "--channels", "10", "--channels-per-client", "4", "--leave", "close"];
+    let json = run(&[&channels[..], &["--messages", "100", "--rate", "1000", "--redis", "own"]].concat()).passes();
+    assert_eq!((&json["channels"]["largest"], &json["messages"]["delivered"]), (&12.into(), &1200.into()));
+}
+
+#[test]
+fn a_subscription_that_is_refused_is_told() {
+    let serve = "--shards 1 --subscriptions-max 60";
+    let ran = run(&["channels", "--serve", serve, "-n", "3", "--channels-per-client", "61"]);
+    ran.fails("too_many_subscriptions");
+    ran.fails("of 180 subscriptions were confirmed");
+    assert_eq!(ran.json["checks"]["errors"], 3);
+}
+
+#[test]
 fn a_channel_for_each_client_stands_beside_a_floor_that_sleeps_between_two_messages() {
     let arguments = ["channels", "--serve", "--shards 1", "-n", "50", "--rate", "100", "--messages", "30"];
     let json = run(&[&arguments[..], &["--floor", "--pairs", "2", "--floor-cores", ""]].concat()).passes();
@@ -300,6 +324,9 @@ fn a_channel_for_each_client_stands_beside_a_floor_that_sleeps_between_two_messa
     let (sends, whole) = (figures("floor"), figures("floor_whole"));
     assert_eq!((sends.len(), whole.len()), (2, 2));
     assert!(sends.iter().zip(&whole).all(|(sends, whole)| sends < whole), "{}", json["floor"]);
+    // It sleeps for each message, or for some that were due when it woke; the server's threads do it too.
+    assert!(figures("floor_sleeps").iter().all(|sleeps| (0.0..=1.1).contains(sleeps) && *sleeps > 0.0), "{}", json["floor"]);
+    assert!(json["floor"]["lap_send"].as_f64().unwrap() > 0.0 && json["server"]["sleeps_per_delivery"].as_f64().unwrap() > 0.0);
 }
 
 #[test]
@@ -646,7 +673,7 @@ fn what_was_found_before_an_error_is_kept() {
 
 #[test]
 fn a_mistake_on_the_command_line_is_2() {
-    let mistakes: [&[&str]; 18] = [
+    let mistakes: [&[&str]; 21] = [
         &["storms"],
         &["hold", "-n", "0"],
         &["hold", "--format", "xml"],
@@ -660,6 +687,9 @@ fn a_mistake_on_the_command_line_is_2() {
         &["broadcast", "--threads", "0"],
         &["broadcast", "--through", "redis"],
         &["channels", "--floor", "--zipf", "1"],
+        &["channels", "--channels", "5", "--channels-per-client", "6"],
+        &["channels", "--channels-per-client", "2", "--floor"],
+        &["channels", "--leave", "quietly"],
         &["mixed", "-n", "10", "--direct", "11"],
         &["mixed", "--direct-rate", "0"],
         &["mixed", "--burst", "2"],

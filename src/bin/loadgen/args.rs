@@ -44,16 +44,22 @@ pub enum Scenario {
     Broadcast(Options),
     /// One channel, every client subscribed, many messages at once
     Burst(Options),
-    /// Many channels: one per client, or as many as --channels says
+    /// Many channels: one or more per client, or as many as --channels says
     Channels {
         #[command(flatten)]
         options: Options,
-        /// How many channels; 0: one per client
+        /// How many channels; 0: as many as clients have together, each for itself
         #[arg(long, value_name = "N", default_value_t = 0)]
         channels: u32,
+        /// How many of them each client subscribes to: to one when it connects, to the others when all are connected
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        channels_per_client: u32,
         /// Zipf's exponent: 0 treats all channels alike, 1 gives a few channels most clients and messages
         #[arg(long, value_parser = parse_number, value_name = "EXPONENT", default_value_t = 0.0)]
         zipf: f64,
+        /// In the end everybody gives up everything, and the server's memory is watched until it falls no more
+        #[arg(long, value_name = "HOW")]
+        leave: Option<Leave>,
     },
     /// A broadcast to all, and direct messages meanwhile, each to one client's own channel; by turns with the broadcast alone
     Mixed {
@@ -229,6 +235,15 @@ pub enum Through {
     Client,
 }
 
+/// How clients leave their channels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Leave {
+    /// The connections stay
+    Unsubscribe,
+    /// They do not
+    Close,
+}
+
 /// A list of cores: `0,2-3`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cores(pub Vec<usize>);
@@ -308,8 +323,16 @@ impl Scenario {
             Scenario::Mixed { .. } if options.burst.is_some_and(|burst| burst > 1) => {
                 Some("mixed sends one broadcast at a time: leave --burst out".to_owned())
             }
-            Scenario::Channels { channels, zipf, .. } if options.floor && (*channels != 0 || *zipf != 0.0) => {
-                Some("--floor stands beside channels of one client each: leave --channels and --zipf out".to_owned())
+            Scenario::Channels { channels, zipf, channels_per_client, .. }
+                if options.floor && (*channels != 0 || *zipf != 0.0 || *channels_per_client != 1) =>
+            {
+                Some("--floor stands beside channels of one client each: leave --channels, --channels-per-client and --zipf out".to_owned())
+            }
+            Scenario::Channels { channels, channels_per_client, .. } if *channels != 0 && channels_per_client > channels => {
+                Some(format!("there are {channels} channels, so no client can have {channels_per_client} (--channels-per-client)"))
+            }
+            Scenario::Channels { channels_per_client, .. } if u64::from(options.clients) * u64::from(*channels_per_client) > 1 << 30 => {
+                Some("that is more subscriptions than a thousand million (--clients times --channels-per-client)".to_owned())
             }
             Scenario::Floor(_) if options.serve.is_some() || options.server_pid.is_some() => {
                 Some("floor has no server: leave --serve and --server-pid out, or take broadcast --floor".to_owned())

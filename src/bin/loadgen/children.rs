@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use campanile::sys;
 
+use super::run::Needs;
+
 /// How long a child may take to start or to end.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The last lines of a server's log that are shown when it dies.
@@ -26,7 +28,7 @@ pub struct Server {
 
 impl Server {
     /// Starts `campanile serve ARGUMENTS` beside this program, on free ports, and waits for its start block.
-    pub fn start(arguments: &str, redis: Option<&str>, clients: u32) -> anyhow::Result<Server> {
+    pub fn start(arguments: &str, redis: Option<&str>, clients: u32, needs: &Needs) -> anyhow::Result<Server> {
         let program = std::env::current_exe()?.with_file_name("campanile");
         if !program.exists() {
             bail!("--serve needs {} beside this program: cargo build builds both", program.display());
@@ -41,7 +43,12 @@ impl Server {
         default("--listen", "127.0.0.1:0");
         default("--control", "127.0.0.1:0");
         default("--connections-max", &(clients + 1000).to_string());
-        default("--channels-max", &(clients + 1000).max(200_000).to_string());
+        default("--channels-max", &(clients.max(needs.channels) + 1000).max(200_000).to_string());
+        if needs.per_client > 1 {
+            default("--subscriptions-max", &needs.per_client.max(128).to_string());
+            // All of them come from few addresses.
+            default("--channels-per-address", "none");
+        }
         if let Some(url) = redis {
             default("--redis", url);
         }

@@ -200,6 +200,11 @@ impl Crowd {
         self.tell(|_| Command::Subscribe);
     }
 
+    /// Clients give up all that they have subscribed to.
+    pub fn unsubscribe(&self) {
+        self.tell(|_| Command::Unsubscribe);
+    }
+
     /// Those who are to be slow begin; nobody waits for their messages any more. All clients share one channel.
     pub fn slow_down(&mut self) {
         self.tell(|_| Command::SlowDown);

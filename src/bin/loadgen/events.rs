@@ -11,6 +11,7 @@ pub enum Event {
         seq: u64,
         recovered: bool,
     },
+    Unsubscribed,
     Gap {
         channel: String,
         count: u64,
@@ -87,6 +88,7 @@ pub fn read(is_text: bool, payload: &[u8]) -> Event {
     match fields.kind.as_str() {
         _ if !is_map => Event::Other,
         "subscribed" => Event::Subscribed { id: fields.id, epoch: fields.epoch, seq: fields.seq, recovered: fields.recovered },
+        "unsubscribed" => Event::Unsubscribed,
         "gap" => {
             let count = (fields.to + 1).saturating_sub(fields.from);
             Event::Gap { channel: fields.channel, count, is_outage: fields.reason == "outage" }
@@ -125,7 +127,7 @@ pub fn seq_before(is_text: bool, head: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use campanile::wire::Format;
-    use campanile::wire::command::Id;
+    use campanile::wire::command::{Asked, ErrorCode, Id, SUBSCRIBE};
     use campanile::wire::event::{self, GapReason};
 
     use super::*;
@@ -144,6 +146,12 @@ mod tests {
             let gap = |from, to, reason| event::Event::Gap { channel: "a", from, to, reason };
             assert_eq!(read_back(gap(3, 7, GapReason::Overrun)), told(5, false));
             assert_eq!(read_back(gap(3, 3, GapReason::Outage)), told(1, true));
+            let error =
+                |code| read_back(event::Event::Error { asked: Asked::of(SUBSCRIBE, "a", Some(&Id::Number(3))), code, message: "m" });
+            let refusal = |is_for_now, text: &str| Event::Error(Refusal { id: Some(3), is_for_now, text: text.to_owned() });
+            assert_eq!(error(ErrorCode::Busy), refusal(true, "busy: m"));
+            assert_eq!(error(ErrorCode::TooManyChannels), refusal(false, "too_many_channels: m"));
+            assert_eq!(read_back(event::Event::Unsubscribed { id: None, channel: "a" }), Event::Unsubscribed);
             assert_eq!(read_back(event::Event::Pong { id: None }), Event::Other);
         }
         assert_eq!(read(true, b"seq 1"), Event::Other);

@@ -57,7 +57,10 @@ fn run(scenario: Scenario) -> anyhow::Result<ExitCode> {
         Scenario::Floor(options) => (scenario::floor::run(&options)?, options),
         Scenario::Connect(options) => (scenario::connect::run(&options)?, options),
         Scenario::Hold { options, hold } => (scenario::hold::run(&options, hold)?, options),
-        Scenario::Channels { options, channels, zipf } => (scenario::channels::run(&options, channels, zipf)?, options),
+        Scenario::Channels { options, channels, channels_per_client, zipf, leave } => {
+            let dealt = scenario::channels::Dealt { channels, per_client: channels_per_client, zipf };
+            (scenario::channels::run(&options, dealt, leave)?, options)
+        }
         Scenario::Mixed { options, direct, direct_rate } => (scenario::mixed::run(&options, direct, direct_rate)?, options),
         Scenario::Churn { options, churn } => (scenario::churn::run(&options, churn)?, options),
         Scenario::Slow { options, slow, never, slow_bytes, slow_ms } => {

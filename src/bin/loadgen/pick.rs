@@ -4,6 +4,8 @@
 pub enum Pick {
     /// `count` channels one after the other, from `first` on, and again.
     InTurn { first: u32, count: u32 },
+    /// All of them, jumping about: few messages are spread over many channels.
+    Scattered { count: u32 },
     /// `cumulative[k]` is the share of channels 0 to k.
     Zipf { cumulative: Vec<f64> },
 }
@@ -29,12 +31,18 @@ impl Pick {
     pub fn channel(&self, number: u64) -> u32 {
         match self {
             Pick::InTurn { first, count } => first + (number % u64::from(*count)) as u32,
+            Pick::Scattered { count } => (golden(number) * f64::from(*count)) as u32,
             Pick::Zipf { cumulative } => {
-                let place = (number as f64 * 0.618_033_988_749_894_9).fract();
+                let place = golden(number);
                 (cumulative.partition_point(|share| *share < place)).min(cumulative.len() - 1) as u32
             }
         }
     }
+}
+
+/// 0 to 1, each number far from those before it.
+fn golden(number: u64) -> f64 {
+    (number as f64 * 0.618_033_988_749_894_9).fract()
 }
 
 /// Some clients, spread evenly over all.
@@ -79,6 +87,15 @@ mod tests {
             assert_eq!(places, (0..chosen).collect::<Vec<_>>(), "{chosen} of {clients}");
             assert!(places.iter().all(|place| among.place(among.client(*place)) == Some(*place)));
         }
+    }
+
+    #[test]
+    fn few_messages_are_scattered_over_many_channels() {
+        let pick = Pick::Scattered { count: 1_000_000 };
+        let mut channels: Vec<u32> = (0..100).map(|number| pick.channel(number)).collect();
+        channels.sort_unstable();
+        let gaps: Vec<u32> = channels.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(gaps.iter().all(|gap| (1000..40_000).contains(gap)), "{gaps:?}");
     }
 
     #[test]

@@ -9,6 +9,8 @@ use campanile::sys;
 #[derive(Debug, Clone, Default)]
 pub struct ProcessFigures {
     pub cpu_ns: u64,
+    /// How often its threads have fallen asleep, to wait for something.
+    pub sleeps: u64,
     /// CPU by thread name; numbers at the end of a name stay.
     pub cpu_ns_by_thread: BTreeMap<String, u64>,
     /// Private memory that is resident: what the process itself asked for.
@@ -24,6 +26,8 @@ pub fn process(id: u32) -> Option<ProcessFigures> {
         let cpu_ns: u64 = schedstat.split(' ').next().and_then(|number| number.parse().ok()).unwrap_or(0);
         let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
         figures.cpu_ns += cpu_ns;
+        let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
+        figures.sleeps += field(&status, "voluntary_ctxt_switches:").unwrap_or(0);
         *figures.cpu_ns_by_thread.entry(name.trim().to_owned()).or_default() += cpu_ns;
     }
     figures.anonymous_bytes = field(&fs::read_to_string(format!("/proc/{id}/status")).ok()?, "RssAnon:")? * 1024;

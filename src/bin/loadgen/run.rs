@@ -29,6 +29,13 @@ const AFTER: Duration = Duration::from_millis(20);
 /// How often every client is asked whether it misses something.
 const ASK: Duration = Duration::from_millis(50);
 
+/// How long memory may stay as it is before it is taken to stay so for good: longer than `linger`, and than the allocator is let alone after it.
+const MEMORY_QUIET: Duration = Duration::from_secs(20);
+const MEMORY_WAIT: Duration = Duration::from_secs(60);
+const MEMORY_LOOK: Duration = Duration::from_millis(250);
+/// What a server that was in use may keep more than one that was not, and it still counts as given back at once.
+const MEMORY_SPARE_BYTES: u64 = 2_000_000;
+
 #[derive(Debug)]
 pub struct Run {
     pub options: Options,
@@ -84,6 +91,8 @@ pub struct Round {
     pub tally: Tally,
     pub counts: Counts,
     pub server_cpu_ns: Option<u64>,
+    /// How often a thread of the server has fallen asleep.
+    pub server_sleeps: Option<u64>,
     pub seconds: f64,
 }
 
@@ -99,6 +108,7 @@ impl Round {
         self.tally.add(&other.tally);
         self.counts.add(&other.counts);
         self.server_cpu_ns = self.server_cpu_ns.zip(other.server_cpu_ns).map(|(one, other)| one + other);
+        self.server_sleeps = self.server_sleeps.zip(other.server_sleeps).map(|(one, other)| one + other);
         self.seconds += other.seconds;
     }
 
@@ -113,15 +123,30 @@ impl Round {
     }
 }
 
+/// What a scenario asks of its target.
+#[derive(Debug, Clone, Copy)]
+pub struct Needs {
+    pub channels: u32,
+    /// Channels of one client.
+    pub per_client: u32,
+    /// Of a Campanile, instead of `/ws`.
+    pub path: Option<&'static str>,
+}
+
+impl From<u32> for Needs {
+    fn from(channels: u32) -> Needs {
+        Needs { channels, per_client: 1, path: None }
+    }
+}
+
 /// One scenario, from begin to end. Whatever ends it early, what was found until then is reported.
 pub fn whole(
     scenario: &'static str,
     options: &Options,
-    channels: u32,
-    path: Option<&str>,
+    needs: impl Into<Needs>,
     body: impl FnOnce(&mut Run) -> anyhow::Result<()>,
 ) -> anyhow::Result<Report> {
-    let mut run = Run::prepare(scenario, options, channels, path)?;
+    let mut run = Run::prepare(scenario, options, needs.into())?;
     if let Err(error) = body(&mut run) {
         run.report.fail(format!("{error:#}"));
     }
@@ -131,7 +156,7 @@ pub fn whole(
 
 impl Run {
     /// Checks, starts what is to be started, and sees that the target answers.
-    fn prepare(scenario: &'static str, options: &Options, channels: u32, path: Option<&str>) -> anyhow::Result<Run> {
+    fn prepare(scenario: &'static str, options: &Options, needs: Needs) -> anyhow::Result<Run> {
         let mut options = options.clone();
         Report::check_files(&options)?;
         let redis = (options.redis.as_deref() == Some("own")).then(children::Redis::start).transpose()?;
@@ -142,7 +167,7 @@ impl Run {
         let server = options
             .serve
             .as_ref()
-            .map(|arguments| children::Server::start(arguments, redis_url.as_deref(), options.clients))
+            .map(|arguments| children::Server::start(arguments, redis_url.as_deref(), options.clients, &needs))
             .transpose()?;
         if let Some(server) = &server {
             options.url = format!("ws://{}", server.clients);
@@ -152,9 +177,9 @@ impl Run {
         if let Some(id) = server_id {
             anyhow::ensure!(process::is_alive(id), "there is no process {id} (--server-pid)");
         }
-        let channels = Channels { name: options.channel.clone(), count: channels };
+        let channels = Channels { name: options.channel.clone(), count: needs.channels };
         let mut target = Target::new(&options.url, options.format, channels)?;
-        if let Some(path) = path.filter(|_| target.is_campanile) {
+        if let Some(path) = needs.path.filter(|_| target.is_campanile) {
             target = target.with_path(path.to_owned());
         }
         let first =
@@ -248,7 +273,13 @@ impl Run {
             if stop::is_asked() {
                 return Ended::Interrupted;
             }
-            let moved = counts.messages + counts.slow_messages + counts.connected + counts.announced + counts.sent + counts.subscribed;
+            let moved = counts.messages
+                + counts.slow_messages
+                + counts.connected
+                + counts.announced
+                + counts.sent
+                + counts.subscribed
+                + counts.unsubscribed;
             if moved != last_progress.0 {
                 last_progress = (moved, Instant::now());
             }
@@ -383,14 +414,15 @@ impl Run {
         }
     }
 
-    /// Has the clients subscribe to what they have beyond their first channel, and waits until everything is confirmed. None: it is not all
-    /// confirmed, which is a failure. Otherwise how long it took.
-    pub fn subscribe(&mut self, crowd: &Crowd) -> anyhow::Result<Option<f64>> {
+    /// Has the clients subscribe to what they have beyond their first channel, waits until everything is confirmed, and says in the report how that
+    /// went. False: it is not all confirmed, which is a failure.
+    pub fn subscribe(&mut self, crowd: &Crowd) -> anyhow::Result<bool> {
         anyhow::ensure!(
             self.target.takes_subscriptions(),
             "a client with several channels needs a target that can be told of them: a Campanile with --format msgpack or json, or --subscribe"
         );
         let all = crowd.further_subscriptions;
+        let before = self.snapshot();
         let begin = Instant::now();
         crowd.subscribe();
         let ended = self.until("subscribing", crowd, None, |counts| counts.subscribed >= all || counts.errors > 0);
@@ -399,9 +431,28 @@ impl Run {
         if counts.subscribed < all {
             self.report.fail(format!("only {} of {all} subscriptions were confirmed{}", counts.subscribed, self.why(ended)));
             self.check(crowd, &[])?;
-            return Ok(None);
+            return Ok(false);
         }
-        Ok(Some(seconds))
+        self.pause("settling", crowd, Duration::from_millis(self.options.settle));
+        let after = self.snapshot();
+        self.report.subscribed(&counts, seconds, &before, &after);
+        Ok(true)
+    }
+
+    /// Waits until the server's memory is what it was `before` clients came, or has not fallen for a while, and says how long that took.
+    pub fn until_memory_is_back(&mut self, before: u64) -> Option<(u64, f64)> {
+        let begin = Instant::now();
+        let mut bytes = self.snapshot().process?.anonymous_bytes;
+        let enough = before + ((bytes.saturating_sub(before)) / 100).max(MEMORY_SPARE_BYTES);
+        let (mut lowest, mut fell) = (bytes, Duration::ZERO);
+        while bytes > enough && begin.elapsed() - fell < MEMORY_QUIET && begin.elapsed() < MEMORY_WAIT && !self.is_over_time() {
+            stop::sleep(MEMORY_LOOK);
+            bytes = self.snapshot().process?.anonymous_bytes;
+            if bytes + bytes / 100 < lowest {
+                (lowest, fell) = (bytes, begin.elapsed());
+            }
+        }
+        Some((bytes, fell.as_secs_f64()))
     }
 
     /// Publishes by the schedule and waits until everything has come. `meanwhile` is called again and again.
@@ -485,8 +536,10 @@ impl Run {
             self.report.fail(format!("publishing failed: {error}"));
         }
         let server_cpu_ns = cpu_between(&before, &after);
+        let server_sleeps =
+            before.process.as_ref().zip(after.process.as_ref()).map(|(before, after)| after.sleeps.saturating_sub(before.sleeps));
         self.report.threads(&before, &after);
-        Ok(Round { published, published_beside, tally, counts, server_cpu_ns, seconds })
+        Ok(Round { published, published_beside, tally, counts, server_cpu_ns, server_sleeps, seconds })
     }
 
     /// For scenarios that need gaps, positions or resume.

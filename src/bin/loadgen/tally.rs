@@ -93,6 +93,8 @@ counters! {
     subscribed,
     /// Of those, how often the server was too busy and was asked again.
     asked_again,
+    /// Subscriptions that were given up, as the server has confirmed.
+    unsubscribed,
     /// Direct messages received; in `messages` too.
     direct,
     /// Direct messages missing without a gap; in `lost` too.

@@ -176,6 +176,12 @@ impl Target {
         })
     }
 
+    /// Leaves a channel of a Campanile.
+    pub fn unsubscribe_frame(&self, channel: u32) -> Vec<u8> {
+        let name = serde_json::Value::from(self.channels.name(channel));
+        frame(Opcode::Text, format!(r#"{{"type":"unsubscribe","channel":{name}}}"#).as_bytes())
+    }
+
     /// The command that resumes after a position.
     pub fn resume_frame(&self, channel: u32, epoch: u64, seq: u64) -> Vec<u8> {
         let name = serde_json::Value::from(self.channels.name(channel));

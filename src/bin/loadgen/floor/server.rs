@@ -120,6 +120,8 @@ pub struct LapCost {
     /// Of everything that the threads did from begin to end. 0 for a lap without a rate.
     pub whole_cpu_ns: u64,
     pub sends: u64,
+    /// How often it has slept until the next one was due.
+    pub sleeps: u64,
     /// Sends that the socket did not take at once.
     pub blocked: u64,
     pub deliveries: u64,
@@ -161,11 +163,13 @@ pub fn run(threads: usize, cores: &[usize]) -> anyhow::Result<()> {
             sum.cpu_ns += cost.cpu_ns;
             sum.whole_cpu_ns += cost.whole_cpu_ns;
             sum.sends += cost.sends;
+            sum.sleeps += cost.sleeps;
             sum.blocked += cost.blocked;
             sum.deliveries += cost.deliveries;
             sum.wall_ns = sum.wall_ns.max(cost.wall_ns);
         }
-        println!("{} {} {} {} {} {}", sum.cpu_ns, sum.whole_cpu_ns, sum.sends, sum.blocked, sum.deliveries, sum.wall_ns);
+        let LapCost { cpu_ns, whole_cpu_ns, sends, sleeps, blocked, deliveries, wall_ns } = sum;
+        println!("{cpu_ns} {whole_cpu_ns} {sends} {sleeps} {blocked} {deliveries} {wall_ns}");
     }
     Ok(())
 }
@@ -307,6 +311,7 @@ fn send_paced(sockets: &mut [Option<TcpStream>], lap: Lap) -> LapCost {
         let wait_ns = due_ns(next).saturating_sub(now_ns);
         if wait_ns > 0 {
             std::thread::sleep(Duration::from_nanos(wait_ns));
+            cost.sleeps += 1;
             continue;
         }
         let end = (next..sockets.len()).find(|index| due_ns(*index) > now_ns).unwrap_or(sockets.len());
@@ -425,8 +430,8 @@ fn send_rest(sockets: &mut [Option<TcpStream>], bytes: &[u8], deliveries: u64, c
 /// Reads what [`run`] prints after a lap.
 pub fn parse_cost(line: &str) -> anyhow::Result<LapCost> {
     let numbers: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-    let [cpu_ns, whole_cpu_ns, sends, blocked, deliveries, wall_ns] = numbers[..] else { bail!("the floor says {line:?}") };
-    Ok(LapCost { cpu_ns, whole_cpu_ns, sends, blocked, deliveries, wall_ns })
+    let [cpu_ns, whole_cpu_ns, sends, sleeps, blocked, deliveries, wall_ns] = numbers[..] else { bail!("the floor says {line:?}") };
+    Ok(LapCost { cpu_ns, whole_cpu_ns, sends, sleeps, blocked, deliveries, wall_ns })
 }
 
 #[cfg(test)]

@@ -168,6 +168,24 @@ impl Report {
         );
     }
 
+    /// How subscribing beyond each client's first channel went, and what it cost.
+    pub fn subscribed(&mut self, counts: &Counts, seconds: f64, before: &Snapshot, after: &Snapshot) {
+        let (count, rate) = (counts.subscribed.max(1) as f64, counts.subscribed as f64 / seconds);
+        let again = if counts.asked_again > 0 { format!(", {} asked again", counts.asked_again) } else { String::new() };
+        self.headline("subscribed to more", format!("{} ({seconds:.2} s, {}/s{again})", counts.subscribed, short(rate)));
+        let mut figures = json!({"count": counts.subscribed, "seconds": seconds, "per_second": rate, "asked_again": counts.asked_again});
+        if let (Some(before), Some(after)) = (&before.process, &after.process) {
+            let user = (after.anonymous_bytes as f64 - before.anonymous_bytes as f64) / count;
+            let cpu_us = after.cpu_ns.saturating_sub(before.cpu_ns) as f64 / 1000.0 / count;
+            self.headline("user memory per subscription", format!("{user:.0} B"));
+            self.row("server CPU per subscription", format!("{cpu_us:.1} µs"));
+            figures["user_bytes_per_subscription"] = json!(user);
+            figures["server_cpu_us_per_subscription"] = json!(cpu_us);
+            figures["server_anonymous_bytes"] = after.anonymous_bytes.into();
+        }
+        self.set("subscriptions", figures);
+    }
+
     /// CPU of the server by thread, in one round.
     pub fn threads(&mut self, before: &Snapshot, after: &Snapshot) {
         if let (Some(before), Some(after)) = (&before.process, &after.process) {
@@ -208,6 +226,11 @@ impl Report {
                 if self.has_floor { "server CPU, all turns" } else { "server CPU" },
                 format!("{:.2} s, {:.0} % of one core", cpu as f64 / 1e9, cpu as f64 / round.seconds / 1e7),
             );
+            let sleeps = round.server_sleeps.unwrap_or(0) as f64 / round.deliveries().max(1) as f64;
+            if sleeps >= 0.1 {
+                self.row("server fell asleep", format!("{sleeps:.2} times per delivery, all threads together"));
+            }
+            server.insert("sleeps_per_delivery".to_owned(), json!(sleeps));
             server.insert("cpu_ns".to_owned(), cpu.into());
             server.insert("cpu_ns_per_delivery".to_owned(), json!(per_delivery));
         }

@@ -11,7 +11,7 @@ use crate::run::{Run, whole};
 
 /// `burst`, `rate` and `messages` unless the options say otherwise.
 pub fn run(name: &'static str, options: &Options, burst: u64, rate: f64, messages: u64) -> Result<Report> {
-    whole(name, options, 1, None, |run| broadcast(run, burst, rate, messages))
+    whole(name, options, 1, |run| broadcast(run, burst, rate, messages))
 }
 
 fn broadcast(run: &mut Run, burst: u64, rate: f64, messages: u64) -> Result<()> {

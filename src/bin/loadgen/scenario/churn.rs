@@ -10,7 +10,7 @@ use crate::report::Report;
 use crate::run::{Run, whole};
 
 pub fn run(options: &Options, percent_per_second: f64) -> Result<Report> {
-    whole("churn", options, 1, None, |run| churn(run, percent_per_second))
+    whole("churn", options, 1, |run| churn(run, percent_per_second))
 }
 
 fn churn(run: &mut Run, percent_per_second: f64) -> Result<()> {

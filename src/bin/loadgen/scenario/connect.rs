@@ -18,7 +18,7 @@ fn rest(clients: u32) -> Duration {
 }
 
 pub fn run(options: &Options) -> Result<Report> {
-    whole("connect", options, 1, None, connect)
+    whole("connect", options, 1, connect)
 }
 
 fn connect(run: &mut Run) -> Result<()> {

@@ -9,12 +9,12 @@ use crate::args::Options;
 use crate::crowd::Habits;
 use crate::progress::short;
 use crate::report::Report;
-use crate::run::{Ended, Run, whole};
+use crate::run::{Ended, Needs, Run, whole};
 use crate::stop;
 
 pub fn run(options: &Options) -> Result<Report> {
     // A channel for each client: an answer that comes to somebody else is seen.
-    whole("echo", options, options.clients, Some("/echo"), echo)
+    whole("echo", options, Needs { path: Some("/echo"), ..options.clients.into() }, echo)
 }
 
 fn echo(run: &mut Run) -> Result<()> {

@@ -21,7 +21,7 @@ enum Stage {
 
 pub fn run(options: &Options, outage_seconds: f64) -> Result<Report> {
     let options = Options { redis: Some("own".to_owned()), ..options.clone() };
-    whole("failover", &options, 1, None, |run| failover(run, outage_seconds))
+    whole("failover", &options, 1, |run| failover(run, outage_seconds))
 }
 
 fn failover(run: &mut Run, outage_seconds: f64) -> Result<()> {

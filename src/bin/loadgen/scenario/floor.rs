@@ -24,6 +24,10 @@ const SOCKETS_PER_THREAD: u64 = 18_000;
 /// How long a warm-up may take: at a message per minute it would take minutes otherwise.
 const WARM_SECONDS: f64 = 5.0;
 
+/// Laps that show beside a paced floor what its sends would take if they came one after the other.
+const LAPS_BESIDE: u64 = 3;
+const LAPS_BESIDE_PER_SECOND: f64 = 2.0;
+
 /// The floor server with a crowd of its own beside the server's.
 #[derive(Debug)]
 pub struct FloorSide {
@@ -50,6 +54,11 @@ impl Laps {
     /// With what it takes to sleep until the next one is due, and to wake up. None: these laps did not wait.
     pub fn whole_cpu_per_delivery(&self) -> Option<f64> {
         self.is_paced.then(|| self.per_delivery(|cost| cost.whole_cpu_ns))
+    }
+
+    /// How often a paced floor slept for one message. One sleep may be for several that were due when it ended.
+    pub fn sleeps_per_delivery(&self) -> f64 {
+        self.per_delivery(|cost| cost.sleeps)
     }
 
     fn per_delivery(&self, of: impl Fn(&LapCost) -> u64) -> f64 {
@@ -204,6 +213,9 @@ pub struct Pairs {
     server: Vec<f64>,
     floor: Vec<f64>,
     floor_whole: Vec<f64>,
+    floor_sleeps: Vec<f64>,
+    /// What a send takes that is one of a lap's, where the floor is paced.
+    lap_send: Option<f64>,
     server_p99_us: Vec<f64>,
     floor_p99_us: Vec<f64>,
     floor_lap_us: Vec<f64>,
@@ -215,6 +227,7 @@ impl Pairs {
             self.server.push(server);
             self.floor.push(floor);
             self.floor_whole.extend(laps.whole_cpu_per_delivery());
+            self.floor_sleeps.extend(laps.is_paced.then(|| laps.sleeps_per_delivery()));
         }
         self.server_p99_us.push(server_p99_us as f64);
         self.floor_p99_us.push(laps.p99_us() as f64);
@@ -251,12 +264,17 @@ impl Pairs {
             if !whole.is_empty() {
                 let (lowest, highest) = self::spread(&whole);
                 let (at, floor) = (middle(&whole), &self.floor_whole);
-                let text = format!("{:.2} × ({lowest:.2} to {highest:.2}), that one takes {} {unit}", whole[at], digits(floor[at]));
+                let ratio = format!("{:.2} × ({lowest:.2} to {highest:.2})", whole[at]);
+                let text = format!("{ratio}, that one takes {} {unit} and {:.2} sleeps", digits(floor[at]), self.floor_sleeps[at]);
                 report.row("against a floor that pays for its sleep", text);
+            }
+            if let Some(lap_send) = self.lap_send {
+                report.row("a floor's send among a lap's others", format!("{} {unit}", digits(lap_send)));
             }
             report.set(
                 "floor",
                 json!({
+                    "floor_sleeps": self.floor_sleeps, "lap_send": self.lap_send,
                     "floor_whole": self.floor_whole, "whole_ratio_median": whole.get(middle(&whole)),
                     "what": what, "unit": unit, "server": self.server, "floor": self.floor, "ratios": ratios, "ratio_median": ratios[at], "ratio_min": lowest, "ratio_max": highest,
                     "server_p99_us": self.server_p99_us, "floor_p99_us": self.floor_p99_us, "floor_lap_us": self.floor_lap_us,
@@ -334,6 +352,9 @@ pub fn by_turns(
     if let Some(all) = &all {
         run.report.round(all);
     }
+    if !pairs.floor_whole.is_empty() && !run.is_over_time() && run.report.failures.is_empty() {
+        pairs.lap_send = Some(floor.laps(run, LAPS_BESIDE, LAPS_BESIDE_PER_SECOND, 1, frame_bytes)?.cpu_per_delivery());
+    }
     pairs.report(&mut run.report, "CPU per delivery", "ns");
     run.report.set("frame_bytes", json!(frame_bytes));
     floor.end();
@@ -387,7 +408,7 @@ pub fn spread(numbers: &[f64]) -> (f64, f64) {
 pub fn run(options: &Options) -> Result<Report> {
     let (mut floor, target) = start_floor(options, options.clients)?;
     let options = Options { url: target.url(), ..options.clone() };
-    whole("floor", &options, 1, None, |run| alone(run, &mut floor))
+    whole("floor", &options, 1, |run| alone(run, &mut floor))
 }
 
 fn alone(run: &mut Run, floor: &mut Floor) -> Result<()> {

@@ -12,7 +12,7 @@ use crate::report::Report;
 use crate::run::{Ended, Run, whole};
 
 pub fn run(options: &Options, seconds: f64) -> Result<Report> {
-    whole("hold", options, 1, None, |run| hold(run, seconds))
+    whole("hold", options, 1, |run| hold(run, seconds))
 }
 
 fn hold(run: &mut Run, seconds: f64) -> Result<()> {

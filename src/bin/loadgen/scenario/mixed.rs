@@ -11,7 +11,7 @@ use crate::crowd::{ChannelRange, Crowd, Habits, Subscriptions};
 use crate::pick::{Pick, Spread};
 use crate::publish::Schedule;
 use crate::report::Report;
-use crate::run::{Round, Run, whole};
+use crate::run::{Needs, Round, Run, whole};
 use crate::tally;
 
 /// Broadcasts per second, and how many in a turn, unless the options say otherwise.
@@ -20,7 +20,7 @@ const MESSAGES: u64 = 20;
 
 pub fn run(options: &Options, direct: u32, direct_per_second: f64) -> Result<Report> {
     let among = Spread { chosen: if direct == 0 { options.clients } else { direct }, clients: options.clients };
-    whole("mixed", options, 1 + among.chosen, None, |run| mixed(run, among, direct_per_second))
+    whole("mixed", options, Needs { per_client: 2, ..(1 + among.chosen).into() }, |run| mixed(run, among, direct_per_second))
 }
 
 /// The first channel is everybody's, the others are one client's each.
@@ -32,7 +32,7 @@ fn channels_of(client: u32, among: Spread) -> Subscriptions {
 fn mixed(run: &mut Run, among: Spread, direct_per_second: f64) -> Result<()> {
     let habits = Habits { has_direct: true, ..Habits::default() };
     let Some(crowd) = run.connect(&habits, |client| channels_of(client, among))? else { return Ok(()) };
-    if run.subscribe(&crowd)?.is_none() {
+    if !run.subscribe(&crowd)? {
         return Ok(());
     }
     run.report.row("direct channels", format!("{} of {} clients have one", among.chosen, among.clients));

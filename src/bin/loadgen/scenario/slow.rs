@@ -31,7 +31,7 @@ pub fn habits(slow_percent: f64, never_percent: f64, read_bytes: usize, pause_ms
 }
 
 pub fn run(options: &Options, habits: &Habits) -> Result<Report> {
-    whole("slow", options, 1, None, |run| slow(run, habits))
+    whole("slow", options, 1, |run| slow(run, habits))
 }
 
 fn slow(run: &mut Run, habits: &Habits) -> Result<()> {

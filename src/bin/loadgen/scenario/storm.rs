@@ -27,7 +27,7 @@ struct Health {
 }
 
 pub fn run(options: &Options) -> Result<Report> {
-    whole("storm", options, 1, None, storm)
+    whole("storm", options, 1, storm)
 }
 
 fn storm(run: &mut Run) -> Result<()> {

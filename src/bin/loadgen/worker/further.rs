@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::Worker;
+use crate::client::Phase;
 use crate::crowd::ChannelRange;
 use crate::events::Refusal;
 use crate::sequence::Sequence;
@@ -18,16 +19,25 @@ const ASK_AGAIN_US: u32 = 50_000;
 pub struct Further {
     channels: ChannelRange,
     sequences: Box<[Sequence]>,
-    /// Subscribing has begun; so many were asked for,
+    errand: Errand,
+    /// Of it, so many commands were sent,
     asked: u32,
     /// and so many of them were confirmed.
     confirmed: u32,
 }
 
+/// What is being asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Errand {
+    Subscribe,
+    /// From all of them, and from the client's first channel in the end.
+    Unsubscribe,
+}
+
 impl Further {
     pub fn new(channels: ChannelRange) -> Further {
         let sequences = (0..channels.count).map(|_| Sequence::default()).collect();
-        Further { channels, sequences, asked: 0, confirmed: 0 }
+        Further { channels, sequences, errand: Errand::Subscribe, asked: 0, confirmed: 0 }
     }
 
     pub fn sequence(&mut self, channel: u32) -> Option<&mut Sequence> {
@@ -36,6 +46,14 @@ impl Further {
 
     pub fn awaits(&self) -> bool {
         self.asked > self.confirmed
+    }
+
+    /// Commands that the errand takes.
+    fn commands(&self) -> u32 {
+        match self.errand {
+            Errand::Subscribe => self.channels.count,
+            Errand::Unsubscribe => self.channels.count + 1,
+        }
     }
 
     /// Each channel with its check.
@@ -51,17 +69,36 @@ impl Worker {
         clients.into_iter().for_each(|client| self.ask_on(client as usize));
     }
 
+    /// Every client unsubscribes from all that it has.
+    pub(super) fn unsubscribe(&mut self) {
+        for index in 0..self.clients.len() {
+            if self.clients[index].phase != Phase::Ready {
+                continue;
+            }
+            match self.further.get_mut(&(index as u32)) {
+                Some(further) => {
+                    (further.errand, further.asked, further.confirmed) = (Errand::Unsubscribe, 0, 0);
+                    self.ask_on(index);
+                }
+                None => self.send(index, &self.plan.target.unsubscribe_frame(self.clients[index].channel)),
+            }
+        }
+    }
+
     /// Asks for as much as may be under way.
     fn ask_on(&mut self, index: usize) {
-        let Worker { further, plan, base, .. } = self;
+        let Worker { further, plan, base, clients, .. } = self;
         let Some(further) = further.get_mut(&(index as u32)) else { return };
         // Where nothing is said of it, it has been asked for, which is all that can be known.
         let is_told = plan.target.ready != Ready::Upgrade;
         let room = if is_told { UNDER_WAY_MAX - (further.asked - further.confirmed) } else { u32::MAX };
-        let more = room.min(further.channels.count - further.asked);
-        let frames: Vec<u8> = (further.asked..further.asked + more)
-            .flat_map(|place| plan.target.subscribe_frame(*base + index as u32, further.channels.at(place)))
-            .collect();
+        let more = room.min(further.commands() - further.asked);
+        let frame = |place| match further.errand {
+            Errand::Subscribe => plan.target.subscribe_frame(*base + index as u32, further.channels.at(place)),
+            Errand::Unsubscribe if place < further.channels.count => plan.target.unsubscribe_frame(further.channels.at(place)),
+            Errand::Unsubscribe => plan.target.unsubscribe_frame(clients[index].channel),
+        };
+        let frames: Vec<u8> = (further.asked..further.asked + more).flat_map(frame).collect();
         further.asked += more;
         self.send(index, &frames);
         if !is_told {
@@ -79,10 +116,22 @@ impl Worker {
             return;
         };
         sequence.expect_from(plan.published[channel as usize].load(Relaxed));
-        further.confirmed += 1;
         tally.counts.subscribed += 1;
+        self.is_done(index);
+    }
+
+    /// The server has confirmed that a client has left a channel.
+    pub(super) fn unsubscribed(&mut self, index: usize) {
+        self.tally.counts.unsubscribed += 1;
+        self.is_done(index);
+    }
+
+    /// One command more has had its answer.
+    fn is_done(&mut self, index: usize) {
+        let Some(further) = self.further.get_mut(&(index as u32)) else { return };
+        further.confirmed += 1;
         // Half of them at once: a write for each would be most of the work.
-        if further.asked < further.channels.count && further.asked - further.confirmed <= UNDER_WAY_MAX / 2 {
+        if further.asked < further.commands() && further.asked - further.confirmed <= UNDER_WAY_MAX / 2 {
             self.ask_on(index);
         }
     }

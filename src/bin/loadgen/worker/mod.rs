@@ -79,6 +79,8 @@ pub enum Command {
     },
     /// Clients subscribe to what they have beyond their first channel.
     Subscribe,
+    /// Clients unsubscribe from everything.
+    Unsubscribe,
     /// Clients that are slow begin to be slow.
     SlowDown,
     /// They read everything that waits for them, to learn what became of their connections.
@@ -274,6 +276,7 @@ impl Worker {
             }
             Command::CountMissing { reply } => drop(reply.send(self.missing())),
             Command::Subscribe => self.subscribe(),
+            Command::Unsubscribe => self.unsubscribe(),
             Command::SlowDown => self.slow_down(),
             Command::CatchUp => self.catch_up(),
             Command::Storm => self.storm(),

@@ -291,6 +291,7 @@ impl Worker {
                 self.epochs.insert(client.channel, epoch);
                 self.is_ready(index);
             }
+            Event::Unsubscribed => self.unsubscribed(index),
             Event::Gap { channel, count, is_outage } => {
                 self.tally.counts.gaps += 1;
                 let channel = plan.target.channels.number(&channel);
