@@ -1,11 +1,12 @@
 //! Things with a name, found by it or by their number: the channels of the hub and of each shard are kept in one of these.
 //!
-//! Memory follows what is kept. Each thing lies in an allocation of its own, so that a table that grows moves pointers, and one that was
-//! large once costs 8 bytes a slot; what is behind the last thing goes at once, and tables that are three quarters empty shrink.
+//! Memory follows what is kept: the things lie in pages, and a table that is three quarters empty shrinks.
 
 use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
+
+use crate::paged::Paged;
 
 /// Tables no larger than this are not worth shrinking.
 const SHRINKS_ABOVE: usize = 64;
@@ -17,10 +18,7 @@ pub trait Named {
 
 #[derive(Debug)]
 pub struct ByName<T> {
-    /// The last one is not empty.
-    slots: Vec<Option<Box<T>>>,
-    /// Slots that were left; some may be in use again, or cut off.
-    left: Vec<u32>,
+    things: Paged<T>,
     numbers: HashTable<Place>,
     /// Keyed: names come from clients, who could choose them to collide.
     hasher: RandomState,
@@ -42,7 +40,7 @@ impl Place {
 
 impl<T> Default for ByName<T> {
     fn default() -> ByName<T> {
-        ByName { slots: Vec::new(), left: Vec::new(), numbers: HashTable::new(), hasher: RandomState::new() }
+        ByName { things: Paged::default(), numbers: HashTable::new(), hasher: RandomState::new() }
     }
 }
 
@@ -55,9 +53,9 @@ impl<T: Named> ByName<T> {
         self.numbers.is_empty()
     }
 
-    /// One more than the highest number in use.
+    /// More than the highest number in use.
     pub fn numbers_end(&self) -> usize {
-        self.slots.len()
+        self.things.end()
     }
 
     fn place(&self, name: &str, number: u32) -> Place {
@@ -73,82 +71,62 @@ impl<T: Named> ByName<T> {
     /// Returns its number; its name must not be there yet.
     pub fn insert(&mut self, thing: T) -> u32 {
         debug_assert!(self.find(thing.name()).is_none());
-        let number = self.vacant();
+        let number = u32::try_from(self.things.vacant()).expect("memory ends far below 2^32 names");
         let place = self.place(thing.name(), number);
-        self.slots[number as usize] = Some(Box::new(thing));
+        self.things.insert(thing);
         self.numbers.insert_unique(place.wide(), place, Place::wide);
         number
-    }
-
-    fn vacant(&mut self) -> u32 {
-        while let Some(number) = self.left.pop() {
-            if let Some(None) = self.slots.get(number as usize) {
-                return number;
-            }
-        }
-        self.slots.push(None);
-        u32::try_from(self.slots.len() - 1).expect("memory ends far below 2^32 names")
     }
 
     /// # Panics
     /// If there is none of this number.
     pub fn remove(&mut self, number: u32) -> T {
-        let thing = self.slots[number as usize].take().expect("the number of something kept");
+        let thing = self.things.remove(number as usize);
         let place = self.place(thing.name(), number);
         if let Ok(found) = self.numbers.find_entry(place.wide(), |other| other.number == number) {
             found.remove();
         }
-        self.left.push(number);
-        while let Some(None) = self.slots.last() {
-            self.slots.pop();
-        }
-        self.shrink();
-        *thing
-    }
-
-    fn shrink(&mut self) {
-        let is_large = |used: usize, capacity: usize| capacity > SHRINKS_ABOVE && used < capacity / 4;
-        if is_large(self.slots.len(), self.slots.capacity()) {
-            self.slots.shrink_to(2 * self.slots.len());
-            self.left.retain(|&number| matches!(self.slots.get(number as usize), Some(None)));
-            self.left.shrink_to(2 * self.left.len());
-        }
-        if is_large(self.numbers.len(), self.numbers.capacity()) {
+        if self.numbers.capacity() > SHRINKS_ABOVE && self.numbers.len() < self.numbers.capacity() / 4 {
             self.numbers.shrink_to(2 * self.numbers.len(), Place::wide);
         }
+        thing
     }
 
+    #[inline]
     pub fn get(&self, number: usize) -> Option<&T> {
-        self.slots.get(number)?.as_deref()
+        self.things.get(number)
     }
 
+    #[inline]
     pub fn get_mut(&mut self, number: usize) -> Option<&mut T> {
-        self.slots.get_mut(number)?.as_deref_mut()
+        self.things.get_mut(number)
     }
 
     pub fn contains(&self, number: usize) -> bool {
-        self.get(number).is_some()
+        self.things.contains(number)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
-        self.slots.iter().enumerate().filter_map(|(number, slot)| Some((number, slot.as_deref()?)))
+        self.things.iter()
     }
 
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut T)> {
-        self.slots.iter_mut().enumerate().filter_map(|(number, slot)| Some((number, slot.as_deref_mut()?)))
+        self.things.iter_mut()
     }
 }
 
 impl<T> std::ops::Index<usize> for ByName<T> {
     type Output = T;
+    #[inline]
     fn index(&self, number: usize) -> &T {
-        self.slots[number].as_deref().expect("the number of something kept")
+        &self.things[number]
     }
 }
 
 impl<T> std::ops::IndexMut<usize> for ByName<T> {
+    #[inline]
     fn index_mut(&mut self, number: usize) -> &mut T {
-        self.slots[number].as_deref_mut().expect("the number of something kept")
+        &mut self.things[number]
     }
 }
 
@@ -203,8 +181,7 @@ mod tests {
             kept.remove(number);
         }
         assert_eq!(kept.len(), 10);
-        let capacities = [kept.slots.capacity(), kept.left.capacity(), kept.numbers.capacity()];
-        assert!(capacities.iter().all(|&capacity| capacity <= SHRINKS_ABOVE), "{capacities:?}");
+        assert!(kept.numbers.capacity() <= SHRINKS_ABOVE && kept.numbers_end() <= 16);
         assert!(numbers[..10].iter().all(|&number| kept.find(&format!("n{number}")) == Some(number)));
     }
 }

@@ -47,6 +47,7 @@ const MODULES: &[&str] = &[
     "listen",
     "metrics",
     "named",
+    "paged",
     "server",
     "shard",
     "sys",

@@ -55,13 +55,13 @@ impl<N: Network> Shard<N> {
         }
         self.generations = self.generations.wrapping_add(1);
         let generation = self.generations;
-        let entry = self.conns.vacant_entry();
-        let token = ConnToken { index: entry.key() as u32, generation };
+        let key = self.conns.vacant();
+        let token = ConnToken { index: key as u32, generation };
         if self.net.register(&mut stream, pack(token)).is_err() {
             return self.note_accept_error();
         }
-        self.sources.enter(entry.key(), peer, since_ms(self.now_ns, self.started_ns));
-        entry.insert(Conn::new(stream, generation, self.settings.clients.format, self.tick));
+        self.sources.enter(key, peer, since_ms(self.now_ns, self.started_ns));
+        self.conns.insert(Conn::new(stream, generation, self.settings.clients.format, self.tick));
         self.metrics.sockets.inc();
         self.set_timer(token.index as usize, Timer::Handshake, self.settings.clients.handshake_timeout);
     }

@@ -36,8 +36,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use slab::Slab;
-
 use crate::bus::shares::Publishers;
 use crate::bus::{BusSender, ConnToken, ShardMessage};
 use crate::config::SharedRules;
@@ -45,6 +43,7 @@ use crate::fanout::topics::{TopicToken, Topics};
 use crate::inbox::Inbox;
 use crate::limits;
 use crate::metrics::ShardMetrics;
+use crate::paged::Paged;
 use conn::{Conn, Flags};
 use logs::Logs;
 use net::{Network, Readiness};
@@ -79,7 +78,7 @@ pub struct Shard<N: Network> {
     bus: BusSender,
     connections: Arc<AtomicUsize>,
 
-    conns: Slab<Conn<N::Stream>>,
+    conns: Paged<Conn<N::Stream>>,
     generations: u32,
     topics: Topics,
     logs: Logs,
@@ -137,7 +136,7 @@ impl<N: Network> Shard<N> {
             inbox,
             bus,
             connections,
-            conns: Slab::new(),
+            conns: Paged::default(),
             generations: 0,
             topics: Topics::default(),
             logs,
