@@ -25,7 +25,7 @@ fn resp(criterion: &mut Criterion) {
                 bencher.iter(|| {
                     let mut source = black_box(stream.as_slice());
                     let mut found = 0;
-                    while decoder.fill(&mut source).unwrap() > 0 {
+                    while decoder.fill(&mut source).unwrap().count > 0 {
                         while let Some(reply) = decoder.next_reply().unwrap() {
                             assert!(matches!(black_box(reply), Reply::Message { .. }));
                             found += 1;

@@ -62,6 +62,39 @@ fn a_burst_reaches_a_thousand_clients_complete_in_order_and_once() {
     server.eventually_metric("campanile_sockets", "", 0.0);
 }
 
+/// The bus rides on the thread of an only shard, which empties its inbox only when the bus has had its turn: what one read brings may be much more than
+/// the inbox takes, and waits in the bus's own buffer.
+#[test]
+fn an_only_shard_that_carries_the_bus_loses_nothing_to_a_full_inbox() {
+    let redis = RedisServer::start();
+    let server = start(&redis, &["--shards", "1", "--inbox-messages", "16", "--subscriptions-max", "1000"]);
+    let mut client = Client::connect(server.listen, "/ws");
+    for room in 0..1000 {
+        client.command(json!({"type": "subscribe", "channel": format!("room{room}")}));
+    }
+    server.eventually_metric("campanile_subscriptions", "", 1000.0);
+    server.eventually("all of them subscribed in Redis", |_| redis.subscribed_channels() == 1000);
+    let mut publisher = redis.publisher();
+    for number in 0..20_000 {
+        publisher.publish(&format!("notifications:room{}", number % 1000), number.to_string().as_bytes());
+    }
+    publisher.settle();
+    let mut next = [1u64; 1000];
+    for _ in 0..20_000 {
+        let event = loop {
+            let event = client.event();
+            assert_ne!(event["type"], "gap", "{event}");
+            if event["type"] == "notification" {
+                break event;
+            }
+        };
+        let room: usize = event["channel"].as_str().unwrap()["room".len()..].parse().unwrap();
+        assert_eq!((event["seq"].as_u64(), event["data"].as_u64()), (Some(next[room]), Some(room as u64 + 1000 * (next[room] - 1))));
+        next[room] += 1;
+    }
+    assert_eq!((server.metric("campanile_bus_inbox_full_total", ""), server.metric("campanile_inbox_lost_total", "")), (0.0, 0.0));
+}
+
 #[test]
 fn six_shards_with_private_descriptor_tables_serve_the_same_burst_and_clients_that_come_and_go() {
     let redis = RedisServer::start();

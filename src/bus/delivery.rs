@@ -13,8 +13,12 @@ use crate::limits::QUEUE_KEPT;
 #[derive(Debug)]
 pub struct Delivery {
     lanes: Vec<Lane>,
+    /// The shards take nothing in before the bus's turn is over: it has to leave them room.
+    in_step: bool,
     /// Batches under construction; None: sealed meanwhile.
     open: Vec<Option<(ChannelId, BatchBuilder)>>,
+    /// Payload bytes of what was put into them.
+    open_bytes: usize,
     /// How many times a shard was woken, ever.
     wakes: u64,
 }
@@ -32,13 +36,23 @@ impl Delivery {
     pub fn new(shards: Vec<ShardSender>, inbox_messages: usize, inbox_bytes_total: usize) -> Delivery {
         let inbox_bytes_max = inbox_bytes_total / shards.len().max(1);
         let lanes = shards.into_iter().map(|sender| Lane::new(sender, inbox_messages, inbox_bytes_max)).collect();
-        Delivery { lanes, open: Vec::new(), wakes: 0 }
+        Delivery { lanes, in_step: false, open: Vec::new(), open_bytes: 0, wakes: 0 }
+    }
+
+    pub fn set_in_step(&mut self) {
+        self.in_step = true;
+    }
+
+    /// Whether nothing more should come in before the shards have taken in what is there.
+    pub fn is_ahead(&self) -> bool {
+        self.in_step && !self.lanes.iter().all(|lane| lane.has_room_beside(self.open.len(), self.open_bytes))
     }
 
     // Batches under construction.
 
-    /// The open batch, made if there is none.
-    pub fn open(&mut self, at: &mut OpenAt, id: ChannelId, make: impl FnOnce() -> BatchBuilder) -> &mut BatchBuilder {
+    /// The open batch, made if there is none, for a payload of so many bytes.
+    pub fn open(&mut self, at: &mut OpenAt, id: ChannelId, payload_bytes: usize, make: impl FnOnce() -> BatchBuilder) -> &mut BatchBuilder {
+        self.open_bytes += payload_bytes;
         if *at == OpenAt::NOWHERE {
             *at = OpenAt(self.open.len() as u32);
             self.open.push(Some((id, make())));
@@ -68,6 +82,7 @@ impl Delivery {
     pub fn sealed_all(&mut self) {
         debug_assert!(self.open.iter().all(Option::is_none));
         self.open.clear();
+        self.open_bytes = 0;
         self.open.shrink_to(QUEUE_KEPT);
     }
 

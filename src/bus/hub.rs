@@ -134,6 +134,17 @@ impl Hub {
         }
     }
 
+    /// The shards take nothing in before the bus's turn is over.
+    pub fn set_in_step(&mut self) {
+        self.delivery.set_in_step();
+    }
+
+    /// Whether nothing more should be taken in from the upstream in this turn: the shards it is for have to take in what is there.
+    #[inline]
+    pub fn is_ahead(&self) -> bool {
+        self.delivery.is_ahead()
+    }
+
     pub fn metrics(&self) -> &BusMetrics {
         &self.metrics
     }
@@ -358,7 +369,7 @@ impl Hub {
             self.seal(id, receipt.received);
         }
         let entry = &mut self.registry[id];
-        let open = self.delivery.open(&mut entry.open, id, || BatchBuilder::new(entry.channel.clone(), entry.seq + 1));
+        let open = self.delivery.open(&mut entry.open, id, payload.len(), || BatchBuilder::new(entry.channel.clone(), entry.seq + 1));
         open.push(kind, payload, receipt.received, receipt.timestamp_ms);
         entry.seq += 1;
         Outcome::Numbered(Published { epoch: Some(entry.channel.epoch), seq: Some(entry.seq) })

@@ -116,6 +116,11 @@ impl Lane {
         self.sender.len() <= self.messages_max / 2 && (bytes == 0 || bytes.saturating_add(payload_bytes) <= self.bytes_max / 2)
     }
 
+    /// Whether it is less than half full, with so many batches more on their way to it.
+    pub fn has_room_beside(&self, batches: usize, bytes: usize) -> bool {
+        self.sender.len() + batches < self.messages_max / 2 && self.sender.bytes().saturating_add(bytes) < self.bytes_max / 2
+    }
+
     /// Whether to tell heads: not while a shard that is full of bytes takes nothing, or each loss would have its own head (and the
     /// client its own gap) and the heads would fill what is kept free for answers. It holds a batch, so it does get on some time.
     fn may_tell_heads(&self) -> bool {

@@ -1,7 +1,7 @@
-//! Where messages come from: one thread that reads Redis or is itself the (embedded) bus, numbers messages, groups them
+//! Where messages come from: one thread (its own, or that of the only shard) reads Redis or is itself the (embedded) bus, numbers messages, groups them
 //! into batches and hands them to the shards that have a subscriber. It never blocks on a shard.
 //!
-//! - [`subscriber`]: the thread and its turn. `spawn` starts it.
+//! - [`subscriber`]: its turn. [`thread`]: the thread; `spawn` starts it. [`pace`]: how often it gets up.
 //! - [`hub`]: messages and their numbers. [`registry`]: which channels there are, [`lingering`] those that nobody hears any more, [`release`]: when
 //!   their memory is given back. [`delivery`]: what is on its way to shards, [`lane`]: the way to one of them, and what it is owed.
 //!   [`history`]: the newest batches.
@@ -23,6 +23,7 @@ pub mod registry;
 pub mod release;
 pub mod shares;
 pub mod subscriber;
+pub mod thread;
 pub mod upstream;
 
 use std::ops::Deref;

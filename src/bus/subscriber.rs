@@ -1,26 +1,26 @@
-//! The bus thread: one mio loop over the upstream's sockets and the inbox of commands. Started by `serve`.
+//! What the bus does in a turn: reads the upstream, serves commands, passes publishes on, hands out. It has no thread of its own here: [`super::thread`]
+//! gives it one, or it rides on that of the only shard (`shard/run.rs`), where messages then cost one wake instead of two.
 //!
 //! It never waits for a shard: Redis closes a Pub/Sub client that reads too slowly, and then everybody loses. Every stage of a
 //! turn works under a budget, so that a flood of messages does not hold up joins, nor the reverse.
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::Duration;
 
 use anyhow::Context;
-use mio::{Events, Poll, Token, Waker};
+use mio::event::Event;
+use mio::{Registry, Waker};
 
 use super::embedded::Embedded;
-use super::hub::{Hub, HubSettings, Request};
-use super::pace::Pace;
+use super::hub::{Hub, HubSettings, RETRY_NS, Request};
 use super::question::{PublishError, Question};
 use super::queue::Queue;
 use super::redis::RedisBus;
 use super::redis::timing::Timing;
-use super::upstream::Upstream;
-use super::{BusCommand, BusSender, COMMANDS_MAX, ShardSender};
+use super::upstream::{Upstream, WAKER};
+use super::{BusCommand, ShardSender};
+use crate::clock::{MonotonicNs, nanos};
 use crate::config::Settings;
-use crate::inbox::{Inbox, inbox};
+use crate::inbox::Inbox;
 use crate::metrics::BusMetrics;
 use crate::sys::monotonic_ns;
 
@@ -29,53 +29,8 @@ const TURN_COMMANDS: usize = 1024;
 /// Publishes and bytes of them that go on in one turn, if shards have as much room: what they bring is handed out before the next ones.
 const TURN_PUBLISHES: usize = 1024;
 const TURN_PUBLISH_BYTES: usize = 1024 * 1024;
-const WAKER: Token = Token(0);
 
-/// Starts the bus thread. `shards[n]` is the inbox of shard `n`. A URL that cannot be used is an error here; a Redis that is away is
-/// not: the thread keeps trying. The thread ends after [`BusCommand::Stop`].
-pub fn spawn(settings: Arc<Settings>, metrics: Arc<BusMetrics>, shards: Vec<ShardSender>) -> anyhow::Result<(BusSender, JoinHandle<()>)> {
-    spawn_with_timing(settings, metrics, shards, Timing::default())
-}
-
-/// [`spawn`] with other deadlines than the usual ones, for tests.
-pub fn spawn_with_timing(
-    settings: Arc<Settings>,
-    metrics: Arc<BusMetrics>,
-    shards: Vec<ShardSender>,
-    timing: Timing,
-) -> anyhow::Result<(BusSender, JoinHandle<()>)> {
-    let inbox_messages = settings.shards.inbox_messages;
-    let poll = Poll::new().context("the bus thread needs an epoll descriptor; raise `ulimit -n`")?;
-    let waker = Arc::new(Waker::new(poll.registry(), WAKER).context("the bus thread needs an eventfd; raise `ulimit -n`")?);
-    let (inbox_sender, inbox) =
-        inbox(COMMANDS_MAX, poll.registry(), WAKER).context("the bus thread needs an eventfd; raise `ulimit -n`")?;
-    let upstream: Box<dyn Upstream> = match &settings.redis.url {
-        None => Box::new(Embedded),
-        Some(url) => Box::new(RedisBus::new(url, &settings, timing, poll.registry().try_clone()?, waker)?),
-    };
-    let mut subscriber = Subscriber {
-        poll,
-        inbox,
-        hub: Hub::new(HubSettings::from(&*settings), metrics, shards),
-        upstream,
-        queue: Queue::default(),
-        // A quarter of an inbox: publishes go on while half of it is free.
-        turn_publishes: TURN_PUBLISHES.min(settings.shards.inbox_messages / 4).max(1),
-        turn_publish_bytes: TURN_PUBLISH_BYTES.min(settings.bounds.inbox_bytes_total / settings.shards.count / 4),
-        is_held_up: false,
-        stop_timeout: settings.clients.shutdown_timeout,
-        stopping: false,
-        more: true, // the first turn starts the upstream
-        pace: Pace::default(),
-        wakes: 0,
-    };
-    let thread =
-        std::thread::Builder::new().name("bus".into()).spawn(move || subscriber.run()).context("the bus thread could not be started")?;
-    Ok((BusSender::new(inbox_sender, inbox_messages), thread))
-}
-
-struct Subscriber {
-    poll: Poll,
+pub struct Subscriber {
     inbox: Inbox<BusCommand>,
     hub: Hub,
     upstream: Box<dyn Upstream>,
@@ -85,61 +40,126 @@ struct Subscriber {
     turn_publish_bytes: usize,
     /// A shard has no room for the publishes that wait: look again soon.
     is_held_up: bool,
-    stop_timeout: Duration,
-    stopping: bool,
+    stop_timeout_ns: u64,
+    life: Life,
     /// Work is left from the last turn: do not sleep.
     more: bool,
-    pace: Pace,
-    /// Of shards, as far as the pace knows of them.
-    wakes: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Life {
+    Serving,
+    /// What was received is handed out, and every shard told to stop, by then.
+    Stopping {
+        give_up_at: MonotonicNs,
+    },
+    Over,
+}
+
+impl std::fmt::Debug for Subscriber {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Subscriber").field("life", &self.life).field("more", &self.more).finish_non_exhaustive()
+    }
 }
 
 impl Subscriber {
-    fn run(&mut self) {
-        let mut events = Events::with_capacity(64);
-        while !self.stopping {
-            let mut now = self.wait(&mut events);
-            self.more = self.upstream.read(&mut self.hub, now);
-            self.hub.flush(now); // before commands: a join should not wait for what came before it
-            self.drain_inbox(now);
-            self.pass_publishes(now);
-            now = monotonic_ns();
-            self.hub.expire(now);
-            self.pass_requests();
-            self.upstream.write(&mut self.hub, now);
-            self.hub.flush(now);
-            self.hub.metrics().turns.inc();
-        }
-        self.finish();
+    /// Its sockets go to this registry, under the tokens of [`super::upstream`]. `shards[n]` is the inbox of shard `n`. A URL that cannot be used is an
+    /// error here; a Redis that is away is not: it is looked for until it is there.
+    pub fn new(
+        settings: &Settings,
+        metrics: Arc<BusMetrics>,
+        shards: Vec<ShardSender>,
+        inbox: Inbox<BusCommand>,
+        registry: &Registry,
+        timing: Timing,
+    ) -> anyhow::Result<Subscriber> {
+        let upstream: Box<dyn Upstream> = match &settings.redis.url {
+            None => Box::new(Embedded),
+            Some(url) => {
+                let waker = Waker::new(registry, WAKER).context("the bus needs an eventfd; raise `ulimit -n`")?;
+                let registry = registry.try_clone().context("the bus needs a descriptor; raise `ulimit -n`")?;
+                Box::new(RedisBus::new(url, settings, timing, registry, Arc::new(waker))?)
+            }
+        };
+        Ok(Subscriber {
+            inbox,
+            hub: Hub::new(HubSettings::from(settings), metrics, shards),
+            upstream,
+            queue: Queue::default(),
+            // A quarter of an inbox: publishes go on while half of it is free.
+            turn_publishes: TURN_PUBLISHES.min(settings.shards.inbox_messages / 4).max(1),
+            turn_publish_bytes: TURN_PUBLISH_BYTES.min(settings.bounds.inbox_bytes_total / settings.shards.count / 4),
+            is_held_up: false,
+            stop_timeout_ns: nanos(settings.clients.shutdown_timeout),
+            life: Life::Serving,
+            more: true, // the first turn starts the upstream
+        })
     }
 
-    fn wait(&mut self, events: &mut Events) -> u64 {
+    /// The shard is served by the same thread, turn by turn: it takes nothing in before this turn is over.
+    pub fn in_step(mut self) -> Subscriber {
+        self.hub.set_in_step();
+        self
+    }
+
+    /// One turn. What the sockets are ready for has been told by [`Subscriber::event`].
+    pub fn turn(&mut self) {
         let mut now = monotonic_ns();
-        let rest_ns = if self.more { 0 } else { self.pace.rest_ns(now) };
-        if rest_ns > 0 {
-            std::thread::sleep(Duration::from_nanos(rest_ns));
-            now = monotonic_ns();
+        match self.life {
+            Life::Serving => {}
+            Life::Stopping { give_up_at } => return self.end(now, give_up_at),
+            Life::Over => return,
         }
-        let may_sleep = !self.more && (self.hub.is_clogged() || self.inbox.prepare_sleep());
-        let timeout = if may_sleep {
-            let held_up = self.is_held_up.then_some(now + super::hub::RETRY_NS);
-            let due = [self.hub.deadline(now), self.upstream.deadline(), held_up].into_iter().flatten().min();
-            due.map(|due| Duration::from_nanos(due.saturating_sub(now)))
-        } else {
-            Some(Duration::ZERO)
-        };
-        if let Err(error) = self.poll.poll(events, timeout)
-            && error.kind() != std::io::ErrorKind::Interrupted
-        {
-            panic!("epoll_wait on our own descriptor: {error}");
-        }
-        self.inbox.awake();
+        self.more = self.upstream.read(&mut self.hub, now);
+        self.hub.flush(now); // before commands: a join should not wait for what came before it
+        self.drain_inbox(now);
+        self.pass_publishes(now);
         now = monotonic_ns();
-        self.pace.spend(u64::from(may_sleep) + self.hub.wakes() - std::mem::replace(&mut self.wakes, self.hub.wakes()), now);
-        for event in events.iter().filter(|event| event.token() != WAKER) {
+        self.hub.expire(now);
+        self.pass_requests();
+        self.upstream.write(&mut self.hub, now);
+        self.hub.flush(now);
+        self.hub.metrics().turns.inc();
+    }
+
+    /// Remembers what a socket of its own is ready for.
+    pub fn event(&mut self, event: &Event) {
+        if event.token() != WAKER {
             self.upstream.event(event);
         }
-        now
+    }
+
+    /// How long the next turn may be put off: None until something happens, 0 while work remains.
+    pub fn wait_ns(&self, now: MonotonicNs) -> Option<u64> {
+        match self.life {
+            Life::Serving if self.more => return Some(0),
+            Life::Serving => {}
+            Life::Stopping { .. } => return Some(RETRY_NS),
+            Life::Over => return None,
+        }
+        let held_up = self.is_held_up.then_some(now + RETRY_NS);
+        let due = [self.hub.deadline(now), self.upstream.deadline(), held_up].into_iter().flatten().min();
+        due.map(|due| due.saturating_sub(now))
+    }
+
+    /// Announces that the thread is about to sleep. False: a command is waiting, do not sleep. One that cannot be served now does not count.
+    pub fn prepare_sleep(&self) -> bool {
+        self.life != Life::Serving || self.hub.is_clogged() || self.inbox.prepare_sleep()
+    }
+
+    /// The thread is awake again.
+    pub fn awake(&self) {
+        self.inbox.awake();
+    }
+
+    /// How many times a shard was woken, ever.
+    pub fn wakes(&self) -> u64 {
+        self.hub.wakes()
+    }
+
+    /// Every shard was told to stop, or given up.
+    pub fn is_over(&self) -> bool {
+        self.life == Life::Over
     }
 
     fn drain_inbox(&mut self, now: u64) {
@@ -155,10 +175,7 @@ impl Subscriber {
                 BusCommand::Ask(question) => self.take_up(question),
                 // The request may have been given up; then nobody wants to know.
                 BusCommand::ListChannels { from, limit, reply } => drop(reply.send(self.hub.list(from, limit))),
-                BusCommand::Stop => {
-                    self.stopping = true;
-                    return;
-                }
+                BusCommand::Stop => return self.stop(now),
             }
             self.pass_requests();
         }
@@ -223,9 +240,9 @@ impl Subscriber {
         }
     }
 
-    /// Hands out what there is and tells every shard to stop; a shard that takes nothing is given up after `stop_timeout`.
-    fn finish(&mut self) {
-        let now = monotonic_ns();
+    /// Hands out what there is and tells every shard to stop; a shard that takes nothing is given up after `shutdown_timeout`.
+    fn stop(&mut self, now: MonotonicNs) {
+        self.life = Life::Stopping { give_up_at: now.saturating_add(self.stop_timeout_ns) };
         self.hub.set_ready(false);
         while let Some(publish) = self.queue.pop() {
             if self.upstream.takes(&publish) {
@@ -235,19 +252,19 @@ impl Subscriber {
             }
         }
         self.upstream.stop(&mut self.hub);
-        self.hub.flush(monotonic_ns());
+        self.hub.flush(now);
         self.hub.stop();
-        let give_up_at = std::time::Instant::now() + self.stop_timeout;
-        loop {
-            self.hub.flush(monotonic_ns());
-            if self.hub.is_drained() {
+    }
+
+    fn end(&mut self, now: MonotonicNs, give_up_at: MonotonicNs) {
+        self.hub.flush(now);
+        if !self.hub.is_drained() {
+            if now < give_up_at {
                 return;
             }
-            if std::time::Instant::now() >= give_up_at {
-                tracing::warn!("a shard did not take its last messages within {:?}; stopping without it", self.stop_timeout);
-                return;
-            }
-            std::thread::sleep(Duration::from_nanos(super::hub::RETRY_NS));
+            let timeout = std::time::Duration::from_nanos(self.stop_timeout_ns);
+            tracing::warn!("a shard did not take its last messages within {timeout:?}; stopping without it");
         }
+        self.life = Life::Over;
     }
 }

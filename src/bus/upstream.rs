@@ -1,10 +1,11 @@
 //! The seam behind which messages come in. The bus thread drives one [`Upstream`]; what it receives it puts into the [`Hub`].
 //!
-//! An upstream may own any number of sockets in the bus thread's `Poll` (Sentinel, Cluster, several servers), under tokens from
+//! An upstream may own many sockets in the `Poll` of the thread that drives it (Sentinel, Cluster, several servers), under tokens from
 //! [`FIRST_TOKEN`] on. It must not block, and must work in bounded pieces: the thread has shards to serve in between.
 
 use std::sync::Arc;
 
+use mio::Token;
 use mio::event::Event;
 
 use super::hub::Hub;
@@ -12,8 +13,17 @@ use super::question::Publish;
 use crate::clock::MonotonicNs;
 use crate::fanout::batch::Channel;
 
-/// Token 0 is the bus thread's own waker.
-pub const FIRST_TOKEN: usize = 1;
+/// Of the bus's inbox and of whatever else only has to wake its thread. Far above all tokens of connections, for the bus may share a shard's `Poll`, and
+/// below those of the shard's own.
+pub const WAKER: Token = Token(usize::MAX - 4096);
+/// Of an upstream's sockets; so many of them are the bus's.
+pub const FIRST_TOKEN: usize = WAKER.0 + 1;
+const TOKENS: usize = 1024;
+
+/// Whether an event with this token is the bus's.
+pub fn is_ours(token: Token) -> bool {
+    (WAKER.0..FIRST_TOKEN + TOKENS).contains(&token.0)
+}
 
 pub trait Upstream: Send {
     /// A channel is wanted from now on. [`Hub::flowing`] must be called once its messages arrive.

@@ -45,10 +45,10 @@ pub fn resolve_fd_table(settings: &Settings, hard_limit: u64, refused: Option<&R
     let private = match settings.shards.fd_table {
         FdTable::Shared => false,
         FdTable::Private => true,
-        // Even where a private share does not fit either, it holds more.
-        FdTable::Auto => shared_need > hard_limit && refused.is_none(),
+        // Even where a private share does not fit either, it holds more; but not if it is the whole.
+        FdTable::Auto => shards > 1 && shared_need > hard_limit && refused.is_none(),
     };
-    let is_missed = settings.shards.fd_table == FdTable::Auto && shared_need > hard_limit;
+    let is_missed = settings.shards.fd_table == FdTable::Auto && shards > 1 && shared_need > hard_limit;
     let refusal = refused.filter(|_| is_missed).map(|refusal| {
         format!("fd_table auto would give each shard a descriptor table of its own, but {refusal}; all share one\n  help: {ALLOW}")
     });
@@ -139,6 +139,13 @@ mod tests {
         // The host that the design was measured on.
         assert_eq!(resolve(FdTable::Auto, 100_000, 6, 20_000), Resolved { private: true, refusal: None, warning: None });
         assert_eq!(resolve(FdTable::Auto, 1_000_000, 54, 20_000), Resolved { private: true, refusal: None, warning: None });
+    }
+
+    #[test]
+    fn the_table_of_an_only_shard_would_hold_no_more() {
+        let auto = resolve(FdTable::Auto, 100_000, 1, 20_000);
+        assert!(!auto.private);
+        assert!(auto.warning.unwrap().contains("--fd-table private --shards 6"));
     }
 
     #[test]

@@ -1,15 +1,19 @@
 //! A shard's thread: pinned, with a descriptor table of its own if wanted, asleep in epoll between turns.
+//!
+//! The bus may ride on it, where there is one shard only: its turns come before the shard's, so that what it hands out is sent at once.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
-use mio::{Events, Poll, Token};
+use mio::{Events, Poll, Registry, Token};
 
 use super::net::{Network, Readiness};
 use super::sockets::{LISTENER_TOKEN, Sockets};
 use super::{Parts, Shard, unpack};
-use crate::bus::ShardMessage;
+use crate::bus::pace::Pace;
+use crate::bus::subscriber::Subscriber;
+use crate::bus::{BusCommand, COMMANDS_MAX, ShardMessage, upstream};
 use crate::inbox::{Inbox, InboxSender, inbox};
 use crate::listen::{Entrance, Handed, Listener, Opening};
 use crate::sys;
@@ -29,7 +33,15 @@ impl Seat {
         let (sender, receiver) = inbox(inbox_messages, poll.registry(), WAKER)?;
         Ok((Seat { poll }, sender, receiver))
     }
+
+    /// The inbox of a bus that will ride here.
+    pub fn bus_inbox(&self) -> io::Result<(InboxSender<BusCommand>, Inbox<BusCommand>)> {
+        inbox(COMMANDS_MAX, self.poll.registry(), upstream::WAKER)
+    }
 }
+
+/// Makes the bus that rides on a shard's thread, there: what is wrong with it is wrong with the start of that thread.
+pub type MakeRider = Box<dyn FnOnce(&Registry) -> anyhow::Result<Subscriber> + Send>;
 
 /// How the thread is to be set up.
 #[derive(Debug)]
@@ -41,46 +53,107 @@ pub struct Placement {
 
 /// The thread's body. `started` is told the listeners with their ports, or why there are none; then the loop runs until the bus says stop and
 /// every connection is gone, or the shutdown deadline has passed.
-pub fn run(seat: Seat, parts: Parts, placement: Placement, started: impl FnOnce(io::Result<Vec<Listener>>)) {
-    let Seat { mut poll } = seat;
+pub fn run(
+    seat: Seat,
+    parts: Parts,
+    placement: Placement,
+    make_rider: Option<MakeRider>,
+    started: impl FnOnce(anyhow::Result<Vec<Listener>>),
+) {
+    let Seat { poll } = seat;
     if let Some(core) = placement.core
         && !core_affinity::set_for_current(core)
     {
         tracing::warn!(shard = parts.index, core = core.id, "cannot pin the shard to its core; it runs unpinned");
     }
-    let sockets = prepare(&poll, &parts, placement);
-    let sockets = match sockets {
-        Ok(sockets) => {
+    let prepared = prepare(&poll, &parts, placement)
+        .map_err(anyhow::Error::from)
+        .and_then(|sockets| Ok((sockets, make_rider.map(|make| make(poll.registry())).transpose()?)));
+    let (sockets, rider) = match prepared {
+        Ok((sockets, rider)) => {
             started(Ok(sockets.listeners()));
-            sockets
+            (sockets, rider)
         }
         Err(error) => return started(Err(error)),
     };
     let mut shard = Shard::new(sockets, parts);
-    let mut events = Events::with_capacity(EVENTS_PER_WAIT);
     // Connections may have come between listen and the first wait.
     shard.on_listener();
-    while !shard.is_finished() {
-        let now_ns = shard.net().now_ns();
-        wait(&mut poll, &mut events, &shard, now_ns);
-        let woke_ns = shard.net().now_ns();
-        for event in &events {
+    let mut runner = Runner { poll, events: Events::with_capacity(EVENTS_PER_WAIT), shard, rider, pace: Pace::default() };
+    while !runner.shard.is_finished() {
+        runner.wait();
+        runner.turn();
+    }
+}
+
+struct Runner {
+    poll: Poll,
+    events: Events,
+    shard: Shard<Sockets>,
+    rider: Option<Subscriber>,
+    /// How often the rider has the thread get up.
+    pace: Pace,
+}
+
+impl Runner {
+    /// Sleeps until something happens or the next deadline; does not sleep while work remains.
+    fn wait(&mut self) {
+        let mut wait_ns = self.wait_ns();
+        if self.rider.is_some() && wait_ns != Some(0) {
+            let rest_ns = self.pace.rest_ns(self.shard.net().now_ns());
+            if rest_ns > 0 {
+                std::thread::sleep(Duration::from_nanos(rest_ns));
+                wait_ns = self.wait_ns();
+            }
+        }
+        if wait_ns != Some(0) && !(self.shard.inbox().prepare_sleep() && self.rider.as_ref().is_none_or(Subscriber::prepare_sleep)) {
+            wait_ns = Some(0);
+        }
+        match self.poll.poll(&mut self.events, wait_ns.map(Duration::from_nanos)) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.events.clear(),
+            Err(error) => panic!("epoll_wait failed on an epoll of our own: {error}"),
+        }
+        self.shard.inbox().awake();
+        self.rider.iter().for_each(Subscriber::awake);
+    }
+
+    fn wait_ns(&mut self) -> Option<u64> {
+        let now_ns = self.shard.net().now_ns();
+        [self.shard.wait_ns(now_ns), self.rider.as_ref().and_then(|rider| rider.wait_ns(now_ns))].into_iter().flatten().min()
+    }
+
+    fn turn(&mut self) {
+        let woke_ns = self.shard.net().now_ns();
+        let mut for_rider = false;
+        for event in &self.events {
             match event.token() {
                 WAKER => {}
-                Token(token) if token > LISTENER_TOKEN - 1024 => shard.on_listener(),
+                token if upstream::is_ours(token) => {
+                    for_rider = true;
+                    self.rider.iter_mut().for_each(|rider| rider.event(event));
+                }
+                Token(token) if token > LISTENER_TOKEN - 1024 => self.shard.on_listener(),
                 Token(token) => {
                     let readiness = Readiness {
                         readable: event.is_readable(),
                         writable: event.is_writable(),
                         closed: event.is_read_closed() || event.is_error(),
                     };
-                    shard.on_ready(unpack(token), readiness);
+                    self.shard.on_ready(unpack(token), readiness);
                 }
             }
         }
-        shard.turn();
-        let busy = shard.net().now_ns() - woke_ns;
-        shard.metrics().busy_ns.add(busy);
+        if let Some(rider) = &mut self.rider {
+            self.pace.spend(u64::from(for_rider), woke_ns);
+            rider.turn();
+            if rider.is_over() {
+                self.rider = None;
+            }
+        }
+        self.shard.turn();
+        let busy = self.shard.net().now_ns() - woke_ns;
+        self.shard.metrics().busy_ns.add(busy);
     }
 }
 
@@ -115,18 +188,4 @@ fn prepare(poll: &Poll, parts: &Parts, placement: Placement) -> io::Result<Socke
         sockets.leave_some_free();
     }
     Ok(sockets)
-}
-
-/// Sleeps until something happens or the shard's next deadline; does not sleep while work remains.
-fn wait(poll: &mut Poll, events: &mut Events, shard: &Shard<Sockets>, now_ns: u64) {
-    let mut wait_ns = shard.wait_ns(now_ns);
-    if wait_ns != Some(0) && !shard.inbox().prepare_sleep() {
-        wait_ns = Some(0);
-    }
-    match poll.poll(events, wait_ns.map(Duration::from_nanos)) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),
-        Err(error) => panic!("epoll_wait failed on an epoll of our own: {error}"),
-    }
-    shard.inbox().awake();
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use campanile::addresses::Source;
 use campanile::bus::question::{Answer, Asker, Publish, PublishError, Published, Question};
 use campanile::bus::redis::timing::Timing;
-use campanile::bus::subscriber::spawn_with_timing;
+use campanile::bus::thread::spawn_with_timing;
 use campanile::bus::{BusCommand, BusSender, Creator, ShardMessage};
 use campanile::config::{ChannelRule, ChannelRules, Settings};
 use campanile::fanout::batch::Batch;
@@ -163,7 +163,7 @@ impl Bench {
                 (sender, shard)
             })
             .unzip();
-        let (bus, thread) = spawn_with_timing(Arc::new(settings), metrics.clone(), senders, timing).unwrap();
+        let (bus, thread) = spawn_with_timing(&settings, metrics.clone(), senders, timing).unwrap();
         Bench { bus, thread: Some(thread), metrics, shards }
     }
 

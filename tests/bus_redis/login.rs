@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use campanile::bus::BusCommand;
 use campanile::bus::question::PublishError;
 use campanile::bus::redis::timing::Timing;
-use campanile::bus::subscriber::spawn_with_timing;
+use campanile::bus::thread::spawn_with_timing;
 use campanile::config::RedisSubscribe;
 use campanile::metrics::BusMetrics;
 
@@ -124,7 +124,7 @@ fn an_old_redis_speaks_resp2() {
 fn a_wrong_url_is_an_error_at_start() {
     for (url, prefix) in [("localhost", "p:"), ("http://localhost", "p:"), ("redis://localhost/x", "p:"), ("redis://localhost", "notif")] {
         let settings = settings(Some(url.into())).with(|settings| settings.redis.prefix = prefix.into());
-        let Err(error) = spawn_with_timing(Arc::new(settings), Arc::default(), Vec::new(), patient()) else { panic!("{url} was taken") };
+        let Err(error) = spawn_with_timing(&settings, Arc::default(), Vec::new(), patient()) else { panic!("{url} was taken") };
         assert!(format!("{error:#}").len() > 40, "{error:#}");
     }
 }
@@ -168,8 +168,8 @@ fn over_tls() {
 
     // Without #insecure nobody vouches for this certificate: at start where there are no root certificates at all, else at each try.
     let metrics = Arc::new(BusMetrics::default());
-    let checked = Arc::new(settings(Some(format!("rediss://localhost:{tls_port}"))));
-    if let Ok((bus, thread)) = spawn_with_timing(checked, metrics.clone(), Vec::new(), patient()) {
+    let checked = settings(Some(format!("rediss://localhost:{tls_port}")));
+    if let Ok((bus, thread)) = spawn_with_timing(&checked, metrics.clone(), Vec::new(), patient()) {
         let begin = Instant::now();
         bench.wait("a few tries", |_| begin.elapsed() > Duration::from_millis(300));
         assert_eq!((metrics.connects.get(), metrics.ready.get()), (0, 0));

@@ -4,7 +4,7 @@
 //! An address that fails before the log-in is over is followed by the next one of its name at once. After any other error the owner calls
 //! [`Link::fail`]: socket, TLS session and decoder go, and a new try is due after a jittered pause.
 //! An error in answer to a command is an answer; a connection ends for a missed deadline or for what is not the protocol.
-//! mio is edge-triggered: `readable` and `writable` stay set until the kernel says it would block.
+//! mio is edge-triggered: `readable` and `writable` stay set until the kernel says it would block, or a short read says that a TCP socket is empty.
 
 mod answer;
 mod login;
@@ -22,7 +22,7 @@ use rustls::ClientConnection;
 use super::awaiting::{Asked, Awaiting};
 use super::fault::{Fault, FaultKind};
 use super::locate::{Locator, Place};
-use super::resp::{Decoder, write_command};
+use super::resp::{Decoder, Filled, write_command};
 use super::socket::{Socket, TlsReader, is_flow, uninterrupted};
 use super::target::{Address, Target};
 use super::timing::Timing;
@@ -81,6 +81,8 @@ pub struct Link {
     /// `out[..written]` is gone.
     written: usize,
     readable: bool,
+    /// The server has said its last: after it comes the end, without another edge.
+    ended: bool,
     writable: bool,
     last_heard: MonotonicNs,
     awaiting: Awaiting,
@@ -121,6 +123,7 @@ impl Link {
             out: Vec::new(),
             written: 0,
             readable: false,
+            ended: false,
             writable: false,
             last_heard: 0,
             awaiting: Awaiting::default(),
@@ -138,7 +141,8 @@ impl Link {
 
     pub fn event(&mut self, event: &Event) {
         if event.token() == self.token {
-            self.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
+            self.ended |= event.is_read_closed() || event.is_error();
+            self.readable |= event.is_readable() || self.ended;
             self.writable |= event.is_writable() || event.is_write_closed() || event.is_error();
         }
     }
@@ -254,7 +258,7 @@ impl Link {
         self.decoder = Decoder::new(self.value_bytes_max);
         self.out = Vec::new();
         self.written = 0;
-        (self.readable, self.writable) = (false, false);
+        (self.readable, self.ended, self.writable) = (false, false, false);
         self.awaiting = Awaiting::default();
     }
 
@@ -443,14 +447,17 @@ impl Link {
         if !self.readable {
             return Ok(None);
         }
+        // Whatever comes after a short read of one is another edge.
+        let has_edges = self.tls.is_none() && matches!(socket, Socket::Tcp(_)) && !self.ended;
         let result = uninterrupted(|| match &mut self.tls {
             None => self.decoder.fill(socket),
             Some(session) => self.decoder.fill(&mut TlsReader { session, socket }),
         });
         match result {
-            Ok(0) => Err(Fault::closed("Redis closed the connection")),
-            Ok(count) => {
+            Ok(Filled { count: 0, .. }) => Err(Fault::closed("Redis closed the connection")),
+            Ok(Filled { count, is_short }) => {
                 self.last_heard = now;
+                self.readable = !(is_short && has_edges);
                 Ok(Some(count))
             }
             Err(error) if is_flow(&error) => {

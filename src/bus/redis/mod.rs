@@ -146,7 +146,7 @@ impl RedisBus {
         loop {
             // Before the first read: what came together with the answer to the log-in.
             self.take_answers(at, hub, now)?;
-            if bytes >= TURN_BYTES {
+            if bytes >= TURN_BYTES || hub.is_ahead() {
                 break;
             }
             let Some(count) = self.links[at].link.fill(now)? else { break };
@@ -166,7 +166,9 @@ impl RedisBus {
         match role {
             Role::Subscribed => {
                 let receipt = Receipt { received: sys::monotonic_ns(), timestamp_ms: sys::unix_ms() };
-                while let Some(answer) = link.next_answer()? {
+                while !hub.is_ahead()
+                    && let Some(answer) = link.next_answer()?
+                {
                     self.feed.take(hub, answer, receipt)?;
                 }
                 Ok(())
@@ -347,7 +349,7 @@ impl Upstream for RedisBus {
 
     fn read(&mut self, hub: &mut Hub, now: MonotonicNs) -> bool {
         (0..self.links.len()).for_each(|at| self.with(at, hub, now, Self::read_link));
-        self.links.iter().any(|link| link.link.is_readable())
+        hub.is_ahead() || self.links.iter().any(|link| link.link.is_readable())
     }
 
     fn write(&mut self, hub: &mut Hub, now: MonotonicNs) {

@@ -46,6 +46,14 @@ pub enum Violation {
     NotRedis(String),
 }
 
+/// What one read brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Filled {
+    pub count: usize,
+    /// There was room for more.
+    pub is_short: bool,
+}
+
 pub struct Decoder {
     /// `start..end` is received and not yet taken.
     buffer: Vec<u8>,
@@ -79,7 +87,7 @@ impl Decoder {
     }
 
     /// Reads once from `source` into the buffer. Bounded: messages are limited by the scan, all else is taken out at once.
-    pub fn fill(&mut self, source: &mut impl Read) -> io::Result<usize> {
+    pub fn fill(&mut self, source: &mut impl Read) -> io::Result<Filled> {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
             if self.buffer.len() != READ_BYTES {
@@ -92,9 +100,10 @@ impl Decoder {
         if self.end == self.buffer.len() {
             self.buffer.resize(2 * self.buffer.len(), 0);
         }
+        let room = self.buffer.len() - self.end;
         let count = source.read(&mut self.buffer[self.end..])?;
         self.end += count;
-        Ok(count)
+        Ok(Filled { count, is_short: count < room })
     }
 
     /// The next complete value, or None until more is filled in. After a violation the connection is of no use.
@@ -352,7 +361,7 @@ mod tests {
         let mut decoder = Decoder::new(2_000_000);
         let mut source = stream.as_slice();
         let mut found = Vec::new();
-        while decoder.fill(&mut source).unwrap() > 0 {
+        while decoder.fill(&mut source).unwrap().count > 0 {
             while let Some(reply) = decoder.next_reply().unwrap() {
                 let Reply::Message { channel: b"a", payload } = reply else { panic!("{reply:?}") };
                 found.push(payload.len());

@@ -1,0 +1,75 @@
+//! The bus thread: one mio loop over the upstream's sockets and the inbox of commands. Started by `serve`.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context;
+use mio::{Events, Poll};
+
+use super::pace::Pace;
+use super::redis::timing::Timing;
+use super::subscriber::Subscriber;
+use super::upstream::WAKER;
+use super::{BusSender, COMMANDS_MAX, ShardSender};
+use crate::config::Settings;
+use crate::inbox::inbox;
+use crate::metrics::BusMetrics;
+use crate::sys::monotonic_ns;
+
+/// Starts the bus thread. `shards[n]` is the inbox of shard `n`. A URL that cannot be used is an error here; a Redis that is away is
+/// not: the thread keeps trying. The thread ends after [`super::BusCommand::Stop`].
+pub fn spawn(settings: &Settings, metrics: Arc<BusMetrics>, shards: Vec<ShardSender>) -> anyhow::Result<(BusSender, JoinHandle<()>)> {
+    spawn_with_timing(settings, metrics, shards, Timing::default())
+}
+
+/// [`spawn`] with other deadlines than the usual ones, for tests.
+pub fn spawn_with_timing(
+    settings: &Settings,
+    metrics: Arc<BusMetrics>,
+    shards: Vec<ShardSender>,
+    timing: Timing,
+) -> anyhow::Result<(BusSender, JoinHandle<()>)> {
+    let poll = Poll::new().context("the bus thread needs an epoll descriptor; raise `ulimit -n`")?;
+    let (sender, inbox) = inbox(COMMANDS_MAX, poll.registry(), WAKER).context("the bus thread needs an eventfd; raise `ulimit -n`")?;
+    let subscriber = Subscriber::new(settings, metrics, shards, inbox, poll.registry(), timing)?;
+    let thread = std::thread::Builder::new()
+        .name("bus".into())
+        .spawn(move || run(poll, subscriber))
+        .context("the bus thread could not be started")?;
+    Ok((BusSender::new(sender, settings.shards.inbox_messages), thread))
+}
+
+fn run(mut poll: Poll, mut subscriber: Subscriber) {
+    let mut events = Events::with_capacity(64);
+    let mut pace = Pace::default();
+    let mut wakes = 0;
+    while !subscriber.is_over() {
+        let slept = wait(&mut poll, &mut events, &subscriber, &pace);
+        let woken = subscriber.wakes();
+        pace.spend(u64::from(slept) + woken - std::mem::replace(&mut wakes, woken), monotonic_ns());
+        events.iter().for_each(|event| subscriber.event(event));
+        subscriber.turn();
+    }
+}
+
+/// Rests as the pace wants it, and sleeps until something happens or is due; whether it may have slept.
+fn wait(poll: &mut Poll, events: &mut Events, subscriber: &Subscriber, pace: &Pace) -> bool {
+    let mut now = monotonic_ns();
+    let rest_ns = if subscriber.wait_ns(now) == Some(0) { 0 } else { pace.rest_ns(now) };
+    if rest_ns > 0 {
+        std::thread::sleep(Duration::from_nanos(rest_ns));
+        now = monotonic_ns();
+    }
+    let wait_ns = subscriber.wait_ns(now);
+    let may_sleep = wait_ns != Some(0) && subscriber.prepare_sleep();
+    let timeout = if may_sleep { wait_ns.map(Duration::from_nanos) } else { Some(Duration::ZERO) };
+    if let Err(error) = poll.poll(events, timeout)
+        && error.kind() != io::ErrorKind::Interrupted
+    {
+        panic!("epoll_wait on our own descriptor: {error}");
+    }
+    subscriber.awake();
+    may_sleep
+}
