@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use campanile::addresses::Source;
+use campanile::bus::hub::flow::Start;
 use campanile::bus::hub::{Hub, HubSettings, Receipt, Request};
 use campanile::bus::redis::subscriptions::Subscriptions;
 use campanile::bus::{BusCommand, Creator, ShardMessage};
@@ -248,7 +249,7 @@ impl Node {
         }
         while let Some(request) = self.hub.next_request() {
             if let Request::Want(channel) = request {
-                self.hub.flowing(&channel.name);
+                self.hub.flowing(&channel, Start::Fresh);
             }
         }
         self.hub.flush(self.now);
@@ -327,7 +328,7 @@ fn channels_that_linger_take_what_the_line_says() {
         for number in 0..count {
             let topic = TopicToken { index: 0, generation: number as u32 };
             hub.join(0, topic, name(number), creator(number), 1);
-            hub.flowing(&name(number));
+            hub.flowing(&name(number), Start::Fresh);
             if std::env::var("HEARD").is_err() {
                 hub.leave(0, topic, &name(number), number as u64);
             }
@@ -426,7 +427,7 @@ fn histories_take_what_the_line_says() {
         for number in 0..channels {
             let name = name(number);
             hub.join(0, TopicToken { index: 0, generation: number as u32 }, name.as_str(), creator(number), 1);
-            hub.flowing(&name);
+            hub.flowing(&name, Start::Fresh);
             while hub.next_request().is_some() || inbox.try_recv().is_some() {}
         }
         for _ in 0..messages {
@@ -481,7 +482,7 @@ fn inboxes_take_what_the_line_says() {
     let (to_shard, inbox) = inbox(settings.shards.inbox_messages, Poll::new().unwrap().registry(), Token(0)).unwrap();
     let mut hub = Hub::new(HubSettings::from(&settings), Arc::new(BusMetrics::default()), vec![to_shard]);
     hub.join(0, TopicToken { index: 0, generation: 1 }, "one", creator(1), 1);
-    hub.flowing("one");
+    hub.flowing("one", Start::Fresh);
     let id = hub.find("one").unwrap();
     while hub.metrics().inbox_full.get() < 100 {
         hub.message(id, b"1", Receipt { received: 1, timestamp_ms: 1 });

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::lane::Lane;
+use super::lane::{Lane, News};
 use super::registry::{ChannelId, Interest};
 use super::{ShardMessage, ShardSender};
 use crate::fanout::batch::{Batch, BatchBuilder};
@@ -99,9 +99,9 @@ impl Delivery {
         lost
     }
 
-    /// Tells a shard that it has joined a channel, now or as soon as there is room: as of then.
-    pub fn join(&mut self, shard: u16, topic: TopicToken, id: ChannelId, joined: ShardMessage) {
-        self.lanes[usize::from(shard)].join(topic, id, joined);
+    /// Tells a shard news of a channel, now or as soon as there is room: as of then.
+    pub fn tell(&mut self, shard: u16, topic: TopicToken, id: ChannelId, news: News, message: ShardMessage) {
+        self.lanes[usize::from(shard)].tell(topic, id, news, message);
     }
 
     /// Whether a shard was told that it has joined; not while its lane owes it that.
@@ -119,10 +119,10 @@ impl Delivery {
         self.lanes[usize::from(shard)].reply(message);
     }
 
-    /// Tries again what did not fit before. `joined` says where a channel stands now.
-    pub fn retry(&mut self, mut joined: impl FnMut(ChannelId, TopicToken) -> ShardMessage) {
+    /// Tries again what did not fit before. `message` says where a channel stands now.
+    pub fn retry(&mut self, mut message: impl FnMut(ChannelId, TopicToken, News) -> ShardMessage) {
         for lane in &mut self.lanes {
-            lane.retry(&mut joined);
+            lane.retry(&mut message);
         }
     }
 

@@ -5,26 +5,24 @@
 //! a subscriber who comes later can resume; it is forgotten, within a linger, when history holds none of its messages any more (they
 //! are older than `history_age`, or gone for `history_bytes_total`).
 
-use std::sync::Arc;
-
 use mio::event::Event;
 
 use super::Creator;
+use super::hub::flow::Start;
 use super::hub::{Hub, Outcome, Receipt};
 use super::question::{Publish, PublishError, Published};
 use super::upstream::Upstream;
 use crate::clock::MonotonicNs;
-use crate::fanout::batch::Channel;
 
 #[derive(Debug, Default)]
 pub struct Embedded;
 
 impl Upstream for Embedded {
-    fn want(&mut self, hub: &mut Hub, channel: &Arc<Channel>) {
-        hub.flowing(&channel.name);
+    fn want(&mut self, hub: &mut Hub, channel: &str) {
+        hub.flowing(channel, Start::Fresh);
     }
 
-    fn unwant(&mut self, _: &mut Hub, _: &Arc<Channel>) {}
+    fn unwant(&mut self, _: &mut Hub, _: &str) {}
 
     fn takes(&mut self, _: &Publish) -> bool {
         true
@@ -39,7 +37,7 @@ impl Upstream for Embedded {
             }
             Some(id) => {
                 // A channel opened a moment ago flows before its `want` has come round.
-                hub.flowing(&publish.channel);
+                hub.flowing(&publish.channel, Start::Fresh);
                 match hub.message(id, &publish.payload, Receipt { received: now, timestamp_ms: crate::sys::unix_ms() }) {
                     Outcome::Numbered(published) => Ok(published),
                     Outcome::Unwanted => Ok(Published { epoch: None, seq: None }),

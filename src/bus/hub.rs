@@ -5,22 +5,26 @@
 //! Invariants: numbers of a channel are handed out without holes, and every number reaches each shard that has joined, in order, as a
 //! message or within a gap, unless its inbox was full (of messages or of bytes): then that is counted and a `Head` follows. No batch before its `Joined`.
 
+pub mod flow;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::delivery::Delivery;
 use super::history::Histories;
+use super::lane::News;
 use super::question::{Answer, Asker, Publish, PublishError, Published, ReplyTo};
 use super::registry::{ChannelId, Entry, Interest, Registry};
 use super::{ChannelInfo, ChannelPage, Creator, JoinRefusal, ShardMessage, ShardSender};
 use crate::clock::{MonotonicNs, nanos};
 use crate::config::{ChannelRules, Mismatch, Settings};
-use crate::fanout::batch::{Batch, BatchBuilder, Channel};
+use crate::fanout::batch::{Batch, BatchBuilder};
 use crate::fanout::topics::TopicToken;
 use crate::metrics::BusMetrics;
 use crate::sys;
 use crate::wire::event::GapReason;
 use crate::wire::payload::{Expect, classify};
+use flow::{Count, Counter, Flow, Onward, Start};
 
 /// A full inbox is tried again after this long, or at the next flush.
 pub const RETRY_NS: u64 = 2_000_000;
@@ -50,8 +54,8 @@ pub enum Outcome {
 /// What the upstream is to be told, in this order.
 #[derive(Debug)]
 pub enum Request {
-    Want(Arc<Channel>),
-    Unwant(Arc<Channel>),
+    Want(Arc<str>),
+    Unwant(Arc<str>),
 }
 
 /// The part of the settings that the hub reads.
@@ -101,20 +105,6 @@ pub struct Hub {
     sweep_from: usize,
     has_history: bool,
     histories: Histories,
-}
-
-/// Whether a channel's messages come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Flow {
-    /// Wanted, never confirmed.
-    Wanted,
-    Flowing,
-    /// It flowed until the upstream was lost.
-    Interrupted,
-    /// The upstream does not let us have it. `has_flowed`: before, so that there are who count on it.
-    Refused {
-        has_flowed: bool,
-    },
 }
 
 impl Hub {
@@ -177,7 +167,7 @@ impl Hub {
     fn heard(&mut self, name: Arc<str>, creator: Creator) -> Result<ChannelId, JoinRefusal> {
         let found = self.find(&name);
         if let Some(id) = found {
-            if matches!(self.registry[id].flow, Flow::Refused { .. }) {
+            if self.registry[id].flow == Flow::Refused {
                 return Err(JoinRefusal::NotAllowed);
             }
             if !self.registry[id].interest.is_empty() {
@@ -252,40 +242,70 @@ impl Hub {
         self.registry.find(name)
     }
 
-    /// Whether messages of this channel are numbered at the moment.
+    /// Whether messages of this channel are numbered as they come.
     pub fn is_flowing(&mut self, name: &str) -> bool {
         self.find(name).is_some_and(|id| self.registry[id].flow == Flow::Flowing)
     }
 
-    /// The upstream confirms that messages of the channel arrive from now on. Answers the joins that wait. After an outage one number
-    /// stands for whatever was missed.
-    pub fn flowing(&mut self, name: &str) {
+    /// The upstream confirms that messages of the channel come from now on, and says where its numbers go on. Answers the joins that wait; whoever
+    /// has the channel is told what was missed: nothing, if the source counts and has given no other number meanwhile.
+    pub fn flowing(&mut self, name: &str, start: Start) {
         let Some(id) = self.find(name) else { return };
         let entry = &mut self.registry[id];
-        match entry.flow {
-            Flow::Flowing => return,
-            Flow::Wanted | Flow::Refused { has_flowed: false } => entry.flow = Flow::Flowing,
-            Flow::Interrupted | Flow::Refused { has_flowed: true } => {
-                entry.flow = Flow::Flowing;
-                self.announce_gap(id, GapReason::Outage, self.now);
-            }
+        if std::mem::replace(&mut entry.flow, Flow::Flowing) == Flow::Flowing && start == Start::Fresh {
+            return;
+        }
+        match start.onward(entry.count()) {
+            Onward::Next => {}
+            Onward::Behind { to } => self.announce_lost(id, to, GapReason::Outage, self.now),
+            Onward::Anew(count) => self.renumber(id, count),
         }
         self.tell_joined(id);
     }
 
+    /// The upstream is catching up with a channel: it will say [`Hub::flowing`] when it has, and hands in what was missed before.
+    pub fn repairing(&mut self, name: &str) {
+        if let Some(id) = self.find(name) {
+            self.registry[id].flow = Flow::Repairing;
+        }
+    }
+
+    /// Of a channel whose source counts, the numbers up to `to` will not come: those that its source has no more.
+    pub fn lose(&mut self, name: &str, to: u64, reason: GapReason) {
+        if let Some(id) = self.find(name)
+            && let Some(Count { seq, by: Counter::Source, .. }) = self.registry[id].count()
+            && seq < to
+        {
+            self.announce_lost(id, to, reason, self.now);
+        }
+    }
+
+    /// The channel is counted otherwise from now on. What was counted before is no use to anybody.
+    fn renumber(&mut self, id: ChannelId, count: Count) {
+        self.seal(id, self.now);
+        let entry = &mut self.registry[id];
+        if let Some(history) = &mut entry.history {
+            self.histories.drop_all(history);
+            self.keep_history_budget();
+        }
+        let entry = &mut self.registry[id];
+        entry.set_count(count);
+        for interest in entry.interest.iter().filter(|interest| interest.is_answered) {
+            let message = entry.message(News::Renumbered, interest.topic, &self.histories);
+            self.delivery.tell(interest.shard, interest.topic, id, News::Renumbered, message);
+        }
+    }
+
     /// The upstream does not let us have the channel, and will not before an operator changes that. Whoever waits for it is told so; whoever has
-    /// it gets one number for what will be missed, and goes on when it flows again.
+    /// it gets one number for what will be missed, if numbers are ours to spend, and goes on when it flows again.
     pub fn refuse(&mut self, name: &str) {
         let Some(id) = self.find(name) else { return };
         let entry = &mut self.registry[id];
-        let has_flowed = match entry.flow {
-            Flow::Refused { .. } => return,
-            Flow::Wanted => false,
-            Flow::Flowing | Flow::Interrupted => true,
-        };
-        entry.flow = Flow::Refused { has_flowed };
-        if has_flowed {
-            self.announce_gap(id, GapReason::Refused, self.now);
+        if std::mem::replace(&mut entry.flow, Flow::Refused) == Flow::Refused {
+            return;
+        }
+        if let Some(Count { seq, by: Counter::Hub, .. }) = entry.count() {
+            self.announce_lost(id, seq + 1, GapReason::Refused, self.now);
         }
         let (entry, delivery) = (&mut self.registry[id], &mut self.delivery);
         let was_heard = !entry.interest.is_empty();
@@ -302,15 +322,16 @@ impl Hub {
         }
     }
 
-    pub fn channels(&self) -> Vec<Arc<Channel>> {
-        self.registry.iter().map(|entry| entry.channel.clone()).collect()
+    /// Their names.
+    pub fn channels(&self) -> Vec<Arc<str>> {
+        self.registry.iter().map(|entry| entry.name().clone()).collect()
     }
 
     /// The upstream is lost: nothing flows. What came in before is handed out at the next flush.
     pub fn interrupt(&mut self) {
         for entry in self.registry.iter_mut() {
-            if entry.flow == Flow::Flowing {
-                entry.flow = Flow::Interrupted;
+            if entry.flow.takes_messages() {
+                entry.flow = Flow::Awaited;
             }
         }
     }
@@ -319,9 +340,9 @@ impl Hub {
     pub fn interrupt_channel(&mut self, name: &str) {
         if let Some(id) = self.find(name)
             && let entry = &mut self.registry[id]
-            && entry.flow == Flow::Flowing
+            && entry.flow.takes_messages()
         {
-            entry.flow = Flow::Interrupted;
+            entry.flow = Flow::Awaited;
         }
     }
 
@@ -346,13 +367,14 @@ impl Hub {
     pub fn message(&mut self, id: ChannelId, payload: &[u8], receipt: Receipt) -> Outcome {
         self.count(payload.len());
         let entry = &mut self.registry[id];
-        if entry.flow != Flow::Flowing {
+        if entry.channel().is_none() || !entry.flow.takes_messages() {
             self.metrics.unwanted.inc();
             return Outcome::Unwanted;
         }
         if payload.len() > self.settings.payload_bytes_max {
             self.metrics.dropped.inc();
-            self.announce_gap(id, GapReason::Dropped, receipt.received);
+            let number = entry.seq + 1;
+            self.announce_lost(id, number, GapReason::Dropped, receipt.received);
             return Outcome::TooBig;
         }
         let (kind, is_expected) = classify(payload, entry.rule.payload);
@@ -368,19 +390,21 @@ impl Hub {
         if self.delivery.is_full_for(entry.open, payload.len()) {
             self.seal(id, receipt.received);
         }
-        let entry = &mut self.registry[id];
-        let open = self.delivery.open(&mut entry.open, id, payload.len(), || BatchBuilder::new(entry.channel.clone(), entry.seq + 1));
-        open.push(kind, payload, receipt.received, receipt.timestamp_ms);
-        entry.seq += 1;
-        Outcome::Numbered(Published { epoch: Some(entry.channel.epoch), seq: Some(entry.seq) })
+        let Entry { naming, open, seq, .. } = &mut self.registry[id];
+        let channel = naming.channel().expect("it takes messages");
+        let batch = self.delivery.open(open, id, payload.len(), || BatchBuilder::new(channel.clone(), *seq + 1));
+        batch.push(kind, payload, receipt.received, receipt.timestamp_ms);
+        *seq += 1;
+        Outcome::Numbered(Published { epoch: Some(channel.epoch), seq: Some(*seq) })
     }
 
-    /// Spends one number on messages that are lost, so that nobody takes the channel for complete.
-    fn announce_gap(&mut self, id: ChannelId, reason: GapReason, now: MonotonicNs) {
+    /// The numbers up to `to` stand for messages that are lost, so that nobody takes the channel for complete.
+    fn announce_lost(&mut self, id: ChannelId, to: u64, reason: GapReason, now: MonotonicNs) {
         self.seal(id, now);
         let entry = &mut self.registry[id];
-        entry.seq += 1;
-        let gap = Batch::gap(&entry.channel, entry.seq, entry.seq, reason);
+        let from = entry.seq + 1;
+        entry.seq = to;
+        let gap = Batch::gap(entry.channel().expect("it has numbers"), from, to, reason);
         self.deliver(id, gap, now);
     }
 
@@ -391,7 +415,7 @@ impl Hub {
         self.now = now;
         // Answers first, or a shard whose inbox the batches keep full would never hear them.
         let (registry, histories) = (&self.registry, &self.histories);
-        self.delivery.retry(|id, topic| registry[id].joined(topic, histories));
+        self.delivery.retry(|id, topic, news| registry[id].message(news, topic, histories));
         let mut place = 0;
         while let Some((next, id)) = self.delivery.next_open(place) {
             self.seal(id, now);
@@ -446,7 +470,7 @@ impl Hub {
             let interest = &mut entry.interest[index];
             if !std::mem::replace(&mut interest.is_answered, true) {
                 let (shard, topic) = (interest.shard, interest.topic);
-                self.delivery.join(shard, topic, id, entry.joined(topic, &self.histories));
+                self.delivery.tell(shard, topic, id, News::Joined, entry.message(News::Joined, topic, &self.histories));
             }
         }
     }
@@ -536,10 +560,10 @@ impl Hub {
                 return ChannelPage { channels, next: Some(slot) };
             }
             channels.push(ChannelInfo {
-                name: entry.channel.name.to_string(),
-                epoch: entry.channel.epoch,
+                name: entry.name().to_string(),
+                epoch: entry.channel().map(|channel| channel.epoch),
                 seq: entry.seq,
-                subscribers: entry.channel.subscribers.load(Relaxed),
+                subscribers: entry.channel().map_or(0, |channel| channel.subscribers.load(Relaxed)),
                 history_messages: entry.history.as_ref().map_or(0, |history| self.histories.messages(history)),
             });
         }
@@ -559,9 +583,15 @@ impl Hub {
 
 impl Entry {
     /// As of now: batches sealed later follow, the open one among them.
-    fn joined(&self, topic: TopicToken, histories: &Histories) -> ShardMessage {
-        let history = self.history.as_ref().map_or_else(Vec::new, |history| histories.batches(history));
-        ShardMessage::Joined { topic, channel: self.channel.clone(), seq: self.sealed, history }
+    fn message(&self, news: News, topic: TopicToken, histories: &Histories) -> ShardMessage {
+        let channel = self.channel().expect("there is no news of a channel that has not flowed").clone();
+        match news {
+            News::Joined => {
+                let history = self.history.as_ref().map_or_else(Vec::new, |history| histories.batches(history));
+                ShardMessage::Joined { topic, channel, seq: self.sealed, history }
+            }
+            News::Renumbered => ShardMessage::Renumbered { topic, channel, seq: self.sealed },
+        }
     }
 }
 

@@ -30,17 +30,24 @@ pub struct Lane {
     /// Something was pushed since the last wake.
     dirty: bool,
     replies: VecDeque<ShardMessage>,
-    /// Topics that have joined and could not be told so yet.
-    joins: IndexMap<TopicToken, ChannelId>,
+    /// Topics for which there is news that could not be told yet. They get no batch before.
+    untold: IndexMap<TopicToken, (ChannelId, News)>,
     /// Topics that lost batches, with the last number of the last one, until a later batch fits or a `Head` is told.
     behind: IndexMap<TopicToken, u64>,
     /// Stop is to be told after everything else.
     stopping: bool,
 }
 
+/// What a topic has to be told of its channel, as of then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    Joined,
+    Renumbered,
+}
+
 impl std::fmt::Debug for Lane {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Lane").field("replies", &self.replies.len()).field("joins", &self.joins).field("behind", &self.behind).finish()
+        f.debug_struct("Lane").field("replies", &self.replies.len()).field("untold", &self.untold).field("behind", &self.behind).finish()
     }
 }
 
@@ -54,7 +61,7 @@ impl Lane {
             full_at: None,
             dirty: false,
             replies: VecDeque::new(),
-            joins: IndexMap::new(),
+            untold: IndexMap::new(),
             behind: IndexMap::new(),
             stopping: false,
         }
@@ -62,7 +69,7 @@ impl Lane {
 
     /// Puts a batch in without waking the shard; its receiver must release [`Batch::bytes`]. False: there is no room for it, and its numbers are lost.
     pub fn hand_out(&mut self, topic: TopicToken, batch: &Arc<Batch>) -> bool {
-        if self.owes_join(topic) {
+        if self.untold.contains_key(&topic) {
             // What it is told then includes this.
             return true;
         }
@@ -91,21 +98,24 @@ impl Lane {
         is_in
     }
 
-    /// Tells that a topic has joined, now or, as of then, when there is room.
-    pub fn join(&mut self, topic: TopicToken, channel: ChannelId, joined: ShardMessage) {
-        if !self.push(joined) {
-            self.joins.insert(topic, channel);
+    /// Tells a topic news of its channel, now or, as of then, when there is room.
+    pub fn tell(&mut self, topic: TopicToken, channel: ChannelId, news: News, message: ShardMessage) {
+        // What was lost on the way lies before the news.
+        self.behind.swap_remove(&topic);
+        // If something waits to be told already, it is told with this.
+        if !self.untold.contains_key(&topic) && !self.push(message) {
+            self.untold.insert(topic, (channel, news));
         }
     }
 
     /// Whether a topic has joined and was not told so yet.
     pub fn owes_join(&self, topic: TopicToken) -> bool {
-        self.joins.contains_key(&topic)
+        matches!(self.untold.get(&topic), Some((_, News::Joined)))
     }
 
     /// The topic has left, or is refused.
     pub fn forget(&mut self, topic: TopicToken) {
-        self.joins.swap_remove(&topic);
+        self.untold.swap_remove(&topic);
         self.behind.swap_remove(&topic);
     }
 
@@ -159,19 +169,19 @@ impl Lane {
         true
     }
 
-    /// Tells what is owed, as far as there is room. `joined` says where a channel stands now.
-    pub fn retry(&mut self, mut joined: impl FnMut(ChannelId, TopicToken) -> ShardMessage) {
+    /// Tells what is owed, as far as there is room. `message` says where a channel stands now.
+    pub fn retry(&mut self, mut message: impl FnMut(ChannelId, TopicToken, News) -> ShardMessage) {
         if !self.has_backlog() || !self.push_replies() {
             return;
         }
         // From the end, and no further than there is room: a shard that is full for long may have a hundred thousand of them.
-        while let Some((&topic, &channel)) = self.joins.last() {
-            if !self.push(joined(channel, topic)) {
+        while let Some((&topic, &(channel, news))) = self.untold.last() {
+            if !self.push(message(channel, topic, news)) {
                 break;
             }
-            self.joins.pop();
+            self.untold.pop();
         }
-        while self.joins.is_empty()
+        while self.untold.is_empty()
             && self.may_tell_heads()
             && let Some((&topic, &seq)) = self.behind.last()
         {
@@ -180,14 +190,14 @@ impl Lane {
             }
             self.behind.pop();
         }
-        if self.stopping && self.replies.is_empty() && self.joins.is_empty() && self.push(ShardMessage::Stop) {
+        if self.stopping && self.replies.is_empty() && self.untold.is_empty() && self.push(ShardMessage::Stop) {
             self.stopping = false;
         }
     }
 
     /// Whether something waits that the shard must be told.
     pub fn has_backlog(&self) -> bool {
-        !self.replies.is_empty() || !self.joins.is_empty() || !self.behind.is_empty() || self.stopping
+        !self.replies.is_empty() || !self.untold.is_empty() || !self.behind.is_empty() || self.stopping
     }
 
     pub fn is_clogged(&self) -> bool {

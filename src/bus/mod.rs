@@ -125,7 +125,8 @@ pub struct ChannelPage {
 #[derive(Debug)]
 pub struct ChannelInfo {
     pub name: String,
-    pub epoch: u64,
+    /// None until it has flowed.
+    pub epoch: Option<u64>,
     pub seq: u64,
     pub subscribers: u32,
     pub history_messages: usize,

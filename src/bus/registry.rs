@@ -11,7 +11,8 @@ use smallvec::SmallVec;
 
 use super::delivery::OpenAt;
 use super::history::History;
-use super::hub::{Flow, HubSettings, Request};
+use super::hub::flow::{Count, Counter, Flow};
+use super::hub::{HubSettings, Request};
 use super::lingering::Lingering;
 use super::release::Release;
 use super::{Creator, JoinRefusal};
@@ -20,6 +21,7 @@ use crate::by_name::{ByName, Named};
 use crate::clock::{MonotonicNs, nanos};
 use crate::config::{ChannelRule, SharedRules};
 use crate::fanout::batch::Channel;
+use crate::fanout::naming::Naming;
 use crate::fanout::topics::TopicToken;
 use crate::limits::QUEUE_KEPT;
 
@@ -46,13 +48,14 @@ pub struct Registry {
 
 #[derive(Debug)]
 pub struct Entry {
-    pub channel: Arc<Channel>,
+    pub naming: Naming,
     /// Who brought it into being: whoever comes later does not answer for what lingers.
     creator: Creator,
     /// On whose behalf it is heard, while anybody hears it: who was the first.
     heard_for: Source,
     pub rule: Arc<ChannelRule>,
     pub flow: Flow,
+    counter: Counter,
     /// Last number handed out.
     pub seq: u64,
     /// Last number in a sealed batch; behind `seq` while a batch is open.
@@ -77,7 +80,30 @@ pub struct Interest {
 
 impl Named for Entry {
     fn name(&self) -> &str {
-        &self.channel.name
+        self.name()
+    }
+}
+
+impl Entry {
+    pub fn name(&self) -> &Arc<str> {
+        self.naming.name()
+    }
+
+    /// None until it has flowed: only then it is known how it is counted.
+    pub fn channel(&self) -> Option<&Arc<Channel>> {
+        self.naming.channel()
+    }
+
+    pub fn count(&self) -> Option<Count> {
+        self.channel().map(|channel| Count { epoch: channel.epoch, seq: self.seq, by: self.counter })
+    }
+
+    /// From now on it is counted so. No batch may be open.
+    pub fn set_count(&mut self, count: Count) {
+        debug_assert_eq!(self.open, OpenAt::NOWHERE);
+        let channel = Channel { name: self.name().clone(), epoch: count.epoch, subscribers: Default::default() };
+        self.naming = Naming::Served(Arc::new(channel));
+        (self.seq, self.sealed, self.counter) = (count.seq, count.seq, count.by);
     }
 }
 
@@ -122,7 +148,7 @@ impl Registry {
     #[inline]
     pub fn find(&mut self, name: &str) -> Option<ChannelId> {
         if let Some(id) = self.last_found
-            && *self.entries[id as usize].channel.name == *name
+            && **self.entries[id as usize].name() == *name
         {
             return Some(id);
         }
@@ -156,16 +182,14 @@ impl Registry {
 
     /// There must be room for it, and none of this name. It is wanted of the upstream; somebody must hear it or it must be set idle.
     pub fn insert(&mut self, name: Arc<str>, creator: Creator, now: MonotonicNs) -> ChannelId {
-        // Below 2^53, so that every JSON reader gets it exactly; drawn anew each time, so a number never names two messages.
-        let epoch = fastrand::u64(1..1 << 53);
         let rule = self.rules.of(&name).clone();
-        let channel = Arc::new(Channel { name, epoch, subscribers: Default::default() });
         let id = self.entries.insert(Entry {
-            channel: channel.clone(),
+            naming: Naming::Waiting(name.clone()),
             creator,
             heard_for: creator.source,
             rule,
-            flow: Flow::Wanted,
+            flow: Flow::Awaited,
+            counter: Counter::Hub,
             seq: 0,
             sealed: 0,
             open: OpenAt::NOWHERE,
@@ -174,7 +198,7 @@ impl Registry {
             looked_at: None,
             history: None,
         });
-        self.requests.push_back(Request::Want(channel));
+        self.requests.push_back(Request::Want(name));
         self.release.note(self.len(), now);
         id
     }
@@ -187,7 +211,7 @@ impl Registry {
             self.lingering.remove(id, due, entry.creator);
         }
         self.last_found = None;
-        self.requests.push_back(Request::Unwant(entry.channel.clone()));
+        self.requests.push_back(Request::Unwant(entry.name().clone()));
         self.release.note(self.len(), now);
         entry
     }

@@ -3,15 +3,14 @@
 //! An upstream may own many sockets in the `Poll` of the thread that drives it (Sentinel, Cluster, several servers), under tokens from
 //! [`FIRST_TOKEN`] on. It must not block, and must work in bounded pieces: the thread has shards to serve in between.
 
-use std::sync::Arc;
-
 use mio::Token;
 use mio::event::Event;
 
 use super::hub::Hub;
+#[cfg(doc)]
+use super::hub::flow::Start;
 use super::question::Publish;
 use crate::clock::MonotonicNs;
-use crate::fanout::batch::Channel;
 
 /// Of the bus's inbox and of whatever else only has to wake its thread. Far above all tokens of connections, for the bus may share a shard's `Poll`, and
 /// below those of the shard's own.
@@ -26,11 +25,11 @@ pub fn is_ours(token: Token) -> bool {
 }
 
 pub trait Upstream: Send {
-    /// A channel is wanted from now on. [`Hub::flowing`] must be called once its messages arrive.
-    fn want(&mut self, hub: &mut Hub, channel: &Arc<Channel>);
+    /// A channel is wanted from now on. [`Hub::flowing`] must be called once its messages arrive, with the [`Start`] of its numbers.
+    fn want(&mut self, hub: &mut Hub, channel: &str);
 
     /// Nobody wants the channel any more; the hub has forgotten it.
-    fn unwant(&mut self, hub: &mut Hub, channel: &Arc<Channel>);
+    fn unwant(&mut self, hub: &mut Hub, channel: &str);
 
     /// Whether this publish would be sent (or answered) at once. If not, it is asked again in the next turn and nothing overtakes it.
     fn takes(&mut self, publish: &Publish) -> bool;

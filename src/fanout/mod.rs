@@ -4,5 +4,6 @@
 pub mod batch;
 pub mod cursor;
 pub mod log;
+pub mod naming;
 pub mod policy;
 pub mod topics;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::batch::Channel;
 use super::log::Log;
+use super::naming::Naming;
 use crate::by_name::{ByName, Named};
 use crate::config::ChannelRule;
 
@@ -49,13 +50,6 @@ pub struct Topic {
     head: u64,
     /// From the first message to when the last one is not needed any more.
     active: Option<Box<Active>>,
-}
-
-#[derive(Debug)]
-enum Naming {
-    /// The bus has not answered the join.
-    Waiting(Arc<str>),
-    Served(Arc<Channel>),
 }
 
 /// What a topic needs while there is something to send.
@@ -219,18 +213,12 @@ impl std::ops::IndexMut<u32> for Topics {
 
 impl Topic {
     pub fn name(&self) -> &Arc<str> {
-        match &self.naming {
-            Naming::Waiting(name) => name,
-            Naming::Served(channel) => &channel.name,
-        }
+        self.naming.name()
     }
 
     /// None until the bus has answered the join.
     pub fn channel(&self) -> Option<&Arc<Channel>> {
-        match &self.naming {
-            Naming::Waiting(_) => None,
-            Naming::Served(channel) => Some(channel),
-        }
+        self.naming.channel()
     }
 
     /// The bus has answered the join: messages will come, the first of this number.

@@ -12,6 +12,7 @@ use super::output_limit::MESSAGE_BYTES;
 use super::publishes::Publishes;
 use super::subscriptions::{Readiness, Refused, Standing, Subscriptions};
 use super::timing::Timing;
+use crate::bus::hub::flow::Start;
 use crate::bus::hub::{Hub, Outcome, Receipt};
 use crate::bus::question::Publish;
 use crate::clock::{MonotonicNs, nanos};
@@ -22,6 +23,11 @@ use crate::wire::channel_name;
 const OUT_BYTES: usize = 64 * 1024;
 /// What Redis does not take now is tried again after pauses that double so often: from 50 ms to 0.8 s.
 const POSTPONED_DOUBLINGS_MAX: u32 = 5;
+
+/// Pub/Sub counts nothing.
+fn flows(hub: &mut Hub, channel: &str) {
+    hub.flowing(channel, Start::Fresh);
+}
 
 #[derive(Debug)]
 pub struct Feed {
@@ -73,7 +79,7 @@ impl Feed {
             Some(_) => self.subscriptions.standing(&name),
         };
         match standing {
-            Standing::Subscribed => hub.flowing(channel),
+            Standing::Subscribed => flows(hub, channel),
             Standing::Refused => hub.refuse(channel),
             Standing::Pending => {}
         }
@@ -115,7 +121,7 @@ impl Feed {
             Answer::Message { channel, payload } => self.message(hub, channel, payload, receipt),
             Answer::Confirmed { verb: Verb::Subscribe | Verb::PatternSubscribe, name, was_asked } => {
                 if self.subscriptions.subscribed(name, was_asked) {
-                    self.tell(hub, name, Hub::flowing);
+                    self.tell(hub, name, flows);
                 }
             }
             Answer::Confirmed { verb: Verb::Unsubscribe, name, was_asked } => {
@@ -197,8 +203,8 @@ impl Feed {
     /// Tells the hub what has become of the channels that a Redis name stands for.
     fn tell(&self, hub: &mut Hub, name: &str, change: impl Fn(&mut Hub, &str)) {
         if self.pattern.as_deref() == Some(name) {
-            for channel in hub.channels().iter().filter(|channel| self.names.is_covered(&self.names.to_redis(&channel.name))) {
-                change(hub, &channel.name);
+            for channel in hub.channels().iter().filter(|channel| self.names.is_covered(&self.names.to_redis(channel))) {
+                change(hub, channel);
             }
         } else if let Some(channel) = self.names.to_channel(name) {
             change(hub, channel);

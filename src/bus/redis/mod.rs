@@ -34,7 +34,6 @@ use super::question::{Publish, PublishError};
 use super::upstream::{FIRST_TOKEN, Upstream};
 use crate::clock::MonotonicNs;
 use crate::config::Settings;
-use crate::fanout::batch::Channel;
 use crate::sys;
 
 use fault::Fault;
@@ -310,12 +309,12 @@ impl RedisBus {
 }
 
 impl Upstream for RedisBus {
-    fn want(&mut self, hub: &mut Hub, channel: &Arc<Channel>) {
-        self.feed.want(hub, &channel.name);
+    fn want(&mut self, hub: &mut Hub, channel: &str) {
+        self.feed.want(hub, channel);
     }
 
-    fn unwant(&mut self, _: &mut Hub, channel: &Arc<Channel>) {
-        self.feed.unwant(&channel.name);
+    fn unwant(&mut self, _: &mut Hub, channel: &str) {
+        self.feed.unwant(channel);
     }
 
     fn takes(&mut self, publish: &Publish) -> bool {

@@ -243,7 +243,7 @@ pub(super) fn fake_bus(capacity: usize, published: Published) -> (BusSender, Opt
                         let to = CHANNELS.min(from.saturating_add(limit));
                         let channel = |number: usize| ChannelInfo {
                             name: format!("room:{number}"),
-                            epoch: 77,
+                            epoch: (number > 0).then_some(77),
                             seq: number as u64,
                             subscribers: 3,
                             history_messages: 5,

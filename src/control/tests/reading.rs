@@ -80,6 +80,7 @@ fn channels_come_in_pages() {
     let server = Server::start(Options::default());
     let page = server.get("/channels").json();
     assert_eq!((page["channels"].as_array().unwrap().len(), &page["next"]), (100, &json!(100)));
+    assert_eq!(page["channels"][0]["epoch"], json!(null), "it has not flowed yet");
     assert_eq!(page["channels"][2], json!({ "name": "room:2", "epoch": 77, "seq": 2, "subscribers": 3, "history_messages": 5 }));
 
     let mut names = Vec::new();
