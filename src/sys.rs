@@ -245,6 +245,15 @@ pub fn thread_cpu_ns() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
+/// Has a thread (0: the calling one; a process's number is that of its main thread) run before all that have no real-time priority: SCHED_FIFO, 1 to 99.
+pub fn run_first(thread: u32, priority: i32) -> io::Result<()> {
+    // SAFETY: a sched_param is numbers, for which zero is a value.
+    let mut parameters: libc::sched_param = unsafe { std::mem::zeroed() };
+    parameters.sched_priority = priority;
+    // SAFETY: the kernel reads a valid sched_param and touches nothing else of ours.
+    check(unsafe { libc::sched_setscheduler(thread as libc::pid_t, libc::SCHED_FIFO, &parameters) })
+}
+
 /// Bytes of a memory page, the unit of /proc/net/sockstat.
 pub fn page_bytes() -> u64 {
     // SAFETY: sysconf takes a number and gives one.

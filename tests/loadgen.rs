@@ -354,6 +354,17 @@ fn direct_messages_are_told_apart_from_the_broadcast() {
 }
 
 #[test]
+fn real_time_priority_is_had_or_told_to_be_missing() {
+    let mixed = ["mixed", "-n", "20", "--direct", "3", "--messages", "3", "--rate", "30", "--pairs", "1", "--serve", "--shards 1"];
+    let ran = run(&[&mixed[..], &["--realtime", "--redis", "own"]].concat());
+    if ran.code() == 0 {
+        assert_eq!(ran.passes()["mixed"]["direct_lost"], 0);
+    } else {
+        ran.fails("--realtime needs the right to real-time priorities");
+    }
+}
+
+#[test]
 fn a_direct_message_that_never_comes_is_found() {
     let url = format!("ws://{}/feed", fake(Fault::DropDirect));
     let mixed = ["mixed", "--url", &url, "-n", "5", "--direct", "2", "--subscribe", "{channel}", "--through", "client"];
@@ -673,7 +684,7 @@ fn what_was_found_before_an_error_is_kept() {
 
 #[test]
 fn a_mistake_on_the_command_line_is_2() {
-    let mistakes: [&[&str]; 21] = [
+    let mistakes: [&[&str]; 22] = [
         &["storms"],
         &["hold", "-n", "0"],
         &["hold", "--format", "xml"],
@@ -693,6 +704,7 @@ fn a_mistake_on_the_command_line_is_2() {
         &["mixed", "-n", "10", "--direct", "11"],
         &["mixed", "--direct-rate", "0"],
         &["mixed", "--burst", "2"],
+        &["mixed", "--realtime", "--spin"],
         &["failover"],
         &["hold", "--json", "-", "--html", "-"],
     ];

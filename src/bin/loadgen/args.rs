@@ -160,6 +160,9 @@ pub struct Options {
     /// Never sleep while messages flow: then no send pays for waking a client, of the server or of the floor. Wants a core per thread (--cores)
     #[arg(long, help_heading = "Clients")]
     pub spin: bool,
+    /// Clients, publishers and a Redis of the run's own take a core from whoever has it: what they would wait for one does not count as the server's. Wants root
+    #[arg(long, conflicts_with = "spin", help_heading = "Clients")]
+    pub realtime: bool,
     /// Connections under way at once
     #[arg(long, value_name = "N", default_value_t = 512, help_heading = "Clients")]
     pub window: usize,

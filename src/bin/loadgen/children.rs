@@ -138,16 +138,18 @@ fn free_port() -> u16 {
 #[derive(Debug)]
 pub struct Redis {
     port: u16,
+    /// Real-time priority.
+    priority: Option<i32>,
     child: Option<Child>,
     directory: PathBuf,
 }
 
 impl Redis {
-    pub fn start() -> anyhow::Result<Redis> {
+    pub fn start(priority: Option<i32>) -> anyhow::Result<Redis> {
         let port = free_port();
         let directory = std::env::temp_dir().join(format!("loadgen-redis-{}", std::process::id()));
         std::fs::create_dir_all(&directory)?;
-        let mut redis = Redis { port, child: None, directory };
+        let mut redis = Redis { port, priority, child: None, directory };
         redis.restart()?;
         Ok(redis)
     }
@@ -172,6 +174,8 @@ impl Redis {
         sys::end_with_caller(&mut command);
         command.process_group(0);
         let child = command.spawn().context("redis-server cannot be started: is the package redis-server installed?")?;
+        // Its main thread, the one that serves.
+        self.priority.map(|priority| sys::run_first(child.id(), priority)).transpose().context("redis-server gets no priority")?;
         self.child = Some(child);
         let client = redis::Client::open(self.url())?;
         let begin = Instant::now();

@@ -25,6 +25,8 @@ pub struct Size {
     pub threads: usize,
     /// Worker `i` runs on core `cores[i mod n]`; empty: wherever the scheduler likes.
     pub cores: Vec<usize>,
+    /// Real-time priority of the workers.
+    pub priority: Option<i32>,
     /// Connections under way at once, all workers together.
     pub window: usize,
     /// Connections begun per second, all workers together; 0: as fast as they come through.
@@ -172,8 +174,9 @@ impl Crowd {
                 crowd.slow_clients += u32::from(reading != Reading::Normal);
                 worker.add(Client::new(first, reading), further.map(Further::new));
             }
+            let priority = size.priority;
             let core = (!size.cores.is_empty()).then(|| size.cores[index % size.cores.len()]);
-            let thread = std::thread::Builder::new().name(format!("clients-{index}")).spawn(move || worker.run(core))?;
+            let thread = std::thread::Builder::new().name(format!("clients-{index}")).spawn(move || worker.run(core, priority))?;
             crowd.workers.push(Handle { inbox: sender, live, thread });
             base = end;
         }

@@ -19,6 +19,19 @@ const PER_SOURCE: u32 = 5000;
 /// Kernel memory of both ends of a connection on this host. Measured 6.4 to 8.4 KB.
 const KERNEL_BYTES_PER_PAIR: u64 = 8400;
 
+/// With --realtime the publisher runs before Redis, and Redis before the clients: a message is on its way before somebody reads the last one.
+pub const PUBLISHERS_FIRST: i32 = 3;
+pub const REDIS_FIRST: i32 = 2;
+const CLIENTS_FIRST: i32 = 1;
+
+/// Whether threads may have such a priority.
+pub fn check_realtime() -> anyhow::Result<()> {
+    let tried = std::thread::spawn(|| sys::run_first(0, CLIENTS_FIRST)).join();
+    tried.unwrap_or_else(|_| Err(std::io::Error::other("the thread that tried it panicked"))).context(
+        "--realtime needs the right to real-time priorities: run it as root, `setcap cap_sys_nice+ep` the program, or `ulimit -r 3`",
+    )
+}
+
 /// How the clients are spread over threads and addresses, or what is too low for them.
 pub fn size(options: &Options, target: &Target) -> anyhow::Result<Size> {
     let limit = sys::raise_descriptor_limit().context("the limit on descriptors cannot be read")?.soft;
@@ -60,6 +73,7 @@ pub fn size(options: &Options, target: &Target) -> anyhow::Result<Size> {
         }
     }
     Ok(Size {
+        priority: options.realtime.then_some(CLIENTS_FIRST),
         clients: options.clients,
         threads,
         cores: options.cores.0.clone(),

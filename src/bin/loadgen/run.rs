@@ -159,7 +159,11 @@ impl Run {
     fn prepare(scenario: &'static str, options: &Options, needs: Needs) -> anyhow::Result<Run> {
         let mut options = options.clone();
         Report::check_files(&options)?;
-        let redis = (options.redis.as_deref() == Some("own")).then(children::Redis::start).transpose()?;
+        if options.realtime {
+            preflight::check_realtime()?;
+        }
+        let priority = options.realtime.then_some(preflight::REDIS_FIRST);
+        let redis = (options.redis.as_deref() == Some("own")).then(|| children::Redis::start(priority)).transpose()?;
         if let Some(url) = options.redis.as_deref().filter(|_| redis.is_none()) {
             super::publish::redis::probe(url)?;
         }
@@ -405,6 +409,7 @@ impl Run {
 
     pub fn schedule(&self, rate: f64, burst: u64, count: u64, pick: Pick) -> Schedule {
         Schedule {
+            priority: self.options.realtime.then_some(preflight::PUBLISHERS_FIRST),
             rate: self.options.rate.unwrap_or(rate).max(0.001),
             burst: self.options.burst.unwrap_or(burst).max(1),
             count: self.options.messages.unwrap_or(count),

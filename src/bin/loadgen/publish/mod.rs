@@ -45,6 +45,8 @@ pub struct Message {
 
 #[derive(Debug, Clone)]
 pub struct Schedule {
+    /// Real-time priority of the publisher.
+    pub priority: Option<i32>,
     /// Messages per second, all channels together.
     pub rate: f64,
     /// Messages that are due at the same moment.
@@ -130,6 +132,7 @@ impl Publisher {
 }
 
 fn run(mut route: Box<dyn Route>, schedule: &Schedule, published: &[AtomicU64], progress: &Progress) -> Published {
+    let _ = schedule.priority.map(|priority| sys::run_first(0, priority));
     let begin_ns = sys::monotonic_ns();
     let due_ns = |number: u64| begin_ns + ((number / schedule.burst * schedule.burst) as f64 * 1e9 / schedule.rate) as u64;
     let mut result = Published::default();

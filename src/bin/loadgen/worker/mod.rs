@@ -207,13 +207,15 @@ impl Worker {
     }
 
     /// The thread's body.
-    pub fn run(mut self, core: Option<usize>) {
+    pub fn run(mut self, core: Option<usize>, priority: Option<i32>) {
         if let Err(error) = sys::unshare_descriptors(&[self.poll.as_raw_fd(), self.inbox.wake_fd()], &[]) {
             self.tally.sample(|| format!("a worker has no descriptor table of its own ({error}); all share one limit"));
         }
         if let Some(id) = core {
             core_affinity::set_for_current(core_affinity::CoreId { id });
         }
+        // That it may was tried before the run.
+        let _ = priority.map(|priority| sys::run_first(0, priority));
         self.start_ns = sys::monotonic_ns();
         let mut events = Events::with_capacity(EVENTS_PER_WAIT);
         while !self.stopping {
