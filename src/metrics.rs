@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::config::Overrun;
 use crate::wire::close::CloseReason;
 use crate::wire::http::refusal::RefusalReason;
 
@@ -123,8 +124,8 @@ pub struct ShardMetrics {
     pub subscriptions: Counter,
     /// Channels with a subscriber on this shard (gauge).
     pub channels: Counter,
-    /// Times a cursor was passed by the log's tail, by what was done: disconnect, skip, latest.
-    pub overruns: [Counter; 3],
+    /// Times a cursor was passed by the log's tail, by what was done.
+    pub overruns: [Counter; Overrun::ALL.len()],
     /// Messages that subscribers were not sent and that a `gap` announced.
     pub messages_skipped: Counter,
     /// Messages lost because this shard's inbox was full, announced by a `gap`.

@@ -24,7 +24,7 @@ struct Route {
     handler: fn(MethodFilter) -> MethodRouter<Arc<State>>,
 }
 
-static ROUTES: [Route; 7] = [
+static ROUTES: &[Route] = &[
     Route {
         method: Method::GET,
         path: "/healthz",
@@ -73,7 +73,7 @@ static ROUTES: [Route; 7] = [
 /// The endpoints, without a server around them.
 pub(super) fn router(state: Arc<State>) -> Router {
     let mut router = Router::new();
-    for route in &ROUTES {
+    for route in ROUTES {
         let method = MethodFilter::try_from(route.method.clone()).expect("a method that axum knows");
         let mut served = (route.handler)(method);
         if route.is_costly {
@@ -99,7 +99,7 @@ async fn one_of_few(Shared(state): Shared<Arc<State>>, request: Request, next: N
 
 async fn index(Shared(state): Shared<Arc<State>>) -> Response {
     let mut page = format!("Campanile {}, control port\n\n", state.facts.version);
-    for (endpoint, route) in endpoints().iter().zip(&ROUTES) {
+    for (endpoint, route) in endpoints().iter().zip(ROUTES) {
         page.push_str(&format!("  {endpoint:<14} {}\n", route.help));
     }
     answer::text(StatusCode::OK, page)

@@ -6,6 +6,8 @@
 
 use std::borrow::Cow;
 
+use serde::Serialize;
+
 use super::malformed::Malformed;
 use super::{channel_name, json, msgpack, transcode};
 use crate::limits::{CHANNEL_NAME_BYTES_MAX, COMMAND_ID_BYTES_MAX, COMMAND_TYPE_BYTES_MAX};
@@ -19,7 +21,7 @@ pub enum Id {
 }
 
 /// A message's place in its channel's history. Both fit 53 bits, so that every JSON reader gets them exactly.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Position {
     pub epoch: u64,
     pub seq: u64,

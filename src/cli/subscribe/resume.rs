@@ -9,13 +9,9 @@ use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
+use crate::named::Named;
 use crate::wire::Format;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Position {
-    epoch: u64,
-    seq: u64,
-}
+use crate::wire::command::{ErrorCode, Position, SUBSCRIBE};
 
 #[derive(Debug)]
 pub struct Resume {
@@ -82,7 +78,7 @@ impl Resume {
     /// The subscribe commands of a new connection.
     pub fn commands(&self, format: Format) -> Vec<Vec<u8>> {
         let commands = self.channels.iter().zip(1..);
-        let commands = commands.map(|((channel, since), id)| Subscribe { r#type: "subscribe", id, channel, since: *since });
+        let commands = commands.map(|((channel, since), id)| Subscribe { r#type: SUBSCRIBE, id, channel, since: *since });
         commands
             .map(|command| match format {
                 Format::Msgpack => rmp_serde::to_vec_named(&command).expect("texts and numbers can always be written"),
@@ -131,8 +127,10 @@ impl Resume {
             }
             ("error", _) => {
                 let text = format!("the server says {}: {}", head.code, head.message);
-                match head.code.as_str() {
-                    "bus_unavailable" | "busy" | "rate_limited" | "too_many_channels" => Step::Later(text),
+                match ErrorCode::from_name(&head.code) {
+                    Some(ErrorCode::BusUnavailable | ErrorCode::Busy | ErrorCode::RateLimited | ErrorCode::TooManyChannels) => {
+                        Step::Later(text)
+                    }
                     _ => Step::Refused(text),
                 }
             }

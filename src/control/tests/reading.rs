@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::exposition::{Dialect, parse};
 use super::{Options, Server, TIMEOUTS, Timeouts, agent, answer, read_to_close, settings, trickle};
+use crate::config::Overrun;
 use crate::limits::control::CONNECTIONS_MAX;
 use crate::wire::close::CloseReason;
 use crate::wire::http::refusal::RefusalReason;
@@ -155,7 +156,7 @@ fn metrics_are_read_by_a_strict_reader_in_both_formats() {
     shards[1].bytes_sent.add(9);
     shards[0].closed[CloseReason::Overrun as usize].add(3);
     shards[0].refused[RefusalReason::HeadTooBig as usize].add(4);
-    shards[0].overruns[2].add(5);
+    shards[0].overruns[Overrun::Latest as usize].add(5);
     shards[0].busy_ns.add(1_500_000_000);
     shards[1].latency.record(50, 2);
     shards[1].latency.record(51, 1);
