@@ -15,7 +15,7 @@ pub mod subscribe;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Command;
+use clap::{ArgMatches, Command};
 use tracing::Level;
 
 use crate::config::mask;
@@ -42,12 +42,23 @@ pub fn command() -> Command {
         .after_help(TOUR)
         .subcommand_required(true)
         .arg_required_else_help(true)
-        .subcommand(serve::command())
-        .subcommand(publish::command())
-        .subcommand(subscribe::command())
-        .subcommand(config::command())
-        .subcommand(doctor::command())
-        .subcommand(Command::new("version").about("Print the version"))
+        .subcommands(COMMANDS.iter().map(|(command, _)| command()))
+}
+
+/// What a command is on the command line, and what runs it. In the order in which `--help` lists them.
+type Row = (fn() -> Command, fn(&ArgMatches) -> anyhow::Result<ExitCode>);
+
+const COMMANDS: &[Row] = &[
+    (serve::command, serve::run),
+    (publish::command, publish::run),
+    (subscribe::command, subscribe::run),
+    (config::command, config::run),
+    (doctor::command, doctor::run),
+    (|| Command::new("version").about("Print the version"), |_| version()),
+];
+
+fn version() -> anyhow::Result<ExitCode> {
+    output::line(format_args!("campanile {}", crate::server::start_block::version())).map(|()| ExitCode::SUCCESS)
 }
 
 /// Runs one command line and gives the exit code of the process.
@@ -61,18 +72,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    let result = match matches.subcommand() {
-        Some(("serve", matches)) => serve::run(matches),
-        Some(("publish", matches)) => publish::run(matches),
-        Some(("subscribe", matches)) => subscribe::run(matches),
-        Some(("config", matches)) => config::run(matches),
-        Some(("doctor", matches)) => doctor::run(matches),
-        Some(("version", _)) => {
-            output::line(format_args!("campanile {}", crate::server::start_block::version())).map(|()| ExitCode::SUCCESS)
-        }
-        _ => unreachable!("clap takes no other command"),
-    };
-    result.or_else(|error| fail(error, LogFormat::Text)).unwrap_or(ExitCode::FAILURE)
+    let (name, matches) = matches.subcommand().expect("clap asks for one");
+    let (_, run) = COMMANDS.iter().find(|(command, _)| command().get_name() == name).expect("clap takes no other");
+    run(matches).or_else(|error| fail(error, LogFormat::Text)).unwrap_or(ExitCode::FAILURE)
 }
 
 /// Tells why a command failed and gives its exit code.
