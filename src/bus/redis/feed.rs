@@ -47,8 +47,8 @@ pub struct Feed {
 }
 
 impl Feed {
-    pub fn new(settings: &Settings, timing: Timing) -> anyhow::Result<Feed> {
-        let names = Names::new(settings)?;
+    pub fn new(settings: &Settings, timing: Timing) -> Feed {
+        let names = Names::new(&settings.redis);
         let mut subscriptions = Subscriptions::default();
         let pattern = (settings.redis.subscribe == RedisSubscribe::Pattern).then(|| names.pattern());
         if let Some(pattern) = &pattern {
@@ -57,7 +57,7 @@ impl Feed {
                 subscriptions.want(name);
             }
         }
-        Ok(Feed {
+        Feed {
             names,
             pattern,
             subscriptions,
@@ -68,7 +68,7 @@ impl Feed {
             retry_refused_at: None,
             refusal: String::new(),
             warnings: Ration::default(),
-        })
+        }
     }
 
     pub fn want(&mut self, hub: &mut Hub, channel: &str) {

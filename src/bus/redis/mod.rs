@@ -98,7 +98,7 @@ impl RedisBus {
             links: Vec::new(),
             make_link: LinkParts { target, registry: Arc::new(registry), waker, timing, value_bytes_max },
             outlet: Outlet::new(settings),
-            feed: Feed::new(settings, timing)?,
+            feed: Feed::new(settings, timing),
             health,
             warnings: Ration::default(),
         };

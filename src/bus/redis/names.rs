@@ -1,11 +1,9 @@
-//! How Redis channels and channels are named after each other: a Redis channel listed in `redis_channels` is a channel of the same name; all others
+//! How Redis channels and channels are named after each other: a Redis channel listed in `redis_channel` is a channel of the same name; all others
 //! carry the prefix, which clients do not see.
 
 use std::collections::HashSet;
 
-use anyhow::bail;
-
-use crate::config::Settings;
+use crate::config::settings::Redis;
 
 #[derive(Debug)]
 pub struct Names {
@@ -14,16 +12,9 @@ pub struct Names {
 }
 
 impl Names {
-    pub fn new(settings: &Settings) -> anyhow::Result<Names> {
-        let prefix = &settings.redis.prefix;
-        if let Some(name) = settings.redis.channels.iter().find(|name| !prefix.is_empty() && name.starts_with(prefix.as_str())) {
-            bail!(
-                "the Redis channel `{name}` (redis_channels) lies within the prefix `{prefix}`, so it would have two names; \
-                 leave it out: clients reach it as `{}`",
-                &name[prefix.len()..]
-            );
-        }
-        Ok(Names { prefix: prefix.clone(), redis_channels: settings.redis.channels.iter().cloned().collect() })
+    /// No Redis channel that is listed lies within the prefix, or it would have two names: the settings are checked for that.
+    pub fn new(settings: &Redis) -> Names {
+        Names { prefix: settings.prefix.clone(), redis_channels: settings.channels.iter().cloned().collect() }
     }
 
     /// How long the name of this channel is in Redis, at most.
@@ -35,7 +26,7 @@ impl Names {
         if self.redis_channels.contains(channel) { channel.to_owned() } else { format!("{}{channel}", self.prefix) }
     }
 
-    /// None: of no channel here. With prefix `n:` and `n` among `redis_channels`, a client's channel `n` is the Redis channel `n` alone: the pattern brings
+    /// None: of no channel here. With prefix `n:` and `n` listed, a client's channel `n` is the Redis channel `n` alone: the pattern brings
     /// `n:n` as well, which is none.
     #[inline]
     pub fn to_channel<'a>(&self, redis_channel: &'a str) -> Option<&'a str> {

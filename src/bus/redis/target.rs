@@ -10,6 +10,8 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 
+use crate::config::redis_url;
+
 #[derive(Debug)]
 pub struct Target {
     pub address: Address,
@@ -37,9 +39,9 @@ impl Target {
         // The URL may hold a password: errors must not repeat it.
         let info: ConnectionInfo = url.parse().map_err(|error: redis::RedisError| {
             anyhow!(
-                "the Redis URL cannot be used: {}. Write redis://[[USER]:PASSWORD@]HOST[:PORT][/DB], \
-                 rediss://… for TLS (add #insecure to accept any certificate), or unix:///PATH[?db=N&user=U&pass=P]",
-                error.detail().map_or_else(|| error.to_string(), str::to_owned)
+                "the Redis URL cannot be used: {}; accepted: {}",
+                error.detail().map_or_else(|| error.to_string(), str::to_owned),
+                redis_url::ACCEPTED
             )
         })?;
         let address = match info.addr() {

@@ -150,7 +150,7 @@ fn remark_on_pattern(channel: &str) {
 
 /// Where a server with these settings is reached from this host.
 fn default_url(settings: &Settings) -> String {
-    settings.addresses.listen.first().map_or_else(|| "ws://127.0.0.1:8080/ws".to_owned(), |listener| listener.reachable().url())
+    settings.addresses.listen.first().map_or_else(|| default_url(&Settings::default()), |listener| listener.reachable().url())
 }
 
 fn parse_url(text: &str) -> Result<Uri, BadUsage> {
