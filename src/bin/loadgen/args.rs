@@ -1,13 +1,12 @@
 //! The command line: what is measured, with how many clients, and where the results go.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use campanile::named::Named;
 use campanile::wire::Format;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::report::is_stdout;
 use super::stamp::STAMP_BYTES;
 
 const EXAMPLES: &str = "\
@@ -363,6 +362,11 @@ fn core_exists(core: usize) -> bool {
 
 fn parse_format(text: &str) -> Result<Format, String> {
     Format::from_name(text).ok_or_else(|| format!("accepted: {}", Format::NAMES))
+}
+
+/// `--json -`, `--html -`.
+pub fn is_stdout(path: &Path) -> bool {
+    path == Path::new("-")
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ mod process;
 mod progress;
 mod publish;
 mod report;
+mod round;
 mod run;
 mod scenario;
 mod sequence;

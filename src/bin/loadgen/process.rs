@@ -39,6 +39,13 @@ pub fn is_alive(id: u32) -> bool {
     fs::read_to_string(format!("/proc/{id}/status")).is_ok_and(|status| field(&status, "VmRSS:").is_some())
 }
 
+/// The server and the kernel at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    pub process: Option<ProcessFigures>,
+    pub kernel: KernelFigures,
+}
+
 /// Kernel memory of the whole host.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct KernelFigures {

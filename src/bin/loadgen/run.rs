@@ -10,16 +10,17 @@ use super::children;
 use super::crowd::{Crowd, Expects, Habits, Size, Subscriptions};
 use super::pick::Pick;
 use super::preflight;
-use super::process::{self, KernelFigures, ProcessFigures};
+use super::process::{self, Snapshot};
 use super::progress::Progress;
 use super::publish::client::{ClientRoute, TEMPLATE};
 use super::publish::http::HttpRoute;
 use super::publish::redis::RedisRoute;
-use super::publish::{Published, Publisher, Route, Schedule};
+use super::publish::{Publisher, Route, Schedule};
 use super::report::Report;
 use super::report::series::Series;
+use super::round::Round;
 use super::stop;
-use super::tally::{Counts, Tally};
+use super::tally::Counts;
 use super::target::{Channels, FirstMessage, Ready, Target};
 
 /// How often the counters are looked at.
@@ -65,13 +66,6 @@ pub enum Ended {
     Interrupted,
 }
 
-/// The server and the kernel at one moment.
-#[derive(Debug, Clone, Default)]
-pub struct Snapshot {
-    pub process: Option<ProcessFigures>,
-    pub kernel: KernelFigures,
-}
-
 /// A crowd and how it came to be.
 #[derive(Debug)]
 pub struct Connected {
@@ -80,47 +74,6 @@ pub struct Connected {
     pub seconds: f64,
     /// Of the server, for all of them.
     pub server_cpu_ns: Option<u64>,
-}
-
-/// What one round of publishing led to.
-#[derive(Debug)]
-pub struct Round {
-    pub published: Published,
-    /// By the schedule beside it.
-    pub published_beside: Published,
-    pub tally: Tally,
-    pub counts: Counts,
-    pub server_cpu_ns: Option<u64>,
-    /// How often a thread of the server has fallen asleep.
-    pub server_sleeps: Option<u64>,
-    pub seconds: f64,
-}
-
-impl Round {
-    pub fn deliveries(&self) -> u64 {
-        self.counts.messages + self.counts.slow_messages
-    }
-
-    /// Takes another round of the same kind in.
-    pub fn add(&mut self, other: &Round) {
-        self.published.add(&other.published);
-        self.published_beside.add(&other.published_beside);
-        self.tally.add(&other.tally);
-        self.counts.add(&other.counts);
-        self.server_cpu_ns = self.server_cpu_ns.zip(other.server_cpu_ns).map(|(one, other)| one + other);
-        self.server_sleeps = self.server_sleeps.zip(other.server_sleeps).map(|(one, other)| one + other);
-        self.seconds += other.seconds;
-    }
-
-    /// CPU of the server for one delivery, nanoseconds.
-    pub fn cpu_per_delivery(&self) -> Option<f64> {
-        self.server_cpu_ns.filter(|_| self.deliveries() > 0).map(|cpu| cpu as f64 / self.deliveries() as f64)
-    }
-
-    /// Size of a frame as it came, header included.
-    pub fn frame_bytes(&self) -> usize {
-        (self.counts.bytes as f64 / self.deliveries().max(1) as f64).round() as usize
-    }
 }
 
 /// What a scenario asks of its target.

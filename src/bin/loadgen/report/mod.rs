@@ -8,7 +8,7 @@ pub mod series;
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -16,10 +16,11 @@ use campanile::sys;
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 
-use crate::args::{Cores, Options};
+use crate::args::{Cores, Options, is_stdout};
 use crate::crowd::Crowd;
+use crate::process::Snapshot;
 use crate::progress::{short, short_bytes, short_us};
-use crate::run::{Round, Snapshot};
+use crate::round::Round;
 use crate::stop;
 use crate::tally::{Counts, Tally};
 use crate::target::Target;
@@ -411,11 +412,6 @@ impl Report {
     pub fn begin_unix_ms(&self) -> u64 {
         self.begin_unix_ms
     }
-}
-
-/// `--json -`, `--html -`.
-pub fn is_stdout(path: &Path) -> bool {
-    path == Path::new("-")
 }
 
 /// How many cores the host has online, whichever of them this process may use. A kernel writes them like 0-3,8.

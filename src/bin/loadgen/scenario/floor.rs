@@ -15,7 +15,8 @@ use crate::pick::Spread;
 use crate::preflight;
 use crate::publish::Schedule;
 use crate::report::Report;
-use crate::run::{Ended, Round, Run, whole};
+use crate::round::Round;
+use crate::run::{Ended, Run, whole};
 use crate::target::{Channels, Target};
 
 /// Sockets that one thread's table is given at most, so that SO_REUSEPORT's uneven dealing has room.

@@ -11,7 +11,8 @@ use crate::crowd::{ChannelRange, Crowd, Habits, Subscriptions};
 use crate::pick::{Pick, Spread};
 use crate::publish::Schedule;
 use crate::report::Report;
-use crate::run::{Needs, Round, Run, whole};
+use crate::round::Round;
+use crate::run::{Needs, Run, whole};
 use crate::tally;
 
 /// Broadcasts per second, and how many in a turn, unless the options say otherwise.

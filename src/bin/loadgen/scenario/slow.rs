@@ -12,7 +12,8 @@ use crate::crowd::Habits;
 use crate::pick::Pick;
 use crate::progress::{short_bytes, short_us};
 use crate::report::Report;
-use crate::run::{Round, Run, whole};
+use crate::round::Round;
+use crate::run::{Run, whole};
 
 /// A small window, so that a client that does not read is felt soon.
 const RECEIVE_BYTES: usize = 4096;
