@@ -226,7 +226,7 @@ fn prepare(socket: &OwnedFd, backlog: u32) -> anyhow::Result<Listener> {
     socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
     let address = socket.local_addr()?.as_socket().ok_or_else(|| anyhow!("it has no IP address"))?;
     // The socket unit decides whether IPv4 comes in through `[::]`.
-    Ok(Listener { address, is_ipv6_alone: address.is_ipv6() && socket.only_v6().unwrap_or(false) })
+    Ok(Listener { is_ipv6_alone: address.is_ipv6() && socket.only_v6().unwrap_or(false), ..Listener::new(address) })
 }
 
 #[cfg(test)]

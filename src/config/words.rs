@@ -7,6 +7,8 @@ use crate::named::named;
 pub const AUTO: &str = "auto";
 /// and without.
 pub const NONE: &str = "none";
+/// The bus without a Redis, where one is named.
+pub const EMBEDDED: &str = "embedded";
 
 named! {
     RedisSubscribe {

@@ -10,6 +10,7 @@ use axum::response::Response;
 use serde_json::{Value, json};
 
 use super::{State, answer};
+use crate::config::words::EMBEDDED;
 use crate::config::{mask, print};
 use crate::limits::{self, control};
 use crate::listen::Listener;
@@ -28,7 +29,7 @@ pub(super) async fn info(Shared(state): Shared<Arc<State>>) -> Response {
         "control": state.facts.control,
         "fd_table": state.facts.fd_table.name(),
         "bus": {
-            "kind": if settings.redis.url.is_some() { "redis" } else { "embedded" },
+            "kind": if settings.redis.url.is_some() { "redis" } else { EMBEDDED },
             "url": settings.redis.url.as_deref().map(mask::url),
             "ready": state.bus_metrics.ready.get() != 0,
             "channels": state.bus_metrics.channels.get(),

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::memory_bound::{CONNECTION_BYTES, batch_bytes_max, memory_bound, show_bytes};
 use crate::config::parse::{show_cores, show_pin, show_time};
+use crate::config::words::EMBEDDED;
 use crate::config::{Host, Pin, RedisSubscribe, Resolved, Settings, mask};
 use crate::listen::Listener;
 use crate::wire::Format;
@@ -105,7 +106,7 @@ pub fn start_fields(started: &Started<'_>) -> Map<String, Value> {
         "control": format!("http://{}", settings.addresses.control),
         "shards": settings.shards.count,
         "pin": show_pin(&settings.shards.pin),
-        "bus": settings.redis.url.as_deref().map_or_else(|| "embedded".to_owned(), mask::url),
+        "bus": settings.redis.url.as_deref().map_or_else(|| EMBEDDED.to_owned(), mask::url),
         "descriptors_soft": limit(host.descriptors_soft),
         "descriptors_hard": limit(host.descriptors_hard),
         "fd_table": table.table().name(),
@@ -160,7 +161,7 @@ fn shards(settings: &Settings, host: &Host) -> String {
 
 fn bus(settings: &Settings) -> String {
     let Some(url) = &settings.redis.url else {
-        return "embedded: this process only; --redis URL joins hosts".to_owned();
+        return format!("{EMBEDDED}: this process only; --redis URL joins hosts");
     };
     let how = match settings.redis.subscribe {
         RedisSubscribe::Exact => "subscribing to channels in use",
