@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use campanile::sys;
 
-use super::run::Needs;
+use super::target::Needs;
 
 /// How long a child may take to start or to end.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -21,7 +21,7 @@ use super::report::series::Series;
 use super::round::Round;
 use super::stop;
 use super::tally::Counts;
-use super::target::{Channels, FirstMessage, Ready, Target};
+use super::target::{Channels, FirstMessage, Needs, Ready, Target};
 
 /// How often the counters are looked at.
 const LOOK: Duration = Duration::from_millis(2);
@@ -74,22 +74,6 @@ pub struct Connected {
     pub seconds: f64,
     /// Of the server, for all of them.
     pub server_cpu_ns: Option<u64>,
-}
-
-/// What a scenario asks of its target.
-#[derive(Debug, Clone, Copy)]
-pub struct Needs {
-    pub channels: u32,
-    /// Channels of one client.
-    pub per_client: u32,
-    /// Of a Campanile, instead of `/ws`.
-    pub path: Option<&'static str>,
-}
-
-impl From<u32> for Needs {
-    fn from(channels: u32) -> Needs {
-        Needs { channels, per_client: 1, path: None }
-    }
 }
 
 /// One scenario, from begin to end. Whatever ends it early, what was found until then is reported.

@@ -14,6 +14,22 @@ pub const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 /// A mask of zeros is a mask: the bytes go out as they are, and cost nothing.
 const MASK: [u8; 4] = [0; 4];
 
+/// What a scenario asks of its target.
+#[derive(Debug, Clone, Copy)]
+pub struct Needs {
+    pub channels: u32,
+    /// Channels of one client.
+    pub per_client: u32,
+    /// Of a Campanile, instead of `/ws`.
+    pub path: Option<&'static str>,
+}
+
+impl From<u32> for Needs {
+    fn from(channels: u32) -> Needs {
+        Needs { channels, per_client: 1, path: None }
+    }
+}
+
 /// What says that a connection has its messages from now on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ready {

@@ -12,7 +12,8 @@ use crate::crowd::{ChannelRange, Crowd, Habits, Subscriptions};
 use crate::pick::Pick;
 use crate::progress::{short, short_bytes};
 use crate::report::Report;
-use crate::run::{Needs, Run, whole};
+use crate::run::{Run, whole};
+use crate::target::Needs;
 
 /// How channels are dealt out.
 #[derive(Debug, Clone, Copy)]

@@ -9,8 +9,9 @@ use crate::args::Options;
 use crate::crowd::Habits;
 use crate::progress::short;
 use crate::report::Report;
-use crate::run::{Ended, Needs, Run, whole};
+use crate::run::{Ended, Run, whole};
 use crate::stop;
+use crate::target::Needs;
 
 pub fn run(options: &Options) -> Result<Report> {
     // A channel for each client: an answer that comes to somebody else is seen.

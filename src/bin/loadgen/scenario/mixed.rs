@@ -12,8 +12,9 @@ use crate::pick::{Pick, Spread};
 use crate::publish::Schedule;
 use crate::report::Report;
 use crate::round::Round;
-use crate::run::{Needs, Run, whole};
+use crate::run::{Run, whole};
 use crate::tally;
+use crate::target::Needs;
 
 /// Broadcasts per second, and how many in a turn, unless the options say otherwise.
 const RATE: f64 = 4.0;
