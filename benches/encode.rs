@@ -4,6 +4,7 @@
 use std::hint::black_box;
 
 use campanile::wire::Format;
+use campanile::wire::framing::Encoding;
 use campanile::wire::payload::{Expect, Kind, classify};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use serde::Serialize;
@@ -71,7 +72,7 @@ fn encoding(criterion: &mut Criterion) {
                 bencher.iter_batched(
                     || batches::batch(&channel, 1, count, kind, payload, 1),
                     |batch| {
-                        black_box(batch.frames(format));
+                        black_box(batch.frames(Encoding::web_socket(format)));
                         batch
                     },
                     BatchSize::SmallInput,

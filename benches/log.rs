@@ -10,6 +10,7 @@ use campanile::fanout::cursor::Cursor;
 use campanile::fanout::log::{Log, Slices};
 use campanile::wire::Format;
 use campanile::wire::event::GapReason;
+use campanile::wire::framing::Encoding;
 use campanile::wire::payload::Kind;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 
@@ -17,13 +18,15 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 mod batches;
 mod common;
 
+const JSON: Encoding = Encoding::web_socket(Format::Json);
+
 /// One message each, numbered from 1 on, already encoded.
 fn singles(count: u64) -> Vec<Arc<Batch>> {
     let (channel, payload) = (batches::channel(), batches::json_payload(1));
     (1..=count)
         .map(|seq| {
             let batch = batches::batch(&channel, seq, 1, Kind::Json, &payload, seq);
-            batch.frames(Format::Json);
+            batch.frames(JSON);
             batch
         })
         .collect()
@@ -68,15 +71,13 @@ fn visit(criterion: &mut Criterion) {
             group.bench_function(format!("{name}/gather"), |bencher| {
                 bencher.iter(|| {
                     let mut slices = Slices::new();
-                    black_box(log.gather(black_box(Cursor::at(1)), Format::Json, usize::MAX, &mut slices));
+                    black_box(log.gather(black_box(Cursor::at(1)), JSON, usize::MAX, &mut slices));
                     black_box(&slices);
                 });
             });
-            let written = log.gather(Cursor::at(1), Format::Json, usize::MAX, &mut Slices::new());
+            let written = log.gather(Cursor::at(1), JSON, usize::MAX, &mut Slices::new());
             group.bench_function(format!("{name}/advance"), |bencher| {
-                bencher.iter(|| {
-                    log.advance(black_box(Cursor::at(1)), Format::Json, written, |count, received| _ = black_box((count, received)))
-                });
+                bencher.iter(|| log.advance(black_box(Cursor::at(1)), JSON, written, |count, received| _ = black_box((count, received))));
             });
         }
     }

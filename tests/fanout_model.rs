@@ -11,6 +11,7 @@ use campanile::fanout::log::{Log, Slices};
 use campanile::fanout::policy::{Lost, Verdict, judge};
 use campanile::wire::Format;
 use campanile::wire::event::{self, Event, GapReason};
+use campanile::wire::framing::Encoding;
 use campanile::wire::payload::{Kind, encode_notification};
 use proptest::prelude::*;
 
@@ -33,7 +34,7 @@ enum Step {
     Retire {
         keep: u8,
     },
-    /// Formats were asked for: the log counts again.
+    /// Encodings were asked for: the log counts again.
     Measure,
 }
 
@@ -50,7 +51,7 @@ fn step(clients: usize) -> impl Strategy<Value = Step> {
 
 /// The naive client: its own copy of every frame that it is due.
 struct Client {
-    format: Format,
+    encoding: Encoding,
     cursor: Cursor,
     /// Frames not wholly taken, each with the number after it.
     queue: VecDeque<(u64, Vec<u8>)>,
@@ -72,15 +73,18 @@ impl Model {
     fn new(policy: Overrun, formats: &[Format]) -> Model {
         let channel = Arc::new(Channel { name: "prices".into(), epoch: 1, subscribers: Default::default() });
         let log = Log::new(LOG_BYTES);
-        let client = |&format| Client { format, cursor: Cursor::at(log.head()), queue: VecDeque::new(), taken: 0, messages: 0 };
+        let client = |&format| {
+            let encoding = Encoding::web_socket(format);
+            Client { encoding, cursor: Cursor::at(log.head()), queue: VecDeque::new(), taken: 0, messages: 0 }
+        };
         let clients = formats.iter().map(client).collect();
         Model { channel, log, policy, clients, peak_bytes: 0 }
     }
 
-    fn append(&mut self, batch: Arc<Batch>, frames: impl Fn(Format) -> Vec<(u64, Vec<u8>)>) {
+    fn append(&mut self, batch: Arc<Batch>, frames: impl Fn(Encoding) -> Vec<(u64, Vec<u8>)>) {
         assert_eq!(self.log.append(batch, GapReason::Inbox), 0);
         for client in &mut self.clients {
-            client.queue.extend(frames(client.format));
+            client.queue.extend(frames(client.encoding));
         }
     }
 
@@ -91,12 +95,12 @@ impl Model {
         for payload in &payloads {
             builder.push(Kind::Text, payload, 5, 1_000);
         }
-        self.append(builder.seal(), |format| {
+        self.append(builder.seal(), |encoding| {
             (first..)
                 .zip(&payloads)
                 .map(|(seq, payload)| {
                     let mut frame = Vec::new();
-                    encode_notification(&mut frame, format, "prices", seq, 1_000, Kind::Text, payload);
+                    encode_notification(&mut frame, encoding, "prices", seq, 1_000, Kind::Text, payload);
                     (seq + 1, frame)
                 })
                 .collect()
@@ -106,9 +110,9 @@ impl Model {
     fn gap(&mut self, count: u8) {
         let (from, to) = (self.log.head(), self.log.head() + u64::from(count) - 1);
         let gap = Batch::gap(&self.channel, from, to, GapReason::Outage);
-        self.append(gap, |format| {
+        self.append(gap, |encoding| {
             let mut frame = Vec::new();
-            event::encode(&Event::Gap { channel: "prices", from, to, reason: GapReason::Outage }, format, 0, &mut frame);
+            event::encode(&Event::Gap { channel: "prices", from, to, reason: GapReason::Outage }, encoding, 0, &mut frame);
             vec![(to + 1, frame)]
         });
     }
@@ -118,7 +122,7 @@ impl Model {
         let client = &mut self.clients[at];
         if client.cursor.is_mid_frame() {
             let mut slices = Slices::new();
-            let Some(bytes) = self.log.gather_frame_rest(client.cursor, client.format, &mut slices) else {
+            let Some(bytes) = self.log.gather_frame_rest(client.cursor, client.encoding, &mut slices) else {
                 // Only a full limbo may lose the rest of a frame that was begun.
                 assert!(self.peak_bytes > LOG_BYTES);
                 drop(slices);
@@ -129,7 +133,7 @@ impl Model {
             assert_eq!(bytes, expected.len(), "the rest of the frame, no more");
             assert_eq!(&slices[0][..written], &expected[..written]);
             drop(slices);
-            let to = self.log.advance_frame_rest(client.cursor, client.format, written, |count, _| client.messages += count);
+            let to = self.log.advance_frame_rest(client.cursor, client.encoding, written, |count, _| client.messages += count);
             client.moved(&mut self.log, written, to);
             if client.cursor.is_mid_frame() {
                 return;
@@ -147,7 +151,7 @@ impl Model {
             }
         }
         let mut slices = Slices::new();
-        let bytes = self.log.gather(client.cursor, client.format, usize::MAX, &mut slices);
+        let bytes = self.log.gather(client.cursor, client.encoding, usize::MAX, &mut slices);
         let offered: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
         assert_eq!(bytes, offered.len());
         let expected: Vec<u8> = client.queue.iter().flat_map(|(_, frame)| frame.iter().copied()).collect();
@@ -155,7 +159,7 @@ impl Model {
         assert!(offered.len() == expected.len() || slices.len() == slices.inline_size(), "and all of it, unless there are too many slices");
         drop(slices);
         let written = bytes.min(room);
-        let to = self.log.advance(client.cursor, client.format, written, |count, received| {
+        let to = self.log.advance(client.cursor, client.encoding, written, |count, received| {
             assert_eq!(received, 5);
             client.messages += count;
         });

@@ -11,6 +11,7 @@ use campanile::named::Named;
 use campanile::wire::close::{CloseReason, Reconnect};
 use campanile::wire::command::{self, Asked, Body, Command, ErrorCode, Id, Position};
 use campanile::wire::event::{self, Event, GapReason};
+use campanile::wire::framing::Encoding;
 use campanile::wire::http::refusal::RefusalReason;
 use campanile::wire::payload::{Expect, Kind, classify, encode_notification};
 use campanile::wire::{Format, frame, transcode};
@@ -188,10 +189,10 @@ fn check_events(vectors: &Vectors) -> Result<(), String> {
             let vector = vectors.get("event", name)?;
             check_spellings(name, vector)?;
             let mut out = Vec::new();
-            event::encode(event, Format::Json, TIMESTAMP_MS, &mut out);
+            event::encode(event, Encoding::web_socket(Format::Json), TIMESTAMP_MS, &mut out);
             same(name, body(&out, frame::Opcode::Text), vector["json"].as_bytes())?;
             out.clear();
-            event::encode(event, Format::Msgpack, TIMESTAMP_MS, &mut out);
+            event::encode(event, Encoding::web_socket(Format::Msgpack), TIMESTAMP_MS, &mut out);
             same(name, body(&out, frame::Opcode::Binary), &hex(&vector["msgpack"]))
         });
     });
@@ -203,7 +204,7 @@ fn check_events(vectors: &Vectors) -> Result<(), String> {
 
 fn notification(format: Format, kind: Kind, payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    encode_notification(&mut out, format, "news", 42, TIMESTAMP_MS, kind, payload);
+    encode_notification(&mut out, Encoding::web_socket(format), "news", 42, TIMESTAMP_MS, kind, payload);
     out
 }
 

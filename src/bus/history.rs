@@ -163,6 +163,7 @@ mod tests {
     use crate::config::Settings;
     use crate::fanout::batch::{BatchBuilder, Channel};
     use crate::wire::Format;
+    use crate::wire::framing::Encoding;
     use crate::wire::payload::Kind;
 
     const CHANNELS: usize = 5;
@@ -194,7 +195,7 @@ mod tests {
                     // A batch grows behind the history's back, kept or not.
                     2 | 3 if !model.is_empty() => {
                         let (.., batch) = &model[random.usize(0..model.len())];
-                        batch.frames(Format::ALL[random.usize(0..Format::ALL.len())]);
+                        batch.frames(Encoding::web_socket(Format::ALL[random.usize(0..Format::ALL.len())]));
                     }
                     _ => {
                         let mut builder = BatchBuilder::new(channel.clone(), seq);
@@ -202,7 +203,7 @@ mod tests {
                         seq += 1;
                         let batch = builder.seal();
                         if random.bool() {
-                            batch.frames(Format::Json);
+                            batch.frames(Encoding::web_socket(Format::Json));
                         }
                         all.push(&mut histories[id], id as ChannelId, batch.clone(), now, &rule);
                         model.push((id, now, batch));

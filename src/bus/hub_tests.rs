@@ -13,6 +13,7 @@ use crate::config::{ChannelRule, Overrun};
 use crate::inbox::{Inbox, inbox};
 use crate::limits::BATCH_BYTES_MAX;
 use crate::wire::Format;
+use crate::wire::framing::Encoding;
 use crate::wire::payload::Expect;
 
 const LINGER_NS: u64 = 1_000_000_000;
@@ -125,7 +126,7 @@ impl Bed {
                     format!("joined {} at {seq} {}", topic.index, history.join(" ")).trim_end().to_owned()
                 }
                 ShardMessage::Batch { topic, batch } if batch.is_gap() => {
-                    let frame = String::from_utf8_lossy(&batch.frames(Format::Json).bytes).into_owned();
+                    let frame = String::from_utf8_lossy(&batch.frames(Encoding::web_socket(Format::Json)).bytes).into_owned();
                     let reason = GapReason::ALL.iter().find(|reason| frame.contains(&format!("\"reason\":\"{}\"", reason.name())));
                     format!("gap {} {}..{} {}", topic.index, batch.first(), batch.end(), reason.unwrap().name())
                 }
@@ -506,7 +507,7 @@ fn all_histories_together_are_bounded_and_the_oldest_go_first() {
     let id = bed.hub.find("a").unwrap() as usize;
     let history = bed.hub.registry[id as u32].history.as_ref().unwrap();
     let batch = bed.hub.histories.batches(history).pop().unwrap();
-    batch.frames(Format::Raw);
+    batch.frames(Encoding::web_socket(Format::Raw));
     bed.hub.expire(T0 + SWEEP_NS);
     assert_eq!((kept(&bed), bed.metrics.history_dropped.get()), (vec![1, 0, 1], 3));
     assert!(bed.metrics.history_bytes.get() <= 100_000);
@@ -515,7 +516,7 @@ fn all_histories_together_are_bounded_and_the_oldest_go_first() {
     bed.message("b", &[b'x'; 100_000]);
     bed.hub.flush(T0 + SWEEP_NS);
     assert_eq!((kept(&bed), bed.metrics.history_bytes.get(), bed.metrics.history_dropped.get()), (vec![0, 0, 0], 0, 6));
-    batch.frames(Format::Json);
+    batch.frames(Encoding::web_socket(Format::Json));
     bed.hub.expire(T0 + 2 * SWEEP_NS);
     assert_eq!(bed.metrics.history_bytes.get(), 0, "what others still hold is not history's any more");
     bed.join(0, 8, "b");
@@ -588,7 +589,7 @@ fn payloads_arrive_as_published() {
     bed.hub.flush(T0);
     bed.shards[0].inbox.try_recv();
     let Some(ShardMessage::Batch { batch, .. }) = bed.shards[0].inbox.try_recv() else { panic!() };
-    let frames = batch.frames(Format::Raw);
+    let frames = batch.frames(Encoding::web_socket(Format::Raw));
     let payload = |seq| &frames.bytes[batch.frame_start(frames, seq) + 2..batch.frame_start(frames, seq + 1)];
     assert_eq!([payload(1), payload(2), payload(3)], [b"one".as_slice(), b"", b"three"]);
     assert_eq!((batch.runs().len(), batch.received()), (1, Some(T0)));

@@ -1,17 +1,21 @@
-//! One channel's messages that came in together: immutable, shared by every shard, encoded at most once per format.
+//! One channel's messages that came in together: immutable, shared by every shard, encoded once per encoding.
 //!
-//! Made by the bus thread through [`BatchBuilder`], read by the shards. The payloads are kept as published; the frames of a
-//! format are made by the first shard that has a subscriber who wants them (`OnceLock`), back to back, so that any run of
+//! Made by the bus thread through [`BatchBuilder`], read by the shards. The payloads are kept as published; the frames of an
+//! encoding are made by the first shard that has a subscriber who wants them ([`super::encoded`]), back to back, so that any run of
 //! messages is one contiguous slice.
 
 use std::sync::atomic::Ordering::{AcqRel, Acquire};
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicUsize};
 use std::sync::{Arc, OnceLock};
 
+use smallvec::SmallVec;
+
+use super::encoded::{Encoded, Frames};
 use crate::clock::MonotonicNs;
 use crate::limits::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, heap_bytes};
 use crate::wire::Format;
 use crate::wire::event::{self, Event, GapReason};
+use crate::wire::framing::Encoding;
 use crate::wire::payload::{Kind, encode_notification};
 
 /// A channel as the node knows it, from its first local subscriber to the end of its linger.
@@ -32,7 +36,7 @@ pub struct Batch {
     /// Sequence number of the first message, or first lost number.
     first: u64,
     content: Content,
-    frames: [OnceLock<Frames>; Format::ALL.len()],
+    encoded: Encoded,
     growth: Growth,
 }
 
@@ -91,20 +95,6 @@ pub struct Run {
     pub timestamp_ms: u64,
 }
 
-/// The frames of one format, back to back.
-#[derive(Debug)]
-pub struct Frames {
-    pub bytes: Box<[u8]>,
-    /// Where each message's frame ends in `bytes`. A gap has one frame, which is empty in raw.
-    ends: Box<[u32]>,
-}
-
-impl Frames {
-    fn bytes_held(&self) -> usize {
-        heap_bytes(self.bytes.len()) + heap_bytes(size_of_val(&*self.ends))
-    }
-}
-
 impl Batch {
     /// An announced loss of the numbers `from..=to`, an entry of the log like a message.
     pub fn gap(channel: &Arc<Channel>, from: u64, to: u64, reason: GapReason) -> Arc<Batch> {
@@ -113,7 +103,7 @@ impl Batch {
             channel: channel.clone(),
             first: from,
             content: Content::Gap { to, reason },
-            frames: Default::default(),
+            encoded: Encoded::default(),
             growth: Growth::default(),
         })
     }
@@ -166,7 +156,7 @@ impl Batch {
         BATCH_BYTES + content
     }
 
-    /// Bytes it takes now, with the frames of the formats that somebody has asked for; what logs and history are bounded by.
+    /// Bytes it takes now, with the frames of the encodings that somebody has asked for; what logs and history are bounded by.
     pub fn bytes_held(&self) -> usize {
         self.bytes() + (self.growth.bytes.load(Acquire) & !KEPT)
     }
@@ -199,27 +189,27 @@ impl Batch {
         }
     }
 
-    /// The batch as frames of one format; encoded by whoever asks first.
-    pub fn frames(&self, format: Format) -> &Frames {
-        self.frames[format as usize].get_or_init(|| {
-            let frames = self.encode(format);
+    /// The batch as frames of one encoding, made by whoever asks first; nobody waits for somebody else who is making them.
+    pub fn frames(&self, encoding: Encoding) -> &Frames {
+        self.encoded.get(encoding).unwrap_or_else(|| self.keep_encoded(encoding, self.encode(encoding)))
+    }
+
+    /// Only what is kept counts: of two that were made at once, one.
+    fn keep_encoded(&self, encoding: Encoding, frames: Frames) -> &Frames {
+        let (frames, is_ours) = self.encoded.keep(encoding, frames);
+        if is_ours {
             self.growth.add(frames.bytes_held());
-            frames
-        })
+        }
+        frames
     }
 
-    /// Whether somebody asked for this format before.
-    pub fn is_encoded(&self, format: Format) -> bool {
-        self.frames[format as usize].get().is_some()
-    }
-
-    fn encode(&self, format: Format) -> Frames {
+    fn encode(&self, encoding: Encoding) -> Frames {
         let name = &*self.channel.name;
         match &self.content {
             Content::Messages { bytes, messages, runs } => {
-                let envelope_bytes = if format == Format::Raw { 10 } else { 96 + name.len() };
+                let envelope_bytes = if encoding.format == Format::Raw { 10 } else { 96 + name.len() };
                 let mut out = Vec::with_capacity(bytes.len() + messages.len() * envelope_bytes);
-                let mut ends = Vec::with_capacity(messages.len());
+                let mut ends = SmallVec::with_capacity(messages.len());
                 let mut start = 0;
                 let mut run = runs.iter().peekable();
                 for (seq, message) in (self.first..).zip(messages) {
@@ -227,15 +217,15 @@ impl Batch {
                     start = message.end as usize;
                     run.next_if(|run| seq >= run.end_seq);
                     let timestamp_ms = run.peek().expect("runs cover every message").timestamp_ms;
-                    encode_notification(&mut out, format, name, seq, timestamp_ms, message.kind, payload);
+                    encode_notification(&mut out, encoding, name, seq, timestamp_ms, message.kind, payload);
                     ends.push(u32::try_from(out.len()).expect("a batch is far smaller than 4 GiB"));
                 }
-                Frames { bytes: out.into_boxed_slice(), ends: ends.into_boxed_slice() }
+                Frames { bytes: out.into_boxed_slice(), ends }
             }
             Content::Gap { to, reason } => {
                 let mut out = Vec::new();
-                event::encode(&Event::Gap { channel: name, from: self.first, to: *to, reason: *reason }, format, 0, &mut out);
-                Frames { ends: Box::new([out.len() as u32]), bytes: out.into_boxed_slice() }
+                event::encode(&Event::Gap { channel: name, from: self.first, to: *to, reason: *reason }, encoding, 0, &mut out);
+                Frames { ends: SmallVec::from_slice(&[out.len() as u32]), bytes: out.into_boxed_slice() }
             }
         }
     }
@@ -263,8 +253,8 @@ impl Batch {
         (self.first + complete as u64, byte - start)
     }
 
-    /// Several consecutive batches of messages as one: the same numbers and the same bytes in fewer slices. Formats that somebody
-    /// asked for are joined from what is already encoded, so nothing is encoded twice.
+    /// Several consecutive batches of messages as one: the same numbers and the same bytes in fewer slices. Encodings that somebody
+    /// asked for are joined from what is there already, so nothing is encoded twice.
     pub fn merge(parts: &[Arc<Batch>]) -> Arc<Batch> {
         assert!(parts.len() > 1 && parts.windows(2).all(|pair| pair[0].end() == pair[1].first));
         let (mut bytes, mut messages, mut runs) = (Vec::new(), Vec::new(), Vec::<Run>::new());
@@ -286,22 +276,23 @@ impl Batch {
             channel: parts[0].channel.clone(),
             first: parts[0].first,
             content: Content::Messages { bytes: bytes.into(), messages: messages.into(), runs: runs.into() },
-            frames: Default::default(),
+            encoded: Encoded::default(),
             growth: Growth::default(),
         };
-        for format in Format::ALL {
-            if parts.iter().any(|part| part.is_encoded(format)) {
-                let (mut bytes, mut ends) = (Vec::new(), Vec::with_capacity(merged.message_count()));
-                for part in parts {
-                    let frames = part.frames(format);
-                    let base = bytes.len() as u32;
-                    bytes.extend_from_slice(&frames.bytes);
-                    ends.extend(frames.ends.iter().map(|end| base + end));
-                }
-                let frames = Frames { bytes: bytes.into(), ends: ends.into() };
-                merged.growth.add(frames.bytes_held());
-                let _ = merged.frames[format as usize].set(frames);
+        for encoding in parts.iter().flat_map(|part| part.encoded.encodings()) {
+            if merged.encoded.get(encoding).is_some() {
+                continue;
             }
+            let mut joined = Frames { bytes: Box::default(), ends: SmallVec::with_capacity(merged.message_count()) };
+            let mut bytes = Vec::new();
+            for part in parts {
+                let frames = part.frames(encoding);
+                let base = bytes.len() as u32;
+                bytes.extend_from_slice(&frames.bytes);
+                joined.ends.extend(frames.ends.iter().map(|end| base + end));
+            }
+            joined.bytes = bytes.into();
+            merged.keep_encoded(encoding, joined);
         }
         Arc::new(merged)
     }
@@ -353,8 +344,105 @@ impl BatchBuilder {
             channel: self.channel,
             first: self.first,
             content: Content::Messages { bytes: self.bytes.into(), messages: self.messages.into(), runs: self.runs.into() },
-            frames: Default::default(),
+            encoded: Encoded::default(),
             growth: Growth::default(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+
+    fn batch(messages: u64) -> Arc<Batch> {
+        let channel = Arc::new(Channel { name: "a".into(), epoch: 1, subscribers: Default::default() });
+        let mut builder = BatchBuilder::new(channel, 1);
+        for number in 0..messages {
+            builder.push(Kind::Json, format!("[{number}]").as_bytes(), 1, 1);
+        }
+        builder.seal()
+    }
+
+    /// All are encoded by several shards at once, while the bus keeps some and lets them go: each encoding is there once, for everybody, and counted
+    /// once.
+    #[test]
+    fn whoever_encodes_at_the_same_time_counts_once() {
+        const SHARDS: usize = 4;
+        let account = Arc::new(KeptFrames::default());
+        let batches: Vec<_> = (1..400).map(|number| batch(number % 7 + 1)).collect();
+        let begin = Barrier::new(SHARDS + 1);
+        let seen: Vec<Vec<usize>> = std::thread::scope(|scope| {
+            let shard = |shard: usize| {
+                let (batches, begin) = (&batches, &begin);
+                move || {
+                    begin.wait();
+                    let mut seen = Vec::new();
+                    for batch in batches {
+                        // Not all in the same order.
+                        for turn in 0..Format::ALL.len() {
+                            let encoding = Encoding::web_socket(Format::ALL[(turn + shard) % Format::ALL.len()]);
+                            batch.frames(encoding);
+                        }
+                        let place = |format| batch.frames(Encoding::web_socket(format)).bytes.as_ptr() as usize;
+                        seen.extend(Format::ALL.iter().map(|&format| place(format)));
+                    }
+                    seen
+                }
+            };
+            let shards: Vec<_> = (0..SHARDS).map(|number| scope.spawn(shard(number))).collect();
+            begin.wait();
+            for (number, batch) in batches.iter().enumerate() {
+                batch.keep(&account);
+                if number % 2 == 0 {
+                    batch.let_go();
+                }
+            }
+            shards.into_iter().map(|shard| shard.join().unwrap()).collect()
+        });
+        assert!(seen.iter().all(|places| *places == seen[0]), "everybody has the same frames");
+        let held = |batch: &Batch| -> usize {
+            assert_eq!(batch.encoded.encodings().count(), Format::ALL.len());
+            batch.encoded.encodings().map(|encoding| batch.frames(encoding).bytes_held()).sum()
+        };
+        for batch in &batches {
+            assert_eq!(batch.bytes_held(), batch.bytes() + held(batch));
+        }
+        assert_eq!(account.bytes(), batches.iter().skip(1).step_by(2).map(|batch| held(batch)).sum::<usize>());
+        batches.iter().for_each(|batch| batch.let_go());
+        assert_eq!(account.bytes(), 0);
+    }
+
+    #[test]
+    fn a_merged_batch_has_what_its_parts_were_encoded_to() {
+        let (json, raw) = (Encoding::web_socket(Format::Json), Encoding::web_socket(Format::Raw));
+        let whole = batch(9);
+        let parts: Vec<_> = (0..3)
+            .map(|part| {
+                let mut builder = BatchBuilder::new(whole.channel().clone(), 3 * part + 1);
+                for number in 3 * part..3 * part + 3 {
+                    builder.push(Kind::Json, format!("[{number}]").as_bytes(), 1, 1);
+                }
+                builder.seal()
+            })
+            .collect();
+        parts[0].frames(json);
+        parts[2].frames(raw);
+        let merged = Batch::merge(&parts);
+        assert_eq!(merged.encoded.encodings().collect::<Vec<_>>(), [json, raw]);
+        for encoding in [json, raw, Encoding::web_socket(Format::Msgpack)] {
+            assert_eq!(
+                (&merged.frames(encoding).bytes, &merged.frames(encoding).ends),
+                (&whole.frames(encoding).bytes, &whole.frames(encoding).ends)
+            );
+        }
+        assert_eq!(merged.bytes_held() - merged.bytes(), whole.bytes_held() - whole.bytes());
+    }
+
+    /// Logs and histories are full of batches of one message.
+    #[test]
+    fn a_batch_does_not_grow_with_the_number_of_encodings() {
+        assert_eq!(size_of::<Batch>(), 96);
     }
 }

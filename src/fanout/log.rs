@@ -15,8 +15,8 @@ use super::batch::{Batch, Channel};
 use super::cursor::Cursor;
 use crate::clock::MonotonicNs;
 use crate::limits::{BATCH_BYTES_MAX, SLICES_BEFORE_MERGE, SLICES_PER_WRITE, UNSERVED_LOGS_MAX};
-use crate::wire::Format;
 use crate::wire::event::GapReason;
+use crate::wire::framing::Encoding;
 
 /// A merged batch takes at most this part of its log's bound.
 const MERGED_PART: usize = 8;
@@ -42,7 +42,7 @@ pub struct Log {
     overrun: u64,
 }
 
-/// A batch and what it was counted as: a batch grows when a format is first asked for.
+/// A batch and what it was counted as: a batch grows when an encoding is first asked for.
 #[derive(Debug)]
 struct Entry {
     batch: Arc<Batch>,
@@ -165,7 +165,7 @@ impl Log {
         }
     }
 
-    /// Counts again what the batches hold, now that more formats may have been asked for, and trims.
+    /// Counts again what the batches hold, now that more encodings may have been asked for, and trims.
     pub fn measure(&mut self) {
         for entry in &mut self.entries {
             entry.bytes = entry.batch.bytes_held();
@@ -286,9 +286,9 @@ impl Log {
     }
 
     /// Adds the rest of the frame in whose middle the cursor stands; returns its bytes. None when the log has lost it.
-    pub fn gather_frame_rest<'a>(&'a self, cursor: Cursor, format: Format, slices: &mut Slices<'a>) -> Option<usize> {
+    pub fn gather_frame_rest<'a>(&'a self, cursor: Cursor, encoding: Encoding, slices: &mut Slices<'a>) -> Option<usize> {
         let batch = self.find(cursor.seq)?;
-        let frames = batch.frames(format);
+        let frames = batch.frames(encoding);
         let start = batch.frame_start(frames, cursor.seq);
         let next = if batch.is_gap() { batch.end() } else { cursor.seq + 1 };
         let rest = &frames.bytes[start + cursor.offset as usize..batch.frame_start(frames, next)];
@@ -297,9 +297,9 @@ impl Log {
     }
 
     /// Where the cursor stands after `written` bytes of what [`Log::gather_frame_rest`] gave were taken.
-    pub fn advance_frame_rest(&self, cursor: Cursor, format: Format, written: usize, mut sent: impl FnMut(u64, MonotonicNs)) -> Cursor {
+    pub fn advance_frame_rest(&self, cursor: Cursor, encoding: Encoding, written: usize, mut sent: impl FnMut(u64, MonotonicNs)) -> Cursor {
         let batch = self.find(cursor.seq).expect("the frame was gathered from this batch");
-        let frames = batch.frames(format);
+        let frames = batch.frames(encoding);
         let next = if batch.is_gap() { batch.end() } else { cursor.seq + 1 };
         let offset = cursor.offset as usize + written;
         if batch.frame_start(frames, cursor.seq) + offset < batch.frame_start(frames, next) {
@@ -316,14 +316,14 @@ impl Log {
 
     /// Adds everything from the cursor (which must not be before the tail) to the head, as long as there is room in `slices` and
     /// `bytes_max` is not reached; returns the bytes added.
-    pub fn gather<'a>(&'a self, cursor: Cursor, format: Format, bytes_max: usize, slices: &mut Slices<'a>) -> usize {
+    pub fn gather<'a>(&'a self, cursor: Cursor, encoding: Encoding, bytes_max: usize, slices: &mut Slices<'a>) -> usize {
         debug_assert!(cursor.seq >= self.tail());
         let (mut cursor, mut bytes) = (cursor, 0);
         for Entry { batch, .. } in self.entries.range(self.index_of(cursor.seq)..) {
             if bytes >= bytes_max || slices.len() == SLICES_PER_WRITE {
                 break;
             }
-            let frames = batch.frames(format);
+            let frames = batch.frames(encoding);
             let rest = &frames.bytes[batch.frame_start(frames, cursor.seq) + cursor.offset as usize..];
             if !rest.is_empty() {
                 slices.push(IoSlice::new(rest));
@@ -336,11 +336,11 @@ impl Log {
 
     /// Where the cursor stands after `written` more bytes of what [`Log::gather`] gave were taken. `sent` is told of each run of
     /// messages whose last byte was among them.
-    pub fn advance(&self, cursor: Cursor, format: Format, written: usize, mut sent: impl FnMut(u64, MonotonicNs)) -> Cursor {
+    pub fn advance(&self, cursor: Cursor, encoding: Encoding, written: usize, mut sent: impl FnMut(u64, MonotonicNs)) -> Cursor {
         debug_assert!(cursor.seq >= self.tail());
         let (mut cursor, mut written) = (cursor, written);
         for Entry { batch, .. } in self.entries.range(self.index_of(cursor.seq)..) {
-            let frames = batch.frames(format);
+            let frames = batch.frames(encoding);
             let start = batch.frame_start(frames, cursor.seq) + cursor.offset as usize;
             let rest = frames.bytes.len() - start;
             let next = if written >= rest {

@@ -3,6 +3,7 @@
 
 pub mod batch;
 pub mod cursor;
+pub mod encoded;
 pub mod log;
 pub mod naming;
 pub mod policy;

@@ -10,7 +10,7 @@ use crate::control;
 use crate::limits::{
     APPENDED_BEFORE_SWEEP, BATCH_BYTES_MAX, BUFFER_FLOOR_BYTES, CHANNEL_NAME_BYTES_MAX, WAITER_BYTES_MAX, WAITERS_FLOOR, heap_bytes,
 };
-use crate::wire::Format;
+use crate::wire::framing::Encoding;
 
 /// User memory of an idle connection with one subscription (the aim of the design, measured as RSS).
 pub(super) const CONNECTION_BYTES: u64 = 300;
@@ -34,7 +34,8 @@ const INBOX_SLOT_BYTES: u64 = size_of::<ShardMessage>() as u64 + 8;
 pub struct MemoryBound {
     /// `log_bytes_total`; encoded frames count in it.
     pub logs: u64,
-    /// One batch per shard, as large as they come, as published and in every format, before its log has counted it.
+    /// One batch per shard, as large as they come, as published and in every encoding, before its log has counted it. Shards that make the same
+    /// encoding of it at once hold one each for a moment.
     pub making: u64,
     pub buffers: u64,
     /// Slots, and batches as published. Frames of theirs that a faster shard has had encoded count in that shard's log, while it has them.
@@ -70,7 +71,7 @@ pub fn memory_bound(settings: &Settings) -> MemoryBound {
     MemoryBound {
         // And the list of what was appended, as long as it may become before it is looked through.
         logs: settings.bounds.log_bytes_total as u64 + shards * 2 * 16 * APPENDED_BEFORE_SWEEP as u64,
-        making: shards * batch * (1 + Format::ALL.len() as u64),
+        making: shards * batch * (1 + Encoding::COUNT as u64),
         // Whoever holds no more than the floor is exempt from the budget over all.
         buffers: shards * settings.buffer_bytes_of_shard() as u64 + (settings.bounds.connections_max * BUFFER_FLOOR_BYTES) as u64,
         inboxes: shards * (settings.shards.inbox_messages as u64 * INBOX_SLOT_BYTES + inbox_bytes),

@@ -9,7 +9,7 @@ use crate::config::parse::{show_cores, show_pin, show_time};
 use crate::config::words::EMBEDDED;
 use crate::config::{Host, Pin, RedisSubscribe, Resolved, Settings, mask};
 use crate::listen::Listener;
-use crate::wire::Format;
+use crate::wire::framing::Encoding;
 
 /// The version and, where the build was told it, the commit.
 pub fn version() -> String {
@@ -59,7 +59,7 @@ pub fn start_block(started: &Started<'_>) -> String {
             show_bytes(bound.making),
             settings.shards.count,
             show_bytes(batch_bytes_max(settings)),
-            Format::ALL.len(),
+            Encoding::COUNT,
             show_bytes(bound.buffers)
         ),
     );

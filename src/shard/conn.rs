@@ -11,6 +11,7 @@ use crate::fanout::cursor::Cursor;
 use crate::limits::OUTBOX_PAUSE_BYTES;
 use crate::wire::Format;
 use crate::wire::close::CloseReason;
+use crate::wire::framing::{Encoding, Framing};
 use crate::wire::inbound::Inbound;
 
 #[derive(Debug)]
@@ -264,6 +265,11 @@ impl<S> Conn<S> {
     /// The subscription whose frame the socket has taken in part; there is at most one.
     pub fn mid_frame(&self) -> Option<usize> {
         self.first_behind().filter(|&at| self.subscriptions[at].is_mid_frame())
+    }
+
+    /// What the logs' messages are sent as.
+    pub fn encoding(&self) -> Encoding {
+        Encoding { format: self.format, framing: Framing::WebSocket }
     }
 
     /// A format that waits for a frame boundary begins if the socket is at one.

@@ -261,8 +261,8 @@ impl<N: Network> Shard<N> {
             subscriptions: &conn.subscriptions,
             picked: &picked,
             mid_frame: conn.mid_frame(),
-            format: conn.format,
-            format_ends: conn.format != conn.format_next,
+            encoding: conn.encoding(),
+            encoding_ends: conn.format != conn.format_next,
         };
         if let Some(at) = due.lost_frame(&self.topics) {
             let policy = self.topics[due.subscriptions[at].topic].rule.overrun;
@@ -275,7 +275,7 @@ impl<N: Network> Shard<N> {
             return Written::Nothing;
         }
         let written = if total == 0 {
-            // Entries that have no frame in this format: the cursor moves, the socket is left alone.
+            // Entries that have no frame in this encoding: the cursor moves, the socket is left alone.
             0
         } else {
             self.metrics.writes.inc();
@@ -312,7 +312,7 @@ impl<N: Network> Shard<N> {
             let taken = rest.min(bytes);
             rest -= taken;
             let conn = &mut self.conns[key];
-            let format = conn.format;
+            let encoding = conn.encoding();
             match source {
                 Source::Outbox => {
                     let outbox = conn.outbox.as_mut().expect("it was gathered");
@@ -335,10 +335,10 @@ impl<N: Network> Shard<N> {
                     let log = self.topics[subscription.topic].log().expect("it was gathered");
                     let from = subscription.cursor();
                     let to = match source {
-                        Source::FrameRest(_) => log.advance_frame_rest(from, format, taken, sent),
+                        Source::FrameRest(_) => log.advance_frame_rest(from, encoding, taken, sent),
                         // Nothing of it was taken because something before it was not, perhaps the rest of a frame that only limbo has.
                         _ if taken == 0 && (bytes > 0 || from.is_mid_frame()) => from,
-                        _ => log.advance(from, format, taken, sent),
+                        _ => log.advance(from, encoding, taken, sent),
                     };
                     subscription.set_cursor(to);
                     let topic = subscription.topic;

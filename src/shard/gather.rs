@@ -8,7 +8,7 @@ use super::conn::Subscription;
 use crate::fanout::log::Slices;
 use crate::fanout::topics::Topics;
 use crate::limits;
-use crate::wire::Format;
+use crate::wire::framing::Encoding;
 
 /// Where a slice of a write came from, in the order in which they were gathered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,9 +36,9 @@ pub(super) struct Due<'a> {
     pub picked: &'a [u32],
     /// The subscription whose frame the socket has taken in part.
     pub mid_frame: Option<usize>,
-    pub format: Format,
-    /// Another format begins at the next frame boundary: nothing of the logs may follow in this one.
-    pub format_ends: bool,
+    pub encoding: Encoding,
+    /// Another encoding begins at the next frame boundary: nothing of the logs may follow in this one.
+    pub encoding_ends: bool,
 }
 
 #[derive(Debug, Default)]
@@ -66,14 +66,14 @@ impl<'a> Due<'a> {
         if let Some(at) = self.mid_frame {
             let subscription = &self.subscriptions[at];
             let log = topics[subscription.topic].log().expect("the frame is not lost");
-            let rest = log.gather_frame_rest(subscription.cursor(), self.format, &mut gathered.slices);
+            let rest = log.gather_frame_rest(subscription.cursor(), self.encoding, &mut gathered.slices);
             gathered.note(Source::FrameRest(at), rest.expect("the frame is not lost"));
         }
         if !self.outbox.is_empty() {
             gathered.slices.push(IoSlice::new(self.outbox));
             gathered.note(Source::Outbox, self.outbox.len());
         }
-        if self.format_ends {
+        if self.encoding_ends {
             return gathered;
         }
         // The channel whose frame is being finished has had its turn.
@@ -84,7 +84,7 @@ impl<'a> Due<'a> {
             let cursor = if self.mid_frame == Some(at) { log.boundary_after(subscription.cursor()) } else { subscription.cursor() };
             let is_due = (log.tail()..log.head()).contains(&cursor.seq) && !subscription.is_leaving();
             if is_due && gathered.bytes < bytes_max && gathered.slices.len() < limits::SLICES_PER_WRITE {
-                let bytes = log.gather(cursor, self.format, bytes_max - gathered.bytes, &mut gathered.slices);
+                let bytes = log.gather(cursor, self.encoding, bytes_max - gathered.bytes, &mut gathered.slices);
                 gathered.note(Source::Log(at), bytes);
             }
         }
@@ -107,6 +107,7 @@ mod tests {
     use crate::config::Settings;
     use crate::fanout::batch::{BatchBuilder, Channel};
     use crate::fanout::cursor::Cursor;
+    use crate::wire::Format;
     use crate::wire::event::GapReason;
     use crate::wire::payload::Kind;
 
@@ -132,7 +133,7 @@ mod tests {
 
     /// Raw frames of two bytes of payload: four bytes each.
     fn due<'a>(subscriptions: &'a [Subscription], picked: &'a [u32], mid_frame: Option<usize>) -> Due<'a> {
-        Due { outbox: b"", subscriptions, picked, mid_frame, format: Format::Raw, format_ends: false }
+        Due { outbox: b"", subscriptions, picked, mid_frame, encoding: Encoding::web_socket(Format::Raw), encoding_ends: false }
     }
 
     fn text(gathered: &Gathered<'_>) -> String {
@@ -152,9 +153,9 @@ mod tests {
     }
 
     #[test]
-    fn another_format_begins_at_a_frame_boundary() {
+    fn another_encoding_begins_at_a_frame_boundary() {
         let (topics, subscriptions) = stage([Cursor { seq: 2, offset: 3 }, Cursor::at(3)]);
-        let due = Due { outbox: b"reply", format_ends: true, ..due(&subscriptions, &[0, 1], Some(0)) };
+        let due = Due { outbox: b"reply", encoding_ends: true, ..due(&subscriptions, &[0, 1], Some(0)) };
         assert_eq!(text(&due.gather(&topics, 1000)), "2reply");
     }
 

@@ -9,6 +9,7 @@ use crate::wire::close::CloseReason;
 use crate::wire::command::{self, Asked, Body, Command, ErrorCode};
 use crate::wire::event::{self, Event};
 use crate::wire::frame::{self, Opcode};
+use crate::wire::framing::Encoding;
 use crate::wire::http::refusal::{Refusal, RefusalReason};
 use crate::wire::inbound;
 
@@ -123,8 +124,8 @@ impl<N: Network> Shard<N> {
         if conn.format_next == Format::Raw {
             return;
         }
-        let format = conn.format_next;
-        event::encode(event, format, unix_ms, conn.outbox());
+        let encoding = Encoding { format: conn.format_next, ..conn.encoding() };
+        event::encode(event, encoding, unix_ms, conn.outbox());
         self.mark_ready(key);
     }
 

@@ -79,9 +79,9 @@ impl<N: Network> Shard<N> {
         let (topic, from) = (conn.subscriptions[at].topic, conn.subscriptions[at].cursor());
         let log = self.topics[topic].log().expect("it holds the frame, or has lost it");
         let mut slices = Slices::new();
-        let rest = log.gather_frame_rest(from, conn.format, &mut slices);
+        let rest = log.gather_frame_rest(from, conn.encoding(), &mut slices);
         let to = match rest {
-            Some(bytes) => log.advance_frame_rest(from, conn.format, bytes, |count, _| self.metrics.messages_sent.add(count)),
+            Some(bytes) => log.advance_frame_rest(from, conn.encoding(), bytes, |count, _| self.metrics.messages_sent.add(count)),
             None => log.boundary_after(from),
         };
         if !conn.is_dead() {

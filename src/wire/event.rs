@@ -1,4 +1,4 @@
-//! Server events, in MessagePack or JSON, as whole WebSocket frames.
+//! Server events, in MessagePack or JSON, framed.
 //!
 //! Called by the shard for replies and by [`crate::fanout::batch`] for gaps. An event is first listed as fields, then
 //! spelled, so the two formats cannot drift apart; nothing is allocated but the output, because `connected` and
@@ -7,8 +7,7 @@
 use smallvec::SmallVec;
 
 use super::command::{Asked, ErrorCode, Id};
-use super::frame::Opcode;
-use super::payload::write_frame;
+use super::framing::Encoding;
 use super::{Format, json, msgpack};
 use crate::named::named;
 
@@ -60,13 +59,14 @@ impl Event<'_> {
 /// Every value of `type` that a client can receive.
 pub const TYPES: [&str; 8] = ["connected", "subscribed", "unsubscribed", "published", "pong", "gap", "error", "notification"];
 
-/// Appends the event as one frame: binary for MessagePack, text for JSON, nothing for raw.
+/// Appends the event: binary for MessagePack, text for JSON, nothing for raw.
 /// Field order: `type`, `id` when given, then as declared, then `timestamp` (Unix ms) for connected, subscribed, unsubscribed.
-pub fn encode(event: &Event<'_>, format: Format, timestamp_ms: u64, out: &mut Vec<u8>) {
+pub fn encode(event: &Event<'_>, encoding: Encoding, timestamp_ms: u64, out: &mut Vec<u8>) {
     let fields = fields(event, timestamp_ms);
+    let Encoding { format, framing } = encoding;
     match format {
-        Format::Msgpack => write_frame(out, Opcode::Binary, BODY_BYTES_GUESS, |out| write_msgpack(&fields, out)),
-        Format::Json => write_frame(out, Opcode::Text, BODY_BYTES_GUESS, |out| write_json(&fields, out)),
+        Format::Msgpack => framing.write(out, false, BODY_BYTES_GUESS, |out| write_msgpack(&fields, out)),
+        Format::Json => framing.write(out, true, BODY_BYTES_GUESS, |out| write_json(&fields, out)),
         Format::Raw => {}
     }
 }
@@ -167,13 +167,14 @@ fn write_json(fields: &Fields<'_>, out: &mut Vec<u8>) {
 mod tests {
     use serde_json::{Value as Json, json};
 
-    use super::super::payload::tests::split_frame;
+    use super::super::frame::Opcode;
+    use super::super::framing::tests::split_frame;
     use super::*;
 
     fn decoded(event: &Event<'_>, format: Format) -> Json {
         // Something stands before it: an event is appended, never written from the start.
         let mut out = b"before".to_vec();
-        encode(event, format, 1_700_000_000_000, &mut out);
+        encode(event, Encoding::web_socket(format), 1_700_000_000_000, &mut out);
         let (opcode, body, rest) = split_frame(&out[6..]);
         assert_eq!((&out[..6], rest), (&b"before"[..], &b""[..]));
         match format {
@@ -237,7 +238,7 @@ mod tests {
             assert_eq!(decoded(&event, Format::Msgpack), expected);
             assert_eq!(decoded(&event, Format::Json), expected);
             let mut out = Vec::new();
-            encode(&event, Format::Raw, timestamp, &mut out);
+            encode(&event, Encoding::web_socket(Format::Raw), timestamp, &mut out);
             assert!(out.is_empty());
         }
     }
@@ -246,7 +247,8 @@ mod tests {
     fn fields_stand_in_the_documented_order() {
         let mut out = Vec::new();
         let id = Id::Number(1);
-        encode(&Event::Subscribed { id: Some(&id), channel: "a", epoch: 2, seq: 3, recovered: false }, Format::Json, 4, &mut out);
+        let subscribed = Event::Subscribed { id: Some(&id), channel: "a", epoch: 2, seq: 3, recovered: false };
+        encode(&subscribed, Encoding::web_socket(Format::Json), 4, &mut out);
         let expected = br#"{"type":"subscribed","id":1,"channel":"a","epoch":2,"seq":3,"recovered":false,"timestamp":4}"#;
         assert_eq!(&out[2..], expected);
     }

@@ -6,6 +6,7 @@ pub mod close;
 pub mod command;
 pub mod event;
 pub mod frame;
+pub mod framing;
 pub mod http;
 pub mod inbound;
 pub mod json;

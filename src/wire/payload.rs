@@ -1,10 +1,10 @@
 //! What a payload from the bus is, and how a `notification` around it is written.
 //!
 //! The bus thread calls [`classify`] once per message, up to 300,000 times a second; [`crate::fanout::batch`] calls
-//! [`encode_notification`] once per message and format, whatever the number of subscribers. A kind is a promise about
+//! [`encode_notification`] once per message and encoding, whatever the number of subscribers. A kind is a promise about
 //! the bytes: JSON is spliced into JSON frames and MessagePack into MessagePack frames without a second look.
 
-use super::frame::{Opcode, encode_header, header_len};
+use super::framing::Encoding;
 use super::{Format, json, msgpack, transcode};
 use crate::named::named;
 
@@ -77,12 +77,13 @@ fn opaque(payload: &[u8]) -> Kind {
     if std::str::from_utf8(payload).is_ok() { Kind::Text } else { Kind::Bytes }
 }
 
-/// Appends one notification as a whole WebSocket frame. `type`, `channel`, `seq`, `data`, `timestamp`; in JSON, bytes are base64 with
-/// `"encoding":"base64"`. Raw: the payload alone, text frame if it is UTF-8.
-pub fn encode_notification(out: &mut Vec<u8>, format: Format, channel: &str, seq: u64, timestamp_ms: u64, kind: Kind, payload: &[u8]) {
+/// Appends one notification, framed. `type`, `channel`, `seq`, `data`, `timestamp`; in JSON, bytes are base64 with
+/// `"encoding":"base64"`. Raw: the payload alone, text if it is UTF-8.
+pub fn encode_notification(out: &mut Vec<u8>, encoding: Encoding, channel: &str, seq: u64, timestamp_ms: u64, kind: Kind, payload: &[u8]) {
     let body_bytes_guess = ENVELOPE_BYTES_GUESS + channel.len() + payload.len();
+    let Encoding { format, framing } = encoding;
     match format {
-        Format::Msgpack => write_frame(out, Opcode::Binary, body_bytes_guess, |out| {
+        Format::Msgpack => framing.write(out, false, body_bytes_guess, |out| {
             out.extend_from_slice(b"\x85\xa4type\xacnotification\xa7channel");
             msgpack::write_str(out, channel);
             out.extend_from_slice(b"\xa3seq");
@@ -92,7 +93,7 @@ pub fn encode_notification(out: &mut Vec<u8>, format: Format, channel: &str, seq
             out.extend_from_slice(b"\xa9timestamp");
             msgpack::write_uint(out, timestamp_ms);
         }),
-        Format::Json => write_frame(out, Opcode::Text, body_bytes_guess, |out| {
+        Format::Json => framing.write(out, true, body_bytes_guess, |out| {
             out.extend_from_slice(b"{\"type\":\"notification\",\"channel\":");
             json::write_str(out, channel);
             out.extend_from_slice(b",\"seq\":");
@@ -108,8 +109,7 @@ pub fn encode_notification(out: &mut Vec<u8>, format: Format, channel: &str, seq
                 Kind::Json | Kind::Text => true,
                 Kind::Msgpack | Kind::Bytes => std::str::from_utf8(payload).is_ok(),
             };
-            encode_header(out, if is_text { Opcode::Text } else { Opcode::Binary }, payload.len());
-            out.extend_from_slice(payload);
+            framing.write(out, is_text, payload.len(), |out| out.extend_from_slice(payload));
         }
     }
 }
@@ -154,60 +154,21 @@ fn write_json_data(kind: Kind, payload: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Appends a frame whose body is written in place by `write_body`, once. The header is first written for
-/// `body_bytes_guess` and then corrected; the body moves only if the header's own size was guessed wrong.
-pub(super) fn write_frame(out: &mut Vec<u8>, opcode: Opcode, body_bytes_guess: usize, write_body: impl FnOnce(&mut Vec<u8>)) {
-    let start = out.len();
-    out.reserve(body_bytes_guess + header_len(body_bytes_guess));
-    encode_header(out, opcode, body_bytes_guess);
-    let body_start = out.len();
-    write_body(out);
-    let body_end = out.len();
-    let body_len = body_end - body_start;
-    if body_len == body_bytes_guess {
-        return;
-    }
-    // The header is made at the end, where there is room, and copied to its place.
-    encode_header(out, opcode, body_len);
-    let mut header = [0; 10];
-    let header = &mut header[..out.len() - body_end];
-    header.copy_from_slice(&out[body_end..]);
-    out.truncate(body_end);
-    let body_to = start + header.len();
-    if body_to != body_start {
-        out.resize(body_end.max(body_to + body_len), 0);
-        out.copy_within(body_start..body_end, body_to);
-        out.truncate(body_to + body_len);
-    }
-    out[start..start + header.len()].copy_from_slice(header);
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
+    use super::super::frame::Opcode;
+    use super::super::framing::tests::split_frame;
     use super::super::json::tests::any_value;
     use super::*;
     use crate::limits::VALUE_DEPTH_MAX;
 
-    /// Opcode, payload and what follows the first frame, by RFC 6455, 5.2; independent of the code under test.
-    pub(crate) fn split_frame(frame: &[u8]) -> (u8, &[u8], &[u8]) {
-        assert_eq!(frame[0] & 0xf0, 0x80, "one unfragmented frame without extensions");
-        let (len, header) = match frame[1] {
-            126 => (u16::from_be_bytes(frame[2..4].try_into().unwrap()).into(), 4),
-            127 => (u64::from_be_bytes(frame[2..10].try_into().unwrap()) as usize, 10),
-            len @ 0..126 => (len.into(), 2),
-            _ => panic!("a server frame has no mask"),
-        };
-        assert_eq!(header, header_len(len), "the shortest header");
-        (frame[0] & 0xf, &frame[header..header + len], &frame[header + len..])
-    }
-
     /// One notification on `user:é"`, seq 300, decoded.
     fn notification(format: Format, kind: Kind, payload: &[u8]) -> Value {
         let mut out = b"before".to_vec();
-        encode_notification(&mut out, format, "user:é\"", 300, 1_700_000_000_000, kind, payload);
+        encode_notification(&mut out, Encoding::web_socket(format), "user:é\"", 300, 1_700_000_000_000, kind, payload);
         let (opcode, body, rest) = split_frame(&out[6..]);
         assert_eq!((&out[..6], rest), (&b"before"[..], &b""[..]));
         let value: Value = match format {
@@ -231,7 +192,7 @@ pub(crate) mod tests {
     /// The bytes of `data` in a MessagePack notification; for `bin`, which serde_json's values cannot hold.
     fn msgpack_data(kind: Kind, payload: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
-        encode_notification(&mut out, Format::Msgpack, "a", 1, 2, kind, payload);
+        encode_notification(&mut out, Encoding::web_socket(Format::Msgpack), "a", 1, 2, kind, payload);
         let mut data = None;
         msgpack::fields(split_frame(&out).1, &mut |key, value| data = data.take().or((key == "data").then(|| value.to_vec()))).unwrap();
         data.unwrap()
@@ -306,7 +267,7 @@ pub(crate) mod tests {
     #[test]
     fn json_is_spliced_as_it_was_written() {
         let mut out = Vec::new();
-        encode_notification(&mut out, Format::Json, "a", 1, 2, Kind::Json, b"[1.0, \"\\u00e9\"]");
+        encode_notification(&mut out, Encoding::web_socket(Format::Json), "a", 1, 2, Kind::Json, b"[1.0, \"\\u00e9\"]");
         let expected = br#"{"type":"notification","channel":"a","seq":1,"data":[1.0, "\u00e9"],"timestamp":2}"#;
         assert_eq!(&out[2..], expected);
     }
@@ -321,7 +282,7 @@ pub(crate) mod tests {
             (Kind::Bytes, b"\xff", Opcode::Binary),
         ] {
             let mut out = Vec::new();
-            encode_notification(&mut out, Format::Raw, "a", 1, 2, kind, payload);
+            encode_notification(&mut out, Encoding::web_socket(Format::Raw), "a", 1, 2, kind, payload);
             assert_eq!(split_frame(&out), (opcode as u8, payload, &b""[..]));
         }
     }
@@ -332,19 +293,6 @@ pub(crate) mod tests {
             let text = "t".repeat(len);
             assert_eq!(notification(Format::Json, Kind::Text, text.as_bytes())["data"], text);
             assert_eq!(notification(Format::Msgpack, Kind::Text, text.as_bytes())["data"], text);
-        }
-    }
-
-    #[test]
-    fn a_header_guessed_too_long_or_too_short_is_corrected() {
-        for guess in [0, 125, 126, 65_535, 65_536] {
-            for len in [0, 125, 126, 65_535, 65_536] {
-                let body: Vec<u8> = (0..len).map(|at| at as u8).collect();
-                let mut out = vec![1, 2, 3];
-                write_frame(&mut out, Opcode::Binary, guess, |out| out.extend_from_slice(&body));
-                assert_eq!(&out[..3], [1, 2, 3]);
-                assert_eq!(split_frame(&out[3..]), (Opcode::Binary as u8, &*body, &b""[..]), "{guess} {len}");
-            }
         }
     }
 
@@ -369,7 +317,7 @@ pub(crate) mod tests {
                 prop_assert_eq!(&notification(Format::Msgpack, kind, &payload)["data"], &value);
                 // serde_json rounds the last digit of some floats when it reads, so texts are compared.
                 let mut out = Vec::new();
-                encode_notification(&mut out, Format::Json, "a", 1, 2, kind, &payload);
+                encode_notification(&mut out, Encoding::web_socket(Format::Json), "a", 1, 2, kind, &payload);
                 let expected = format!(r#"{{"type":"notification","channel":"a","seq":1,"data":{value},"timestamp":2}}"#);
                 prop_assert_eq!(std::str::from_utf8(split_frame(&out).1).unwrap(), expected);
             }
@@ -380,7 +328,7 @@ pub(crate) mod tests {
             let (kind, _) = classify(&payload, if auto { Expect::Auto } else { Expect::Msgpack });
             notification(Format::Json, kind, &payload);
             let mut out = Vec::new();
-            encode_notification(&mut out, Format::Msgpack, "a", 1, 2, kind, &payload);
+            encode_notification(&mut out, Encoding::web_socket(Format::Msgpack), "a", 1, 2, kind, &payload);
             prop_assert_eq!(msgpack::check(split_frame(&out).1), Ok(()));
         }
 
@@ -388,7 +336,7 @@ pub(crate) mod tests {
         fn a_kind_that_is_not_true_never_panics(payload in prop::collection::vec(any::<u8>(), 0..300), kind in prop::sample::select(&KINDS[..])) {
             for format in Format::ALL {
                 let mut out = Vec::new();
-                encode_notification(&mut out, format, "a", 1, 2, kind, &payload);
+                encode_notification(&mut out, Encoding::web_socket(format), "a", 1, 2, kind, &payload);
                 prop_assert_eq!(split_frame(&out).2, b"");
             }
         }

@@ -17,6 +17,7 @@ use campanile::inbox::{Inbox, inbox};
 use campanile::metrics::BusMetrics;
 use campanile::wire::Format;
 use campanile::wire::event::GapReason;
+use campanile::wire::framing::Encoding;
 use campanile::wire::payload::Expect;
 use mio::{Events, Poll, Token};
 
@@ -110,7 +111,7 @@ fn describe(batch: &Batch) -> Vec<String> {
         };
         return vec![format!("gap#{}..{}{reason}", batch.first(), batch.end())];
     }
-    let frames = batch.frames(Format::Raw);
+    let frames = batch.frames(Encoding::web_socket(Format::Raw));
     (batch.first()..batch.end())
         .map(|seq| {
             let frame = &frames.bytes[batch.frame_start(frames, seq)..batch.frame_start(frames, seq + 1)];

@@ -129,6 +129,7 @@ mod tests {
     use campanile::wire::Format;
     use campanile::wire::command::{Asked, ErrorCode, Id, SUBSCRIBE};
     use campanile::wire::event::{self, GapReason};
+    use campanile::wire::framing::Encoding;
 
     use super::*;
 
@@ -137,7 +138,7 @@ mod tests {
         for format in [Format::Json, Format::Msgpack] {
             let read_back = |sent: event::Event<'_>| {
                 let mut frame = Vec::new();
-                event::encode(&sent, format, 1, &mut frame);
+                event::encode(&sent, Encoding::web_socket(format), 1, &mut frame);
                 read(format == Format::Json, &frame[2..])
             };
             let subscribed = event::Event::Subscribed { id: Some(&Id::Number(7)), channel: "a", epoch: 1 << 50, seq: 300, recovered: true };
