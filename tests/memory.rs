@@ -24,6 +24,7 @@ use campanile::shard::settings::ShardSettings;
 use campanile::shard::{Parts, Shard, unpack};
 use campanile::sys;
 use campanile::wire::frame::{Opcode, encode_masked_frame};
+use campanile::wire::peer::Peer;
 use mio::{Poll, Token};
 
 /// Counts what each thread holds: the tests run side by side.
@@ -200,6 +201,7 @@ impl Node {
             bus: campanile::bus::BusSender::new(to_bus, settings.shards.inbox_messages),
             connections: Arc::new(AtomicUsize::new(0)),
             node_id: 1,
+            peer_of: Peer::of,
         };
         let tokens = Vec::with_capacity(settings.bounds.connections_max);
         let net = Quiet { tokens, ..Quiet::default() };

@@ -22,7 +22,7 @@ use campanile::wire::frame::{Opcode, encode_masked_frame};
 use campanile::wire::payload::Kind;
 use rig::Rig;
 use rig::client::{Client, payload};
-use rig::net::{SimNet, Wires, request};
+use rig::net::{SimNet, UNASKED, Wires, request};
 use serde_json::{Value, json};
 
 const PLENTY: usize = usize::MAX / 2;
@@ -373,6 +373,44 @@ fn pongs_that_wait_in_the_socket_count_when_the_thread_was_held_up() {
     stage.pass(Duration::from_secs(41));
     stage.turns(10);
     assert_eq!(stage.closed(), [("heartbeat_timeout", 1)]);
+}
+
+/// It is told now and then that the server lives, and has to take that, but it never says anything.
+#[test]
+fn a_peer_that_cannot_be_pinged_is_closed_for_what_it_does_not_take_and_not_for_its_silence() {
+    let mut stage = Stage::new(settings().with(|settings| {
+        settings.clients.heartbeat = Duration::from_secs(30);
+        settings.clients.pong_timeout = Duration::from_secs(10);
+    }));
+    stage.connect("/ws", PLENTY);
+    let unasked: Vec<usize> = (0..2).map(|_| stage.connect(&format!("/ws?{UNASKED}"), PLENTY)).collect();
+    for &client in &unasked {
+        stage.clients[client].unasked = true;
+    }
+    let pass = |stage: &mut Stage, seconds: usize| {
+        for _ in 0..10 * seconds {
+            stage.pass(Duration::from_millis(100));
+            stage.turn();
+        }
+    };
+    pass(&mut stage, 600);
+    assert_eq!(stage.closed(), [("heartbeat_timeout", 1)], "only the one that was asked and did not answer");
+    for &client in &unasked {
+        assert!((20..=21).contains(&stage.clients[client].beats), "{} heartbeats in ten minutes", stage.clients[client].beats);
+    }
+    // Both take nothing any more; one has room again when that has been noticed.
+    let before: Vec<usize> = unasked.iter().map(|&client| stage.clients[client].beats).collect();
+    for &client in &unasked {
+        stage.set_room(client, 0);
+    }
+    pass(&mut stage, 31);
+    assert!(stage.rig.metrics.buffer_bytes.get() > 0, "a heartbeat waits for room");
+    pass(&mut stage, 4);
+    stage.set_room(unasked[0], PLENTY);
+    pass(&mut stage, 95);
+    assert_eq!(stage.closed(), [("heartbeat_timeout", 2)]);
+    let after: Vec<usize> = unasked.iter().map(|&client| stage.clients[client].beats).collect();
+    assert!(after[0] >= before[0] + 3 && after[1] == before[1], "{before:?}, then {after:?}");
 }
 
 #[test]

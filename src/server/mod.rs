@@ -29,6 +29,7 @@ use crate::shard::run::{self, MakeRider, Placement, Seat};
 use crate::shard::settings::ShardSettings;
 use crate::sys;
 use crate::systemd::{self, Given, Notifier, Pulses, Supervision};
+use crate::wire::peer::Peer;
 
 /// A server whose ports are open.
 #[derive(Debug)]
@@ -214,6 +215,7 @@ fn start_shards(
             bus: bus.clone(),
             connections: connections.clone(),
             node_id,
+            peer_of: Peer::of,
         };
         let placement = Placement {
             core: cores[index],

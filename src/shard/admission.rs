@@ -15,7 +15,7 @@ use crate::wire::http::head::FieldRoom;
 use crate::wire::http::refusal::{Refusal, RefusalReason};
 use crate::wire::http::upgrade::Upgrade;
 use crate::wire::http::{self, Outcome, Rules, answer};
-use crate::wire::inbound::Inbound;
+use crate::wire::peer::Peer;
 
 impl<N: Network> Shard<N> {
     /// Takes waiting connections. What is too many is refused later, with an HTTP answer, once the head has been read.
@@ -82,7 +82,7 @@ impl<N: Network> Shard<N> {
 
     pub(super) fn read_head(&mut self, key: usize, input: &mut [u8]) {
         match http::parse(input, &mut FieldRoom::empty(), Rules { echo: self.settings.clients.echo }) {
-            Outcome::Partial => self.conns[key].phase = Phase::Handshake(Some(Box::new(input.to_vec()))),
+            Outcome::Partial => self.conns[key].peer = Peer::Unknown(Some(Box::new(input.to_vec()))),
             Outcome::Refuse(refusal) => self.refuse(key, &refusal),
             Outcome::Health { head_only } => {
                 let mut answer = Vec::new();
@@ -99,7 +99,7 @@ impl<N: Network> Shard<N> {
                 }
                 let frames = upgrade.head.bytes;
                 self.open(key, &upgrade);
-                self.read_frames(key, &mut input[frames..]);
+                self.read_messages(key, &mut input[frames..]);
             }
         }
     }
@@ -108,7 +108,7 @@ impl<N: Network> Shard<N> {
         self.metrics.connections.inc();
         let conn = &mut self.conns[key];
         conn.flags.set(Flags::COUNTED);
-        conn.enter(Phase::Open(Inbound::default()));
+        conn.open((self.peer_of)(upgrade));
         if let Some(format) = upgrade.format {
             (conn.format, conn.format_next) = (format, format);
             conn.flags.set(Flags::FORMAT_FIXED);
@@ -139,7 +139,7 @@ impl<N: Network> Shard<N> {
     pub(super) fn on_handshake_overdue(&mut self, key: usize) {
         // If this thread was held up, the request may be here already.
         self.last_look(key);
-        if !matches!(self.conns[key].phase, Phase::Handshake(_)) {
+        if self.conns[key].phase != Phase::Handshake {
             return;
         }
         let refusal = if self.is_stopping() {

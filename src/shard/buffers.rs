@@ -6,7 +6,6 @@ use super::conn::Phase;
 use super::net::Network;
 use crate::limits;
 use crate::wire::close::CloseReason;
-use crate::wire::inbound::Inbound;
 
 impl<N: Network> Shard<N> {
     /// Takes note of what a connection's own buffers hold now. A connection that grows them past the shard's budget is closed with 1013.
@@ -16,15 +15,12 @@ impl<N: Network> Shard<N> {
         let conn = &mut self.conns[key];
         // Whoever holds little is not the one who fills the buffers.
         let is_small = conn.charged_bytes as usize <= limits::BUFFER_FLOOR_BYTES;
-        if !grew || is_small || self.buffer_bytes <= budget || matches!(conn.phase, Phase::Ending | Phase::Shut | Phase::Closing(_)) {
+        if !grew || is_small || self.buffer_bytes <= budget || matches!(conn.phase, Phase::Ending | Phase::Shut | Phase::Closing) {
             return;
         }
         // Only where no frame is cut can it be told why.
-        if conn.outbox.is_none()
-            && conn.is_open()
-            && let Some(inbound) = conn.inbound_mut()
-        {
-            *inbound = Inbound::default();
+        if conn.outbox.is_none() && conn.is_open() {
+            conn.peer.forget();
             self.end_with_close(key, CloseReason::Buffers, goodbye(CloseReason::Buffers).text);
         } else {
             self.kill(key, CloseReason::Buffers);

@@ -8,7 +8,8 @@ use super::net::{Network, Stream};
 use super::timers::Timer;
 use crate::limits;
 use crate::wire::close::{CloseReason, Goodbye};
-use crate::wire::frame::{self, Opcode, Violation};
+use crate::wire::frame::Violation;
+use crate::wire::peer::Peer;
 
 impl<N: Network> Shard<N> {
     /// Sends a close frame at the next frame boundary and awaits the peer's; what was due on its subscriptions is not sent.
@@ -25,8 +26,8 @@ impl<N: Network> Shard<N> {
             return;
         }
         let conn = &mut self.conns[key];
-        frame::encode_close(conn.outbox(), goodbye(reason).code, text);
-        conn.await_close();
+        conn.say(|peer, out| peer.encode_close(goodbye(reason), text, out));
+        conn.enter(Phase::Closing);
         self.mark_ready(key);
     }
 
@@ -35,25 +36,22 @@ impl<N: Network> Shard<N> {
         self.end_with_close(key, violation.close_reason(), &violation.to_string());
     }
 
-    /// The peer has sent a close frame: echoes it (an empty one with an empty one) and ends.
+    /// The peer has sent a close frame: echoes it and ends.
     pub(super) fn echo_close(&mut self, key: usize, code: Option<u16>, text: &str) {
-        match code {
-            Some(code) => self.end_with_frame(key, CloseReason::Client, |out| frame::encode_close(out, code, text)),
-            None => self.end_with_frame(key, CloseReason::Client, |out| frame::encode_frame(out, Opcode::Close, b"")),
-        }
+        self.end_with_frame(key, CloseReason::Client, |peer, out| peer.encode_close_echo(code, text, out));
     }
 
     /// Sends a close frame at the next frame boundary, then ends without awaiting the peer's (it has sent its own, or cannot be understood).
     pub(super) fn end_with_close(&mut self, key: usize, reason: CloseReason, text: &str) {
-        self.end_with_frame(key, reason, |out| frame::encode_close(out, goodbye(reason).code, text));
+        self.end_with_frame(key, reason, |peer, out| peer.encode_close(goodbye(reason), text, out));
     }
 
-    fn end_with_frame(&mut self, key: usize, reason: CloseReason, encode: impl FnOnce(&mut Vec<u8>)) {
+    fn end_with_frame(&mut self, key: usize, reason: CloseReason, encode: impl FnOnce(&Peer, &mut Vec<u8>)) {
         if !self.enter_closing(key, reason) {
             return;
         }
         let conn = &mut self.conns[key];
-        encode(conn.outbox());
+        conn.say(encode);
         conn.enter(Phase::Ending);
         self.mark_ready(key);
     }
@@ -104,7 +102,7 @@ impl<N: Network> Shard<N> {
     /// was all.
     pub(super) fn shut(&mut self, key: usize) {
         let conn = &mut self.conns[key];
-        if matches!(conn.phase, Phase::Ending) {
+        if conn.phase == Phase::Ending {
             conn.enter(Phase::Shut);
             conn.stream.shutdown_write();
         }

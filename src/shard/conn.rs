@@ -11,8 +11,8 @@ use crate::fanout::cursor::Cursor;
 use crate::limits::OUTBOX_PAUSE_BYTES;
 use crate::wire::Format;
 use crate::wire::close::CloseReason;
-use crate::wire::framing::{Encoding, Framing};
-use crate::wire::inbound::Inbound;
+use crate::wire::framing::Encoding;
+use crate::wire::peer::Peer;
 
 #[derive(Debug)]
 pub struct Conn<S> {
@@ -20,12 +20,14 @@ pub struct Conn<S> {
     /// Drawn from the shard's counter: with the slot's index it names this connection and no other.
     pub generation: u32,
     pub phase: Phase,
+    /// Who is at the other end, and what of its bytes came in part.
+    pub peer: Peer,
     /// The timer that runs, and the only tick at which a wheel entry of this connection counts.
     timer: Timer,
     timer_at: Tick,
     /// When the peer last gave a sign of life.
     pub heard: Tick,
-    /// Frames for this connection alone: replies, pongs, the close frame. None when empty.
+    /// For this connection alone: replies, pongs, the close frame. None when empty.
     pub outbox: Option<Box<Outbox>>,
     pub subscriptions: SmallVec<[Subscription; 1]>,
     /// Which of them are behind.
@@ -41,16 +43,16 @@ pub struct Conn<S> {
 }
 
 /// Where a connection stands; [`Conn::enter`] changes it.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Reading the request head; what came of it so far, if it came in pieces.
-    Handshake(Option<Box<Vec<u8>>>),
-    /// Frames both ways.
-    Open(Inbound),
+    /// Reading the request head.
+    Handshake,
+    /// Messages both ways.
+    Open,
     /// The same, and a close frame follows when everything due is sent: the server is stopping.
-    Finishing(Inbound),
+    Finishing,
     /// Our close frame is queued or sent; the peer's is awaited, its other frames are ignored.
-    Closing(Inbound),
+    Closing,
     /// Nothing the peer sends matters any more: the outbox is sent, then our side is shut.
     Ending,
     /// Our side is shut; the peer's end is awaited.
@@ -72,7 +74,7 @@ impl Flags {
     pub const READING: Flags = Flags(1 << 2);
     /// The peer's side is closed or failed: read to the end.
     pub const PEER_CLOSED: Flags = Flags(1 << 3);
-    /// A ping is unanswered.
+    /// A ping is unanswered; or a peer that cannot be asked was due to be told, and its socket took nothing.
     pub const PINGED: Flags = Flags(1 << 4);
     /// The format was chosen and stays.
     pub const FORMAT_FIXED: Flags = Flags(1 << 5);
@@ -238,7 +240,8 @@ impl<S> Conn<S> {
         Conn {
             stream,
             generation,
-            phase: Phase::Handshake(None),
+            phase: Phase::Handshake,
+            peer: Peer::Unknown(None),
             timer: Timer::Handshake,
             timer_at: 0,
             heard: now,
@@ -269,7 +272,7 @@ impl<S> Conn<S> {
 
     /// What the logs' messages are sent as.
     pub fn encoding(&self) -> Encoding {
-        Encoding { format: self.format, framing: Framing::WebSocket }
+        Encoding { format: self.format, framing: self.peer.framing() }
     }
 
     /// A format that waits for a frame boundary begins if the socket is at one.
@@ -284,53 +287,40 @@ impl<S> Conn<S> {
     /// # Panics
     /// If there is no way from here to there.
     pub fn enter(&mut self, next: Phase) {
-        let is_edge = match (&self.phase, &next) {
-            (Phase::Handshake(_), Phase::Open(_) | Phase::Ending) => true,
-            (Phase::Open(_), Phase::Finishing(_) | Phase::Closing(_) | Phase::Ending) => true,
-            (Phase::Finishing(_), Phase::Closing(_) | Phase::Ending) => true,
-            (Phase::Closing(_), Phase::Ending) | (Phase::Ending, Phase::Shut) => true,
-            (before, Phase::Dead) => !matches!(before, Phase::Dead),
+        let is_edge = match (self.phase, next) {
+            (Phase::Handshake, Phase::Open | Phase::Ending) => true,
+            (Phase::Open, Phase::Finishing | Phase::Closing | Phase::Ending) => true,
+            (Phase::Finishing, Phase::Closing | Phase::Ending) => true,
+            (Phase::Closing, Phase::Ending) | (Phase::Ending, Phase::Shut) => true,
+            (before, Phase::Dead) => before != Phase::Dead,
             _ => false,
         };
         assert!(is_edge, "no way from {:?} to {next:?}", self.phase);
         self.phase = next;
+        if !self.is_heard() {
+            self.peer.forget();
+        }
     }
 
-    /// It is open no longer than it takes to send what is due.
-    pub fn finish(&mut self) {
-        let inbound = self.take_inbound();
-        self.enter(Phase::Finishing(inbound));
+    /// The request head has told who it is.
+    pub fn open(&mut self, peer: Peer) {
+        self.peer = peer;
+        self.enter(Phase::Open);
     }
 
-    /// Our close frame is on its way: of what the peer says only its own matters.
-    pub fn await_close(&mut self) {
-        let inbound = self.take_inbound();
-        self.enter(Phase::Closing(inbound));
-    }
-
-    /// What was received in part, for the next phase.
-    fn take_inbound(&mut self) -> Inbound {
-        self.inbound_mut().map(std::mem::take).unwrap_or_default()
+    /// Appends what only the peer knows how to put.
+    pub fn say<R>(&mut self, say: impl FnOnce(&Peer, &mut Vec<u8>) -> R) -> R {
+        say(&self.peer, &mut self.outbox.get_or_insert_default().bytes)
     }
 
     /// Commands are obeyed and messages sent.
     pub fn is_open(&self) -> bool {
-        matches!(self.phase, Phase::Open(_) | Phase::Finishing(_))
+        matches!(self.phase, Phase::Open | Phase::Finishing)
     }
 
-    /// Where frames are read.
-    pub fn inbound(&self) -> Option<&Inbound> {
-        match &self.phase {
-            Phase::Open(inbound) | Phase::Finishing(inbound) | Phase::Closing(inbound) => Some(inbound),
-            Phase::Handshake(_) | Phase::Ending | Phase::Shut | Phase::Dead => None,
-        }
-    }
-
-    pub fn inbound_mut(&mut self) -> Option<&mut Inbound> {
-        match &mut self.phase {
-            Phase::Open(inbound) | Phase::Finishing(inbound) | Phase::Closing(inbound) => Some(inbound),
-            Phase::Handshake(_) | Phase::Ending | Phase::Shut | Phase::Dead => None,
-        }
+    /// What the peer sends is read as its protocol has it.
+    pub fn is_heard(&self) -> bool {
+        matches!(self.phase, Phase::Open | Phase::Finishing | Phase::Closing)
     }
 
     pub fn set_timer(&mut self, timer: Timer, tick: Tick) {
@@ -343,7 +333,7 @@ impl<S> Conn<S> {
     }
 
     pub fn is_dead(&self) -> bool {
-        matches!(self.phase, Phase::Dead)
+        self.phase == Phase::Dead
     }
 }
 
@@ -351,12 +341,7 @@ impl<S: Stream> Conn<S> {
     /// Heap bytes held for this connection alone; 0 when it is idle.
     pub fn buffer_bytes(&self) -> usize {
         let stream = self.stream.buffer_bytes();
-        let received = match &self.phase {
-            Phase::Handshake(head) => head.as_ref().map_or(0, |head| head.capacity()),
-            Phase::Open(inbound) | Phase::Finishing(inbound) | Phase::Closing(inbound) => inbound.buffered_bytes(),
-            Phase::Ending | Phase::Shut | Phase::Dead => 0,
-        };
-        stream + received + self.outbox.as_ref().map_or(0, |outbox| outbox.bytes.capacity())
+        stream + self.peer.buffered_bytes() + self.outbox.as_ref().map_or(0, |outbox| outbox.bytes.capacity())
     }
 }
 

@@ -156,10 +156,8 @@ impl<N: Network> Shard<N> {
     fn after_flush(&mut self, key: usize) {
         match self.conns[key].phase {
             Phase::Ending | Phase::Shut => self.shut(key),
-            Phase::Finishing(_) => {
-                self.begin_close(key, CloseReason::Shutdown);
-            }
-            Phase::Handshake(_) | Phase::Open(_) | Phase::Closing(_) | Phase::Dead => {}
+            Phase::Finishing => self.begin_close(key, CloseReason::Shutdown),
+            Phase::Handshake | Phase::Open | Phase::Closing | Phase::Dead => {}
         }
     }
 

@@ -1,12 +1,12 @@
-//! Pings to whoever is silent, and the end of whoever does not answer, or never finishes a message.
+//! Pings to whoever is silent, and the end of whoever does not answer, or never finishes a message. A peer that cannot be asked is told that the
+//! server lives, and its own silence means nothing; what is awaited of it is that its socket takes what it is sent.
 
 use super::Shard;
 use super::conn::Flags;
 use super::net::Network;
 use super::timers::Timer;
 use crate::wire::close::CloseReason;
-use crate::wire::frame::{self, Opcode};
-use crate::wire::inbound::Inbound;
+use crate::wire::peer::Beat;
 
 impl<N: Network> Shard<N> {
     /// The first heartbeat comes anywhere within the first interval, and pings whether the client has spoken or not: connections that came together,
@@ -32,8 +32,12 @@ impl<N: Network> Shard<N> {
         }
         let conn = &mut self.conns[key];
         let silent = tick.saturating_sub(conn.heard);
+        let is_stuck = !conn.peer.answers_pings() && conn.flags.has(Flags::BLOCKED);
+        if !conn.peer.answers_pings() && !is_stuck {
+            conn.flags.clear(Flags::PINGED);
+        }
         if conn.flags.has(Flags::PINGED) {
-            // Cleared by any inbound byte; still set means that the deadline of the pong has come.
+            // Cleared by any inbound byte; still set means that the deadline of the pong, or of room in the socket, has come.
             if silent >= patience {
                 return self.kill(key, CloseReason::HeartbeatTimeout);
             }
@@ -44,11 +48,21 @@ impl<N: Network> Shard<N> {
             let next = conn.heard + interval;
             return self.set_timer_at(key, Timer::Heartbeat, next);
         }
-        conn.flags.set(Flags::PINGED);
-        frame::encode_frame(conn.outbox(), Opcode::Ping, b"");
-        self.metrics.pings_sent.inc();
+        if is_stuck {
+            // Nothing is put on top of what it does not take.
+            conn.flags.set(Flags::PINGED);
+            return self.set_timer(key, Timer::Heartbeat, self.settings.clients.pong_timeout);
+        }
+        let next = match conn.say(|peer, out| peer.encode_beat(out)) {
+            Beat::Asked => {
+                conn.flags.set(Flags::PINGED);
+                self.metrics.pings_sent.inc();
+                self.settings.clients.pong_timeout
+            }
+            Beat::Told => self.settings.clients.heartbeat,
+        };
         self.mark_ready(key);
-        self.set_timer(key, Timer::Heartbeat, self.settings.clients.pong_timeout);
+        self.set_timer(key, Timer::Heartbeat, next);
     }
 
     /// The deadline of the pong stands and is looked at then, unless a heartbeat is due before it.
@@ -62,7 +76,7 @@ impl<N: Network> Shard<N> {
     /// otherwise let it hold memory for ever.
     fn is_message_overdue(&mut self, key: usize) -> bool {
         let conn = &mut self.conns[key];
-        let unfinished = conn.is_open() && conn.inbound().is_some_and(Inbound::is_message_under_way);
+        let unfinished = conn.is_open() && conn.peer.is_message_under_way();
         if unfinished {
             !conn.flags.raise(Flags::UNFINISHED)
         } else {

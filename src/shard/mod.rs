@@ -44,6 +44,8 @@ use crate::inbox::Inbox;
 use crate::limits;
 use crate::metrics::ShardMetrics;
 use crate::paged::Paged;
+use crate::wire::http::upgrade::Upgrade;
+use crate::wire::peer::Peer;
 use conn::{Conn, Flags};
 use logs::Logs;
 use net::{Network, Readiness};
@@ -65,6 +67,8 @@ pub struct Parts {
     pub connections: Arc<AtomicUsize>,
     /// Distinguishes this process in client ids.
     pub node_id: u32,
+    /// Who asks for an upgrade: [`Peer::of`], but in the simulation, some of whose clients cannot be pinged.
+    pub peer_of: fn(&Upgrade<'_>) -> Peer,
 }
 
 #[derive(Debug)]
@@ -72,6 +76,7 @@ pub struct Shard<N: Network> {
     net: N,
     index: u16,
     node_id: u32,
+    peer_of: fn(&Upgrade<'_>) -> Peer,
     settings: Arc<ShardSettings>,
     metrics: Arc<ShardMetrics>,
     inbox: Inbox<ShardMessage>,
@@ -121,7 +126,7 @@ pub struct Shard<N: Network> {
 
 impl<N: Network> Shard<N> {
     pub fn new(net: N, parts: Parts) -> Shard<N> {
-        let Parts { index, settings, metrics, inbox, bus, connections, node_id } = parts;
+        let Parts { index, settings, metrics, inbox, bus, connections, node_id, peer_of } = parts;
         let (started_ns, unix_ms) = (net.now_ns(), net.unix_ms());
         let sources = Sources::new(settings.subscriptions_max);
         let waiters = Waiters::new(settings.waiting_bytes_max);
@@ -131,6 +136,7 @@ impl<N: Network> Shard<N> {
             net,
             index,
             node_id,
+            peer_of,
             settings,
             metrics,
             inbox,

@@ -7,11 +7,10 @@ use crate::limits;
 use crate::wire::Format;
 use crate::wire::close::CloseReason;
 use crate::wire::command::{self, Asked, Body, Command, ErrorCode};
-use crate::wire::event::{self, Event};
-use crate::wire::frame::{self, Opcode};
-use crate::wire::framing::Encoding;
+use crate::wire::event::Event;
 use crate::wire::http::refusal::{Refusal, RefusalReason};
 use crate::wire::inbound;
+use crate::wire::peer::Peer;
 
 impl<N: Network> Shard<N> {
     /// Reads from connections whose edge has come, a few rounds each; who has more to say stays on the list.
@@ -69,19 +68,19 @@ impl<N: Network> Shard<N> {
         let conn = &mut self.conns[key];
         conn.flags.set(Flags::ENDED);
         match conn.phase {
-            Phase::Handshake(None) => return self.kill(key, CloseReason::Gone),
-            Phase::Handshake(Some(_)) => {
+            Phase::Handshake if conn.peer.buffered_bytes() == 0 => return self.kill(key, CloseReason::Gone),
+            Phase::Handshake => {
                 let text = "the request ended before its head did; a head ends with an empty line";
                 return self.refuse(key, &Refusal::new(RefusalReason::BadRequest, text));
             }
-            Phase::Open(_) | Phase::Finishing(_) => {
+            Phase::Open | Phase::Finishing => {
                 if !self.enter_closing(key, CloseReason::Gone) {
                     return;
                 }
                 self.conns[key].enter(Phase::Ending);
             }
             // The answer to our close frame will not come.
-            Phase::Closing(_) => conn.enter(Phase::Ending),
+            Phase::Closing => conn.enter(Phase::Ending),
             Phase::Ending | Phase::Shut | Phase::Dead => {}
         }
         if self.owes_bytes(key) { self.mark_ready(key) } else { self.end(key) }
@@ -90,8 +89,8 @@ impl<N: Network> Shard<N> {
     /// The socket has failed: nothing can be sent any more. A connection that was closing keeps the reason it was closing for.
     pub(super) fn lose(&mut self, key: usize, reason: CloseReason) {
         match self.conns[key].phase {
-            Phase::Handshake(_) | Phase::Open(_) | Phase::Finishing(_) => self.kill(key, reason),
-            Phase::Closing(_) | Phase::Ending | Phase::Shut | Phase::Dead => self.end(key),
+            Phase::Handshake | Phase::Open | Phase::Finishing => self.kill(key, reason),
+            Phase::Closing | Phase::Ending | Phase::Shut | Phase::Dead => self.end(key),
         }
     }
 
@@ -103,17 +102,17 @@ impl<N: Network> Shard<N> {
     }
 
     fn receive(&mut self, key: usize, input: &mut [u8]) {
-        match &mut self.conns[key].phase {
-            Phase::Handshake(None) => self.read_head(key, input),
-            Phase::Handshake(Some(head)) => {
-                // The rest of a head that came in pieces; what follows it goes on from this copy.
-                let mut whole = std::mem::take(&mut **head);
-                whole.extend_from_slice(input);
-                self.conns[key].phase = Phase::Handshake(None);
-                self.read_head(key, &mut whole);
-            }
-            Phase::Open(_) | Phase::Finishing(_) | Phase::Closing(_) => self.read_frames(key, input),
-            Phase::Ending | Phase::Shut | Phase::Dead => {}
+        let conn = &mut self.conns[key];
+        match &mut conn.peer {
+            Peer::Unknown(head) if conn.phase == Phase::Handshake => match head.take() {
+                None => self.read_head(key, input),
+                Some(mut whole) => {
+                    // The rest of a head that came in pieces; what follows it goes on from this copy.
+                    whole.extend_from_slice(input);
+                    self.read_head(key, &mut whole);
+                }
+            },
+            _ => self.read_messages(key, input),
         }
     }
 
@@ -121,11 +120,11 @@ impl<N: Network> Shard<N> {
     pub(super) fn reply(&mut self, key: usize, event: &Event<'_>) {
         let unix_ms = self.unix_ms;
         let conn = &mut self.conns[key];
-        if conn.format_next == Format::Raw {
+        let format = conn.format_next;
+        if format == Format::Raw {
             return;
         }
-        let encoding = Encoding { format: conn.format_next, ..conn.encoding() };
-        event::encode(event, encoding, unix_ms, conn.outbox());
+        conn.say(|peer, out| peer.encode_reply(event, format, unix_ms, out));
         self.mark_ready(key);
     }
 
@@ -134,17 +133,16 @@ impl<N: Network> Shard<N> {
         self.reply(key, &Event::Error { asked, code, message });
     }
 
-    pub(super) fn read_frames(&mut self, key: usize, input: &mut [u8]) {
+    pub(super) fn read_messages(&mut self, key: usize, input: &mut [u8]) {
         let mut input = input;
         let conn = &mut self.conns[key];
         let bytes_max = if conn.flags.has(Flags::ECHO) { limits::ECHO_MESSAGE_BYTES_MAX } else { self.settings.message_bytes_max };
-        while !input.is_empty() {
-            let Some(inbound) = self.conns[key].inbound_mut() else { return };
-            match inbound.next(&mut input, bytes_max) {
+        while !input.is_empty() && self.conns[key].is_heard() {
+            match self.conns[key].peer.next(&mut input, bytes_max) {
                 Ok(None) => return,
-                Ok(Some(event)) => self.on_frame(key, event),
+                Ok(Some(event)) => self.on_said(key, event),
                 Err(violation) => {
-                    if matches!(self.conns[key].phase, Phase::Closing(_)) {
+                    if self.conns[key].phase == Phase::Closing {
                         // Our close frame says why already.
                         self.conns[key].enter(Phase::Ending);
                         return self.mark_ready(key);
@@ -155,9 +153,9 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    fn on_frame(&mut self, key: usize, event: inbound::Event<'_>) {
+    fn on_said(&mut self, key: usize, event: inbound::Event<'_>) {
         let conn = &mut self.conns[key];
-        if matches!(conn.phase, Phase::Closing(_)) {
+        if conn.phase == Phase::Closing {
             if let inbound::Event::Close { .. } = event {
                 conn.enter(Phase::Ending);
                 self.mark_ready(key);
@@ -169,15 +167,14 @@ impl<N: Network> Shard<N> {
                 self.metrics.messages_received.inc();
                 conn.flags.clear(Flags::UNFINISHED);
                 if conn.flags.has(Flags::ECHO) {
-                    let opcode = if text { Opcode::Text } else { Opcode::Binary };
-                    frame::encode_frame(conn.outbox(), opcode, &payload);
+                    conn.say(|peer, out| peer.encode_echo(text, &payload, out));
                     return self.after_reply(key);
                 }
                 self.on_message(key, text, &payload);
                 self.after_reply(key);
             }
             inbound::Event::Ping(payload) => {
-                frame::encode_frame(conn.outbox(), Opcode::Pong, &payload);
+                conn.say(|peer, out| peer.encode_pong(&payload, out));
                 self.after_reply(key);
             }
             inbound::Event::Pong(_) => {}

@@ -52,12 +52,12 @@ impl<N: Network> Shard<N> {
         for key in keys {
             match self.conns[key].phase {
                 // The request is refused when it is here; it is not waited for long.
-                Phase::Handshake(_) => self.set_timer(key, Timer::Handshake, Duration::from_secs(1)),
-                Phase::Open(_) => {
-                    self.conns[key].finish();
+                Phase::Handshake => self.set_timer(key, Timer::Handshake, Duration::from_secs(1)),
+                Phase::Open => {
+                    self.conns[key].enter(Phase::Finishing);
                     self.mark_ready(key);
                 }
-                Phase::Finishing(_) | Phase::Closing(_) | Phase::Ending | Phase::Shut | Phase::Dead => {}
+                Phase::Finishing | Phase::Closing | Phase::Ending | Phase::Shut | Phase::Dead => {}
             }
         }
     }

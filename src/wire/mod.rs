@@ -13,6 +13,7 @@ pub mod json;
 pub mod malformed;
 pub mod msgpack;
 pub mod payload;
+pub mod peer;
 pub mod transcode;
 
 use crate::named::named;

@@ -16,6 +16,10 @@ pub struct Client {
     pub asked: Vec<String>,
     pub close: Option<u16>,
     pub pings: usize,
+    /// It answers no pings, and so gets none.
+    pub unasked: bool,
+    /// What it was told instead: that the server lives.
+    pub beats: usize,
     pub echoes: usize,
     /// The status of an answer other than 101.
     pub refused: Option<u16>,
@@ -66,6 +70,8 @@ impl Client {
             asked: Vec::new(),
             close: None,
             pings: 0,
+            unasked: false,
+            beats: 0,
             echoes: 0,
             refused: None,
             answers: Vec::new(),
@@ -115,7 +121,11 @@ impl Client {
         opcode.hash(&mut self.digest);
         match (opcode, self.format) {
             (0x8, _) => self.on_close(payload),
-            (0x9, _) => self.pings += 1,
+            (0x9, _) => {
+                assert!(!self.unasked, "asked, and it cannot answer");
+                self.pings += 1;
+            }
+            (0xA, _) if self.unasked && payload.is_empty() => self.beats += 1,
             (0xA, _) => {
                 assert_eq!(payload, b"are you there");
                 self.echoes += 1;

@@ -41,6 +41,7 @@ impl<N: Network> Rig<N> {
             bus: BusSender::new(to_bus, inbox_messages),
             connections: Arc::new(AtomicUsize::new(0)),
             node_id: 1,
+            peer_of: net::peer_of,
         };
         Rig { shard: Shard::new(net, parts), metrics, to_shard, from_shard, polls }
     }

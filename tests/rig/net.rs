@@ -11,7 +11,8 @@ use campanile::bus::ConnToken;
 use campanile::shard::net::{Accepted, Network, Readiness, Received, Stream};
 use campanile::shard::unpack;
 use campanile::wire::Format;
-use campanile::wire::http::upgrade::subprotocol;
+use campanile::wire::http::upgrade::{Upgrade, subprotocol};
+use campanile::wire::peer::Peer;
 use fastrand::Rng;
 
 /// One socket's two directions.
@@ -150,6 +151,14 @@ pub fn request(path: &str, format: Format) -> String {
         subprotocol(format)
     )
 }
+
+/// Clients that say so cannot be asked whether they live.
+pub fn peer_of(upgrade: &Upgrade<'_>) -> Peer {
+    Peer::web_socket(!upgrade.head.target.contains(UNASKED))
+}
+
+/// In a request's query.
+pub const UNASKED: &str = "unasked";
 
 #[derive(Debug, Clone)]
 pub struct SimNet(Rc<RefCell<Wires>>);

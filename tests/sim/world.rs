@@ -23,7 +23,7 @@ use campanile::wire::payload::Kind;
 use fastrand::Rng;
 
 use crate::rig::client::{Client, payload};
-use crate::rig::net::{SimNet, Wires, request};
+use crate::rig::net::{SimNet, UNASKED, Wires, request};
 use crate::rig::{self, Rig};
 
 const CHANNELS: [&str; 4] = ["cut", "skip", "latest", "kept"];
@@ -41,7 +41,7 @@ pub struct Seen {
 }
 
 impl Seen {
-    fn add(&mut self, metrics: &ShardMetrics, renumbered: u64) {
+    fn add(&mut self, metrics: &ShardMetrics, clients: &[Peer]) {
         let mut add = |name: &str, count: u64| *self.counts.entry(name.to_owned()).or_default() += count;
         for reason in CloseReason::ALL {
             add(&format!("closed {}", reason.name()), metrics.closed[reason as usize].get());
@@ -56,7 +56,8 @@ impl Seen {
         add("accept errors", metrics.accept_errors.get());
         add("command errors", metrics.command_errors.get());
         add("pings", metrics.pings_sent.get());
-        add("told that a channel is counted anew", renumbered);
+        add("heartbeats to those who cannot be pinged", clients.iter().map(|peer| peer.client.beats as u64).sum());
+        add("told that a channel is counted anew", clients.iter().map(|peer| peer.client.renumbered).sum());
         add("refused for too many connections", metrics.refused[RefusalReason::ConnectionsMax as usize].get());
     }
 
@@ -100,6 +101,8 @@ struct Peer {
     client: Client,
     /// Never reads again.
     stalled: bool,
+    /// Its socket has room for ever.
+    takes_all: bool,
     /// Answers pings.
     polite: bool,
     /// Says nothing any more: what it said last is not finished.
@@ -190,7 +193,7 @@ impl Simulation {
         for peer in &self.peers {
             self.digest.write_u64(peer.client.digest.finish());
         }
-        SEEN.lock().unwrap().add(&self.rig.metrics, self.peers.iter().map(|peer| peer.client.renumbered).sum());
+        SEEN.lock().unwrap().add(&self.rig.metrics, &self.peers);
         self.digest.finish()
     }
 
@@ -211,12 +214,19 @@ impl Simulation {
                 }
             }
         }
-        let pipe = self.wires.borrow_mut().connect(&request(&path, format), self.rng.usize(0..600));
+        client.unasked = self.rng.u8(..5) == 0;
+        if client.unasked {
+            path += &format!("{query}{UNASKED}");
+        }
+        // Some can take all that ever comes.
+        let room = if self.rng.u8(..5) == 0 { usize::MAX / 2 } else { self.rng.usize(0..600) };
+        let pipe = self.wires.borrow_mut().connect(&request(&path, format), room);
         let polite = self.rng.u8(..5) > 0;
         let mut peer = Peer {
             pipe,
             client,
             stalled: false,
+            takes_all: room > 600,
             polite,
             mute: false,
             broke_protocol: false,
@@ -629,6 +639,21 @@ impl Simulation {
         assert_eq!(metrics.accepted.get(), metrics.sockets.get() + closed, "invariant 8: every close is counted once");
         let gone = self.wires.borrow().pipes.iter().filter(|pipe| pipe.server_gone).count() as u64;
         assert_eq!(closed, gone, "invariant 8: and frees its socket");
+        self.check_unasked();
+    }
+
+    /// Whoever cannot be asked whether it lives, and takes what it is sent, is not cut off for saying nothing.
+    fn check_unasked(&self) {
+        let cut_off = [CloseReason::Buffers, CloseReason::Overrun];
+        if self.rig.shard.is_finished() || cut_off.iter().any(|&reason| self.rig.metrics.closed[reason as usize].get() > 0) {
+            return;
+        }
+        for peer in self.peers.iter().filter(|peer| peer.client.unasked && peer.takes_all && peer.client.is_upgraded()) {
+            let pipe = &self.wires.borrow().pipes[peer.pipe];
+            // The close frame may not have been read.
+            let has_reason = pipe.reset || pipe.client_closed || peer.mute || peer.broke_protocol || peer.last_said_ns.is_some();
+            assert!(has_reason || !pipe.server_gone, "cut off for silence");
+        }
     }
 
     /// Everything is calm and everybody reads: whoever is still there must have all.
