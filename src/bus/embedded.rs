@@ -22,7 +22,7 @@ impl Upstream for Embedded {
         hub.flowing(channel, Start::Fresh);
     }
 
-    fn unwant(&mut self, _: &mut Hub, _: &str) {}
+    fn unwant(&mut self, _: &mut Hub, _: &str, _: bool) {}
 
     fn takes(&mut self, _: &Publish) -> bool {
         true

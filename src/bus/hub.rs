@@ -7,6 +7,7 @@
 
 pub mod flow;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -55,7 +56,11 @@ pub enum Outcome {
 #[derive(Debug)]
 pub enum Request {
     Want(Arc<str>),
-    Unwant(Arc<str>),
+    /// `had_come`: its messages came until now.
+    Unwant {
+        channel: Arc<str>,
+        had_come: bool,
+    },
 }
 
 /// The part of the settings that the hub reads.
@@ -245,6 +250,27 @@ impl Hub {
     /// Whether messages of this channel are numbered as they come.
     pub fn is_flowing(&mut self, name: &str) -> bool {
         self.find(name).is_some_and(|id| self.registry[id].flow == Flow::Flowing)
+    }
+
+    /// Whether its messages come at all, as they are or held back behind those that were missed.
+    pub fn comes(&mut self, name: &str) -> bool {
+        self.find(name).is_some_and(|id| self.registry[id].flow.takes_messages())
+    }
+
+    /// How many channels are wanted.
+    pub fn channel_count(&self) -> usize {
+        self.registry.len()
+    }
+
+    /// More than the highest slot of a channel.
+    pub fn slots(&self) -> usize {
+        self.registry.slots()
+    }
+
+    /// The next channel in these slots whose messages do not come; the range goes on behind it.
+    pub fn next_still(&self, slots: &mut Range<usize>) -> Option<&str> {
+        let next = |slot| self.registry.get(slot).filter(|entry| !entry.flow.takes_messages());
+        slots.find_map(next).map(|entry| &**entry.name())
     }
 
     /// The upstream confirms that messages of the channel come from now on, and says where its numbers go on. Answers the joins that wait; whoever

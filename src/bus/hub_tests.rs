@@ -403,7 +403,7 @@ fn a_channel_lingers_and_comes_back_as_another() {
     assert_eq!(bed.hub.deadline(T0 + LINGER_NS), Some(T0 + 2 * LINGER_NS));
     bed.messages("a", 1); // nobody listens, but it is numbered
     bed.hub.expire(T0 + 2 * LINGER_NS);
-    assert!(matches!(bed.hub.next_request(), Some(Request::Unwant(channel)) if *channel == *"a"));
+    assert!(matches!(bed.hub.next_request(), Some(Request::Unwant { channel, had_come: true }) if *channel == *"a"));
     assert_eq!((bed.metrics.channels.get(), bed.hub.find("a"), bed.hub.deadline(T0)), (0, None, None));
     bed.join(0, 3, "a");
     assert_eq!(bed.got(0), ["joined 3 at 0"]);

@@ -211,7 +211,7 @@ impl Registry {
             self.lingering.remove(id, due, entry.creator);
         }
         self.last_found = None;
-        self.requests.push_back(Request::Unwant(entry.name().clone()));
+        self.requests.push_back(Request::Unwant { channel: entry.name().clone(), had_come: entry.flow.takes_messages() });
         self.release.note(self.len(), now);
         entry
     }

@@ -235,7 +235,7 @@ impl Subscriber {
         while let Some(request) = self.hub.next_request() {
             match request {
                 Request::Want(channel) => self.upstream.want(&mut self.hub, &channel),
-                Request::Unwant(channel) => self.upstream.unwant(&mut self.hub, &channel),
+                Request::Unwant { channel, had_come } => self.upstream.unwant(&mut self.hub, &channel, had_come),
             }
         }
     }

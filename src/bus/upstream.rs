@@ -28,8 +28,8 @@ pub trait Upstream: Send {
     /// A channel is wanted from now on. [`Hub::flowing`] must be called once its messages arrive, with the [`Start`] of its numbers.
     fn want(&mut self, hub: &mut Hub, channel: &str);
 
-    /// Nobody wants the channel any more; the hub has forgotten it.
-    fn unwant(&mut self, hub: &mut Hub, channel: &str);
+    /// Nobody wants the channel any more; the hub has forgotten it. `had_come`: its messages came until now.
+    fn unwant(&mut self, hub: &mut Hub, channel: &str, had_come: bool);
 
     /// Whether this publish would be sent (or answered) at once. If not, it is asked again in the next turn and nothing overtakes it.
     fn takes(&mut self, publish: &Publish) -> bool;

@@ -2,6 +2,8 @@
 //!
 //! Redis names and channels are the same thing but for the prefix (exact mode), or one pattern stands for all channels under the prefix.
 
+use std::ops::Range;
+
 use super::awaiting;
 use super::awaiting::{Asked, Verb};
 use super::fault::{Fault, Refusal, with_advice};
@@ -35,6 +37,8 @@ pub struct Feed {
     /// None: each channel is subscribed by itself.
     pattern: Option<String>,
     subscriptions: Subscriptions,
+    /// The hub's slots with channels that were wanted when the connection came up and are still to be shown to `subscriptions`.
+    unshown: Range<usize>,
     pub publishes: Publishes,
     timing: Timing,
     /// When, and after how many refusals in a row.
@@ -54,13 +58,14 @@ impl Feed {
         if let Some(pattern) = &pattern {
             subscriptions.want_pattern(pattern);
             for name in names.beside_pattern() {
-                subscriptions.want(name);
+                subscriptions.want_beside(name);
             }
         }
         Feed {
             names,
             pattern,
             subscriptions,
+            unshown: 0..0,
             publishes: Publishes::default(),
             timing,
             retry_postponed_at: None,
@@ -85,20 +90,23 @@ impl Feed {
         }
     }
 
-    pub fn unwant(&mut self, channel: &str) {
+    pub fn unwant(&mut self, channel: &str, had_come: bool) {
         if self.pattern.is_none() {
-            self.subscriptions.unwant(&self.names.to_redis(channel));
+            self.subscriptions.unwant(&self.names.to_redis(channel), had_come);
         }
     }
 
     /// A new connection: everything is to be subscribed.
-    pub fn restart(&mut self) {
-        self.subscriptions.restart();
+    pub fn restart(&mut self, hub: &Hub) {
+        let (slots, channels) = if self.pattern.is_none() { (hub.slots(), hub.channel_count()) } else { (0, 0) };
+        self.unshown = 0..slots;
+        self.subscriptions.restart(channels);
     }
 
     pub fn lose(&mut self, hub: &mut Hub) {
         // What is wanted from now on must not be taken for subscribed.
         self.subscriptions.disconnect();
+        self.unshown = 0..0;
         (self.retry_postponed_at, self.postponements, self.retry_refused_at) = (None, 0, None);
         for (publish, result) in self.publishes.subscription_lost() {
             hub.published(publish, result);
@@ -106,10 +114,11 @@ impl Feed {
     }
 
     /// Writes the commands that are due, as far as there is room; whether there were any.
-    pub fn write(&mut self, link: &mut Link, now: MonotonicNs) -> bool {
+    pub fn write(&mut self, link: &mut Link, hub: &Hub, now: MonotonicNs) -> bool {
         let mut has_written = false;
         while link.is_ready() && link.out_bytes() < OUT_BYTES {
-            let Some(asked) = self.subscriptions.write_next(link.out()) else { break };
+            let unshown = || hub.next_still(&mut self.unshown).map(|channel| self.names.to_redis(channel).into());
+            let Some(asked) = self.subscriptions.write_next(link.out(), unshown) else { break };
             link.asked(asked, now);
             has_written = true;
         }
@@ -125,7 +134,8 @@ impl Feed {
                 }
             }
             Answer::Confirmed { verb: Verb::Unsubscribe, name, was_asked } => {
-                if self.subscriptions.unsubscribed(name, was_asked) {
+                let had_come = self.names.to_channel(name).is_some_and(|channel| hub.comes(channel));
+                if self.subscriptions.unsubscribed(name, was_asked, had_come) {
                     self.tell(hub, name, Hub::interrupt_channel);
                 }
             }

@@ -207,7 +207,7 @@ impl RedisBus {
                     }
                     tracing::warn!("{} of {} is of no use: {fault}. Using another address of that name", place, self.make_link.target);
                 }
-                self.feed.restart();
+                self.feed.restart(hub);
                 self.follow(at, hub, now);
                 self.outlet.doubt();
             }
@@ -266,7 +266,7 @@ impl RedisBus {
             Role::Subscribed => {
                 let link = &mut self.links[at].link;
                 loop {
-                    let has_written = self.feed.write(link, now);
+                    let has_written = self.feed.write(link, hub, now);
                     link.flush()?;
                     if !has_written || link.out_bytes() > 0 {
                         break;
@@ -313,8 +313,8 @@ impl Upstream for RedisBus {
         self.feed.want(hub, channel);
     }
 
-    fn unwant(&mut self, _: &mut Hub, channel: &str) {
-        self.feed.unwant(channel);
+    fn unwant(&mut self, _: &mut Hub, channel: &str, had_come: bool) {
+        self.feed.unwant(channel, had_come);
     }
 
     fn takes(&mut self, publish: &Publish) -> bool {

@@ -1,5 +1,8 @@
 //! Which Redis names are subscribed, wanted, refused, or under way in between: channels (exact mode), or the pattern and what it does not cover.
-//! Sans-IO; owned by [`super::RedisBus`], which tells it what [`super::link`] found answered.
+//! Sans-IO; owned by [`super::feed`], which tells it what [`super::link`] found answered.
+//!
+//! A name that is subscribed and wanted is the rule, and is not remembered here: the hub has its channel, and knows that it flows. Remembered are names on
+//! their way in or out, refused ones, and those that are no channels (the pattern and what stands beside it).
 //!
 //! Invariant: at most one SUBSCRIBE or UNSUBSCRIBE of a name is unanswered. A wish that comes meanwhile waits for the answer, so
 //! subscribe, unsubscribe and subscribe again cannot overtake each other.
@@ -23,6 +26,7 @@ pub const REFUSED_RETRIES_MAX: usize = 64;
 /// Names are Redis names, with prefix.
 #[derive(Debug, Default)]
 pub struct Subscriptions {
+    /// Unsettled ones, and those that are no channels.
     names: HashMap<Arc<str>, Subscription>,
     /// Nearly everything hangs on it, if there is one.
     pattern: Option<Arc<str>>,
@@ -31,7 +35,8 @@ pub struct Subscriptions {
     queue: VecDeque<Arc<str>>,
     unanswered: usize,
     subscribed: usize,
-    /// Names that were wanted when the connection came up, until they are confirmed or refused for good.
+    /// Names that were wanted when the connection came up, until they are confirmed or refused for good. Most of them have yet to be shown
+    /// ([`Subscriptions::write_next`]).
     recovering: usize,
     /// Refused for now.
     postponed: Held,
@@ -53,7 +58,7 @@ struct Held {
 #[derive(Debug)]
 struct Subscription {
     state: State,
-    is_pattern: bool,
+    kind: Kind,
     is_wanted: bool,
     is_queued: bool,
     is_recovering: bool,
@@ -61,6 +66,15 @@ struct Subscription {
     is_told: bool,
     /// Names that may stand in one command with it. A command with several names is refused as a whole: halved, until it is known for which.
     together_max: u16,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Known to the hub.
+    Channel,
+    /// Stands beside the pattern, whether the hub has its channel or not.
+    Beside,
+    Pattern,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,10 +115,10 @@ pub struct Refused {
 }
 
 impl Subscription {
-    fn wanted(is_pattern: bool) -> Subscription {
+    fn wanted(kind: Kind) -> Subscription {
         Subscription {
             state: State::Idle,
-            is_pattern,
+            kind,
             is_wanted: true,
             is_queued: false,
             is_recovering: false,
@@ -115,7 +129,7 @@ impl Subscription {
 
     fn verb_due(&self) -> Option<Verb> {
         match (self.state, self.is_wanted) {
-            (State::Idle, true) if self.is_pattern => Some(Verb::PatternSubscribe),
+            (State::Idle, true) if self.kind == Kind::Pattern => Some(Verb::PatternSubscribe),
             (State::Idle, true) => Some(Verb::Subscribe),
             (State::Subscribed, false) => Some(Verb::Unsubscribe),
             _ => None,
@@ -124,22 +138,32 @@ impl Subscription {
 }
 
 impl Subscriptions {
+    /// A channel's name, which was not wanted.
     pub fn want(&mut self, name: &str) -> Standing {
-        self.want_as(name, false)
+        self.want_as(name, Kind::Channel)
+    }
+
+    /// For good, whether the hub has its channel or not.
+    pub fn want_beside(&mut self, name: &str) {
+        self.want_as(name, Kind::Beside);
     }
 
     /// There can be one.
     pub fn want_pattern(&mut self, pattern: &str) {
         self.pattern = Some(pattern.into());
-        self.want_as(pattern, true);
+        self.want_as(pattern, Kind::Pattern);
     }
 
-    fn want_as(&mut self, name: &str, is_pattern: bool) -> Standing {
+    fn want_as(&mut self, name: &str, kind: Kind) -> Standing {
+        if !self.is_connected && kind == Kind::Channel {
+            // A new connection asks the hub.
+            return Standing::Pending;
+        }
         let key: Arc<str> = match self.names.get_key_value(name) {
             Some((key, _)) => key.clone(),
             None => name.into(),
         };
-        self.names.entry(key.clone()).or_insert_with(|| Subscription::wanted(is_pattern)).is_wanted = true;
+        self.names.entry(key.clone()).or_insert_with(|| Subscription::wanted(kind)).is_wanted = true;
         self.postponed_leaves.names.swap_remove(name);
         self.enqueue(&key);
         // Names that were given up before their turn came are still in it.
@@ -147,7 +171,28 @@ impl Subscriptions {
             let names = &self.names;
             self.queue.retain(|name| names.get(name).is_some_and(|subscription| subscription.is_queued));
         }
-        self.standing(name)
+        let standing = self.standing(name);
+        self.settle(name);
+        standing
+    }
+
+    /// Not to be remembered any longer, if it is as the hub wants it.
+    fn settle(&mut self, name: &str) {
+        let is_settled =
+            |found: &Subscription| found.state == State::Subscribed && found.is_wanted && found.kind == Kind::Channel && !found.is_told;
+        if self.names.get(name).is_some_and(is_settled) {
+            self.names.remove(name);
+            self.shrink();
+        }
+    }
+
+    fn shrink(&mut self) {
+        if self.names.capacity() > COMMAND_NAMES_MAX && self.names.len() < self.names.capacity() / 4 {
+            self.names.shrink_to(2 * self.names.len());
+        }
+        if self.queue.is_empty() && self.queue.capacity() > COMMAND_NAMES_MAX {
+            self.queue = VecDeque::new();
+        }
     }
 
     pub fn standing(&self, name: &str) -> Standing {
@@ -158,7 +203,17 @@ impl Subscriptions {
         }
     }
 
-    pub fn unwant(&mut self, name: &str) {
+    /// `had_come`: its messages came until now.
+    pub fn unwant(&mut self, name: &str, had_come: bool) {
+        if !self.names.contains_key(name) {
+            if !had_come {
+                // It has not been shown since the connection came up.
+                debug_assert!(self.recovering > 0 || !self.is_connected, "{name} was neither settled nor remembered");
+                self.recovering = self.recovering.saturating_sub(1);
+                return;
+            }
+            self.names.insert(name.into(), Subscription { state: State::Subscribed, ..Subscription::wanted(Kind::Channel) });
+        }
         let Some((key, _)) = self.names.get_key_value(name) else { return };
         let key = key.clone();
         let subscription = self.names.get_mut(name).expect("it was there");
@@ -180,6 +235,7 @@ impl Subscriptions {
         for held in [&mut self.postponed, &mut self.postponed_leaves, &mut self.refused] {
             held.names.swap_remove(name);
         }
+        self.shrink();
     }
 
     /// Queues the name unless it is as wished, under way, refused, or queued already. Without a connection nothing is queued: a new one queues all.
@@ -192,28 +248,38 @@ impl Subscriptions {
         }
     }
 
-    /// The connection is lost: nothing is subscribed.
+    /// The connection is lost: nothing is subscribed. Of the channels that are wanted those are remembered whose refusal the operator was told.
     pub fn disconnect(&mut self) {
         self.is_connected = false;
         self.unanswered = 0;
         self.subscribed = 0;
-        self.queue.clear();
+        self.queue = VecDeque::new();
         (self.postponed, self.postponed_leaves, self.refused) = Default::default();
-        self.names.retain(|_, subscription| subscription.is_wanted);
-        self.recovering = self.names.len();
+        self.names.retain(|_, subscription| subscription.is_wanted && (subscription.is_told || subscription.kind != Kind::Channel));
         for subscription in self.names.values_mut() {
-            let new = Subscription::wanted(subscription.is_pattern);
+            let new = Subscription::wanted(subscription.kind);
             *subscription = Subscription { is_told: subscription.is_told, is_recovering: true, ..new };
         }
+        self.recovering = self.names.len();
+        self.shrink();
     }
 
-    /// A new connection: everything wanted is to be subscribed.
-    pub fn restart(&mut self) {
+    /// A new connection: everything wanted is to be subscribed, `channels` of them known to the hub.
+    pub fn restart(&mut self, channels: usize) {
         self.disconnect();
         self.is_connected = true;
+        self.recovering = channels + self.names.values().filter(|subscription| subscription.kind != Kind::Channel).count();
         for (name, subscription) in &mut self.names {
             subscription.is_queued = true;
             self.queue.push_back(name.clone());
+        }
+    }
+
+    /// A channel that was wanted when the connection came up, and does not flow.
+    fn recover(&mut self, name: Arc<str>) {
+        if self.is_connected && !self.names.contains_key(&name) {
+            self.names.insert(name.clone(), Subscription { is_recovering: true, is_queued: true, ..Subscription::wanted(Kind::Channel) });
+            self.queue.push_back(name);
         }
     }
 
@@ -237,8 +303,15 @@ impl Subscriptions {
         self.refused.names.len()
     }
 
-    /// Appends the next command; None: nothing to say, or enough is unanswered.
-    pub fn write_next(&mut self, out: &mut Vec<u8>) -> Option<Asked> {
+    /// Appends the next command; None: nothing to say, or enough is unanswered. `unshown` gives, one after the other, the names of channels that were wanted
+    /// when the connection came up and do not flow; so many of them wait as Redis answers at a time, and the rest cost nothing here.
+    pub fn write_next(&mut self, out: &mut Vec<u8>, mut unshown: impl FnMut() -> Option<Arc<str>>) -> Option<Asked> {
+        while self.queue.len() < COMMAND_NAMES_MAX
+            && self.unanswered + self.queue.len() < UNANSWERED_MAX
+            && let Some(name) = unshown()
+        {
+            self.recover(name);
+        }
         let mut names = Names::new();
         let mut verb: Option<Verb> = None;
         let mut names_max = COMMAND_NAMES_MAX;
@@ -303,12 +376,17 @@ impl Subscriptions {
             retry(&mut self.names, &mut self.queue, &mut self.refused, usize::MAX);
         }
         self.enqueue(&key);
+        self.settle(name);
         is_wanted
     }
 
-    /// Redis confirms an UNSUBSCRIBE, or says unasked that a subscription has ended. True: the name is wanted, its messages have ceased to flow.
-    pub fn unsubscribed(&mut self, name: &str, was_asked: bool) -> bool {
+    /// Redis confirms an UNSUBSCRIBE, or says unasked that a subscription has ended; `had_come`: of a channel whose messages came until now. True: the
+    /// name is wanted, its messages have ceased to flow.
+    pub fn unsubscribed(&mut self, name: &str, was_asked: bool, had_come: bool) -> bool {
         self.unanswered = self.unanswered.saturating_sub(usize::from(was_asked));
+        if !was_asked && had_come && !self.names.contains_key(name) {
+            self.names.insert(name.into(), Subscription { state: State::Subscribed, ..Subscription::wanted(Kind::Channel) });
+        }
         let Some((key, _)) = self.names.get_key_value(name) else { return false };
         let key = key.clone();
         let subscription = self.names.get_mut(name).expect("it was there");

@@ -1,12 +1,18 @@
 //! Subscriptions on a connection to a Redis that answers when it is told to.
 
+use std::collections::BTreeMap;
+
 use super::super::awaiting::Awaiting;
 use super::*;
 
-/// Subscriptions on a connection to a Redis that answers when it is told to.
+/// Subscriptions, the hub that has their channels, and a connection to a Redis that answers when it is told to.
 #[derive(Default)]
 struct Rig {
     subscriptions: Subscriptions,
+    /// What is wanted, and whether it flows.
+    hub: BTreeMap<String, bool>,
+    /// Wanted when the connection came up, and not shown yet.
+    unshown: Vec<String>,
     awaiting: Awaiting,
 }
 
@@ -17,31 +23,56 @@ impl Rig {
         rig
     }
 
+    fn disconnect(&mut self) {
+        self.hub.values_mut().for_each(|is_flowing| *is_flowing = false);
+        self.unshown.clear();
+        self.subscriptions.disconnect();
+    }
+
     fn reconnect(&mut self) {
+        self.disconnect();
         self.awaiting = Awaiting::default();
-        self.subscriptions.restart();
+        self.unshown = self.hub.keys().rev().cloned().collect();
+        self.subscriptions.restart(self.hub.len());
+    }
+
+    fn want(&mut self, name: &str) -> Standing {
+        let standing = self.subscriptions.want(name);
+        self.hub.insert(name.to_owned(), standing == Standing::Subscribed);
+        standing
+    }
+
+    fn unwant(&mut self, name: &str) {
+        let had_come = self.hub.remove(name).expect("it was wanted");
+        self.subscriptions.unwant(name, had_come);
     }
 
     fn commands(&mut self) -> Vec<String> {
         let mut commands = Vec::new();
         let mut out = Vec::new();
-        while let Some(asked) = self.subscriptions.write_next(&mut out) {
+        loop {
+            let (hub, unshown) = (&self.hub, &mut self.unshown);
+            let next = || std::iter::from_fn(|| unshown.pop()).find(|name| hub.get(name) == Some(&false)).map(Arc::from);
+            let Some(asked) = self.subscriptions.write_next(&mut out, next) else { return commands };
             self.awaiting.sent(asked, 0);
             let text = String::from_utf8(std::mem::take(&mut out)).unwrap();
             let words: Vec<&str> = text.split("\r\n").skip(2).step_by(2).collect();
             commands.push(words.join(" "));
         }
-        commands
     }
 
     fn confirm(&mut self, name: &str) -> bool {
         assert!(self.awaiting.confirmed(Verb::Subscribe, name), "{name}");
-        self.subscriptions.subscribed(name, true)
+        let is_flowing = self.subscriptions.subscribed(name, true);
+        if is_flowing && let Some(flows) = self.hub.get_mut(name) {
+            *flows = true;
+        }
+        is_flowing
     }
 
     fn confirm_end(&mut self, name: &str) {
         assert!(self.awaiting.confirmed(Verb::Unsubscribe, name), "{name}");
-        assert!(!self.subscriptions.unsubscribed(name, true));
+        assert!(!self.subscriptions.unsubscribed(name, true, false));
     }
 
     /// An error answers the oldest command; which names are known to be refused then.
@@ -77,25 +108,24 @@ impl Rig {
 #[test]
 fn wanted_again_while_the_unsubscribe_is_under_way() {
     let mut rig = Rig::connected();
-    assert_eq!(rig.subscriptions.want("a"), Standing::Pending);
+    assert_eq!(rig.want("a"), Standing::Pending);
     assert_eq!(rig.commands(), ["SUBSCRIBE a"]);
     assert!(rig.confirm("a"));
-    rig.subscriptions.unwant("a");
+    rig.unwant("a");
     assert_eq!(rig.commands(), ["UNSUBSCRIBE a"]);
-    assert_eq!(rig.subscriptions.want("a"), Standing::Pending, "it is not subscribed any more as far as Redis is concerned");
+    assert_eq!(rig.want("a"), Standing::Pending, "it is not subscribed any more as far as Redis is concerned");
     assert_eq!(rig.commands(), [""; 0], "not before the answer");
     rig.confirm_end("a");
     assert_eq!(rig.commands(), ["SUBSCRIBE a"]);
-    assert!(rig.confirm("a"));
-    assert_eq!(rig.subscriptions.want("a"), Standing::Subscribed);
+    assert!(rig.confirm("a") && rig.subscriptions.names.is_empty());
 }
 
 #[test]
 fn unwanted_while_the_subscribe_is_under_way() {
     let mut rig = Rig::connected();
-    rig.subscriptions.want("a");
+    rig.want("a");
     assert_eq!(rig.commands(), ["SUBSCRIBE a"]);
-    rig.subscriptions.unwant("a");
+    rig.unwant("a");
     assert_eq!(rig.commands(), [""; 0]);
     assert!(!rig.confirm("a"));
     assert_eq!(rig.commands(), ["UNSUBSCRIBE a"]);
@@ -106,15 +136,15 @@ fn unwanted_while_the_subscribe_is_under_way() {
 #[test]
 fn changes_of_mind_before_anything_is_sent_cost_nothing() {
     let mut rig = Rig::connected();
-    rig.subscriptions.want("a");
-    rig.subscriptions.unwant("a");
+    rig.want("a");
+    rig.unwant("a");
     assert!(rig.subscriptions.names.is_empty());
     assert_eq!(rig.commands(), [""; 0]);
-    rig.subscriptions.want("a");
+    rig.want("a");
     assert_eq!(rig.commands(), ["SUBSCRIBE a"]);
     rig.confirm("a");
-    rig.subscriptions.unwant("a");
-    assert_eq!(rig.subscriptions.want("a"), Standing::Subscribed);
+    rig.unwant("a");
+    assert_eq!(rig.want("a"), Standing::Subscribed);
     assert_eq!(rig.commands(), [""; 0]);
 }
 
@@ -123,8 +153,8 @@ fn names_that_come_and_go_while_nothing_can_be_sent_are_not_kept() {
     for mut rig in [Rig::default(), Rig::connected()] {
         for number in 0..20_000 {
             let name = number.to_string();
-            rig.subscriptions.want(&name);
-            rig.subscriptions.unwant(&name);
+            rig.want(&name);
+            rig.unwant(&name);
         }
         assert!(rig.subscriptions.names.is_empty());
         assert!(rig.subscriptions.queue.len() <= COMMAND_NAMES_MAX + 2, "{}", rig.subscriptions.queue.len());
@@ -136,7 +166,7 @@ fn commands_are_cut_and_the_unanswered_are_bounded() {
     let mut rig = Rig::connected();
     let names: Vec<String> = (0..20_000).map(|number| format!("n{number}")).collect();
     for name in &names {
-        rig.subscriptions.want(name);
+        rig.want(name);
     }
     let first = rig.commands();
     assert_eq!(first.len(), UNANSWERED_MAX / COMMAND_NAMES_MAX);
@@ -159,12 +189,12 @@ fn a_new_connection_subscribes_what_is_wanted_and_recovers() {
     let mut rig = Rig::connected();
     assert_eq!(rig.subscriptions.readiness(), Readiness::Ready);
     for name in ["a", "b", "c"] {
-        rig.subscriptions.want(name);
+        rig.want(name);
     }
     rig.commands();
     rig.confirm("a");
-    rig.subscriptions.unwant("b");
-    rig.subscriptions.disconnect();
+    rig.unwant("b");
+    rig.disconnect();
     assert_eq!(rig.subscriptions.readiness(), Readiness::Recovering);
     rig.reconnect();
     let mut names: Vec<_> = rig.commands()[0].split(' ').skip(1).map(str::to_owned).collect();
@@ -172,7 +202,7 @@ fn a_new_connection_subscribes_what_is_wanted_and_recovers() {
     assert_eq!(names, ["a", "c"]);
     assert!(rig.confirm("c"));
     assert_eq!(rig.subscriptions.readiness(), Readiness::Recovering);
-    rig.subscriptions.unwant("a");
+    rig.unwant("a");
     assert_eq!(rig.subscriptions.readiness(), Readiness::Ready);
 }
 
@@ -180,20 +210,20 @@ fn a_new_connection_subscribes_what_is_wanted_and_recovers() {
 fn a_refused_name_does_not_take_the_others_with_it() {
     let mut rig = Rig::default();
     for number in 0..COMMAND_NAMES_MAX - 1 {
-        rig.subscriptions.want(&number.to_string());
+        rig.want(&number.to_string());
     }
-    rig.subscriptions.want("secret");
+    rig.want("secret");
     rig.reconnect();
     let (refused, commands) = rig.answer_all(|name| name != "secret");
     assert_eq!(refused, ["secret"]);
     assert!(commands <= 20, "{commands} commands to find one name of {COMMAND_NAMES_MAX}");
     assert_eq!((rig.subscriptions.readiness(), rig.subscriptions.refused_count()), (Readiness::Ready, 1));
-    assert_eq!(rig.subscriptions.want("secret"), Standing::Refused);
+    assert_eq!(rig.want("secret"), Standing::Refused);
     assert_eq!(rig.commands(), [""; 0], "not before its time");
     rig.subscriptions.retry_refused();
     assert_eq!(rig.commands(), ["SUBSCRIBE secret"]);
     assert_eq!((rig.refuse(Refusal::ForGood), rig.subscriptions.refused_count()), (vec![], 1), "nothing new");
-    rig.subscriptions.unwant("secret");
+    rig.unwant("secret");
     assert_eq!(rig.subscriptions.refused_count(), 0);
     rig.subscriptions.retry_refused();
     assert_eq!(rig.commands(), [""; 0]);
@@ -204,7 +234,7 @@ fn nothing_is_ready_while_everything_is_refused_also_while_it_is_tried_again() {
     let mut rig = Rig::default();
     let names: Vec<String> = (0..1000).map(|number| format!("n{number:03}")).collect();
     for name in &names {
-        rig.subscriptions.want(name);
+        rig.want(name);
     }
     rig.reconnect();
     let (refused, commands) = rig.answer_all(|_| false);
@@ -235,7 +265,7 @@ fn nothing_is_ready_while_everything_is_refused_also_while_it_is_tried_again() {
 fn what_is_refused_for_now_is_not_ready_and_is_tried_again() {
     let mut rig = Rig::default();
     for number in 0..2000 {
-        rig.subscriptions.want(&number.to_string());
+        rig.want(&number.to_string());
     }
     rig.reconnect();
     for _ in rig.commands() {
@@ -256,21 +286,21 @@ fn what_is_refused_for_now_is_not_ready_and_is_tried_again() {
 #[test]
 fn a_refused_unsubscribe_is_tried_again_and_does_not_make_unready() {
     let mut rig = Rig::connected();
-    rig.subscriptions.want("a");
+    rig.want("a");
     rig.answer_all(|_| true);
-    rig.subscriptions.unwant("a");
+    rig.unwant("a");
     assert_eq!(rig.commands(), ["UNSUBSCRIBE a"]);
     rig.refuse(Refusal::ForNow);
     assert_eq!((rig.subscriptions.readiness(), rig.subscriptions.has_postponed()), (Readiness::Ready, true));
     rig.subscriptions.retry_postponed();
     assert_eq!(rig.commands(), ["UNSUBSCRIBE a"]);
     // Wanted again, and the UNSUBSCRIBE is refused or lost: whether it is subscribed is not known, so it is asked for.
-    rig.subscriptions.want("a");
+    rig.want("a");
     rig.refuse(Refusal::ForNow);
     assert_eq!(rig.commands(), ["SUBSCRIBE a"]);
     assert!(rig.confirm("a"));
     assert!(!rig.subscriptions.has_postponed());
-    rig.subscriptions.unwant("a");
+    rig.unwant("a");
     rig.commands();
     rig.refuse(Refusal::ForGood);
     assert!(rig.subscriptions.names.is_empty() && rig.subscriptions.subscribed == 0);
@@ -279,10 +309,11 @@ fn a_refused_unsubscribe_is_tried_again_and_does_not_make_unready() {
 #[test]
 fn a_subscription_that_ends_unasked_is_asked_for_again() {
     let mut rig = Rig::connected();
-    rig.subscriptions.want("a");
+    rig.want("a");
     rig.answer_all(|_| true);
-    assert!(!rig.subscriptions.unsubscribed("unknown", false));
-    assert!(rig.subscriptions.unsubscribed("a", false), "it has ceased to flow");
+    assert!(!rig.subscriptions.unsubscribed("unknown", false, false));
+    assert!(rig.subscriptions.unsubscribed("a", false, true), "it has ceased to flow");
+    rig.hub.insert("a".to_owned(), false);
     assert_eq!(rig.subscriptions.readiness(), Readiness::Recovering);
     rig.answer_all(|_| true);
     assert_eq!((rig.subscriptions.readiness(), rig.subscriptions.subscribed), (Readiness::Ready, 1));
@@ -292,7 +323,7 @@ fn a_subscription_that_ends_unasked_is_asked_for_again() {
 fn without_its_pattern_nothing_is_ready_and_without_the_rest_it_is() {
     let mut rig = Rig::default();
     rig.subscriptions.want_pattern("p:*");
-    rig.subscriptions.want("beside");
+    rig.subscriptions.want_beside("beside");
     for (refused, readiness) in [("p:*", Readiness::RefusedForGood), ("beside", Readiness::Ready)] {
         rig.reconnect();
         for command in rig.commands() {
@@ -312,7 +343,7 @@ fn without_its_pattern_nothing_is_ready_and_without_the_rest_it_is() {
 #[test]
 fn the_operator_hears_of_a_refused_name_once() {
     let mut rig = Rig::default();
-    rig.subscriptions.want("a");
+    rig.want("a");
     for is_news in [true, false] {
         rig.reconnect();
         rig.commands();
@@ -320,4 +351,34 @@ fn the_operator_hears_of_a_refused_name_once() {
         let refused = rig.subscriptions.refused(verb, &names, Refusal::ForGood);
         assert_eq!(refused, [Refused { name: "a".into(), is_news }]);
     }
+}
+
+/// What is subscribed and wanted is known by the hub: a million channels leave nothing here.
+#[test]
+fn settled_names_are_not_kept_and_a_new_connection_is_shown_them_in_pieces() {
+    let mut rig = Rig::connected();
+    for number in 0..100_000 {
+        rig.want(&number.to_string());
+    }
+    rig.answer_all(|_| true);
+    assert_eq!((rig.subscriptions.names.len(), rig.subscriptions.subscribed), (0, 100_000));
+    rig.reconnect();
+    assert_eq!(rig.subscriptions.readiness(), Readiness::Recovering);
+    let first = rig.commands();
+    assert!(rig.subscriptions.names.len() <= UNANSWERED_MAX, "{}", rig.subscriptions.names.len());
+    // Some leave before they are shown, some come, and some of these in the place of others.
+    for number in 90_000..95_000 {
+        rig.unwant(&number.to_string());
+    }
+    for number in 94_000..95_000 {
+        assert_eq!(rig.want(&number.to_string()), Standing::Pending);
+    }
+    for name in first.iter().flat_map(|command| command.split(' ').skip(1)) {
+        assert!(rig.confirm(name));
+    }
+    rig.answer_all(|_| true);
+    assert_eq!((rig.subscriptions.readiness(), rig.subscriptions.recovering), (Readiness::Ready, 0));
+    assert_eq!((rig.subscriptions.names.len(), rig.subscriptions.subscribed), (0, 96_000));
+    assert!(rig.subscriptions.names.capacity() <= 2 * COMMAND_NAMES_MAX && rig.subscriptions.queue.capacity() <= COMMAND_NAMES_MAX);
+    assert!(rig.hub.values().all(|is_flowing| *is_flowing));
 }
