@@ -1,4 +1,5 @@
-//! Every bound that is not a setting, named, unit last. What an operator may change stands in [`crate::config`].
+//! Every bound that is not a setting, named, unit last: of the wire and the shards here, of the [`bus`], of [`redis`] and of the [`control`] port in a section
+//! each. What an operator may change stands in [`crate::config`].
 
 /// Longest channel name in bytes, as clients write it (without the Redis prefix).
 pub const CHANNEL_NAME_BYTES_MAX: usize = 255;
@@ -37,6 +38,7 @@ pub const SLICES_PER_WRITE: usize = 32;
 pub const SLICES_BEFORE_MERGE: usize = 8;
 /// Room that a queue keeps when it has run empty; what a flood has made larger is given back.
 pub const QUEUE_KEPT: usize = 1024;
+pub const EVENTS_PER_WAIT: usize = 1024;
 /// Accepts per turn and shard.
 pub const ACCEPTS_PER_TURN: usize = 128;
 /// Connections read per turn and shard.
@@ -92,6 +94,53 @@ pub const ACCEPT_WARNING_TICKS: u32 = 600;
 pub const SHARDS_MAX: usize = 1024;
 pub const CONNECTIONS_MAX: usize = 1 << 24;
 pub const PAYLOAD_BYTES_MAX: usize = 64 << 20;
+
+/// Of the bus thread.
+pub mod bus {
+    /// Commands that wait for the bus thread; a full inbox gives the command back to whoever sends it. Publishes cannot fill it: joins and leaves have
+    /// three quarters to themselves.
+    pub const COMMANDS_MAX: usize = 16 * 1024;
+    /// Publishes from when they are accepted until they are answered; one more is answered `busy`.
+    pub const PUBLISHES_MAX: usize = 4096;
+    /// Bytes of their payloads; a single larger one is let through when nothing else is under way.
+    pub const PUBLISH_BYTES_MAX: usize = 64 * 1024 * 1024;
+    /// Replies that may wait for one shard before the bus thread stops taking commands.
+    pub const REPLIES_MAX: usize = 16 * 1024;
+    /// Commands served in one turn.
+    pub const TURN_COMMANDS: usize = 1024;
+    /// Publishes and bytes of them that go on in one turn, if shards have as much room: what they bring is handed out before the next ones.
+    pub const TURN_PUBLISHES: usize = 1024;
+    pub const TURN_PUBLISH_BYTES: usize = 1024 * 1024;
+    /// Bytes that a source may send per turn; what it leaves of them it keeps while it has more to send.
+    pub const SOURCE_TURN_BYTES: usize = 64 * 1024;
+    /// What a publish costs beside its bytes.
+    pub const PUBLISH_COST_BYTES: usize = 256;
+    /// Channels whose history is looked through for what is too old, at a time.
+    pub const SWEEP_CHANNELS: usize = 4096;
+
+    const _: () = assert!(PUBLISHES_MAX <= COMMANDS_MAX / 4);
+}
+
+/// Of the connections to Redis.
+pub mod redis {
+    /// Bytes read in one turn before they are handed out and commands are served.
+    pub const TURN_BYTES: usize = 1024 * 1024;
+    /// The largest value taken from Redis, whatever `payload_bytes_max` says: larger payloads are read, dropped and announced.
+    pub const VALUE_BYTES_MIN: usize = 64 * 1024 * 1024;
+    /// Commands are written only while fewer bytes wait to leave.
+    pub const OUT_BYTES: usize = 64 * 1024;
+    /// Names in one command: its replies come in one piece, and Redis serves nobody else meanwhile.
+    pub const COMMAND_NAMES_MAX: usize = 512;
+    /// Names that may be unanswered: the confirmations must stay far below Redis's output buffer limit for subscribers (8 to 32 MB).
+    pub const UNANSWERED_MAX: usize = 8192;
+    /// Names that were refused for good and are asked for again at a time, each alone. If one is allowed now, all are asked for.
+    pub const REFUSED_RETRIES_MAX: usize = 64;
+    /// Most of our own publishes that may be on their way back at once. More gains nothing: a quarter of this under way keeps a link of a millisecond busy at 2 Gbit/s. And whatever lies before others' messages
+    /// delays them.
+    pub const WINDOW_BYTES_MAX: usize = 1024 * 1024;
+    /// What Redis adds to a message of ours: `>3`, `message`, lengths and line ends.
+    pub const MESSAGE_BYTES: usize = 64;
+}
 
 /// Of the control port.
 pub mod control {

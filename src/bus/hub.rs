@@ -21,6 +21,7 @@ use crate::clock::{MonotonicNs, nanos};
 use crate::config::{ChannelRules, Mismatch, Settings};
 use crate::fanout::batch::{Batch, BatchBuilder};
 use crate::fanout::topics::TopicToken;
+use crate::limits::bus::SWEEP_CHANNELS;
 use crate::metrics::BusMetrics;
 use crate::sys;
 use crate::wire::event::GapReason;
@@ -29,9 +30,8 @@ use flow::{Count, Counter, Flow, Onward, Start};
 
 /// A full inbox is tried again after this long, or at the next flush.
 pub const RETRY_NS: u64 = 2_000_000;
-/// How often history is looked through for what is too old, and how many channels at a time.
+/// How often history is looked through for what is too old.
 const SWEEP_NS: u64 = 250_000_000;
-const SWEEP_CHANNELS: usize = 4096;
 
 /// When a message came in.
 #[derive(Debug, Clone, Copy)]

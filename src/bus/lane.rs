@@ -15,9 +15,7 @@ use crate::fanout::batch::Batch;
 use crate::fanout::topics::TopicToken;
 #[cfg(doc)]
 use crate::inbox::InboxSender;
-
-/// Replies that may wait for one shard before the bus thread stops taking commands.
-pub const REPLIES_MAX: usize = 16 * 1024;
+use crate::limits::bus::REPLIES_MAX;
 
 pub struct Lane {
     sender: ShardSender,

@@ -36,19 +36,11 @@ use shares::{Publishers, Share, Shares, Ticket};
 use crate::fanout::batch::{Batch, Channel};
 use crate::fanout::topics::TopicToken;
 use crate::inbox::InboxSender;
+use crate::limits::bus::{PUBLISH_BYTES_MAX, PUBLISHES_MAX};
 use crate::wire::command::Id;
 
-/// Commands that wait for the bus thread; a full inbox gives the command back to whoever sends it. Publishes cannot fill it: joins and leaves have
-/// three quarters to themselves.
-pub const COMMANDS_MAX: usize = 16 * 1024;
-/// Publishes from when they are accepted until they are answered; one more is answered [`PublishError::Busy`].
-pub const PUBLISHES_MAX: usize = 4096;
-/// Bytes of their payloads; a single larger one is let through when nothing else is under way.
-pub const PUBLISH_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// What of both only the control port may use, and no more than that.
 pub const CONTROL_SHARE: Share = Share { count: PUBLISHES_MAX / 4, bytes: PUBLISH_BYTES_MAX / 4 };
-
-const _: () = assert!(PUBLISHES_MAX <= COMMANDS_MAX / 4);
 
 /// A connection slot of one shard: index and generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -7,11 +7,7 @@ use std::collections::{HashMap, VecDeque};
 
 use super::ConnToken;
 use super::question::{Asker, Publish, ReplyTo};
-
-/// Bytes that a source may send per turn; what it leaves of them it keeps while it has more to send.
-const TURN_BYTES: usize = 64 * 1024;
-/// What a publish costs beside its bytes.
-const PUBLISH_COST: usize = 256;
+use crate::limits::bus::{PUBLISH_COST_BYTES, SOURCE_TURN_BYTES};
 
 #[derive(Debug, Default)]
 pub struct Queue {
@@ -32,7 +28,7 @@ struct Line {
 
 impl Line {
     fn cost(&self) -> Option<usize> {
-        self.publishes.front().map(|publish| publish.payload.len() + PUBLISH_COST)
+        self.publishes.front().map(|publish| publish.payload.len() + PUBLISH_COST_BYTES)
     }
 
     fn pop(&mut self) -> Option<Publish> {
@@ -87,7 +83,7 @@ impl Queue {
             if line.credit >= cost {
                 break;
             }
-            line.credit += TURN_BYTES;
+            line.credit += SOURCE_TURN_BYTES;
             self.pass();
         }
         self.current().publishes.front()

@@ -21,14 +21,9 @@ use super::{BusCommand, ShardSender};
 use crate::clock::{MonotonicNs, nanos};
 use crate::config::Settings;
 use crate::inbox::Inbox;
+use crate::limits::bus::{TURN_COMMANDS, TURN_PUBLISH_BYTES, TURN_PUBLISHES};
 use crate::metrics::BusMetrics;
 use crate::sys::monotonic_ns;
-
-/// Commands served in one turn.
-const TURN_COMMANDS: usize = 1024;
-/// Publishes and bytes of them that go on in one turn, if shards have as much room: what they bring is handed out before the next ones.
-const TURN_PUBLISHES: usize = 1024;
-const TURN_PUBLISH_BYTES: usize = 1024 * 1024;
 
 pub struct Subscriber {
     inbox: Inbox<BusCommand>,

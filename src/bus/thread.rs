@@ -12,9 +12,10 @@ use super::pace::Pace;
 use super::redis::timing::Timing;
 use super::subscriber::Subscriber;
 use super::upstream::WAKER;
-use super::{BusSender, COMMANDS_MAX, ShardSender};
+use super::{BusSender, ShardSender};
 use crate::config::Settings;
 use crate::inbox::inbox;
+use crate::limits::bus::COMMANDS_MAX;
 use crate::metrics::BusMetrics;
 use crate::sys::monotonic_ns;
 

@@ -3,10 +3,11 @@
 
 use serde::Serialize;
 
-use crate::bus::redis::output_limit::WINDOW_BYTES_MAX;
-use crate::bus::{CONTROL_SHARE, PUBLISH_BYTES_MAX, ShardMessage};
+use crate::bus::{CONTROL_SHARE, ShardMessage};
 use crate::config::{RedisSubscribe, Settings};
 use crate::control;
+use crate::limits::bus::PUBLISH_BYTES_MAX;
+use crate::limits::redis::WINDOW_BYTES_MAX;
 use crate::limits::{
     APPENDED_BEFORE_SWEEP, BATCH_BYTES_MAX, BUFFER_FLOOR_BYTES, CHANNEL_NAME_BYTES_MAX, WAITER_BYTES_MAX, WAITERS_FLOOR, heap_bytes,
 };

@@ -13,13 +13,14 @@ use super::sockets::{LISTENER_TOKEN, Sockets};
 use super::{Parts, Shard, unpack};
 use crate::bus::pace::Pace;
 use crate::bus::subscriber::Subscriber;
-use crate::bus::{BusCommand, COMMANDS_MAX, ShardMessage, upstream};
+use crate::bus::{BusCommand, ShardMessage, upstream};
 use crate::inbox::{Inbox, InboxSender, inbox};
+use crate::limits;
+use crate::limits::bus::COMMANDS_MAX;
 use crate::listen::{Entrance, Handed, Listener, Opening};
 use crate::sys;
 
 const WAKER: Token = Token(usize::MAX);
-const EVENTS_PER_WAIT: usize = 1024;
 
 /// The thread-to-be's epoll, made by its parent so that wakers to it can be handed round first.
 #[derive(Debug)]
@@ -79,7 +80,7 @@ pub fn run(
     let mut shard = Shard::new(sockets, parts);
     // Connections may have come between listen and the first wait.
     shard.on_listener();
-    let mut runner = Runner { poll, events: Events::with_capacity(EVENTS_PER_WAIT), shard, rider, pace: Pace::default() };
+    let mut runner = Runner { poll, events: Events::with_capacity(limits::EVENTS_PER_WAIT), shard, rider, pace: Pace::default() };
     while !runner.shard.is_finished() {
         runner.wait();
         runner.turn();

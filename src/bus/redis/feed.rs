@@ -10,7 +10,6 @@ use super::fault::{Fault, Refusal, with_advice};
 use super::health::Ration;
 use super::link::{Answer, Link};
 use super::names::Names;
-use super::output_limit::MESSAGE_BYTES;
 use super::publishes::Publishes;
 use super::subscriptions::{Readiness, Refused, Standing, Subscriptions};
 use super::timing::Timing;
@@ -19,10 +18,9 @@ use crate::bus::hub::{Hub, Outcome, Receipt};
 use crate::bus::question::Publish;
 use crate::clock::{MonotonicNs, nanos};
 use crate::config::{RedisSubscribe, Settings};
+use crate::limits::redis::{MESSAGE_BYTES, OUT_BYTES};
 use crate::wire::channel_name;
 
-/// Commands are written only while fewer bytes wait to leave.
-const OUT_BYTES: usize = 64 * 1024;
 /// What Redis does not take now is tried again after pauses that double so often: from 50 ms to 0.8 s.
 const POSTPONED_DOUBLINGS_MAX: u32 = 5;
 

@@ -34,6 +34,7 @@ use super::question::{Publish, PublishError};
 use super::upstream::{FIRST_TOKEN, Upstream};
 use crate::clock::MonotonicNs;
 use crate::config::Settings;
+use crate::limits::redis::{TURN_BYTES, VALUE_BYTES_MIN};
 use crate::sys;
 
 use fault::Fault;
@@ -44,11 +45,6 @@ use outlet::Outlet;
 use subscriptions::Readiness;
 use target::Target;
 use timing::Timing;
-
-/// Bytes read in one turn before they are handed out and commands are served.
-const TURN_BYTES: usize = 1024 * 1024;
-/// The largest value taken from Redis, whatever `payload_bytes_max` says: larger payloads are read, dropped and announced.
-const VALUE_BYTES_MIN: usize = 64 * 1024 * 1024;
 
 #[derive(Debug)]
 pub struct RedisBus {

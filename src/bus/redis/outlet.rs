@@ -6,12 +6,12 @@ use super::fault::{Fault, text_of};
 use super::link::{Answer as Reply, Link};
 use super::output_limit::{self, OutputLimit};
 use super::publishes::{Answer, Fenced, Publishes};
-use crate::bus::PUBLISHES_MAX;
 use crate::bus::hub::Hub;
 #[cfg(doc)]
 use crate::bus::lane::Lane;
 use crate::clock::MonotonicNs;
 use crate::config::Settings;
+use crate::limits::bus::PUBLISHES_MAX;
 
 #[derive(Debug)]
 pub struct Outlet {

@@ -7,15 +7,12 @@
 
 use redis::Value;
 
+use crate::limits::redis::WINDOW_BYTES_MAX;
+
 /// The parameter, for CONFIG GET.
 pub const PARAMETER: &str = "client-output-buffer-limit";
 /// How much smaller than the limit our part is: other nodes publish into the same buffer, eight of them as hard as they can without harm.
 const SHARE: usize = 8;
-/// More gains nothing: a quarter of this under way keeps a link of a millisecond busy at 2 Gbit/s. And whatever lies before others' messages
-/// delays them.
-pub const WINDOW_BYTES_MAX: usize = 1024 * 1024;
-/// What Redis adds to a message of ours: `>3`, `message`, lengths and line ends.
-pub const MESSAGE_BYTES: usize = 64;
 
 /// In bytes; 0 is none, as Redis has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,13 +15,7 @@ use indexmap::IndexSet;
 use super::awaiting::{Asked, Names, Verb};
 use super::fault::Refusal;
 use super::resp::write_command;
-
-/// Names in one command: its replies come in one piece, and Redis serves nobody else meanwhile.
-pub const COMMAND_NAMES_MAX: usize = 512;
-/// Names that may be unanswered: the confirmations must stay far below Redis's output buffer limit for subscribers (8 to 32 MB).
-pub const UNANSWERED_MAX: usize = 8192;
-/// Names that were refused for good and are asked for again at a time, each alone. If one is allowed now, all are asked for.
-pub const REFUSED_RETRIES_MAX: usize = 64;
+use crate::limits::redis::{COMMAND_NAMES_MAX, REFUSED_RETRIES_MAX, UNANSWERED_MAX};
 
 /// Names are Redis names, with prefix.
 #[derive(Debug, Default)]
