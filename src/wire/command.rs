@@ -9,7 +9,8 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 use super::malformed::Malformed;
-use super::{channel_name, json, msgpack, transcode};
+use super::spelled::Spelled;
+use super::{channel_name, json};
 use crate::limits::{CHANNEL_NAME_BYTES_MAX, COMMAND_ID_BYTES_MAX, COMMAND_TYPE_BYTES_MAX};
 use crate::named::named;
 
@@ -42,8 +43,7 @@ pub enum Body<'a> {
     Unsubscribe {
         channel: Cow<'a, str>,
     },
-    /// `payload` is what goes to the bus: JSON text of `data` as the client wrote it, or its MessagePack bytes
-    /// (a MessagePack scalar that could be mistaken is written as JSON, `bin` as its bytes).
+    /// `payload` is what goes to the bus ([`Spelled::payload`] of `data`).
     Publish {
         channel: Cow<'a, str>,
         payload: Cow<'a, [u8]>,
@@ -170,22 +170,17 @@ struct NoId;
 /// The fields of one command that mean something, not interpreted yet.
 #[derive(Debug, Default)]
 struct Fields<'a> {
-    kind: Option<Raw<'a>>,
-    id: Option<Raw<'a>>,
-    channel: Option<Raw<'a>>,
-    data: Option<Raw<'a>>,
-    since: Option<Raw<'a>>,
+    kind: Option<Spelled<'a>>,
+    id: Option<Spelled<'a>>,
+    channel: Option<Spelled<'a>>,
+    data: Option<Spelled<'a>>,
+    since: Option<Spelled<'a>>,
 }
 
 impl<'a> Fields<'a> {
     fn collect(text: bool, message: &'a [u8]) -> Result<Fields<'a>, Malformed> {
         let mut fields = Fields::default();
-        let raw = match std::str::from_utf8(message) {
-            _ if !text => Raw::Msgpack(message),
-            Ok(message) => Raw::Json(message),
-            Err(error) => return Err(Malformed::NotUtf8 { at: error.valid_up_to() }),
-        };
-        raw.fields(&mut |key, value| match &*key {
+        Spelled::message(text, message)?.fields(&mut |key, value| match &*key {
             "type" => fields.kind = Some(value),
             "id" => fields.id = Some(value),
             "channel" => fields.channel = Some(value),
@@ -198,18 +193,18 @@ impl<'a> Fields<'a> {
 
     fn id(&self) -> Result<Option<Id>, NoId> {
         let Some(raw) = self.id.filter(|id| !id.is_null()) else { return Ok(None) };
-        raw.id().map(Some).ok_or(NoId)
+        id_of(raw).map(Some).ok_or(NoId)
     }
 
     /// `type` and `channel` for the answer to a command that is refused, where they are strings and no longer than one that is accepted
     /// may be: an answer stays small whatever it answers.
     fn echo(&self) -> (Option<Cow<'a, str>>, Option<Cow<'a, str>>) {
-        let short = |raw: Option<Raw<'a>>, bytes_max: usize| raw.and_then(Raw::text).filter(|text| text.len() <= bytes_max);
+        let short = |raw: Option<Spelled<'a>>, bytes_max: usize| raw.and_then(Spelled::text).filter(|text| text.len() <= bytes_max);
         (short(self.kind, COMMAND_TYPE_BYTES_MAX), short(self.channel, CHANNEL_NAME_BYTES_MAX))
     }
 
     fn body(&self) -> Result<Body<'a>, Refusal> {
-        let kind = self.kind.and_then(Raw::text).ok_or_else(|| bad(BAD_TYPE))?;
+        let kind = self.kind.and_then(Spelled::text).ok_or_else(|| bad(BAD_TYPE))?;
         Ok(match &*kind {
             SUBSCRIBE => Body::Subscribe { channel: self.channel()?, since: self.since()? },
             UNSUBSCRIBE => Body::Unsubscribe { channel: self.channel()? },
@@ -220,7 +215,7 @@ impl<'a> Fields<'a> {
     }
 
     fn channel(&self) -> Result<Cow<'a, str>, Refusal> {
-        let channel = self.channel.and_then(Raw::text).ok_or_else(|| bad(BAD_CHANNEL))?;
+        let channel = self.channel.and_then(Spelled::text).ok_or_else(|| bad(BAD_CHANNEL))?;
         channel_name::check(&channel).map_err(|bad| (ErrorCode::BadChannel, Cow::Borrowed(bad.accepted())))?;
         Ok(channel)
     }
@@ -241,64 +236,12 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// One complete value in the spelling it came in.
-#[derive(Debug, Clone, Copy)]
-enum Raw<'a> {
-    Json(&'a str),
-    Msgpack(&'a [u8]),
-}
-
-impl<'a> Raw<'a> {
-    fn fields(self, visit: &mut dyn FnMut(Cow<'a, str>, Raw<'a>)) -> Result<(), Malformed> {
-        match self {
-            Raw::Json(value) => json::fields(value, &mut |key, value| visit(key, Raw::Json(value))),
-            Raw::Msgpack(value) => msgpack::fields(value, &mut |key, value| visit(key, Raw::Msgpack(value))),
-        }
+/// None: it is neither a number nor a short string.
+fn id_of(raw: Spelled<'_>) -> Option<Id> {
+    match raw.text() {
+        Some(text) => (text.len() <= COMMAND_ID_BYTES_MAX).then(|| Id::Text(text.into())),
+        None => raw.unsigned().map(Id::Number),
     }
-
-    fn is_null(&self) -> bool {
-        match self {
-            Raw::Json(value) => json::is_null(value),
-            Raw::Msgpack(value) => msgpack::is_nil(value),
-        }
-    }
-
-    fn text(self) -> Option<Cow<'a, str>> {
-        match self {
-            Raw::Json(value) => json::text(value),
-            Raw::Msgpack(value) => msgpack::text(value).map(Cow::Borrowed),
-        }
-    }
-
-    fn unsigned(self) -> Option<u64> {
-        match self {
-            Raw::Json(value) => json::unsigned(value),
-            Raw::Msgpack(value) => msgpack::unsigned(value),
-        }
-    }
-
-    fn id(self) -> Option<Id> {
-        match self.text() {
-            Some(text) => (text.len() <= COMMAND_ID_BYTES_MAX).then(|| Id::Text(text.into())),
-            None => self.unsigned().map(Id::Number),
-        }
-    }
-
-    /// The value as the bus carries it; see [`Body::Publish`]. MessagePack scalars become JSON because their bytes could be
-    /// read as something else: 0x31 is the number 49 and the text "1".
-    fn payload(self) -> Cow<'a, [u8]> {
-        match self {
-            Raw::Json(value) => Cow::Borrowed(value.as_bytes()),
-            Raw::Msgpack(value) if msgpack::is_container(value) => Cow::Borrowed(value),
-            Raw::Msgpack(value) => msgpack::bytes(value).map_or_else(|| Cow::Owned(scalar_as_json(value)), Cow::Borrowed),
-        }
-    }
-}
-
-fn scalar_as_json(value: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    transcode::msgpack_to_json(value, &mut out).expect("the value was sliced as complete");
-    out
 }
 
 #[cfg(test)]
@@ -307,6 +250,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::super::json::tests::any_value;
+    use super::super::msgpack;
     use super::*;
     use crate::limits::VALUE_DEPTH_MAX;
 
@@ -549,14 +493,7 @@ mod tests {
     fn published_data_reaches_the_bus_as_promised() {
         assert_eq!(payload(true, br#"{"type":"publish","channel":"a","data": {"k" : [1,2]} }"#), br#"{"k" : [1,2]}"#);
         assert_eq!(payload(true, br#"{"type":"publish","channel":"a","data":null}"#), b"null");
-        let msgpack = |data: &[u8]| payload(false, &[b"\x83\xa4type\xa7publish\xa7channel\xa1a\xa4data", data].concat());
-        assert_eq!(msgpack(b"\x81\xa1k\x01"), b"\x81\xa1k\x01");
-        assert_eq!(msgpack(b"\xdc\x00\x01\x05"), b"\xdc\x00\x01\x05");
-        assert_eq!(msgpack(b"\x31"), b"49");
-        assert_eq!(msgpack(b"\xa3a\"b"), br#""a\"b""#);
-        assert_eq!(msgpack(b"\xc0"), b"null");
-        assert_eq!(msgpack(b"\xc4\x03\x00\xff\x01"), b"\x00\xff\x01");
-        assert_eq!(msgpack(b"\xd4\x05\x01"), br#"{"ext":5,"data":"AQ=="}"#);
+        assert_eq!(payload(false, b"\x83\xa4type\xa7publish\xa7channel\xa1a\xa4data\x31"), b"49");
     }
 
     #[test]

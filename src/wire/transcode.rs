@@ -1,6 +1,6 @@
 //! From one spelling to the other without a data model: each value is written as soon as it is read.
 //!
-//! Called by [`super::payload`] on what publishers send and by [`super::command`] on what clients publish, at most once per message and
+//! Called by [`super::payload`] on what publishers send and by [`super::spelled`] on what clients publish, at most once per message and
 //! format. [`super::json`] and [`super::msgpack`] read and write; what one of them lacks is decided here, and `docs/protocol.md` tells it.
 
 use super::json::{self, Scanner};
