@@ -24,7 +24,7 @@ use super::fault::{Fault, FaultKind};
 use super::locate::{Locator, Place};
 use super::resp::{Decoder, Filled, write_command};
 use super::socket::{Socket, TlsReader, is_flow, uninterrupted};
-use super::target::{Address, Target};
+use super::target::Target;
 use super::timing::Timing;
 use crate::clock::{MonotonicNs, nanos};
 
@@ -347,13 +347,13 @@ impl Link {
             let _ = socket.set_nodelay(true);
         }
         (self.readable, self.writable) = (true, true);
-        match &self.target.address {
-            Address::Tcp { tls: Some(tls), .. } => {
+        match self.target.tls() {
+            Some(tls) => {
                 let session = ClientConnection::new(tls.config.clone(), tls.name.clone());
                 self.tls = Some(Box::new(session.map_err(|error| Fault::new(format!("TLS: {error}")))?));
                 self.phase = Phase::Securing;
             }
-            Address::Tcp { tls: None, .. } | Address::Unix(_) => self.greet(now),
+            None => self.greet(now),
         }
         Ok(())
     }

@@ -65,6 +65,14 @@ impl Target {
 }
 
 impl Target {
+    /// None: it is spoken to in the clear.
+    pub fn tls(&self) -> Option<&Tls> {
+        match &self.address {
+            Address::Tcp { tls, .. } => tls.as_ref(),
+            Address::Unix(_) => None,
+        }
+    }
+
     /// None: the URL names nobody.
     pub fn user(&self) -> Option<&str> {
         self.username.as_deref().filter(|user| !user.is_empty())
