@@ -44,6 +44,8 @@ pub struct Subscriber {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Life {
     Serving,
+    /// This is the last turn.
+    Asked,
     /// What was received is handed out, and every shard told to stop, by then.
     Stopping {
         give_up_at: MonotonicNs,
@@ -101,7 +103,7 @@ impl Subscriber {
     pub fn turn(&mut self) {
         let mut now = monotonic_ns();
         match self.life {
-            Life::Serving => {}
+            Life::Serving | Life::Asked => {}
             Life::Stopping { give_up_at } => return self.end(now, give_up_at),
             Life::Over => return,
         }
@@ -115,6 +117,9 @@ impl Subscriber {
         self.upstream.write(&mut self.hub, now);
         self.hub.flush(now);
         self.hub.metrics().turns.inc();
+        if self.life == Life::Asked {
+            self.stop(now);
+        }
     }
 
     /// Remembers what a socket of its own is ready for.
@@ -128,7 +133,7 @@ impl Subscriber {
     pub fn wait_ns(&self, now: MonotonicNs) -> Option<u64> {
         match self.life {
             Life::Serving if self.more => return Some(0),
-            Life::Serving => {}
+            Life::Serving | Life::Asked => {}
             Life::Stopping { .. } => return Some(RETRY_NS),
             Life::Over => return None,
         }
@@ -170,7 +175,10 @@ impl Subscriber {
                 BusCommand::Ask(question) => self.take_up(question),
                 // The request may have been given up; then nobody wants to know.
                 BusCommand::ListChannels { from, limit, reply } => drop(reply.send(self.hub.list(from, limit))),
-                BusCommand::Stop => return self.stop(now),
+                BusCommand::Stop => {
+                    self.life = Life::Asked;
+                    return;
+                }
             }
             self.pass_requests();
         }
@@ -237,7 +245,8 @@ impl Subscriber {
 
     /// Hands out what there is and tells every shard to stop; a shard that takes nothing is given up after `shutdown_timeout`.
     fn stop(&mut self, now: MonotonicNs) {
-        self.life = Life::Stopping { give_up_at: now.saturating_add(self.stop_timeout_ns) };
+        let give_up_at = now.saturating_add(self.stop_timeout_ns);
+        self.life = Life::Stopping { give_up_at };
         self.hub.set_ready(false);
         while let Some(publish) = self.queue.pop() {
             if self.upstream.takes(&publish) {
@@ -249,6 +258,7 @@ impl Subscriber {
         self.upstream.stop(&mut self.hub);
         self.hub.flush(now);
         self.hub.stop();
+        self.end(now, give_up_at);
     }
 
     fn end(&mut self, now: MonotonicNs, give_up_at: MonotonicNs) {
