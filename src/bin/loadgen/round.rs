@@ -1,4 +1,4 @@
-//! A round of publishing, as it is told. Made by [`super::run`], for scenarios and the report.
+//! A round of publishing, as it is told. Made by [`mod@super::run`], for scenarios and the report.
 
 use super::publish::Published;
 use super::tally::{Counts, Tally};
