@@ -1,4 +1,5 @@
-//! Things found by their number, in pages: connections, topics, channels. A table that grows copies nothing and holds no more room than one page,
+//! Things found by their number, in pages: topics, channels. (Not connections: a visit asks for its own so often that the step by way of the page cost a
+//! broadcast 2 to 3 hundredths.) A table that grows copies nothing and holds no more room than one page,
 //! and a page goes with the last thing on it. Whoever comes takes the lowest place that is free, so that pages behind empty.
 
 use std::collections::BTreeSet;

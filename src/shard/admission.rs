@@ -55,7 +55,7 @@ impl<N: Network> Shard<N> {
         }
         self.generations = self.generations.wrapping_add(1);
         let generation = self.generations;
-        let key = self.conns.vacant();
+        let key = self.conns.vacant_key();
         let token = ConnToken { index: key as u32, generation };
         if self.net.register(&mut stream, pack(token)).is_err() {
             return self.note_accept_error();

@@ -36,6 +36,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
+use slab::Slab;
+
 use crate::bus::shares::Publishers;
 use crate::bus::{BusSender, ConnToken, ShardMessage};
 use crate::config::SharedRules;
@@ -43,7 +45,6 @@ use crate::fanout::topics::{TopicToken, Topics};
 use crate::inbox::Inbox;
 use crate::limits;
 use crate::metrics::ShardMetrics;
-use crate::paged::Paged;
 use crate::wire::http::upgrade::Upgrade;
 use crate::wire::peer::Peer;
 use conn::{Conn, Flags};
@@ -83,7 +84,7 @@ pub struct Shard<N: Network> {
     bus: BusSender,
     connections: Arc<AtomicUsize>,
 
-    conns: Paged<Conn<N::Stream>>,
+    conns: Slab<Conn<N::Stream>>,
     generations: u32,
     topics: Topics,
     logs: Logs,
@@ -142,7 +143,7 @@ impl<N: Network> Shard<N> {
             inbox,
             bus,
             connections,
-            conns: Paged::default(),
+            conns: Slab::new(),
             generations: 0,
             topics: Topics::default(),
             logs,

@@ -3,14 +3,15 @@
 
 use std::net::SocketAddr;
 
+use slab::Slab;
+
 use crate::addresses::Source;
 use crate::limits;
-use crate::paged::Paged;
 
 #[derive(Debug)]
 pub struct Sources {
     /// Each in the same place as its connection.
-    origins: Paged<Origin>,
+    origins: Slab<Origin>,
     /// A connection may have a channel made once in this time, in the long run,
     interval_ms: u32,
     /// and this many at once after a rest.
@@ -30,7 +31,7 @@ impl Sources {
     pub fn new(subscriptions_max: usize) -> Sources {
         let per_second = (subscriptions_max / limits::RESUBSCRIBE_ALL_SECONDS).clamp(limits::CHANNELS_PER_SECOND_MIN, 1000);
         let burst = (2 * subscriptions_max).max(limits::CHANNELS_AT_ONCE_MIN);
-        Sources { origins: Paged::default(), interval_ms: 1000 / per_second as u32, burst: burst as u32 }
+        Sources { origins: Slab::new(), interval_ms: 1000 / per_second as u32, burst: burst as u32 }
     }
 
     /// A connection takes its place.
