@@ -177,12 +177,12 @@ fn the_figures_beside_the_floor_agree_and_charts_show_its_turns() {
     let (table, html) = (ran.stdout(), ran.html.clone());
     let json = ran.passes();
     assert_agree(&table, "CPU per delivery");
-    // One that only warms up, one for each pair, and the connecting of its clients.
+    // One that only warms up, one for each pair, and the connecting of its clients' two halves.
     let turns = json["series"]["floor_turns"].as_array().unwrap();
-    assert_eq!(turns.len(), 5, "{turns:?}");
+    assert_eq!(turns.len(), 6, "{turns:?}");
     assert!(turns.iter().all(|turn| turn[0].as_f64().unwrap() < turn[1].as_f64().unwrap()));
     // Four charts over time, each drawn for two widths.
-    assert_eq!(html.matches("class=\"band\"").count(), 5 * 4 * 2);
+    assert_eq!(html.matches("class=\"band\"").count(), 6 * 4 * 2);
     assert_eq!(html.matches("Shaded: the floor's turns").count(), 4);
     // Of the host, not of the core that this process was left with.
     let cores = std::fs::read_to_string("/proc/cpuinfo").unwrap().matches("processor\t:").count();

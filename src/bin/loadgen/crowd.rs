@@ -32,6 +32,8 @@ pub struct Size {
     /// Connections begun per second, all workers together; 0: as fast as they come through.
     pub connects_per_second: f64,
     pub sources: Vec<Ipv4Addr>,
+    /// Half of them do not connect before [`Crowd::connect_rest`].
+    pub is_halved: bool,
 }
 
 /// What its clients do besides reading.
@@ -104,6 +106,8 @@ pub enum Expects {
 pub struct Crowd {
     workers: Vec<Handle>,
     pub clients: u32,
+    /// Clients that connect without being told to.
+    pub at_once: u32,
     /// Clients that read slowly or never, once told to.
     pub slow_clients: u32,
     /// How many clients each channel has.
@@ -151,6 +155,7 @@ impl Crowd {
         let mut crowd = Crowd {
             workers: Vec::new(),
             clients: size.clients,
+            at_once: 0,
             slow_clients: 0,
             subscribers: vec![0; channels],
             further_subscriptions: 0,
@@ -174,6 +179,7 @@ impl Crowd {
                 crowd.slow_clients += u32::from(reading != Reading::Normal);
                 worker.add(Client::new(first, reading), further.map(Further::new));
             }
+            crowd.at_once += if size.is_halved { worker.keep_half_back() } else { end - base };
             let priority = size.priority;
             let core = (!size.cores.is_empty()).then(|| size.cores[index % size.cores.len()]);
             let thread = std::thread::Builder::new().name(format!("clients-{index}")).spawn(move || worker.run(core, priority))?;
@@ -196,6 +202,11 @@ impl Crowd {
             // Full or gone: a worker that is stuck or dead is noticed when it does not answer.
             let _ = worker.inbox.send(command(index));
         }
+    }
+
+    /// Those who were kept back connect too.
+    pub fn connect_rest(&self) {
+        self.tell(|_| Command::ConnectRest);
     }
 
     /// Clients subscribe to what they have beyond their first channel.
@@ -284,5 +295,50 @@ fn reading(number: u32, habits: &Habits) -> Reading {
         Reading::Slow
     } else {
         Reading::Normal
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::{TcpListener, TcpStream};
+
+    use campanile::wire::Format;
+
+    use super::*;
+    use crate::target::Channels;
+
+    #[test]
+    fn half_of_the_clients_stay_away_until_they_are_told_to_connect() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("ws://{}/any", listener.local_addr().unwrap());
+        let target = Target::new(&url, Format::Json, Channels { name: "any".to_owned(), count: 1 }).unwrap();
+        let size = Size {
+            clients: 11,
+            threads: 2,
+            cores: Vec::new(),
+            priority: None,
+            window: 100,
+            connects_per_second: 0.0,
+            sources: Vec::new(),
+            is_halved: true,
+        };
+        let crowd = Crowd::start(&target, &size, &Habits::default(), |_| 0).unwrap();
+        assert_eq!(crowd.at_once, 2 + 3, "of 5 clients and of 6");
+        let accept = |count: u32| -> Vec<TcpStream> { (0..count).map(|_| listener.accept().unwrap().0).collect() };
+        let first = accept(crowd.at_once);
+        // A worker counts its clients after it has dialled them: whoever would come too early is counted here.
+        while crowd.counts().connecting + crowd.counts().connected < 5 {
+            std::thread::yield_now();
+        }
+        listener.set_nonblocking(true).unwrap();
+        assert!(listener.accept().is_err(), "somebody did not wait");
+        listener.set_nonblocking(false).unwrap();
+        crowd.connect_rest();
+        let rest = accept(6);
+        crowd.end();
+        for mut stream in first.into_iter().chain(rest) {
+            let _ = stream.read_to_end(&mut Vec::new());
+        }
     }
 }

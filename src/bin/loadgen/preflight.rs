@@ -80,6 +80,7 @@ pub fn size(options: &Options, target: &Target) -> anyhow::Result<Size> {
         window: options.window.max(1),
         connects_per_second: options.connect_rate,
         sources,
+        is_halved: false,
     })
 }
 

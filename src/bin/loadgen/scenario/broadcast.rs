@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::floor::{by_turns, warm_rate};
+use super::floor::{FloorSide, by_turns, warm_rate};
 use crate::args::Options;
 use crate::crowd::Habits;
 use crate::pick::Pick;
@@ -15,12 +15,13 @@ pub fn run(name: &'static str, options: &Options, burst: u64, rate: f64, message
 }
 
 fn broadcast(run: &mut Run, burst: u64, rate: f64, messages: u64) -> Result<()> {
+    let floor = run.options.floor.then(|| FloorSide::start(run, run.options.clients)).transpose()?;
     let Some(crowd) = run.connect(&Habits::default(), |_| 0)? else { return Ok(()) };
     let schedule = run.schedule(rate, burst, messages, Pick::new(1, 0.0));
-    if run.options.floor {
+    if let Some(floor) = floor {
         let (burst, laps) = (schedule.burst, schedule.count.div_ceil(schedule.burst));
         let per_second = schedule.rate / burst as f64;
-        by_turns(run, &crowd, &schedule, burst.max(2), |floor, run, is_warm, frame_bytes| {
+        by_turns(run, &crowd, floor, &schedule, burst.max(2), |floor, run, is_warm, frame_bytes| {
             let (laps, per_second) = if is_warm { (laps, per_second) } else { (2, warm_rate(per_second, 2)) };
             floor.laps(run, laps, per_second, burst, frame_bytes)
         })?;

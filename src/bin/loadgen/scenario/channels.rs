@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 use serde_json::json;
 
-use super::floor::{by_turns, warm_rate};
+use super::floor::{FloorSide, by_turns, warm_rate};
 use crate::args::{Leave, Options};
 use crate::crowd::{ChannelRange, Crowd, Habits, Subscriptions};
 use crate::pick::Pick;
@@ -39,6 +39,7 @@ fn spread(run: &mut Run, count: u32, dealt: Dealt, leave: Option<Leave>) -> Resu
         Subscriptions { first, further: (per_client > 1).then_some(further) }
     };
     let memory_before = run.snapshot().process.map(|process| process.anonymous_bytes);
+    let floor = run.options.floor.then(|| FloorSide::start(run, run.options.clients)).transpose()?;
     let Some(crowd) = run.connect(&Habits::default(), channels_of)? else { return Ok(()) };
     if crowd.further_subscriptions > 0 && !run.subscribe(&crowd)? {
         return Ok(());
@@ -48,12 +49,12 @@ fn spread(run: &mut Run, count: u32, dealt: Dealt, leave: Option<Leave>) -> Resu
     run.report.row("channels", format!("{count}, the largest with {most} clients"));
     run.report.set("channels", json!({"count": count, "zipf": zipf, "largest": most}));
     let mut schedule = run.schedule(1000.0, 1, 5000, pick);
-    if run.options.floor {
+    if let Some(floor) = floor {
         // The floor goes whole rounds; the server has as many messages, to as many sockets.
         let clients = u64::from(crowd.clients);
         let (rate, rounds) = (schedule.rate, schedule.count.div_ceil(clients));
         schedule.count = rounds * clients;
-        by_turns(run, &crowd, &schedule, clients, |floor, run, is_warm, frame_bytes| {
+        by_turns(run, &crowd, floor, &schedule, clients, |floor, run, is_warm, frame_bytes| {
             let (rounds, rate) = if is_warm { (rounds, rate) } else { (1, warm_rate(rate, clients)) };
             floor.rounds(run, rounds, rate, frame_bytes)
         })?;

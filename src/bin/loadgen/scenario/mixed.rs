@@ -33,6 +33,11 @@ fn channels_of(client: u32, among: Spread) -> Subscriptions {
 
 fn mixed(run: &mut Run, among: Spread, direct_per_second: f64) -> Result<()> {
     let habits = Habits { has_direct: true, ..Habits::default() };
+    let floor = run
+        .options
+        .floor
+        .then(|| FloorSide::start_mixed(run, among.clients, 1 + among.chosen, &habits, |client| channels_of(client, among)))
+        .transpose()?;
     let Some(crowd) = run.connect(&habits, |client| channels_of(client, among))? else { return Ok(()) };
     if !run.subscribe(&crowd)? {
         return Ok(());
@@ -48,7 +53,7 @@ fn mixed(run: &mut Run, among: Spread, direct_per_second: f64) -> Result<()> {
         pick: Pick::InTurn { first: 1, count: among.chosen },
         ..broadcast.clone()
     };
-    by_turns(run, &crowd, &habits, among, &broadcast, &direct)?;
+    by_turns(run, &crowd, floor, among, &broadcast, &direct)?;
     run.check(&crowd, &[])?;
     crowd.end();
     Ok(())
@@ -67,7 +72,14 @@ struct Found {
     lap_us: Histogram<u64>,
 }
 
-fn by_turns(run: &mut Run, crowd: &Crowd, habits: &Habits, among: Spread, broadcast: &Schedule, direct: &Schedule) -> Result<()> {
+fn by_turns(
+    run: &mut Run,
+    crowd: &Crowd,
+    mut floor: Option<FloorSide>,
+    among: Spread,
+    broadcast: &Schedule,
+    direct: &Schedule,
+) -> Result<()> {
     let warm = Schedule { count: 2, rate: warm_rate(broadcast.rate, 2), ..broadcast.clone() };
     let warm = run.publish("warming up", crowd, warm, |_, _| {})?;
     anyhow::ensure!(
@@ -75,13 +87,9 @@ fn by_turns(run: &mut Run, crowd: &Crowd, habits: &Habits, among: Spread, broadc
         "no message reached a client: does the server publish what it is given, are --subscribe and --channel right?"
     );
     let frame_bytes = warm.frame_bytes();
-    let mut floor = match run.options.floor && run.report.failures.is_empty() {
-        true => {
-            let channels = |client| channels_of(client, among);
-            Some(FloorSide::start_mixed(run, among.clients, 1 + among.chosen, habits, channels)?)
-        }
-        false => None,
-    };
+    if let Some(floor) = floor.as_ref().filter(|_| run.report.failures.is_empty()) {
+        floor.complete(run)?;
+    }
     let mut found = Found {
         alone: None,
         beside: None,

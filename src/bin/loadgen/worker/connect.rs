@@ -13,11 +13,11 @@ use crate::client::{Phase, Reading};
 
 impl Worker {
     pub(super) fn is_connecting_due(&self) -> bool {
-        (self.begun < self.clients.len() || !self.again.is_empty()) && (self.tally.counts.connecting as usize) < self.plan.window
+        (self.begun < self.begin_max || !self.again.is_empty()) && (self.tally.counts.connecting as usize) < self.plan.window
     }
 
     pub(super) fn next_connect_ns(&self) -> u64 {
-        let first = if self.begun < self.clients.len() { self.paced_ns() } else { u64::MAX };
+        let first = if self.begun < self.begin_max { self.paced_ns() } else { u64::MAX };
         let again = self.again.front().map_or(u64::MAX, |(due_us, _)| self.start_ns + u64::from(*due_us) * 1000);
         first.min(again)
     }
@@ -37,7 +37,7 @@ impl Worker {
             if self.again.front().is_some_and(|(due_us, _)| *due_us <= now_us) {
                 let (due_us, index) = self.again.pop_front().expect("looked at");
                 self.launch(index as usize, due_us);
-            } else if self.begun < self.clients.len() && self.paced_ns() <= now_ns {
+            } else if self.begun < self.begin_max && self.paced_ns() <= now_ns {
                 let due_us = if self.plan.connects_per_second > 0.0 { ((self.paced_ns() - self.start_ns) / 1000) as u32 } else { now_us };
                 self.begun += 1;
                 self.launch(self.begun - 1, due_us);

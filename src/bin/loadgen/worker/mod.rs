@@ -77,6 +77,8 @@ pub enum Command {
     CountMissing {
         reply: Sender<u64>,
     },
+    /// Clients that were kept back connect.
+    ConnectRest,
     /// Clients subscribe to what they have beyond their first channel.
     Subscribe,
     /// Clients unsubscribe from everything.
@@ -120,6 +122,8 @@ pub struct Worker {
     is_catching_up: bool,
     /// Clients below this have been started once.
     begun: usize,
+    /// Clients below this may be.
+    begin_max: usize,
     /// Clients to start again: when, and which.
     again: VecDeque<(u32, u32)>,
     epochs: HashMap<u32, u64>,
@@ -185,6 +189,7 @@ impl Worker {
             is_slow_now: false,
             is_catching_up: false,
             begun: 0,
+            begin_max: 0,
             again: VecDeque::new(),
             epochs: HashMap::new(),
             churn: Ticker::default(),
@@ -204,6 +209,13 @@ impl Worker {
     pub fn add(&mut self, client: Client, further: Option<Further>) {
         self.further.extend(further.map(|further| (self.clients.len() as u32, further)));
         self.clients.push(client);
+        self.begin_max = self.clients.len();
+    }
+
+    /// The second half of its clients waits for a command; how many the first one has.
+    pub fn keep_half_back(&mut self) -> u32 {
+        self.begin_max = self.clients.len() / 2;
+        self.begin_max as u32
     }
 
     /// The thread's body.
@@ -277,6 +289,7 @@ impl Worker {
                 let _ = reply.send(tally);
             }
             Command::CountMissing { reply } => drop(reply.send(self.missing())),
+            Command::ConnectRest => self.begin_max = self.clients.len(),
             Command::Subscribe => self.subscribe(),
             Command::Unsubscribe => self.unsubscribe(),
             Command::SlowDown => self.slow_down(),
