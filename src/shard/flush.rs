@@ -8,11 +8,11 @@ use std::io::ErrorKind;
 
 use super::Shard;
 use super::conn::{Flags, Phase};
-use super::gather::{Due, Gathered, Picked, Plan, Source};
+use super::gather::{Due, Picked, Plan, Source};
 use super::net::{Network, Stream};
 use crate::config::Overrun;
 use crate::fanout::cursor::Cursor;
-use crate::fanout::log::Log;
+use crate::fanout::log::{Log, Slices};
 use crate::fanout::policy::{Verdict, judge};
 use crate::limits;
 use crate::wire::close::CloseReason;
@@ -268,7 +268,8 @@ impl<N: Network> Shard<N> {
             self.kill(key, CloseReason::Overrun);
             return Written::Dead;
         }
-        let Gathered { slices, plan, bytes: total } = due.gather(&self.topics, bytes_max);
+        let (mut slices, mut plan) = (Slices::new(), Plan::new());
+        let total = due.gather(&self.topics, bytes_max, &mut slices, &mut plan);
         if plan.is_empty() {
             return Written::Nothing;
         }

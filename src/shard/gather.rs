@@ -41,13 +41,6 @@ pub(super) struct Due<'a> {
     pub encoding_ends: bool,
 }
 
-#[derive(Debug, Default)]
-pub(super) struct Gathered<'a> {
-    pub slices: Slices<'a>,
-    pub plan: Plan,
-    pub bytes: usize,
-}
-
 impl<'a> Due<'a> {
     /// The subscription whose frame, taken by the socket in part, is in no log any more: the stream cannot be continued.
     pub fn lost_frame(&self, topics: &Topics) -> Option<usize> {
@@ -57,24 +50,27 @@ impl<'a> Due<'a> {
         })
     }
 
-    /// The rest of a started frame, then the outbox, then from each cursor on what there is, until `bytes_max` is reached.
+    /// The rest of a started frame, then the outbox, then from each cursor on what there is, until `bytes_max` is reached; how many bytes that is.
+    /// `slices` and `plan` are the caller's, and empty: 700 bytes that were handed back by value would be moved at each write.
     ///
     /// # Panics
     /// If there is a [`Due::lost_frame`].
-    pub fn gather(self, topics: &'a Topics, bytes_max: usize) -> Gathered<'a> {
-        let mut gathered = Gathered::default();
+    pub fn gather(self, topics: &'a Topics, bytes_max: usize, slices: &mut Slices<'a>, plan: &mut Plan) -> usize {
+        let mut total = 0;
         if let Some(at) = self.mid_frame {
             let subscription = &self.subscriptions[at];
             let log = topics[subscription.topic].log().expect("the frame is not lost");
-            let rest = log.gather_frame_rest(subscription.cursor(), self.encoding, &mut gathered.slices);
-            gathered.note(Source::FrameRest(at), rest.expect("the frame is not lost"));
+            let rest = log.gather_frame_rest(subscription.cursor(), self.encoding, slices).expect("the frame is not lost");
+            plan.push((Source::FrameRest(at), rest));
+            total += rest;
         }
         if !self.outbox.is_empty() {
-            gathered.slices.push(IoSlice::new(self.outbox));
-            gathered.note(Source::Outbox, self.outbox.len());
+            slices.push(IoSlice::new(self.outbox));
+            plan.push((Source::Outbox, self.outbox.len()));
+            total += self.outbox.len();
         }
         if self.encoding_ends {
-            return gathered;
+            return total;
         }
         // The channel whose frame is being finished has had its turn.
         let (first, others) = self.picked.split_at(usize::from(self.mid_frame.is_some()).min(self.picked.len()));
@@ -83,19 +79,13 @@ impl<'a> Due<'a> {
             let Some(log) = topics[subscription.topic].log() else { continue };
             let cursor = if self.mid_frame == Some(at) { log.boundary_after(subscription.cursor()) } else { subscription.cursor() };
             let is_due = (log.tail()..log.head()).contains(&cursor.seq) && !subscription.is_leaving();
-            if is_due && gathered.bytes < bytes_max && gathered.slices.len() < limits::SLICES_PER_WRITE {
-                let bytes = log.gather(cursor, self.encoding, bytes_max - gathered.bytes, &mut gathered.slices);
-                gathered.note(Source::Log(at), bytes);
+            if is_due && total < bytes_max && slices.len() < limits::SLICES_PER_WRITE {
+                let bytes = log.gather(cursor, self.encoding, bytes_max - total, slices);
+                plan.push((Source::Log(at), bytes));
+                total += bytes;
             }
         }
-        gathered
-    }
-}
-
-impl Gathered<'_> {
-    fn note(&mut self, source: Source, bytes: usize) {
-        self.plan.push((source, bytes));
-        self.bytes += bytes;
+        total
     }
 }
 
@@ -136,6 +126,19 @@ mod tests {
         Due { outbox: b"", subscriptions, picked, mid_frame, encoding: Encoding::web_socket(Format::Raw), encoding_ends: false }
     }
 
+    #[derive(Debug)]
+    struct Gathered<'a> {
+        slices: Slices<'a>,
+        plan: Plan,
+        bytes: usize,
+    }
+
+    fn gather<'a>(due: Due<'a>, topics: &'a Topics, bytes_max: usize) -> Gathered<'a> {
+        let (mut slices, mut plan) = (Slices::new(), Plan::new());
+        let bytes = due.gather(topics, bytes_max, &mut slices, &mut plan);
+        Gathered { slices, plan, bytes }
+    }
+
     fn text(gathered: &Gathered<'_>) -> String {
         let bytes: Vec<u8> = gathered.slices.iter().flat_map(|slice| slice.iter().copied()).collect();
         String::from_utf8_lossy(&bytes).replace("\u{fffd}\u{2}", "|")
@@ -145,7 +148,7 @@ mod tests {
     fn a_started_frame_goes_before_replies_and_replies_before_news() {
         let (topics, subscriptions) = stage([Cursor { seq: 2, offset: 3 }, Cursor::at(3)]);
         let due = Due { outbox: b"reply", ..due(&subscriptions, &[0, 1], Some(0)) };
-        let gathered = due.gather(&topics, 1000);
+        let gathered = gather(due, &topics, 1000);
         // And whose frame was finished comes last.
         assert_eq!(text(&gathered), "2reply|b3|a3");
         assert_eq!(gathered.plan.as_slice(), [(Source::FrameRest(0), 1), (Source::Outbox, 5), (Source::Log(1), 4), (Source::Log(0), 4)]);
@@ -156,21 +159,21 @@ mod tests {
     fn another_encoding_begins_at_a_frame_boundary() {
         let (topics, subscriptions) = stage([Cursor { seq: 2, offset: 3 }, Cursor::at(3)]);
         let due = Due { outbox: b"reply", encoding_ends: true, ..due(&subscriptions, &[0, 1], Some(0)) };
-        assert_eq!(text(&due.gather(&topics, 1000)), "2reply");
+        assert_eq!(text(&gather(due, &topics, 1000)), "2reply");
     }
 
     #[test]
     fn what_is_beyond_the_bound_is_for_the_next_write() {
         let (topics, subscriptions) = stage([Cursor::at(1), Cursor::at(1)]);
-        assert_eq!(text(&due(&subscriptions, &[1, 0], None).gather(&topics, 12)), "|b1|b2|b3");
-        assert_eq!(text(&due(&subscriptions, &[1, 0], None).gather(&topics, 13)), "|b1|b2|b3|a1");
+        assert_eq!(text(&gather(due(&subscriptions, &[1, 0], None), &topics, 12)), "|b1|b2|b3");
+        assert_eq!(text(&gather(due(&subscriptions, &[1, 0], None), &topics, 13)), "|b1|b2|b3|a1");
     }
 
     #[test]
     fn whoever_is_leaving_gets_the_rest_of_its_frame_alone() {
         let (topics, mut subscriptions) = stage([Cursor { seq: 1, offset: 1 }, Cursor::at(4)]);
         subscriptions[0].set_leaving();
-        assert_eq!(due(&subscriptions, &[0, 1], Some(0)).gather(&topics, 1000).plan.as_slice(), [(Source::FrameRest(0), 3)]);
+        assert_eq!(gather(due(&subscriptions, &[0, 1], Some(0)), &topics, 1000).plan.as_slice(), [(Source::FrameRest(0), 3)]);
     }
 
     #[test]
