@@ -14,7 +14,8 @@
 //! * [`config`]: settings as typed, then checked; [`limits`]: every bound that is not one, named
 //! * [`listen`]: which sockets an address stands for; [`systemd`]: readiness, watchdog, given sockets
 //! * [`control`]: HTTP for operators; [`metrics`]: counters that one thread writes and others read
-//! * [`paged`]: tables that grow by pages, [`by_name`]: of what has a name, the channels; [`addresses`]: whose quota a connection counts in
+//! * [`few`]: lists that mostly have one thing, [`paged`]: tables that grow by pages, [`by_name`]: of what has a name, the channels
+//! * [`addresses`]: whose quota a connection counts in
 //! * [`clock`]: how time is counted; [`named`]: enums whose variants have names
 //! * [`cli`]: the commands; [`doctor`]: whether a host has what is needed
 //! * [`sys`]: the only unsafe code
@@ -28,6 +29,7 @@ pub mod config;
 pub mod control;
 pub mod doctor;
 pub mod fanout;
+pub mod few;
 pub mod inbox;
 pub mod limits;
 pub mod listen;

@@ -20,6 +20,7 @@ use super::{ChannelInfo, ChannelPage, Creator, JoinRefusal, ShardMessage, ShardS
 use crate::clock::{MonotonicNs, nanos};
 use crate::config::{ChannelRules, Mismatch, Settings};
 use crate::fanout::batch::{Batch, BatchBuilder};
+use crate::fanout::naming::ChannelName;
 use crate::fanout::topics::TopicToken;
 use crate::limits::bus::SWEEP_CHANNELS;
 use crate::metrics::BusMetrics;
@@ -55,10 +56,10 @@ pub enum Outcome {
 /// What the upstream is to be told, in this order.
 #[derive(Debug)]
 pub enum Request {
-    Want(Arc<str>),
+    Want(ChannelName),
     /// `had_come`: its messages came until now.
     Unwant {
-        channel: Arc<str>,
+        channel: ChannelName,
         had_come: bool,
     },
 }
@@ -155,7 +156,7 @@ impl Hub {
     // Interest.
 
     /// A shard has its first subscriber of a channel. `Joined` (or `Refused`) follows.
-    pub fn join(&mut self, shard: u16, topic: TopicToken, name: impl Into<Arc<str>>, creator: Creator, now: MonotonicNs) {
+    pub fn join(&mut self, shard: u16, topic: TopicToken, name: impl Into<ChannelName>, creator: Creator, now: MonotonicNs) {
         self.now = now;
         let id = match self.heard(name.into(), creator) {
             Ok(id) => id,
@@ -169,7 +170,7 @@ impl Hub {
     }
 
     /// The channel of this name, which somebody is to hear from now on; made if need be.
-    fn heard(&mut self, name: Arc<str>, creator: Creator) -> Result<ChannelId, JoinRefusal> {
+    fn heard(&mut self, name: ChannelName, creator: Creator) -> Result<ChannelId, JoinRefusal> {
         let found = self.find(&name);
         if let Some(id) = found {
             if self.registry[id].flow == Flow::Refused {
@@ -214,7 +215,7 @@ impl Hub {
     }
 
     /// None: `channels_max` is reached and none of them only lingers.
-    fn create(&mut self, name: Arc<str>, creator: Creator) -> Option<ChannelId> {
+    fn create(&mut self, name: ChannelName, creator: Creator) -> Option<ChannelId> {
         while self.registry.is_full() {
             let id = self.registry.first_to_go()?;
             self.metrics.channels_evicted.inc();
@@ -349,7 +350,7 @@ impl Hub {
     }
 
     /// Their names.
-    pub fn channels(&self) -> Vec<Arc<str>> {
+    pub fn channels(&self) -> Vec<ChannelName> {
         self.registry.iter().map(|entry| entry.name().clone()).collect()
     }
 

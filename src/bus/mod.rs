@@ -34,6 +34,7 @@ use question::{Answer, Asker, Publish, Question, ReplyTo};
 use shares::{Publishers, Share, Shares, Ticket};
 
 use crate::fanout::batch::{Batch, Channel};
+use crate::fanout::naming::ChannelName;
 use crate::fanout::topics::TopicToken;
 use crate::inbox::InboxSender;
 use crate::limits::bus::{PUBLISH_BYTES_MAX, PUBLISHES_MAX};
@@ -93,12 +94,12 @@ pub enum BusCommand {
     Join {
         shard: u16,
         topic: TopicToken,
-        channel: Arc<str>,
+        channel: ChannelName,
         /// Who is the first.
         creator: Creator,
     },
     /// The shard has none any more. May come while the join is still unanswered.
-    Leave { shard: u16, topic: TopicToken, channel: Arc<str> },
+    Leave { shard: u16, topic: TopicToken, channel: ChannelName },
     /// Answered once, by the [`Answer`] that belongs to it.
     Ask(Question),
     /// Up to `limit` channels from `from` on, for `GET /channels`.

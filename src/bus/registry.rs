@@ -4,10 +4,9 @@
 //! Invariant: a channel lingers, with one time at which it is looked at, exactly while nobody is interested in it.
 
 use std::collections::{HashMap, VecDeque};
+use std::num::NonZero;
 use std::ops::{Index, IndexMut};
 use std::sync::Arc;
-
-use smallvec::SmallVec;
 
 use super::delivery::OpenAt;
 use super::history::History;
@@ -21,8 +20,9 @@ use crate::by_name::{ByName, Named};
 use crate::clock::{MonotonicNs, nanos};
 use crate::config::{ChannelRule, SharedRules};
 use crate::fanout::batch::Channel;
-use crate::fanout::naming::Naming;
+use crate::fanout::naming::{ChannelName, Naming};
 use crate::fanout::topics::TopicToken;
+use crate::few::Few;
 use crate::limits::QUEUE_KEPT;
 
 /// A channel's place in the registry; valid until the channel is forgotten.
@@ -61,11 +61,11 @@ pub struct Entry {
     /// Last number in a sealed batch; behind `seq` while a batch is open.
     pub sealed: u64,
     pub open: OpenAt,
-    pub interest: SmallVec<[Interest; 1]>,
+    pub interest: Few<Interest>,
     /// Somebody was interested once: for that long after the last one left, the channel stays as it is.
     was_heard: bool,
     /// When to look whether it is still to be kept; None while somebody is interested.
-    looked_at: Option<MonotonicNs>,
+    looked_at: Option<NonZero<MonotonicNs>>,
     pub history: Option<Box<History>>,
 }
 
@@ -85,7 +85,7 @@ impl Named for Entry {
 }
 
 impl Entry {
-    pub fn name(&self) -> &Arc<str> {
+    pub fn name(&self) -> &ChannelName {
         self.naming.name()
     }
 
@@ -102,7 +102,7 @@ impl Entry {
     pub fn set_count(&mut self, count: Count) {
         debug_assert_eq!(self.open, OpenAt::NOWHERE);
         let channel = Channel { name: self.name().clone(), epoch: count.epoch, subscribers: Default::default() };
-        self.naming = Naming::Served(Arc::new(channel));
+        self.naming = Naming::served(Arc::new(channel));
         (self.seq, self.sealed, self.counter) = (count.seq, count.seq, count.by);
     }
 }
@@ -181,10 +181,10 @@ impl Registry {
     // Coming and going.
 
     /// There must be room for it, and none of this name. It is wanted of the upstream; somebody must hear it or it must be set idle.
-    pub fn insert(&mut self, name: Arc<str>, creator: Creator, now: MonotonicNs) -> ChannelId {
+    pub fn insert(&mut self, name: ChannelName, creator: Creator, now: MonotonicNs) -> ChannelId {
         let rule = self.rules.of(&name).clone();
         let id = self.entries.insert(Entry {
-            naming: Naming::Waiting(name.clone()),
+            naming: Naming::waiting(name.clone()),
             creator,
             heard_for: creator.source,
             rule,
@@ -193,7 +193,7 @@ impl Registry {
             seq: 0,
             sealed: 0,
             open: OpenAt::NOWHERE,
-            interest: SmallVec::new(),
+            interest: Few::Nobody,
             was_heard: false,
             looked_at: None,
             history: None,
@@ -208,7 +208,7 @@ impl Registry {
         let entry = self.entries.remove(id);
         debug_assert!(entry.interest.is_empty() && entry.open == OpenAt::NOWHERE);
         if let Some(due) = entry.looked_at {
-            self.lingering.remove(id, due, entry.creator);
+            self.lingering.remove(id, due.get(), entry.creator);
         }
         self.last_found = None;
         self.requests.push_back(Request::Unwant { channel: entry.name().clone(), had_come: entry.flow.takes_messages() });
@@ -241,7 +241,7 @@ impl Registry {
         let entry = &mut self.entries[id as usize];
         (entry.heard_for, entry.was_heard) = (source, true);
         if let Some(due) = entry.looked_at.take() {
-            self.lingering.remove(id, due, entry.creator);
+            self.lingering.remove(id, due.get(), entry.creator);
         }
     }
 
@@ -277,16 +277,18 @@ impl Registry {
     pub fn look_again_at(&mut self, id: ChannelId, due: MonotonicNs) {
         let entry = &mut self.entries[id as usize];
         if let Some(before) = entry.looked_at.take() {
-            self.lingering.remove(id, before, entry.creator);
+            self.lingering.remove(id, before.get(), entry.creator);
         }
         self.look_at(id, due);
     }
 
     fn look_at(&mut self, id: ChannelId, due: MonotonicNs) {
         let entry = &mut self.entries[id as usize];
+        // The clock counts from the host's start: nobody has been there at 0.
+        let due = NonZero::new(due).unwrap_or(NonZero::<MonotonicNs>::MIN);
         let before = entry.looked_at.replace(due);
         debug_assert_eq!(before, None, "in the list at most once");
-        self.lingering.insert(id, due, entry.creator);
+        self.lingering.insert(id, due.get(), entry.creator);
     }
 
     /// A channel that nobody hears and that is to be looked at next, and when.

@@ -42,6 +42,7 @@ const MODULES: &[&str] = &[
     "control",
     "doctor",
     "fanout",
+    "few",
     "inbox",
     "limits",
     "listen",

@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use smallvec::SmallVec;
 
 use super::encoded::{Encoded, Frames};
+use super::naming::ChannelName;
 use crate::clock::MonotonicNs;
 use crate::limits::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, heap_bytes};
 use crate::wire::Format;
@@ -21,8 +22,7 @@ use crate::wire::payload::{Kind, encode_notification};
 /// A channel as the node knows it, from its first local subscriber to the end of its linger.
 #[derive(Debug)]
 pub struct Channel {
-    /// As clients write it: without the Redis prefix. One copy for all who serve the channel.
-    pub name: Arc<str>,
+    pub name: ChannelName,
     /// Names this run of sequence numbers; below 2^53. A new one is drawn when numbering starts again.
     pub epoch: u64,
     /// Subscriptions on this host, all shards together.

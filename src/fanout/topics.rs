@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use super::batch::Channel;
 use super::log::Log;
-use super::naming::Naming;
+use super::naming::{ChannelName, Naming};
 use crate::by_name::{ByName, Named};
 use crate::config::ChannelRule;
+use crate::few::Few;
 
 /// A topic slot of a shard: index and generation, so that a batch for a topic that is gone finds nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -38,14 +39,14 @@ pub struct Topic {
     generation: u32,
     /// The bus is not allowed to have it any more: nobody is to be told `subscribed`.
     pub is_refused: bool,
-    /// On the shard's ring of topics with a lap under way.
-    in_ring: bool,
+    /// Among the laps of its shard.
+    has_lap: bool,
     /// What the bus has been told.
     pub join_sent: bool,
     /// On the shard's list of topics whose interest is to be told to the bus.
     pub interest_queued: bool,
     pub rule: Arc<ChannelRule>,
-    members: Members,
+    members: Few<Member>,
     /// The number the next message will have, while there is no log to know it.
     head: u64,
     /// From the first message to when the last one is not needed any more.
@@ -81,67 +82,6 @@ pub struct Member {
     pub subscription: u32,
 }
 
-/// Most channels have one.
-#[derive(Debug, Default)]
-enum Members {
-    #[default]
-    Nobody,
-    One(Member),
-    #[expect(clippy::box_collection, reason = "a list of its own would make the usual case larger by half")]
-    Many(Box<Vec<Member>>),
-}
-
-impl Members {
-    fn as_slice(&self) -> &[Member] {
-        match self {
-            Members::Nobody => &[],
-            Members::One(member) => std::slice::from_ref(member),
-            Members::Many(members) => members,
-        }
-    }
-
-    fn as_mut_slice(&mut self) -> &mut [Member] {
-        match self {
-            Members::Nobody => &mut [],
-            Members::One(member) => std::slice::from_mut(member),
-            Members::Many(members) => members,
-        }
-    }
-
-    fn push(&mut self, member: Member) {
-        match self {
-            Members::Nobody => *self = Members::One(member),
-            Members::One(first) => *self = Members::Many(Box::new(vec![*first, member])),
-            Members::Many(members) => {
-                // By half and not to double: of a list that grows long, little lies idle.
-                if members.len() == members.capacity() {
-                    members.reserve_exact(members.len() / 2);
-                }
-                members.push(member);
-            }
-        }
-    }
-
-    /// Takes one out; the last one moves into its place.
-    fn swap_remove(&mut self, place: usize) {
-        match self {
-            Members::Nobody => panic!("nobody is there"),
-            Members::One(_) => {
-                assert_eq!(place, 0, "one is there");
-                *self = Members::Nobody;
-            }
-            Members::Many(members) => {
-                members.swap_remove(place);
-                match members[..] {
-                    [last] => *self = Members::One(last),
-                    _ if members.capacity() > 64 && members.len() * 4 < members.capacity() => members.shrink_to(2 * members.len()),
-                    _ => {}
-                }
-            }
-        }
-    }
-}
-
 impl Topics {
     pub fn len(&self) -> usize {
         self.slots.len()
@@ -159,14 +99,14 @@ impl Topics {
     pub fn insert(&mut self, name: &str, rule: Arc<ChannelRule>) -> u32 {
         self.generations = self.generations.wrapping_add(1);
         self.slots.insert(Topic {
-            naming: Naming::Waiting(name.into()),
+            naming: Naming::waiting(name),
             generation: self.generations,
             is_refused: false,
-            in_ring: false,
+            has_lap: false,
             join_sent: false,
             interest_queued: false,
             rule,
-            members: Members::Nobody,
+            members: Few::Nobody,
             head: 1,
             active: None,
         })
@@ -212,7 +152,7 @@ impl std::ops::IndexMut<u32> for Topics {
 }
 
 impl Topic {
-    pub fn name(&self) -> &Arc<str> {
+    pub fn name(&self) -> &ChannelName {
         self.naming.name()
     }
 
@@ -232,7 +172,7 @@ impl Topic {
     pub fn renumber(&mut self, channel: Arc<Channel>, head: u64) {
         debug_assert_eq!(**self.name(), *channel.name);
         debug_assert_eq!(self.lagging(), 0);
-        self.naming = Naming::Served(channel);
+        self.naming = Naming::served(channel);
         self.head = head;
         self.active = None;
     }
@@ -250,7 +190,7 @@ impl Topic {
     /// The log, made if need be and called by the next number; [`Topic::rest`] is to follow some time.
     pub fn log_mut(&mut self, last_number: &mut u32) -> &mut Log {
         let (bytes_max, head) = (self.rule.log_bytes, self.head);
-        let count = self.members.as_slice().len() as u64;
+        let count = self.members.len() as u64;
         let active = self.active.get_or_insert_with(|| {
             let mut log = Log::new(bytes_max);
             log.start_at(head);
@@ -306,7 +246,7 @@ impl Topic {
     }
 
     pub fn members(&self) -> &[Member] {
-        self.members.as_slice()
+        &self.members
     }
 
     /// Returns the member's place. Whoever subscribes is flushed by itself, but a lap that has still to wrap round the end passes the
@@ -336,22 +276,22 @@ impl Topic {
 
     /// The subscription of the member at this place has moved within its connection.
     pub fn renumber_member(&mut self, place: u32, subscription: u32) {
-        self.members.as_mut_slice()[place as usize].subscription = subscription;
+        self.members[place as usize].subscription = subscription;
     }
 
-    /// Something was appended: every member is due a visit. True if the topic must be put on the ring.
+    /// Something was appended: every member is due a visit. True if the topic must be put among the laps.
     pub fn begin_lap(&mut self) -> bool {
         let count = self.members().len() as u32;
         let active = self.active.as_mut().expect("something was appended");
         active.lap_remaining = count;
-        let enter = !self.in_ring && count > 0;
-        self.in_ring |= enter;
+        let enter = !self.has_lap && count > 0;
+        self.has_lap |= enter;
         enter
     }
 
     /// The next member to visit in this lap.
     pub fn next_visit(&mut self) -> Option<Member> {
-        let members = self.members.as_slice();
+        let members = &self.members;
         let active = self.active.as_mut()?;
         active.lap_remaining = active.lap_remaining.checked_sub(1)?;
         let member = members[active.lap_position as usize];
@@ -367,7 +307,7 @@ impl Topic {
 
     /// Everybody has been visited since the newest batch, in the part of a round that the walk has passed and the part before.
     pub fn end_lap(&mut self) {
-        self.in_ring = false;
+        self.has_lap = false;
         if let Some(active) = &mut self.active {
             active.lap_head = active.log.head();
             active.log.set_served(active.lap_head.min(active.lap_left).min(active.left_before));
@@ -422,7 +362,7 @@ mod tests {
     /// What a channel costs a shard that has nothing to send on it, besides its name and its place in the table.
     #[test]
     fn an_idle_topic_fits_a_cache_line() {
-        assert_eq!(size_of::<Topic>(), 64);
-        assert_eq!(size_of::<Option<Topic>>(), 64, "its place in the table adds nothing");
+        assert_eq!(size_of::<Topic>(), 56);
+        assert_eq!(size_of::<Option<Topic>>(), 56, "its place in the table adds nothing");
     }
 }

@@ -3,15 +3,13 @@
 
 use std::net::SocketAddr;
 
-use slab::Slab;
-
 use crate::addresses::Source;
 use crate::limits;
 
 #[derive(Debug)]
 pub struct Sources {
     /// Each in the same place as its connection.
-    origins: Slab<Origin>,
+    origins: Vec<Origin>,
     /// A connection may have a channel made once in this time, in the long run,
     interval_ms: u32,
     /// and this many at once after a rest.
@@ -31,17 +29,18 @@ impl Sources {
     pub fn new(subscriptions_max: usize) -> Sources {
         let per_second = (subscriptions_max / limits::RESUBSCRIBE_ALL_SECONDS).clamp(limits::CHANNELS_PER_SECOND_MIN, 1000);
         let burst = (2 * subscriptions_max).max(limits::CHANNELS_AT_ONCE_MIN);
-        Sources { origins: Slab::new(), interval_ms: 1000 / per_second as u32, burst: burst as u32 }
+        Sources { origins: Vec::new(), interval_ms: 1000 / per_second as u32, burst: burst as u32 }
     }
 
     /// A connection takes its place.
     pub fn enter(&mut self, key: usize, peer: SocketAddr, now_ms: u32) {
-        let taken = self.origins.insert(Origin { source: Source::of(peer), even_at_ms: now_ms });
-        assert_eq!(taken, key, "connections and origins come and go together");
-    }
-
-    pub fn leave(&mut self, key: usize) {
-        self.origins.remove(key);
+        let origin = Origin { source: Source::of(peer), even_at_ms: now_ms };
+        match self.origins.get_mut(key) {
+            Some(before) => *before = origin,
+            // Slots are given out from the lowest on.
+            None => self.origins.push(origin),
+        }
+        debug_assert!(key < self.origins.len());
     }
 
     pub fn source(&self, key: usize) -> Source {
@@ -92,7 +91,6 @@ mod tests {
         assert_eq!(made(&mut sources, start.wrapping_add(60_000)), 256, "after a rest, and no more for a long one");
         assert!(sources.may_create(1, start), "the other one is not concerned");
         assert_ne!(sources.source(0), sources.source(1));
-        sources.leave(0);
         sources.enter(0, peer(1), start);
         assert_eq!(made(&mut sources, start), 256, "who comes into the slot begins anew");
     }
