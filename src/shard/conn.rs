@@ -22,7 +22,7 @@ pub struct Conn<S> {
     pub phase: Phase,
     /// Who is at the other end, and what of its bytes came in part.
     pub peer: Peer,
-    /// The timer that runs, and the only tick at which a wheel entry of this connection counts.
+    /// The timer that runs, and the only tick at which a wheel entry of this connection counts, unless it was put off.
     timer: Timer,
     timer_at: Tick,
     /// When the peer last gave a sign of life.
@@ -90,6 +90,8 @@ impl Flags {
     pub const BEATS: Flags = Flags(1 << 10);
     /// The end of the peer's stream was read: no more will come. What it is owed can still be sent.
     pub const ENDED: Flags = Flags(1 << 11);
+    /// The wheel's entry comes before the timer that runs: it is put in anew then.
+    pub const PUT_OFF: Flags = Flags(1 << 12);
 
     pub fn has(self, flag: Flags) -> bool {
         self.0 & flag.0 != 0
@@ -325,6 +327,25 @@ impl<S> Conn<S> {
 
     pub fn set_timer(&mut self, timer: Timer, tick: Tick) {
         (self.timer, self.timer_at) = (timer, tick);
+        self.flags.clear(Flags::PUT_OFF);
+    }
+
+    /// Sets a timer that runs out no sooner than the one before, whose entry is still in the wheel (which has come as far as `done`): that entry will do.
+    /// A connection that was upgraded has one entry, not one for the handshake and one for its heartbeat. False: nothing was set.
+    pub fn put_timer_off(&mut self, timer: Timer, tick: Tick, done: Tick) -> bool {
+        let can_be = done < self.timer_at && self.timer_at <= tick;
+        if can_be {
+            (self.timer, self.timer_at) = (timer, tick);
+            self.flags.set(Flags::PUT_OFF);
+        }
+        can_be
+    }
+
+    /// The timer for which an entry that comes now was to be put in anew, and when it runs out.
+    pub fn take_put_off(&mut self) -> Option<(Timer, Tick)> {
+        let was_put_off = self.flags.has(Flags::PUT_OFF);
+        self.flags.clear(Flags::PUT_OFF);
+        was_put_off.then_some((self.timer, self.timer_at))
     }
 
     /// The timer that runs out at this tick, if it still does.
@@ -356,6 +377,22 @@ mod tests {
         assert_eq!(size_of::<Conn<u32>>(), 88);
         assert_eq!(size_of::<Option<Conn<u32>>>(), 88, "the slab finds a niche and adds nothing");
         assert_eq!(size_of::<Subscription>(), 24);
+    }
+
+    #[test]
+    fn a_timer_is_put_off_while_the_entry_of_an_earlier_one_is_to_come() {
+        let mut conn = Conn::new((), 1, Format::Json, 0);
+        assert!(!conn.put_timer_off(Timer::Heartbeat, 300, 0), "none is there");
+        conn.set_timer(Timer::Handshake, 100);
+        assert!(!conn.put_timer_off(Timer::Close, 50, 10), "it would come too late");
+        assert!(!conn.put_timer_off(Timer::Heartbeat, 300, 100), "it has come");
+        assert!(conn.put_timer_off(Timer::Heartbeat, 300, 10) && conn.put_timer_off(Timer::Heartbeat, 400, 10));
+        assert_eq!((conn.timer_of(100), conn.timer_of(400)), (None, Some(Timer::Heartbeat)));
+        assert_eq!(conn.take_put_off(), Some((Timer::Heartbeat, 400)));
+        assert_eq!(conn.take_put_off(), None, "an entry comes once");
+        assert!(conn.put_timer_off(Timer::Heartbeat, 500, 10));
+        conn.set_timer(Timer::Close, 200);
+        assert_eq!((conn.take_put_off(), conn.timer_of(200)), (None, Some(Timer::Close)));
     }
 
     #[test]

@@ -23,6 +23,9 @@ impl<N: Network> Shard<N> {
     }
 
     pub(super) fn set_timer_at(&mut self, key: usize, timer: Timer, tick: Tick) {
+        if self.conns[key].put_timer_off(timer, tick, self.wheel.done()) {
+            return;
+        }
         let token = self.token(key);
         let tick = self.wheel.insert(token, tick);
         self.conns[key].set_timer(timer, tick);
@@ -33,10 +36,15 @@ impl<N: Network> Shard<N> {
         self.wheel.expire(self.tick, &mut due);
         for (token, tick) in due.drain(..) {
             // The connection may be gone or have set another timer since.
-            if let Some(key) = self.resolve(token)
-                && let Some(timer) = self.conns[key].timer_of(tick)
-            {
-                self.on_timer(key, timer);
+            let Some(key) = self.resolve(token) else { continue };
+            let put_off = self.conns[key].take_put_off();
+            match (self.conns[key].timer_of(tick), put_off) {
+                (Some(timer), _) => self.on_timer(key, timer),
+                (None, Some((timer, at))) => {
+                    let at = self.wheel.insert(token, at);
+                    self.conns[key].set_timer(timer, at);
+                }
+                (None, None) => {}
             }
         }
         self.due = due;

@@ -31,6 +31,11 @@ impl Wheel {
         self.entries == 0
     }
 
+    /// What was due by this tick has come.
+    pub fn done(&self) -> Tick {
+        self.done
+    }
+
     /// Returns the tick at which the entry will come: `deadline`, or the next tick if that has passed.
     pub fn insert(&mut self, token: ConnToken, deadline: Tick) -> Tick {
         let deadline = deadline.max(self.done + 1);
