@@ -41,6 +41,9 @@ pub const QUEUE_KEPT: usize = 1024;
 pub const EVENTS_PER_WAIT: usize = 1024;
 /// Accepts per turn and shard.
 pub const ACCEPTS_PER_TURN: usize = 128;
+/// Replies of one connection that wait for the turn to send them; more are sent as soon as it has been read. So a crowd that subscribes to many
+/// channels each does not leave a heap full of holes where its replies were.
+pub const REPLIES_HELD_BYTES: usize = 2048;
 /// Connections read per turn and shard.
 pub const READS_PER_TURN: usize = 256;
 /// Reads from one connection per turn; whoever has more to say waits for the next.
@@ -63,8 +66,11 @@ pub const WAITERS_FLOOR: usize = 256;
 /// The most that one of them takes, with the longest `id`.
 pub const WAITER_BYTES_MAX: usize = 224;
 /// Work units of one flush stage; a visit that writes nothing costs 1, a write [`FLUSH_UNITS_PER_WRITE`].
-pub const FLUSH_UNITS_PER_TURN: usize = 2048;
+/// What comes meanwhile waits for so long: some hundred microseconds.
+pub const FLUSH_UNITS_PER_TURN: usize = 1024;
 pub const FLUSH_UNITS_PER_WRITE: usize = 16;
+/// A lap to no more than this many is short, and goes before the others.
+pub const SHORT_LAP_MEMBERS: usize = 8;
 /// Visits of one topic's lap before the next topic has its turn.
 pub const FLUSH_VISITS_PER_TOPIC: usize = 64;
 /// Bytes written that cost one more unit.

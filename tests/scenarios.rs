@@ -310,6 +310,24 @@ fn a_burst_of_more_than_a_visit_and_a_log_overruns_nobody_who_takes_everything()
     assert_eq!(stage.rig.metrics.log_bytes.get(), 0);
 }
 
+/// A turn sends fewer writes than it reads connections: what a thousand were answered would lie about until its turn came, and leave holes where it lay.
+#[test]
+fn many_replies_of_many_connections_do_not_pile_up() {
+    const { assert!(limits::FLUSH_UNITS_PER_TURN / limits::FLUSH_UNITS_PER_WRITE < 200 && 200 < limits::READS_PER_TURN) };
+    let mut stage = Stage::new(settings());
+    let clients = stage.subscribers(200, "c");
+    for &client in &clients {
+        for number in 0..50 {
+            let ping = json!({"type": "ping", "id": format!("{number:040}")});
+            stage.text(client, &ping.to_string());
+        }
+    }
+    stage.turn();
+    assert_eq!(stage.rig.metrics.buffer_bytes.get(), 0);
+    stage.turn();
+    assert!(clients.iter().all(|&client| stage.clients[client].answers.len() == 50));
+}
+
 #[test]
 fn a_paused_client_is_read_again_while_its_channel_keeps_it_behind() {
     let mut settings = settings();
@@ -466,7 +484,7 @@ fn a_request_that_waits_in_the_socket_counts_when_the_thread_was_held_up() {
         stage.send(client, request("/ws", Format::Json).as_bytes());
     }
     stage.pass(Duration::from_secs(6));
-    stage.turns(10);
+    stage.turns(clients.len() * limits::FLUSH_UNITS_PER_WRITE / limits::FLUSH_UNITS_PER_TURN + 4);
     assert!(clients.iter().all(|&client| stage.clients[client].is_upgraded()));
 }
 

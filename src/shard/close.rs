@@ -135,7 +135,6 @@ impl<N: Network> Shard<N> {
             }
             self.dead.pop();
             let conn = self.conns.remove(key);
-            self.sources.leave(key);
             self.buffer_bytes -= conn.charged_bytes as usize;
             if conn.flags.has(Flags::COUNTED) {
                 self.metrics.connections.dec();

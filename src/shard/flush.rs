@@ -1,7 +1,7 @@
 //! Sending: one `writev` per due connection, straight from the logs.
 //!
-//! Two lists say who is due. The ring of topics holds the laps: each topic with news has its members visited in a circle,
-//! a quantum at a time, and keeps its place between turns. The ready list holds connections that are due by themselves.
+//! Two lists say who is due. The laps: each topic with news has its members visited in a circle, a quantum at a time, and keeps its place between
+//! turns, those with few members before the others. The ready list holds connections that are due by themselves.
 //! Whoever is visited gets everything it is due, from all its channels, so that the busier the host, the larger the writes.
 
 use std::io::ErrorKind;
@@ -30,7 +30,7 @@ impl<N: Network> Shard<N> {
     pub(super) fn flush_ready(&mut self) {
         let mut units = limits::FLUSH_UNITS_PER_TURN;
         // Half of the turn belongs to the laps, so that a crowd on the ready list does not keep the channels waiting.
-        let for_laps = if self.ring.is_empty() { 0 } else { units / 2 };
+        let for_laps = if self.laps.is_empty() { 0 } else { units / 2 };
         units -= for_laps;
         for _ in 0..self.ready.len() {
             if units == 0 {
@@ -41,16 +41,17 @@ impl<N: Network> Shard<N> {
             self.conns[key].flags.clear(Flags::READY);
             units = units.saturating_sub(self.visit(key, None));
         }
-        if self.ring.is_empty() || self.now_ns < self.lap_not_before_ns {
+        if self.laps.is_empty() || self.now_ns < self.lap_not_before_ns {
             return;
         }
         units += for_laps;
+        let for_long = units / 2;
         while units > 0 {
-            let Some(token) = self.ring.pop_front() else { break };
+            let Some(token) = self.laps.next(units > for_long) else { break };
             let Some(topic) = self.topics.resolve(token) else { continue };
             units = units.saturating_sub(self.lap(topic));
             if !self.topics[topic].lap_is_over() {
-                self.ring.push_back(token);
+                self.laps.go_on(token);
                 continue;
             }
             self.topics[topic].end_lap();
@@ -80,7 +81,7 @@ impl<N: Network> Shard<N> {
     }
 
     /// `news`: the subscription by which a lap has come here.
-    fn visit(&mut self, key: usize, news: Option<usize>) -> usize {
+    pub(super) fn visit(&mut self, key: usize, news: Option<usize>) -> usize {
         match self.flush(key, news) {
             Visit::Idle => 1,
             Visit::Wrote { bytes } => limits::FLUSH_UNITS_PER_WRITE + bytes / limits::FLUSH_BYTES_PER_UNIT,

@@ -157,13 +157,13 @@ impl<N: Network> Shard<N> {
     }
 
     pub(super) fn begin_lap(&mut self, index: u32) {
-        if self.ring.is_empty()
+        if self.laps.is_empty()
             && let Some(coalesce) = self.settings.coalesce
         {
             self.lap_not_before_ns = self.now_ns + coalesce.as_nanos() as u64;
         }
         if self.topics[index].begin_lap() {
-            self.ring.push_back(self.topics.token(index));
+            self.laps.begin(self.topics.token(index), self.topics[index].members().len());
         }
         // Without members there is no lap to free the log at its end.
         self.logs.retire_if_idle(&mut self.topics, index, self.now_ns);

@@ -17,6 +17,7 @@ pub mod conn;
 mod flush;
 mod gather;
 mod heartbeat;
+mod laps;
 mod logs;
 pub mod net;
 mod questions;
@@ -41,13 +42,14 @@ use slab::Slab;
 use crate::bus::shares::Publishers;
 use crate::bus::{BusSender, ConnToken, ShardMessage};
 use crate::config::SharedRules;
-use crate::fanout::topics::{TopicToken, Topics};
+use crate::fanout::topics::Topics;
 use crate::inbox::Inbox;
 use crate::limits;
 use crate::metrics::ShardMetrics;
 use crate::wire::http::upgrade::Upgrade;
 use crate::wire::peer::Peer;
 use conn::{Conn, Flags};
+use laps::Laps;
 use logs::Logs;
 use net::{Network, Readiness};
 use settings::ShardSettings;
@@ -99,8 +101,8 @@ pub struct Shard<N: Network> {
     reading: VecDeque<ConnToken>,
     /// Connections with something to write and no lap to come by for it: replies, replays, sockets that have room again.
     ready: VecDeque<ConnToken>,
-    /// Topics with a lap under way, each once.
-    ring: VecDeque<TopicToken>,
+    /// Topics that have something for their members.
+    laps: Laps,
     /// Topics whose first or last member came or went since the bus was told.
     interest: VecDeque<u32>,
     /// Dead connections, freed by `reap`.
@@ -154,7 +156,7 @@ impl<N: Network> Shard<N> {
             wheel: Wheel::default(),
             reading: VecDeque::new(),
             ready: VecDeque::new(),
-            ring: VecDeque::new(),
+            laps: Laps::default(),
             interest: VecDeque::new(),
             dead: Vec::new(),
             accept_ready: false,
@@ -211,7 +213,7 @@ impl<N: Network> Shard<N> {
 
     /// How long the next turn may be put off: None until something happens, 0 while work remains.
     pub fn wait_ns(&self, now_ns: u64) -> Option<u64> {
-        let lap_wait = if self.ring.is_empty() { None } else { Some(self.lap_not_before_ns.saturating_sub(now_ns)) };
+        let lap_wait = if self.laps.is_empty() { None } else { Some(self.lap_not_before_ns.saturating_sub(now_ns)) };
         if self.accept_ready || !self.reading.is_empty() || !self.ready.is_empty() || !self.dead.is_empty() || lap_wait == Some(0) {
             return Some(0);
         }

@@ -21,6 +21,9 @@ impl<N: Network> Shard<N> {
             let Some(key) = self.resolve(token) else { continue };
             self.conns[key].flags.clear(Flags::READING);
             self.read(key, &mut scratch);
+            if self.conns[key].outbox.as_ref().is_some_and(|outbox| outbox.unsent().len() >= limits::REPLIES_HELD_BYTES) {
+                self.visit(key, None);
+            }
         }
         self.scratch = scratch;
     }
