@@ -31,7 +31,7 @@ const AFTER: Duration = Duration::from_millis(20);
 const ASK: Duration = Duration::from_millis(50);
 
 /// How long memory may stay as it is before it is taken to stay so for good: longer than `linger`, and than the allocator is let alone after it.
-const MEMORY_QUIET: Duration = Duration::from_secs(20);
+const MEMORY_QUIET: Duration = Duration::from_secs(30);
 const MEMORY_WAIT: Duration = Duration::from_secs(60);
 const MEMORY_LOOK: Duration = Duration::from_millis(250);
 /// What a server that was in use may keep more than one that was not, and it still counts as given back at once.
