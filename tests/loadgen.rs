@@ -396,8 +396,8 @@ fn slow_clients_are_reported_apart() {
 
 #[test]
 fn a_storm_loses_nothing_with_history_and_is_a_failure_without() {
-    // A message each millisecond: whoever is away, for however short a time, misses some.
-    let arguments = ["storm", "-n", "100", "--rate", "1000", "--messages", "2000", "--serve"];
+    // They are back half a second after they have dropped, in which messages come: whoever is not the first misses some.
+    let arguments = ["storm", "-n", "100", "--connect-rate", "200", "--rate", "1000", "--messages", "2000", "--serve"];
     let json = run(&[&arguments[..], &["--shards 2 --history-count 2000"]].concat()).passes();
     let without = run(&[&arguments[..], &["--shards 2", "--patience", "5"]].concat());
     without.fails("recovered: false");

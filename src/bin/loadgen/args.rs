@@ -165,7 +165,7 @@ pub struct Options {
     /// Connections under way at once
     #[arg(long, value_name = "N", default_value_t = 512, help_heading = "Clients")]
     pub window: usize,
-    /// Connections begun per second [default: as fast as they come through]
+    /// Connections begun per second, in a storm too [default: as fast as they come through]
     #[arg(long, value_parser = parse_number, value_name = "N", default_value_t = 0.0, hide_default_value = true, help_heading = "Clients")]
     pub connect_rate: f64,
     /// Source addresses to spread connections over [default on loopback: 127.0.0.2 and on, one per 5,000]

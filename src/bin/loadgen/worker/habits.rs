@@ -110,12 +110,15 @@ impl Worker {
     }
 
     pub(super) fn storm(&mut self) {
-        let now_us = self.now_us();
+        let (now_us, per_second) = (self.now_us(), self.plan.connects_per_second);
+        let mut dropped = 0.0;
         for index in 0..self.clients.len() {
             if self.clients[index].phase == Phase::Ready {
                 self.drop_stream(index);
                 self.clients[index].resumes = true;
-                self.again.push_back((now_us, index as u32));
+                let after_us = if per_second > 0.0 { dropped * 1e6 / per_second } else { 0.0 };
+                self.again.push_back((now_us + after_us as u32, index as u32));
+                dropped += 1.0;
             }
         }
         self.live.store(&self.tally.counts);
