@@ -1,0 +1,120 @@
+//! How connections end, and what is still sent then.
+
+use std::time::Duration;
+
+use super::stage::{PLENTY, Stage, frame, settings};
+use crate::rig::net::request;
+use campanile::bus::ShardMessage;
+use campanile::wire::Format;
+use campanile::wire::frame::Opcode;
+use serde_json::json;
+
+#[test]
+fn requests_at_the_door_when_the_server_stops_are_told_so() {
+    let mut stage = Stage::new(settings());
+    // One has been let in and has not spoken yet.
+    let silent = stage.connect("", PLENTY);
+    let _ = std::mem::take(&mut stage.wires.borrow_mut().pipes[silent].to_server);
+    stage.turns(2);
+    // Nobody has been told of the others; one of them has gone away again.
+    let waiting: Vec<usize> = (0..20).map(|_| stage.knock(&request("/ws", Format::Json), PLENTY)).collect();
+    stage.wires.borrow_mut().pipes[waiting[7]].reset = true;
+    stage.rig.to_shard.push(ShardMessage::Stop).unwrap();
+    stage.turn();
+    stage.send(silent, request("/ws", Format::Json).as_bytes());
+    stage.turns(3);
+    for (at, &client) in waiting.iter().enumerate() {
+        assert_eq!(stage.clients[client].refused, (at != 7).then_some(503), "client {at}");
+    }
+    assert_eq!(stage.clients[silent].refused, Some(503));
+}
+
+#[test]
+fn answers_are_not_lost_when_the_end_of_the_stream_comes_with_the_request() {
+    let mut stage = Stage::new(settings());
+    let tls_hello = "\u{16}\u{3}\u{1}\u{1}\u{0}";
+    let requests = [
+        ("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", 200),
+        ("GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n", 404),
+        ("GET /ws HTTP/1.1\r\nHost: x\r\n\r\n", 426),
+        ("POST /ws HTTP/1.1\r\nHost: x\r\n\r\n", 405),
+        ("nonsense\r\n\r\n", 400),
+        (tls_hello, 400),
+        ("GET /healthz HTT", 400),
+    ];
+    for room in [PLENTY, 10] {
+        for (request, status) in requests {
+            let client = stage.knock("", room);
+            stage.send_last(client, request.as_bytes());
+            stage.rig.shard.on_listener();
+            for _ in 0..100 {
+                stage.turn();
+                stage.add_room(client, 10);
+            }
+            assert_eq!(stage.clients[client].refused, Some(status), "{request:?} with room for {room}");
+            assert!(stage.wires.borrow().pipes[client].server_gone, "and then it is over");
+        }
+    }
+}
+
+#[test]
+fn pongs_and_the_close_frame_are_not_lost_when_the_end_of_the_stream_comes_with_them() {
+    for room in [PLENTY, 3] {
+        for says_goodbye in [true, false] {
+            let mut stage = Stage::new(settings());
+            let client = stage.subscribers(1, "c")[0];
+            stage.set_room(client, room);
+            stage.publish("c", 2_000);
+            stage.turn();
+            let mut last = frame(true, Opcode::Ping, b"are you there");
+            last.extend(frame(true, Opcode::Text, json!({"type": "ping", "id": "last"}).to_string().as_bytes()));
+            if says_goodbye {
+                last.extend(frame(true, Opcode::Close, &1000u16.to_be_bytes()));
+            }
+            stage.send_last(client, &last);
+            for _ in 0..40 {
+                stage.turn();
+                stage.add_room(client, 100);
+            }
+            let (pipes, client_view) = (&stage.wires.borrow().pipes, &stage.clients[client]);
+            assert_eq!((client_view.echoes, client_view.answers.len(), client_view.messages), (1, 1, 1), "room for {room}");
+            assert_eq!(client_view.close, says_goodbye.then_some(1000));
+            assert!(pipes[client].server_gone && !client_view.is_mid_frame());
+            assert_eq!(stage.closed(), [(if says_goodbye { "client" } else { "gone" }, 1)]);
+        }
+    }
+}
+
+#[test]
+fn a_request_half_sent_when_the_server_stops_is_told_503() {
+    let mut stage = Stage::new(settings());
+    let half = stage.connect("", PLENTY);
+    let _ = std::mem::take(&mut stage.wires.borrow_mut().pipes[half].to_server);
+    stage.send(half, &request("/ws", Format::Json).as_bytes()[..30]);
+    stage.turns(2);
+    stage.rig.to_shard.push(ShardMessage::Stop).unwrap();
+    stage.turn();
+    stage.pass(Duration::from_secs(2));
+    stage.turns(2);
+    assert_eq!(stage.clients[half].refused, Some(503));
+}
+
+/// Somebody who takes nothing cannot be told, and the others do not wait for it beyond the deadline; nor does the thread sleep past it.
+#[test]
+fn whoever_takes_nothing_is_cut_when_the_time_to_stop_is_over() {
+    let mut stage = Stage::new(settings().with(|settings| settings.clients.shutdown_timeout = Duration::from_secs(3)));
+    let clients = stage.subscribers(2, "a");
+    stage.set_room(clients[0], 0);
+    stage.publish("a", 100);
+    stage.turns(3);
+    stage.rig.to_shard.push(ShardMessage::Stop).unwrap();
+    stage.turns(3);
+    assert_eq!(stage.clients[clients[1]].close, Some(1001));
+    assert!(!stage.rig.shard.is_finished());
+    let now_ns = stage.wires.borrow().now_ns;
+    assert!(stage.rig.shard.wait_ns(now_ns).is_some_and(|wait_ns| wait_ns <= 3_000_000_000));
+    stage.pass(Duration::from_secs(3));
+    stage.turns(2);
+    assert!(stage.rig.shard.is_finished());
+    assert_eq!(stage.closed(), [("shutdown", 2)]);
+}

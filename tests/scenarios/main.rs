@@ -1,0 +1,11 @@
+//! Bugs that a whole shard once had, one test for each, named after what went wrong. The network is the simulation's, but nothing is left
+//! to chance: every test says who reads how much, and when.
+
+mod channels;
+mod ends;
+mod replies;
+#[path = "../rig/mod.rs"]
+mod rig;
+mod silence;
+mod slow;
+mod stage;
