@@ -623,5 +623,4 @@ impl Entry {
 }
 
 #[cfg(test)]
-#[path = "hub_tests.rs"]
 mod tests;
