@@ -1,23 +1,19 @@
 //! Unit tests of [`super`]: the hub with inboxes whose other end the test holds.
 
-use mio::{Poll, Token};
 use std::time::Duration;
 
-use crate::bus::ConnToken;
-use crate::bus::embedded::Embedded;
+use mio::{Poll, Token};
 
 use super::*;
-use crate::bus::upstream::Upstream;
-
 use crate::addresses::Source;
+use crate::bus::ConnToken;
+use crate::bus::embedded::Embedded;
+use crate::bus::upstream::Upstream;
 use crate::config::{ChannelRule, Overrun};
-
 use crate::inbox::{Inbox, inbox};
 use crate::limits::BATCH_BYTES_MAX;
-
 use crate::wire::Format;
 use crate::wire::framing::Encoding;
-
 use crate::wire::payload::Expect;
 
 mod delivering;
@@ -25,7 +21,6 @@ mod keeping;
 mod numbering;
 
 const LINGER_NS: u64 = 1_000_000_000;
-
 const T0: MonotonicNs = 1_000_000_000_000;
 
 struct Shard {
