@@ -9,9 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use campanile::addresses::Source;
-use campanile::bus::hub::flow::Start;
-use campanile::bus::hub::{Hub, HubSettings, Receipt, Request};
+use campanile::bus::flow::Start;
+use campanile::bus::hub::{Hub, Receipt};
 use campanile::bus::redis::subscriptions::Subscriptions;
+use campanile::bus::registry::Request;
+use campanile::bus::settings::HubSettings;
 use campanile::bus::{BusCommand, Creator, ShardMessage};
 use campanile::config::{Overrun, Settings};
 use campanile::fanout::topics::TopicToken;

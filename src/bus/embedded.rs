@@ -8,7 +8,7 @@
 use mio::event::Event;
 
 use super::Creator;
-use super::hub::flow::Start;
+use super::flow::Start;
 use super::hub::{Hub, Outcome, Receipt};
 use super::question::{Publish, PublishError, Published};
 use super::upstream::Upstream;

@@ -5,20 +5,20 @@
 //! Invariants: numbers of a channel are handed out without holes, and every number reaches each shard that has joined, in order, as a
 //! message or within a gap, unless its inbox was full (of messages or of bytes): then that is counted and a `Head` follows. No batch before its `Joined`.
 
-pub mod flow;
-
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::delivery::Delivery;
+use super::flow::{Count, Counter, Flow, Onward, Start};
 use super::history::Histories;
 use super::lane::News;
 use super::question::{Answer, Asker, Publish, PublishError, Published, ReplyTo};
-use super::registry::{ChannelId, Entry, Interest, Registry};
+use super::registry::{ChannelId, Entry, Interest, Registry, Request};
+use super::settings::HubSettings;
 use super::{ChannelInfo, ChannelPage, Creator, JoinRefusal, ShardMessage, ShardSender};
-use crate::clock::{MonotonicNs, nanos};
-use crate::config::{ChannelRules, Mismatch, Settings};
+use crate::clock::MonotonicNs;
+use crate::config::Mismatch;
 use crate::fanout::batch::{Batch, BatchBuilder};
 use crate::fanout::naming::ChannelName;
 use crate::fanout::topics::TopicToken;
@@ -27,7 +27,6 @@ use crate::metrics::BusMetrics;
 use crate::sys;
 use crate::wire::event::GapReason;
 use crate::wire::payload::{Expect, classify};
-use flow::{Count, Counter, Flow, Onward, Start};
 
 /// A full inbox is tried again after this long, or at the next flush.
 pub const RETRY_NS: u64 = 2_000_000;
@@ -51,52 +50,6 @@ pub enum Outcome {
     TooBig,
     /// Not what `payload` says, and the rule says drop: not a message of this channel, so it gets no number and leaves no gap.
     Mismatched(Expect),
-}
-
-/// What the upstream is to be told, in this order.
-#[derive(Debug)]
-pub enum Request {
-    Want(ChannelName),
-    /// `had_come`: its messages came until now.
-    Unwant {
-        channel: ChannelName,
-        had_come: bool,
-    },
-}
-
-/// The part of the settings that the hub reads.
-#[derive(Debug, Clone)]
-pub struct HubSettings {
-    pub rules: ChannelRules,
-    pub linger_ns: u64,
-    pub channels_max: usize,
-    /// Of them, how many may be heard on behalf of one address.
-    pub channels_of_address: usize,
-    pub payload_bytes_max: usize,
-    /// What a shard's inbox takes.
-    pub inbox_messages: usize,
-    /// Batches in the inboxes of all shards together.
-    pub inbox_bytes_total: usize,
-    /// Histories of all channels together.
-    pub history_bytes_total: usize,
-    /// A channel without listeners lives as long as anything is in its history (embedded bus).
-    pub history_keeps_channels: bool,
-}
-
-impl From<&Settings> for HubSettings {
-    fn from(settings: &Settings) -> Self {
-        HubSettings {
-            rules: settings.channels.clone(),
-            linger_ns: nanos(settings.redis.linger),
-            channels_max: settings.bounds.channels_max,
-            channels_of_address: settings.bounds.channels_of_address(),
-            payload_bytes_max: settings.bounds.payload_bytes_max,
-            inbox_messages: settings.shards.inbox_messages,
-            inbox_bytes_total: settings.bounds.inbox_bytes_total,
-            history_bytes_total: settings.bounds.history_bytes_total,
-            history_keeps_channels: settings.redis.url.is_none(),
-        }
-    }
 }
 
 #[derive(Debug)]

@@ -9,11 +9,11 @@ use std::ops::{Index, IndexMut};
 use std::sync::Arc;
 
 use super::delivery::OpenAt;
+use super::flow::{Count, Counter, Flow};
 use super::history::History;
-use super::hub::flow::{Count, Counter, Flow};
-use super::hub::{HubSettings, Request};
 use super::lingering::Lingering;
 use super::release::Release;
+use super::settings::HubSettings;
 use super::{Creator, JoinRefusal};
 use crate::addresses::Source;
 use crate::by_name::{ByName, Named};
@@ -24,6 +24,17 @@ use crate::fanout::naming::{ChannelName, Naming};
 use crate::fanout::topics::TopicToken;
 use crate::few::Few;
 use crate::limits::QUEUE_KEPT;
+
+/// What the upstream is to be told, in this order.
+#[derive(Debug)]
+pub enum Request {
+    Want(ChannelName),
+    /// `had_come`: its messages came until now.
+    Unwant {
+        channel: ChannelName,
+        had_come: bool,
+    },
+}
 
 /// A channel's place in the registry; valid until the channel is forgotten.
 pub type ChannelId = u32;

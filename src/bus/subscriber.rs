@@ -11,11 +11,13 @@ use mio::event::Event;
 use mio::{Registry, Waker};
 
 use super::embedded::Embedded;
-use super::hub::{Hub, HubSettings, RETRY_NS, Request};
+use super::hub::{Hub, RETRY_NS};
 use super::question::{PublishError, Question};
 use super::queue::Queue;
 use super::redis::RedisBus;
 use super::redis::timing::Timing;
+use super::registry::Request;
+use super::settings::HubSettings;
 use super::upstream::{Upstream, WAKER};
 use super::{BusCommand, ShardSender};
 use crate::clock::{MonotonicNs, nanos};

@@ -6,9 +6,9 @@
 use mio::Token;
 use mio::event::Event;
 
-use super::hub::Hub;
 #[cfg(doc)]
-use super::hub::flow::Start;
+use super::flow::Start;
+use super::hub::Hub;
 use super::question::Publish;
 use crate::clock::MonotonicNs;
 

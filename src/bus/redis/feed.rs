@@ -13,7 +13,7 @@ use super::names::Names;
 use super::publishes::Publishes;
 use super::subscriptions::{Readiness, Refused, Standing, Subscriptions};
 use super::timing::Timing;
-use crate::bus::hub::flow::Start;
+use crate::bus::flow::Start;
 use crate::bus::hub::{Hub, Outcome, Receipt};
 use crate::bus::question::Publish;
 use crate::clock::{MonotonicNs, nanos};

@@ -9,7 +9,7 @@ use crate::addresses::Source;
 use crate::bus::ConnToken;
 use crate::bus::embedded::Embedded;
 use crate::bus::upstream::Upstream;
-use crate::config::{ChannelRule, Overrun};
+use crate::config::{ChannelRule, ChannelRules, Overrun};
 use crate::inbox::{Inbox, inbox};
 use crate::limits::BATCH_BYTES_MAX;
 use crate::wire::Format;
