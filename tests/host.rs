@@ -1,16 +1,20 @@
-//! The server on hosts of every kind: where system calls are forbidden, with and without IPv6 beside IPv4, on a terminal, under signals.
+//! The server on hosts of every kind: where system calls are forbidden, descriptors few or ports taken, with and without IPv6 beside IPv4,
+//! on a terminal, above a log that cannot be written, under signals.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 mod support;
 
-use support::redis::{PATIENCE, free_port};
+use support::client::Client;
+use support::crowd::{Crowd, Script};
+use support::redis::{PATIENCE, RedisServer, free_port};
 use support::seccomp::{self, Verdict};
 use support::server::{Launch, Server, wait};
 
@@ -257,4 +261,225 @@ fn fails(mut command: Command) -> (Option<i32>, String) {
     let mut text = String::new();
     stderr.read_to_string(&mut text).unwrap();
     (status.code(), text)
+}
+
+/// Under a limit of 64 descriptors, 200 clients come: some are served, the rest learn at once that they are not.
+fn survives_few_descriptors(table: &str, shards: &str, served: std::ops::RangeInclusive<usize>) {
+    let server = Launch::new(&["--fd-table", table, "--shards", shards, "--pin", "none"]).shell("ulimit -n 64").start();
+    assert!(server.log_when("limit 64 soft, 64 hard").contains("too low for connections_max"));
+    let mut crowd = Crowd::new(server.listen, (0..200).map(|_| Script::upgrade("/ws/news?format=json")));
+    crowd.wait("admission or the end", |member| member.ended || member.events.len() == 2);
+    let open: Vec<usize> = (0..200).filter(|&index| !crowd.members()[index].ended).collect();
+    assert!(served.contains(&open.len()), "{} are served", open.len());
+    // With every place taken, the control port still answers.
+    server.eventually_metric("ws_connections_total", "", open.len() as f64);
+    for index in &open[..open.len() / 2] {
+        crowd.drop_member(*index);
+    }
+    // Whoever comes while the places of those who left are not yet free may be dropped too; it tries again, as clients do.
+    let begin = Instant::now();
+    let mut late = loop {
+        let mut late = Crowd::new(server.listen, [Script::upgrade("/ws/news?format=json")]);
+        late.wait("admission or the end", |member| member.ended || member.events.len() == 2);
+        if late.open() == 1 {
+            break late;
+        }
+        assert!(begin.elapsed() < PATIENCE, "nobody is let in again");
+    };
+    // Every place is one for good: the same number fits again.
+    server.eventually_metric("ws_connections_total", "", (open.len() - open.len() / 2 + 1) as f64);
+    server.publish("news", &json!("still here"));
+    late.wait("the message", |member| member.events.last().is_some_and(|event| event["data"] == "still here"));
+    crowd.wait("the message", |member| member.ended || member.events.last().is_some_and(|event| event["data"] == "still here"));
+    assert!(server.metric("campanile_connections_refused_total", "reason=\"descriptors\"") >= 1.0);
+    assert!(server.metric("campanile_accept_errors_total", "") >= 1.0);
+    let log = server.log();
+    let told = log.matches("out of descriptors").count();
+    assert!((1..=2).contains(&told), "at most a line per shard:\n{log}");
+}
+
+#[test]
+fn few_descriptors_in_one_table_refuse_the_rest_and_serve_on() {
+    survives_few_descriptors("shared", "2", 10..=60);
+}
+
+#[test]
+fn few_descriptors_in_private_tables_refuse_the_rest_and_serve_on() {
+    survives_few_descriptors("private", "2", 60..=120);
+}
+
+#[test]
+fn a_port_in_use_ends_the_start_with_what_to_do() {
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = other.local_addr().unwrap().to_string();
+    for flag in ["--listen", "--control"] {
+        let (code, stderr) = Launch::new(&[flag, &address]).fails();
+        assert_eq!(code, 1, "{stderr}");
+        assert!(stderr.contains(&address) && stderr.contains("the port is in use"), "{stderr}");
+        assert!(!stderr.contains("panicked"), "{stderr}");
+    }
+}
+
+#[test]
+fn a_second_server_does_not_share_the_port_of_the_first() {
+    let server = Server::start(&[]);
+    let (code, stderr) = Launch::new(&["--listen", &server.listen.to_string()]).fails();
+    assert_eq!(code, 1, "{stderr}");
+    assert!(stderr.contains("the port is in use"), "{stderr}");
+}
+
+#[test]
+fn addresses_and_urls_that_cannot_be_are_told() {
+    let (code, stderr) = Launch::new(&["--listen", "192.0.2.1:8080"]).fails();
+    assert_eq!(code, 1, "{stderr}");
+    assert!(stderr.contains("192.0.2.1") && stderr.contains("ip address"), "{stderr}");
+    for url in ["http://127.0.0.1", "redis://127.0.0.1:notaport", "127.0.0.1:6379", "redis://"] {
+        let (code, stderr) = Launch::new(&["--redis", url]).fails();
+        assert_eq!(code, 2, "{url}: {stderr}");
+        assert!(stderr.contains("redis") && stderr.contains("accepted"), "{url}: {stderr}");
+    }
+}
+
+#[test]
+fn sigterm_sends_what_is_due_then_1001_and_exits_0() {
+    let redis = RedisServer::start();
+    let mut server = Server::start(&["--redis", &redis.url()]);
+    server.eventually("ready", Server::is_ready);
+    let mut crowd = Crowd::subscribed(server.listen, 200, |_| "last".to_owned());
+    let idle = Client::dial(server.listen);
+    for number in 1..=20 {
+        server.publish("last", &json!({"n": number, "pad": "x".repeat(5000)}));
+    }
+    server.terminate();
+    crowd.wait("the end", |member| member.ended);
+    for member in crowd.members().iter() {
+        assert_eq!(member.notifications().count(), 20);
+        assert_eq!(member.close, Some(Some(1001)));
+    }
+    assert_eq!(server.exit_code(), 0);
+    drop(idle);
+    assert!(server.log().contains("SIGTERM"), "{}", server.log());
+}
+
+/// A client that will never read what it is due keeps the end waiting.
+fn hold_up_the_end(server: &Server) -> Client {
+    let mut stalled = Client::dial_narrow(server.listen, 4096).upgrade("/ws/held?format=json");
+    assert_eq!(stalled.event()["type"], "connected");
+    assert_eq!(stalled.event()["type"], "subscribed");
+    for _ in 0..40 {
+        server.publish("held", &Value::from("x".repeat(20_000)));
+    }
+    stalled
+}
+
+#[test]
+fn the_shutdown_deadline_holds_even_for_readers_that_stall() {
+    let mut server = Server::start(&["--shutdown-timeout", "1"]);
+    let stalled = hold_up_the_end(&server);
+    let begin = Instant::now();
+    server.terminate();
+    // With a deadline of an hour it would not: see the next test.
+    assert_eq!(server.exit_code(), 0);
+    assert!(begin.elapsed() >= Duration::from_millis(900), "{:?}", begin.elapsed());
+    drop(stalled);
+}
+
+#[test]
+fn while_it_stops_readyz_says_so_and_a_second_signal_exits_at_once() {
+    let mut server = Server::start(&["--shutdown-timeout", "3600"]);
+    let stalled = hold_up_the_end(&server);
+    server.terminate();
+    server.eventually("stopping", |server| {
+        let (status, body) = server.get("/readyz");
+        status == 503 && body.contains("stopping")
+    });
+    assert!(server.is_running());
+    server.terminate();
+    assert_eq!(server.exit_code(), 130);
+    drop(stalled);
+}
+
+/// Starts a server whose stderr is as given and that has much to say there (a Redis that is not there), checks that it serves, stops it.
+fn serves_with_stderr(stderr: Stdio, shell: Option<&str>) {
+    let (listen, control) = (free_port(), free_port());
+    let redis = format!("redis://127.0.0.1:{}", free_port());
+    let address = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+    let (listen, control) = (address(listen), address(control));
+    let flags = ["--listen", &listen.to_string(), "--control", &control.to_string(), "--redis", &redis, "--log-level", "debug"];
+    let mut launch = Launch::new(&flags);
+    if let Some(shell) = shell {
+        launch = launch.shell(shell);
+    }
+    let child = launch.command().stderr(stderr).spawn().expect("the program");
+    let mut server = Server::around(child, launch.directory.clone());
+    (server.listen, server.control) = (listen, control);
+    let begin = Instant::now();
+    while server.get_from(control, "/healthz").is_err() {
+        assert!(server.is_running(), "it ended: exit code {}", server.exit_code());
+        assert!(begin.elapsed() < PATIENCE, "it does not answer");
+        std::thread::sleep(Duration::from_millis(20)); // nothing else tells that it has started
+    }
+    let mut client = Client::connect(listen, "/ws?format=json");
+    assert_eq!(client.event()["type"], "connected");
+    client.command(json!({"type": "ping"}));
+    assert_eq!(client.event()["type"], "pong");
+    server.eventually_metric("ws_connections_total", "", 1.0);
+    assert!(server.is_running());
+    server.terminate();
+    assert_eq!(client.close_code(), Some(1001));
+    drop(client);
+    assert_eq!(server.exit_code(), 0);
+}
+
+#[test]
+fn a_full_disk_under_the_log_neither_ends_nor_blocks_the_server() {
+    serves_with_stderr(std::fs::File::options().write(true).open("/dev/full").unwrap().into(), None);
+}
+
+#[test]
+fn a_closed_stderr_neither_ends_nor_blocks_the_server() {
+    serves_with_stderr(Stdio::null(), Some("exec 2>&-"));
+    // Its reader has gone.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    serves_with_stderr(writer.into(), None);
+}
+
+#[test]
+fn a_stderr_that_nobody_reads_neither_ends_nor_blocks_the_server() {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    // Filled to the brim before the server says its first word.
+    let full = Instant::now();
+    let filler = writer.try_clone().unwrap();
+    set_nonblocking(&filler, true);
+    while writer.write(&[b'.'; 4096]).is_ok() {
+        assert!(full.elapsed() < PATIENCE);
+    }
+    while writer.write(b".").is_ok() {}
+    set_nonblocking(&filler, false);
+    drop(filler);
+    serves_with_stderr(writer.into(), None);
+    drop(reader);
+}
+
+fn set_nonblocking(pipe: &std::io::PipeWriter, on: bool) {
+    use std::os::fd::AsRawFd;
+    // SAFETY: fcntl on an open descriptor, without pointers.
+    let result = unsafe { libc::fcntl(pipe.as_raw_fd(), libc::F_SETFL, if on { libc::O_NONBLOCK } else { 0 }) };
+    assert_eq!(result, 0);
+}
+
+#[test]
+fn errors_at_the_start_keep_their_exit_code_when_stderr_is_full() {
+    let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = other.local_addr().unwrap().to_string();
+    let code = |flags: &[&str]| {
+        let launch = Launch::new(flags);
+        let status = launch.command().stderr(full()).status().unwrap();
+        let _ = std::fs::remove_dir_all(&launch.directory);
+        status.code()
+    };
+    assert_eq!(code(&["--control", &address]), Some(1));
+    assert_eq!(code(&["--redis", "http://127.0.0.1"]), Some(2));
 }

@@ -1,4 +1,7 @@
-//! The simulated bus, and the loop that deals from the seed.
+//! The loop that deals from the seed: who comes, what clients say and read, what goes wrong.
+
+mod bus;
+mod checks;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -7,22 +10,20 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use campanile::bus::{BusCommand, ConnToken, JoinRefusal, ShardMessage};
+use campanile::bus::ConnToken;
 use campanile::config::{ChannelRule, Overrun, Settings};
-use campanile::fanout::batch::{Batch, BatchBuilder, Channel};
+use campanile::fanout::batch::{Batch, Channel};
 use campanile::fanout::topics::TopicToken;
 use campanile::metrics::ShardMetrics;
 use campanile::shard::net::Readiness;
 use campanile::shard::unpack;
 use campanile::wire::Format;
 use campanile::wire::close::CloseReason;
-use campanile::wire::event::GapReason;
 use campanile::wire::frame::{Opcode, encode_masked_frame};
 use campanile::wire::http::refusal::RefusalReason;
-use campanile::wire::payload::Kind;
 use fastrand::Rng;
 
-use crate::rig::client::{Client, payload};
+use crate::rig::client::Client;
 use crate::rig::net::{SimNet, UNASKED, Wires, request};
 use crate::rig::{self, Rig};
 
@@ -433,193 +434,6 @@ impl Simulation {
         }
     }
 
-    /// Nobody is judged too slow while the logs have room, the channel's own and all together.
-    fn check_overruns(&mut self, at: usize) {
-        for overrun in std::mem::take(&mut self.peers[at].client.overruns) {
-            // The channel may be counted anew since, which it has not been told.
-            let since = std::iter::successors(self.successors.get(&overrun.epoch), |epoch| self.successors.get(epoch));
-            assert!(
-                self.was_overrun(overrun.epoch, overrun.from) || since.copied().any(|epoch| self.was_overrun(epoch, 0)),
-                "too slow for {} from {} on, when there was room for all that it had not got",
-                overrun.channel,
-                overrun.from
-            );
-        }
-    }
-
-    /// Whether what was sent in this epoch from this number on may have been too much for its log, or for all logs.
-    fn was_overrun(&self, epoch: u64, from: u64) -> bool {
-        let missed = |sent: &&Sent| sent.epoch == epoch && sent.end > from;
-        let Some(first) = self.sent.iter().position(|sent| missed(&sent)) else { return false };
-        let channel: usize = self.sent.iter().filter(missed).map(|sent| sent.bytes_max).sum();
-        // What was held before may have been asked for in more formats since.
-        let all: usize =
-            Format::ALL.len() * self.sent[first].held_before + self.sent[first..].iter().map(|sent| sent.bytes_max).sum::<usize>();
-        // A log drops whole batches, the oldest of which may hold most of what is allowed.
-        4 * channel > self.log_bytes || all > self.log_bytes_total
-    }
-
-    /// Who was told the end of a connection after saying its last has had all its answers.
-    fn check_end(&self, at: usize) {
-        let peer = &self.peers[at];
-        let Some(said_ns) = peer.last_said_ns else { return };
-        let wires = self.wires.borrow();
-        // It may have been cut off before, and not have read so far.
-        let cut_off = [CloseReason::Buffers, CloseReason::Overrun, CloseReason::HeartbeatTimeout];
-        let may_be_cut_off = cut_off.iter().any(|&reason| self.rig.metrics.closed[reason as usize].get() > 0);
-        let in_time = wires.now_ns - said_ns < 1_900_000_000;
-        if !in_time || wires.pipes[peer.pipe].reset || may_be_cut_off {
-            return;
-        }
-        match peer.client.is_upgraded() {
-            // Closed by the server before it had read the last, or cut off in a frame that the logs had no room for.
-            true if peer.client.close.is_some_and(|code| code != 1000) => {}
-            true if peer.client.is_mid_frame() && self.log_bytes_total == LOG_BYTES[0].1 => {}
-            true => assert_eq!(peer.client.echoes, peer.pings_sent, "a pong is not lost because the end of the stream came with the ping"),
-            false => assert!(peer.client.refused.is_some(), "an answer is not lost because the end of the stream came with the request"),
-        }
-    }
-
-    fn publish(&mut self) {
-        let name = *self.rng.choice(&CHANNELS).unwrap();
-        if !self.channels.contains_key(name) {
-            return;
-        }
-        match self.rng.u8(..60) {
-            0 | 1 => return self.gap(name),
-            2 => return self.renumber(name),
-            _ => {}
-        }
-        let count = if self.rng.u8(..6) == 0 { self.rng.u64(1..40) } else { 1 };
-        let big = self.rng.u8(..20) == 0;
-        let (now_ns, now_unix_ms) = (self.wires.borrow().now_ns, self.wires.borrow().unix_ms());
-        let known = self.channels.get_mut(name).unwrap();
-        let mut builder = BatchBuilder::new(known.channel.clone(), known.seq + 1);
-        for _ in 0..count {
-            known.seq += 1;
-            let padding = if big { self.rng.usize(..3000) } else { self.rng.usize(..60) };
-            builder.push(Kind::Json, &payload(name, known.channel.epoch, known.seq, padding), now_ns, now_unix_ms);
-        }
-        self.hand_out(name, builder.seal());
-    }
-
-    /// Redis was away, or refuses the channel from now until something else comes.
-    fn gap(&mut self, name: &str) {
-        let reason = if self.rng.bool() { GapReason::Outage } else { GapReason::Refused };
-        let known = self.channels.get_mut(name).unwrap();
-        known.seq += 1;
-        let gap = Batch::gap(&known.channel, known.seq, known.seq, reason);
-        self.hand_out(name, gap);
-    }
-
-    /// The source counts anew, from anywhere.
-    fn renumber(&mut self, name: &str) {
-        self.epochs += 1;
-        let known = self.channels.get_mut(name).unwrap();
-        let channel = Channel { name: name.into(), epoch: self.epochs, subscribers: Default::default() };
-        self.successors.insert(known.channel.epoch, channel.epoch);
-        self.former.push(std::mem::replace(&mut known.channel, Arc::new(channel)));
-        // Below, at and above the numbers that there were.
-        known.seq = self.rng.u64(0..known.seq + 20);
-        known.history.clear();
-        (known.lost, known.renumbered) = (false, known.topic.is_some());
-        if self.rng.bool() {
-            self.tell_renumbered(name);
-        }
-    }
-
-    fn tell_renumbered(&mut self, name: &str) {
-        let Some(known) = self.channels.get_mut(name) else { return };
-        if let Some(topic) = known.topic.filter(|_| known.renumbered) {
-            let renumbered = ShardMessage::Renumbered { topic, channel: known.channel.clone(), seq: known.seq };
-            known.renumbered = self.rig.to_shard.push(renumbered).is_err();
-        }
-    }
-
-    fn hand_out(&mut self, name: &str, batch: Arc<Batch>) {
-        let lose = self.rng.u8(..40) == 0;
-        let known = self.channels.get_mut(name).unwrap();
-        let messages = (batch.end() - batch.first()) as usize;
-        // Payloads and the envelopes of three formats around them.
-        let bytes_max = batch.bytes_held() + Format::ALL.len() * (batch.bytes() + 300 * messages);
-        let held_before = self.rig.metrics.log_bytes.get() as usize;
-        self.sent.push(Sent { epoch: known.channel.epoch, end: batch.end(), bytes_max, held_before });
-        if name == "kept" {
-            known.history.push_back(batch.clone());
-            if known.history.len() > 5 {
-                known.history.pop_front();
-            }
-        }
-        // What it is told of the new numbers then includes this.
-        let Some(topic) = known.topic.filter(|_| !known.renumbered) else { return };
-        if lose || self.rig.to_shard.push(ShardMessage::Batch { topic, batch }).is_err() {
-            known.lost = true;
-        }
-    }
-
-    /// Answers joins, now or later; tells of lost heads when there is room.
-    fn bus_turn(&mut self, eager: bool) {
-        while let Some(command) = self.rig.from_shard.try_recv() {
-            match command {
-                BusCommand::Join { topic, channel, .. } => self.joins.push((channel.to_string(), topic)),
-                BusCommand::Leave { topic, channel, .. } => {
-                    self.joins.retain(|(_, waiting)| *waiting != topic);
-                    let gone = self.channels.get(&*channel).is_some_and(|known| known.topic == Some(topic));
-                    if gone {
-                        self.channels.get_mut(&*channel).unwrap().topic = None;
-                        // Sometimes nobody came back within the linger: numbering starts again.
-                        if self.rng.bool() {
-                            self.channels.remove(&*channel);
-                        }
-                    }
-                }
-                other => panic!("not sent in this simulation: {other:?}"),
-            }
-        }
-        let mut waiting = std::mem::take(&mut self.joins);
-        waiting.retain(|(name, topic)| {
-            if !eager && self.rng.u8(..3) == 0 {
-                return true;
-            }
-            if self.rng.u8(..20) == 0 {
-                let refused = ShardMessage::Refused { topic: *topic, refusal: JoinRefusal::NotAllowed };
-                return self.rig.to_shard.push(refused).is_err();
-            }
-            self.epochs += 1;
-            let epoch = self.epochs;
-            let known = self.channels.entry(name.clone()).or_insert_with(|| SimChannel {
-                channel: Arc::new(Channel { name: name.as_str().into(), epoch, subscribers: Default::default() }),
-                seq: 0,
-                topic: None,
-                history: VecDeque::new(),
-                lost: false,
-                renumbered: false,
-            });
-            let joined = ShardMessage::Joined {
-                topic: *topic,
-                channel: known.channel.clone(),
-                seq: known.seq,
-                history: known.history.iter().cloned().collect(),
-            };
-            if self.rig.to_shard.push(joined).is_err() {
-                return true;
-            }
-            (known.topic, known.lost, known.renumbered) = (Some(*topic), false, false);
-            false
-        });
-        self.joins.extend(waiting);
-        for name in CHANNELS {
-            if eager || self.rng.u8(..3) == 0 {
-                self.tell_renumbered(name);
-            }
-        }
-        for known in self.channels.values_mut() {
-            if let Some(topic) = known.topic.filter(|_| known.lost && (eager || self.rng.u8(..3) == 0)) {
-                known.lost = self.rig.to_shard.push(ShardMessage::Head { topic, seq: known.seq }).is_err();
-            }
-        }
-    }
-
     /// Deals the edges, each once, then one turn of the shard.
     fn turn(&mut self) {
         let mut edges = self.wires.borrow_mut().edges();
@@ -628,105 +442,6 @@ impl Simulation {
             self.rig.shard.on_ready(token, readiness);
         }
         self.rig.shard.turn();
-    }
-
-    fn check(&self) {
-        let metrics = &self.rig.metrics;
-        let log_bytes = metrics.log_bytes.get() as usize;
-        assert!(log_bytes <= self.log_bytes_total, "invariant 4: {log_bytes} bytes in logs");
-        assert!(metrics.buffer_bytes.get() as usize <= self.buffer_bytes + 100_000, "invariant 4: buffers");
-        let closed: u64 = metrics.closed.iter().map(|counter| counter.get()).sum();
-        assert_eq!(metrics.accepted.get(), metrics.sockets.get() + closed, "invariant 8: every close is counted once");
-        let gone = self.wires.borrow().pipes.iter().filter(|pipe| pipe.server_gone).count() as u64;
-        assert_eq!(closed, gone, "invariant 8: and frees its socket");
-        self.check_unasked();
-    }
-
-    /// Whoever cannot be asked whether it lives, and takes what it is sent, is not cut off for saying nothing.
-    fn check_unasked(&self) {
-        let cut_off = [CloseReason::Buffers, CloseReason::Overrun];
-        if self.rig.shard.is_finished() || cut_off.iter().any(|&reason| self.rig.metrics.closed[reason as usize].get() > 0) {
-            return;
-        }
-        for peer in self.peers.iter().filter(|peer| peer.client.unasked && peer.takes_all && peer.client.is_upgraded()) {
-            let pipe = &self.wires.borrow().pipes[peer.pipe];
-            // The close frame may not have been read.
-            let has_reason = pipe.reset || pipe.client_closed || peer.mute || peer.broke_protocol || peer.last_said_ns.is_some();
-            assert!(has_reason || !pipe.server_gone, "cut off for silence");
-        }
-    }
-
-    /// Everything is calm and everybody reads: whoever is still there must have all.
-    fn settle(&mut self) {
-        self.wires.borrow_mut().short = false;
-        self.rig.shard.on_listener();
-        for round in 0..400 {
-            self.bus_turn(true);
-            for at in 0..self.peers.len() {
-                if !self.peers[at].stalled {
-                    self.client_reads(at, usize::MAX);
-                }
-            }
-            if round % 20 == 0 {
-                self.pass_time(100);
-            }
-            self.turn();
-            self.check();
-        }
-        let wires = self.wires.clone();
-        for peer in &self.peers {
-            let pipe = &wires.borrow().pipes[peer.pipe];
-            if pipe.server_gone
-                || pipe.reset
-                || pipe.client_closed
-                || peer.stalled
-                || peer.client.close.is_some()
-                || !peer.client.is_upgraded()
-            {
-                continue;
-            }
-            if !peer.mute {
-                assert_eq!(peer.client.echoes, peer.pings_sent, "invariant 3: every ping is answered, however slow its sender reads");
-            }
-            assert!(!peer.client.is_mid_frame(), "a frame was begun and not finished");
-            assert!(peer.client.refused.is_some() || peer.client.asked.is_empty(), "never confirmed: {:?}", peer.client.asked);
-            for (name, view) in &peer.client.subscriptions {
-                let known = &self.channels[name];
-                assert_eq!(
-                    (view.epoch, view.seq),
-                    (known.channel.epoch, known.seq),
-                    "everything up to the head of {name} has arrived or was announced"
-                );
-            }
-        }
-        // With nobody stalled nothing is kept, but for the channel with a history.
-        if self.peers.iter().all(|peer| !peer.stalled && !peer.mute) {
-            assert_eq!(self.rig.metrics.lagging.get(), 0);
-            let with_log: Vec<&str> = CHANNELS.into_iter().filter(|name| *name != "kept" && self.rig.shard.has_log(name)).collect();
-            assert!(with_log.is_empty(), "a topic keeps no log while nothing is to be sent: {with_log:?}");
-            assert_eq!(self.rig.metrics.buffer_bytes.get(), 0, "invariant 5: an idle connection owns no buffer");
-        }
-        // Everybody goes: nothing may be left.
-        self.rig.to_shard.send(ShardMessage::Stop).expect("the inbox is empty");
-        for _ in 0..400 {
-            self.pass_time(100);
-            self.bus_turn(true);
-            for at in 0..self.peers.len() {
-                if !self.peers[at].stalled {
-                    self.client_reads(at, usize::MAX);
-                }
-            }
-            self.turn();
-        }
-        assert!(self.rig.shard.is_finished(), "every connection ends within its deadlines");
-        self.check();
-        assert_eq!((self.rig.metrics.subscriptions.get(), self.rig.metrics.lagging.get()), (0, 0));
-        self.bus_turn(true);
-        self.turn();
-        assert_eq!((self.rig.metrics.log_bytes.get(), self.rig.metrics.channels.get()), (0, 0), "topics go with their last subscriber");
-        for channel in self.channels.values().map(|known| &known.channel).chain(&self.former) {
-            assert_eq!(channel.subscribers.load(std::sync::atomic::Ordering::Relaxed), 0);
-        }
     }
 }
 

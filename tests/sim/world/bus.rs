@@ -1,0 +1,155 @@
+//! The simulated bus: what it publishes, loses on the way and counts anew, and what it answers to the shard.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use campanile::bus::{BusCommand, JoinRefusal, ShardMessage};
+use campanile::fanout::batch::{Batch, BatchBuilder, Channel};
+use campanile::wire::Format;
+use campanile::wire::event::GapReason;
+use campanile::wire::payload::Kind;
+
+use super::{CHANNELS, Sent, SimChannel, Simulation};
+use crate::rig::client::payload;
+
+impl Simulation {
+    pub(super) fn publish(&mut self) {
+        let name = *self.rng.choice(&CHANNELS).unwrap();
+        if !self.channels.contains_key(name) {
+            return;
+        }
+        match self.rng.u8(..60) {
+            0 | 1 => return self.gap(name),
+            2 => return self.renumber(name),
+            _ => {}
+        }
+        let count = if self.rng.u8(..6) == 0 { self.rng.u64(1..40) } else { 1 };
+        let big = self.rng.u8(..20) == 0;
+        let (now_ns, now_unix_ms) = (self.wires.borrow().now_ns, self.wires.borrow().unix_ms());
+        let known = self.channels.get_mut(name).unwrap();
+        let mut builder = BatchBuilder::new(known.channel.clone(), known.seq + 1);
+        for _ in 0..count {
+            known.seq += 1;
+            let padding = if big { self.rng.usize(..3000) } else { self.rng.usize(..60) };
+            builder.push(Kind::Json, &payload(name, known.channel.epoch, known.seq, padding), now_ns, now_unix_ms);
+        }
+        self.hand_out(name, builder.seal());
+    }
+
+    /// Redis was away, or refuses the channel from now until something else comes.
+    fn gap(&mut self, name: &str) {
+        let reason = if self.rng.bool() { GapReason::Outage } else { GapReason::Refused };
+        let known = self.channels.get_mut(name).unwrap();
+        known.seq += 1;
+        let gap = Batch::gap(&known.channel, known.seq, known.seq, reason);
+        self.hand_out(name, gap);
+    }
+
+    /// The source counts anew, from anywhere.
+    fn renumber(&mut self, name: &str) {
+        self.epochs += 1;
+        let known = self.channels.get_mut(name).unwrap();
+        let channel = Channel { name: name.into(), epoch: self.epochs, subscribers: Default::default() };
+        self.successors.insert(known.channel.epoch, channel.epoch);
+        self.former.push(std::mem::replace(&mut known.channel, Arc::new(channel)));
+        // Below, at and above the numbers that there were.
+        known.seq = self.rng.u64(0..known.seq + 20);
+        known.history.clear();
+        (known.lost, known.renumbered) = (false, known.topic.is_some());
+        if self.rng.bool() {
+            self.tell_renumbered(name);
+        }
+    }
+
+    fn tell_renumbered(&mut self, name: &str) {
+        let Some(known) = self.channels.get_mut(name) else { return };
+        if let Some(topic) = known.topic.filter(|_| known.renumbered) {
+            let renumbered = ShardMessage::Renumbered { topic, channel: known.channel.clone(), seq: known.seq };
+            known.renumbered = self.rig.to_shard.push(renumbered).is_err();
+        }
+    }
+
+    fn hand_out(&mut self, name: &str, batch: Arc<Batch>) {
+        let lose = self.rng.u8(..40) == 0;
+        let known = self.channels.get_mut(name).unwrap();
+        let messages = (batch.end() - batch.first()) as usize;
+        // Payloads and the envelopes of three formats around them.
+        let bytes_max = batch.bytes_held() + Format::ALL.len() * (batch.bytes() + 300 * messages);
+        let held_before = self.rig.metrics.log_bytes.get() as usize;
+        self.sent.push(Sent { epoch: known.channel.epoch, end: batch.end(), bytes_max, held_before });
+        if name == "kept" {
+            known.history.push_back(batch.clone());
+            if known.history.len() > 5 {
+                known.history.pop_front();
+            }
+        }
+        // What it is told of the new numbers then includes this.
+        let Some(topic) = known.topic.filter(|_| !known.renumbered) else { return };
+        if lose || self.rig.to_shard.push(ShardMessage::Batch { topic, batch }).is_err() {
+            known.lost = true;
+        }
+    }
+
+    /// Answers joins, now or later; tells of lost heads when there is room.
+    pub(super) fn bus_turn(&mut self, eager: bool) {
+        while let Some(command) = self.rig.from_shard.try_recv() {
+            match command {
+                BusCommand::Join { topic, channel, .. } => self.joins.push((channel.to_string(), topic)),
+                BusCommand::Leave { topic, channel, .. } => {
+                    self.joins.retain(|(_, waiting)| *waiting != topic);
+                    let gone = self.channels.get(&*channel).is_some_and(|known| known.topic == Some(topic));
+                    if gone {
+                        self.channels.get_mut(&*channel).unwrap().topic = None;
+                        // Sometimes nobody came back within the linger: numbering starts again.
+                        if self.rng.bool() {
+                            self.channels.remove(&*channel);
+                        }
+                    }
+                }
+                other => panic!("not sent in this simulation: {other:?}"),
+            }
+        }
+        let mut waiting = std::mem::take(&mut self.joins);
+        waiting.retain(|(name, topic)| {
+            if !eager && self.rng.u8(..3) == 0 {
+                return true;
+            }
+            if self.rng.u8(..20) == 0 {
+                let refused = ShardMessage::Refused { topic: *topic, refusal: JoinRefusal::NotAllowed };
+                return self.rig.to_shard.push(refused).is_err();
+            }
+            self.epochs += 1;
+            let epoch = self.epochs;
+            let known = self.channels.entry(name.clone()).or_insert_with(|| SimChannel {
+                channel: Arc::new(Channel { name: name.as_str().into(), epoch, subscribers: Default::default() }),
+                seq: 0,
+                topic: None,
+                history: VecDeque::new(),
+                lost: false,
+                renumbered: false,
+            });
+            let joined = ShardMessage::Joined {
+                topic: *topic,
+                channel: known.channel.clone(),
+                seq: known.seq,
+                history: known.history.iter().cloned().collect(),
+            };
+            if self.rig.to_shard.push(joined).is_err() {
+                return true;
+            }
+            (known.topic, known.lost, known.renumbered) = (Some(*topic), false, false);
+            false
+        });
+        self.joins.extend(waiting);
+        for name in CHANNELS {
+            if eager || self.rng.u8(..3) == 0 {
+                self.tell_renumbered(name);
+            }
+        }
+        for known in self.channels.values_mut() {
+            if let Some(topic) = known.topic.filter(|_| known.lost && (eager || self.rng.u8(..3) == 0)) {
+                known.lost = self.rig.to_shard.push(ShardMessage::Head { topic, seq: known.seq }).is_err();
+            }
+        }
+    }
+}
