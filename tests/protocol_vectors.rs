@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use campanile::named::Named;
 use campanile::wire::close::{CloseReason, Reconnect};
 use campanile::wire::command::{self, Asked, Body, Command, ErrorCode, Id, Position};
-use campanile::wire::event::{self, Event, GapReason};
+use campanile::wire::event::{self, Event, EventType, GapReason};
 use campanile::wire::framing::Encoding;
 use campanile::wire::http::refusal::RefusalReason;
 use campanile::wire::payload::{Expect, Kind, classify, encode_notification};
@@ -246,7 +246,7 @@ fn check_coverage(vectors: &Vectors) -> Result<(), String> {
         return Err(format!("vector {unknown} is in the document, but nothing here checks it"));
     }
     command::TYPES.iter().try_for_each(|name| vectors.get("command", name).map(drop))?;
-    event::TYPES.iter().try_for_each(|name| vectors.get("event", name).map(drop))
+    EventType::ALL.iter().try_for_each(|event| vectors.get("event", event.name()).map(drop))
 }
 
 fn check(document: &str) -> Result<(), String> {

@@ -41,23 +41,33 @@ pub enum Event<'a> {
     Error { asked: Asked<'a>, code: ErrorCode, message: &'a str },
 }
 
-impl Event<'_> {
-    /// The value of `type`.
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Event::Connected { .. } => "connected",
-            Event::Subscribed { .. } => "subscribed",
-            Event::Unsubscribed { .. } => "unsubscribed",
-            Event::Published { .. } => "published",
-            Event::Pong { .. } => "pong",
-            Event::Gap { .. } => "gap",
-            Event::Error { .. } => "error",
-        }
+named! {
+    /// Every value of `type` that a client can receive.
+    EventType {
+        Connected = "connected",
+        Subscribed = "subscribed",
+        Unsubscribed = "unsubscribed",
+        Published = "published",
+        Pong = "pong",
+        Gap = "gap",
+        Error = "error",
+        Notification = "notification",
     }
 }
 
-/// Every value of `type` that a client can receive.
-pub const TYPES: [&str; 8] = ["connected", "subscribed", "unsubscribed", "published", "pong", "gap", "error", "notification"];
+impl Event<'_> {
+    pub const fn event_type(&self) -> EventType {
+        match self {
+            Event::Connected { .. } => EventType::Connected,
+            Event::Subscribed { .. } => EventType::Subscribed,
+            Event::Unsubscribed { .. } => EventType::Unsubscribed,
+            Event::Published { .. } => EventType::Published,
+            Event::Pong { .. } => EventType::Pong,
+            Event::Gap { .. } => EventType::Gap,
+            Event::Error { .. } => EventType::Error,
+        }
+    }
+}
 
 /// Appends the event: binary for MessagePack, text for JSON, nothing for raw.
 /// Field order: `type`, `id` when given, then as declared, then `timestamp` (Unix ms) for connected, subscribed, unsubscribed.
@@ -86,7 +96,7 @@ type Fields<'a> = SmallVec<[(&'static str, Value<'a>); 7]>;
 
 fn fields<'a>(event: &Event<'a>, timestamp_ms: u64) -> Fields<'a> {
     let mut fields = Fields::new();
-    fields.push(("type", Value::Text(event.name())));
+    fields.push(("type", Value::Text(event.event_type().name())));
     match *event {
         Event::Connected { client_id, heartbeat_seconds } => {
             fields.push(("client_id", Value::Text(client_id)));
