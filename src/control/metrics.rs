@@ -360,3 +360,28 @@ impl Page<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::ptr;
+
+    use super::*;
+
+    /// Where the counters stand that this list has a name for.
+    fn addresses<T>(named: &[&[Named<T>]], metrics: &T) -> BTreeSet<usize> {
+        named.iter().copied().flatten().map(|(_, _, read)| ptr::from_ref(read(metrics)).addr()).collect()
+    }
+
+    #[test]
+    fn every_counter_has_a_name() {
+        let shard = ShardMetrics::default();
+        let named = addresses(&[SHARD_GAUGES, SHARD_COUNTERS], &shard).len() * size_of::<Counter>();
+        let by_label = size_of_val(&shard.closed) + size_of_val(&shard.refused) + size_of_val(&shard.overruns);
+        let in_other_units = size_of_val(&shard.busy_ns) + size_of_val(&shard.latency);
+        assert_eq!(named + by_label + in_other_units, size_of::<ShardMetrics>(), "a counter of shards has no row here");
+        let bus = BusMetrics::default();
+        let named = addresses(&[BUS_GAUGES, BUS_COUNTERS], &bus).len() * size_of::<Counter>();
+        assert_eq!(named, size_of::<BusMetrics>(), "a counter of the bus has no row here");
+    }
+}
