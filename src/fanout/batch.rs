@@ -14,10 +14,9 @@ use super::encoded::{Encoded, Frames};
 use super::naming::ChannelName;
 use crate::clock::MonotonicNs;
 use crate::limits::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, heap_bytes};
-use crate::wire::Format;
 use crate::wire::event::{self, Event, GapReason};
 use crate::wire::framing::Encoding;
-use crate::wire::payload::{Kind, encode_notification};
+use crate::wire::payload::{Kind, encode_notification, notification_bytes_guess};
 
 /// A channel as the node knows it, from its first local subscriber to the end of its linger.
 #[derive(Debug)]
@@ -207,7 +206,7 @@ impl Batch {
         let name = &*self.channel.name;
         match &self.content {
             Content::Messages { bytes, messages, runs } => {
-                let envelope_bytes = if encoding.format == Format::Raw { 10 } else { 96 + name.len() };
+                let envelope_bytes = notification_bytes_guess(encoding.format, name, 0);
                 let mut out = Vec::with_capacity(bytes.len() + messages.len() * envelope_bytes);
                 let mut ends = SmallVec::with_capacity(messages.len());
                 let mut start = 0;
@@ -355,6 +354,7 @@ mod tests {
     use std::sync::Barrier;
 
     use super::*;
+    use crate::wire::Format;
 
     fn batch(messages: u64) -> Arc<Batch> {
         let channel = Arc::new(Channel { name: "a".into(), epoch: 1, subscribers: Default::default() });
