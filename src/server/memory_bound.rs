@@ -17,7 +17,7 @@ use crate::wire::framing::Encoding;
 pub(super) const CONNECTION_BYTES: u64 = 300;
 // What follows is measured, and held to be enough, by tests/memory.rs.
 /// A channel on the bus, without its name, and what is added when nobody hears it any more, or when it has a history.
-const CHANNEL_BYTES: u64 = 288;
+const CHANNEL_BYTES: u64 = 240;
 const LINGERING_BYTES: u64 = 336;
 const HISTORY_BYTES: u64 = 96;
 /// A channel on one shard.
@@ -160,7 +160,7 @@ mod tests {
         assert_eq!(bound.inboxes, (256 << 20) + 2 * 16384 * INBOX_SLOT_BYTES);
         assert_eq!(bound.connections, 30_000_000);
         assert_eq!(bound.history, 0, "no channel has one");
-        assert_eq!(bound.channels, 200_000 * (288 + 288) + 2 * 200_000 * 272 + 200_000 * 288);
+        assert_eq!(bound.channels, 200_000 * (240 + 288) + 2 * 200_000 * 272 + 200_000 * 288);
         assert_eq!(bound.subscriptions, 100_000 * (128 * 32 + 16 + 128 * 16) + (128 << 20));
         assert_eq!(bound.publishes, 64 << 20);
         assert_eq!(bound.control, (16 << 20) + (64 << 20) + (8 << 20) + (16 << 20));
@@ -182,7 +182,7 @@ mod tests {
             settings.bounds.subscriptions_max = 1;
             settings.bounds.connections_max = 10;
         });
-        assert_eq!(memory_bound(&one).channels, 200_000 * (288 + 288 + 336), "what lingers takes more than the few that are heard");
+        assert_eq!(memory_bound(&one).channels, 200_000 * (240 + 288 + 336), "what lingers takes more than the few that are heard");
         let narrow = memory_bound(&settings.with(|settings| settings.bounds.inbox_bytes_total = 1 << 20));
         assert_eq!(narrow.inboxes, 2 * ((1 << 20) + 16384 * INBOX_SLOT_BYTES), "each takes one payload, however small its share");
     }
