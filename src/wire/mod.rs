@@ -14,6 +14,7 @@ pub mod malformed;
 pub mod msgpack;
 pub mod payload;
 pub mod peer;
+pub mod proxy;
 pub mod spelled;
 pub mod transcode;
 
