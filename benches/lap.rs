@@ -48,7 +48,7 @@ impl Network for NullNet {
         match self.waiting.checked_sub(1) {
             Some(rest) => {
                 self.waiting = rest;
-                Accepted::Stream { stream: NullStream { has_asked: false }, peer: ([127, 0, 0, 1], 40_000).into() }
+                Accepted::Stream { stream: NullStream { has_asked: false }, peer: Some(([127, 0, 0, 1], 40_000).into()), is_proxied: false }
             }
             None => Accepted::None,
         }

@@ -9,8 +9,10 @@ pub const COMMAND_ID_BYTES_MAX: usize = 64;
 pub const COMMAND_TYPE_BYTES_MAX: usize = 64;
 /// Deepest nesting accepted in a MessagePack or JSON value.
 pub const VALUE_DEPTH_MAX: usize = 64;
-/// Longest request head on the public port; more is answered 431.
-pub const HEAD_BYTES_MAX: usize = 8 * 1024;
+/// Longest request head that `head_bytes_max` may allow.
+pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Shortest: a name of a channel and what a browser sends must fit.
+pub const HEAD_BYTES_MIN: usize = 1024;
 /// Most header fields in a request head; more is answered 431.
 pub const HEAD_FIELDS_MAX: usize = 64;
 /// Most `?channel=` parameters on one upgrade request.
@@ -29,7 +31,7 @@ pub const BATCH_MESSAGES_MAX: usize = 1024;
 pub const READ_BYTES: usize = 256 * 1024;
 
 const _: () = assert!(HEAD_BYTES_MAX <= READ_BYTES);
-const _: () = assert!(CHANNEL_NAME_BYTES_MAX < HEAD_BYTES_MAX);
+const _: () = assert!(CHANNEL_NAME_BYTES_MAX < HEAD_BYTES_MIN);
 /// A log may take this many times its bound while a lap that is slower than the channel has not been to everybody.
 pub const UNSERVED_LOGS_MAX: usize = 16;
 /// Slices handed to one `writev`; the kernel takes up to 1024, but beyond a few tens more syscalls are no cheaper than more slices.
@@ -91,6 +93,9 @@ pub const ACCEPT_RETRY_TICKS: u32 = 1;
 const _: () = assert!(CLIENT_READ_BYTES <= READ_BYTES);
 /// Sockets accepted beyond `connections_max` so that they can be refused with an answer.
 pub const REFUSALS_UNDER_WAY_MAX: usize = 1024;
+/// Connections that a shard refuses as they come (limits of addresses, of accepts) and tells so; the others are dropped without a word. An answer keeps its
+/// socket until the client has read it, for `close_timeout` at most, so a flood must not have one each.
+pub const ANSWERS_AT_THE_DOOR_PER_SECOND: usize = 100;
 /// The list of appended batches is swept of those already freed when it is longer than this.
 pub const APPENDED_BEFORE_SWEEP: usize = 4096;
 /// Ticks (100 ms) between two warnings that connections cannot be accepted.
@@ -99,6 +104,8 @@ pub const ACCEPT_WARNING_TICKS: u32 = 600;
 /// Most of what settings may ask for; a shard's number travels as a u16 and each costs a thread.
 pub const SHARDS_MAX: usize = 1024;
 pub const CONNECTIONS_MAX: usize = 1 << 24;
+/// Beyond it the unit that rates are counted in is too coarse.
+pub const RATE_PER_SECOND_MAX: usize = 10_000;
 pub const PAYLOAD_BYTES_MAX: usize = 64 << 20;
 
 /// Of the bus thread.

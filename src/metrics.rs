@@ -109,6 +109,8 @@ pub struct ShardMetrics {
     pub messages_received: Counter,
     pub commands: Counter,
     pub command_errors: Counter,
+    /// Commands refused because the connection sends too many in too short a time.
+    pub commands_limited: Counter,
     /// Subscribes refused because the connection has channels made too fast.
     pub channels_limited: Counter,
     /// Subscribes refused because the host, or the client's address, has as many channels as may be.

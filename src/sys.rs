@@ -196,6 +196,26 @@ pub fn epoll_add_exclusive(epoll: &impl AsRawFd, listener: &impl AsRawFd, token:
     check(unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, listener.as_raw_fd(), &mut event) })
 }
 
+/// The number of a group, from wherever this host keeps its groups; None: there is no such group.
+pub fn group_id(name: &str) -> io::Result<Option<u32>> {
+    let name = std::ffi::CString::new(name)?;
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        let mut group = std::mem::MaybeUninit::<libc::group>::uninit();
+        let mut found = std::ptr::null_mut();
+        // SAFETY: the name ends with a NUL, the entry and the buffer are as large as is said, and both outlive the call.
+        let error = unsafe { libc::getgrnam_r(name.as_ptr(), group.as_mut_ptr(), buffer.as_mut_ptr(), buffer.len(), &mut found) };
+        match error {
+            // A group with very many members.
+            libc::ERANGE if buffer.len() < 16 << 20 => buffer.resize(buffer.len() * 4, 0),
+            // SAFETY: the entry was found, so it has been written.
+            0 if !found.is_null() => return Ok(Some(unsafe { group.assume_init() }.gr_gid)),
+            0 | libc::ENOENT | libc::ESRCH => return Ok(None),
+            _ => return Err(io::Error::from_raw_os_error(error)),
+        }
+    }
+}
+
 /// TCP_NOTSENT_LOWAT: bytes not yet sent that the kernel may hold for one socket.
 pub fn set_notsent_lowat(socket: &impl AsRawFd, bytes: u32) -> io::Result<()> {
     let value = bytes as libc::c_int;

@@ -19,6 +19,7 @@ use sd_notify::NotifyState;
 use socket2::{Domain, SockRef, Type};
 
 use crate::bus::{BusSender, ShardSender};
+use crate::listen::unix::UnixPath;
 use crate::listen::{Entrance, Handed, Listener, Opening};
 use crate::metrics::{BusMetrics, ShardMetrics};
 use crate::sys;
@@ -181,6 +182,14 @@ impl Given {
         Ok(Some(Given { sockets }).filter(|given| !given.sockets.is_empty()))
     }
 
+    /// What is marked in the settings is spoken by the socket of the same address.
+    pub fn speaking_as(mut self, settings: &[Listener]) -> Given {
+        for (_, listener) in &mut self.sockets {
+            listener.is_proxied = settings.iter().any(|typed| typed.is_proxied && typed.address.is_at(&listener.address));
+        }
+        self
+    }
+
     /// Each address once.
     pub fn listeners(&self) -> Vec<Listener> {
         let mut listeners: Vec<Listener> = Vec::new();
@@ -217,14 +226,20 @@ impl Given {
 /// Checks one socket and sets what the settings say about it; accepted sockets inherit the rest ([`crate::shard::sockets`]).
 fn prepare(socket: &OwnedFd, backlog: u32) -> anyhow::Result<Listener> {
     let socket = SockRef::from(socket);
-    let is_tcp = matches!(socket.domain(), Ok(Domain::IPV4 | Domain::IPV6)) && matches!(socket.r#type(), Ok(Type::STREAM));
-    if !is_tcp || !socket.is_listener().unwrap_or(false) {
-        bail!("it is no listening TCP socket; campanile.socket takes ListenStream= with an address and a port");
+    let is_stream =
+        matches!(socket.domain(), Ok(Domain::IPV4 | Domain::IPV6 | Domain::UNIX)) && matches!(socket.r#type(), Ok(Type::STREAM));
+    if !is_stream || !socket.is_listener().unwrap_or(false) {
+        bail!("it is no listening TCP or unix socket; campanile.socket takes ListenStream= with an address and a port, or a path");
     }
     socket.set_nonblocking(true)?;
     // systemd's Backlog= held until now.
     socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-    let address = socket.local_addr()?.as_socket().ok_or_else(|| anyhow!("it has no IP address"))?;
+    let address = socket.local_addr()?;
+    if let Some(path) = address.as_pathname() {
+        // Its mode and group are the socket unit's.
+        return Ok(Listener::unix(UnixPath::new(path)));
+    }
+    let address = address.as_socket().ok_or_else(|| anyhow!("it has neither an IP address nor a path"))?;
     // The socket unit decides whether IPv4 comes in through `[::]`.
     Ok(Listener { is_ipv6_alone: address.is_ipv6() && socket.only_v6().unwrap_or(false), ..Listener::new(address) })
 }
@@ -272,6 +287,24 @@ mod tests {
     }
 
     #[test]
+    fn a_given_socket_speaks_what_the_settings_say_of_its_address() {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        for is_proxied in [true, false] {
+            let typed = Listener { is_proxied, ..Listener::new(socket.local_addr().unwrap()) };
+            assert_eq!(given(&[&socket]).speaking_as(std::slice::from_ref(&typed)).listeners(), [typed]);
+        }
+    }
+
+    #[test]
+    fn a_unix_socket_is_taken_as_it_is() {
+        let path = std::env::temp_dir().join(format!("campanile-given-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        assert_eq!(prepare(&socket.into(), 16).unwrap(), Listener::unix(UnixPath::new(&path)));
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
     fn what_is_no_listener_is_refused() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         assert_eq!(prepare(&listener.try_clone().unwrap().into(), 16).unwrap(), Listener::new(listener.local_addr().unwrap()));
@@ -279,7 +312,7 @@ mod tests {
         let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let unix = UnixDatagram::unbound().unwrap();
         for socket in [OwnedFd::from(stream), udp.into(), unix.into(), std::fs::File::open("/dev/null").unwrap().into()] {
-            assert!(prepare(&socket, 16).unwrap_err().to_string().contains("no listening TCP socket"));
+            assert!(prepare(&socket, 16).unwrap_err().to_string().contains("no listening TCP or unix socket"));
         }
     }
 

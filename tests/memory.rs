@@ -21,6 +21,7 @@ use campanile::inbox::{Inbox, inbox};
 use campanile::limits::{CHANNEL_NAME_BYTES_MAX, COMMAND_ID_BYTES_MAX};
 use campanile::metrics::{BusMetrics, ShardMetrics};
 use campanile::server::memory_bound::memory_bound;
+use campanile::shard::by_address::ByAddress;
 use campanile::shard::net::{Accepted, Network, Readiness, Received, Stream};
 use campanile::shard::settings::ShardSettings;
 use campanile::shard::{Parts, Shard, unpack};
@@ -144,7 +145,7 @@ impl Network for Quiet {
         let number = self.accepted - 1;
         let stream = QuietStream(number << SAID_BITS);
         let [a, b, c, d] = number.to_be_bytes();
-        Accepted::Stream { stream, peer: ([10 + a, b, c, d], 4000).into() }
+        Accepted::Stream { stream, peer: Some(([10 + a, b, c, d], 4000).into()), is_proxied: false }
     }
     fn register(&mut self, _: &mut QuietStream, token: usize) -> io::Result<()> {
         self.tokens.push(token);
@@ -202,6 +203,7 @@ impl Node {
             inbox: shard_inbox,
             bus: campanile::bus::BusSender::new(to_bus, settings.shards.inbox_messages),
             connections: Arc::new(AtomicUsize::new(0)),
+            addresses: Arc::new(ByAddress::new(&settings.bounds)),
             node_id: 1,
             peer_of: Peer::of,
         };

@@ -311,7 +311,7 @@ fn a_socket_that_clients_cannot_come_through_is_refused() {
     let udp = OwnedFd::from(std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
     let (code, stderr) = Service::new(&[]).sockets(vec![udp]).fails();
     assert_eq!(code, Some(1), "{stderr}");
-    assert!(stderr.contains("descriptor 3 from systemd: it is no listening TCP socket"), "{stderr}");
+    assert!(stderr.contains("descriptor 3 from systemd: it is no listening TCP or unix socket"), "{stderr}");
 
     let manager = Manager::new("gone");
     let _ = std::fs::remove_file(&manager.path);

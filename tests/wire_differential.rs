@@ -364,7 +364,7 @@ proptest! {
 
     #[test]
     fn garbage_as_a_head_does_not_panic(garbage in vec(any::<u8>(), 0..200), target in "\\PC{0,60}") {
-        let rules = Rules { echo: true };
+        let rules = Rules { echo: true, head_bytes_max: 8192 };
         let _ = http::parse(&garbage, &mut FieldRoom::empty(), rules);
         let with_line = [b"GET /ws HTTP/1.1\r\n", &garbage[..], b"\r\n\r\n"].concat();
         let _ = http::parse(&with_line, &mut FieldRoom::empty(), rules);
@@ -479,7 +479,7 @@ proptest! {
             let answer = create_response(&request).ok()?;
             Some((consumed, answer.headers()["sec-websocket-accept"].to_str().ok()?.to_owned()))
         });
-        let our_answer = match http::parse(&bytes, &mut FieldRoom::empty(), Rules { echo: false }) {
+        let our_answer = match http::parse(&bytes, &mut FieldRoom::empty(), Rules { echo: false, head_bytes_max: 8192 }) {
             Outcome::Upgrade(upgrade) => Some((upgrade.head.bytes, upgrade.accept_key())),
             Outcome::Refuse(_) => None,
             other => panic!("{other:?}"),

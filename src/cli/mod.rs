@@ -11,6 +11,7 @@ pub mod output;
 pub mod publish;
 pub mod serve;
 pub mod subscribe;
+mod unix_agent;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::io::{BufRead, IsTerminal, Read};
-use std::net::SocketAddr;
 use std::os::unix::ffi::OsStringExt;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -14,9 +13,9 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{BadSettings, BadUsage, check_channel, flags, output};
+use super::{BadSettings, BadUsage, check_channel, flags, output, unix_agent};
 use crate::config::{Settings, load, mask};
-use crate::listen::Listener;
+use crate::listen::{Address, Listener};
 
 /// How long a server may take to answer before it is taken for gone.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -77,7 +76,7 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let mut target = if through_redis {
         Target::redis(&settings, channel)?
     } else {
-        Target::control(Listener::new(settings.addresses.control).reachable().address, channel)
+        Target::control(Listener::at(settings.addresses.control).reachable().address, channel)
     };
 
     let payload = matches.get_one::<OsString>("payload").expect("it has a default");
@@ -110,7 +109,7 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
 /// Where messages go.
 enum Target<'a> {
     Redis { connection: Box<redis::Connection>, channel: &'a str, redis_channel: String },
-    Control { agent: ureq::Agent, address: SocketAddr, channel: &'a str },
+    Control { agent: ureq::Agent, address: Address, channel: &'a str },
 }
 
 impl<'a> Target<'a> {
@@ -136,10 +135,14 @@ impl<'a> Target<'a> {
         Ok(Target::Redis { connection, channel, redis_channel: redis_channel(settings, channel) })
     }
 
-    fn control(address: SocketAddr, channel: &'a str) -> Target<'a> {
+    fn control(address: Address, channel: &'a str) -> Target<'a> {
         // The control address is never behind a proxy, whatever the environment says.
         let config = ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).http_status_as_error(false).proxy(None).build();
-        Target::Control { agent: config.into(), address, channel }
+        let agent = match &address {
+            Address::Ip(_) => config.into(),
+            Address::Unix(unix) => unix_agent::agent(config, &unix.path, TIMEOUT),
+        };
+        Target::Control { agent, address, channel }
     }
 
     /// Publishes one message and says what became of it.
@@ -156,7 +159,9 @@ impl<'a> Target<'a> {
             }
             Target::Control { agent, address, channel } => {
                 let body = serde_json::to_vec(&body(channel, payload)).expect("texts and checked JSON can always be written");
-                let request = agent.post(format!("http://{address}/publish")).header("content-type", "application/json");
+                // By a unix socket no host is named.
+                let host = address.ip().map_or_else(|| "localhost".to_owned(), |address| address.to_string());
+                let request = agent.post(format!("http://{host}/publish")).header("content-type", "application/json");
                 let mut response = request.send(&body[..]).with_context(|| {
                     format!(
                         "the server cannot be reached: is `campanile serve` running? control address {address} (--control ADDR changes it)"

@@ -51,7 +51,7 @@ fn serve(loaded: Loaded, host: &Host) -> anyhow::Result<()> {
     let server = crate::server::start(settings.clone(), host)?;
     let settings = settings.with(|settings| {
         settings.addresses.listen = server.listen.clone();
-        settings.addresses.control = server.control;
+        settings.addresses.control = server.control.clone();
     });
     let host = Host { descriptors_soft: server.descriptors, ..host.clone() };
     let started = Started { settings: &settings, host: &host, table: &server.table };

@@ -7,7 +7,7 @@ use super::host::Host;
 use super::parse::{show_cores, show_size};
 use super::problem::{Origin, Problem};
 use super::{FdTable, Pin, RedisSubscribe, Settings, Share, redis_url};
-use crate::listen::Listener;
+use crate::listen::{Address, Listener};
 
 /// What surprises about `[::]`.
 const BOTH: &str = "[::] takes IPv4 as well, unless 0.0.0.0 with the same port is listed beside it";
@@ -27,16 +27,23 @@ pub fn check(
         problems.push(error("listen", "no address is left to listen on".to_owned()).accepted("at least one address"));
     }
     for (index, listener) in settings.addresses.listen.iter().enumerate() {
-        let address = listener.address;
+        let address = &listener.address;
+        let is_ipv4 = |address: &Address| address.ip().map(|address| address.is_ipv4());
         if let Some(other) = settings.addresses.listen[..index].iter().find(|other| listener.collides_with(other)) {
-            let problem = error("listen", format!("{address} and {} are the same port of the same address", other.address));
-            problems.push(if address.is_ipv4() == other.address.is_ipv4() { problem } else { problem.help(BOTH) });
+            let problem =
+                error("listen", format!("{} and {} are the same port of the same address", address.place(), other.address.place()));
+            problems.push(if is_ipv4(address) == is_ipv4(&other.address) { problem } else { problem.help(BOTH) });
         }
-        if listener.collides_with(&Listener::new(settings.addresses.control)) {
+        if listener.is_proxied && address.ip().is_some() && settings.addresses.trusted_proxies.is_empty() {
+            let message = format!("every connection would be closed, as no proxy is trusted: {listener}");
+            problems.push(error("listen", message).help("name the proxies' addresses: trusted_proxies = [\"10.0.0.0/8\"]"));
+        }
+        if listener.collides_with(&Listener::at(settings.addresses.control.clone())) {
             // The flag that somebody just typed is the one to change.
             let key = if matches!(origin("control"), Origin::Default) { "listen" } else { "control" };
-            let message = format!("the public address {address} and the control address {} are the same", settings.addresses.control);
-            let both = if address.is_ipv4() == settings.addresses.control.is_ipv4() { String::new() } else { format!("; {BOTH}") };
+            let (public, control) = (address.place(), settings.addresses.control.place());
+            let message = format!("the public address {public} and the control address {control} are the same");
+            let both = if is_ipv4(address) == is_ipv4(&settings.addresses.control) { String::new() } else { format!("; {BOTH}") };
             problems.push(error(key, message).help(format!("give one of them another port{both}")));
         }
     }
@@ -130,6 +137,7 @@ fn show_share(total: usize, shards: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::listen_url;
     use crate::listen::listed;
 
     fn found(change: impl FnOnce(&mut Settings)) -> Vec<String> {
@@ -151,11 +159,29 @@ mod tests {
         assert_eq!(found(|_| ()), [""; 0]);
     }
 
+    fn address(text: &str) -> Address {
+        crate::config::listen_url::control(text).unwrap()
+    }
+
+    #[test]
+    fn proxies_must_be_named_where_they_are_awaited() {
+        let proxied =
+            |text: &'static str| move |settings: &mut Settings| settings.addresses.listen = vec![listen_url::listener(text).unwrap()];
+        let told = one(proxied("proxy+tcp://127.0.0.1:1"));
+        assert!(told.contains("as no proxy is trusted: proxy+tcp://127.0.0.1:1\n"), "{told}");
+        assert_eq!(found(proxied("proxy+unix:///s")), [""; 0]);
+        let both = |settings: &mut Settings| {
+            settings.addresses.listen = vec![listen_url::listener("unix:///s").unwrap()];
+            settings.addresses.control = address("unix:///s?mode=660");
+        };
+        assert!(one(both).contains("are the same"));
+    }
+
     #[test]
     fn addresses_must_differ() {
         assert!(one(|settings| settings.addresses.listen.clear()).contains("no address is left"));
-        assert!(one(|settings| settings.addresses.control = settings.addresses.listen[0].address).contains("are the same"));
-        assert!(one(|settings| settings.addresses.control = "0.0.0.0:8080".parse().unwrap()).contains("are the same"));
+        assert!(one(|settings| settings.addresses.control = settings.addresses.listen[0].address.clone()).contains("are the same"));
+        assert!(one(|settings| settings.addresses.control = address("0.0.0.0:8080")).contains("are the same"));
         assert!(one(|settings| settings.addresses.listen = listed(&["127.0.0.1:8080", "0.0.0.0:8080"])).contains("same port"));
         assert!(one(|settings| settings.addresses.listen = listed(&["127.0.0.1:8080", "[::]:8080"])).contains("[::] takes IPv4 as well"));
         assert!(one(|settings| settings.addresses.listen = listed(&["[::]:9090"])).contains("[::] takes IPv4 as well"));
@@ -166,7 +192,7 @@ mod tests {
         assert_eq!(
             found(|settings| {
                 settings.addresses.listen = listed(&["127.0.0.1:0"]);
-                settings.addresses.control = "127.0.0.1:0".parse().unwrap();
+                settings.addresses.control = address("127.0.0.1:0");
             })
             .len(),
             0

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::settings::{Addresses, Bounds, Clients, Logging, Redis, Shards};
 use super::{ChannelRule, FdTable, LogFilter, LogFormat, Mismatch, Overrun, Pin, RedisSubscribe, Share};
+use crate::addresses::Networks;
 use crate::limits::SHARDS_MAX;
 use crate::listen::Listener;
 use crate::wire::Format;
@@ -20,7 +21,8 @@ impl Default for Addresses {
         Addresses {
             // Loopback only: a server that nobody configured is not open to the network.
             listen: vec![Listener::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)))],
-            control: SocketAddr::from((Ipv4Addr::LOCALHOST, 9090)),
+            trusted_proxies: Networks::default(),
+            control: SocketAddr::from((Ipv4Addr::LOCALHOST, 9090)).into(),
             control_hosts: Vec::new(),
         }
     }
@@ -72,6 +74,11 @@ impl Default for Bounds {
     fn default() -> Bounds {
         Bounds {
             connections_max: 100_000,
+            connections_per_address: None,
+            accepts_per_address: None,
+            accepts_per_second: None,
+            head_bytes_max: 8 << 10,
+            commands_per_second: Some(1000),
             subscriptions_max: 128,
             channels_max: 200_000,
             channels_per_address: Share::Auto,

@@ -7,9 +7,9 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::ChannelRule;
 use super::problem::{Origin, Place, Problem, closest};
 use super::table::{self, SETTINGS, Setting, Value};
+use super::{ChannelRule, listen_url};
 
 /// What stands in a file, as texts, each read once already and found good.
 #[derive(Debug, Default)]
@@ -111,7 +111,7 @@ impl Reader<'_> {
         setting.clear(&mut scratch);
         let mut texts = Vec::new();
         for item in items {
-            match scalar(item.get_ref()).and_then(|text| setting.read(&mut scratch, &text).map(|()| text)) {
+            match self.text(setting, item).and_then(|text| setting.read(&mut scratch, &text).map(|()| text)) {
                 Ok(text) => texts.push((text, self.place(item.span()))),
                 Err(reason) => {
                     let problem = self.at(item.span(), setting.key, reason);
@@ -123,6 +123,27 @@ impl Reader<'_> {
             let place = self.place(value.span());
             self.contents.values.push(FileValue { setting, texts, place });
         }
+    }
+
+    /// An item as the text that a flag would carry. A table, where one may stand for it: a listener in parts.
+    fn text(&mut self, setting: &Setting, item: &Spanned<DeValue<'_>>) -> Result<String, String> {
+        let entries = match item.get_ref() {
+            DeValue::Table(entries) if setting.key == "listen" => entries,
+            other => return scalar(other),
+        };
+        let [mut address, mut mode, mut group] = [None, None, None];
+        for (key, value) in entries {
+            match key.get_ref().as_ref() {
+                "address" => address = Some(scalar(value.get_ref())?),
+                "mode" => mode = Some(file_mode(value.get_ref())?),
+                "group" => group = Some(scalar(value.get_ref())?),
+                other => {
+                    return Err(format!("[[listen]] has no {other:?}: it has {}", listen_url::KEYS.join(", ")));
+                }
+            }
+        }
+        let address = address.ok_or("address is missing: [[listen]] has address, and for a unix socket mode and group")?;
+        listen_url::of_table(&address, mode.as_deref(), group.as_deref())
     }
 
     fn rules(&mut self, key: Range<usize>, value: &Spanned<DeValue<'_>>) {
@@ -220,6 +241,14 @@ fn suggest(meant: Option<&str>) -> String {
     }
 }
 
+/// The digits of a mode, which are octal: `0o660` is the number, `660` and `"660"` are how one says it.
+fn file_mode(value: &DeValue<'_>) -> Result<String, String> {
+    match value {
+        DeValue::Integer(number) if number.radix() == 8 => Ok(number.as_str().to_owned()),
+        other => scalar(other),
+    }
+}
+
 /// A single value as the text that a flag would carry.
 fn scalar(value: &DeValue<'_>) -> Result<String, String> {
     match value {
@@ -299,6 +328,22 @@ mod tests {
         assert!(problem("[[channels]]\nprefix = \"a\"\nlog_bytes_per_channel = 2\n").contains("it is called `log_bytes`"));
         assert!(problem("[[channels]]\nprefix = \"a\"\n[[channels]]\nprefix = \"a\"\n").starts_with("f.toml:4:10: "));
         assert!(problem("[[channels]]\nprefix = \"\"\n").contains("it is empty"));
+    }
+
+    #[test]
+    fn a_listener_may_be_a_table() {
+        let text = "[[listen]]\naddress = \"127.0.0.1:1\"\n[[listen]]\naddress = \"unix:///s\"\nmode = 660\ngroup = \"root\"\n";
+        let contents = read("f.toml", text);
+        assert_eq!(contents.problems, []);
+        let texts: Vec<&str> = contents.values[0].texts.iter().map(|(text, _)| text.as_str()).collect();
+        assert_eq!(texts, ["127.0.0.1:1", "unix:///s?mode=660&group=root"]);
+        let octal = read("f.toml", "listen = [\"[::1]:1\", { address = \"proxy+unix:///s\", mode = 0o666 }]\n");
+        assert_eq!(octal.values[0].texts[1].0, "proxy+unix:///s?mode=666");
+        assert!(problem("[[listen]]\nmode = 660\n").contains("address is missing"));
+        assert!(problem("[[listen]]\naddress = \"127.0.0.1:1\"\nmode = 660\n").contains("no unix socket"));
+        assert!(problem("[[listen]]\naddress = \"unix:///s\"\nowner = \"root\"\n").contains("it has address, mode, group"));
+        assert!(problem("[[listen]]\naddress = \"unix:///s\"\nmode = 999\n").contains("no mode of a file"));
+        assert!(problem("[[redis]]\nurl = 1\n").contains("a list stands"));
     }
 
     #[test]

@@ -53,6 +53,8 @@ fn masked_query(query: &str) -> String {
     let has_password = query.split('&').any(|pair| matches!(pair.split_once('='), Some(("pass", value)) if !value.is_empty()));
     let masked = |pair: &str| match pair.split_once('=') {
         Some(("db", value)) if value.parse::<u16>().is_ok() => pair.to_owned(),
+        // Of a unix socket that is listened on.
+        Some(("mode" | "group", value)) if is_plain(value) => pair.to_owned(),
         Some(("protocol", "2" | "3" | "resp2" | "resp3")) => pair.to_owned(),
         Some(("user", value)) if has_password && is_plain(value) => pair.to_owned(),
         Some((name, _)) if is_plain(name) => format!("{name}=***"),

@@ -3,13 +3,14 @@
 //! Invariants: a reason says what is wrong with this text (what is accepted stands in the table); what a `show_` function writes, its
 //! parser reads back to the same value.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
+
+use ipnet::IpNet;
 
 use super::words::{AUTO, NONE};
 use super::{Pin, Share};
 use crate::limits::CHANNEL_NAME_BYTES_MAX;
-use crate::listen::Listener;
 use crate::named::Named;
 use crate::wire::channel_name::{self, Bad};
 
@@ -138,9 +139,16 @@ pub fn address(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
-/// An entry of `listen`.
-pub fn listener(text: &str) -> Result<Listener, String> {
-    address(text).map(Listener::new)
+/// An address or a network of addresses.
+pub fn network(text: &str) -> Result<IpNet, String> {
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Ok(ip.to_canonical().into());
+    }
+    let network: IpNet = text.parse().map_err(|_| format!("{text:?} is neither an IP address nor a network"))?;
+    match network.trunc() {
+        whole if whole == network => Ok(network),
+        whole => Err(format!("{text:?} has bits behind its prefix; write {whole}, or {} alone", network.addr())),
+    }
 }
 
 /// [`address`], also as the start block shows where the server is asked: `http://127.0.0.1:9090`.
@@ -193,6 +201,11 @@ pub fn share(text: &str, max: usize) -> Result<Share, String> {
         NONE => Ok(Share::None),
         _ => count(text, 1, max).map(Share::Count),
     }
+}
+
+/// A limit that can be left away.
+pub fn limit(text: &str, max: usize) -> Result<Option<usize>, String> {
+    if text == NONE { Ok(None) } else { count(text, 1, max).map(Some) }
 }
 
 pub fn show_share(share: Share) -> String {
@@ -372,6 +385,19 @@ mod tests {
         ] {
             let reason = address(text).unwrap_err();
             assert!(reason.contains(part), "{text}: {reason}");
+        }
+    }
+
+    #[test]
+    fn networks() {
+        for (text, shown) in
+            [("10.0.0.0/8", "10.0.0.0/8"), ("127.0.0.1", "127.0.0.1/32"), ("::1", "::1/128"), ("::ffff:10.0.0.1", "10.0.0.1/32")]
+        {
+            assert_eq!(network(text).unwrap().to_string(), shown);
+        }
+        assert!(network("10.0.0.1/8").unwrap_err().contains("write 10.0.0.0/8, or 10.0.0.1 alone"));
+        for text in ["", "10.0.0.0/33", "10.0.0", "10.0.0.0/", "example.org", "10.0.0.1:80"] {
+            assert!(network(text).unwrap_err().contains("neither an IP address nor a network"), "{text}");
         }
     }
 

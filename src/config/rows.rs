@@ -5,12 +5,12 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::defaults::shards_auto;
+use super::listen_url;
 use super::parse::{self, MILLISECOND, SECOND};
 use super::table::{Section, Setting, Shown, Value};
 use super::words::AUTO;
 use super::{FdTable, LogFilter, LogFormat, Mismatch, Overrun, Pin, RedisSubscribe, mask, redis_url};
 use crate::limits::{CONNECTIONS_MAX, PAYLOAD_BYTES_MAX, SHARDS_MAX, SUBSCRIPTIONS_MAX};
-use crate::listen::{self, Listener};
 use crate::named::Named;
 use crate::wire::Format;
 use crate::wire::payload::Expect;
@@ -119,35 +119,19 @@ const ROW: Setting = Setting {
     secret: None,
 };
 
+/// Who comes in, from where, and how often. Here for the macros above.
+mod arrivals;
+
 pub static SETTINGS: &[Setting] = &[
-    Setting {
-        key: "listen",
-        section: Section::Addresses,
-        placeholder: "ADDR",
-        help: "Public address for WebSocket clients. May be given more than once.",
-        accepted: "an IP address and a port, as in 127.0.0.1:8080, [::1]:8080. 0.0.0.0 is every IPv4 address of the host, [::] IPv4 and IPv6, or IPv6 alone where 0.0.0.0 with the same port is listed too",
-        value: Value::Many {
-            clear: |settings| settings.addresses.listen.clear(),
-            push: |settings, text| {
-                let listener = parse::listener(text)?;
-                let listed = &mut settings.addresses.listen;
-                if listed.iter().any(|other| other.address == listener.address) {
-                    return Err(NAMED_TWICE.to_owned());
-                }
-                listen::add(listed, listener);
-                Ok(())
-            },
-            show: |settings| settings.addresses.listen.iter().map(Listener::to_string).collect(),
-        },
-        ..ROW
-    },
+    arrivals::LISTEN,
+    arrivals::TRUSTED_PROXIES,
     Setting {
         key: "control",
         section: Section::Addresses,
         placeholder: "ADDR",
-        help: "Address for operators: metrics, health, publish. Keep it away from the public.",
-        accepted: "an IP address and a port, as in 127.0.0.1:9090, http://127.0.0.1:9090. 0.0.0.0 is every IPv4 address of the host, [::] IPv4 and IPv6",
-        value: one!(addresses.control, text => parse::http_address(text), value => Shown::Text(value.to_string())),
+        help: "Address for operators, or unix socket: metrics, health, publish. Keep it away from the public.",
+        accepted: "an IP address and a port, as in 127.0.0.1:9090, http://127.0.0.1:9090. 0.0.0.0 is every IPv4 address of the host, [::] IPv4 and IPv6. Or unix:///PATH, with ?mode=660&group=NAME behind it where others than the server's user may connect",
+        value: one!(addresses.control, text => listen_url::control(text), value => Shown::Text(value.to_string())),
         ..ROW
     },
     Setting {
@@ -421,6 +405,11 @@ pub static SETTINGS: &[Setting] = &[
         value: one!(bounds.connections_max, text => parse::count(text, 1, CONNECTIONS_MAX), value => Shown::Number(*value as u64)),
         ..ROW
     },
+    arrivals::CONNECTIONS_PER_ADDRESS,
+    arrivals::ACCEPTS_PER_ADDRESS,
+    arrivals::ACCEPTS_PER_SECOND,
+    arrivals::HEAD_BYTES_MAX,
+    arrivals::COMMANDS_PER_SECOND,
     Setting {
         key: "subscriptions_max",
         section: Section::Bounds,
@@ -443,7 +432,7 @@ pub static SETTINGS: &[Setting] = &[
         key: "channels_per_address",
         section: Section::Bounds,
         placeholder: "N",
-        help: "How many of them one address (an IPv6 /64) may be the first to subscribe to. auto is half of channels_max. Behind a proxy all clients share its address: none switches it off.",
+        help: "How many of them one address (an IPv6 /64) may be the first to subscribe to. auto is half of channels_max. Behind a proxy that does not say who they are (trusted_proxies) all clients share its address: none switches it off.",
         accepted: "auto, none, or 1 to 100000000",
         value: Value::One {
             parse: |settings, text| {

@@ -1,11 +1,11 @@
 //! All settings as values, in the sections that `--help` and the file show them in. Made by [`super::load`]; the rest of the program reads them.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{ChannelRules, FdTable, LogFilter, LogFormat, RedisSubscribe};
+use crate::addresses::Networks;
 use crate::limits;
-use crate::listen::Listener;
+use crate::listen::{Address, Listener};
 use crate::wire::Format;
 
 /// What a section's settings are called in the file, and what they do, stands in the rows of [`super::table`].
@@ -23,7 +23,9 @@ pub struct Settings {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Addresses {
     pub listen: Vec<Listener>,
-    pub control: SocketAddr,
+    /// Whose word is taken for where clients come from.
+    pub trusted_proxies: Networks,
+    pub control: Address,
     /// Names, in lower case, that a request to the control port may be for.
     pub control_hosts: Vec<String>,
 }
@@ -70,6 +72,15 @@ pub struct Clients {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Bounds {
     pub connections_max: usize,
+    /// Of one address, as the next; None: no limit.
+    pub connections_per_address: Option<usize>,
+    pub accepts_per_address: Option<usize>,
+    /// Of all addresses together.
+    pub accepts_per_second: Option<usize>,
+    /// Longest request head.
+    pub head_bytes_max: usize,
+    /// Of one connection.
+    pub commands_per_second: Option<usize>,
     pub subscriptions_max: usize,
     /// Distinct channels served at once, whole process.
     pub channels_max: usize,

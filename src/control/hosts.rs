@@ -4,7 +4,7 @@
 //! attacker's page, which may read every answer, and the page's `Origin` equals the `Host`. What such a page cannot do is leave its own
 //! name out of the request: so names are accepted that nobody else can own (addresses, localhost) and those in `control_hosts`.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State as Shared};
@@ -15,6 +15,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::State;
 use super::answer::Problem;
+use crate::listen::Address;
 
 /// The one path that needs no right name: it tells nothing, and probes are set up under any name.
 const FOR_ANYBODY: &str = "/healthz";
@@ -31,8 +32,10 @@ pub(super) struct Hosts {
 impl Hosts {
     /// On loopback names are checked always: only programs of this host come there, a browser among them. On other addresses they are
     /// once a list says which are right; without one a monitoring system could not use any name of the host.
-    pub(super) fn new(control: SocketAddr, listed: &[String]) -> Hosts {
-        Hosts { is_checked: control.ip().to_canonical().is_loopback() || !listed.is_empty(), listed: listed.to_vec() }
+    /// No browser comes to a unix socket.
+    pub(super) fn new(control: &Address, listed: &[String]) -> Hosts {
+        let is_loopback = control.ip().is_some_and(|address| address.ip().to_canonical().is_loopback());
+        Hosts { is_checked: is_loopback || !listed.is_empty(), listed: listed.to_vec() }
     }
 
     fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
@@ -110,7 +113,7 @@ mod tests {
 
     fn hosts(control: &str, listed: &[&str]) -> Hosts {
         let listed: Vec<String> = listed.iter().map(|name| (*name).to_owned()).collect();
-        Hosts::new(control.parse().unwrap(), &listed)
+        Hosts::new(&Address::Ip(control.parse().unwrap()), &listed)
     }
 
     fn status(hosts: &Hosts, pairs: &[(header::HeaderName, &'static str)]) -> u16 {

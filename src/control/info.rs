@@ -26,7 +26,7 @@ pub(super) async fn info(Shared(state): Shared<Arc<State>>) -> Response {
         "uptime_seconds": state.started.elapsed().as_secs(),
         "stopping": state.stopping(),
         "listen": state.facts.listen.iter().map(Listener::to_string).collect::<Vec<_>>(),
-        "control": state.facts.control,
+        "control": state.facts.control.to_string(),
         "fd_table": state.facts.fd_table.name(),
         "bus": {
             "kind": if settings.redis.url.is_some() { "redis" } else { EMBEDDED },
@@ -39,7 +39,7 @@ pub(super) async fn info(Shared(state): Shared<Arc<State>>) -> Response {
         "limits": {
             "channel_name_bytes": limits::CHANNEL_NAME_BYTES_MAX,
             "value_depth": limits::VALUE_DEPTH_MAX,
-            "head_bytes": limits::HEAD_BYTES_MAX,
+            "head_bytes": settings.bounds.head_bytes_max,
             "query_channels": limits::QUERY_CHANNELS_MAX,
             "batch_bytes": limits::BATCH_BYTES_MAX,
             "control_connections": control::CONNECTIONS_MAX,

@@ -20,12 +20,12 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
 use super::Timeouts;
+use super::socket::{Door, Socket};
 use super::tally::{CutReason, Tally};
 use crate::limits::control::{CONNECTIONS_MAX, READ_BUFFER_BYTES_MAX};
 
@@ -104,14 +104,14 @@ impl Peer {
 }
 
 /// Serves until `closing` is fired or dropped, then until every answer under way is written.
-pub(super) async fn serve(listener: TcpListener, router: Router, timeouts: Timeouts, tally: Arc<Tally>, closing: oneshot::Receiver<()>) {
+pub(super) async fn serve(listener: Door, router: Router, timeouts: Timeouts, tally: Arc<Tally>, closing: oneshot::Receiver<()>) {
     let mut closing = pin!(closing);
     let mut places: Vec<(Peer, JoinHandle<()>)> = Vec::with_capacity(CONNECTIONS_MAX);
     let (close, closed) = watch::channel(());
     let service = TowerToHyperService::new(router);
     while let Some(accepted) = unless(closing.as_mut(), listener.accept()).await {
         let stream = match accepted {
-            Ok((stream, _)) => stream,
+            Ok(stream) => stream,
             Err(error) => {
                 // The peer is gone already, or descriptors ran out: neither is mended by trying at once.
                 tracing::debug!("control port: accept failed: {error}");
@@ -148,15 +148,13 @@ async fn unless<T>(mut stop: Pin<&mut impl Future>, work: impl Future<Output = T
 
 /// One connection, from its first byte to its end.
 async fn attend(
-    stream: TcpStream,
+    stream: Socket,
     peer: Peer,
     router: TowerToHyperService<Router>,
     timeouts: Timeouts,
     tally: Arc<Tally>,
     mut closed: watch::Receiver<()>,
 ) {
-    // Answers are written whole; waiting for more helps nobody.
-    let _ = stream.set_nodelay(true);
     let asked = peer.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         let has_body = !request.body().is_end_stream();
@@ -225,7 +223,7 @@ fn too_slow(limit: Duration) -> String {
 
 /// Ends our side and reads until the client has ended its own: a socket that is closed with bytes unread is reset, and the reset
 /// may destroy the answer on its way.
-async fn part(mut stream: TcpStream) {
+async fn part(mut stream: Socket) {
     if std::future::poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx)).await.is_err() {
         return;
     }
@@ -241,7 +239,7 @@ async fn part(mut stream: TcpStream) {
 
 /// A stream that tells what happens on it.
 struct Connection {
-    stream: TcpStream,
+    stream: Socket,
     peer: Peer,
 }
 

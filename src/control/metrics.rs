@@ -61,6 +61,9 @@ const SHARD_COUNTERS: &[Named<ShardMetrics>] = &[
     ("campanile_received_bytes", "Bytes received from clients. Unit: bytes.", |m| &m.bytes_received),
     ("campanile_commands", "Commands received from clients. Unit: commands.", |m| &m.commands),
     ("campanile_command_errors", "Commands answered with an error. Unit: commands.", |m| &m.command_errors),
+    ("campanile_commands_limited", "Commands refused because the connection sends too many a second. Unit: commands.", |m| {
+        &m.commands_limited
+    }),
     ("campanile_channels_limited", "Subscribes refused because the connection has channels made too fast. Unit: commands.", |m| {
         &m.channels_limited
     }),

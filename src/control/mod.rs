@@ -4,7 +4,7 @@
 //! to the bus thread only through its bounded inbox; whatever it waits for has a deadline, whatever it holds has a bound.
 //!
 //! The folder: `routes` is the table of endpoints; of their handlers `health` is for probes, [`metrics`] names the counters, `publish` and
-//! `channels` ask the bus thread, `info` describes the process. `listener` bounds connections, `room` requests, `hosts` says for whom they may
+//! `channels` ask the bus thread, `info` describes the process. `listener` bounds connections, `socket` is what they come by, `room` requests, `hosts` says for whom they may
 //! be, `tally` counts what became of them, `busy` and `process` measure, `answer` spells errors.
 #![forbid(unsafe_code)]
 
@@ -20,13 +20,13 @@ mod process;
 mod publish;
 mod room;
 mod routes;
+mod socket;
 mod tally;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -40,7 +40,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::bus::BusSender;
 use crate::config::{FdTable, Settings};
 use crate::limits::control::{PUBLISHES_MAX, READS_MAX, WAITING_MAX};
-use crate::listen::Listener;
+use crate::listen::{Address, ControlSocket, Listener};
 use crate::metrics::{BusMetrics, ShardMetrics};
 use crate::systemd::Supervision;
 
@@ -58,7 +58,7 @@ pub struct Facts {
     pub fd_table: FdTable,
     /// With the ports really bound.
     pub listen: Vec<Listener>,
-    pub control: SocketAddr,
+    pub control: Address,
 }
 
 /// Everything the endpoints read.
@@ -126,7 +126,7 @@ impl State {
     ) -> State {
         let busy = busy::Window::new(crate::sys::monotonic_ns(), &shards);
         State {
-            hosts: hosts::Hosts::new(facts.control, &settings.addresses.control_hosts),
+            hosts: hosts::Hosts::new(&facts.control, &settings.addresses.control_hosts),
             bodies: room::Bodies::new(settings.bounds.payload_bytes_max),
             settings,
             facts,
@@ -210,7 +210,7 @@ impl Control {
     /// Errors: the listener is not one.
     pub fn run(
         self,
-        listener: TcpListener,
+        listener: ControlSocket,
         state: Arc<State>,
         supervision: Option<Supervision>,
         on_stop: impl FnOnce() + Send + 'static,
@@ -252,7 +252,7 @@ fn note_signals() -> io::Result<()> {
 
 /// [`Control::run`] with its signals and its exit handed in, so that tests can play both.
 async fn serve(
-    listener: TcpListener,
+    listener: ControlSocket,
     state: Arc<State>,
     supervision: Option<Supervision>,
     on_stop: impl FnOnce() + Send + 'static,
@@ -260,8 +260,7 @@ async fn serve(
     exit: impl Fn(i32) + Send + 'static,
     ended: oneshot::Receiver<()>,
 ) -> io::Result<()> {
-    listener.set_nonblocking(true)?;
-    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let listener = socket::Door::new(listener)?;
 
     tokio::spawn(busy::sample(state.clone()));
     let stopped = state.clone();

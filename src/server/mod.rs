@@ -6,7 +6,7 @@ pub mod memory_bound;
 pub mod start_block;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -22,9 +22,11 @@ use crate::bus::{BusCommand, BusSender, ShardMessage, thread};
 use crate::config::{Host, Pin, Resolved, Settings, resolve_fd_table};
 use crate::control::{self, Control, Facts};
 use crate::inbox::{Inbox, InboxSender};
-use crate::listen::{self, Entrance, Listener, Opening};
+use crate::listen::unix::SocketFile;
+use crate::listen::{self, Address, ControlSocket, Entrance, Handed, Listener, Opening};
 use crate::metrics::{BusMetrics, ShardMetrics};
 use crate::shard::Parts;
+use crate::shard::by_address::ByAddress;
 use crate::shard::run::{self, MakeRider, Placement, Seat};
 use crate::shard::settings::ShardSettings;
 use crate::sys;
@@ -36,7 +38,7 @@ use crate::wire::peer::Peer;
 pub struct Server {
     /// What clients connect to, with the ports really bound.
     pub listen: Vec<Listener>,
-    pub control: SocketAddr,
+    pub control: Address,
     pub table: Resolved,
     /// Descriptors that a table may hold now.
     pub descriptors: u64,
@@ -44,6 +46,8 @@ pub struct Server {
     bus_thread: Option<JoinHandle<()>>,
     shards: Vec<JoinHandle<()>>,
     control_thread: JoinHandle<io::Result<()>>,
+    /// Removed when everything has ended.
+    opened: Opened,
     ended: oneshot::Sender<()>,
 }
 
@@ -63,7 +67,8 @@ struct Prepared {
     notifier: Option<Notifier>,
     /// The sockets from systemd, in place of `listen`.
     given: Option<Given>,
-    control: SocketAddr,
+    opened: Opened,
+    control: Address,
     control_thread: ControlThread,
 }
 
@@ -80,18 +85,54 @@ impl Prepared {
         let table = resolve_fd_table(&settings, descriptors, host.private_refused.as_ref());
         let notifier = Notifier::from_environment()?;
         // First, so that a port in use ends the start before any thread has begun.
-        let given = Given::from_environment(settings.shards.backlog)?;
+        let given = Given::from_environment(settings.shards.backlog)?.map(|given| given.speaking_as(&settings.addresses.listen));
         let settings = match &given {
             Some(given) => settings.with(|settings| settings.addresses.listen = given.listeners()),
             None => settings,
         };
-        if given.is_none() {
-            listen::check_unused(&settings.addresses.listen)?;
-        }
-        let listener = listen::control(settings.addresses.control).context("the control port")?;
-        let control = listener.local_addr()?;
+        let opened = match given {
+            Some(_) => Opened::default(),
+            None => {
+                listen::check_unused(&settings.addresses.listen)?;
+                Opened::new(&settings)?
+            }
+        };
+        let (listener, control) = listen::control(&settings.addresses.control).context("the control port")?;
         let control_thread = ControlThread::start(listener)?;
-        Ok(Prepared { settings: Arc::new(settings), table, descriptors, notifier, given, control, control_thread })
+        Ok(Prepared { settings: Arc::new(settings), table, descriptors, notifier, given, opened, control, control_thread })
+    }
+}
+
+/// Unix sockets of the public port. A path is one socket, so it is opened once, and every shard accepts from it.
+#[derive(Debug, Default)]
+struct Opened {
+    sockets: Vec<(OwnedFd, Listener)>,
+    files: Vec<SocketFile>,
+}
+
+impl Opened {
+    fn new(settings: &Settings) -> io::Result<Opened> {
+        let mut opened = Opened::default();
+        let backlog = i32::try_from(settings.shards.backlog).unwrap_or(i32::MAX);
+        for listener in &settings.addresses.listen {
+            if let Address::Unix(unix) = &listener.address {
+                let (socket, file) = unix.listen(backlog)?;
+                opened.sockets.push((socket.into(), listener.clone()));
+                opened.files.push(file);
+            }
+        }
+        Ok(opened)
+    }
+
+    /// A shard's way in by this listener. `private`: it is about to take a copy of the descriptor table, and finds the socket there.
+    fn entrance(&self, listener: &Listener, is_shared: bool, private: bool) -> io::Result<Entrance> {
+        let found = self.sockets.iter().find(|(_, other)| other.address == listener.address);
+        let socket = match found {
+            Some((socket, _)) if private => Opening::Given { socket: Handed::Inherited(socket.as_raw_fd()), is_shared },
+            Some((socket, _)) => Opening::Given { socket: Handed::Owned(socket.try_clone()?), is_shared },
+            None => Opening::Bind,
+        };
+        Ok(Entrance { listener: listener.clone(), socket })
     }
 }
 
@@ -105,7 +146,7 @@ struct ControlThread {
 }
 
 impl ControlThread {
-    fn start(listener: TcpListener) -> anyhow::Result<ControlThread> {
+    fn start(listener: ControlSocket) -> anyhow::Result<ControlThread> {
         let (ended, end) = oneshot::channel();
         let (hand_over, handed_over) = mpsc::channel();
         let (prepared, preparing) = mpsc::channel();
@@ -199,9 +240,10 @@ fn start_shards(
     mut rider: Option<MakeRider>,
     metrics: &[Arc<ShardMetrics>],
 ) -> anyhow::Result<(Vec<JoinHandle<()>>, Vec<Listener>)> {
-    let Prepared { settings, table, given, .. } = prepared;
+    let Prepared { settings, table, given, opened, .. } = prepared;
     let shard_settings = Arc::new(ShardSettings::from(&**settings));
     let connections = Arc::new(AtomicUsize::new(0));
+    let addresses = Arc::new(ByAddress::new(&settings.bounds));
     let node_id = fastrand::u32(..);
     let cores = cores(settings);
     let mut listen = settings.addresses.listen.clone();
@@ -214,6 +256,7 @@ fn start_shards(
             inbox,
             bus: bus.clone(),
             connections: connections.clone(),
+            addresses: addresses.clone(),
             node_id,
             peer_of: Peer::of,
         };
@@ -222,7 +265,10 @@ fn start_shards(
             private_descriptors: table.private,
             entrances: match given {
                 Some(given) => given.share(index, settings.shards.count, table.private)?,
-                None => listen.iter().cloned().map(|listener| Entrance { listener, socket: Opening::Bind }).collect(),
+                None => {
+                    let is_shared = settings.shards.count > 1;
+                    listen.iter().map(|listener| opened.entrance(listener, is_shared, table.private)).collect::<io::Result<_>>()?
+                }
             },
         };
         let (started, starting) = mpsc::channel();
@@ -246,17 +292,18 @@ fn start_shards(
 
 /// Everything runs: the control port answers, systemd is told, and so is the caller.
 fn tell(prepared: Prepared, data_path: DataPath) -> Server {
-    let Prepared { settings, table, descriptors, notifier, given, control, control_thread } = prepared;
+    let Prepared { settings, table, descriptors, notifier, given, mut opened, control, control_thread } = prepared;
     let DataPath { bus, bus_thread, bus_metrics, shards, senders, metrics, listen } = data_path;
     // Every shard has its own by now.
     drop(given);
-    let facts = Facts { version: env!("CARGO_PKG_VERSION"), fd_table: table.table(), listen: listen.clone(), control };
+    opened.sockets.clear();
+    let facts = Facts { version: env!("CARGO_PKG_VERSION"), fd_table: table.table(), listen: listen.clone(), control: control.clone() };
     let pulses = Pulses::new(bus.clone(), bus_metrics.clone(), senders.into_iter().zip(metrics.iter().cloned()).collect());
     let supervision = notifier.map(|notifier| Supervision::new(notifier, pulses, systemd::watchdog()));
     let state = Arc::new(control::State::new(settings, facts, metrics, bus_metrics, bus.clone()));
     let ControlThread { thread, hand_over, ended } = control_thread;
     let _ = hand_over.send((state, supervision, bus.clone()));
-    Server { listen, control, table, descriptors, bus, bus_thread, shards, control_thread: thread, ended }
+    Server { listen, control, table, descriptors, bus, bus_thread, shards, control_thread: thread, opened, ended }
 }
 
 impl Server {
@@ -272,6 +319,7 @@ impl Server {
         };
         self.bus_thread.map_or(Ok(()), ended)?;
         self.shards.into_iter().try_for_each(ended)?;
+        drop(self.opened);
         drop(self.ended);
         self.control_thread.join().map_err(|_| anyhow!("the control thread panicked; this is a bug, please report it"))??;
         Ok(())

@@ -29,7 +29,7 @@ pub struct Started<'a> {
 
 /// What is listened on, and what it stands for.
 fn shown(listener: &Listener, url: String) -> String {
-    listener.networks().map_or_else(|| url.clone(), |networks| format!("{url} ({networks})"))
+    listener.remarks().map_or_else(|| url.clone(), |remarks| format!("{url} ({remarks})"))
 }
 
 /// The block that `campanile serve` prints once: what runs where, and what bounds it. Ends with a line break.
@@ -40,8 +40,8 @@ pub fn start_block(started: &Started<'_>) -> String {
 
     let listeners: Vec<String> = settings.addresses.listen.iter().map(|listener| shown(listener, listener.url())).collect();
     line("clients", listeners.join("  "));
-    let control = settings.addresses.control;
-    line("control", shown(&Listener::new(control), format!("http://{control}")));
+    let control = &settings.addresses.control;
+    line("control", shown(&Listener::at(control.clone()), control.url("http")));
     line("shards", shards(settings, host));
     line("bus", bus(settings));
 
@@ -103,7 +103,7 @@ pub fn start_fields(started: &Started<'_>) -> Map<String, Value> {
     let fields = json!({
         "version": version(),
         "clients": settings.addresses.listen.iter().map(Listener::url).collect::<Vec<_>>(),
-        "control": format!("http://{}", settings.addresses.control),
+        "control": settings.addresses.control.url("http"),
         "shards": settings.shards.count,
         "pin": show_pin(&settings.shards.pin),
         "bus": settings.redis.url.as_deref().map_or_else(|| EMBEDDED.to_owned(), mask::url),
@@ -124,7 +124,7 @@ pub fn start_fields(started: &Started<'_>) -> Map<String, Value> {
 pub fn next_steps(started: &Started<'_>, program: &str) -> String {
     let settings = started.settings;
     let default = Settings::default();
-    let subscribe = match settings.addresses.listen.first() {
+    let subscribe = match settings.addresses.listen.iter().find(|listener| listener.is_plain()) {
         Some(listener) if settings.addresses.listen != default.addresses.listen => {
             format!("{program} subscribe news --url {}", listener.reachable().url())
         }
@@ -134,7 +134,7 @@ pub fn next_steps(started: &Started<'_>, program: &str) -> String {
         Some(url) => format!("{} publish {}news '{{\"hello\":\"world\"}}'", redis_cli(url), settings.redis.prefix),
         None if settings.addresses.control == default.addresses.control => format!("{program} publish news '{{\"hello\":\"world\"}}'"),
         None => {
-            let control = Listener::new(settings.addresses.control).reachable();
+            let control = Listener::at(settings.addresses.control.clone()).reachable();
             format!("{program} publish news '{{\"hello\":\"world\"}}' --control {}", control.address)
         }
     };
@@ -257,7 +257,7 @@ mod tests {
     fn what_an_address_stands_for_is_told() {
         let settings = Settings::default().with(|settings| {
             settings.addresses.listen = listed(&["[::]:80", "127.0.0.1:81"]);
-            settings.addresses.control = "0.0.0.0:82".parse().unwrap();
+            settings.addresses.control = listed(&["0.0.0.0:82"]).remove(0).address;
         });
         let block = self::block(&settings, &host(1 << 20));
         assert!(block.contains(" ws://[::]:80/ws (every address of this host, IPv4 and IPv6)  ws://127.0.0.1:81/ws\n"), "{block}");
@@ -286,7 +286,7 @@ mod tests {
         assert!(steps.contains("\n  campanile subscribe news\n  campanile publish news '{\"hello\":\"world\"}'\n"), "{steps}");
         let other = Settings::default().with(|settings| {
             settings.addresses.listen = listed(&["0.0.0.0:80"]);
-            settings.addresses.control = "[::]:81".parse().unwrap();
+            settings.addresses.control = listed(&["[::]:81"]).remove(0).address;
         });
         let steps = self::steps(&other);
         assert!(steps.contains("--url ws://127.0.0.1:80/ws") && steps.contains("--control 127.0.0.1:81"), "{steps}");

@@ -1,12 +1,14 @@
 //! Who gets in: connections taken, request heads judged, what is refused told why.
 
-use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::conn::{Conn, Flags, Phase};
 use super::net::{Accepted, Network};
+use super::rate::moment;
+use super::sources::Standing;
 use super::timers::Timer;
 use super::{Shard, pack, since_ms};
+use crate::addresses::Source;
 use crate::bus::ConnToken;
 use crate::limits;
 use crate::wire::close::CloseReason;
@@ -30,7 +32,7 @@ impl<N: Network> Shard<N> {
                 return;
             }
             match self.net.accept() {
-                Accepted::Stream { stream, peer } => self.admit(stream, peer),
+                Accepted::Stream { stream, peer, is_proxied } => self.arrive(stream, peer, is_proxied),
                 Accepted::Dropped => {
                     self.note_accept_error();
                     self.metrics.refused[RefusalReason::Descriptors as usize].inc();
@@ -46,24 +48,27 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    pub(super) fn admit(&mut self, mut stream: N::Stream, peer: SocketAddr) {
+    /// Gives a connection its slot; None: there is none for it.
+    pub(super) fn admit(&mut self, mut stream: N::Stream, source: Source, standing: Standing) -> Option<usize> {
         self.metrics.accepted.inc();
         // Room for the refusals of a crowd that is told 503, and no more: beyond it the socket is simply dropped.
         if self.conns.len() >= self.settings.connections_max + limits::REFUSALS_UNDER_WAY_MAX {
             self.metrics.refused[RefusalReason::ConnectionsMax as usize].inc();
-            return;
+            return None;
         }
         self.generations = self.generations.wrapping_add(1);
         let generation = self.generations;
         let key = self.conns.vacant_key();
         let token = ConnToken { index: key as u32, generation };
         if self.net.register(&mut stream, pack(token)).is_err() {
-            return self.note_accept_error();
+            self.note_accept_error();
+            return None;
         }
-        self.sources.enter(key, peer, since_ms(self.now_ns, self.started_ns));
+        self.sources.enter(key, source, standing, since_ms(self.now_ns, self.started_ns), moment(self.now_ns));
         self.conns.insert(Conn::new(stream, generation, self.settings.clients.format, self.tick));
         self.metrics.sockets.inc();
         self.set_timer(token.index as usize, Timer::Handshake, self.settings.clients.handshake_timeout);
+        Some(key)
     }
 
     /// Counts it, and says so once a minute at most: a crowd at the door must not fill the log.
@@ -81,7 +86,8 @@ impl<N: Network> Shard<N> {
     }
 
     pub(super) fn read_head(&mut self, key: usize, input: &mut [u8]) {
-        match http::parse(input, &mut FieldRoom::empty(), Rules { echo: self.settings.clients.echo }) {
+        let rules = Rules { echo: self.settings.clients.echo, head_bytes_max: self.settings.head_bytes_max };
+        match http::parse(input, &mut FieldRoom::empty(), rules) {
             Outcome::Partial => self.conns[key].peer = Peer::Unknown(Some(Box::new(input.to_vec()))),
             Outcome::Refuse(refusal) => self.refuse(key, &refusal),
             Outcome::Health { head_only } => {
@@ -92,6 +98,9 @@ impl<N: Network> Shard<N> {
             Outcome::Upgrade(upgrade) => {
                 if self.is_stopping() {
                     return self.refuse(key, &RefusalReason::Stopping.into());
+                }
+                if !self.follow_forwarded(key, &upgrade.head.fields) {
+                    return;
                 }
                 if self.connections.fetch_add(1, Relaxed) >= self.settings.connections_max {
                     self.connections.fetch_sub(1, Relaxed);
@@ -139,7 +148,7 @@ impl<N: Network> Shard<N> {
     pub(super) fn on_handshake_overdue(&mut self, key: usize) {
         // If this thread was held up, the request may be here already.
         self.last_look(key);
-        if self.conns[key].phase != Phase::Handshake {
+        if !self.conns[key].is_arriving() {
             return;
         }
         let refusal = if self.is_stopping() {

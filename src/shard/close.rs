@@ -134,6 +134,7 @@ impl<N: Network> Shard<N> {
                 self.remove_subscription(key, last);
             }
             self.dead.pop();
+            self.count_out(self.sources.source(key), self.sources.standing(key));
             let conn = self.conns.remove(key);
             self.buffer_bytes -= conn.charged_bytes as usize;
             if conn.flags.has(Flags::COUNTED) {

@@ -45,6 +45,8 @@ pub struct Conn<S> {
 /// Where a connection stands; [`Conn::enter`] changes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
+    /// Reading the PROXY header.
+    Proxy,
     /// Reading the request head.
     Handshake,
     /// Messages both ways.
@@ -290,7 +292,8 @@ impl<S> Conn<S> {
     /// If there is no way from here to there.
     pub fn enter(&mut self, next: Phase) {
         let is_edge = match (self.phase, next) {
-            (Phase::Handshake, Phase::Open | Phase::Ending) => true,
+            (Phase::Handshake, Phase::Proxy | Phase::Open | Phase::Ending) => true,
+            (Phase::Proxy, Phase::Handshake | Phase::Ending) => true,
             (Phase::Open, Phase::Finishing | Phase::Closing | Phase::Ending) => true,
             (Phase::Finishing, Phase::Closing | Phase::Ending) => true,
             (Phase::Closing, Phase::Ending) | (Phase::Ending, Phase::Shut) => true,
@@ -313,6 +316,11 @@ impl<S> Conn<S> {
     /// Appends what only the peer knows how to put.
     pub fn say<R>(&mut self, say: impl FnOnce(&Peer, &mut Vec<u8>) -> R) -> R {
         say(&self.peer, &mut self.outbox.get_or_insert_default().bytes)
+    }
+
+    /// Its request head, or what comes before that, is awaited.
+    pub fn is_arriving(&self) -> bool {
+        matches!(self.phase, Phase::Proxy | Phase::Handshake)
     }
 
     /// Commands are obeyed and messages sent.

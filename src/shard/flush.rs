@@ -158,7 +158,7 @@ impl<N: Network> Shard<N> {
         match self.conns[key].phase {
             Phase::Ending | Phase::Shut => self.shut(key),
             Phase::Finishing => self.begin_close(key, CloseReason::Shutdown),
-            Phase::Handshake | Phase::Open | Phase::Closing | Phase::Dead => {}
+            Phase::Proxy | Phase::Handshake | Phase::Open | Phase::Closing | Phase::Dead => {}
         }
     }
 

@@ -3,15 +3,17 @@
 //! [`Shard::turn`] is the loop's body and reads like the design: named stages in order, each under a budget. The shard is
 //! generic over [`net::Network`], so that the simulator drives the very same code with sockets and a clock of its own.
 //!
-//! The stages live in files of their own: `admission` (who gets in), `read` (frames and commands), `subscribe` (subscriptions and the bus's
+//! The stages live in files of their own: `arrivals` (who connects, from where), `admission` (who gets in), `read` (frames and commands), `subscribe` (subscriptions and the bus's
 //! answers; [`sources`] says who may have how many), `questions` (what else is asked of the bus), `logs` (what the bus sends, kept until everybody has it), `renumber` (a channel that is counted
 //! anew), [`timers`] and `heartbeat`,
 //! [`behind`] (who has not been sent everything), `flush` (one `writev` per due connection, of what `gather` finds), `close` (closing,
 //! reaping), `stop`. `buffers` is the account of what connections hold for themselves.
 
 mod admission;
+mod arrivals;
 pub mod behind;
 mod buffers;
+pub mod by_address;
 mod close;
 pub mod conn;
 mod flush;
@@ -21,6 +23,7 @@ mod laps;
 mod logs;
 pub mod net;
 mod questions;
+pub mod rate;
 mod read;
 mod renumber;
 pub mod run;
@@ -48,10 +51,12 @@ use crate::limits;
 use crate::metrics::ShardMetrics;
 use crate::wire::http::upgrade::Upgrade;
 use crate::wire::peer::Peer;
+use by_address::ByAddress;
 use conn::{Conn, Flags};
 use laps::Laps;
 use logs::Logs;
 use net::{Network, Readiness};
+use rate::{Moment, Rate, moment};
 use settings::ShardSettings;
 use sources::Sources;
 use stop::Life;
@@ -68,6 +73,8 @@ pub struct Parts {
     pub bus: BusSender,
     /// Open WebSocket connections of the whole process, for `connections_max`.
     pub connections: Arc<AtomicUsize>,
+    /// What addresses take of the process.
+    pub addresses: Arc<ByAddress>,
     /// Distinguishes this process in client ids.
     pub node_id: u32,
     /// Who asks for an upgrade: [`Peer::of`], but in the simulation, some of whose clients cannot be pinged.
@@ -85,6 +92,7 @@ pub struct Shard<N: Network> {
     inbox: Inbox<ShardMessage>,
     bus: BusSender,
     connections: Arc<AtomicUsize>,
+    addresses: Arc<ByAddress>,
 
     conns: Slab<Conn<N::Stream>>,
     generations: u32,
@@ -111,6 +119,10 @@ pub struct Shard<N: Network> {
     accept_ready: bool,
     accept_retry: Option<Tick>,
     accept_warned: Option<Tick>,
+    untrusted_warned: Option<Tick>,
+    /// Answers to those who are refused at the door: the others are dropped.
+    told: Rate,
+    told_even_at: Moment,
     /// Laps start no sooner (`coalesce`).
     lap_not_before_ns: u64,
     life: Life,
@@ -129,9 +141,9 @@ pub struct Shard<N: Network> {
 
 impl<N: Network> Shard<N> {
     pub fn new(net: N, parts: Parts) -> Shard<N> {
-        let Parts { index, settings, metrics, inbox, bus, connections, node_id, peer_of } = parts;
+        let Parts { index, settings, metrics, inbox, bus, connections, addresses, node_id, peer_of } = parts;
         let (started_ns, unix_ms) = (net.now_ns(), net.unix_ms());
-        let sources = Sources::new(settings.subscriptions_max);
+        let sources = Sources::new(settings.subscriptions_max, settings.commands_per_second);
         let waiters = Waiters::new(settings.waiting_bytes_max);
         let rules = SharedRules::new(&settings.channels);
         let logs = Logs::new(settings.log_bytes_max);
@@ -145,6 +157,7 @@ impl<N: Network> Shard<N> {
             inbox,
             bus,
             connections,
+            addresses,
             conns: Slab::new(),
             generations: 0,
             topics: Topics::default(),
@@ -162,6 +175,9 @@ impl<N: Network> Shard<N> {
             accept_ready: false,
             accept_retry: None,
             accept_warned: None,
+            untrusted_warned: None,
+            told: Rate::new(limits::ANSWERS_AT_THE_DOOR_PER_SECOND, limits::ANSWERS_AT_THE_DOOR_PER_SECOND),
+            told_even_at: moment(started_ns),
             lap_not_before_ns: 0,
             life: Life::Serving,
             buffer_bytes: 0,

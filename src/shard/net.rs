@@ -19,8 +19,10 @@ pub struct Readiness {
 pub enum Accepted<S> {
     Stream {
         stream: S,
-        /// Who connects: the other end of the TCP connection.
-        peer: SocketAddr,
+        /// Who connects: the other end of the TCP connection; None: a unix socket.
+        peer: Option<SocketAddr>,
+        /// It came by a listener whose connections begin with a PROXY header.
+        is_proxied: bool,
     },
     /// A connection was taken and dropped for want of descriptors.
     Dropped,

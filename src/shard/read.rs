@@ -3,6 +3,7 @@
 use super::Shard;
 use super::conn::{Flags, Phase};
 use super::net::{Network, Received, Stream};
+use super::rate::moment;
 use crate::limits;
 use crate::wire::Format;
 use crate::wire::close::CloseReason;
@@ -71,8 +72,8 @@ impl<N: Network> Shard<N> {
         let conn = &mut self.conns[key];
         conn.flags.set(Flags::ENDED);
         match conn.phase {
-            Phase::Handshake if conn.peer.buffered_bytes() == 0 => return self.kill(key, CloseReason::Gone),
-            Phase::Handshake => {
+            Phase::Proxy | Phase::Handshake if conn.peer.buffered_bytes() == 0 => return self.kill(key, CloseReason::Gone),
+            Phase::Proxy | Phase::Handshake => {
                 let text = "the request ended before its head did; a head ends with an empty line";
                 return self.refuse(key, &Refusal::new(RefusalReason::BadRequest, text));
             }
@@ -92,7 +93,7 @@ impl<N: Network> Shard<N> {
     /// The socket has failed: nothing can be sent any more. A connection that was closing keeps the reason it was closing for.
     pub(super) fn lose(&mut self, key: usize, reason: CloseReason) {
         match self.conns[key].phase {
-            Phase::Handshake | Phase::Open | Phase::Finishing => self.kill(key, reason),
+            Phase::Proxy | Phase::Handshake | Phase::Open | Phase::Finishing => self.kill(key, reason),
             Phase::Closing | Phase::Ending | Phase::Shut | Phase::Dead => self.end(key),
         }
     }
@@ -107,16 +108,20 @@ impl<N: Network> Shard<N> {
     fn receive(&mut self, key: usize, input: &mut [u8]) {
         let conn = &mut self.conns[key];
         match &mut conn.peer {
-            Peer::Unknown(head) if conn.phase == Phase::Handshake => match head.take() {
-                None => self.read_head(key, input),
+            Peer::Unknown(head) if matches!(conn.phase, Phase::Proxy | Phase::Handshake) => match head.take() {
+                None => self.read_arrival(key, input),
                 Some(mut whole) => {
                     // The rest of a head that came in pieces; what follows it goes on from this copy.
                     whole.extend_from_slice(input);
-                    self.read_head(key, &mut whole);
+                    self.read_arrival(key, &mut whole);
                 }
             },
             _ => self.read_messages(key, input),
         }
+    }
+
+    fn read_arrival(&mut self, key: usize, input: &mut [u8]) {
+        if self.conns[key].phase == Phase::Proxy { self.read_proxy(key, input) } else { self.read_head(key, input) }
     }
 
     /// Appends an event for this connection alone.
@@ -203,10 +208,20 @@ impl<N: Network> Shard<N> {
         if conn.flags.raise(Flags::FORMAT_FIXED) && conn.format != Format::Raw {
             conn.format_next = if text { Format::Json } else { Format::Msgpack };
         }
+        let may = self.sources.may_command(key, moment(self.now_ns));
         match command::decode(text, message) {
-            Ok(command) => self.obey(key, command),
+            Ok(command) if may => self.obey(key, command),
+            Ok(command) => self.limit_command(key, command.asked()),
+            Err(error) if !may => self.limit_command(key, error.asked()),
             Err(error) => self.reply_error(key, error.asked(), error.code, &error.message),
         }
+    }
+
+    fn limit_command(&mut self, key: usize, asked: Asked<'_>) {
+        self.metrics.commands_limited.inc();
+        let per_second = self.settings.commands_per_second.unwrap_or_default();
+        let message = format!("this connection sends more than {per_second} commands a second; nothing was done");
+        self.reply_error(key, asked, ErrorCode::RateLimited, &message);
     }
 
     fn obey(&mut self, key: usize, command: Command<'_>) {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::addresses::Networks;
 use crate::config::{ChannelRules, Clients, Settings};
 
 #[derive(Debug, Clone)]
@@ -17,6 +18,10 @@ pub struct ShardSettings {
     pub channels_max: usize,
     pub channels_of_address: usize,
     pub message_bytes_max: usize,
+    pub head_bytes_max: usize,
+    /// Of each connection; None: no limit.
+    pub commands_per_second: Option<usize>,
+    pub trusted_proxies: Networks,
     /// What this shard's logs, the buffers of its connections, and what it remembers of subscriptions that wait for the bus may hold together.
     pub log_bytes_max: usize,
     pub buffer_bytes_max: usize,
@@ -37,6 +42,9 @@ impl From<&Settings> for ShardSettings {
             channels_max: settings.bounds.channels_max,
             channels_of_address: settings.bounds.channels_of_address(),
             message_bytes_max: settings.bounds.message_bytes_max,
+            head_bytes_max: settings.bounds.head_bytes_max,
+            commands_per_second: settings.bounds.commands_per_second,
+            trusted_proxies: settings.addresses.trusted_proxies.clone(),
             log_bytes_max: settings.log_bytes_of_shard(),
             buffer_bytes_max: settings.buffer_bytes_of_shard(),
             waiting_bytes_max: settings.waiting_bytes_of_shard(),

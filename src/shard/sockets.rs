@@ -2,10 +2,11 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-use mio::net::{TcpListener, TcpStream};
+use mio::event::Source;
+use mio::net::{TcpListener, TcpStream, UnixListener};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use socket2::Socket;
@@ -13,7 +14,7 @@ use socket2::Socket;
 use super::net::{Accepted, Network, Received, Stream};
 use super::settings::ShardSettings;
 use crate::clock::MonotonicNs;
-use crate::listen::Listener;
+use crate::listen::{Address, Listener};
 use crate::{limits, sys};
 
 /// The shard's listener number `i` has the token `LISTENER_TOKEN - i`.
@@ -36,12 +37,50 @@ pub struct Sockets {
 #[derive(Debug)]
 struct Open {
     listener: Listener,
-    socket: TcpListener,
+    socket: Door,
     token: Token,
     /// Other shards accept from the same socket.
     is_shared: bool,
     /// A connection was taken from it since this shard last went to the end of the queue of those who share it.
     has_taken: bool,
+}
+
+#[derive(Debug)]
+enum Door {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Door {
+    /// A connection, and who connects.
+    ///
+    /// A unix socket is a `TcpStream` from here on: a descriptor that is read, written and shut by calls that are the same for both, so that nothing on
+    /// the way of a message has to ask which it is. What is TCP's alone is never asked of an accepted socket.
+    fn accept(&self) -> io::Result<(TcpStream, Option<SocketAddr>)> {
+        match self {
+            Door::Tcp(socket) => socket.accept().map(|(stream, peer)| (stream, Some(peer))),
+            Door::Unix(socket) => {
+                let (stream, _) = socket.accept()?;
+                Ok((TcpStream::from_std(std::net::TcpStream::from(OwnedFd::from(stream))), None))
+            }
+        }
+    }
+
+    fn source(&mut self) -> &mut dyn Source {
+        match self {
+            Door::Tcp(socket) => socket,
+            Door::Unix(socket) => socket,
+        }
+    }
+}
+
+impl AsRawFd for Door {
+    fn as_raw_fd(&self) -> RawFd {
+        match self {
+            Door::Tcp(socket) => socket.as_raw_fd(),
+            Door::Unix(socket) => socket.as_raw_fd(),
+        }
+    }
 }
 
 impl Open {
@@ -61,7 +100,11 @@ impl Open {
 
     /// Must be done before a shared one is closed: an epoll watches the socket, not the descriptor, and the socket lives on.
     fn unregister(&mut self, registry: &Registry) -> io::Result<()> {
-        if self.is_shared { registry.deregister(&mut SourceFd(&self.socket.as_raw_fd())) } else { registry.deregister(&mut self.socket) }
+        if self.is_shared {
+            registry.deregister(&mut SourceFd(&self.socket.as_raw_fd()))
+        } else {
+            registry.deregister(self.socket.source())
+        }
     }
 }
 
@@ -74,29 +117,34 @@ impl Sockets {
     /// Opens a listener on the calling thread, in its descriptor table. Other shards open the same: the kernel spreads new connections over them.
     pub fn bind(&mut self, listener: Listener, settings: &ShardSettings) -> io::Result<()> {
         let explain = |error: io::Error| listener.explain(&error);
-        let socket = listener.unbound()?;
+        let (socket, address) = listener.unbound()?;
         socket.set_reuse_port(true)?;
         set_options(&socket, settings)?;
-        socket.bind(&listener.address.into()).map_err(explain)?;
+        socket.bind(&address.into()).map_err(explain)?;
         socket.listen(i32::try_from(settings.backlog).unwrap_or(i32::MAX)).map_err(explain)?;
-        let address = socket.local_addr()?.as_socket().unwrap_or(listener.address);
+        let address = socket.local_addr()?.as_socket().unwrap_or(address).into();
         self.watch(Listener { address, ..listener }, socket, false)
     }
 
     /// Takes a listener that somebody else has opened. `is_shared`: other shards accept from it too.
     pub fn take(&mut self, listener: Listener, socket: OwnedFd, is_shared: bool, settings: &ShardSettings) -> io::Result<()> {
         let socket = Socket::from(socket);
-        set_options(&socket, settings)?;
+        if listener.address.ip().is_some() {
+            set_options(&socket, settings)?;
+        }
         self.watch(listener, socket, is_shared)
     }
 
     fn watch(&mut self, listener: Listener, socket: Socket, is_shared: bool) -> io::Result<()> {
-        let mut socket = TcpListener::from_std(socket.into());
+        let mut socket = match listener.address {
+            Address::Ip(_) => Door::Tcp(TcpListener::from_std(socket.into())),
+            Address::Unix(_) => Door::Unix(UnixListener::from_std(socket.into())),
+        };
         let token = Token(LISTENER_TOKEN - self.open.len());
         if is_shared {
             sys::epoll_add_exclusive(&self.registry, &socket, token.0)?;
         } else {
-            self.registry.register(&mut socket, token, Interest::READABLE)?;
+            self.registry.register(socket.source(), token, Interest::READABLE)?;
         }
         self.open.push(Open { listener, socket, token, is_shared, has_taken: false });
         Ok(())
@@ -148,7 +196,7 @@ impl Network for Sockets {
                     if stream.as_raw_fd() >= self.descriptors_below {
                         return Accepted::Dropped;
                     }
-                    return Accepted::Stream { stream, peer };
+                    return Accepted::Stream { stream, peer, is_proxied: open.listener.is_proxied };
                 }
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EMFILE | libc::ENFILE) => return self.drop_one(),
@@ -221,6 +269,7 @@ mod tests {
 
     use super::*;
     use crate::config::Settings;
+    use crate::listen::unix::UnixPath;
 
     fn option(socket: &impl AsRawFd, name: libc::c_int) -> u32 {
         sys::tcp_option(socket, name).unwrap()
@@ -238,11 +287,11 @@ mod tests {
     #[test]
     fn accepted_sockets_inherit_their_options() {
         let (_poll, mut sockets) = bind("127.0.0.1:0");
-        let client = StdStream::connect(sockets.listeners()[0].address).unwrap();
+        let client = StdStream::connect(sockets.listeners()[0].address.ip().unwrap()).unwrap();
         let accepted = loop {
             match sockets.accept() {
-                Accepted::Stream { stream, peer } => {
-                    assert_eq!(peer, client.local_addr().unwrap());
+                Accepted::Stream { stream, peer, is_proxied } => {
+                    assert_eq!((peer, is_proxied), (client.local_addr().ok(), false));
                     break stream;
                 }
                 Accepted::None => std::thread::yield_now(),
@@ -251,6 +300,39 @@ mod tests {
         };
         assert_eq!(option(&accepted, libc::TCP_NOTSENT_LOWAT), 12_345);
         assert_eq!(option(&accepted, libc::TCP_NODELAY), 1);
+    }
+
+    /// What a shard relies on of a stream holds for a unix socket under the name of a TCP one.
+    #[test]
+    fn a_unix_socket_is_a_stream_like_any_other() {
+        let path = std::env::temp_dir().join(format!("campanile-sockets-{}", std::process::id()));
+        let (socket, _file) = UnixPath::new(&path).listen(8).unwrap();
+        let mut poll = mio::Poll::new().unwrap();
+        let mut sockets = Sockets::new(poll.registry().try_clone().unwrap());
+        let listener = Listener { is_proxied: true, ..Listener::unix(UnixPath::new(&path)) };
+        sockets.take(listener, socket.into(), true, &ShardSettings::from(&Settings::default())).unwrap();
+        let mut client = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        let Accepted::Stream { mut stream, peer: None, is_proxied: true } = sockets.accept() else { panic!("one waits") };
+        assert!(matches!(sockets.accept(), Accepted::None));
+        sockets.register(&mut stream, 7).unwrap();
+        client.write_all(b"hello").unwrap();
+        let mut buffer = [0; 16];
+        assert_eq!(super::Stream::read(&mut stream, &mut buffer).unwrap(), Received::Bytes { count: 5, drained: true });
+        assert_eq!(super::Stream::read(&mut stream, &mut buffer).unwrap(), Received::Bytes { count: 0, drained: true });
+        // It takes what it can, then blocks, and an edge tells when there is room again.
+        let full = vec![b'x'; 1 << 22];
+        let taken = super::Stream::write(&mut stream, &[IoSlice::new(&full), IoSlice::new(b"more")]).unwrap();
+        assert!(taken < full.len());
+        assert_eq!(super::Stream::write(&mut stream, &[IoSlice::new(b"x")]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let mut events = mio::Events::with_capacity(8);
+        poll.poll(&mut events, Some(std::time::Duration::ZERO)).unwrap();
+        client.read_exact(&mut vec![0; taken]).unwrap();
+        poll.poll(&mut events, Some(std::time::Duration::from_secs(10))).unwrap();
+        assert!(events.iter().any(|event| event.token() == Token(7) && event.is_writable()));
+        stream.shutdown_write();
+        assert_eq!(client.read(&mut buffer).unwrap(), 0);
+        drop(client);
+        assert_eq!(super::Stream::read(&mut stream, &mut buffer).unwrap(), Received::End);
     }
 
     #[test]

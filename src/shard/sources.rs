@@ -1,8 +1,7 @@
 //! Where each connection of a shard comes from, and how fast it may have channels made. Asked at accept and by `subscribe`, never on the way of
 //! a message; so it lies apart from the connections, by slot.
 
-use std::net::SocketAddr;
-
+use super::rate::{Moment, Rate};
 use crate::addresses::Source;
 use crate::limits;
 
@@ -14,27 +13,45 @@ pub struct Sources {
     interval_ms: u32,
     /// and this many at once after a rest.
     burst: u32,
+    /// Of each connection.
+    commands: Option<Rate>,
 }
 
 /// What is remembered of the connection in a slot.
 #[derive(Debug, Clone, Copy)]
 struct Origin {
     source: Source,
+    standing: Standing,
+    /// When all its commands will be as if they had come one interval apart ([`super::rate`]).
+    commands_even_at: Moment,
     /// When the connection will have been as quiet as if it had made its channels one interval apart; in the past: it may make a whole burst.
     even_at_ms: u32,
 }
 
+/// What is known of who connects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Of all that its address may take it has a part.
+    Counted,
+    /// A trusted proxy, or somebody on a unix socket: believed, and not limited itself.
+    Trusted,
+    /// Its address may take no more: it is told so.
+    Refused,
+}
+
 impl Sources {
     /// A connection may change all of its subscriptions twice in a row, and then all of them once in a while.
-    pub fn new(subscriptions_max: usize) -> Sources {
+    pub fn new(subscriptions_max: usize, commands_per_second: Option<usize>) -> Sources {
+        // All subscriptions may be left and made anew, twice, beside a second's worth.
+        let commands = commands_per_second.map(|count| Rate::new(count, count + 4 * subscriptions_max));
         let per_second = (subscriptions_max / limits::RESUBSCRIBE_ALL_SECONDS).clamp(limits::CHANNELS_PER_SECOND_MIN, 1000);
         let burst = (2 * subscriptions_max).max(limits::CHANNELS_AT_ONCE_MIN);
-        Sources { origins: Vec::new(), interval_ms: 1000 / per_second as u32, burst: burst as u32 }
+        Sources { origins: Vec::new(), interval_ms: 1000 / per_second as u32, burst: burst as u32, commands }
     }
 
     /// A connection takes its place.
-    pub fn enter(&mut self, key: usize, peer: SocketAddr, now_ms: u32) {
-        let origin = Origin { source: Source::of(peer), even_at_ms: now_ms };
+    pub fn enter(&mut self, key: usize, source: Source, standing: Standing, now_ms: u32, now: Moment) {
+        let origin = Origin { source, standing, commands_even_at: now, even_at_ms: now_ms };
         match self.origins.get_mut(key) {
             Some(before) => *before = origin,
             // Slots are given out from the lowest on.
@@ -45,6 +62,20 @@ impl Sources {
 
     pub fn source(&self, key: usize) -> Source {
         self.origins[key].source
+    }
+
+    pub fn standing(&self, key: usize) -> Standing {
+        self.origins[key].standing
+    }
+
+    /// It comes from elsewhere than its socket says.
+    pub fn name(&mut self, key: usize, source: Source, standing: Standing) {
+        (self.origins[key].source, self.origins[key].standing) = (source, standing);
+    }
+
+    /// Whether a command of the connection may be obeyed now; if so, it counts.
+    pub fn may_command(&mut self, key: usize, now: Moment) -> bool {
+        self.commands.is_none_or(|rate| rate.take(&mut self.origins[key].commands_even_at, now))
     }
 
     /// Whether the connection may have a channel made now; if so, it counts. (The generic cell rate algorithm: one number stands for the bucket.)
@@ -73,17 +104,17 @@ impl Sources {
 mod tests {
     use super::*;
 
-    fn peer(number: u8) -> SocketAddr {
-        SocketAddr::from(([192, 0, 2, number], 4000))
+    fn peer(number: u8) -> Source {
+        Source::of_ip([192, 0, 2, number].into())
     }
 
     #[test]
     fn a_connection_may_make_a_burst_and_then_some_in_a_while() {
-        let mut sources = Sources::new(128);
+        let mut sources = Sources::new(128, None);
         assert_eq!((sources.burst(), sources.per_second()), (256, 16));
         let start = u32::MAX - 500; // the clock goes round on the way
         for key in 0..2 {
-            sources.enter(key, peer(key as u8), start);
+            sources.enter(key, peer(key as u8), Standing::Counted, start, 0);
         }
         let made = |sources: &mut Sources, now_ms: u32| (0..1000).filter(|_| sources.may_create(0, now_ms)).count();
         assert_eq!(made(&mut sources, start), 256);
@@ -91,8 +122,19 @@ mod tests {
         assert_eq!(made(&mut sources, start.wrapping_add(60_000)), 256, "after a rest, and no more for a long one");
         assert!(sources.may_create(1, start), "the other one is not concerned");
         assert_ne!(sources.source(0), sources.source(1));
-        sources.enter(0, peer(1), start);
+        sources.enter(0, peer(1), Standing::Counted, start, 0);
         assert_eq!(made(&mut sources, start), 256, "who comes into the slot begins anew");
+    }
+
+    #[test]
+    fn commands_have_a_rate_with_room_for_all_subscriptions() {
+        let mut sources = Sources::new(10, Some(5));
+        sources.enter(0, peer(1), Standing::Counted, 0, 0);
+        sources.enter(1, peer(1), Standing::Counted, 0, 0);
+        let obeyed = |sources: &mut Sources, now| (0..1000).filter(|_| sources.may_command(0, now)).count();
+        assert_eq!(obeyed(&mut sources, 0), 45);
+        assert_eq!(obeyed(&mut sources, super::super::rate::moment(2_000_000_000)), 10);
+        assert!(sources.may_command(1, 0), "the other connection is not concerned");
     }
 
     #[test]
@@ -100,7 +142,7 @@ mod tests {
         for (subscriptions_max, burst, per_second) in
             [(1, 64, 16), (5000, 10_000, 500), (limits::SUBSCRIPTIONS_MAX, 2 * limits::SUBSCRIPTIONS_MAX as u32, 1000)]
         {
-            let sources = Sources::new(subscriptions_max);
+            let sources = Sources::new(subscriptions_max, None);
             assert!((sources.burst(), sources.per_second()) >= (burst, per_second), "{sources:?}");
             assert!(sources.interval_ms.checked_mul(sources.burst).is_some());
         }

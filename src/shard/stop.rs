@@ -40,7 +40,7 @@ impl<N: Network> Shard<N> {
         // Whoever waits at the door is told.
         for _ in 0..limits::REFUSALS_UNDER_WAY_MAX {
             match self.net.accept() {
-                Accepted::Stream { stream, peer } => self.admit(stream, peer),
+                Accepted::Stream { stream, peer, is_proxied } => self.arrive(stream, peer, is_proxied),
                 Accepted::Gone | Accepted::Dropped => {}
                 Accepted::None | Accepted::Later => break,
             }
@@ -52,7 +52,7 @@ impl<N: Network> Shard<N> {
         for key in keys {
             match self.conns[key].phase {
                 // The request is refused when it is here; it is not waited for long.
-                Phase::Handshake => self.set_timer(key, Timer::Handshake, Duration::from_secs(1)),
+                Phase::Proxy | Phase::Handshake => self.set_timer(key, Timer::Handshake, Duration::from_secs(1)),
                 Phase::Open => {
                     self.conns[key].enter(Phase::Finishing);
                     self.mark_ready(key);

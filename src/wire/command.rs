@@ -105,6 +105,18 @@ impl<'a> Asked<'a> {
     }
 }
 
+impl Command<'_> {
+    pub fn asked(&self) -> Asked<'_> {
+        let (command, channel) = match &self.body {
+            Body::Subscribe { channel, .. } => (SUBSCRIBE, Some(channel)),
+            Body::Unsubscribe { channel } => (UNSUBSCRIBE, Some(channel)),
+            Body::Publish { channel, .. } => (PUBLISH, Some(channel)),
+            Body::Ping => (PING, None),
+        };
+        Asked { id: self.id.as_ref(), command: Some(command), channel: channel.map(|channel| channel.as_ref()) }
+    }
+}
+
 impl CommandError<'_> {
     pub fn asked(&self) -> Asked<'_> {
         Asked { id: self.id.as_ref(), command: self.command.as_deref(), channel: self.channel.as_deref() }

@@ -13,6 +13,7 @@ use campanile::bus::{BusCommand, BusSender, ShardMessage};
 use campanile::config::Settings;
 use campanile::inbox::{Inbox, InboxSender, inbox};
 use campanile::metrics::ShardMetrics;
+use campanile::shard::by_address::ByAddress;
 use campanile::shard::net::Network;
 use campanile::shard::settings::ShardSettings;
 use campanile::shard::{Parts, Shard};
@@ -21,6 +22,7 @@ use campanile::shard::{Parts, Shard};
 pub struct Rig<N: Network> {
     pub shard: Shard<N>,
     pub metrics: Arc<ShardMetrics>,
+    pub addresses: Arc<ByAddress>,
     pub to_shard: InboxSender<ShardMessage>,
     pub from_shard: Inbox<BusCommand>,
     /// What the inboxes' wakers are registered with; nobody sleeps on them.
@@ -33,6 +35,7 @@ impl<N: Network> Rig<N> {
         let (to_shard, shard_inbox) = inbox(inbox_messages, polls[0].registry(), mio::Token(0)).unwrap();
         let (to_bus, from_shard) = inbox(inbox_messages, polls[1].registry(), mio::Token(0)).unwrap();
         let metrics = Arc::new(ShardMetrics::default());
+        let addresses = Arc::new(ByAddress::new(&settings.bounds));
         let parts = Parts {
             index: 0,
             settings: Arc::new(ShardSettings::from(settings)),
@@ -40,10 +43,11 @@ impl<N: Network> Rig<N> {
             inbox: shard_inbox,
             bus: BusSender::new(to_bus, inbox_messages),
             connections: Arc::new(AtomicUsize::new(0)),
+            addresses: addresses.clone(),
             node_id: 1,
             peer_of: net::peer_of,
         };
-        Rig { shard: Shard::new(net, parts), metrics, to_shard, from_shard, polls }
+        Rig { shard: Shard::new(net, parts), metrics, addresses, to_shard, from_shard, polls }
     }
 }
 

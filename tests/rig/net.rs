@@ -20,6 +20,8 @@ use fastrand::Rng;
 pub struct Pipe {
     /// Where the client connects from.
     pub peer: Option<SocketAddr>,
+    /// A PROXY header comes first.
+    pub is_proxied: bool,
     pub token: Option<usize>,
     pub to_server: VecDeque<u8>,
     pub to_client: VecDeque<u8>,
@@ -187,8 +189,8 @@ impl Network for SimNet {
         match wires.waiting.pop_front() {
             Some(pipe) if wires.pipes[pipe].reset => Accepted::Gone,
             Some(pipe) => {
-                let peer = wires.pipes[pipe].peer.expect("whoever waits has connected");
-                Accepted::Stream { stream: SimStream { wires: self.0.clone(), pipe }, peer }
+                let Pipe { peer, is_proxied, .. } = wires.pipes[pipe];
+                Accepted::Stream { stream: SimStream { wires: self.0.clone(), pipe }, peer, is_proxied }
             }
             None => Accepted::None,
         }

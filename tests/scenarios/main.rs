@@ -1,6 +1,7 @@
 //! Bugs that a whole shard once had, one test for each, named after what went wrong. The network is the simulation's, but nothing is left
 //! to chance: every test says who reads how much, and when.
 
+mod arrivals;
 mod channels;
 mod ends;
 mod replies;

@@ -59,6 +59,8 @@ impl Seen {
         add("pings", metrics.pings_sent.get());
         add("heartbeats to those who cannot be pinged", clients.iter().map(|peer| peer.client.beats as u64).sum());
         add("told that a channel is counted anew", clients.iter().map(|peer| peer.client.renumbered).sum());
+        add("refused for a broken PROXY header", metrics.refused[RefusalReason::ProxyHeader as usize].get());
+        add("refused for too many connections of one address", metrics.refused[RefusalReason::ConnectionsPerAddress as usize].get());
         add("refused for too many connections", metrics.refused[RefusalReason::ConnectionsMax as usize].get());
     }
 
@@ -247,6 +249,40 @@ impl Simulation {
         }
         self.peers.push(peer);
         self.rig.shard.on_listener();
+        if self.rng.u8(..3) == 0 {
+            self.come_by_proxy(pipe);
+        }
+    }
+
+    /// A header comes before all that the client says; sometimes by itself, a byte at a time, and sometimes it is none.
+    fn come_by_proxy(&mut self, pipe: usize) {
+        let address = self.rng.u8(1..4);
+        let binary = |command: u8, kind: u8, block: &[u8]| {
+            [&b"\r\n\r\n\0\r\nQUIT\n"[..], &[command, kind], &(block.len() as u16).to_be_bytes(), block].concat()
+        };
+        let header = match self.rng.u8(..7) {
+            0 | 1 => format!("PROXY TCP4 192.0.2.{address} 127.0.0.1 4711 80\r\n").into_bytes(),
+            2 | 3 => binary(0x21, 0x11, &[192, 0, 2, address, 127, 0, 0, 1, 0x12, 0x67, 0, 80, 0x04, 0, 1, 0]),
+            4 => binary(0x20, 0x00, &[0; 15]),
+            5 => b"PROXY UNKNOWN\r\n".to_vec(),
+            _ => binary(0x21, 0x11, &[192, 0, 2]),
+        };
+        let in_bytes = self.rng.bool() && !self.wires.borrow().pipes[pipe].client_closed;
+        let said = {
+            let pipe = &mut self.wires.borrow_mut().pipes[pipe];
+            pipe.is_proxied = true;
+            let said: Vec<u8> = pipe.to_server.drain(..).collect();
+            if !in_bytes {
+                pipe.to_server.extend(header.iter().chain(&said));
+                return;
+            }
+            said
+        };
+        for byte in header {
+            self.wires.borrow_mut().send(pipe, &[byte]);
+            self.turn();
+        }
+        self.wires.borrow_mut().send(pipe, &said);
     }
 
     fn live_peer(&mut self) -> Option<usize> {
@@ -346,7 +382,10 @@ impl Simulation {
                 self.connect();
                 if let Some(peer) = self.peers.get_mut(before) {
                     peer.mute = true;
-                    self.wires.borrow_mut().pipes[peer.pipe].to_server.truncate(40);
+                    // Of whoever has said its last a PROXY header might be left, and nobody to answer.
+                    if peer.last_said_ns.is_none() {
+                        self.wires.borrow_mut().pipes[peer.pipe].to_server.truncate(40);
+                    }
                 }
             }
             (0, Some(at)) => self.wires.borrow_mut().pipes[self.peers[at].pipe].reset = true,
@@ -451,6 +490,9 @@ fn settings(rng: &mut Rng) -> Settings {
         settings.shards.coalesce = rng.bool().then_some(Duration::from_millis(2));
         settings.bounds.connections_max = 20;
         settings.bounds.subscriptions_max = 4;
+        // Whoever comes by a proxy is limited, the proxy is not.
+        settings.addresses.trusted_proxies.add("127.0.0.1/32".parse().unwrap());
+        settings.bounds.connections_per_address = Some(3);
         settings.bounds.log_bytes_total = log_bytes_total;
         settings.bounds.buffer_bytes_total = *rng.choice(&BUFFER_BYTES).unwrap();
         // A share of the buffers holds one message at least, so little room needs small ones.

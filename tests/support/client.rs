@@ -2,6 +2,9 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -38,8 +41,15 @@ impl Client {
         Client::over(socket.into())
     }
 
+    /// By a unix socket, which is read and written like any other.
+    pub fn dial_unix(path: &Path) -> Client {
+        let stream = UnixStream::connect(path).expect("the server accepts");
+        Client::over(TcpStream::from(OwnedFd::from(stream)))
+    }
+
     fn over(stream: TcpStream) -> Client {
-        stream.set_nodelay(true).unwrap();
+        // A unix socket has no delay to take away.
+        let _ = stream.set_nodelay(true);
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         Client { stream, buffer: Vec::new(), taken: 0 }

@@ -283,8 +283,11 @@ impl Drop for Server {
     }
 }
 
-/// Of a URL as the start block shows it, with what it stands for behind it.
+/// Of a URL as the start block shows it, with what it stands for behind it. A unix socket has none.
 fn address(shown: &str) -> SocketAddr {
+    if shown.starts_with("unix://") {
+        return SocketAddr::from(([127, 0, 0, 1], 0));
+    }
     let bare = shown.split("://").nth(1).unwrap_or(shown);
     bare.split(['/', ' ']).next().and_then(|address| address.parse().ok()).unwrap_or_else(|| panic!("no address in {shown}"))
 }

@@ -150,7 +150,12 @@ fn remark_on_pattern(channel: &str) {
 
 /// Where a server with these settings is reached from this host.
 fn default_url(settings: &Settings) -> String {
-    settings.addresses.listen.first().map_or_else(|| default_url(&Settings::default()), |listener| listener.reachable().url())
+    settings
+        .addresses
+        .listen
+        .iter()
+        .find(|listener| listener.is_plain())
+        .map_or_else(|| default_url(&Settings::default()), |listener| listener.reachable().url())
 }
 
 fn parse_url(text: &str) -> Result<Uri, BadUsage> {

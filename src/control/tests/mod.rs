@@ -21,7 +21,7 @@ use crate::bus::question::{self, Asker, PublishError, Published as Number, Quest
 use crate::bus::{BusCommand, BusSender, ChannelInfo, ChannelPage};
 use crate::config::{ChannelRule, ChannelRules, FdTable, Overrun, Pin, Settings};
 use crate::inbox::inbox;
-use crate::listen;
+use crate::listen::{self, ControlSocket};
 use crate::metrics::{BusMetrics, ShardMetrics};
 use crate::wire::payload::Expect;
 
@@ -99,7 +99,7 @@ impl Server {
                 stopped.fetch_add(1, SeqCst);
             };
             let exit = move |code| exit.send(code).unwrap();
-            runtime.block_on(super::serve(listener, served, None, on_stop, played, exit, until))
+            runtime.block_on(super::serve(ControlSocket::Tcp(listener), served, None, on_stop, played, exit, until))
         });
         let agent = agent();
         let (thread, ended) = (Some(thread), Some(ended));
@@ -196,7 +196,8 @@ pub(super) fn wait_until(done: impl Fn() -> bool) {
 }
 
 pub(super) fn state(settings: Settings, address: SocketAddr, bus: BusSender) -> State {
-    let facts = Facts { version: "1.2.3-test", fd_table: FdTable::Private, listen: listen::listed(&["127.0.0.1:8080"]), control: address };
+    let facts =
+        Facts { version: "1.2.3-test", fd_table: FdTable::Private, listen: listen::listed(&["127.0.0.1:8080"]), control: address.into() };
     let shards = (0..settings.shards.count).map(|_| Arc::new(ShardMetrics::default())).collect();
     State::new(Arc::new(settings), facts, shards, Arc::new(BusMetrics::default()), bus)
 }
@@ -270,7 +271,7 @@ pub(super) fn settings() -> Settings {
     let ticker = ChannelRule { overrun: Overrun::Latest, ..ChannelRule::default() };
     Settings::default().with(|settings| {
         settings.addresses.listen = listen::listed(&["127.0.0.1:0"]);
-        settings.addresses.control = "127.0.0.1:0".parse().unwrap();
+        settings.addresses.control = SocketAddr::from(([127, 0, 0, 1], 0)).into();
         settings.shards.count = 2;
         settings.shards.pin = Pin::List(vec![0, 1]);
         settings.bounds.connections_max = 1000;

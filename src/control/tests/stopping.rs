@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::sync::oneshot;
 
-use super::{Options, PATIENCE, Server, TIMEOUTS, Timeouts, agent, answer, fake_bus, settings, state, wait_until};
+use super::{ControlSocket, Options, PATIENCE, Server, TIMEOUTS, Timeouts, agent, answer, fake_bus, settings, state, wait_until};
 
 #[test]
 fn the_first_signal_stops_once_and_the_end_can_be_watched() {
@@ -68,8 +68,9 @@ fn a_real_sigterm_reaches_on_stop() {
     let state = Arc::new(state(settings(), address, bus.clone()));
     let (stop, stopped) = mpsc::channel();
     let (ended, until) = oneshot::channel();
-    let serving =
-        std::thread::spawn(move || crate::control::Control::prepare()?.run(listener, state, None, move || stop.send(()).unwrap(), until));
+    let serving = std::thread::spawn(move || {
+        crate::control::Control::prepare()?.run(ControlSocket::Tcp(listener), state, None, move || stop.send(()).unwrap(), until)
+    });
     // Once it answers, the handlers stand; before, the signal would end the test.
     assert_eq!(answer(agent().get(format!("http://{address}/healthz")).call()).status, 200);
 

@@ -3,7 +3,7 @@
 use super::refusal::{Refusal, RefusalReason};
 use super::upgrade::Upgrade;
 
-/// What a 503 asks a client to wait. Long enough to be a relief, short enough that a restart is not felt as an outage.
+/// What a 429 or 503 asks a client to wait. Long enough to be a relief, short enough that a restart is not felt as an outage.
 pub const RETRY_AFTER_SECONDS: u32 = 5;
 
 /// One answer, appended as it is told.
@@ -67,7 +67,9 @@ pub fn refuse(out: &mut Vec<u8>, refusal: &Refusal) {
         RefusalReason::UpgradeRequired => {
             answer.field("Upgrade", "websocket").field("Sec-WebSocket-Version", "13").field("Connection", "close, Upgrade")
         }
-        reason if reason.status().0 == 503 => answer.field("Retry-After", &RETRY_AFTER_SECONDS.to_string()).field("Connection", "close"),
+        reason if matches!(reason.status().0, 429 | 503) => {
+            answer.field("Retry-After", &RETRY_AFTER_SECONDS.to_string()).field("Connection", "close")
+        }
         _ => answer.field("Connection", "close"),
     };
     answer.end_with_text(&format!("{}\n", refusal.message), refusal.head_only);

@@ -6,7 +6,8 @@
 use std::mem::MaybeUninit;
 
 use super::refusal::{Refusal, RefusalReason};
-use crate::limits::{HEAD_BYTES_MAX, HEAD_FIELDS_MAX};
+use crate::limits::HEAD_FIELDS_MAX;
+use crate::wire::proxy;
 
 /// Room for the fields of one head, on the stack of whoever reads it.
 #[derive(Debug)]
@@ -33,9 +34,9 @@ pub struct Head<'h> {
 
 impl<'h> Head<'h> {
     /// Reads a head from the start of what the peer has sent; None: more bytes are needed.
-    pub(super) fn read(bytes: &'h [u8], room: &'h mut FieldRoom<'h>) -> Result<Option<Head<'h>>, Refusal> {
+    pub(super) fn read(bytes: &'h [u8], room: &'h mut FieldRoom<'h>, bytes_max: usize) -> Result<Option<Head<'h>>, Refusal> {
         let mut request = httparse::Request::new(&mut []);
-        let window = &bytes[..bytes.len().min(HEAD_BYTES_MAX)];
+        let window = &bytes[..bytes.len().min(bytes_max)];
         match request.parse_with_uninit_headers(window, &mut room.0) {
             Ok(httparse::Status::Complete(bytes)) => Ok(Some(Head {
                 method: request.method.unwrap_or_default(),
@@ -44,11 +45,12 @@ impl<'h> Head<'h> {
                 fields: Fields(request.headers),
                 bytes,
             })),
-            Ok(httparse::Status::Partial) if window.len() < HEAD_BYTES_MAX => Ok(None),
-            Ok(httparse::Status::Partial) => Err(too_big(format!("The request head must not be longer than {HEAD_BYTES_MAX} bytes."))),
+            Ok(httparse::Status::Partial) if window.len() < bytes_max => Ok(None),
+            Ok(httparse::Status::Partial) => Err(too_big(format!("The request head must not be longer than {bytes_max} bytes."))),
             Err(httparse::Error::TooManyHeaders) => {
                 Err(too_big(format!("The request must not have more than {HEAD_FIELDS_MAX} header fields.")))
             }
+            Err(_) if proxy::is_preamble(bytes) => Err(RefusalReason::ProxyUnexpected.into()),
             Err(error) => Err(Refusal::bad(format!("This is not an HTTP/1.1 request ({error})."))),
         }
     }

@@ -1,13 +1,14 @@
 //! What the public port hears and says in HTTP (RFC 9112): which resource a request is for, may it be upgraded, and the answers.
 //!
-//! [`head`] reads the syntax, `target` what is asked of which resource, [`upgrade`] decides by RFC 6455, [`refusal`] says why not, and
-//! [`answer`] writes what goes back.
+//! [`head`] reads the syntax, `target` what is asked of which resource, [`upgrade`] decides by RFC 6455, [`refusal`] says why not,
+//! [`answer`] writes what goes back, and [`forwarded`] finds out where a request came from.
 //!
 //! Called by a shard with what a new socket has sent so far, again from the start after each read until the outcome is not `Partial`;
 //! the shard bounds the time. Invariants: nothing is kept between calls, so a pending handshake costs only the bytes it sent; an outcome
 //! does not change when more bytes follow; and a refusal always says what would have been accepted.
 
 pub mod answer;
+pub mod forwarded;
 pub mod head;
 pub mod refusal;
 mod target;
@@ -25,6 +26,8 @@ use self::upgrade::Upgrade;
 pub struct Rules {
     /// `/echo` is served.
     pub echo: bool,
+    /// A longer head is refused.
+    pub head_bytes_max: usize,
 }
 
 #[derive(Debug)]
@@ -41,7 +44,7 @@ pub enum Outcome<'h> {
 
 /// Reads a request head from the start. `bytes` is everything the peer has sent.
 pub fn parse<'h>(bytes: &'h [u8], room: &'h mut FieldRoom<'h>, rules: Rules) -> Outcome<'h> {
-    let head = match Head::read(bytes, room) {
+    let head = match Head::read(bytes, room, rules.head_bytes_max) {
         Ok(Some(head)) => head,
         Ok(None) => return Outcome::Partial,
         Err(refusal) => return Outcome::Refuse(refusal),

@@ -43,16 +43,32 @@ macro_rules! refusal_reasons {
 // A new reason is one row here and one in section 2.4 of `docs/protocol.md`.
 refusal_reasons! {
     BadRequest = "bad_request", 400 "Bad Request", Not, "";
+    /// A PROXY header on a listener that is not marked for it, or a second one.
+    ProxyUnexpected = "proxy_unexpected", 400 "Bad Request", Not,
+        "This is a PROXY protocol header, and none is expected here: mark the listener (listen = \"proxy+tcp://ADDR\"), or have the proxy send none, or only one.";
+    /// A listener that is marked for it, and no good header.
+    ProxyHeader = "proxy_header", 400 "Bad Request", Not, "";
+    /// Whoever connects to such a listener is no trusted proxy; the connection was closed without an answer.
+    ProxyUntrusted = "proxy_untrusted", 400 "Bad Request", Not, "";
     NotFound = "not_found", 404 "Not Found", Not,
         "Nothing is served here; WebSocket clients connect to /ws or /ws/CHANNEL.";
     MethodNotAllowed = "method_not_allowed", 405 "Method Not Allowed", Not, "";
     RequestTimeout = "request_timeout", 408 "Request Timeout", Later, "";
     BodyNotAllowed = "body_not_allowed", 413 "Content Too Large", Not, "The request must not have a body.";
     UpgradeRequired = "upgrade_required", 426 "Upgrade Required", Not, "";
+    /// `connections_per_address` is reached.
+    ConnectionsPerAddress = "connections_per_address", 429 "Too Many Requests", Later,
+        "your address has as many connections as it may; close some, or come back later";
+    /// `accepts_per_address` is reached.
+    AcceptsPerAddress = "accepts_per_address", 429 "Too Many Requests", Later,
+        "your address connects more often than it may; wait before you come back";
     HeadTooBig = "head_too_big", 431 "Request Header Fields Too Large", Not, "";
     /// `connections_max` is reached.
     ConnectionsMax = "connections_max", 503 "Service Unavailable", Later,
         "this server has as many connections as it may; try another or later";
+    /// `accepts_per_second` is reached.
+    AcceptsPerSecond = "accepts_per_second", 503 "Service Unavailable", Later,
+        "this server takes no more new connections in this second; come back later";
     /// The descriptor limit is reached; the connection was closed without an answer.
     Descriptors = "descriptors", 503 "Service Unavailable", Later, "";
     /// The server is stopping.

@@ -2,10 +2,12 @@
 
 use super::refusal::RefusalReason::{self, *};
 use super::*;
-use crate::limits::{CHANNEL_NAME_BYTES_MAX, HEAD_BYTES_MAX, HEAD_FIELDS_MAX, QUERY_CHANNELS_MAX};
+use crate::limits::{CHANNEL_NAME_BYTES_MAX, HEAD_FIELDS_MAX, QUERY_CHANNELS_MAX};
 use crate::wire::Format;
 
-const RULES: Rules = Rules { echo: true };
+/// As it is unless set.
+const HEAD_BYTES_MAX: usize = 8 * 1024;
+const RULES: Rules = Rules { echo: true, head_bytes_max: HEAD_BYTES_MAX };
 /// The key and answer of RFC 6455, 1.3.
 const KEY: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
@@ -293,7 +295,7 @@ fn each_refusal_and_its_answer() {
         assert_eq!(refusal.reason, reason, "{refusal:?} for {shown}");
         assert!(answer(&refusal).contains(words), "{refusal:?} for {shown}");
     }
-    assert_eq!(refused(&upgrade_head("/echo", &[]), Rules { echo: false }).reason, NotFound);
+    assert_eq!(refused(&upgrade_head("/echo", &[]), Rules { echo: false, ..RULES }).reason, NotFound);
 }
 
 #[test]
@@ -357,7 +359,7 @@ fn every_refusal_is_a_whole_answer() {
         for line in ["Content-Type: text/plain; charset=utf-8", "Content-Length: 9", "Connection: close"] {
             assert!(head.contains(&format!("\r\n{line}")), "{text}");
         }
-        assert_eq!(head.contains("Retry-After: 5"), code == 503, "{text}");
+        assert_eq!(head.contains("Retry-After: 5"), matches!(code, 429 | 503), "{text}");
         assert_eq!(body, "Because.\n");
     }
     let to_head = answer(&refused(&head("HEAD /nowhere HTTP/1.1", &["Host: h"]), RULES));

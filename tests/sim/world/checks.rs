@@ -147,6 +147,7 @@ impl Simulation {
         assert!(self.rig.shard.is_finished(), "every connection ends within its deadlines");
         self.check();
         assert_eq!((self.rig.metrics.subscriptions.get(), self.rig.metrics.lagging.get()), (0, 0));
+        assert_eq!(self.rig.addresses.remembered(), 0, "no address counts connections that are gone");
         self.bus_turn(true);
         self.turn();
         assert_eq!((self.rig.metrics.log_bytes.get(), self.rig.metrics.channels.get()), (0, 0), "topics go with their last subscriber");

@@ -1,0 +1,102 @@
+//! Rows about who comes in, from where, and how often: listeners, proxies, limits of addresses. Each has its place in the table.
+
+use super::{NAMED_TWICE, ROW, size};
+use crate::config::table::{Section, Setting, Shown, Value};
+use crate::config::words::NONE;
+use crate::config::{listen_url, parse};
+use crate::limits::{self, CONNECTIONS_MAX, RATE_PER_SECOND_MAX};
+use crate::listen::{self, Listener};
+
+/// Programs are told null where there is none.
+fn show_limit(limit: Option<usize>) -> Shown {
+    Shown::Both { text: limit.map_or_else(|| NONE.to_owned(), |limit| limit.to_string()), json: limit.into() }
+}
+
+pub(super) const LISTEN: Setting = Setting {
+    key: "listen",
+    section: Section::Addresses,
+    placeholder: "ADDR",
+    help: "Public address for WebSocket clients, or unix socket. May be given more than once.",
+    accepted: listen_url::ACCEPTED,
+    value: Value::Many {
+        clear: |settings| settings.addresses.listen.clear(),
+        push: |settings, text| {
+            let listener = listen_url::listener(text)?;
+            let listed = &mut settings.addresses.listen;
+            if listed.iter().any(|other| other.address.is_at(&listener.address)) {
+                return Err(NAMED_TWICE.to_owned());
+            }
+            listen::add(listed, listener);
+            Ok(())
+        },
+        show: |settings| settings.addresses.listen.iter().map(Listener::to_string).collect(),
+    },
+    ..ROW
+};
+
+pub(super) const TRUSTED_PROXIES: Setting = Setting {
+    key: "trusted_proxies",
+    section: Section::Addresses,
+    placeholder: "NET",
+    help: "Proxies whose word is taken for where clients come from: by PROXY header on listeners marked proxy+, by X-Forwarded-For on all. Who connects by a unix socket is believed as well. May be given more than once.",
+    accepted: "addresses and networks, as in 10.0.0.0/8, 127.0.0.1, 2001:db8::/32",
+    value: Value::Many {
+        clear: |settings| settings.addresses.trusted_proxies.clear(),
+        push: |settings, text| {
+            let network = parse::network(text)?;
+            if settings.addresses.trusted_proxies.add(network) { Ok(()) } else { Err(NAMED_TWICE.to_owned()) }
+        },
+        show: |settings| settings.addresses.trusted_proxies.shown(),
+    },
+    ..ROW
+};
+
+pub(super) const CONNECTIONS_PER_ADDRESS: Setting = Setting {
+    key: "connections_per_address",
+    section: Section::Bounds,
+    placeholder: "N",
+    help: "Connections that one address (an IPv6 /64) may have, from accept on. The next one is answered 429. Behind a proxy that trusted_proxies does not name, all clients share its address.",
+    accepted: "none, or 1 to 16777216",
+    value: one!(bounds.connections_per_address, text => parse::limit(text, CONNECTIONS_MAX), value => show_limit(*value)),
+    ..ROW
+};
+
+pub(super) const ACCEPTS_PER_ADDRESS: Setting = Setting {
+    key: "accepts_per_address",
+    section: Section::Bounds,
+    placeholder: "N",
+    help: "New connections that one address (an IPv6 /64) may make in a second, as many at once. The next one is answered 429, or closed at once where too many are.",
+    accepted: "none, or 1 to 10000",
+    value: one!(bounds.accepts_per_address, text => parse::limit(text, RATE_PER_SECOND_MAX), value => show_limit(*value)),
+    ..ROW
+};
+
+pub(super) const ACCEPTS_PER_SECOND: Setting = Setting {
+    key: "accepts_per_second",
+    section: Section::Bounds,
+    placeholder: "N",
+    help: "New connections that are taken in a second, as many at once, whoever they are from. The next one is answered 503, or closed at once where too many are.",
+    accepted: "none, or 1 to 1000000",
+    value: one!(bounds.accepts_per_second, text => parse::limit(text, 1_000_000), value => show_limit(*value)),
+    ..ROW
+};
+
+pub(super) const HEAD_BYTES_MAX: Setting = Setting {
+    key: "head_bytes_max",
+    section: Section::Bounds,
+    placeholder: "SIZE",
+    help: "Longest request head. A longer one is answered 431.",
+    accepted: "1k to 64k, as in 8192, 16k",
+    value: one!(bounds.head_bytes_max, text => size(text, limits::HEAD_BYTES_MIN as u64, limits::HEAD_BYTES_MAX as u64), value => Shown::Bytes(*value as u64)),
+    ..ROW
+};
+
+pub(super) const COMMANDS_PER_SECOND: Setting = Setting {
+    key: "commands_per_second",
+    section: Section::Bounds,
+    placeholder: "N",
+    help: "Commands that one connection may send in a second, in the long run; after a rest four times subscriptions_max more at once. The next one is answered with the error rate_limited.",
+    accepted: "none, or 1 to 10000",
+    value: one!(bounds.commands_per_second, text => parse::limit(text, RATE_PER_SECOND_MAX), value => show_limit(*value)),
+    ..ROW
+};

@@ -1,0 +1,196 @@
+//! Who connects, from where, and how many may: PROXY headers, `X-Forwarded-For`, limits of addresses. Not bugs of old: what they must not become.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use campanile::config::Settings;
+use campanile::wire::Format;
+use campanile::wire::close::CloseReason;
+use campanile::wire::http::refusal::RefusalReason;
+
+use crate::rig::client::Client;
+use crate::rig::net::request;
+use crate::stage::{PLENTY, Stage, settings};
+
+/// The proxy is 10.0.0.1, and is believed.
+fn with_proxy(change: impl FnOnce(&mut Settings)) -> Stage {
+    Stage::new(settings().with(|settings| {
+        settings.addresses.trusted_proxies.add("10.0.0.0/8".parse().unwrap());
+        change(settings);
+    }))
+}
+
+fn knock(stage: &mut Stage, peer: [u8; 4], is_proxied: bool, bytes: &[u8]) -> usize {
+    stage.clients.push(Client::new(Format::Json));
+    let client = stage.wires.borrow_mut().connect_from(SocketAddr::from((peer, 4000)), "", PLENTY);
+    stage.wires.borrow_mut().pipes[client].is_proxied = is_proxied;
+    stage.wires.borrow_mut().send(client, bytes);
+    stage.rig.shard.on_listener();
+    stage.turns(2);
+    client
+}
+
+fn upgrade() -> String {
+    request("/ws", Format::Json)
+}
+
+fn forwarded(list: &str) -> String {
+    upgrade().replace("Host: sim\r\n", &format!("Host: sim\r\nX-Forwarded-For: {list}\r\n"))
+}
+
+fn refused(stage: &Stage, reason: RefusalReason) -> u64 {
+    stage.rig.metrics.refused[reason as usize].get()
+}
+
+#[test]
+fn the_address_that_a_proxy_names_is_the_one_that_is_limited() {
+    let mut stage = with_proxy(|settings| settings.bounds.connections_per_address = Some(2));
+    let by_proxy = |address: u8| format!("PROXY TCP4 192.0.2.{address} 10.0.0.1 1 2\r\n{}", upgrade()).into_bytes();
+    let served: Vec<usize> = [1, 1, 2].map(|address| knock(&mut stage, [10, 0, 0, 1], true, &by_proxy(address))).into();
+    assert!(served.iter().all(|&client| stage.clients[client].is_upgraded()));
+    let third = knock(&mut stage, [10, 0, 0, 1], true, &by_proxy(1));
+    assert_eq!((stage.clients[third].refused, refused(&stage, RefusalReason::ConnectionsPerAddress)), (Some(429), 1));
+    // Its own connections count for the proxy nowhere, and there is room again when one has ended.
+    let health = knock(&mut stage, [10, 0, 0, 1], true, b"\r\n\r\n\0\r\nQUIT\n\x20\x00\0\0GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert_eq!(stage.clients[health].refused, Some(200));
+    stage.wires.borrow_mut().pipes[served[0]].reset = true;
+    stage.turns(3);
+    let again = knock(&mut stage, [10, 0, 0, 1], true, &by_proxy(1));
+    assert!(stage.clients[again].is_upgraded());
+}
+
+#[test]
+fn a_header_from_anybody_else_is_not_even_read() {
+    let mut stage = with_proxy(|_| ());
+    let client = knock(&mut stage, [192, 0, 2, 1], true, format!("PROXY TCP4 127.0.0.1 10.0.0.1 1 2\r\n{}", upgrade()).as_bytes());
+    assert!(stage.wires.borrow().pipes[client].server_gone && stage.wires.borrow().pipes[client].to_client.is_empty());
+    assert_eq!((refused(&stage, RefusalReason::ProxyUntrusted), stage.rig.metrics.sockets.get()), (1, 0));
+}
+
+#[test]
+fn a_broken_header_is_answered_and_nothing_behind_it_is_read() {
+    let mut stage = with_proxy(|_| ());
+    let headers: [&[u8]; 4] = [
+        b"GET /ws HTTP/1.1\r\n",
+        b"PROXY TCP4 1.2.3.4 1.2.3.4 1\r\n",
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xFF\xFF",
+        b"\r\n\r\n\0\r\nQUIT\n\x41\x11\0\x0C",
+    ];
+    for (number, header) in headers.into_iter().enumerate() {
+        let client = knock(&mut stage, [10, 0, 0, 1], true, &[header, upgrade().as_bytes()].concat());
+        assert_eq!(stage.clients[client].refused, Some(400));
+        assert_eq!(refused(&stage, RefusalReason::ProxyHeader), number as u64 + 1);
+    }
+    // Half of one, and the end.
+    let half = knock(&mut stage, [10, 0, 0, 1], true, b"PROXY TCP4 1.2");
+    stage.wires.borrow_mut().send_last(half, b"");
+    stage.turns(2);
+    assert_eq!(stage.clients[half].refused, Some(400));
+    // And nothing at all.
+    let nobody = knock(&mut stage, [10, 0, 0, 1], true, b"");
+    stage.wires.borrow_mut().send_last(nobody, b"");
+    stage.turns(2);
+    assert_eq!(stage.rig.metrics.closed[CloseReason::Gone as usize].get(), 1);
+}
+
+#[test]
+fn a_header_where_none_is_expected_is_named_in_the_answer() {
+    let mut stage = with_proxy(|_| ());
+    let v1 = format!("PROXY TCP4 192.0.2.1 10.0.0.1 1 2\r\n{}", upgrade()).into_bytes();
+    let v2 = [&b"\r\n\r\n\0\r\nQUIT\n\x20\x00\0\0"[..], upgrade().as_bytes()].concat();
+    for header in [&v1, &v2] {
+        let plain = knock(&mut stage, [10, 0, 0, 1], false, header);
+        let twice = knock(&mut stage, [10, 0, 0, 1], true, &[b"PROXY UNKNOWN\r\n", &header[..]].concat());
+        assert_eq!((stage.clients[plain].refused, stage.clients[twice].refused), (Some(400), Some(400)));
+    }
+    assert_eq!(refused(&stage, RefusalReason::ProxyUnexpected), 4);
+}
+
+#[test]
+fn header_and_head_have_one_deadline() {
+    let mut stage = with_proxy(|_| ());
+    let silent = knock(&mut stage, [10, 0, 0, 1], true, b"PROXY TCP4");
+    let slow = knock(&mut stage, [10, 0, 0, 1], true, b"PROXY UNKNOWN\r\nGET /ws");
+    stage.pass(Duration::from_secs(9));
+    stage.send(silent, b" 1.2.3.4");
+    stage.turns(1);
+    stage.pass(Duration::from_secs(2));
+    stage.turns(2);
+    assert_eq!((stage.clients[silent].refused, stage.clients[slow].refused), (Some(408), Some(408)));
+}
+
+#[test]
+fn the_address_that_was_forwarded_is_the_one_that_is_limited() {
+    let mut stage = with_proxy(|settings| settings.bounds.connections_per_address = Some(1));
+    let status = |stage: &mut Stage, peer: [u8; 4], list: &str| {
+        let client = knock(stage, peer, false, forwarded(list).as_bytes());
+        if stage.clients[client].is_upgraded() { 101 } else { stage.clients[client].refused.expect("an answer") }
+    };
+    assert_eq!(status(&mut stage, [10, 0, 0, 1], "192.0.2.1"), 101);
+    assert_eq!(status(&mut stage, [10, 0, 0, 2], "6.6.6.6, 192.0.2.1, 10.0.0.9"), 429, "what the client wrote itself is not believed");
+    assert_eq!(status(&mut stage, [10, 0, 0, 1], "192.0.2.2"), 101);
+    // Nobody else is believed.
+    assert_eq!(status(&mut stage, [192, 0, 2, 7], "192.0.2.8"), 101);
+    assert_eq!(status(&mut stage, [192, 0, 2, 7], "192.0.2.9"), 429);
+    // A proxy that names nobody is not limited itself.
+    for _ in 0..3 {
+        assert_eq!(status(&mut stage, [10, 0, 0, 1], "unknown"), 101);
+    }
+    // And a client that a PROXY header has named is no proxy.
+    let named = format!("PROXY TCP4 192.0.2.20 10.0.0.1 1 2\r\n{}", forwarded("192.0.2.21"));
+    let twice = [(), ()].map(|()| knock(&mut stage, [10, 0, 0, 1], true, named.as_bytes()));
+    assert!(stage.clients[twice[0]].is_upgraded() && stage.clients[twice[1]].refused == Some(429));
+}
+
+#[test]
+fn who_is_refused_at_the_door_is_told_unless_too_many_are() {
+    let mut stage = Stage::new(settings().with(|settings| settings.bounds.accepts_per_address = Some(5)));
+    let clients: Vec<usize> = (0..500).map(|_| knock(&mut stage, [192, 0, 2, 1], false, upgrade().as_bytes())).collect();
+    let count = |status: Option<u16>| {
+        clients.iter().filter(|&&client| stage.clients[client].refused == status && !stage.clients[client].is_upgraded()).count()
+    };
+    assert_eq!((count(Some(429)), count(None)), (100, 395), "a hundred answers, the others are dropped");
+    assert_eq!(refused(&stage, RefusalReason::AcceptsPerAddress), 495);
+    let other = knock(&mut stage, [192, 0, 2, 2], false, upgrade().as_bytes());
+    assert!(stage.clients[other].is_upgraded());
+    stage.pass(Duration::from_secs(1));
+    let later = knock(&mut stage, [192, 0, 2, 1], false, upgrade().as_bytes());
+    assert!(stage.clients[later].is_upgraded());
+}
+
+#[test]
+fn accepts_of_all_together_have_a_rate() {
+    let mut stage = Stage::new(settings().with(|settings| settings.bounds.accepts_per_second = Some(3)));
+    let clients: Vec<usize> = (0..6).map(|number| knock(&mut stage, [192, 0, 2, number], false, upgrade().as_bytes())).collect();
+    let served = clients.iter().filter(|&&client| stage.clients[client].is_upgraded()).count();
+    assert_eq!((served, refused(&stage, RefusalReason::AcceptsPerSecond)), (3, 3));
+    assert!(clients.iter().all(|&client| stage.clients[client].is_upgraded() || stage.clients[client].refused == Some(503)));
+}
+
+#[test]
+fn commands_beyond_their_rate_are_answered_by_name() {
+    let mut stage = Stage::new(settings().with(|settings| {
+        settings.bounds.subscriptions_max = 1;
+        settings.bounds.commands_per_second = Some(2);
+    }));
+    let flood = stage.connect("/ws", PLENTY);
+    let other = stage.connect("/ws", PLENTY);
+    stage.turns(2);
+    for number in 0..10 {
+        stage.text(flood, &format!("{{\"type\":\"unsubscribe\",\"channel\":\"c\",\"id\":{number}}}"));
+    }
+    stage.text(flood, "{\"type\":\"nonsense\",\"id\":\"n\"}");
+    stage.turns(2);
+    let codes: Vec<&str> = stage.clients[flood].answers.iter().map(|answer| answer["code"].as_str().unwrap()).collect();
+    assert_eq!(codes[..6], ["not_subscribed"; 6]);
+    assert_eq!(codes[6..], ["rate_limited"; 5]);
+    let last = &stage.clients[flood].answers[9];
+    assert_eq!((&last["id"], &last["command"], &last["channel"]), (&9.into(), &"unsubscribe".into(), &"c".into()));
+    assert_eq!(stage.rig.metrics.commands_limited.get(), 5);
+    stage.text(other, "{\"type\":\"ping\",\"id\":1}");
+    stage.pass(Duration::from_secs(1));
+    stage.text(flood, "{\"type\":\"ping\",\"id\":2}");
+    stage.turns(2);
+    assert_eq!(stage.clients[other].answers[0]["type"], "pong");
+    assert_eq!(stage.clients[flood].answers[11]["type"], "pong");
+}
