@@ -11,7 +11,7 @@ use super::head::Fields;
 /// The last address of the list that is no trusted proxy; that of the first proxy if all are. None: the last word is missing or no address, as
 /// `unknown`. The request itself must have come from a trusted proxy.
 pub fn forwarded_for(fields: &Fields<'_>, is_trusted: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
-    // A list may be spread over several fields; whole, the last of them is the last.
+    // A list may be spread over several fields: the last of them is its end.
     let mut found = None;
     let values: smallvec::SmallVec<[&[u8]; 4]> = fields.values("x-forwarded-for").collect();
     for element in values.iter().rev().flat_map(|value| value.rsplit(|&byte| byte == b',')) {
