@@ -117,7 +117,7 @@ impl<'a> Target<'a> {
         let url = settings.redis.url.as_deref().expect("the flag was given and read");
         if url.starts_with("rediss://") {
             // An error says that the program has one already, which is as good.
-            let _ = rustls::crypto::ring::default_provider().install_default();
+            let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         }
         let shown = mask::url(url);
         let connection = redis::Client::open(url)

@@ -7,7 +7,7 @@ use anyhow::{Context, anyhow, bail};
 use redis::{ConnectionAddr, ConnectionInfo};
 use rustls::ClientConfig;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::config::redis_url;
@@ -94,7 +94,7 @@ impl std::fmt::Display for Target {
 }
 
 fn tls_config(insecure: bool) -> anyhow::Result<Arc<ClientConfig>> {
-    let provider = Arc::new(ring::default_provider());
+    let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
     if insecure {
         let verifier = Arc::new(AnyCertificate(provider));

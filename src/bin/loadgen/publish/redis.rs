@@ -62,7 +62,7 @@ pub fn probe(url: &str) -> anyhow::Result<()> {
 fn open(url: &str) -> anyhow::Result<Connection> {
     if url.starts_with("rediss://") {
         // An error says that the program has one already, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     }
     let shown = campanile::config::mask::url(url);
     let connection = redis::Client::open(url)
