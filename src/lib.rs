@@ -11,6 +11,7 @@
 //!
 //! [`server`] starts the threads and ends them. Around them:
 //!
+//! * [`auth`]: who a client is, by its token
 //! * [`config`]: settings as typed, then checked; [`limits`]: every bound that is not one, named
 //! * [`listen`]: which sockets an address stands for; [`systemd`]: readiness, watchdog, given sockets
 //! * [`control`]: HTTP for operators; [`metrics`]: counters that one thread writes and others read
@@ -21,6 +22,7 @@
 //! * [`sys`]: the only unsafe code
 
 pub mod addresses;
+pub mod auth;
 pub mod bus;
 pub mod by_name;
 pub mod cli;

@@ -1,5 +1,5 @@
-//! Every bound that is not a setting, named, unit last: of the wire and the shards here, of the [`bus`], of [`redis`] and of the [`control`] port in a section
-//! each. What an operator may change stands in [`crate::config`].
+//! Every bound that is not a setting, named, unit last: of the wire and the shards here, of tokens ([`auth`]), of the [`bus`], of [`redis`] and of the [`control`] port in
+//! a section each. What an operator may change stands in [`crate::config`].
 
 /// Longest channel name in bytes, as clients write it (without the Redis prefix).
 pub const CHANNEL_NAME_BYTES_MAX: usize = 255;
@@ -107,6 +107,21 @@ pub const CONNECTIONS_MAX: usize = 1 << 24;
 /// Beyond it the unit that rates are counted in is too coarse.
 pub const RATE_PER_SECOND_MAX: usize = 10_000;
 pub const PAYLOAD_BYTES_MAX: usize = 64 << 20;
+
+/// Of tokens.
+pub mod auth {
+    /// Shortest secret that tokens are signed with: as long as what SHA-256 makes (RFC 7518, 3.2).
+    pub const SECRET_BYTES_MIN: usize = 32;
+    /// Largest file of keys, and most keys in all. A token that names none is tried with each that fits.
+    pub const KEY_FILE_BYTES_MAX: u64 = 1024 * 1024;
+    pub const KEYS_MAX: usize = 32;
+    /// What verifying may cost in one turn of a shard, in the units of `Signed::cost`: half a millisecond. Whoever is beyond it waits for the next turn.
+    pub const VERIFY_UNITS_PER_TURN: usize = 256;
+    /// Refreshes of one shard that may wait for that, each with its token.
+    pub const REFRESHES_WAITING_MAX: usize = 1024;
+    /// What all shards together remember of tokens that were verified before: some 250,000 of them.
+    pub const CACHE_BYTES_TOTAL: usize = 64 * 1024 * 1024;
+}
 
 /// Of the bus thread.
 pub mod bus {

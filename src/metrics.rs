@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::auth::token::TokenReason;
 use crate::config::Overrun;
 use crate::wire::close::CloseReason;
 use crate::wire::http::refusal::RefusalReason;
@@ -123,6 +124,13 @@ pub struct ShardMetrics {
     pub pings_sent: Counter,
     pub closed: [Counter; CloseReason::ALL.len()],
     pub refused: [Counter; RefusalReason::ALL.len()],
+    pub tokens_refused: [Counter; TokenReason::ALL.len()],
+    /// Subscribes and publishes that a rule refused, and subscriptions that it ended.
+    pub not_allowed: Counter,
+    /// Tokens whose signature was checked.
+    pub signatures: Counter,
+    /// Tokens that had been verified before.
+    pub tokens_known: Counter,
     pub subscriptions: Counter,
     /// Channels with a subscriber on this shard (gauge).
     pub channels: Counter,

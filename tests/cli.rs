@@ -150,7 +150,7 @@ payload = "json"
             "bad.toml:15:11: error: channels.overrun",
             "bad.toml:16:1: error: channels.shards",
             "move it above the first [[channels]]",
-            "bad.toml:18:1: error: channels: prefix is missing",
+            "bad.toml:18:1: error: channels: prefix or pattern is missing",
             "14 errors in the settings",
         ],
     );

@@ -205,6 +205,7 @@ impl Node {
             connections: Arc::new(AtomicUsize::new(0)),
             addresses: Arc::new(ByAddress::new(&settings.bounds)),
             node_id: 1,
+            gate: settings.auth.gate().unwrap(),
             peer_of: Peer::of,
         };
         let tokens = Vec::with_capacity(settings.bounds.connections_max);

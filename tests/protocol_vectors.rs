@@ -31,6 +31,7 @@ fn commands() -> Vec<(&'static str, Command<'static>)> {
         ("unsubscribe", Command { id: number(2), body: Body::Unsubscribe { channel: "user:123".into() } }),
         ("publish", Command { id: number(3), body: Body::Publish { channel: "news".into(), payload: data.into() } }),
         ("publish-bytes", Command { id: None, body: Body::Publish { channel: "news".into(), payload: b"\x00\xff\x10".into() } }),
+        ("refresh", Command { id: number(6), body: Body::Refresh { token: "e30.e30.e30".into() } }),
         ("ping", Command { id: number(4), body: Body::Ping }),
     ]
 }
@@ -44,9 +45,12 @@ fn each_event(check: &mut dyn FnMut(&str, &Event<'_>)) {
     check("connected", &Event::Connected { client_id: "5f3a9c0e00000000002a", heartbeat_seconds: 30 });
     check("subscribed", &subscribed(&first, false));
     check("subscribed-resumed", &subscribed(&resume, true));
-    check("unsubscribed", &Event::Unsubscribed { id: Some(&id(2)), channel: "user:123" });
+    check("unsubscribed", &Event::Unsubscribed { id: Some(&id(2)), channel: "user:123", reason: None });
+    check("unsubscribed-not-allowed", &Event::Unsubscribed { id: None, channel: "room:7", reason: Some("not_allowed") });
     check("published", &Event::Published { id: Some(&id(3)), channel: "news", seq: Some(42) });
     check("published-no-seq", &Event::Published { id: None, channel: "news", seq: None });
+    check("refreshed", &Event::Refreshed { id: Some(&id(6)), expires_ms: TIMESTAMP_MS + 60_000 });
+    check("expiring", &Event::Expiring { expires_ms: TIMESTAMP_MS + 60_000 });
     check("pong", &Event::Pong { id: Some(&id(4)) });
     check("gap", &Event::Gap { channel: "news", from: 43, to: 70_000, reason: GapReason::Overrun });
     check("gap-expired", &Event::Gap { channel: "user:123", from: 42, to: 57, reason: GapReason::Expired });
@@ -57,8 +61,19 @@ fn each_event(check: &mut dyn FnMut(&str, &Event<'_>)) {
 }
 
 /// Groups whose vectors carry everything that is needed to check them. Without these names nothing would notice a lost block.
-const INVALID: [&str; 10] =
-    ["not-a-map", "breaks-off", "id-malformed", "no-type", "unknown-type", "id", "channel-type", "channel-name", "since", "no-data"];
+const INVALID: [&str; 11] = [
+    "not-a-map",
+    "breaks-off",
+    "id-malformed",
+    "no-type",
+    "unknown-type",
+    "id",
+    "channel-type",
+    "channel-name",
+    "since",
+    "no-data",
+    "no-token",
+];
 const NOTIFICATIONS: [&str; 5] = ["json", "msgpack", "text", "bytes", "what-json-lacks"];
 const FRAMES: [&str; 4] = ["json", "msgpack", "raw", "longer"];
 

@@ -68,8 +68,7 @@ pub struct Hub {
 
 impl Hub {
     pub fn new(settings: HubSettings, metrics: Arc<BusMetrics>, shards: Vec<ShardSender>) -> Hub {
-        let has_history =
-            settings.rules.default.history_count > 0 || settings.rules.by_prefix.iter().any(|(_, rule)| rule.history_count > 0);
+        let has_history = settings.rules.default.history_count > 0 || settings.rules.tables.iter().any(|(_, rule)| rule.history_count > 0);
         Hub {
             registry: Registry::new(&settings),
             delivery: Delivery::new(shards, settings.inbox_messages, settings.inbox_bytes_total),

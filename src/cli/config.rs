@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
 
-use super::{BadSettings, output};
+use super::explain::explain;
+use super::{BadSettings, flags, output};
 use crate::config::layers::FILE_NAME;
 use crate::config::problem::Origin;
 use crate::config::{FileChoice, Host, Sources, load, print};
@@ -13,7 +14,8 @@ use crate::config::{FileChoice, Host, Sources, load, print};
 const EXAMPLES: &str = "\
 Examples:
   campanile config --default > campanile.toml   start from a file with everything explained
-  campanile config --check campanile.toml       every mistake with its line, before a restart finds it";
+  campanile config --check campanile.toml       every mistake with its line, before a restart finds it
+  campanile config --explain user:u1            who may have a channel, and which rule says so";
 
 pub fn command() -> Command {
     Command::new("config")
@@ -30,7 +32,15 @@ pub fn command() -> Command {
         )
         .arg(Arg::new("default").long("default").action(ArgAction::SetTrue).help("Print a campanile.toml with every setting explained"))
         .arg(Arg::new("markdown").long("markdown").action(ArgAction::SetTrue).help("Print the table of settings as markdown"))
-        .group(ArgGroup::new("what").args(["check", "default", "markdown"]).required(true))
+        .arg(
+            Arg::new("explain")
+                .long("explain")
+                .value_name("CHANNEL")
+                .help("Tell which rule decides about a channel, and what follows; settings are read as by `campanile serve`"),
+        )
+        .arg(Arg::new("token").long("token").value_name("TOKEN").requires("explain").help("With --explain: for the bearer of this token"))
+        .arg(flags::file().requires("explain"))
+        .group(ArgGroup::new("what").args(["check", "default", "markdown", "explain"]).required(true))
 }
 
 pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
@@ -38,8 +48,11 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         output::bytes(print::default_file().as_bytes())?;
     } else if matches.get_flag("markdown") {
         output::bytes(print::markdown().as_bytes())?;
+    } else if let Some(channel) = matches.get_one::<String>("explain") {
+        let loaded = load(&flags::sources(matches), Some(&Host::detect())).map_err(BadSettings)?;
+        explain(&loaded, channel, matches.get_one::<String>("token").map(String::as_str))?;
     } else {
-        let path = matches.get_one::<PathBuf>("check").expect("clap takes one of the three");
+        let path = matches.get_one::<PathBuf>("check").expect("clap takes one of the four");
         check(path.clone())?;
     }
     Ok(ExitCode::SUCCESS)

@@ -5,6 +5,7 @@
 
 pub mod config;
 pub mod doctor;
+pub mod explain;
 pub mod flags;
 pub mod log;
 pub mod output;

@@ -6,19 +6,20 @@ use super::fd_table::ALLOW;
 use super::host::Host;
 use super::parse::{show_cores, show_size};
 use super::problem::{Origin, Problem};
+use super::rules::Selector;
 use super::{FdTable, Pin, RedisSubscribe, Settings, Share, redis_url};
 use crate::listen::{Address, Listener};
 
 /// What surprises about `[::]`.
 const BOTH: &str = "[::] takes IPv4 as well, unless 0.0.0.0 with the same port is listed beside it";
 
-/// All that does not fit. `origin` tells where a setting's value came from, `rule_origin` where it stands in the `[[channels]]`
-/// table of a prefix.
+/// All that does not fit. `origin` tells where a setting's value came from, `rule_origin` where it stands in a
+/// `[[channels]]` table.
 pub fn check(
     settings: &Settings,
     host: &Host,
     origin: &dyn Fn(&str) -> Origin,
-    rule_origin: &dyn Fn(&str, &str) -> Origin,
+    rule_origin: &dyn Fn(&Selector, &str) -> Origin,
 ) -> Vec<Problem> {
     let mut problems = Vec::new();
     let error = |key: &str, message: String| Problem::error(origin(key), key, message);
@@ -57,6 +58,9 @@ pub fn check(
         }
     }
 
+    problems.extend(super::auth::check(settings, origin));
+    problems.extend(super::auth::check_rules(settings, origin, rule_origin));
+
     if let Some(level) = settings.logging.level.beyond(STATIC_MAX_LEVEL) {
         let problem = Problem::warning(
             origin("log_level"),
@@ -86,14 +90,14 @@ pub fn check(
     }
 
     let logs = std::iter::once((None, &settings.channels.default))
-        .chain(settings.channels.by_prefix.iter().map(|(prefix, rule)| (Some(prefix.as_str()), rule)));
-    for (prefix, rule) in logs {
-        let (key, origin) = match prefix {
+        .chain(settings.channels.tables.iter().map(|(selector, rule)| (Some(selector), rule)));
+    for (selector, rule) in logs {
+        let (key, origin) = match selector {
             None => ("log_bytes_per_channel", origin("log_bytes_per_channel")),
-            Some(prefix) => ("channels.log_bytes", rule_origin(prefix, "log_bytes_per_channel")),
+            Some(selector) => ("channels.log_bytes", rule_origin(selector, "log_bytes_per_channel")),
         };
-        // A prefix that inherits its log inherits the message about it.
-        if prefix.is_some() && rule.log_bytes == settings.channels.default.log_bytes {
+        // A table that inherits its log inherits the message about it.
+        if selector.is_some() && rule.log_bytes == settings.channels.default.log_bytes {
             continue;
         }
         let log = show_size(rule.log_bytes as u64);

@@ -3,9 +3,10 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use super::settings::{Addresses, Bounds, Clients, Logging, Redis, Shards};
-use super::{ChannelRule, FdTable, LogFilter, LogFormat, Mismatch, Overrun, Pin, RedisSubscribe, Share};
+use super::settings::{Addresses, Auth, Bounds, Clients, Logging, Redis, Shards};
+use super::{AuthMode, ChannelRule, FdTable, LogFilter, LogFormat, Mismatch, Overrun, Pin, RedisSubscribe, Share};
 use crate::addresses::Networks;
+use crate::auth::rules::Access;
 use crate::limits::SHARDS_MAX;
 use crate::listen::Listener;
 use crate::wire::Format;
@@ -70,6 +71,25 @@ impl Default for Clients {
     }
 }
 
+impl Default for Auth {
+    fn default() -> Auth {
+        Auth {
+            mode: AuthMode::None,
+            secret: None,
+            key_files: Vec::new(),
+            issuer: None,
+            audience: None,
+            leeway: Duration::from_secs(30),
+            warning: Duration::from_secs(60),
+            // A token with some tens of channels has half of that, and the largest that is signed takes some microseconds to read.
+            token_bytes_max: 4 << 10,
+            cookie: None,
+            origins: Vec::new(),
+            user_channel: false,
+        }
+    }
+}
+
 impl Default for Bounds {
     fn default() -> Bounds {
         Bounds {
@@ -101,6 +121,8 @@ impl Default for Logging {
 impl Default for ChannelRule {
     fn default() -> ChannelRule {
         ChannelRule {
+            subscribe: Access::Auto,
+            publish: Access::Auto,
             overrun: Overrun::Disconnect,
             payload: Expect::Auto,
             mismatch: Mismatch::Opaque,

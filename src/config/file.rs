@@ -8,8 +8,10 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::problem::{Origin, Place, Problem, closest};
+use super::rules::Selector;
 use super::table::{self, SETTINGS, Setting, Value};
 use super::{ChannelRule, listen_url};
+use crate::auth::pattern::Pattern;
 
 /// What stands in a file, as texts, each read once already and found good.
 #[derive(Debug, Default)]
@@ -30,9 +32,9 @@ pub struct FileValue {
 /// One `[[channels]]` table. Its texts are applied when the rule of all other channels is known, which it inherits.
 #[derive(Debug)]
 pub struct FileRule {
-    pub prefix: String,
+    pub selector: Selector,
     pub texts: Vec<(&'static Setting, String, Place)>,
-    /// Of the prefix.
+    /// Of the prefix or pattern.
     pub place: Place,
 }
 
@@ -52,7 +54,8 @@ pub fn read(name: &str, text: &str) -> Contents {
     reader.contents
 }
 
-const CHANNELS_EXAMPLE: &str = "a table per prefix, headed [[channels]], with prefix = \"prices:\" and what differs there";
+const CHANNELS_EXAMPLE: &str =
+    "tables headed [[channels]], each with prefix = \"prices:\" or pattern = \"room:*:chat\" and what differs there";
 
 struct Reader<'a> {
     name: &'a str,
@@ -163,25 +166,23 @@ impl Reader<'_> {
     }
 
     fn rule(&mut self, table: Range<usize>, entries: &DeTable<'_>) {
-        let mut prefix = None;
+        // What is there and cannot be read is not missing.
+        let mut selectors: Vec<(Option<Selector>, Place)> = Vec::new();
         let mut texts = Vec::new();
         for (key, value) in entries {
             let name: &str = key.get_ref();
             if self.is_made_up(key.span(), value.span()) {
-                // If this was the prefix, it is not missing.
-                prefix = prefix.or_else(|| Some((String::new(), self.place(key.span()))));
+                // It may have been the prefix.
+                selectors.push((None, self.place(key.span())));
                 continue;
             }
-            if name == "prefix" {
-                match scalar(value.get_ref()).and_then(|text| super::parse::channel_text(&text, false)) {
-                    Ok(text) => prefix = Some((text, self.place(value.span()))),
-                    Err(reason) => {
-                        let problem = self.at(value.span(), "channels.prefix", reason);
-                        self.problem(problem.accepted("how the names of these channels begin: 1 to 255 bytes, without the Redis prefix"));
-                        // It stands there, so it is not missing as well.
-                        prefix = Some((String::new(), self.place(value.span())));
-                    }
+            if let Some((read, accepted)) = selector_of(name) {
+                let selector = scalar(value.get_ref()).and_then(|text| read(&text));
+                if let Err(reason) = &selector {
+                    let problem = self.at(value.span(), &format!("channels.{name}"), reason.clone());
+                    self.problem(problem.accepted(accepted));
                 }
+                selectors.push((selector.ok(), self.place(value.span())));
             } else if let Some((setting, parse)) = find_rule(name) {
                 match scalar(value.get_ref()).and_then(|text| parse(&mut ChannelRule::default(), &text).map(|()| text)) {
                     Ok(text) => texts.push((setting, text, self.place(value.span()))),
@@ -194,19 +195,27 @@ impl Reader<'_> {
                 self.unknown_in_rule(key.span(), name);
             }
         }
-        let Some((prefix, place)) = prefix else {
-            let problem = self.at(table, "channels", "prefix is missing");
+        let read = selectors.iter().filter(|(selector, _)| selector.is_some()).count();
+        if selectors.is_empty() || read > 1 {
+            let message = if read > 1 {
+                "it has prefix and pattern; one of them says which channels it is for"
+            } else {
+                "prefix or pattern is missing"
+            };
+            let problem = self.at(table, "channels", message);
             return self.problem(problem.accepted(CHANNELS_EXAMPLE));
-        };
-        if !prefix.is_empty() && self.contents.rules.iter().any(|rule| rule.prefix == prefix) {
-            self.problem(Problem::error(Origin::File(place), "channels.prefix", format!("{prefix:?} has a table already")));
+        }
+        let Some((Some(selector), place)) = selectors.into_iter().find(|(selector, _)| selector.is_some()) else { return };
+        if self.contents.rules.iter().any(|rule| rule.selector == selector) {
+            let (key, text) = selector.key();
+            self.problem(Problem::error(Origin::File(place), &format!("channels.{key}"), format!("{text:?} has a table already")));
         } else {
-            self.contents.rules.push(FileRule { prefix, texts, place });
+            self.contents.rules.push(FileRule { selector, texts, place });
         }
     }
 
     fn unknown_in_rule(&mut self, span: Range<usize>, name: &str) {
-        let keys = || rule_keys().chain(["prefix"]);
+        let keys = || rule_keys().chain(["prefix", "pattern"]);
         let problem = self.at(span, &format!("channels.{name}"), "there is no channel setting of this name");
         let named = table::find(name).map(|setting| match setting.value {
             Value::Rule { rule_key, .. } => format!("in [[channels]] it is called `{rule_key}`"),
@@ -214,6 +223,28 @@ impl Reader<'_> {
         });
         self.problem(problem.help(named.unwrap_or_else(|| suggest(closest(name, keys())))).accepted(keys().collect::<Vec<_>>().join(", ")));
     }
+}
+
+/// How a text says which channels a table is for, and which texts are taken.
+type ReadSelector = fn(&str) -> Result<Selector, String>;
+
+fn selector_of(name: &str) -> Option<(ReadSelector, &'static str)> {
+    match name {
+        "prefix" => Some((read_prefix, "how the names of these channels begin: 1 to 255 bytes, without the Redis prefix")),
+        "pattern" => Some((
+            read_pattern,
+            "a name of 1 to 255 bytes in which * stands for one or more characters but colons, ** for one or more characters, {sub} for a user",
+        )),
+        _ => None,
+    }
+}
+
+fn read_prefix(text: &str) -> Result<Selector, String> {
+    super::parse::channel_text(text, false).map(|prefix| Selector::Prefix(prefix.into()))
+}
+
+fn read_pattern(text: &str) -> Result<Selector, String> {
+    Pattern::read(text).map(Selector::Pattern)
 }
 
 /// Reads a text into a channel rule.
@@ -226,7 +257,7 @@ fn find_rule(key: &str) -> Option<(&'static Setting, ParseRule)> {
     })
 }
 
-/// The keys of `[[channels]]`, but for `prefix`.
+/// The keys of `[[channels]]`, but for `prefix` and `pattern`.
 pub fn rule_keys() -> impl Iterator<Item = &'static str> {
     SETTINGS.iter().filter_map(|setting| match setting.value {
         Value::Rule { rule_key, .. } => Some(rule_key),
@@ -303,7 +334,7 @@ mod tests {
         );
         assert!(found[1].starts_with("f.toml:2:1: ") && found[1].contains("did you mean `heartbeat`?"), "{}", found[1]);
         assert!(found[2].starts_with("f.toml:3:26: error: listen: \"nowhere\""), "{}", found[2]);
-        assert!(found[3].starts_with("f.toml:4:1: error: channels: prefix is missing"), "{}", found[3]);
+        assert!(found[3].starts_with("f.toml:4:1: error: channels: prefix or pattern is missing"), "{}", found[3]);
         assert!(found[4].contains("did you mean latest?") && found[4].contains("accepted: disconnect, skip, latest"), "{}", found[4]);
     }
 
@@ -328,6 +359,10 @@ mod tests {
         assert!(problem("[[channels]]\nprefix = \"a\"\nlog_bytes_per_channel = 2\n").contains("it is called `log_bytes`"));
         assert!(problem("[[channels]]\nprefix = \"a\"\n[[channels]]\nprefix = \"a\"\n").starts_with("f.toml:4:10: "));
         assert!(problem("[[channels]]\nprefix = \"\"\n").contains("it is empty"));
+        assert!(problem("[[channels]]\npattern = \"a{b}\"\n").contains("a brace that is not part of {sub}"));
+        assert!(problem("[[channels]]\nprefix = \"a\"\npattern = \"a*\"\n").contains("it has prefix and pattern"));
+        assert!(problem("[[channels]]\npattern = \"a*\"\n[[channels]]\npattern = \"a*\"\n").contains("has a table already"));
+        assert!(problem("[[channels]]\npatern = \"a*\"\nprefix = \"a\"\n").contains("did you mean `pattern`?"));
     }
 
     #[test]

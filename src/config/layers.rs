@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use super::file::{self, FileRule};
 use super::host::Host;
-use super::problem::{Origin, Problem, Severity};
+use super::problem::{Origin, Place, Problem, Severity};
+use super::rules::Selector;
 use super::table::{self, SETTINGS, Setting, VARIABLE_PREFIX, Value};
 use super::{ChannelRules, LogFormat, Settings, check};
 
@@ -42,6 +43,8 @@ pub struct Sources {
 #[derive(Debug, Clone)]
 pub struct Loaded {
     pub settings: Settings,
+    /// Where each table of `[[channels]]` stands, in the order of the rules.
+    pub tables: Vec<Place>,
     pub warnings: Vec<Problem>,
 }
 
@@ -158,22 +161,20 @@ impl Layers {
     /// Gives the rules of prefixes what they inherit, and checks the values together.
     pub fn finish(mut self, host: Option<&Host>) -> Result<Loaded, Vec<Problem>> {
         let default = self.settings.channels.default.clone();
-        let mut by_prefix = Vec::new();
+        let mut tables = Vec::new();
         for rule in &self.rules {
             let mut channel_rule = default.clone();
             for (setting, text, _) in &rule.texts {
                 let Value::Rule { parse, .. } = setting.value else { unreachable!("the file reader takes only rule settings here") };
                 parse(&mut channel_rule, text).expect("the file reader has read this text before");
             }
-            by_prefix.push((rule.prefix.clone(), channel_rule));
+            tables.push((rule.selector.clone(), channel_rule));
         }
-        // `ChannelRules::of` takes the first that fits.
-        by_prefix.sort_by(|(a, _), (b, _)| b.len().cmp(&a.len()).then(a.cmp(b)));
-        self.settings.channels = ChannelRules { default, by_prefix };
+        self.settings.channels = ChannelRules { default, tables };
 
         let origin = |key: &str| self.origins.get(key).cloned().unwrap_or(Origin::Default);
-        let rule_origin = |prefix: &str, key: &str| {
-            let rule = self.rules.iter().find(|rule| rule.prefix == prefix);
+        let rule_origin = |selector: &Selector, key: &str| {
+            let rule = self.rules.iter().find(|rule| rule.selector == *selector);
             let text = rule.and_then(|rule| rule.texts.iter().find(|(setting, ..)| setting.key == key));
             text.map(|(.., place)| place).or(rule.map(|rule| &rule.place)).map_or(Origin::Default, |place| Origin::File(place.clone()))
         };
@@ -187,7 +188,8 @@ impl Layers {
         if self.problems.iter().any(|problem| problem.severity == Severity::Error) {
             return Err(self.problems);
         }
-        Ok(Loaded { settings: self.settings, warnings: self.problems })
+        let tables = self.rules.into_iter().map(|rule| rule.place).collect();
+        Ok(Loaded { settings: self.settings, tables, warnings: self.problems })
     }
 }
 
@@ -244,10 +246,10 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_inherits_what_the_last_source_said() {
-        let file = "overrun = \"skip\"\n[[channels]]\nprefix = \"a\"\nhistory_count = 5\n[[channels]]\nprefix = \"a:long\"\noverrun = \"latest\"\n";
+    fn a_table_inherits_what_the_last_source_said() {
+        let file = "overrun = \"skip\"\n[[channels]]\npattern = \"a:long*\"\noverrun = \"latest\"\n[[channels]]\nprefix = \"a\"\nhistory_count = 5\n";
         let rules = layers(file, &[("CAMPANILE_LOG_BYTES_PER_CHANNEL", "2M")], &[("history_count", &["7"])]).unwrap().settings.channels;
-        assert_eq!(rules.by_prefix[0].0, "a:long");
+        assert_eq!(rules.tables[0].0.to_string(), "pattern = \"a:long*\"");
         let (short, long, other) = (rules.of("a:x"), rules.of("a:longest"), rules.of("b"));
         assert_eq!((short.overrun, short.history_count, short.log_bytes), (Overrun::Skip, 5, 2 << 20));
         assert_eq!((long.overrun, long.history_count, long.log_bytes), (Overrun::Latest, 7, 2 << 20));

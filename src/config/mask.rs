@@ -63,9 +63,18 @@ fn masked_query(query: &str) -> String {
     query.split('&').map(masked).collect::<Vec<_>>().join("&")
 }
 
+/// A secret that is nothing but one.
+pub fn secret(text: &str) -> String {
+    if text.is_empty() { String::new() } else { "***".to_owned() }
+}
+
 /// A line of a file or of a message, with the URL in it masked as by [`url`]. Without `://`, what stands before an `@` may be a login all the same.
 pub fn line(line: &str) -> String {
     const QUOTES: [char; 3] = ['"', '\'', '`'];
+    // Also where the name is misspelt behind that.
+    if let Some((key, _)) = line.split_once('=').filter(|(key, _)| key.to_lowercase().contains("secre")) {
+        return format!("{key}= ***");
+    }
     let start = match line.find("://") {
         Some(at) => line[..at].rfind(|letter: char| !letter.is_ascii_alphanumeric()).map_or(0, |before| before + 1),
         None if line.contains('@') => line.find(QUOTES).or(line.find('=')).map_or(0, |before| before + 1),
@@ -119,6 +128,14 @@ mod tests {
         for url in ["redis://a:secret@h?x=y@z", "redis://a:secret?@h", "redis://a:sec?pass=ret@h"] {
             assert!(!self::url(url).contains("sec") && !self::url(url).contains("ret"), "{}", self::url(url));
         }
+    }
+
+    #[test]
+    fn a_line_with_a_secret_is_shown_without_it() {
+        assert_eq!(line("token_secret = \"hush\" # 1"), "token_secret = ***");
+        assert_eq!(line("Token-Secret=hush"), "Token-Secret= ***");
+        assert_eq!(line("token_secre = 'hush"), "token_secre = ***");
+        assert_eq!((secret("hush"), secret("")), ("***".to_owned(), String::new()));
     }
 
     #[test]

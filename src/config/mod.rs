@@ -5,8 +5,9 @@
 //!
 //! The way of a value: [`table`] knows its names, its default and how its text is read; [`layers`] lays file ([`mod@file`]), environment and
 //! flags over the defaults, into [`settings`] and the [`rules`] of channels; [`problem`] says what is wrong and where, [`mask`] what of it may be shown; [`mod@print`] writes the
-//! table out; [`host`] and [`fd_table`] hold the settings against the host.
+//! table out; `auth` makes of the settings of tokens what shards ask; [`host`] and [`fd_table`] hold the settings against the host.
 
+mod auth;
 pub mod check;
 mod defaults;
 pub mod fd_table;
@@ -30,6 +31,6 @@ pub use fd_table::{Resolved, resolve_fd_table};
 pub use host::Host;
 pub use layers::{FileChoice, Loaded, Sources, load};
 pub use log_filter::LogFilter;
-pub use rules::{ChannelRule, ChannelRules, SharedRules};
-pub use settings::{Bounds, Clients, Pin, Settings, Share};
-pub use words::{FdTable, LogFormat, Mismatch, Overrun, RedisSubscribe};
+pub use rules::{ChannelRule, ChannelRules, Selector, SharedRules};
+pub use settings::{Auth, Bounds, Clients, Pin, Settings, Share};
+pub use words::{AuthMode, FdTable, LogFormat, Mismatch, Overrun, RedisSubscribe};

@@ -29,8 +29,9 @@ pub fn default_file() -> String {
         }
     }
     out.push_str(
-        "\n# What differs for channels whose names begin with a prefix; the longest prefix that fits counts. What is not named here is as\n\
-         # above. These tables must stand below everything else. Delete the # to use one.\n#\n# [[channels]]\n# prefix = \"prices:\"\n",
+        "\n# What differs for channels whose names begin with a prefix, or fit a pattern (pattern = \"room:*:chat\"); the first table that\n\
+         # fits counts. What is not named here is as above. These tables must stand below everything else. Delete the # to use one.\n#\n\
+         # [[channels]]\n# prefix = \"prices:\"\n",
     );
     let settings = Settings::default();
     for setting in SETTINGS {
@@ -63,9 +64,10 @@ pub fn differences(settings: &Settings) -> Vec<String> {
             lines.push(format!("{} = {}", setting.key, toml_value(setting, &setting.show_masked(settings).texts())));
         }
     }
-    for (prefix, rule) in &settings.channels.by_prefix {
+    for (selector, rule) in &settings.channels.tables {
+        let (key, text) = selector.key();
         lines.push("[[channels]]".to_owned());
-        lines.push(format!("prefix = {}", toml_string(prefix)));
+        lines.push(format!("{key} = {}", toml_string(text)));
         for setting in SETTINGS {
             if let Value::Rule { rule_key, show, .. } = setting.value
                 && show(rule) != show(&settings.channels.default)
@@ -81,12 +83,13 @@ pub fn differences(settings: &Settings) -> Vec<String> {
 pub fn json(settings: &Settings) -> serde_json::Value {
     let of_all = SETTINGS.iter().filter(|setting| !matches!(setting.value, Value::Rule { .. }));
     let mut all: Map<String, serde_json::Value> = of_all.map(|setting| setting.show_masked(settings).json(setting.key)).collect();
-    let prefixes = settings.channels.by_prefix.iter().map(|(prefix, rule)| {
+    let tables = settings.channels.tables.iter().map(|(selector, rule)| {
         let mut shown = rule_json(rule);
-        shown.insert("prefix".to_owned(), prefix.as_str().into());
+        let (key, text) = selector.key();
+        shown.insert(key.to_owned(), text.into());
         shown.into()
     });
-    all.insert("channel_prefixes".to_owned(), prefixes.collect::<Vec<serde_json::Value>>().into());
+    all.insert("channel_tables".to_owned(), tables.collect::<Vec<serde_json::Value>>().into());
     all.insert("channel_default".to_owned(), rule_json(&settings.channels.default).into());
     all.into()
 }
@@ -165,7 +168,7 @@ mod tests {
         let (head, channels) = file.split_once("# [[channels]]").unwrap();
         let table: String = channels.lines().map(|line| format!("{}\n", line.trim_start_matches("# "))).collect();
         let rules = read(&format!("{head}[[channels]]{table}")).settings.channels;
-        assert_eq!(rules.by_prefix, [("prices:".to_owned(), rules.default.clone())]);
+        assert_eq!(rules.tables, [("prices:".into(), rules.default.clone())]);
     }
 
     #[test]
@@ -184,7 +187,7 @@ mod tests {
             settings.redis.prefix = "a\"b\\".to_owned();
         });
         let rule = crate::config::ChannelRule { overrun: Overrun::Latest, ..settings.channels.default.clone() };
-        settings.channels.by_prefix.push(("prices:".to_owned(), rule));
+        settings.channels.tables.push(("prices:".into(), rule));
         let lines = differences(&settings);
         assert_eq!(lines[..2], ["redis = \"redis://:***@h\"", "prefix = \"a\\\"b\\\\\""]);
         settings.redis.url = Some("redis://:***@h".to_owned());

@@ -10,6 +10,7 @@ use super::parse::{self, MILLISECOND, SECOND};
 use super::table::{Section, Setting, Shown, Value};
 use super::words::AUTO;
 use super::{FdTable, LogFilter, LogFormat, Mismatch, Overrun, Pin, RedisSubscribe, mask, redis_url};
+use crate::auth::rules::Access;
 use crate::limits::{CONNECTIONS_MAX, PAYLOAD_BYTES_MAX, SHARDS_MAX, SUBSCRIPTIONS_MAX};
 use crate::named::Named;
 use crate::wire::Format;
@@ -69,6 +70,8 @@ macro_rules! word_rule {
         }
     };
 }
+
+mod tokens;
 
 /// Seconds, with a fraction only as milliseconds.
 fn seconds(text: &str, min_s: u64, max_s: u64) -> Result<Duration, String> {
@@ -340,13 +343,38 @@ pub static SETTINGS: &[Setting] = &[
         key: "allow_client_publish",
         section: Section::Clients,
         placeholder: "BOOL",
-        help: "Lets every client publish. Off, a publish command is answered with an error.",
+        help: "Lets every client publish, where no rule of the channel says otherwise (publish). Off, a publish command is answered with an error.",
         accepted: "true, false",
         value: Value::Switch {
             set: |settings, on| settings.clients.allow_client_publish = on,
             get: |settings| settings.clients.allow_client_publish,
         },
         ..ROW
+    },
+    tokens::AUTH,
+    tokens::TOKEN_SECRET,
+    tokens::TOKEN_KEYS,
+    tokens::TOKEN_ISSUER,
+    tokens::TOKEN_AUDIENCE,
+    tokens::TOKEN_LEEWAY,
+    tokens::TOKEN_WARNING,
+    tokens::TOKEN_BYTES_MAX,
+    tokens::TOKEN_COOKIE,
+    tokens::ORIGINS,
+    tokens::USER_CHANNEL,
+    Setting {
+        key: "subscribe",
+        section: Section::Channels,
+        placeholder: "WHO",
+        help: "Who may subscribe. auto is everybody where nobody is asked who it is (auth); else user:SUB is for that user, group:NAME for those in the group, and every other channel for everybody who is somebody. owner is the user at {sub} in the pattern, token whose claim channels names the channel.",
+        ..word_rule!("subscribe", subscribe: Access)
+    },
+    Setting {
+        key: "publish",
+        section: Section::Channels,
+        placeholder: "WHO",
+        help: "Which clients may publish. auto is nobody, unless allow_client_publish is set; token is whose claim publish names the channel.",
+        ..word_rule!("publish", publish: Access)
     },
     Setting {
         key: "payload",

@@ -1,14 +1,19 @@
 //! What may differ from channel to channel: the rules of `[[channels]]`, and how a channel finds its own.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Mismatch, Overrun};
+use crate::auth::pattern::{Pattern, User};
+use crate::auth::rules::Access;
 use crate::wire::payload::Expect;
 
-/// Settings of a channel, found by the longest prefix of its name.
+/// Settings of a channel, found by its name.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ChannelRule {
+    pub subscribe: Access,
+    pub publish: Access,
     pub overrun: Overrun,
     pub payload: Expect,
     pub mismatch: Mismatch,
@@ -19,38 +24,145 @@ pub struct ChannelRule {
     pub history_age: Duration,
 }
 
+/// Which channels a table of `[[channels]]` is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selector {
+    /// Those whose names begin so.
+    Prefix(Box<str>),
+    Pattern(Pattern),
+}
+
+impl Selector {
+    fn selects(&self, channel: &str) -> bool {
+        match self {
+            Selector::Prefix(prefix) => channel.starts_with(&**prefix),
+            // The rule is the channel's, whoever asks.
+            Selector::Pattern(pattern) => pattern.matches(channel, User::Any),
+        }
+    }
+
+    /// As the key and the text that a file has for it.
+    pub fn key(&self) -> (&'static str, &str) {
+        match self {
+            Selector::Prefix(prefix) => ("prefix", prefix),
+            Selector::Pattern(pattern) => ("pattern", pattern.as_str()),
+        }
+    }
+
+    pub fn pattern(&self) -> Option<&Pattern> {
+        match self {
+            Selector::Prefix(_) => None,
+            Selector::Pattern(pattern) => Some(pattern),
+        }
+    }
+
+    /// Whether a table after this one never counts: every channel of the other's is this one's.
+    pub fn covers(&self, later: &Selector) -> bool {
+        match (self, later) {
+            (Selector::Prefix(prefix), Selector::Prefix(later)) => later.starts_with(&**prefix),
+            (Selector::Prefix(prefix), Selector::Pattern(later)) => later.beginning().starts_with(&**prefix),
+            (Selector::Pattern(pattern), later) => pattern.as_str() == "**" || Selector::Pattern(pattern.clone()) == *later,
+        }
+    }
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (key, text) = self.key();
+        write!(out, "{key} = {text:?}")
+    }
+}
+
+impl From<&str> for Selector {
+    fn from(prefix: &str) -> Selector {
+        Selector::Prefix(prefix.into())
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ChannelRules {
     pub default: ChannelRule,
-    /// By prefix, longest first.
-    pub by_prefix: Vec<(String, ChannelRule)>,
+    /// In the order of the file: the first that fits counts.
+    pub tables: Vec<(Selector, ChannelRule)>,
 }
 
 /// The rules as many channels refer to them: one copy of each for the thread that made this.
 #[derive(Debug)]
 pub struct SharedRules {
     default: Arc<ChannelRule>,
-    by_prefix: Vec<(String, Arc<ChannelRule>)>,
+    tables: Vec<(Selector, Arc<ChannelRule>)>,
 }
 
 impl SharedRules {
     pub fn new(rules: &ChannelRules) -> SharedRules {
-        let shared = |(prefix, rule): &(String, ChannelRule)| (prefix.clone(), Arc::new(rule.clone()));
-        SharedRules { default: Arc::new(rules.default.clone()), by_prefix: rules.by_prefix.iter().map(shared).collect() }
+        let shared = |(selector, rule): &(Selector, ChannelRule)| (selector.clone(), Arc::new(rule.clone()));
+        SharedRules { default: Arc::new(rules.default.clone()), tables: rules.tables.iter().map(shared).collect() }
     }
 
     pub fn of(&self, channel: &str) -> &Arc<ChannelRule> {
-        longest(&self.by_prefix, channel).unwrap_or(&self.default)
+        self.find(channel).1
+    }
+
+    /// Also for which channels it is; None: all that no table is for.
+    pub fn find(&self, channel: &str) -> (Option<&Selector>, &Arc<ChannelRule>) {
+        first(&self.tables, channel).map_or((None, &self.default), |at| (Some(&self.tables[at].0), &self.tables[at].1))
     }
 }
 
-/// The rule of the longest prefix; they come longest first.
-fn longest<'a, R>(by_prefix: &'a [(String, R)], channel: &str) -> Option<&'a R> {
-    by_prefix.iter().find(|(prefix, _)| channel.starts_with(prefix.as_str())).map(|(_, rule)| rule)
+fn first<R>(tables: &[(Selector, R)], channel: &str) -> Option<usize> {
+    tables.iter().position(|(selector, _)| selector.selects(channel))
 }
 
 impl ChannelRules {
     pub fn of(&self, channel: &str) -> &ChannelRule {
-        longest(&self.by_prefix, channel).unwrap_or(&self.default)
+        self.find(channel).map_or(&self.default, |at| &self.tables[at].1)
+    }
+
+    /// The table that counts, by its place among them.
+    pub fn find(&self, channel: &str) -> Option<usize> {
+        first(&self.tables, channel)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pattern(text: &str) -> Selector {
+        Selector::Pattern(Pattern::read(text).unwrap())
+    }
+
+    #[test]
+    fn the_first_table_that_fits_counts() {
+        let rule = |history_count| ChannelRule { history_count, ..ChannelRule::default() };
+        let tables = vec![
+            (pattern("user:{sub}:inbox"), rule(1)),
+            (pattern("user:{sub}"), rule(2)),
+            ("room:".into(), rule(3)),
+            ("room:1".into(), rule(4)),
+        ];
+        let rules = ChannelRules { default: rule(0), tables };
+        let shared = SharedRules::new(&rules);
+        for (channel, count) in
+            [("user:u1:inbox", 1), ("user:u1", 2), ("user:urn:x", 2), ("user:", 0), ("room:1", 3), ("room:", 3), ("rooms", 0)]
+        {
+            assert_eq!((rules.of(channel).history_count, shared.of(channel).history_count), (count, count), "{channel}");
+        }
+    }
+
+    #[test]
+    fn a_table_that_never_counts_is_known() {
+        for (first, later, covers) in [
+            ("room:".into(), "room:1".into(), true),
+            ("room:1".into(), "room:".into(), false),
+            ("room:".into(), pattern("room:*:chat"), true),
+            ("room:".into(), pattern("*:chat"), false),
+            (pattern("**"), "room:".into(), true),
+            (pattern("*"), "room:".into(), false),
+            (pattern("a:*"), pattern("a:*"), true),
+        ] {
+            let (first, later): (Selector, Selector) = (first, later);
+            assert_eq!(first.covers(&later), covers, "{first} {later}");
+        }
     }
 }

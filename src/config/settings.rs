@@ -1,12 +1,14 @@
 //! All settings as values, in the sections that `--help` and the file show them in. Made by [`super::load`]; the rest of the program reads them.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{ChannelRules, FdTable, LogFilter, LogFormat, RedisSubscribe};
+use super::{AuthMode, ChannelRules, FdTable, LogFilter, LogFormat, RedisSubscribe};
 use crate::addresses::Networks;
 use crate::limits;
 use crate::listen::{Address, Listener};
 use crate::wire::Format;
+use crate::wire::http::origin::AllowedOrigin;
 
 /// What a section's settings are called in the file, and what they do, stands in the rows of [`super::table`].
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -15,6 +17,7 @@ pub struct Settings {
     pub redis: Redis,
     pub shards: Shards,
     pub clients: Clients,
+    pub auth: Auth,
     pub channels: ChannelRules,
     pub bounds: Bounds,
     pub logging: Logging,
@@ -67,6 +70,28 @@ pub struct Clients {
     pub shutdown_timeout: Duration,
     pub echo: bool,
     pub allow_client_publish: bool,
+}
+
+/// How clients say who they are.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Auth {
+    pub mode: AuthMode,
+    /// Of HMAC.
+    pub secret: Option<String>,
+    /// PEM or JWKS.
+    pub key_files: Vec<PathBuf>,
+    pub issuer: Option<String>,
+    pub audience: Option<String>,
+    pub leeway: Duration,
+    /// How long before a token expires its bearer is told; zero: never.
+    pub warning: Duration,
+    pub token_bytes_max: usize,
+    /// The name of a cookie that may hold a token.
+    pub cookie: Option<String>,
+    /// From where pages may connect; empty: from everywhere.
+    pub origins: Vec<AllowedOrigin>,
+    /// Clients are subscribed to `user:SUB` on open.
+    pub user_channel: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -122,14 +122,23 @@ pub enum Section {
     Redis,
     Shards,
     Clients,
+    Identity,
     Channels,
     Bounds,
     Logging,
 }
 
 impl Section {
-    pub const ALL: [Section; 7] =
-        [Section::Addresses, Section::Redis, Section::Shards, Section::Clients, Section::Channels, Section::Bounds, Section::Logging];
+    pub const ALL: [Section; 8] = [
+        Section::Addresses,
+        Section::Redis,
+        Section::Shards,
+        Section::Clients,
+        Section::Identity,
+        Section::Channels,
+        Section::Bounds,
+        Section::Logging,
+    ];
 
     pub const fn title(self) -> &'static str {
         match self {
@@ -137,7 +146,8 @@ impl Section {
             Section::Redis => "Redis",
             Section::Shards => "Shards",
             Section::Clients => "Clients",
-            Section::Channels => "Channels (each may differ per prefix, in [[channels]])",
+            Section::Identity => "Identity",
+            Section::Channels => "Channels (each may differ per prefix or pattern, in [[channels]])",
             Section::Bounds => "Bounds",
             Section::Logging => "Logging",
         }
@@ -212,6 +222,12 @@ pub fn find(key: &str) -> Option<&'static Setting> {
 
 /// What other programs call these settings.
 pub const SYNONYMS: &[(&str, &str)] = &[
+    ("jwt_secret", "token_secret"),
+    ("jwt_keys", "token_keys"),
+    ("jwks", "token_keys"),
+    ("issuer", "token_issuer"),
+    ("audience", "token_audience"),
+    ("allowed_origins", "origins"),
     ("port", "listen"),
     ("host", "listen"),
     ("bind", "listen"),
@@ -327,7 +343,7 @@ mod tests {
     fn every_field_has_a_row_and_every_row_a_field() {
         let default = fields(&Settings::default());
         assert!(default.len() > 40 && default.contains_key("channels.default.overrun") && default.contains_key("addresses.listen"));
-        let mut read = BTreeMap::from([("channels.by_prefix".to_owned(), "[[channels]]")]);
+        let mut read = BTreeMap::from([("channels.tables".to_owned(), "[[channels]]")]);
         for setting in SETTINGS {
             let changed: Vec<String> =
                 fields(&other(setting)).into_iter().filter(|(way, text)| default[way] != *text).map(|(way, _)| way).collect();
@@ -345,6 +361,6 @@ mod tests {
         assert_eq!(shown.json("redis"), ("redis".to_owned(), "redis://:***@h".into()));
         // Whatever may log in is marked as such.
         let hidden: Vec<&str> = SETTINGS.iter().filter(|setting| setting.secret.is_some()).map(|setting| setting.key).collect();
-        assert_eq!(hidden, ["redis"]);
+        assert_eq!(hidden, ["redis", "token_secret"]);
     }
 }

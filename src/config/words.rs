@@ -26,6 +26,15 @@ named! {
 }
 
 named! {
+    /// How clients say who they are.
+    AuthMode {
+        None = "none",
+        Query = "query",
+        Jwt = "jwt",
+    }
+}
+
+named! {
     LogFormat {
         Text = "text",
         Json = "json",

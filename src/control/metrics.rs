@@ -23,6 +23,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use super::{State, process};
+use crate::auth::token::TokenReason;
 use crate::config::Overrun;
 use crate::metrics::{BusMetrics, Counter, LATENCY_BOUNDS_US, Latency, ShardMetrics};
 use crate::wire::close::CloseReason;
@@ -60,6 +61,13 @@ const SHARD_COUNTERS: &[Named<ShardMetrics>] = &[
     ("campanile_messages_received", "Messages received from clients. Unit: messages.", |m| &m.messages_received),
     ("campanile_received_bytes", "Bytes received from clients. Unit: bytes.", |m| &m.bytes_received),
     ("campanile_commands", "Commands received from clients. Unit: commands.", |m| &m.commands),
+    (
+        "campanile_not_allowed",
+        "Subscribes and publishes refused by a channel's rule, and subscriptions ended by one after a refresh. Unit: commands.",
+        |m| &m.not_allowed,
+    ),
+    ("campanile_token_signatures", "Tokens whose signature was checked. Unit: tokens.", |m| &m.signatures),
+    ("campanile_tokens_known", "Tokens taken because they had been verified before. Unit: tokens.", |m| &m.tokens_known),
     ("campanile_command_errors", "Commands answered with an error. Unit: commands.", |m| &m.command_errors),
     ("campanile_commands_limited", "Commands refused because the connection sends too many a second. Unit: commands.", |m| {
         &m.commands_limited
@@ -216,6 +224,15 @@ impl Scrape {
             labelled().flat_map(|([shard], metrics)| {
                 let of = move |reason: &RefusalReason| (([shard], [("reason", reason.name())]), metrics.refused[*reason as usize].get());
                 RefusalReason::ALL.iter().map(of)
+            }),
+        )?;
+        page.counters(
+            "campanile_tokens_refused",
+            "Tokens that were not taken, with a request or a refresh, by reason. Unit: tokens.",
+            labelled().flat_map(|([shard], metrics)| {
+                let of =
+                    move |reason: &TokenReason| (([shard], [("reason", reason.name())]), metrics.tokens_refused[*reason as usize].get());
+                TokenReason::ALL.iter().map(of)
             }),
         )?;
         page.counters(
@@ -380,7 +397,9 @@ mod tests {
     fn every_counter_has_a_name() {
         let shard = ShardMetrics::default();
         let named = addresses(&[SHARD_GAUGES, SHARD_COUNTERS], &shard).len() * size_of::<Counter>();
-        let by_label = size_of_val(&shard.closed) + size_of_val(&shard.refused) + size_of_val(&shard.overruns);
+        let by_label =
+            [size_of_val(&shard.closed), size_of_val(&shard.refused), size_of_val(&shard.tokens_refused), size_of_val(&shard.overruns)];
+        let by_label: usize = by_label.into_iter().sum();
         let in_other_units = size_of_val(&shard.busy_ns) + size_of_val(&shard.latency);
         assert_eq!(named + by_label + in_other_units, size_of::<ShardMetrics>(), "a counter of shards has no row here");
         let bus = BusMetrics::default();

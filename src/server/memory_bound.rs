@@ -3,9 +3,11 @@
 
 use serde::Serialize;
 
+use crate::auth::identity::{USER_BYTES_MAX, heap_bytes_max};
 use crate::bus::{CONTROL_SHARE, ShardMessage};
-use crate::config::{RedisSubscribe, Settings};
+use crate::config::{AuthMode, RedisSubscribe, Settings};
 use crate::control;
+use crate::limits::auth::{CACHE_BYTES_TOTAL, REFRESHES_WAITING_MAX};
 use crate::limits::bus::PUBLISH_BYTES_MAX;
 use crate::limits::redis::WINDOW_BYTES_MAX;
 use crate::limits::{
@@ -53,12 +55,15 @@ pub struct MemoryBound {
     pub control: u64,
     /// `history_bytes_total` where any channel has a history.
     pub history: u64,
+    /// What is known of who is connected, and of the bearers of tokens that were verified before.
+    pub tokens: u64,
 }
 
 impl MemoryBound {
     pub fn total(&self) -> u64 {
-        let MemoryBound { logs, making, buffers, inboxes, connections, channels, subscriptions, publishes, control, history } = self;
-        logs + making + buffers + inboxes + connections + channels + subscriptions + publishes + control + history
+        let MemoryBound { logs, making, buffers, inboxes, connections, channels, subscriptions, publishes, control, history, tokens } =
+            self;
+        logs + making + buffers + inboxes + connections + channels + subscriptions + publishes + control + history + tokens
     }
 }
 
@@ -67,7 +72,7 @@ pub fn memory_bound(settings: &Settings) -> MemoryBound {
     let batch = batch_bytes_max(settings);
     // An inbox takes one batch of any size.
     let inbox_bytes = (settings.bounds.inbox_bytes_total as u64 / shards).max(batch);
-    let mut rules = std::iter::once(&settings.channels.default).chain(settings.channels.by_prefix.iter().map(|(_, rule)| rule));
+    let mut rules = std::iter::once(&settings.channels.default).chain(settings.channels.tables.iter().map(|(_, rule)| rule));
     let has_history = rules.any(|rule| rule.history_count > 0);
     MemoryBound {
         // And the list of what was appended, as long as it may become before it is looked through.
@@ -82,7 +87,23 @@ pub fn memory_bound(settings: &Settings) -> MemoryBound {
         publishes: publishes_bytes_max(settings),
         control: control::memory_bound(settings.bounds.payload_bytes_max),
         history: if has_history { settings.bounds.history_bytes_total as u64 } else { 0 },
+        tokens: tokens_bound(settings),
     }
+}
+
+/// Each connection may have a token of its own, and some may have another one that waits to be verified.
+fn tokens_bound(settings: &Settings) -> u64 {
+    let connections = settings.bounds.connections_max;
+    let bytes_max = settings.auth.token_bytes_max;
+    let bound = match settings.auth.mode {
+        AuthMode::None => 0,
+        AuthMode::Query => connections * heap_bytes_max(USER_BYTES_MAX * 4 / 3),
+        AuthMode::Jwt => {
+            let waiting = settings.shards.count * REFRESHES_WAITING_MAX * heap_bytes(bytes_max);
+            connections * heap_bytes_max(bytes_max) + CACHE_BYTES_TOTAL + waiting
+        }
+    };
+    bound as u64
 }
 
 fn channels_bound(settings: &Settings, has_history: bool) -> u64 {
@@ -159,7 +180,10 @@ mod tests {
         assert_eq!(bound.buffers, (256 << 20) + 100_000 * 4096);
         assert_eq!(bound.inboxes, (256 << 20) + 2 * 16384 * INBOX_SLOT_BYTES);
         assert_eq!(bound.connections, 30_000_000);
-        assert_eq!(bound.history, 0, "no channel has one");
+        assert_eq!((bound.history, bound.tokens), (0, 0), "no channel has one, and nobody is asked for one");
+        let asked = settings.clone().with(|settings| settings.auth.mode = AuthMode::Jwt);
+        let tokens = memory_bound(&asked).total() - bound.total();
+        assert_eq!(tokens, 100_000 * (3072 + 256) + (64 << 20) + 2 * 1024 * 4112);
         assert_eq!(bound.channels, 200_000 * (240 + 288) + 2 * 200_000 * 272 + 200_000 * 288);
         assert_eq!(bound.subscriptions, 100_000 * (128 * 32 + 16 + 128 * 16) + (128 << 20));
         assert_eq!(bound.publishes, 64 << 20);
@@ -173,7 +197,7 @@ mod tests {
         assert_eq!(larger.total() - bound.total(), (1 << 30) + 30_000_000 + 100_000 * (4096 + 128 * 48 + 16));
 
         let mut remembering = settings.clone();
-        remembering.channels.by_prefix = vec![("a".to_owned(), ChannelRule { history_count: 1, ..ChannelRule::default() })];
+        remembering.channels.tables = vec![("a".into(), ChannelRule { history_count: 1, ..ChannelRule::default() })];
         assert_eq!(memory_bound(&remembering).total() - bound.total(), (256 << 20) + 200_000 * 96);
         let redis = settings.clone().with(|settings| settings.redis.url = Some("redis://host".to_owned()));
         assert_eq!(memory_bound(&redis).channels - bound.channels, 200_000 * (112 + 304));

@@ -16,6 +16,7 @@ use anyhow::{Context, anyhow};
 use core_affinity::CoreId;
 use tokio::sync::oneshot;
 
+use crate::auth::Gate;
 use crate::bus::redis::timing::Timing;
 use crate::bus::subscriber::Subscriber;
 use crate::bus::{BusCommand, BusSender, ShardMessage, thread};
@@ -68,6 +69,8 @@ struct Prepared {
     /// The sockets from systemd, in place of `listen`.
     given: Option<Given>,
     opened: Opened,
+    /// With the keys of tokens.
+    gate: Gate,
     control: Address,
     control_thread: ControlThread,
 }
@@ -97,9 +100,10 @@ impl Prepared {
                 Opened::new(&settings)?
             }
         };
+        let gate = settings.auth.gate()?;
         let (listener, control) = listen::control(&settings.addresses.control).context("the control port")?;
         let control_thread = ControlThread::start(listener)?;
-        Ok(Prepared { settings: Arc::new(settings), table, descriptors, notifier, given, opened, control, control_thread })
+        Ok(Prepared { settings: Arc::new(settings), table, descriptors, notifier, given, opened, gate, control, control_thread })
     }
 }
 
@@ -240,7 +244,7 @@ fn start_shards(
     mut rider: Option<MakeRider>,
     metrics: &[Arc<ShardMetrics>],
 ) -> anyhow::Result<(Vec<JoinHandle<()>>, Vec<Listener>)> {
-    let Prepared { settings, table, given, opened, .. } = prepared;
+    let Prepared { settings, table, given, opened, gate, .. } = prepared;
     let shard_settings = Arc::new(ShardSettings::from(&**settings));
     let connections = Arc::new(AtomicUsize::new(0));
     let addresses = Arc::new(ByAddress::new(&settings.bounds));
@@ -258,6 +262,7 @@ fn start_shards(
             connections: connections.clone(),
             addresses: addresses.clone(),
             node_id,
+            gate: gate.clone(),
             peer_of: Peer::of,
         };
         let placement = Placement {
@@ -292,7 +297,7 @@ fn start_shards(
 
 /// Everything runs: the control port answers, systemd is told, and so is the caller.
 fn tell(prepared: Prepared, data_path: DataPath) -> Server {
-    let Prepared { settings, table, descriptors, notifier, given, mut opened, control, control_thread } = prepared;
+    let Prepared { settings, table, descriptors, notifier, given, mut opened, gate: _, control, control_thread } = prepared;
     let DataPath { bus, bus_thread, bus_metrics, shards, senders, metrics, listen } = data_path;
     // Every shard has its own by now.
     drop(given);

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::memory_bound::{CONNECTION_BYTES, batch_bytes_max, memory_bound, show_bytes};
 use crate::config::parse::{show_cores, show_pin, show_time};
 use crate::config::words::EMBEDDED;
-use crate::config::{Host, Pin, RedisSubscribe, Resolved, Settings, mask};
+use crate::config::{AuthMode, Host, Pin, RedisSubscribe, Resolved, Settings, mask};
 use crate::listen::Listener;
 use crate::wire::framing::Encoding;
 
@@ -42,6 +42,9 @@ pub fn start_block(started: &Started<'_>) -> String {
     line("clients", listeners.join("  "));
     let control = &settings.addresses.control;
     line("control", shown(&Listener::at(control.clone()), control.url("http")));
+    if let Some(identity) = identity(settings) {
+        line("identity", identity);
+    }
     line("shards", shards(settings, host));
     line("bus", bus(settings));
 
@@ -89,6 +92,9 @@ pub fn start_block(started: &Started<'_>) -> String {
     if bound.history > 0 {
         line("", format!("+ history {}", show_bytes(bound.history)));
     }
+    if bound.tokens > 0 {
+        line("", format!("+ tokens {}", show_bytes(bound.tokens)));
+    }
     for warning in resolved.warnings() {
         writeln!(block, "descriptor warning: {warning}").expect("a String takes everything");
     }
@@ -104,6 +110,7 @@ pub fn start_fields(started: &Started<'_>) -> Map<String, Value> {
         "version": version(),
         "clients": settings.addresses.listen.iter().map(Listener::url).collect::<Vec<_>>(),
         "control": settings.addresses.control.url("http"),
+        "auth": settings.auth.mode.name(),
         "shards": settings.shards.count,
         "pin": show_pin(&settings.shards.pin),
         "bus": settings.redis.url.as_deref().map_or_else(|| EMBEDDED.to_owned(), mask::url),
@@ -157,6 +164,20 @@ fn shards(settings: &Settings, host: &Host) -> String {
     };
     let coalesce = settings.shards.coalesce.map_or(String::new(), |delay| format!(", coalescing for {}", show_time(delay)));
     format!("{}, {cores}{coalesce}", settings.shards.count)
+}
+
+/// How clients say who they are, where they are asked.
+fn identity(settings: &Settings) -> Option<String> {
+    let auth = &settings.auth;
+    match auth.mode {
+        AuthMode::None => None,
+        AuthMode::Query => Some("?user= is believed: whoever reaches the port may be anybody".to_owned()),
+        AuthMode::Jwt => {
+            let secret = auth.secret.as_ref().map(|_| "token_secret".to_owned());
+            let files = auth.key_files.iter().map(|file| file.display().to_string());
+            Some(format!("tokens, verified by {}", secret.into_iter().chain(files).collect::<Vec<_>>().join(", ")))
+        }
+    }
 }
 
 fn bus(settings: &Settings) -> String {
@@ -218,7 +239,8 @@ mod tests {
             settings.bounds.payload_bytes_max = 5 << 20;
         });
         remembering.channels.default.history_count = 10;
-        for (settings, parts) in [(Settings::default().with(|settings| settings.shards.count = 2), 9), (remembering, 10)] {
+        let asking = remembering.clone().with(|settings| settings.auth.mode = AuthMode::Jwt);
+        for (settings, parts) in [(Settings::default().with(|settings| settings.shards.count = 2), 9), (remembering, 10), (asking, 11)] {
             let block = self::block(&settings, &host(1 << 20));
             let amounts = printed(&block);
             assert_eq!(amounts.len(), 1 + parts, "{block}");
@@ -251,6 +273,20 @@ mod tests {
             assert!(block.contains(part), "{part} is missing in\n{block}");
         }
         assert!(!block.contains("secret") && !block.contains("warning") && !block.contains("history"));
+    }
+
+    #[test]
+    fn who_is_believed_is_told() {
+        let with = |change: &dyn Fn(&mut crate::config::Auth)| {
+            block(&Settings::default().with(|settings| change(&mut settings.auth)), &host(1 << 20))
+        };
+        assert!(!with(&|_| ()).contains("identity"));
+        assert!(with(&|auth| auth.mode = AuthMode::Query).contains("\n  identity     ?user= is believed: whoever reaches the port"));
+        let jwt = with(&|auth| {
+            (auth.mode, auth.secret) = (AuthMode::Jwt, Some("0123456789abcdef0123456789abcdef".to_owned()));
+            auth.key_files = vec!["keys/a.pem".into()];
+        });
+        assert!(jwt.contains("\n  identity     tokens, verified by token_secret, keys/a.pem\n") && !jwt.contains("0123456"), "{jwt}");
     }
 
     #[test]

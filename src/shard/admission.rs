@@ -1,14 +1,17 @@
 //! Who gets in: connections taken, request heads judged, what is refused told why.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::conn::{Conn, Flags, Phase};
+use super::identify::Caller;
 use super::net::{Accepted, Network};
 use super::rate::moment;
 use super::sources::Standing;
 use super::timers::Timer;
 use super::{Shard, pack, since_ms};
 use crate::addresses::Source;
+use crate::auth::identity::Identity;
 use crate::bus::ConnToken;
 use crate::limits;
 use crate::wire::close::CloseReason;
@@ -99,25 +102,34 @@ impl<N: Network> Shard<N> {
                 if self.is_stopping() {
                     return self.refuse(key, &RefusalReason::Stopping.into());
                 }
+                // All that costs less, before anybody's signature is looked at.
                 if !self.follow_forwarded(key, &upgrade.head.fields) {
                     return;
                 }
+                if self.connections.load(Relaxed) >= self.settings.connections_max {
+                    return self.refuse(key, &RefusalReason::ConnectionsMax.into());
+                }
+                let identity = match self.caller(&upgrade.head) {
+                    Caller::Is(identity) => identity,
+                    Caller::Refused(refusal) => return self.refuse(key, &refusal),
+                    Caller::Later => return self.wait_for_verifying(key, input.to_vec()),
+                };
                 if self.connections.fetch_add(1, Relaxed) >= self.settings.connections_max {
                     self.connections.fetch_sub(1, Relaxed);
                     return self.refuse(key, &RefusalReason::ConnectionsMax.into());
                 }
                 let frames = upgrade.head.bytes;
-                self.open(key, &upgrade);
+                self.open(key, &upgrade, identity);
                 self.read_messages(key, &mut input[frames..]);
             }
         }
     }
 
-    fn open(&mut self, key: usize, upgrade: &Upgrade<'_>) {
+    fn open(&mut self, key: usize, upgrade: &Upgrade<'_>, identity: Option<Arc<Identity>>) {
         self.metrics.connections.inc();
         let conn = &mut self.conns[key];
         conn.flags.set(Flags::COUNTED);
-        conn.open((self.peer_of)(upgrade));
+        conn.open((self.peer_of)(upgrade), identity);
         if let Some(format) = upgrade.format {
             (conn.format, conn.format_next) = (format, format);
             conn.flags.set(Flags::FORMAT_FIXED);
@@ -130,7 +142,11 @@ impl<N: Network> Shard<N> {
             return;
         }
         self.send_connected(key);
-        for channel in &upgrade.channels {
+        let own = self.own_channel(key);
+        if let Some(own) = &own {
+            self.subscribe_unasked(key, own, None, None);
+        }
+        for channel in upgrade.channels.iter().filter(|channel| Some(*channel) != own.as_ref()) {
             self.subscribe(key, channel, None, None);
         }
     }
@@ -154,6 +170,8 @@ impl<N: Network> Shard<N> {
         let refusal = if self.is_stopping() {
             // What it would have asked for does not matter: it would have been told this.
             Refusal::from(RefusalReason::Stopping)
+        } else if self.is_verifying(key) {
+            Refusal::from(RefusalReason::TokensWaiting)
         } else {
             let seconds = self.settings.clients.handshake_timeout.as_secs_f32();
             let text = format!("no complete request head within {seconds} s; send the whole request at once");

@@ -1,12 +1,15 @@
 //! One connection: its socket, what it must remember between reads and writes, its subscriptions, its phase. It marks itself;
 //! only the shard's `reap` frees it.
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 
 use super::behind::{Behind, Links};
 use super::net::Stream;
 use super::timers::Timer;
 use super::wheel::Tick;
+use crate::auth::identity::Identity;
 use crate::fanout::cursor::Cursor;
 use crate::limits::OUTBOX_PAUSE_BYTES;
 use crate::wire::Format;
@@ -32,6 +35,8 @@ pub struct Conn<S> {
     pub subscriptions: SmallVec<[Subscription; 1]>,
     /// Which of them are behind.
     pub behind: Behind,
+    /// Who is at the other end; None where nobody is asked.
+    pub identity: Option<Arc<Identity>>,
     pub flags: Flags,
     pub format: Format,
     /// What `format` becomes at the next frame boundary.
@@ -94,6 +99,10 @@ impl Flags {
     pub const ENDED: Flags = Flags(1 << 11);
     /// The wheel's entry comes before the timer that runs: it is put in anew then.
     pub const PUT_OFF: Flags = Flags(1 << 12);
+    /// A token that it brought waits to be verified, with the request head or by a `refresh`.
+    pub const VERIFYING: Flags = Flags(1 << 13);
+    /// It was told that its token expires.
+    pub const WARNED: Flags = Flags(1 << 14);
 
     pub fn has(self, flag: Flags) -> bool {
         self.0 & flag.0 != 0
@@ -252,6 +261,7 @@ impl<S> Conn<S> {
             outbox: None,
             subscriptions: SmallVec::new(),
             behind: Behind::NOBODY,
+            identity: None,
             flags: Flags::default(),
             format,
             format_next: format,
@@ -308,8 +318,9 @@ impl<S> Conn<S> {
     }
 
     /// The request head has told who it is.
-    pub fn open(&mut self, peer: Peer) {
+    pub fn open(&mut self, peer: Peer, identity: Option<Arc<Identity>>) {
         self.peer = peer;
+        self.identity = identity;
         self.enter(Phase::Open);
     }
 
@@ -356,6 +367,11 @@ impl<S> Conn<S> {
         was_put_off.then_some((self.timer, self.timer_at))
     }
 
+    /// When the timer that runs runs out.
+    pub fn timer_tick(&self) -> Tick {
+        self.timer_at
+    }
+
     /// The timer that runs out at this tick, if it still does.
     pub fn timer_of(&self, tick: Tick) -> Option<Timer> {
         (self.timer_at == tick).then_some(self.timer)
@@ -382,8 +398,8 @@ mod tests {
     /// build's `TcpStream` is a descriptor of 4 bytes, which is what `u32` stands for.
     #[test]
     fn a_connection_fits_two_cache_lines() {
-        assert_eq!(size_of::<Conn<u32>>(), 88);
-        assert_eq!(size_of::<Option<Conn<u32>>>(), 88, "the slab finds a niche and adds nothing");
+        assert_eq!(size_of::<Conn<u32>>(), 96);
+        assert_eq!(size_of::<Option<Conn<u32>>>(), 96, "the slab finds a niche and adds nothing");
         assert_eq!(size_of::<Subscription>(), 24);
     }
 

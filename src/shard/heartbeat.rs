@@ -65,6 +65,14 @@ impl<N: Network> Shard<N> {
         self.set_timer(key, Timer::Heartbeat, next);
     }
 
+    /// The timer ran out for another reason: the heartbeat comes when it would have.
+    pub(super) fn put_heartbeat_back(&mut self, key: usize) {
+        let is_asked = self.conns[key].flags.has(Flags::PINGED);
+        let wait = self.ticks(if is_asked { self.settings.clients.pong_timeout } else { self.settings.clients.heartbeat });
+        let tick = self.conns[key].heard.saturating_add(wait).max(self.tick + 1);
+        self.set_timer_at(key, Timer::Heartbeat, tick);
+    }
+
     /// The deadline of the pong stands and is looked at then, unless a heartbeat is due before it.
     pub(super) fn on_ping_answered(&mut self, key: usize) {
         if self.settings.clients.heartbeat < self.settings.clients.pong_timeout && self.conns[key].is_open() {

@@ -3,8 +3,8 @@
 //! [`Shard::turn`] is the loop's body and reads like the design: named stages in order, each under a budget. The shard is
 //! generic over [`net::Network`], so that the simulator drives the very same code with sockets and a clock of its own.
 //!
-//! The stages live in files of their own: `arrivals` (who connects, from where), `admission` (who gets in), `read` (frames and commands), `subscribe` (subscriptions and the bus's
-//! answers; [`sources`] says who may have how many), `questions` (what else is asked of the bus), `logs` (what the bus sends, kept until everybody has it), `renumber` (a channel that is counted
+//! The stages live in files of their own: `arrivals` (who connects, from where), `admission` (who gets in), `identify` (who that is), `read` (frames and commands), `subscribe` (subscriptions and the bus's
+//! answers; `rules` says who may have which, and [`sources`] says who may have how many), `questions` (what else is asked of the bus), `logs` (what the bus sends, kept until everybody has it), `renumber` (a channel that is counted
 //! anew), [`timers`] and `heartbeat`,
 //! [`behind`] (who has not been sent everything), `flush` (one `writev` per due connection, of what `gather` finds), `close` (closing,
 //! reaping), `stop`. `buffers` is the account of what connections hold for themselves.
@@ -19,6 +19,7 @@ pub mod conn;
 mod flush;
 mod gather;
 mod heartbeat;
+mod identify;
 mod laps;
 mod logs;
 pub mod net;
@@ -26,6 +27,7 @@ mod questions;
 pub mod rate;
 mod read;
 mod renumber;
+mod rules;
 pub mod run;
 pub mod settings;
 pub mod sockets;
@@ -42,6 +44,7 @@ use std::sync::atomic::AtomicUsize;
 
 use slab::Slab;
 
+use crate::auth::Gate;
 use crate::bus::shares::Publishers;
 use crate::bus::{BusSender, ConnToken, ShardMessage};
 use crate::config::SharedRules;
@@ -53,6 +56,7 @@ use crate::wire::http::upgrade::Upgrade;
 use crate::wire::peer::Peer;
 use by_address::ByAddress;
 use conn::{Conn, Flags};
+use identify::Door;
 use laps::Laps;
 use logs::Logs;
 use net::{Network, Readiness};
@@ -77,6 +81,8 @@ pub struct Parts {
     pub addresses: Arc<ByAddress>,
     /// Distinguishes this process in client ids.
     pub node_id: u32,
+    /// How clients say who they are.
+    pub gate: Gate,
     /// Who asks for an upgrade: [`Peer::of`], but in the simulation, some of whose clients cannot be pinged.
     pub peer_of: fn(&Upgrade<'_>) -> Peer,
 }
@@ -93,6 +99,7 @@ pub struct Shard<N: Network> {
     bus: BusSender,
     connections: Arc<AtomicUsize>,
     addresses: Arc<ByAddress>,
+    door: Door,
 
     conns: Slab<Conn<N::Stream>>,
     generations: u32,
@@ -141,12 +148,13 @@ pub struct Shard<N: Network> {
 
 impl<N: Network> Shard<N> {
     pub fn new(net: N, parts: Parts) -> Shard<N> {
-        let Parts { index, settings, metrics, inbox, bus, connections, addresses, node_id, peer_of } = parts;
+        let Parts { index, settings, metrics, inbox, bus, connections, addresses, node_id, gate, peer_of } = parts;
         let (started_ns, unix_ms) = (net.now_ns(), net.unix_ms());
         let sources = Sources::new(settings.subscriptions_max, settings.commands_per_second);
         let waiters = Waiters::new(settings.waiting_bytes_max);
         let rules = SharedRules::new(&settings.channels);
         let logs = Logs::new(settings.log_bytes_max);
+        let door = Door::new(gate, settings.token_cache_bytes_max);
         Shard {
             net,
             index,
@@ -158,6 +166,7 @@ impl<N: Network> Shard<N> {
             bus,
             connections,
             addresses,
+            door,
             conns: Slab::new(),
             generations: 0,
             topics: Topics::default(),
@@ -194,6 +203,7 @@ impl<N: Network> Shard<N> {
     pub fn turn(&mut self) {
         self.read_clock();
         self.accept();
+        self.verify_waiting();
         self.read_ready();
         self.drain_inbox();
         self.expire();
@@ -230,7 +240,13 @@ impl<N: Network> Shard<N> {
     /// How long the next turn may be put off: None until something happens, 0 while work remains.
     pub fn wait_ns(&self, now_ns: u64) -> Option<u64> {
         let lap_wait = if self.laps.is_empty() { None } else { Some(self.lap_not_before_ns.saturating_sub(now_ns)) };
-        if self.accept_ready || !self.reading.is_empty() || !self.ready.is_empty() || !self.dead.is_empty() || lap_wait == Some(0) {
+        if self.door.has_waiting()
+            || self.accept_ready
+            || !self.reading.is_empty()
+            || !self.ready.is_empty()
+            || !self.dead.is_empty()
+            || lap_wait == Some(0)
+        {
             return Some(0);
         }
         let tick = [self.wheel.next(), self.accept_retry].into_iter().flatten().min();

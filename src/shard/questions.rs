@@ -9,9 +9,8 @@ use crate::wire::event::Event;
 
 impl<N: Network> Shard<N> {
     pub(super) fn publish(&mut self, key: usize, channel: &str, payload: Vec<u8>, id: Option<Id>) {
-        if !self.settings.clients.allow_client_publish {
-            let message = "this server does not let clients publish (--allow-client-publish)";
-            return self.reply_error(key, Asked::of(command::PUBLISH, channel, id.as_ref()), ErrorCode::PublishNotAllowed, message);
+        if !self.may_publish(key, channel, id.as_ref()) {
+            return;
         }
         let reply_to = self.reply_to(key, id);
         let publish = Publish::new(channel, payload, Asker::Client(reply_to.clone()));

@@ -230,6 +230,7 @@ impl<N: Network> Shard<N> {
             Body::Subscribe { channel, since } => self.subscribe(key, &channel, id, since),
             Body::Unsubscribe { channel } => self.unsubscribe(key, &channel, id),
             Body::Publish { channel, payload } => self.publish(key, &channel, payload.into_owned(), id),
+            Body::Refresh { token } => self.refresh(key, token.as_bytes(), id),
             Body::Ping => self.reply(key, &Event::Pong { id: id.as_ref() }),
         }
     }

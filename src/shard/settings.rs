@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use crate::addresses::Networks;
-use crate::config::{ChannelRules, Clients, Settings};
+use crate::config::{Auth, ChannelRules, Clients, Settings};
+use crate::limits::auth::CACHE_BYTES_TOTAL;
 
 #[derive(Debug, Clone)]
 pub struct ShardSettings {
     pub clients: Clients,
+    /// What is asked of requests; the keys are the gate's.
+    pub auth: Auth,
     pub channels: ChannelRules,
     /// None: laps start at once.
     pub coalesce: Option<Duration>,
@@ -26,6 +29,8 @@ pub struct ShardSettings {
     pub log_bytes_max: usize,
     pub buffer_bytes_max: usize,
     pub waiting_bytes_max: usize,
+    /// And what it remembers of tokens that were verified before.
+    pub token_cache_bytes_max: usize,
     /// Of each listener and socket.
     pub backlog: u32,
     pub notsent_bytes: u32,
@@ -35,6 +40,7 @@ impl From<&Settings> for ShardSettings {
     fn from(settings: &Settings) -> Self {
         ShardSettings {
             clients: settings.clients.clone(),
+            auth: Auth { secret: None, ..settings.auth.clone() },
             channels: settings.channels.clone(),
             coalesce: settings.shards.coalesce,
             connections_max: settings.bounds.connections_max,
@@ -48,6 +54,7 @@ impl From<&Settings> for ShardSettings {
             log_bytes_max: settings.log_bytes_of_shard(),
             buffer_bytes_max: settings.buffer_bytes_of_shard(),
             waiting_bytes_max: settings.waiting_bytes_of_shard(),
+            token_cache_bytes_max: CACHE_BYTES_TOTAL / settings.shards.count,
             backlog: settings.shards.backlog,
             notsent_bytes: settings.shards.notsent_bytes,
         }

@@ -19,6 +19,13 @@ use crate::wire::event::{Event, GapReason};
 
 impl<N: Network> Shard<N> {
     pub(super) fn subscribe(&mut self, key: usize, name: &str, id: Option<Id>, since: Option<Position>) {
+        if self.may_subscribe(key, name, id.as_ref()) {
+            self.subscribe_unasked(key, name, id, since);
+        }
+    }
+
+    /// The same, whatever the channel's rule says.
+    pub(super) fn subscribe_unasked(&mut self, key: usize, name: &str, id: Option<Id>, since: Option<Position>) {
         let topic = self.topics.find(name);
         if topic.is_some_and(|topic| self.find_subscription(key, topic).is_some()) {
             return self.reply_error(
@@ -101,7 +108,7 @@ impl<N: Network> Shard<N> {
             return self.reply_error(key, asked, ErrorCode::NotSubscribed, "this connection is not subscribed to that channel");
         };
         self.leave(key, at);
-        self.reply(key, &Event::Unsubscribed { id: id.as_ref(), channel: name });
+        self.reply(key, &Event::Unsubscribed { id: id.as_ref(), channel: name, reason: None });
     }
 
     /// A connection may have as many subscriptions as a channel has members: the shorter list is searched.

@@ -10,7 +10,7 @@ use super::wheel::{TICK_NS, Tick};
 pub enum Timer {
     /// The request head must be here.
     Handshake,
-    /// A ping is due, or its pong is.
+    /// A ping is due, or its pong is; or something is to be done about the token.
     Heartbeat,
     /// The peer must have closed, too.
     Close,
@@ -23,6 +23,7 @@ impl<N: Network> Shard<N> {
     }
 
     pub(super) fn set_timer_at(&mut self, key: usize, timer: Timer, tick: Tick) {
+        let tick = if timer == Timer::Heartbeat { self.beat_tick(key, tick) } else { tick };
         if self.conns[key].put_timer_off(timer, tick, self.wheel.done()) {
             return;
         }
@@ -53,6 +54,7 @@ impl<N: Network> Shard<N> {
     fn on_timer(&mut self, key: usize, timer: Timer) {
         match timer {
             Timer::Handshake => self.on_handshake_overdue(key),
+            Timer::Heartbeat if self.watch_token(key) => {}
             Timer::Heartbeat => self.heartbeat(key),
             Timer::Close => self.end(key),
         }

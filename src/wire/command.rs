@@ -48,6 +48,10 @@ pub enum Body<'a> {
         channel: Cow<'a, str>,
         payload: Cow<'a, [u8]>,
     },
+    /// Another token in place of the present one.
+    Refresh {
+        token: Cow<'a, str>,
+    },
     Ping,
 }
 
@@ -65,6 +69,10 @@ named! {
         TooManyChannels = "too_many_channels",
         /// The bus does not let this server have the channel.
         ChannelRefused = "channel_refused",
+        /// The token of a `refresh` is not taken.
+        TokenInvalid = "token_invalid",
+        /// The channel's rule does not let this client do that.
+        NotAllowed = "not_allowed",
         PublishNotAllowed = "publish_not_allowed",
         PayloadTooBig = "payload_too_big",
         /// Not what the channel's `payload` setting says.
@@ -111,6 +119,7 @@ impl Command<'_> {
             Body::Subscribe { channel, .. } => (SUBSCRIBE, Some(channel)),
             Body::Unsubscribe { channel } => (UNSUBSCRIBE, Some(channel)),
             Body::Publish { channel, .. } => (PUBLISH, Some(channel)),
+            Body::Refresh { .. } => (REFRESH, None),
             Body::Ping => (PING, None),
         };
         Asked { id: self.id.as_ref(), command: Some(command), channel: channel.map(|channel| channel.as_ref()) }
@@ -126,10 +135,11 @@ impl CommandError<'_> {
 pub const SUBSCRIBE: &str = "subscribe";
 pub const UNSUBSCRIBE: &str = "unsubscribe";
 pub const PUBLISH: &str = "publish";
+pub const REFRESH: &str = "refresh";
 pub const PING: &str = "ping";
 
 /// Every value of `type` that [`decode`] takes.
-pub const TYPES: [&str; 4] = [SUBSCRIBE, UNSUBSCRIBE, PUBLISH, PING];
+pub const TYPES: [&str; 5] = [SUBSCRIBE, UNSUBSCRIBE, PUBLISH, REFRESH, PING];
 
 /// Decodes a text message as JSON, a binary one as MessagePack.
 ///
@@ -156,10 +166,11 @@ pub fn decode(text: bool, message: &[u8]) -> Result<Command<'_>, CommandError<'_
 }
 
 const BAD_ID: &str = "`id` must be an unsigned integer or a string of at most 64 bytes";
-const BAD_TYPE: &str = "`type` must be given, as a string: subscribe, unsubscribe, publish or ping";
-const UNKNOWN_TYPE: &str = "this `type` is not known here: subscribe, unsubscribe, publish and ping are";
+const BAD_TYPE: &str = "`type` must be given, as a string: subscribe, unsubscribe, publish, refresh or ping";
+const UNKNOWN_TYPE: &str = "this `type` is not known here: subscribe, unsubscribe, publish, refresh and ping are";
 const BAD_CHANNEL: &str = "`channel` must be given, as a string";
 const BAD_SINCE: &str = "`since` must be a map with `epoch` and `seq`, both unsigned integers below 2^53";
+const BAD_TOKEN: &str = "`token` must be given, as a string";
 const NO_DATA: &str = "`data` must be given; it may be any value, null too";
 
 const _: () = assert!(COMMAND_ID_BYTES_MAX == 64, "the message above says 64");
@@ -187,6 +198,7 @@ struct Fields<'a> {
     channel: Option<Spelled<'a>>,
     data: Option<Spelled<'a>>,
     since: Option<Spelled<'a>>,
+    token: Option<Spelled<'a>>,
 }
 
 impl<'a> Fields<'a> {
@@ -198,6 +210,7 @@ impl<'a> Fields<'a> {
             "channel" => fields.channel = Some(value),
             "data" => fields.data = Some(value),
             "since" => fields.since = Some(value),
+            "token" => fields.token = Some(value),
             _ => {}
         })?;
         Ok(fields)
@@ -221,6 +234,7 @@ impl<'a> Fields<'a> {
             SUBSCRIBE => Body::Subscribe { channel: self.channel()?, since: self.since()? },
             UNSUBSCRIBE => Body::Unsubscribe { channel: self.channel()? },
             PUBLISH => Body::Publish { channel: self.channel()?, payload: self.data.ok_or_else(|| bad(NO_DATA))?.payload() },
+            REFRESH => Body::Refresh { token: self.token.and_then(Spelled::text).ok_or_else(|| bad(BAD_TOKEN))? },
             PING => Body::Ping,
             _ => return Err((ErrorCode::UnknownType, Cow::Borrowed(UNKNOWN_TYPE))),
         })
@@ -286,6 +300,7 @@ mod tests {
                     Body::Publish { channel, payload } => {
                         Body::Publish { channel: own(channel), payload: Cow::Owned(payload.into_owned()) }
                     }
+                    Body::Refresh { token } => Body::Refresh { token: own(token) },
                     Body::Ping => Body::Ping,
                 },
             }),
@@ -322,6 +337,10 @@ mod tests {
         assert_eq!(
             command(&json!({"type": "unsubscribe", "channel": "a", "id": 7})),
             Command { id: id.clone(), body: Body::Unsubscribe { channel: "a".into() } }
+        );
+        assert_eq!(
+            command(&json!({"type": "refresh", "token": "x.y.z", "id": 7})),
+            Command { id: id.clone(), body: Body::Refresh { token: "x.y.z".into() } }
         );
         assert_eq!(
             command(&json!({"type": "subscribe", "channel": "user:é", "id": 7})),
@@ -418,6 +437,8 @@ mod tests {
             (json!({"id": id, "type": "unsubscribe"}), ErrorCode::BadCommand, BAD_CHANNEL),
             (json!({"id": id, "type": "publish", "data": 1}), ErrorCode::BadCommand, BAD_CHANNEL),
             (json!({"id": id, "type": "publish", "channel": "a"}), ErrorCode::BadCommand, NO_DATA),
+            (json!({"id": id, "type": "refresh"}), ErrorCode::BadCommand, BAD_TOKEN),
+            (json!({"id": id, "type": "refresh", "token": 1}), ErrorCode::BadCommand, BAD_TOKEN),
         ] {
             let error = error(&command);
             let sent = |key: &str| command[key].as_str().map(|text| Cow::Owned(text.to_owned()));
@@ -520,7 +541,7 @@ mod tests {
     #[test]
     fn types_lists_what_decode_takes() {
         for kind in TYPES {
-            assert!(decode(true, json!({"type": kind, "channel": "a", "data": 1}).to_string().as_bytes()).is_ok());
+            assert!(decode(true, json!({"type": kind, "channel": "a", "data": 1, "token": "t"}).to_string().as_bytes()).is_ok());
             assert!(BAD_TYPE.contains(kind) && UNKNOWN_TYPE.contains(kind));
         }
     }
@@ -532,7 +553,7 @@ mod tests {
         }
 
         #[test]
-        fn random_fields_never_panic(kind in "subscribe|unsubscribe|publish|ping|x", id in any_value(), channel in any_value(), data in any_value(), since in any_value()) {
+        fn random_fields_never_panic(kind in "subscribe|unsubscribe|publish|refresh|ping|x", id in any_value(), channel in any_value(), data in any_value(), since in any_value()) {
             let (json, msgpack) = both(&json!({"type": kind, "id": id, "channel": channel, "data": data, "since": since}));
             prop_assert_eq!(json.as_ref().err(), msgpack.as_ref().err());
         }

@@ -32,13 +32,49 @@ named! {
 /// Everything but `notification`, which is written by [`super::payload::encode_notification`].
 #[derive(Debug, Clone, Copy)]
 pub enum Event<'a> {
-    Connected { client_id: &'a str, heartbeat_seconds: u64 },
-    Subscribed { id: Option<&'a Id>, channel: &'a str, epoch: u64, seq: u64, recovered: bool },
-    Unsubscribed { id: Option<&'a Id>, channel: &'a str },
-    Published { id: Option<&'a Id>, channel: &'a str, seq: Option<u64> },
-    Pong { id: Option<&'a Id> },
-    Gap { channel: &'a str, from: u64, to: u64, reason: GapReason },
-    Error { asked: Asked<'a>, code: ErrorCode, message: &'a str },
+    Connected {
+        client_id: &'a str,
+        heartbeat_seconds: u64,
+    },
+    Subscribed {
+        id: Option<&'a Id>,
+        channel: &'a str,
+        epoch: u64,
+        seq: u64,
+        recovered: bool,
+    },
+    /// `reason`: why the server ended the subscription by itself.
+    Unsubscribed {
+        id: Option<&'a Id>,
+        channel: &'a str,
+        reason: Option<&'a str>,
+    },
+    Published {
+        id: Option<&'a Id>,
+        channel: &'a str,
+        seq: Option<u64>,
+    },
+    Pong {
+        id: Option<&'a Id>,
+    },
+    Refreshed {
+        id: Option<&'a Id>,
+        expires_ms: u64,
+    },
+    Expiring {
+        expires_ms: u64,
+    },
+    Gap {
+        channel: &'a str,
+        from: u64,
+        to: u64,
+        reason: GapReason,
+    },
+    Error {
+        asked: Asked<'a>,
+        code: ErrorCode,
+        message: &'a str,
+    },
 }
 
 named! {
@@ -49,6 +85,8 @@ named! {
         Unsubscribed = "unsubscribed",
         Published = "published",
         Pong = "pong",
+        Refreshed = "refreshed",
+        Expiring = "expiring",
         Gap = "gap",
         Error = "error",
         Notification = "notification",
@@ -63,6 +101,8 @@ impl Event<'_> {
             Event::Unsubscribed { .. } => EventType::Unsubscribed,
             Event::Published { .. } => EventType::Published,
             Event::Pong { .. } => EventType::Pong,
+            Event::Refreshed { .. } => EventType::Refreshed,
+            Event::Expiring { .. } => EventType::Expiring,
             Event::Gap { .. } => EventType::Gap,
             Event::Error { .. } => EventType::Error,
         }
@@ -111,9 +151,10 @@ fn fields<'a>(event: &Event<'a>, timestamp_ms: u64) -> Fields<'a> {
             fields.push(("recovered", Value::Flag(recovered)));
             fields.push(("timestamp", Value::Number(timestamp_ms)));
         }
-        Event::Unsubscribed { id, channel } => {
+        Event::Unsubscribed { id, channel, reason } => {
             fields.extend(id_field(id));
             fields.push(("channel", Value::Text(channel)));
+            fields.extend(reason.map(|reason| ("reason", Value::Text(reason))));
             fields.push(("timestamp", Value::Number(timestamp_ms)));
         }
         Event::Published { id, channel, seq } => {
@@ -122,6 +163,11 @@ fn fields<'a>(event: &Event<'a>, timestamp_ms: u64) -> Fields<'a> {
             fields.extend(seq.map(|seq| ("seq", Value::Number(seq))));
         }
         Event::Pong { id } => fields.extend(id_field(id)),
+        Event::Refreshed { id, expires_ms } => {
+            fields.extend(id_field(id));
+            fields.push(("expires", Value::Number(expires_ms)));
+        }
+        Event::Expiring { expires_ms } => fields.push(("expires", Value::Number(expires_ms))),
         Event::Gap { channel, from, to, reason } => {
             fields.push(("channel", Value::Text(channel)));
             fields.push(("from", Value::Number(from)));
@@ -223,13 +269,18 @@ mod tests {
                     "timestamp": timestamp}),
             ),
             (
-                Event::Unsubscribed { id: Some(&number), channel: "a" },
+                Event::Unsubscribed { id: Some(&number), channel: "a", reason: None },
                 json!({"type": "unsubscribed", "id": u64::MAX, "channel": "a", "timestamp": timestamp}),
             ),
             (Event::Published { id: None, channel: "a", seq: Some(5) }, json!({"type": "published", "channel": "a", "seq": 5})),
             (Event::Published { id: None, channel: "a", seq: None }, json!({"type": "published", "channel": "a"})),
             (Event::Pong { id: None }, json!({"type": "pong"})),
             (Event::Pong { id: Some(&number) }, json!({"type": "pong", "id": u64::MAX})),
+            (
+                Event::Refreshed { id: Some(&number), expires_ms: timestamp },
+                json!({"type": "refreshed", "id": u64::MAX, "expires": timestamp}),
+            ),
+            (Event::Expiring { expires_ms: timestamp }, json!({"type": "expiring", "expires": timestamp})),
             (
                 Event::Gap { channel: "a", from: 1, to: 70_000, reason: GapReason::Inbox },
                 json!({"type": "gap", "channel": "a", "from": 1, "to": 70_000, "reason": "inbox"}),

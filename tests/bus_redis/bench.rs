@@ -30,7 +30,7 @@ pub fn settings(redis: Option<String>) -> Settings {
         settings.redis.url = redis;
         settings.redis.linger = Duration::from_millis(50);
         settings.shards.inbox_messages = 1 << 16;
-        settings.channels = ChannelRules { default: rule, by_prefix: Vec::new() };
+        settings.channels = ChannelRules { default: rule, tables: Vec::new() };
     })
 }
 

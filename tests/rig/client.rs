@@ -26,6 +26,11 @@ pub struct Client {
     /// Events that answer a command with an id, in the order in which they came.
     pub answers: Vec<Value>,
     pub errors: Vec<Value>,
+    /// How often it was told that its token expires.
+    pub expiring: usize,
+    pub refreshed: usize,
+    /// Channels whose subscription the server ended.
+    pub ended: Vec<String>,
     pub messages: usize,
     pub gaps: usize,
     /// What it was told of being too slow, and not yet held against what the logs had room for.
@@ -76,6 +81,9 @@ impl Client {
             refused: None,
             answers: Vec::new(),
             errors: Vec::new(),
+            expiring: 0,
+            refreshed: 0,
+            ended: Vec::new(),
             messages: 0,
             gaps: 0,
             overruns: Vec::new(),
@@ -170,6 +178,8 @@ impl Client {
         }
         match event["type"].as_str().expect("every event has a type") {
             "connected" | "pong" | "published" => {}
+            "expiring" => self.expiring += 1,
+            "refreshed" => self.refreshed += 1,
             "subscribed" => {
                 let view = View { epoch: number("epoch"), seq: number("seq") };
                 if let Some(before) = self.subscriptions.get_mut(&channel) {
@@ -183,6 +193,9 @@ impl Client {
                 self.subscriptions.insert(channel, view);
             }
             "unsubscribed" => {
+                if event["reason"].is_string() {
+                    self.ended.push(channel.clone());
+                }
                 self.asked.retain(|asked| *asked != channel);
                 self.subscriptions.remove(&channel);
             }

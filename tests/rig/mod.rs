@@ -45,6 +45,7 @@ impl<N: Network> Rig<N> {
             connections: Arc::new(AtomicUsize::new(0)),
             addresses: addresses.clone(),
             node_id: 1,
+            gate: settings.auth.gate().unwrap(),
             peer_of: net::peer_of,
         };
         Rig { shard: Shard::new(net, parts), metrics, addresses, to_shard, from_shard, polls }

@@ -10,3 +10,4 @@ mod rig;
 mod silence;
 mod slow;
 mod stage;
+mod tokens;

@@ -10,8 +10,9 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use campanile::auth::token::TokenReason;
 use campanile::bus::ConnToken;
-use campanile::config::{ChannelRule, Overrun, Settings};
+use campanile::config::{AuthMode, ChannelRule, Overrun, Settings};
 use campanile::fanout::batch::{Batch, Channel};
 use campanile::fanout::topics::TopicToken;
 use campanile::metrics::ShardMetrics;
@@ -22,6 +23,7 @@ use campanile::wire::close::CloseReason;
 use campanile::wire::frame::{Opcode, encode_masked_frame};
 use campanile::wire::http::refusal::RefusalReason;
 use fastrand::Rng;
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 
 use crate::rig::client::Client;
 use crate::rig::net::{SimNet, UNASKED, Wires, request};
@@ -32,6 +34,9 @@ const CHANNELS: [&str; 4] = ["cut", "skip", "latest", "kept"];
 const LOG_BYTES: [(usize, usize); 2] = [(6_000, 20_000), (1 << 20, 4 << 20)];
 /// Some seeds have little room for the connections' own buffers, some much.
 const BUFFER_BYTES: [usize; 2] = [5_000, 400_000];
+/// What the tokens of some seeds are signed with, and whose they are.
+const SECRET: &str = "the secret of the simulation, 40 bytes..";
+const USERS: [&str; 2] = ["one", "two"];
 
 /// What happened over all seeds: a simulation in which nothing goes wrong shows nothing.
 pub static SEEN: Mutex<Seen> = Mutex::new(Seen { counts: BTreeMap::new() });
@@ -59,6 +64,12 @@ impl Seen {
         add("pings", metrics.pings_sent.get());
         add("heartbeats to those who cannot be pinged", clients.iter().map(|peer| peer.client.beats as u64).sum());
         add("told that a channel is counted anew", clients.iter().map(|peer| peer.client.renumbered).sum());
+        for reason in [TokenReason::Missing, TokenReason::Expired, TokenReason::Signature, TokenReason::OtherUser] {
+            add(&format!("token refused: {}", reason.name()), metrics.tokens_refused[reason as usize].get());
+        }
+        add("tokens known again", metrics.tokens_known.get());
+        add("told that its token expires", clients.iter().map(|peer| peer.client.expiring as u64).sum());
+        add("tokens refreshed", clients.iter().map(|peer| peer.client.refreshed as u64).sum());
         add("refused for a broken PROXY header", metrics.refused[RefusalReason::ProxyHeader as usize].get());
         add("refused for too many connections of one address", metrics.refused[RefusalReason::ConnectionsPerAddress as usize].get());
         add("refused for too many connections", metrics.refused[RefusalReason::ConnectionsMax as usize].get());
@@ -138,6 +149,8 @@ pub struct Simulation {
     digest: DefaultHasher,
     /// Deals the steps of the clock on the wall, which must change nothing else; None: it goes like the other one.
     wall: Option<Rng>,
+    /// Clients bring tokens. They expire by the clock on the wall, so nobody sets it then.
+    has_tokens: bool,
 }
 
 impl Simulation {
@@ -145,6 +158,7 @@ impl Simulation {
         let mut rng = Rng::with_seed(seed);
         let settings = settings(&mut rng);
         let buffer_bytes = settings.buffer_bytes_of_shard();
+        let has_tokens = settings.auth.mode == AuthMode::Jwt;
         let (log_bytes, log_bytes_total) = (settings.channels.of("cut").log_bytes, settings.bounds.log_bytes_total);
         let wires = Wires::new();
         let rig = Rig::new(SimNet::of(&wires), &settings, 64);
@@ -165,7 +179,8 @@ impl Simulation {
             log_bytes_total,
             buffer_bytes,
             digest: DefaultHasher::new(),
-            wall: Some(Rng::with_seed(!seed)),
+            wall: Some(Rng::with_seed(!seed)).filter(|_| !has_tokens),
+            has_tokens,
         }
     }
 
@@ -220,6 +235,9 @@ impl Simulation {
         client.unasked = self.rng.u8(..5) == 0;
         if client.unasked {
             path += &format!("{query}{UNASKED}");
+        }
+        if self.has_tokens && self.rng.u8(..10) > 0 {
+            path += &format!("{query}token={}", self.token());
         }
         // Some can take all that ever comes.
         let room = if self.rng.u8(..5) == 0 { usize::MAX / 2 } else { self.rng.usize(0..600) };
@@ -285,6 +303,15 @@ impl Simulation {
         self.wires.borrow_mut().send(pipe, &said);
     }
 
+    /// A token of somebody, good for some seconds, or long past; now and then nobody has signed it. There are few, so many are known.
+    fn token(&mut self) -> String {
+        let user = self.rng.choice(USERS).unwrap();
+        let now_s = self.wires.borrow().unix_ms() / 1000;
+        let claims = serde_json::json!({"sub": user, "exp": now_s - 3 + self.rng.u64(..20)});
+        let secret = if self.rng.u8(..12) == 0 { "another" } else { SECRET };
+        encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(secret.as_bytes())).unwrap()
+    }
+
     fn live_peer(&mut self) -> Option<usize> {
         let is_live = |peer: &Peer| !peer.ended && peer.client.is_upgraded() && peer.last_said_ns.is_none();
         let live: Vec<usize> = (0..self.peers.len()).filter(|&at| is_live(&self.peers[at])).collect();
@@ -301,6 +328,13 @@ impl Simulation {
         let is_raw = peer.client.format == Format::Raw;
         let subscribed = peer.client.subscriptions.get(channel).copied();
         let asked = peer.client.asked.iter().any(|asked| asked == channel);
+        if self.has_tokens && self.rng.u8(..6) == 0 {
+            for _ in 0..self.rng.usize(1..5) {
+                let token = self.token();
+                self.command(at, &serde_json::json!({"type": "refresh", "token": token}));
+            }
+            return;
+        }
         match self.rng.u8(..20) {
             0..7 if !is_raw && subscribed.is_none() && !asked => {
                 let mut command = serde_json::json!({"type": "subscribe", "channel": channel, "id": 5});
@@ -497,12 +531,18 @@ fn settings(rng: &mut Rng) -> Settings {
         settings.bounds.buffer_bytes_total = *rng.choice(&BUFFER_BYTES).unwrap();
         // A share of the buffers holds one message at least, so little room needs small ones.
         settings.bounds.message_bytes_max = 3000;
+        if rng.u8(..3) == 0 {
+            settings.auth.mode = AuthMode::Jwt;
+            settings.auth.secret = Some(SECRET.to_owned());
+            settings.auth.leeway = Duration::from_secs(1);
+            settings.auth.warning = Duration::from_secs(3);
+        }
         settings.clients.heartbeat = Duration::from_secs(5);
         settings.clients.pong_timeout = Duration::from_secs(3);
         settings.clients.handshake_timeout = Duration::from_secs(3);
         settings.clients.close_timeout = Duration::from_secs(2);
         let rule = ChannelRule { overrun: Overrun::Disconnect, log_bytes, history_count: 0, ..settings.channels.default.clone() };
-        settings.channels.by_prefix = vec![
+        settings.channels.tables = vec![
             ("latest".into(), ChannelRule { overrun: Overrun::Latest, ..rule.clone() }),
             ("skip".into(), ChannelRule { overrun: Overrun::Skip, ..rule.clone() }),
             (

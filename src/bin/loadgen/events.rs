@@ -152,7 +152,7 @@ mod tests {
             let refusal = |is_for_now, text: &str| Event::Error(Refusal { id: Some(3), is_for_now, text: text.to_owned() });
             assert_eq!(error(ErrorCode::Busy), refusal(true, "busy: m"));
             assert_eq!(error(ErrorCode::TooManyChannels), refusal(false, "too_many_channels: m"));
-            assert_eq!(read_back(event::Event::Unsubscribed { id: None, channel: "a" }), Event::Unsubscribed);
+            assert_eq!(read_back(event::Event::Unsubscribed { id: None, channel: "a", reason: None }), Event::Unsubscribed);
             assert_eq!(read_back(event::Event::Pong { id: None }), Event::Other);
         }
         assert_eq!(read(true, b"seq 1"), Event::Other);

@@ -278,6 +278,6 @@ pub(super) fn settings() -> Settings {
         settings.bounds.subscriptions_max = 16;
         settings.bounds.payload_bytes_max = PAYLOAD_BYTES_MAX;
         settings.shards.inbox_messages = 1024;
-        settings.channels = ChannelRules { default: ChannelRule::default(), by_prefix: vec![("ticker:".into(), ticker)] };
+        settings.channels = ChannelRules { default: ChannelRule::default(), tables: vec![("ticker:".into(), ticker)] };
     })
 }

@@ -138,8 +138,8 @@ fn info_says_what_runs_and_hides_the_password() {
     assert!(info["started_unix_ms"].as_u64().unwrap() <= crate::sys::unix_ms());
     assert_eq!(info["settings"]["heartbeat_ms"], 30_000);
     assert_eq!(info["settings"]["pin"], json!([0, 1]));
-    assert_eq!(info["settings"]["channel_prefixes"][0]["prefix"], "ticker:");
-    assert_eq!(info["settings"]["channel_prefixes"][0]["overrun"], "latest");
+    assert_eq!(info["settings"]["channel_tables"][0]["prefix"], "ticker:");
+    assert_eq!(info["settings"]["channel_tables"][0]["overrun"], "latest");
     assert_eq!(info["limits"]["publish_channels"], 1000);
 
     let embedded = Server::start(Options::default()).get("/info").json();

@@ -63,6 +63,7 @@ pub fn refuse(out: &mut Vec<u8>, refusal: &Refusal) {
     let answer = Answer::begin(out, refusal.reason.status());
     let answer = match refusal.reason {
         RefusalReason::MethodNotAllowed => answer.field("Allow", refusal.allow).field("Connection", "close"),
+        RefusalReason::Unauthorized => answer.field("WWW-Authenticate", refusal.challenge).field("Connection", "close"),
         // Whoever sends Upgrade must list it under Connection too (RFC 9110, 7.8).
         RefusalReason::UpgradeRequired => {
             answer.field("Upgrade", "websocket").field("Sec-WebSocket-Version", "13").field("Connection", "close, Upgrade")

@@ -1,15 +1,18 @@
 //! What the public port hears and says in HTTP (RFC 9112): which resource a request is for, may it be upgraded, and the answers.
 //!
 //! [`head`] reads the syntax, `target` what is asked of which resource, [`upgrade`] decides by RFC 6455, [`refusal`] says why not,
-//! [`answer`] writes what goes back, and [`forwarded`] finds out where a request came from.
+//! [`credentials`] finds what a client says about itself, [`origin`] from where its page is, [`forwarded`] where a request came from, and
+//! [`answer`] writes what goes back.
 //!
 //! Called by a shard with what a new socket has sent so far, again from the start after each read until the outcome is not `Partial`;
 //! the shard bounds the time. Invariants: nothing is kept between calls, so a pending handshake costs only the bytes it sent; an outcome
 //! does not change when more bytes follow; and a refusal always says what would have been accepted.
 
 pub mod answer;
+pub mod credentials;
 pub mod forwarded;
 pub mod head;
+pub mod origin;
 pub mod refusal;
 mod target;
 #[cfg(test)]

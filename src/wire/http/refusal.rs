@@ -11,6 +11,8 @@ pub struct Refusal {
     pub message: String,
     /// For 405: what the resource accepts.
     pub(super) allow: &'static str,
+    /// For 401: what is asked for (RFC 6750, 3).
+    pub(super) challenge: &'static str,
     /// The answer to a HEAD request has no body.
     pub(super) head_only: bool,
 }
@@ -50,6 +52,10 @@ refusal_reasons! {
     ProxyHeader = "proxy_header", 400 "Bad Request", Not, "";
     /// Whoever connects to such a listener is no trusted proxy; the connection was closed without an answer.
     ProxyUntrusted = "proxy_untrusted", 400 "Bad Request", Not, "";
+    /// No token, or one that is not taken.
+    Unauthorized = "unauthorized", 401 "Unauthorized", Not, "";
+    /// The page is from where none may connect.
+    Origin = "origin", 403 "Forbidden", Not, "pages of this Origin may not connect to this server";
     NotFound = "not_found", 404 "Not Found", Not,
         "Nothing is served here; WebSocket clients connect to /ws or /ws/CHANNEL.";
     MethodNotAllowed = "method_not_allowed", 405 "Method Not Allowed", Not, "";
@@ -71,6 +77,9 @@ refusal_reasons! {
         "this server takes no more new connections in this second; come back later";
     /// The descriptor limit is reached; the connection was closed without an answer.
     Descriptors = "descriptors", 503 "Service Unavailable", Later, "";
+    /// More tokens are to be verified than can be within the handshake deadline.
+    TokensWaiting = "tokens_waiting", 503 "Service Unavailable", Later,
+        "this server has more tokens to verify than it can; try another or later";
     /// The server is stopping.
     Stopping = "stopping", 503 "Service Unavailable", Later, "the server is stopping";
 }
@@ -85,7 +94,13 @@ impl From<RefusalReason> for Refusal {
 
 impl Refusal {
     pub fn new(reason: RefusalReason, message: impl Into<String>) -> Refusal {
-        Refusal { reason, message: message.into(), allow: "GET", head_only: false }
+        Refusal { reason, message: message.into(), allow: "GET", challenge: "Bearer", head_only: false }
+    }
+
+    /// No token was brought, or (`is_bad`) one that is not taken.
+    pub fn unauthorized(message: impl Into<String>, is_bad: bool) -> Refusal {
+        let challenge = if is_bad { "Bearer error=\"invalid_token\"" } else { "Bearer" };
+        Refusal { challenge, ..Refusal::new(RefusalReason::Unauthorized, message) }
     }
 
     pub(super) fn bad(message: impl Into<String>) -> Refusal {

@@ -100,6 +100,6 @@ impl Query {
 }
 
 /// Percent-decoded; None: not UTF-8.
-fn decoded(encoded: &str) -> Option<Cow<'_, str>> {
+pub(super) fn decoded(encoded: &str) -> Option<Cow<'_, str>> {
     percent_encoding::percent_decode_str(encoded).decode_utf8().ok()
 }

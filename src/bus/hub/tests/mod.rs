@@ -42,13 +42,14 @@ fn rule() -> ChannelRule {
         log_bytes: 1 << 20,
         history_count: 0,
         history_age: Duration::from_secs(3600),
+        ..ChannelRule::default()
     }
 }
 
 fn settings_of(rule: ChannelRule, channels_max: usize) -> HubSettings {
     HubSettings {
         inbox_messages: 1024,
-        rules: ChannelRules { default: rule, by_prefix: Vec::new() },
+        rules: ChannelRules { default: rule, tables: Vec::new() },
         linger_ns: LINGER_NS,
         channels_max,
         channels_of_address: usize::MAX,

@@ -1,0 +1,105 @@
+//! Tokens that were verified before, known again by their hash: a crowd that comes back does not pay for its signatures twice, and those who bring the
+//! same token share what is known of its bearer. One for each shard.
+//!
+//! Invariant: what it holds is bounded; the oldest goes first. Only what a key of ours has signed comes in, so nobody fills it at will.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use hashbrown::HashMap;
+
+use super::identity::Identity;
+
+type Hash = [u8; 32];
+
+/// An entry besides what it points to: its place in a table that has grown, and in the order.
+const ENTRY_BYTES: usize = 176;
+
+#[derive(Debug)]
+pub struct Cache {
+    known: HashMap<Hash, Arc<Identity>>,
+    /// As they came.
+    order: VecDeque<Hash>,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl Cache {
+    pub fn new(bytes_max: usize) -> Cache {
+        Cache { known: HashMap::new(), order: VecDeque::new(), bytes: 0, bytes_max }
+    }
+
+    /// Whose token this is, if it was verified before. Whether it has expired since is the caller's to ask.
+    pub fn find(&self, token: &[u8]) -> Option<&Arc<Identity>> {
+        self.known.get(&hash(token))
+    }
+
+    pub fn insert(&mut self, token: &[u8], identity: Arc<Identity>) {
+        let cost = cost(&identity);
+        let hash = hash(token);
+        if cost > self.bytes_max || self.known.contains_key(&hash) {
+            return;
+        }
+        while self.bytes + cost > self.bytes_max {
+            let oldest = self.order.pop_front().expect("something takes those bytes");
+            let gone = self.known.remove(&oldest).expect("what is in order is known");
+            self.bytes -= self::cost(&gone);
+        }
+        self.bytes += cost;
+        self.order.push_back(hash);
+        self.known.insert(hash, identity);
+    }
+
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+}
+
+fn cost(identity: &Identity) -> usize {
+    ENTRY_BYTES + identity.heap_bytes()
+}
+
+fn hash(token: &[u8]) -> Hash {
+    digest(&SHA256, token).as_ref().try_into().expect("SHA-256 has 32 bytes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity(user: &str) -> Arc<Identity> {
+        Arc::new(Identity::of_user(user).unwrap())
+    }
+
+    #[test]
+    fn a_token_is_known_again_and_shared() {
+        let mut cache = Cache::new(10_000);
+        assert!(cache.find(b"a").is_none());
+        cache.insert(b"a", identity("u"));
+        let (first, second) = (cache.find(b"a").unwrap().clone(), cache.find(b"a").unwrap());
+        assert!(Arc::ptr_eq(&first, second) && first.user() == "u");
+        assert!(cache.find(b"b").is_none());
+        cache.insert(b"a", identity("other"));
+        assert_eq!((cache.find(b"a").unwrap().user(), cache.len()), ("u", 1), "the first stays");
+    }
+
+    #[test]
+    fn the_oldest_makes_room() {
+        let each = cost(&identity("user-0"));
+        let mut cache = Cache::new(3 * each);
+        for user in 0..10 {
+            cache.insert(format!("{user}").as_bytes(), identity(&format!("user-{user}")));
+            assert!(cache.bytes <= 3 * each && cache.order.len() == cache.len());
+        }
+        assert_eq!(cache.len(), 3);
+        assert!(cache.find(b"6").is_none() && cache.find(b"7").is_some() && cache.find(b"9").is_some());
+        let mut none = Cache::new(each - 1);
+        none.insert(b"a", identity("user-0"));
+        assert!(none.is_empty());
+    }
+}

@@ -1,0 +1,147 @@
+//! Who is at the other end of a connection, and what its token lets it have.
+
+use super::pattern::{self, User};
+use crate::limits::{CHANNEL_NAME_BYTES_MAX, heap_bytes};
+
+/// How the name of a user's own channel begins.
+pub const USER_CHANNEL: &str = "user:";
+/// And that of a group's.
+pub const GROUP_CHANNEL: &str = "group:";
+/// So that the channel of a user has a name.
+pub const USER_BYTES_MAX: usize = CHANNEL_NAME_BYTES_MAX - USER_CHANNEL.len();
+
+/// Shared by all connections that brought the same token, and by those who remember it. Laid small: a connection with a token of its own costs little
+/// more than one without.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Unix time in seconds; [`u64::MAX`]: never.
+    expires_s: u64,
+    /// The user, then the token's id.
+    names: Box<str>,
+    user_bytes: u16,
+    claims: Option<Box<Claims>>,
+}
+
+/// What most tokens do not say: lists of texts without control characters, a line for each, so that a claim takes no more here than in its token.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Claims {
+    /// Patterns of channels that may be subscribed to, by rules that ask the token.
+    pub channels: Box<str>,
+    /// The same to publish to.
+    pub publish: Box<str>,
+    /// Each opens the channel `group:NAME`.
+    pub groups: Box<str>,
+}
+
+impl Identity {
+    /// Somebody whose word is believed, for as long as the connection lives.
+    ///
+    /// # Errors
+    /// What is wrong with the name.
+    pub fn of_user(user: &str) -> Result<Identity, &'static str> {
+        check_user(user)?;
+        Ok(Identity::new(user, "", u64::MAX, Claims::default()))
+    }
+
+    /// The user has passed [`check_user`]; no id is as long as 64 KiB, because no token is.
+    pub(super) fn new(user: &str, token_id: &str, expires_s: u64, claims: Claims) -> Identity {
+        let claims = (claims != Claims::default()).then(|| Box::new(claims));
+        Identity { expires_s, names: format!("{user}{token_id}").into(), user_bytes: user.len() as u16, claims }
+    }
+
+    pub fn user(&self) -> &str {
+        &self.names[..usize::from(self.user_bytes)]
+    }
+
+    /// `jti`; empty: it has none.
+    pub fn token_id(&self) -> &str {
+        &self.names[usize::from(self.user_bytes)..]
+    }
+
+    /// Unix time in seconds; None: never.
+    pub fn expires_s(&self) -> Option<u64> {
+        Some(self.expires_s).filter(|&expires_s| expires_s < u64::MAX)
+    }
+
+    /// Whether the `channels` claim names this channel.
+    pub fn may_hear(&self, channel: &str) -> bool {
+        self.claims.as_ref().is_some_and(|claims| self.is_named(&claims.channels, channel))
+    }
+
+    /// Whether the `publish` claim does.
+    pub fn may_publish(&self, channel: &str) -> bool {
+        self.claims.as_ref().is_some_and(|claims| self.is_named(&claims.publish, channel))
+    }
+
+    /// Whether the other one may have the same.
+    pub fn has_claims_of(&self, other: &Identity) -> bool {
+        self.claims == other.claims
+    }
+
+    pub fn is_in_group(&self, group: &str) -> bool {
+        self.claims.as_ref().is_some_and(|claims| claims.groups.lines().any(|other| other == group))
+    }
+
+    fn is_named(&self, patterns: &str, channel: &str) -> bool {
+        patterns.lines().any(|pattern| pattern::matches(pattern, channel, User::Is(self.user())))
+    }
+
+    /// What it takes of the heap, its own place included.
+    pub fn heap_bytes(&self) -> usize {
+        let claims = self.claims.as_ref().map_or(0, |claims| {
+            let Claims { channels, publish, groups } = &**claims;
+            heap_bytes(size_of::<Claims>()) + [channels, publish, groups].map(|text| heap_bytes(text.len())).iter().sum::<usize>()
+        });
+        heap_bytes(2 * size_of::<usize>() + size_of::<Identity>()) + heap_bytes(self.names.len()) + claims
+    }
+}
+
+/// The most that is kept of a token of this length: the texts of its claims, which are three quarters of it in base64, and what lies around them.
+pub const fn heap_bytes_max(token_bytes: usize) -> usize {
+    token_bytes / 4 * 3 + 64 + 64 + 4 * 32
+}
+
+/// A user's name is part of channels' names.
+pub fn check_user(user: &str) -> Result<(), &'static str> {
+    const _: () = assert!(USER_BYTES_MAX == 250, "the message below names it");
+    match user {
+        "" => Err("a user's name must not be empty"),
+        _ if user.len() > USER_BYTES_MAX => Err("a user's name must not be longer than 250 bytes"),
+        _ if user.contains(char::is_control) => Err("a user's name must not contain control characters"),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_known_of_somebody_takes_little() {
+        assert_eq!(size_of::<Identity>(), 40);
+        let identity = Identity::new("user-123456", "0123456789", 1, Claims::default());
+        assert_eq!(identity.heap_bytes(), 64 + 32);
+        assert_eq!((identity.user(), identity.token_id(), identity.expires_s()), ("user-123456", "0123456789", Some(1)));
+    }
+
+    #[test]
+    fn a_believed_user_never_expires_and_has_no_claims() {
+        let identity = Identity::of_user("u").unwrap();
+        assert_eq!((identity.user(), identity.token_id(), identity.expires_s()), ("u", "", None));
+        assert!(!identity.may_hear("a") && !identity.may_publish("a") && !identity.is_in_group("g"));
+        for (user, words) in [("", "empty"), (&*"x".repeat(251), "250 bytes"), ("a\nb", "control")] {
+            assert!(Identity::of_user(user).unwrap_err().contains(words), "{user}");
+        }
+        assert!(Identity::of_user(&"x".repeat(250)).is_ok());
+    }
+
+    #[test]
+    fn claims_name_channels() {
+        let claims = Claims { channels: "room:*\nuser:{sub}".into(), publish: "room:1".into(), groups: "admins\nstaff".into() };
+        let identity = Identity::new("u", "", 1, claims);
+        assert!(identity.may_hear("room:7") && identity.may_hear("user:u") && !identity.may_hear("user:v"));
+        assert!(identity.may_publish("room:1") && !identity.may_publish("room:7"));
+        assert!(identity.is_in_group("admins") && identity.is_in_group("staff") && !identity.is_in_group("admin"));
+        assert_eq!(identity.heap_bytes(), 64 + 32 + 64 + 32 + 32 + 32);
+    }
+}

@@ -1,0 +1,304 @@
+//! One token: is it well-formed, who signed it, what does it claim. [`Verifier::look`] reads the header and finds the keys, which costs little;
+//! [`Signed::verify`] checks the signature and judges the claims, which may cost a good part of a turn, so whoever calls it has a budget.
+//!
+//! The library verifies signatures and nothing else: it would parse header and claims twice, ask its own clock, and let pass what is refused here
+//! (RFC 7519: a `crit` that nobody understands, an audience that is missing, a time that is no number).
+
+use std::borrow::Cow;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, AlgorithmFamily, crypto};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
+use smallvec::SmallVec;
+
+use super::identity::{Claims, Identity, check_user};
+use super::keys::{Key, Keys};
+use super::pattern::Pattern;
+use crate::named::named;
+
+named! {
+    /// Why a token was not taken. Each is counted in `campanile_tokens_refused_total`.
+    TokenReason {
+        /// None was given.
+        Missing = "missing",
+        /// More than one was given, in two places or twice in one.
+        Several = "several",
+        /// Longer than `token_bytes_max`.
+        TooLong = "too_long",
+        /// Not three parts of base64url with JSON in the first two.
+        Malformed = "malformed",
+        /// `crit` names what nobody here understands.
+        Critical = "critical",
+        /// `alg` is none, unknown, or not one of the key's.
+        Algorithm = "algorithm",
+        /// `kid` names no key.
+        UnknownKey = "unknown_key",
+        Signature = "signature",
+        Expired = "expired",
+        /// `nbf` is in the future.
+        NotYetValid = "not_yet_valid",
+        Issuer = "issuer",
+        Audience = "audience",
+        /// A claim is missing, or of another type than it should be.
+        Claim = "claim",
+        /// The token that was to take another one's place is another user's.
+        OtherUser = "other_user",
+    }
+}
+
+/// Why a token was not taken, and the words for whoever brought it: they quote nothing of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenError {
+    pub reason: TokenReason,
+    pub text: &'static str,
+}
+
+impl TokenError {
+    const fn claim(text: &'static str) -> TokenError {
+        TokenError { reason: TokenReason::Claim, text }
+    }
+}
+
+impl From<TokenReason> for TokenError {
+    fn from(reason: TokenReason) -> TokenError {
+        let text = match reason {
+            TokenReason::Missing => "this server asks for a token",
+            TokenReason::Several => "more than one token was given; give one, in one place",
+            TokenReason::TooLong => "the token is longer than this server takes",
+            TokenReason::Malformed => {
+                "this is no JSON Web Token: three parts in base64url, the first two of them JSON objects in which nothing stands twice"
+            }
+            TokenReason::Critical => "the token's header has `crit`, and this server understands no extension",
+            TokenReason::Algorithm => "the token's `alg` is not one that its key is for",
+            TokenReason::UnknownKey => "the token's `kid` is not one of this server's keys",
+            TokenReason::Signature => "the token's signature is not good",
+            TokenReason::Expired => "the token has expired",
+            TokenReason::NotYetValid => "the token is not valid yet (`nbf`); are the clocks right?",
+            TokenReason::Issuer => "the token's `iss` is not the one that this server asks for",
+            TokenReason::Audience => "the token's `aud` is not this server",
+            TokenReason::Claim => "a claim of the token is missing or of the wrong type",
+            TokenReason::OtherUser => "the token is another user's than the one it is to follow",
+        };
+        TokenError { reason, text }
+    }
+}
+
+/// What is asked of a token besides its signature.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Longest token that is looked at.
+    pub bytes_max: usize,
+    /// How far clocks may be apart: a token is good for so much longer and sooner than it says.
+    pub leeway_s: u64,
+    /// How long before it expires its bearer is told.
+    pub warning_s: u64,
+    /// What `iss` must be; None: whatever it is.
+    pub issuer: Option<String>,
+    /// What `aud` must be or hold; None: no token may have one.
+    pub audience: Option<String>,
+}
+
+#[derive(Debug)]
+pub struct Verifier {
+    keys: Keys,
+    policy: Policy,
+}
+
+/// A token that has been looked at and not yet believed.
+#[derive(Debug)]
+pub struct Signed<'t, 'v> {
+    verifier: &'v Verifier,
+    /// Header and claims as they are signed.
+    message: &'t str,
+    claims: &'t str,
+    signature: &'t str,
+    algorithm: Algorithm,
+    keys: SmallVec<[&'v Key; 2]>,
+}
+
+impl Verifier {
+    pub fn new(keys: Keys, policy: Policy) -> Verifier {
+        Verifier { keys, policy }
+    }
+
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Everything that can be said without a signature. What is too long is not looked at.
+    pub fn look<'t>(&self, token: &'t [u8]) -> Result<Signed<'t, '_>, TokenError> {
+        if token.len() > self.policy.bytes_max {
+            return Err(TokenReason::TooLong.into());
+        }
+        let token = std::str::from_utf8(token).map_err(|_| TokenReason::Malformed)?;
+        let (message, signature) = token.rsplit_once('.').ok_or(TokenReason::Malformed)?;
+        let (header, claims) = message.split_once('.').ok_or(TokenReason::Malformed)?;
+        let header = URL_SAFE_NO_PAD.decode(header).map_err(|_| TokenReason::Malformed)?;
+        let header: Header = serde_json::from_slice(&header).map_err(|_| TokenReason::Malformed)?;
+        if claims.contains('.') {
+            return Err(TokenReason::Malformed.into());
+        }
+        if header.crit.is_some() {
+            return Err(TokenReason::Critical.into());
+        }
+        let algorithm: Algorithm = header.alg.parse().map_err(|_| TokenReason::Algorithm)?;
+        let mut named = self.keys.named(header.kid.as_deref()).peekable();
+        if named.peek().is_none() {
+            return Err(TokenReason::UnknownKey.into());
+        }
+        let keys: SmallVec<[&Key; 2]> = named.filter(|key| key.is_for(algorithm)).collect();
+        if keys.is_empty() {
+            return Err(TokenReason::Algorithm.into());
+        }
+        Ok(Signed { verifier: self, message, claims, signature, algorithm, keys })
+    }
+
+    /// Whether somebody who was believed before still is.
+    pub fn check_time(&self, identity: &Identity, now_ms: u64) -> Result<(), TokenError> {
+        if now_ms < self.ends_ms(identity) { Ok(()) } else { Err(TokenReason::Expired.into()) }
+    }
+
+    /// When a bearer is believed no more: the same for a token that comes and for a connection that stays.
+    pub fn ends_ms(&self, identity: &Identity) -> u64 {
+        identity.expires_s().map_or(u64::MAX, |expires_s| expires_s.saturating_add(self.policy.leeway_s).saturating_mul(1000))
+    }
+
+    /// When it is told that this will be; None: never.
+    pub fn warns_ms(&self, identity: &Identity) -> Option<u64> {
+        let expires_s = identity.expires_s().filter(|_| self.policy.warning_s > 0)?;
+        Some(expires_s.saturating_sub(self.policy.warning_s).saturating_mul(1000))
+    }
+}
+
+#[derive(Deserialize)]
+struct Header {
+    alg: String,
+    kid: Option<String>,
+    crit: Option<IgnoredAny>,
+}
+
+impl Signed<'_, '_> {
+    /// What verifying it costs, in units of about two microseconds.
+    pub fn cost(&self) -> usize {
+        let each = match self.algorithm.family() {
+            AlgorithmFamily::Hmac => 1,
+            AlgorithmFamily::Rsa => 10,
+            AlgorithmFamily::Ec | AlgorithmFamily::Ed => 28,
+        };
+        each * self.keys.len()
+    }
+
+    /// Whether the signature is good, and the claims are, at this time; who its bearer is, then.
+    pub fn verify(&self, now_ms: u64) -> Result<Identity, TokenError> {
+        let is_signed = |key: &&Key| crypto::verify(self.signature, self.message.as_bytes(), &key.decoding, self.algorithm) == Ok(true);
+        if !self.keys.iter().any(is_signed) {
+            return Err(TokenReason::Signature.into());
+        }
+        let claims = URL_SAFE_NO_PAD.decode(self.claims).map_err(|_| TokenReason::Malformed)?;
+        let claims: Claimed<'_> = serde_json::from_slice(&claims).map_err(|_| TokenReason::Malformed)?;
+        self.verifier.judge(&claims, now_ms)
+    }
+}
+
+/// Claims as they stand there; null is as good as absent. They are read one by one, so that of an old token it is said that it is old, whatever
+/// else is wrong with it.
+#[derive(Deserialize)]
+struct Claimed<'c> {
+    #[serde(borrow)]
+    exp: Option<&'c RawValue>,
+    #[serde(borrow)]
+    nbf: Option<&'c RawValue>,
+    #[serde(borrow)]
+    iss: Option<&'c RawValue>,
+    #[serde(borrow)]
+    aud: Option<&'c RawValue>,
+    #[serde(borrow)]
+    sub: Option<&'c RawValue>,
+    #[serde(borrow)]
+    jti: Option<&'c RawValue>,
+    #[serde(borrow)]
+    channels: Option<&'c RawValue>,
+    #[serde(borrow)]
+    publish: Option<&'c RawValue>,
+    #[serde(borrow)]
+    groups: Option<&'c RawValue>,
+}
+
+impl Verifier {
+    fn judge(&self, claims: &Claimed<'_>, now_ms: u64) -> Result<Identity, TokenError> {
+        let Policy { leeway_s, issuer, audience, .. } = &self.policy;
+        let exp = claims.exp.ok_or(TokenError::claim("the token has no `exp`: it must expire some time"))?;
+        let expires_s = seconds(exp).ok_or(TokenError::claim("the token's `exp` is no number of seconds"))?.min(TIME_S_MAX);
+        if now_ms >= (expires_s + leeway_s) * 1000 {
+            return Err(TokenReason::Expired.into());
+        }
+        if let Some(nbf) = claims.nbf {
+            let begins_s = seconds(nbf).ok_or(TokenError::claim("the token's `nbf` is no number of seconds"))?;
+            if now_ms / 1000 + leeway_s < begins_s {
+                return Err(TokenReason::NotYetValid.into());
+            }
+        }
+        if let Some(issuer) = issuer
+            && claims.iss.and_then(text).is_none_or(|iss| iss != *issuer)
+        {
+            return Err(TokenReason::Issuer.into());
+        }
+        match (audience, claims.aud) {
+            (None, None) => {}
+            (Some(audience), Some(aud)) if is_audience(aud, audience) => {}
+            // It is meant for somebody, and nobody knows whether for this server (RFC 7519, 4.1.3).
+            _ => return Err(TokenReason::Audience.into()),
+        }
+        let sub = claims.sub.and_then(text).ok_or(TokenError::claim("the token has no `sub`, or one that is no string"))?;
+        check_user(&sub).map_err(|_| TokenError::claim("the token's `sub` must have 1 to 250 bytes and no control characters"))?;
+        let jti = match claims.jti {
+            None => Cow::Borrowed(""),
+            Some(jti) => text(jti).ok_or(TokenError::claim("the token's `jti` is no string"))?,
+        };
+        let claims = Claims {
+            channels: patterns(claims.channels, "the token's `channels` is no list of channel patterns")?,
+            publish: patterns(claims.publish, "the token's `publish` is no list of channel patterns")?,
+            groups: lines(claims.groups, is_group, "the token's `groups` is no list of names")?,
+        };
+        Ok(Identity::new(&sub, &jti, expires_s, claims))
+    }
+}
+
+/// Far beyond every real time, and far enough from the end of the numbers to calculate with.
+const TIME_S_MAX: u64 = 1 << 40;
+
+/// A time as RFC 7519, 2, has it: a number, perhaps with a fraction. One before 1970 is 1970.
+fn seconds(value: &RawValue) -> Option<u64> {
+    serde_json::from_str::<f64>(value.get()).ok().map(|seconds| seconds as u64)
+}
+
+fn text(value: &RawValue) -> Option<Cow<'_, str>> {
+    // What is lent is preferred; a string with escapes is owned.
+    serde_json::from_str::<&str>(value.get()).map(Cow::Borrowed).or_else(|_| serde_json::from_str(value.get()).map(Cow::Owned)).ok()
+}
+
+fn is_group(name: &str) -> bool {
+    !name.is_empty() && !name.contains(char::is_control)
+}
+
+/// One, or one of a list.
+fn is_audience(value: &RawValue, audience: &str) -> bool {
+    match text(value) {
+        Some(only) => only == audience,
+        None => serde_json::from_str::<Vec<String>>(value.get()).is_ok_and(|list| list.iter().any(|other| other == audience)),
+    }
+}
+
+/// A list of texts, a line for each; `check` says what a text has to be.
+fn lines(value: Option<&RawValue>, check: impl Fn(&str) -> bool, otherwise: &'static str) -> Result<Box<str>, TokenError> {
+    let Some(value) = value else { return Ok(Box::default()) };
+    let list: Vec<Cow<'_, str>> = serde_json::from_str(value.get()).map_err(|_| TokenError::claim(otherwise))?;
+    if list.iter().all(|text| check(text)) { Ok(list.join("\n").into()) } else { Err(TokenError::claim(otherwise)) }
+}
+
+fn patterns(value: Option<&RawValue>, otherwise: &'static str) -> Result<Box<str>, TokenError> {
+    lines(value, |text| Pattern::read(text).is_ok(), otherwise)
+}

@@ -1,0 +1,81 @@
+//! `campanile config --explain`: which rule decides about a channel, and what follows from it. Reads the settings as `campanile serve` would.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::output;
+use crate::auth::Gate;
+use crate::auth::identity::{Identity, USER_CHANNEL};
+use crate::auth::rules::{Action, Defaults, decide};
+use crate::config::table::{SETTINGS, Value};
+use crate::config::{AuthMode, Loaded};
+
+/// # Errors
+/// The name is none, keys cannot be read, or nobody reads what is printed.
+pub fn explain(loaded: &Loaded, channel: &str, token: Option<&str>) -> anyhow::Result<()> {
+    super::check_channel(channel)?;
+    let settings = &loaded.settings;
+    let found = settings.channels.find(channel);
+    let rule = settings.channels.of(channel);
+    let place = match found {
+        Some(at) => {
+            let (place, selector) = (&loaded.tables[at], &settings.channels.tables[at].0);
+            format!("{}:{}: [[channels]] {selector}", place.file, place.line)
+        }
+        None => "no table of [[channels]] is for it, so what holds for all channels does".to_owned(),
+    };
+    line("channel", channel)?;
+    line("rule", &place)?;
+    let client = match token {
+        None => None,
+        Some(token) => match bearer(loaded, token)? {
+            Ok(identity) => {
+                line("client", identity.user())?;
+                Some(identity)
+            }
+            Err(why) => {
+                line("client", &format!("nobody: {why}"))?;
+                None
+            }
+        },
+    };
+    let defaults = Defaults { asks: settings.auth.mode != AuthMode::None, allow_client_publish: settings.clients.allow_client_publish };
+    let pattern = found.and_then(|at| settings.channels.tables[at].0.pattern());
+    for (name, access, action) in [("subscribe", rule.subscribe, Action::Subscribe), ("publish", rule.publish, Action::Publish)] {
+        let decided = decide(access, action, channel, pattern, client.as_ref(), defaults);
+        let whoever = if client.is_some() { "this client" } else { "a client without a token" };
+        let is_own =
+            action == Action::Subscribe && settings.auth.user_channel && client.as_ref().is_some_and(|client| is_own(client, channel));
+        let verdict = match decided {
+            _ if is_own => "this client has it from the start (user_channel)".to_owned(),
+            Ok(()) => format!("{whoever} may"),
+            Err(why) => format!("{whoever} may not: {why}"),
+        };
+        line(name, &format!("{} ({verdict})", access.name()))?;
+    }
+    for setting in SETTINGS {
+        if let Value::Rule { rule_key, show, .. } = setting.value
+            && !matches!(rule_key, "subscribe" | "publish")
+        {
+            line(rule_key, &show(rule).texts().join(", "))?;
+        }
+    }
+    Ok(())
+}
+
+fn is_own(client: &Identity, channel: &str) -> bool {
+    channel.strip_prefix(USER_CHANNEL) == Some(client.user())
+}
+
+/// Whose token it is; or why it is nobody's.
+fn bearer(loaded: &Loaded, token: &str) -> anyhow::Result<Result<Identity, String>> {
+    let Gate::Tokens(verifier) = loaded.settings.auth.gate()? else {
+        return Ok(Err("this server asks for no tokens (auth)".to_owned()));
+    };
+    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+    let verified = verifier.look(token.trim().as_bytes()).and_then(|signed| signed.verify(now_ms));
+    Ok(verified.map_err(|error| format!("{} ({})", error.text, error.reason.name())))
+}
+
+fn line(name: &str, text: &str) -> anyhow::Result<()> {
+    output::line(format_args!("{name:<16} {text}"))
+}

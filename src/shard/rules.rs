@@ -1,0 +1,68 @@
+//! Who may subscribe and publish: a channel's rule, asked when a client asks, and again when its token has changed.
+
+use super::Shard;
+use super::net::Network;
+use crate::auth::Gate;
+use crate::auth::rules::{Access, Action, Defaults, decide};
+use crate::wire::command::{self, Asked, ErrorCode, Id};
+use crate::wire::event::Event;
+
+/// What is said of a subscription that ends because its client may not have it any more.
+pub(super) const NOT_ALLOWED: &str = "not_allowed";
+
+impl<N: Network> Shard<N> {
+    /// Whether a client may do that with a channel; if not, why not.
+    fn may(&self, key: usize, channel: &str, action: Action) -> Result<(), &'static str> {
+        let (selector, rule) = self.rules.find(channel);
+        let access = match action {
+            Action::Subscribe => rule.subscribe,
+            Action::Publish => rule.publish,
+        };
+        let defaults =
+            Defaults { asks: !matches!(self.door.gate(), Gate::Open), allow_client_publish: self.settings.clients.allow_client_publish };
+        decide(access, action, channel, selector.and_then(|selector| selector.pattern()), self.conns[key].identity.as_deref(), defaults)
+    }
+
+    /// False: it may not, and was told so.
+    pub(super) fn may_subscribe(&mut self, key: usize, channel: &str, id: Option<&Id>) -> bool {
+        let Err(why) = self.may(key, channel, Action::Subscribe) else { return true };
+        self.refuse_by_rule(key, Asked::of(command::SUBSCRIBE, channel, id), ErrorCode::NotAllowed, why);
+        false
+    }
+
+    /// The same of publishing.
+    pub(super) fn may_publish(&mut self, key: usize, channel: &str, id: Option<&Id>) -> bool {
+        let Err(why) = self.may(key, channel, Action::Publish) else { return true };
+        let is_off = self.rules.of(channel).publish == Access::Auto && !self.settings.clients.allow_client_publish;
+        let asked = Asked::of(command::PUBLISH, channel, id);
+        if is_off {
+            let message = "this server does not let clients publish (--allow-client-publish)";
+            self.reply_error(key, asked, ErrorCode::PublishNotAllowed, message);
+        } else {
+            self.refuse_by_rule(key, asked, ErrorCode::NotAllowed, why);
+        }
+        false
+    }
+
+    fn refuse_by_rule(&mut self, key: usize, asked: Asked<'_>, code: ErrorCode, why: &str) {
+        self.metrics.not_allowed.inc();
+        self.reply_error(key, asked, code, &format!("the channel's rule does not allow it: {why}"));
+    }
+
+    /// Its token is another one: subscriptions that go with the old one alone end.
+    pub(super) fn leave_forbidden(&mut self, key: usize) {
+        let own = self.own_channel(key);
+        let mut at = self.conns[key].subscriptions.len();
+        while at > 0 {
+            at -= 1;
+            let subscription = self.conns[key].subscriptions[at];
+            let name = self.topics[subscription.topic].name().clone();
+            if subscription.is_leaving() || own.as_deref() == Some(&*name) || self.may(key, &name, Action::Subscribe).is_ok() {
+                continue;
+            }
+            self.metrics.not_allowed.inc();
+            self.leave(key, at);
+            self.reply(key, &Event::Unsubscribed { id: None, channel: &name, reason: Some(NOT_ALLOWED) });
+        }
+    }
+}
