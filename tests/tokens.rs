@@ -213,6 +213,53 @@ publish = \"token\"
 ";
 
 #[test]
+fn a_token_is_made_and_explained() {
+    for key in [&[][..], &["--key", "private.pem", "--kid", "k1"]] {
+        let made = ["token", "--sub", "u1", "--channels", "room:*", "--channels", "x", "--groups", "g", "--ttl", "5m", "--jti", "t"];
+        let (code, token, told) = type_in(FILE, &[&made[..], key].concat());
+        assert_eq!((code, told.as_str()), (0, ""), "{told}");
+        let (code, explained, _) = type_in(FILE, &["token", "--inspect", token.trim()]);
+        assert_eq!(code, 0);
+        for words in [
+            if key.is_empty() { "\"alg\":\"HS256\"" } else { "\"alg\":\"ES256\"" },
+            "\"channels\":[\"room:*\",\"x\"]",
+            "\"groups\":[\"g\"]",
+            "\"iss\":\"tests\"",
+            "\"jti\":\"t\"",
+            "verdict    taken: user u1, for ",
+            "campanile.toml:6: pattern = \"inbox:{sub}\": subscribe inbox:u1; publish none",
+            "campanile.toml:9: prefix = \"room:\": subscribe those of its claim channels; publish those of its claim publish",
+            "otherwise  subscribe all, of users and groups its own; publish none",
+        ] {
+            assert!(explained.contains(words), "{words} is missing in\n{explained}");
+        }
+        let (_, refused, _) = type_in(&FILE.replace("\"tests\"", "\"others\""), &["token", "--inspect", token.trim()]);
+        assert!(refused.contains("verdict    refused: the token's `iss`") && refused.contains("(issuer)"), "{refused}");
+    }
+}
+
+#[test]
+fn what_cannot_be_made_or_explained_is_told() {
+    for (file, arguments, code, words) in [
+        ("", &["token", "--sub", "u1"][..], 2, "give --key FILE, or set token_secret"),
+        (FILE, &["token", "--sub", ""], 2, "must not be empty"),
+        (FILE, &["token", "--sub", "u1", "--ttl", "soon"], 2, "--ttl: \"soon\" is not a duration"),
+        (FILE, &["token", "--sub", "u1", "--channels", "a{b}"], 2, "a brace that is not part of {sub}"),
+        (FILE, &["token", "--sub", "u1", "--key", "public.pem"], 1, "no private key"),
+        (FILE, &["token", "--sub", "u1", "--key", "none.pem"], 1, "none.pem cannot be read"),
+        (FILE, &["token"], 2, "--sub"),
+        (FILE, &["config", "--explain", "a\nb"], 2, "control character"),
+        (FILE, &["config", "--token", "x"], 2, "--explain"),
+    ] {
+        let (exit, _, told) = type_in(file, arguments);
+        assert!(exit == code && told.contains(words), "{arguments:?}: {exit} {told}");
+        assert!(!told.contains("0123456789abcdef"), "{told}");
+    }
+    let (_, explained, _) = type_in(FILE, &["token", "--inspect", "no.token"]);
+    assert!(explained.contains("header     not JSON in base64url") && explained.contains("(malformed)"), "{explained}");
+}
+
+#[test]
 fn the_rule_that_decides_is_explained() {
     let explain = |arguments: &[&str]| {
         let (code, told, error) = type_in(FILE, &[&["config", "--explain"], arguments].concat());

@@ -59,6 +59,12 @@ impl fmt::Display for KeyError {
 
 impl std::error::Error for KeyError {}
 
+impl KeyError {
+    pub(super) fn new(message: &str) -> KeyError {
+        KeyError(message.to_owned())
+    }
+}
+
 fn error<T>(message: impl Into<String>) -> Result<T, KeyError> {
     Err(KeyError(message.into()))
 }

@@ -3,6 +3,8 @@
 //! [`keys`] reads what tokens are verified by, [`token`] verifies one and judges its claims, [`identity`] is what is known of its bearer
 //! then, [`pattern`] says which channels a claim names, [`rules`] who may do what with a channel, and [`cache`] knows a token again that was verified before.
 //!
+//! [`mint`] makes tokens, for the command that does.
+//!
 //! Called by a shard for a request that asks for an upgrade, and for the command `refresh`. Invariants: no socket, no thread and no clock is
 //! named here (`now` is an argument); no bearer is believed before its signature is; and nothing that is told or logged quotes a token, or a
 //! secret.
@@ -10,6 +12,7 @@
 pub mod cache;
 pub mod identity;
 pub mod keys;
+pub mod mint;
 pub mod pattern;
 pub mod rules;
 #[cfg(test)]

@@ -12,6 +12,7 @@ pub mod output;
 pub mod publish;
 pub mod serve;
 pub mod subscribe;
+pub mod token;
 mod unix_agent;
 
 use std::ffi::OsString;
@@ -55,6 +56,7 @@ const COMMANDS: &[Row] = &[
     (publish::command, publish::run),
     (subscribe::command, subscribe::run),
     (config::command, config::run),
+    (token::command, token::run),
     (doctor::command, doctor::run),
     (|| Command::new("version").about("Print the version"), |_| version()),
 ];
