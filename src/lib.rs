@@ -17,11 +17,12 @@
 //! * [`control`]: HTTP for operators; [`metrics`]: counters that one thread writes and others read
 //! * [`few`]: lists that mostly have one thing, [`paged`]: tables that grow by pages, [`by_name`]: of what has a name, the channels
 //! * [`addresses`]: whose quota a connection counts in
-//! * [`clock`]: how time is counted; [`named`]: enums whose variants have names
+//! * [`clock`]: how time is counted; [`alarm`]: when a sleep ends; [`named`]: enums whose variants have names
 //! * [`cli`]: the commands; [`doctor`]: whether a host has what is needed
 //! * [`sys`]: the only unsafe code
 
 pub mod addresses;
+pub mod alarm;
 pub mod auth;
 pub mod bus;
 pub mod by_name;

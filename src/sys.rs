@@ -45,6 +45,36 @@ impl AsRawFd for WakeFd {
     }
 }
 
+/// A timerfd on the clock of [`monotonic_ns`]. Registered edge-triggered, it need never be read: each time that it goes off is an edge.
+#[derive(Debug)]
+pub struct TimerFd(OwnedFd);
+
+impl TimerFd {
+    pub fn new() -> io::Result<TimerFd> {
+        // SAFETY: timerfd_create takes no pointers; a valid descriptor is owned by nobody yet.
+        let fd = unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_CLOEXEC | libc::TFD_NONBLOCK) };
+        check(fd)?;
+        // SAFETY: the descriptor was just made and is open.
+        Ok(TimerFd(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// It goes off once, at this time, whatever it was set to before; at once if that is over.
+    pub fn set(&self, at_ns: u64) -> io::Result<()> {
+        // A time of 0 would switch it off.
+        let at_ns = at_ns.max(1);
+        let at = libc::timespec { tv_sec: (at_ns / 1_000_000_000) as libc::time_t, tv_nsec: (at_ns % 1_000_000_000) as libc::c_long };
+        let times = libc::itimerspec { it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 }, it_value: at };
+        // SAFETY: `times` is a valid itimerspec that the kernel only reads; what was set before is not asked for.
+        check(unsafe { libc::timerfd_settime(self.0.as_raw_fd(), libc::TFD_TIMER_ABSTIME, &times, std::ptr::null_mut()) })
+    }
+}
+
+impl AsRawFd for TimerFd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
 /// The limit on open descriptors of one table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DescriptorLimit {

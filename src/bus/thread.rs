@@ -6,18 +6,22 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context;
-use mio::{Events, Poll};
+use mio::{Events, Poll, Token};
 
 use super::pace::Pace;
 use super::redis::timing::Timing;
 use super::subscriber::Subscriber;
 use super::upstream::WAKER;
 use super::{BusSender, ShardSender};
+use crate::alarm::Alarm;
 use crate::config::Settings;
 use crate::inbox::inbox;
 use crate::limits::bus::COMMANDS_MAX;
 use crate::metrics::BusMetrics;
 use crate::sys::monotonic_ns;
+
+/// None of the upstream's.
+const ALARM: Token = Token(0);
 
 /// Starts the bus thread. `shards[n]` is the inbox of shard `n`. A URL that cannot be used is an error here; a Redis that is away is
 /// not: the thread keeps trying. The thread ends after [`super::BusCommand::Stop`].
@@ -34,29 +38,30 @@ pub fn spawn_with_timing(
 ) -> anyhow::Result<(BusSender, JoinHandle<()>)> {
     let poll = Poll::new().context("the bus thread needs an epoll descriptor; raise `ulimit -n`")?;
     let (sender, inbox) = inbox(COMMANDS_MAX, poll.registry(), WAKER).context("the bus thread needs an eventfd; raise `ulimit -n`")?;
+    let alarm = Alarm::new(poll.registry(), ALARM).context("the bus thread needs a timerfd; raise `ulimit -n`")?;
     let subscriber = Subscriber::new(settings, metrics, shards, inbox, poll.registry(), timing)?;
     let thread = std::thread::Builder::new()
         .name("bus".into())
-        .spawn(move || run(poll, subscriber))
+        .spawn(move || run(poll, alarm, subscriber))
         .context("the bus thread could not be started")?;
     Ok((BusSender::new(sender, settings.shards.inbox_messages), thread))
 }
 
-fn run(mut poll: Poll, mut subscriber: Subscriber) {
+fn run(mut poll: Poll, mut alarm: Alarm, mut subscriber: Subscriber) {
     let mut events = Events::with_capacity(64);
     let mut pace = Pace::default();
     let mut wakes = 0;
     while !subscriber.is_over() {
-        let slept = wait(&mut poll, &mut events, &subscriber, &pace);
+        let slept = wait(&mut poll, &mut alarm, &mut events, &subscriber, &pace);
         let woken = subscriber.wakes();
         pace.spend(u64::from(slept) + woken - std::mem::replace(&mut wakes, woken), monotonic_ns());
-        events.iter().for_each(|event| subscriber.event(event));
+        events.iter().filter(|event| event.token() != ALARM).for_each(|event| subscriber.event(event));
         subscriber.turn();
     }
 }
 
 /// Rests as the pace wants it, and sleeps until something happens or is due; whether it may have slept.
-fn wait(poll: &mut Poll, events: &mut Events, subscriber: &Subscriber, pace: &Pace) -> bool {
+fn wait(poll: &mut Poll, alarm: &mut Alarm, events: &mut Events, subscriber: &Subscriber, pace: &Pace) -> bool {
     let mut now = monotonic_ns();
     let rest_ns = if subscriber.wait_ns(now) == Some(0) { 0 } else { pace.rest_ns(now) };
     if rest_ns > 0 {
@@ -65,7 +70,7 @@ fn wait(poll: &mut Poll, events: &mut Events, subscriber: &Subscriber, pace: &Pa
     }
     let wait_ns = subscriber.wait_ns(now);
     let may_sleep = wait_ns != Some(0) && subscriber.prepare_sleep();
-    let timeout = if may_sleep { wait_ns.map(Duration::from_nanos) } else { Some(Duration::ZERO) };
+    let timeout = if may_sleep { alarm.timeout(wait_ns, now) } else { Some(Duration::ZERO) };
     if let Err(error) = poll.poll(events, timeout)
         && error.kind() != io::ErrorKind::Interrupted
     {

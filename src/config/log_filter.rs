@@ -34,6 +34,7 @@ const SYNONYMS: &[(&str, &str)] = &[
 /// The modules of this crate: whatever is logged comes from one of them.
 const MODULES: &[&str] = &[
     "addresses",
+    "alarm",
     "auth",
     "bus",
     "by_name",

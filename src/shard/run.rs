@@ -11,9 +11,11 @@ use mio::{Events, Poll, Registry, Token};
 use super::net::{Network, Readiness};
 use super::sockets::{LISTENER_TOKEN, Sockets};
 use super::{Parts, Shard, unpack};
+use crate::alarm::Alarm;
 use crate::bus::pace::Pace;
 use crate::bus::subscriber::Subscriber;
 use crate::bus::{BusCommand, ShardMessage, upstream};
+use crate::clock::MonotonicNs;
 use crate::inbox::{Inbox, InboxSender, inbox};
 use crate::limits;
 use crate::limits::bus::COMMANDS_MAX;
@@ -21,6 +23,8 @@ use crate::listen::{Entrance, Handed, Listener, Opening};
 use crate::sys;
 
 const WAKER: Token = Token(usize::MAX);
+/// Below those of the listeners.
+const ALARM: Token = Token(usize::MAX - 2048);
 
 /// The thread-to-be's epoll, made by its parent so that wakers to it can be handed round first.
 #[derive(Debug)]
@@ -69,18 +73,18 @@ pub fn run(
     }
     let prepared = prepare(&poll, &parts, placement)
         .map_err(anyhow::Error::from)
-        .and_then(|sockets| Ok((sockets, make_rider.map(|make| make(poll.registry())).transpose()?)));
-    let (sockets, rider) = match prepared {
-        Ok((sockets, rider)) => {
+        .and_then(|sockets| Ok((sockets, Alarm::new(poll.registry(), ALARM)?, make_rider.map(|make| make(poll.registry())).transpose()?)));
+    let (sockets, alarm, rider) = match prepared {
+        Ok((sockets, alarm, rider)) => {
             started(Ok(sockets.listeners()));
-            (sockets, rider)
+            (sockets, alarm, rider)
         }
         Err(error) => return started(Err(error)),
     };
     let mut shard = Shard::new(sockets, parts);
     // Connections may have come between listen and the first wait.
     shard.on_listener();
-    let mut runner = Runner { poll, events: Events::with_capacity(limits::EVENTS_PER_WAIT), shard, rider, pace: Pace::default() };
+    let mut runner = Runner { poll, events: Events::with_capacity(limits::EVENTS_PER_WAIT), alarm, shard, rider, pace: Pace::default() };
     while !runner.shard.is_finished() {
         runner.wait();
         runner.turn();
@@ -90,6 +94,7 @@ pub fn run(
 struct Runner {
     poll: Poll,
     events: Events,
+    alarm: Alarm,
     shard: Shard<Sockets>,
     rider: Option<Subscriber>,
     /// How often the rider has the thread get up.
@@ -99,18 +104,20 @@ struct Runner {
 impl Runner {
     /// Sleeps until something happens or the next deadline; does not sleep while work remains.
     fn wait(&mut self) {
-        let mut wait_ns = self.wait_ns();
+        let mut now_ns = self.shard.net().now_ns();
+        let mut wait_ns = self.wait_ns(now_ns);
         if self.rider.is_some() && wait_ns != Some(0) {
-            let rest_ns = self.pace.rest_ns(self.shard.net().now_ns());
+            let rest_ns = self.pace.rest_ns(now_ns);
             if rest_ns > 0 {
                 std::thread::sleep(Duration::from_nanos(rest_ns));
-                wait_ns = self.wait_ns();
+                now_ns = self.shard.net().now_ns();
+                wait_ns = self.wait_ns(now_ns);
             }
         }
         if wait_ns != Some(0) && !(self.shard.inbox().prepare_sleep() && self.rider.as_ref().is_none_or(Subscriber::prepare_sleep)) {
             wait_ns = Some(0);
         }
-        match self.poll.poll(&mut self.events, wait_ns.map(Duration::from_nanos)) {
+        match self.poll.poll(&mut self.events, self.alarm.timeout(wait_ns, now_ns)) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => self.events.clear(),
             Err(error) => panic!("epoll_wait failed on an epoll of our own: {error}"),
@@ -119,8 +126,7 @@ impl Runner {
         self.rider.iter().for_each(Subscriber::awake);
     }
 
-    fn wait_ns(&mut self) -> Option<u64> {
-        let now_ns = self.shard.net().now_ns();
+    fn wait_ns(&self, now_ns: MonotonicNs) -> Option<u64> {
         [self.shard.wait_ns(now_ns), self.rider.as_ref().and_then(|rider| rider.wait_ns(now_ns))].into_iter().flatten().min()
     }
 
@@ -129,7 +135,8 @@ impl Runner {
         let mut for_rider = false;
         for event in &self.events {
             match event.token() {
-                WAKER => {}
+                // What is due is found by whoever it is due for.
+                WAKER | ALARM => {}
                 token if upstream::is_ours(token) => {
                     for_rider = true;
                     self.rider.iter_mut().for_each(|rider| rider.event(event));
