@@ -9,7 +9,7 @@ use super::net::{Accepted, Network};
 use super::rate::moment;
 use super::sources::Standing;
 use super::timers::Timer;
-use super::{Shard, pack, since_ms};
+use super::{Shard, pack};
 use crate::addresses::Source;
 use crate::auth::identity::Identity;
 use crate::bus::ConnToken;
@@ -67,7 +67,7 @@ impl<N: Network> Shard<N> {
             self.note_accept_error();
             return None;
         }
-        self.sources.enter(key, source, standing, since_ms(self.now_ns, self.started_ns), moment(self.now_ns));
+        self.sources.enter(key, source, standing, moment(self.now_ns));
         self.conns.insert(Conn::new(stream, generation, self.settings.clients.format, self.tick));
         self.metrics.sockets.inc();
         self.set_timer(token.index as usize, Timer::Handshake, self.settings.clients.handshake_timeout);

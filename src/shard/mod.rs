@@ -309,11 +309,6 @@ impl<N: Network> Shard<N> {
     }
 }
 
-/// Milliseconds since the shard began; they go round in 49 days.
-fn since_ms(now_ns: u64, started_ns: u64) -> u32 {
-    ((now_ns - started_ns) / 1_000_000) as u32
-}
-
 fn tick_at(now_ns: u64, started_ns: u64) -> Tick {
     ((now_ns - started_ns) / TICK_NS) as Tick
 }

@@ -9,10 +9,11 @@ use crate::limits;
 pub struct Sources {
     /// Each in the same place as its connection.
     origins: Vec<Origin>,
-    /// A connection may have a channel made once in this time, in the long run,
-    interval_ms: u32,
+    /// So many channels a connection may have made a second, in the long run,
+    per_second: u32,
     /// and this many at once after a rest.
     burst: u32,
+    channels: Rate,
     /// Of each connection.
     commands: Option<Rate>,
 }
@@ -22,10 +23,9 @@ pub struct Sources {
 struct Origin {
     source: Source,
     standing: Standing,
-    /// When all its commands will be as if they had come one interval apart ([`super::rate`]).
+    /// When all its commands, and all channels that it had made, will be as if they had come one interval apart ([`super::rate`]).
     commands_even_at: Moment,
-    /// When the connection will have been as quiet as if it had made its channels one interval apart; in the past: it may make a whole burst.
-    even_at_ms: u32,
+    channels_even_at: Moment,
 }
 
 /// What is known of who connects.
@@ -46,12 +46,13 @@ impl Sources {
         let commands = commands_per_second.map(|count| Rate::new(count, count + 4 * subscriptions_max));
         let per_second = (subscriptions_max / limits::RESUBSCRIBE_ALL_SECONDS).clamp(limits::CHANNELS_PER_SECOND_MIN, 1000);
         let burst = (2 * subscriptions_max).max(limits::CHANNELS_AT_ONCE_MIN);
-        Sources { origins: Vec::new(), interval_ms: 1000 / per_second as u32, burst: burst as u32, commands }
+        let channels = Rate::new(per_second, burst);
+        Sources { origins: Vec::new(), per_second: per_second as u32, burst: burst as u32, channels, commands }
     }
 
     /// A connection takes its place.
-    pub fn enter(&mut self, key: usize, source: Source, standing: Standing, now_ms: u32, now: Moment) {
-        let origin = Origin { source, standing, commands_even_at: now, even_at_ms: now_ms };
+    pub fn enter(&mut self, key: usize, source: Source, standing: Standing, now: Moment) {
+        let origin = Origin { source, standing, commands_even_at: now, channels_even_at: now };
         match self.origins.get_mut(key) {
             Some(before) => *before = origin,
             // Slots are given out from the lowest on.
@@ -78,17 +79,9 @@ impl Sources {
         self.commands.is_none_or(|rate| rate.take(&mut self.origins[key].commands_even_at, now))
     }
 
-    /// Whether the connection may have a channel made now; if so, it counts. (The generic cell rate algorithm: one number stands for the bucket.)
-    pub fn may_create(&mut self, key: usize, now_ms: u32) -> bool {
-        let most_ms = self.interval_ms * self.burst;
-        let ahead_ms = self.origins[key].even_at_ms.wrapping_sub(now_ms);
-        // More than that is the past (the clock goes round in 49 days).
-        let ahead_ms = if ahead_ms > most_ms { 0 } else { ahead_ms };
-        let may = ahead_ms + self.interval_ms <= most_ms;
-        if may {
-            self.origins[key].even_at_ms = now_ms.wrapping_add(ahead_ms + self.interval_ms);
-        }
-        may
+    /// Whether the connection may have a channel made now; if so, it counts.
+    pub fn may_create(&mut self, key: usize, now: Moment) -> bool {
+        self.channels.take(&mut self.origins[key].channels_even_at, now)
     }
 
     pub fn burst(&self) -> u32 {
@@ -96,13 +89,16 @@ impl Sources {
     }
 
     pub fn per_second(&self) -> u32 {
-        1000 / self.interval_ms
+        self.per_second
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::rate::moment;
     use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
 
     fn peer(number: u8) -> Source {
         Source::of_ip([192, 0, 2, number].into())
@@ -112,28 +108,28 @@ mod tests {
     fn a_connection_may_make_a_burst_and_then_some_in_a_while() {
         let mut sources = Sources::new(128, None);
         assert_eq!((sources.burst(), sources.per_second()), (256, 16));
-        let start = u32::MAX - 500; // the clock goes round on the way
+        let start = 1000 * SECOND;
         for key in 0..2 {
-            sources.enter(key, peer(key as u8), Standing::Counted, start, 0);
+            sources.enter(key, peer(key as u8), Standing::Counted, moment(start));
         }
-        let made = |sources: &mut Sources, now_ms: u32| (0..1000).filter(|_| sources.may_create(0, now_ms)).count();
+        let made = |sources: &mut Sources, now| (0..1000).filter(|_| sources.may_create(0, moment(now))).count();
         assert_eq!(made(&mut sources, start), 256);
-        assert_eq!(made(&mut sources, start.wrapping_add(1000)), 16);
-        assert_eq!(made(&mut sources, start.wrapping_add(60_000)), 256, "after a rest, and no more for a long one");
-        assert!(sources.may_create(1, start), "the other one is not concerned");
+        assert_eq!(made(&mut sources, start + SECOND), 16);
+        assert_eq!(made(&mut sources, start + 60 * SECOND), 256, "after a rest, and no more for a long one");
+        assert!(sources.may_create(1, moment(start)), "the other one is not concerned");
         assert_ne!(sources.source(0), sources.source(1));
-        sources.enter(0, peer(1), Standing::Counted, start, 0);
+        sources.enter(0, peer(1), Standing::Counted, moment(start));
         assert_eq!(made(&mut sources, start), 256, "who comes into the slot begins anew");
     }
 
     #[test]
     fn commands_have_a_rate_with_room_for_all_subscriptions() {
         let mut sources = Sources::new(10, Some(5));
-        sources.enter(0, peer(1), Standing::Counted, 0, 0);
-        sources.enter(1, peer(1), Standing::Counted, 0, 0);
+        sources.enter(0, peer(1), Standing::Counted, 0);
+        sources.enter(1, peer(1), Standing::Counted, 0);
         let obeyed = |sources: &mut Sources, now| (0..1000).filter(|_| sources.may_command(0, now)).count();
         assert_eq!(obeyed(&mut sources, 0), 45);
-        assert_eq!(obeyed(&mut sources, super::super::rate::moment(2_000_000_000)), 10);
+        assert_eq!(obeyed(&mut sources, moment(2 * SECOND)), 10);
         assert!(sources.may_command(1, 0), "the other connection is not concerned");
     }
 
@@ -142,9 +138,11 @@ mod tests {
         for (subscriptions_max, burst, per_second) in
             [(1, 64, 16), (5000, 10_000, 500), (limits::SUBSCRIPTIONS_MAX, 2 * limits::SUBSCRIPTIONS_MAX as u32, 1000)]
         {
-            let sources = Sources::new(subscriptions_max, None);
+            let mut sources = Sources::new(subscriptions_max, None);
             assert!((sources.burst(), sources.per_second()) >= (burst, per_second), "{sources:?}");
-            assert!(sources.interval_ms.checked_mul(sources.burst).is_some());
+            sources.enter(0, peer(1), Standing::Counted, 0);
+            let made = (0..=sources.burst()).filter(|_| sources.may_create(0, 0)).count();
+            assert_eq!(made, sources.burst() as usize, "the whole burst and no more");
         }
     }
 }

@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::Shard;
 use super::conn::Subscription;
 use super::net::Network;
+use super::rate::moment;
 use super::waiters::{NO_WAITER, Waiter};
-use super::{Shard, since_ms};
 use crate::bus::{BusCommand, Creator, JoinRefusal, ShardMessage};
 use crate::fanout::batch::{Batch, Channel};
 use crate::fanout::cursor::Cursor;
@@ -49,7 +50,7 @@ impl<N: Network> Shard<N> {
         if topic.is_some_and(|topic| self.topics[topic].is_refused) {
             return self.refuse_channel(key, name, id.as_ref(), JoinRefusal::NotAllowed);
         }
-        if topic.is_none() && !self.sources.may_create(key, since_ms(self.now_ns, self.started_ns)) {
+        if topic.is_none() && !self.sources.may_create(key, moment(self.now_ns)) {
             self.metrics.channels_limited.inc();
             let (burst, per_second) = (self.sources.burst(), self.sources.per_second());
             let message = format!("a connection may add {burst} channels at once and {per_second} a second after that; wait a moment");

@@ -17,17 +17,8 @@ use serde_json::{Value, json};
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 /// Of the tests alone.
-const PRIVATE: &str = "-----BEGIN PRIVATE KEY-----
-MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg7H7Jx+ciuT8alAly
-TV37Skyj2HopFGgK/jB0f5B/yqehRANCAAQR+m1jdvGTr1zTAEvyzZatFGlBUAi4
-CIPXiw6a7nCb9CDzNp/C/OxqNjTn45PYbb0DpuCgVLnLTI2p+oEGwIGZ
------END PRIVATE KEY-----
-";
-const PUBLIC: &str = "-----BEGIN PUBLIC KEY-----
-MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEEfptY3bxk69c0wBL8s2WrRRpQVAI
-uAiD14sOmu5wm/Qg8zafwvzsajY05+OT2G29A6bgoFS5y0yNqfqBBsCBmQ==
------END PUBLIC KEY-----
-";
+const PRIVATE: &str = include_str!("../keys/p256.private.pem");
+const PUBLIC: &str = include_str!("../keys/p256.public.pem");
 
 fn tokens(change: impl FnOnce(&mut Settings)) -> Settings {
     settings()
