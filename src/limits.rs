@@ -143,6 +143,12 @@ pub mod bus {
     pub const SOURCE_TURN_BYTES: usize = 64 * 1024;
     /// What a publish costs beside its bytes.
     pub const PUBLISH_COST_BYTES: usize = 256;
+    /// Channels that one message may be routed to, and bytes of the copies of it that are made for them; it may always go to one.
+    pub const ROUTE_CHANNELS_MAX: usize = 1000;
+    pub const ROUTE_BYTES_MAX: usize = 16 * 1024 * 1024;
+    /// Bytes of copies, and channels that are looked for, after which no more messages are routed in this turn.
+    pub const TURN_ROUTE_BYTES: usize = 1024 * 1024;
+    pub const ROUTE_COST_BYTES: usize = 256;
     /// Channels whose history is looked through for what is too old, at a time.
     pub const SWEEP_CHANNELS: usize = 4096;
 

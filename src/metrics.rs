@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::auth::token::TokenReason;
 use crate::config::Overrun;
+use crate::config::routes::Unrouted;
 use crate::wire::close::CloseReason;
 use crate::wire::http::refusal::RefusalReason;
 
@@ -169,6 +170,10 @@ pub struct BusMetrics {
     pub dropped: Counter,
     /// Payloads that were not what `payload` says and were passed on as opaque.
     pub mismatched: Counter,
+    /// What routes put into channels: a message for several counts in each.
+    pub routed: Counter,
+    /// Messages that a route took and that went nowhere.
+    pub unrouted: [Counter; Unrouted::ALL.len()],
     pub batches: Counter,
     /// Messages not handed to a shard because its inbox was full.
     pub inbox_full: Counter,

@@ -140,6 +140,11 @@ impl Delivery {
         interest.iter().all(|interest| self.lanes[usize::from(interest.shard)].has_room_for(payload_bytes))
     }
 
+    /// The same of all shards.
+    pub fn has_room_everywhere(&self, payload_bytes: usize) -> bool {
+        self.lanes.iter().all(|lane| lane.has_room_for(payload_bytes))
+    }
+
     /// Whether so many replies wait for a shard that no more commands should be taken.
     pub fn is_clogged(&self) -> bool {
         self.lanes.iter().any(Lane::is_clogged)

@@ -29,21 +29,23 @@ impl Upstream for Embedded {
     }
 
     fn publish(&mut self, hub: &mut Hub, publish: Publish, now: MonotonicNs) {
+        if hub.is_routed(&publish.channel) {
+            let receipt = Receipt { received: now, timestamp_ms: crate::sys::unix_ms() };
+            let outcome = hub.route(&publish.channel, &publish.payload, receipt, Some(Creator::of_publish(&publish.asker)));
+            let result = result(hub, outcome);
+            return hub.published(publish, result);
+        }
         let id = hub.find(&publish.channel).or_else(|| hub.open_for_history(&publish.channel, Creator::of_publish(&publish.asker), now));
         let result = match id {
             None => {
                 hub.count_unwanted(publish.payload.len());
-                Ok(Published { epoch: None, seq: None })
+                Ok(Published::NOWHERE)
             }
             Some(id) => {
                 // A channel opened a moment ago flows before its `want` has come round.
                 hub.flowing(&publish.channel, Start::Fresh);
-                match hub.message(id, &publish.payload, Receipt { received: now, timestamp_ms: crate::sys::unix_ms() }) {
-                    Outcome::Numbered(published) => Ok(published),
-                    Outcome::Unwanted => Ok(Published { epoch: None, seq: None }),
-                    Outcome::TooBig => Err(PublishError::TooBig { bytes_max: hub.payload_bytes_max() }),
-                    Outcome::Mismatched(wanted) => Err(PublishError::Mismatch(wanted)),
-                }
+                let outcome = hub.message(id, &publish.payload, Receipt { received: now, timestamp_ms: crate::sys::unix_ms() });
+                result(hub, outcome)
             }
         };
         hub.published(publish, result);
@@ -63,4 +65,15 @@ impl Upstream for Embedded {
     }
 
     fn stop(&mut self, _: &mut Hub) {}
+}
+
+/// What its publisher is told.
+fn result(hub: &Hub, outcome: Outcome) -> Result<Published, PublishError> {
+    match outcome {
+        Outcome::Numbered(published) => Ok(published),
+        Outcome::Unwanted | Outcome::Routed => Ok(Published::NOWHERE),
+        Outcome::TooBig => Err(PublishError::TooBig { bytes_max: hub.payload_bytes_max() }),
+        Outcome::Mismatched(wanted) => Err(PublishError::Mismatch(wanted)),
+        Outcome::Unrouted(reason) => Err(PublishError::Unrouted(reason)),
+    }
 }

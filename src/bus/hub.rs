@@ -19,6 +19,7 @@ use super::settings::HubSettings;
 use super::{ChannelInfo, ChannelPage, Creator, JoinRefusal, ShardMessage, ShardSender};
 use crate::clock::MonotonicNs;
 use crate::config::Mismatch;
+use crate::config::routes::Unrouted;
 use crate::fanout::batch::{Batch, BatchBuilder};
 use crate::fanout::naming::ChannelName;
 use crate::fanout::topics::TopicToken;
@@ -26,7 +27,11 @@ use crate::limits::bus::SWEEP_CHANNELS;
 use crate::metrics::BusMetrics;
 use crate::sys;
 use crate::wire::event::GapReason;
-use crate::wire::payload::{Expect, classify};
+use crate::wire::payload::{Expect, Looked};
+
+mod routing;
+
+use routing::Routing;
 
 /// A full inbox is tried again after this long, or at the next flush.
 pub const RETRY_NS: u64 = 2_000_000;
@@ -48,6 +53,10 @@ pub enum Outcome {
     Unwanted,
     /// Larger than `payload_bytes_max`; a gap of one number (`dropped`) stands for it.
     TooBig,
+    /// Its channel's messages go to others, and this one has, as far as they are served here.
+    Routed,
+    /// The same, but it names none.
+    Unrouted(Unrouted),
     /// Not what `payload` says, and the rule says drop: not a message of this channel, so it gets no number and leaves no gap.
     Mismatched(Expect),
 }
@@ -64,6 +73,7 @@ pub struct Hub {
     sweep_from: usize,
     has_history: bool,
     histories: Histories,
+    routing: Routing,
 }
 
 impl Hub {
@@ -72,6 +82,7 @@ impl Hub {
         Hub {
             registry: Registry::new(&settings),
             delivery: Delivery::new(shards, settings.inbox_messages, settings.inbox_bytes_total),
+            routing: Routing::new(&settings.routes),
             settings,
             metrics,
             now: 0,
@@ -87,10 +98,11 @@ impl Hub {
         self.delivery.set_in_step();
     }
 
-    /// Whether nothing more should be taken in from the upstream in this turn: the shards it is for have to take in what is there.
+    /// Whether nothing more should be taken in from the upstream in this turn: the shards it is for have to take in what is there, or what was routed has
+    /// cost enough.
     #[inline]
     pub fn is_ahead(&self) -> bool {
-        self.delivery.is_ahead()
+        self.delivery.is_ahead() || self.routing.is_spent()
     }
 
     pub fn metrics(&self) -> &BusMetrics {
@@ -345,6 +357,11 @@ impl Hub {
     /// Numbers a message and puts it into the channel's open batch.
     pub fn message(&mut self, id: ChannelId, payload: &[u8], receipt: Receipt) -> Outcome {
         self.count(payload.len());
+        self.put(id, payload, receipt, &mut Looked::default())
+    }
+
+    /// The same with one that is counted. `looked`: what is known of its payload.
+    fn put(&mut self, id: ChannelId, payload: &[u8], receipt: Receipt, looked: &mut Looked) -> Outcome {
         let entry = &mut self.registry[id];
         if entry.channel().is_none() || !entry.flow.takes_messages() {
             self.metrics.unwanted.inc();
@@ -356,7 +373,7 @@ impl Hub {
             self.announce_lost(id, number, GapReason::Dropped, receipt.received);
             return Outcome::TooBig;
         }
-        let (kind, is_expected) = classify(payload, entry.rule.payload);
+        let (kind, is_expected) = looked.at(payload, entry.rule.payload);
         if !is_expected {
             match entry.rule.mismatch {
                 Mismatch::Opaque => self.metrics.mismatched.inc(),
@@ -402,6 +419,7 @@ impl Hub {
         }
         self.delivery.sealed_all();
         self.delivery.wake();
+        self.routing.begin_turn();
     }
 
     /// How many times a shard was woken, ever.
@@ -503,6 +521,9 @@ impl Hub {
     /// Whether every shard that listens to the channel has room for a message of one of our own publishers. Without it the publisher waits,
     /// instead of costing others a gap.
     pub fn has_room_for(&mut self, name: &str, payload_bytes: usize) -> bool {
+        if self.is_routed(name) {
+            return self.has_room_for_routed(payload_bytes);
+        }
         let Some(id) = self.find(name) else { return true };
         self.delivery.has_room_for(&self.registry[id].interest, payload_bytes)
     }

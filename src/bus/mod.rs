@@ -2,11 +2,11 @@
 //! into batches and hands them to the shards that have a subscriber. It never blocks on a shard.
 //!
 //! - [`subscriber`]: its turn. [`thread`]: the thread; `spawn` starts it. [`pace`]: how often it gets up.
-//! - [`hub`]: messages and their numbers. [`flow`]: whether they come, and where their numbers go on. [`history`]: the newest batches.
+//! - [`hub`]: messages and their numbers. [`route`]: to which channels those of one channel go. [`flow`]: whether they come, and where their numbers go on. [`history`]: the newest batches.
 //! - [`registry`]: which channels there are, [`lingering`] those that nobody hears any more, [`release`]: when their memory is given back.
 //! - [`delivery`]: what is on its way to shards, [`lane`]: the way to one of them, and what it is owed.
 //! - [`question`]: what connections and the control port ask. [`shares`]: whose publishes may be how many; [`queue`]: in which order they go on.
-//! - [`upstream`]: the seam behind which messages come in: [`embedded`] (no Redis) or [`redis`] (one server; all that is Redis's own).
+//! - [`upstream`]: the seam behind which messages come in: [`embedded`] (no Redis) or [`redis`] (one server; all that is Redis's own). [`ration`]: of lines in the log.
 #![forbid(unsafe_code)]
 
 pub mod delivery;
@@ -19,9 +19,11 @@ pub mod lingering;
 pub mod pace;
 pub mod question;
 pub mod queue;
+pub mod ration;
 pub mod redis;
 pub mod registry;
 pub mod release;
+pub mod route;
 pub mod settings;
 pub mod shares;
 pub mod subscriber;

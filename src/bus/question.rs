@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::ConnToken;
 use super::shares::Ticket;
+use crate::config::routes::Unrouted;
 use crate::wire::command::Id;
 use crate::wire::payload::Expect;
 
@@ -67,6 +68,11 @@ pub struct Published {
     pub seq: Option<u64>,
 }
 
+impl Published {
+    /// In no channel of this node by its own name.
+    pub const NOWHERE: Published = Published { epoch: None, seq: None };
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
     /// Redis is away: the message was not sent, or it was under way when the connection was lost and may have been published.
@@ -84,6 +90,9 @@ pub enum PublishError {
     /// Not what the channel's `payload` setting says, and its `payload_mismatch` is `drop`. Only the embedded bus knows in time.
     #[error("the payload is not {}, which the channel's `payload` setting asks for", .0.wanted())]
     Mismatch(Expect),
+    /// The channel's messages are routed, and this one went nowhere. Only the embedded bus knows in time.
+    #[error("the channel's messages go to others by a field of theirs (campanile config --explain tells which); this one {}", .0.text())]
+    Unrouted(Unrouted),
     #[error("Redis refused the publish: {0}")]
     Refused(String),
 }

@@ -1,11 +1,12 @@
 //! The part of the settings that the hub and its registry read.
 
 use crate::clock::nanos;
-use crate::config::{ChannelRules, Settings};
+use crate::config::{ChannelRules, Route, Settings};
 
 #[derive(Debug, Clone)]
 pub struct HubSettings {
     pub rules: ChannelRules,
+    pub routes: Vec<Route>,
     pub linger_ns: u64,
     pub channels_max: usize,
     /// Of them, how many may be heard on behalf of one address.
@@ -25,6 +26,7 @@ impl From<&Settings> for HubSettings {
     fn from(settings: &Settings) -> Self {
         HubSettings {
             rules: settings.channels.clone(),
+            routes: settings.routes.clone(),
             linger_ns: nanos(settings.redis.linger),
             channels_max: settings.bounds.channels_max,
             channels_of_address: settings.bounds.channels_of_address(),

@@ -214,7 +214,10 @@ impl Subscriber {
             if self.hub.is_clogged() || !self.upstream.takes(publish) {
                 break;
             }
-            if count == self.turn_publishes || (count > 0 && bytes + payload_bytes > self.turn_publish_bytes) {
+            if self.hub.has_routed_enough()
+                || count == self.turn_publishes
+                || (count > 0 && bytes + payload_bytes > self.turn_publish_bytes)
+            {
                 self.more = true;
                 break;
             }

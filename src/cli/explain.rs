@@ -25,6 +25,19 @@ pub fn explain(loaded: &Loaded, channel: &str, token: Option<&str>) -> anyhow::R
     };
     line("channel", channel)?;
     line("rule", &place)?;
+    for (route, place) in settings.routes.iter().zip(&loaded.routes) {
+        let place = format!("{}:{}: [[route]]", place.file, place.line);
+        if *route.from == *channel {
+            let without = if route.otherwise.is_none() { ", without it nowhere" } else { "" };
+            line("messages go", &format!("{route}{without} ({place})"))?;
+        }
+        if route.to.fits(channel) {
+            line("messages come", &format!("from {} by {} ({place})", route.from, route.field))?;
+        }
+        if route.otherwise.as_deref() == Some(channel) {
+            line("messages come", &format!("from {} without {} ({place})", route.from, route.field))?;
+        }
+    }
     let client = match token {
         None => None,
         Some(token) => match bearer(loaded, token)? {

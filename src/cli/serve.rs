@@ -41,7 +41,7 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
 }
 
 fn serve(loaded: Loaded, host: &Host) -> anyhow::Result<()> {
-    let Loaded { settings, warnings, tables: _ } = loaded;
+    let Loaded { settings, warnings, tables: _, routes: _ } = loaded;
     let format = settings.logging.format;
     for warning in &warnings {
         log::say(format, Level::WARN, warning, || log::problem(warning));

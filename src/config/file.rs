@@ -8,9 +8,10 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::problem::{Origin, Place, Problem, closest};
+use super::routes::{self, FieldPath, Route, Template};
 use super::rules::Selector;
 use super::table::{self, SETTINGS, Setting, Value};
-use super::{ChannelRule, listen_url};
+use super::{ChannelRule, listen_url, parse};
 use crate::auth::pattern::Pattern;
 
 /// What stands in a file, as texts, each read once already and found good.
@@ -18,6 +19,7 @@ use crate::auth::pattern::Pattern;
 pub struct Contents {
     pub values: Vec<FileValue>,
     pub rules: Vec<FileRule>,
+    pub routes: Vec<(Route, Place)>,
     pub problems: Vec<Problem>,
 }
 
@@ -57,6 +59,8 @@ pub fn read(name: &str, text: &str) -> Contents {
 const CHANNELS_EXAMPLE: &str =
     "tables headed [[channels]], each with prefix = \"prices:\" or pattern = \"room:*:chat\" and what differs there";
 
+const ROUTE_EXAMPLE: &str = "tables headed [[route]], each with from = \"notifications\", field = \"user_id\" and to = \"user:{}\", and else = \"lost\" where it is wanted";
+
 struct Reader<'a> {
     name: &'a str,
     text: &'a str,
@@ -86,20 +90,25 @@ impl Reader<'_> {
     fn settings(&mut self, document: &DeTable<'_>) {
         for (key, value) in document {
             let name: &str = key.get_ref();
-            if name != "channels" && self.is_made_up(key.span(), value.span()) {
+            let is_tables = matches!(name, "channels" | "route");
+            if !is_tables && self.is_made_up(key.span(), value.span()) {
                 continue;
             }
             if name == "channels" {
                 self.rules(key.span(), value);
+            } else if name == "route" {
+                self.routes(key.span(), value);
             } else if let Some(setting) = table::find(name) {
                 self.setting(setting, value);
             } else if matches!(value.get_ref(), DeValue::Table(_)) {
                 let problem = self.at(key.span(), name, "there is no table of this name");
-                self.problem(problem.help("settings stand at the top of the file, without a [table]; only [[channels]] is one"));
+                self.problem(
+                    problem.help("settings stand at the top of the file, without a [table]; only [[channels]] and [[route]] are tables"),
+                );
             } else {
                 let problem = self.at(key.span(), name, "there is no setting of this name");
                 let setting = table::meant(name).map(|setting| setting.key);
-                self.problem(problem.help(suggest(setting.or_else(|| closest(name, ["channels"])))));
+                self.problem(problem.help(suggest(setting.or_else(|| closest(name, ["channels", "route"])))));
             }
         }
     }
@@ -214,6 +223,61 @@ impl Reader<'_> {
         }
     }
 
+    fn routes(&mut self, key: Range<usize>, value: &Spanned<DeValue<'_>>) {
+        let DeValue::Array(tables) = value.get_ref() else {
+            let problem = self.at(key, "route", "it is not a list of tables");
+            return self.problem(problem.accepted(ROUTE_EXAMPLE));
+        };
+        for table in tables {
+            match table.get_ref() {
+                DeValue::Table(entries) => self.route(table.span(), entries),
+                _ => {
+                    let problem = self.at(table.span(), "route", "it is not a table");
+                    self.problem(problem.accepted(ROUTE_EXAMPLE));
+                }
+            }
+        }
+    }
+
+    fn route(&mut self, table: Range<usize>, entries: &DeTable<'_>) {
+        let (mut from, mut field, mut to, mut otherwise) = (None, None, None, None);
+        // What is there and cannot be read is not missing.
+        let mut named: Vec<String> = Vec::new();
+        for (key, value) in entries {
+            let name: &str = key.get_ref();
+            named.push(name.to_owned());
+            if self.is_made_up(key.span(), value.span()) {
+                continue;
+            }
+            let text = scalar(value.get_ref());
+            let channel = |text: String| parse::channel_text(&text, false).map(Box::from);
+            let read = match name {
+                "from" => text.and_then(channel).map(|channel| from = Some(channel)),
+                "field" => text.and_then(|text| FieldPath::read(&text)).map(|path| field = Some(path)),
+                "to" => text.and_then(|text| Template::read(&text)).map(|template| to = Some(template)),
+                "else" => text.and_then(channel).map(|channel| otherwise = Some(channel)),
+                _ => {
+                    let problem = self.at(key.span(), &format!("route.{name}"), "a route has no setting of this name");
+                    let meant = suggest(closest(name, routes::KEYS));
+                    self.problem(problem.help(meant).accepted(routes::KEYS.join(", ")));
+                    continue;
+                }
+            };
+            if let Err(reason) = read {
+                let problem = self.at(value.span(), &format!("route.{name}"), reason);
+                self.problem(problem.accepted(ROUTE_EXAMPLE));
+            }
+        }
+        for key in ["from", "field", "to"].into_iter().filter(|key| !named.iter().any(|name| name == key)) {
+            let problem = self.at(table.clone(), "route", format!("{key} is missing"));
+            self.problem(problem.accepted(ROUTE_EXAMPLE));
+        }
+        if let (Some(from), Some(field), Some(to)) = (from, field, to) {
+            let place = self.place(table);
+            self.contents.routes.push((Route { from, field, to, otherwise }, place));
+        }
+    }
+
     fn unknown_in_rule(&mut self, span: Range<usize>, name: &str) {
         let keys = || rule_keys().chain(["prefix", "pattern"]);
         let problem = self.at(span, &format!("channels.{name}"), "there is no channel setting of this name");
@@ -240,7 +304,7 @@ fn selector_of(name: &str) -> Option<(ReadSelector, &'static str)> {
 }
 
 fn read_prefix(text: &str) -> Result<Selector, String> {
-    super::parse::channel_text(text, false).map(|prefix| Selector::Prefix(prefix.into()))
+    parse::channel_text(text, false).map(|prefix| Selector::Prefix(prefix.into()))
 }
 
 fn read_pattern(text: &str) -> Result<Selector, String> {
@@ -363,6 +427,25 @@ mod tests {
         assert!(problem("[[channels]]\nprefix = \"a\"\npattern = \"a*\"\n").contains("it has prefix and pattern"));
         assert!(problem("[[channels]]\npattern = \"a*\"\n[[channels]]\npattern = \"a*\"\n").contains("has a table already"));
         assert!(problem("[[channels]]\npatern = \"a*\"\nprefix = \"a\"\n").contains("did you mean `pattern`?"));
+    }
+
+    #[test]
+    fn routes_are_tables() {
+        let contents = read(
+            "f.toml",
+            "[[route]]\nfrom = \"n\"\nfield = \"user.id\"\nto = \"user:{}\"\nelse = \"n\"\n[[route]]\nfrom = \"m\"\nfield = \"x\"\nto = \"{}\"\n",
+        );
+        assert_eq!(contents.problems, []);
+        let read: Vec<String> = contents.routes.iter().map(|(route, place)| format!("{}: {} {route}", place.line, route.from)).collect();
+        assert_eq!(read, ["1: n by user.id to user:{}, without it to n", "6: m by x to {}"]);
+        let route = |rest: &str| problem(&format!("[[route]]\nfrom = \"n\"\nfield = \"a\"\n{rest}"));
+        assert!(route("").starts_with("f.toml:1:1: error: route: to is missing\n"), "{}", route(""));
+        assert!(route("to = \"user:\"\n").starts_with("f.toml:4:6: error: route.to: \"user:\" has to have {} once"));
+        assert!(route("to = \"{}\"\nelse = \"\"\n").contains("route.else: it is empty"));
+        assert!(route("to = \"{}\"\nels = \"x\"\n").contains("did you mean `else`?"));
+        assert!(problem("[[route]]\nfrom = \"n\"\nfield = \"a.\"\nto = \"{}\"\n").contains("names no field"));
+        assert!(problem("route = 3\n").contains("it is not a list of tables") && problem("route = [3]\n").contains("it is not a table"));
+        assert!(problem("[[routes]]\nfrom = \"n\"\n").contains("did you mean `route`?"));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::host::Host;
 use super::problem::{Origin, Place, Problem, Severity};
 use super::rules::Selector;
 use super::table::{self, SETTINGS, Setting, VARIABLE_PREFIX, Value};
-use super::{ChannelRules, LogFormat, Settings, check};
+use super::{ChannelRules, LogFormat, Route, Settings, check, routes};
 
 /// The file that is read when none is named, if it is there.
 pub const FILE_NAME: &str = "campanile.toml";
@@ -45,6 +45,8 @@ pub struct Loaded {
     pub settings: Settings,
     /// Where each table of `[[channels]]` stands, in the order of the rules.
     pub tables: Vec<Place>,
+    /// And each of `[[route]]`.
+    pub routes: Vec<Place>,
     pub warnings: Vec<Problem>,
 }
 
@@ -70,6 +72,7 @@ pub struct Layers {
     /// Who had the last word on a setting.
     origins: HashMap<&'static str, Origin>,
     rules: Vec<FileRule>,
+    routes: Vec<(Route, Place)>,
     problems: Vec<Problem>,
 }
 
@@ -108,6 +111,7 @@ impl Layers {
             self.apply(value.setting, &texts, Origin::File(value.place));
         }
         self.rules.extend(contents.rules);
+        self.routes.extend(contents.routes);
         self.problems.extend(contents.problems);
     }
 
@@ -171,6 +175,7 @@ impl Layers {
             tables.push((rule.selector.clone(), channel_rule));
         }
         self.settings.channels = ChannelRules { default, tables };
+        self.settings.routes = self.routes.iter().map(|(route, _)| route.clone()).collect();
 
         let origin = |key: &str| self.origins.get(key).cloned().unwrap_or(Origin::Default);
         let rule_origin = |selector: &Selector, key: &str| {
@@ -180,7 +185,10 @@ impl Layers {
         };
         // A value that could not be read left its default behind: what that does not fit is no news.
         let unread: Vec<&str> = self.problems.iter().map(|problem| problem.key.as_str()).collect();
-        let found = host.map_or(Vec::new(), |host| check::check(&self.settings, host, &origin, &rule_origin));
+        let mut found = host.map_or(Vec::new(), |host| check::check(&self.settings, host, &origin, &rule_origin));
+        if host.is_some() {
+            found.extend(routes::check(&self.settings, &|at| Origin::File(self.routes[at].1.clone())));
+        }
         let found: Vec<Problem> =
             found.into_iter().filter(|problem| problem.key.is_empty() || !unread.contains(&problem.key.as_str())).collect();
         self.problems.extend(found);
@@ -189,7 +197,8 @@ impl Layers {
             return Err(self.problems);
         }
         let tables = self.rules.into_iter().map(|rule| rule.place).collect();
-        Ok(Loaded { settings: self.settings, tables, warnings: self.problems })
+        let routes = self.routes.into_iter().map(|(_, place)| place).collect();
+        Ok(Loaded { settings: self.settings, tables, routes, warnings: self.problems })
     }
 }
 

@@ -4,7 +4,7 @@
 //! back has passed every check of [`table`] (each value alone) and of [`mod@check`] (values together), so readers need no checks.
 //!
 //! The way of a value: [`table`] knows its names, its default and how its text is read; [`layers`] lays file ([`mod@file`]), environment and
-//! flags over the defaults, into [`settings`] and the [`rules`] of channels; [`problem`] says what is wrong and where, [`mask`] what of it may be shown; [`mod@print`] writes the
+//! flags over the defaults, into [`settings`], the [`rules`] of channels and the [`routes`] between them; [`problem`] says what is wrong and where, [`mask`] what of it may be shown; [`mod@print`] writes the
 //! table out; `auth` makes of the settings of tokens what shards ask; [`host`] and [`fd_table`] hold the settings against the host.
 
 mod auth;
@@ -21,6 +21,7 @@ pub mod parse;
 pub mod print;
 pub mod problem;
 pub mod redis_url;
+pub mod routes;
 mod rows;
 pub mod rules;
 pub mod settings;
@@ -31,6 +32,7 @@ pub use fd_table::{Resolved, resolve_fd_table};
 pub use host::Host;
 pub use layers::{FileChoice, Loaded, Sources, load};
 pub use log_filter::LogFilter;
+pub use routes::Route;
 pub use rules::{ChannelRule, ChannelRules, Selector, SharedRules};
 pub use settings::{Auth, Bounds, Clients, Pin, Settings, Share};
 pub use words::{AuthMode, FdTable, LogFormat, Mismatch, Overrun, RedisSubscribe};

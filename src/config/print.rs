@@ -3,10 +3,10 @@
 
 use std::fmt::Write;
 
-use serde_json::Map;
+use serde_json::{Map, json};
 
 use super::table::{SETTINGS, Section, Setting, Value};
-use super::{ChannelRule, Settings};
+use super::{ChannelRule, Route, Settings};
 
 /// A `campanile.toml` with every setting at its default, explained. Reading it changes nothing.
 pub fn default_file() -> String {
@@ -39,6 +39,11 @@ pub fn default_file() -> String {
             let _ = writeln!(out, "# {rule_key} = {}", toml_value(setting, &setting.show(&settings).texts()));
         }
     }
+    out.push_str(
+        "\n# Messages of one channel that go to the channels that a field of theirs names: a text, an integer, or a list of those. What has no\n\
+         # such field goes where else says, or nowhere. A field within a map is written user.id.\n#\n\
+         # [[route]]\n# from = \"notifications\"\n# field = \"user_id\"\n# to = \"user:{}\"\n# else = \"notifications\"\n",
+    );
     out
 }
 
@@ -76,6 +81,12 @@ pub fn differences(settings: &Settings) -> Vec<String> {
             }
         }
     }
+    for Route { from, field, to, otherwise } in &settings.routes {
+        lines.extend(["[[route]]".to_owned(), format!("from = {}", toml_string(from))]);
+        lines.push(format!("field = {}", toml_string(&field.to_string())));
+        lines.push(format!("to = {}", toml_string(&to.to_string())));
+        lines.extend(otherwise.iter().map(|channel| format!("else = {}", toml_string(channel))));
+    }
     lines
 }
 
@@ -91,6 +102,10 @@ pub fn json(settings: &Settings) -> serde_json::Value {
     });
     all.insert("channel_tables".to_owned(), tables.collect::<Vec<serde_json::Value>>().into());
     all.insert("channel_default".to_owned(), rule_json(&settings.channels.default).into());
+    let routes = settings.routes.iter().map(
+        |Route { from, field, to, otherwise }| json!({"from": from, "field": field.to_string(), "to": to.to_string(), "else": otherwise}),
+    );
+    all.insert("routes".to_owned(), routes.collect());
     all.into()
 }
 
@@ -163,12 +178,15 @@ mod tests {
     }
 
     #[test]
-    fn the_commented_channel_table_is_good_too() {
+    fn the_commented_tables_are_good_too() {
         let file = default_file();
-        let (head, channels) = file.split_once("# [[channels]]").unwrap();
-        let table: String = channels.lines().map(|line| format!("{}\n", line.trim_start_matches("# "))).collect();
-        let rules = read(&format!("{head}[[channels]]{table}")).settings.channels;
-        assert_eq!(rules.tables, [("prices:".into(), rules.default.clone())]);
+        let (head, tables) = file.split_once("# [[channels]]").unwrap();
+        let is_typed = |line: &&str| line.contains(" = ") || line.contains("[[");
+        let tables: String = tables.lines().filter(is_typed).map(|line| format!("{}\n", line.trim_start_matches("# "))).collect();
+        let settings = read(&format!("{head}[[channels]]\n{tables}")).settings;
+        assert_eq!(settings.channels.tables, [("prices:".into(), settings.channels.default.clone())]);
+        let routes: Vec<String> = settings.routes.iter().map(|route| format!("{} {route}", route.from)).collect();
+        assert_eq!(routes, ["notifications by user_id to user:{}, without it to notifications"]);
     }
 
     #[test]

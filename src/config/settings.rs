@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{AuthMode, ChannelRules, FdTable, LogFilter, LogFormat, RedisSubscribe};
+use super::{AuthMode, ChannelRules, FdTable, LogFilter, LogFormat, RedisSubscribe, Route};
 use crate::addresses::Networks;
 use crate::limits;
 use crate::listen::{Address, Listener};
@@ -19,6 +19,8 @@ pub struct Settings {
     pub clients: Clients,
     pub auth: Auth,
     pub channels: ChannelRules,
+    /// In the order of the file.
+    pub routes: Vec<Route>,
     pub bounds: Bounds,
     pub logging: Logging,
 }

@@ -25,6 +25,7 @@ use prometheus_client::registry::Registry;
 use super::{State, process};
 use crate::auth::token::TokenReason;
 use crate::config::Overrun;
+use crate::config::routes::Unrouted;
 use crate::metrics::{BusMetrics, Counter, LATENCY_BOUNDS_US, Latency, ShardMetrics};
 use crate::wire::close::CloseReason;
 use crate::wire::http::refusal::RefusalReason;
@@ -101,6 +102,7 @@ const BUS_COUNTERS: &[Named<BusMetrics>] = &[
     ("campanile_bus_unwanted", "Messages received for channels that nobody here listens to. Unit: messages.", |m| &m.unwanted),
     ("campanile_bus_dropped", "Messages dropped: wrong payload kind, too large, or no valid channel name. Unit: messages.", |m| &m.dropped),
     ("campanile_bus_mismatched", "Payloads not of the kind set for their channel, passed on as opaque. Unit: messages.", |m| &m.mismatched),
+    ("campanile_bus_routed", "Messages that routes put into channels served here, one for each channel. Unit: messages.", |m| &m.routed),
     ("campanile_bus_batches", "Batches made. Unit: batches.", |m| &m.batches),
     ("campanile_bus_inbox_full", "Messages not handed to a shard because its inbox was full. Unit: messages.", |m| &m.inbox_full),
     (
@@ -270,6 +272,11 @@ impl Scrape {
         for (name, help, read) in BUS_COUNTERS {
             page.counter(name, help, read(bus).get())?;
         }
+        page.counters(
+            "campanile_bus_unrouted",
+            "Messages of routed channels that went nowhere, by reason. Unit: messages.",
+            Unrouted::ALL.iter().map(|reason| ([("reason", reason.name())], bus.unrouted[*reason as usize].get())),
+        )?;
         for (name, help, read) in BUS_GAUGES {
             page.gauge(name, help, read(bus).get())?;
         }
@@ -404,6 +411,6 @@ mod tests {
         assert_eq!(named + by_label + in_other_units, size_of::<ShardMetrics>(), "a counter of shards has no row here");
         let bus = BusMetrics::default();
         let named = addresses(&[BUS_GAUGES, BUS_COUNTERS], &bus).len() * size_of::<Counter>();
-        assert_eq!(named, size_of::<BusMetrics>(), "a counter of the bus has no row here");
+        assert_eq!(named + size_of_val(&bus.unrouted), size_of::<BusMetrics>(), "a counter of the bus has no row here");
     }
 }

@@ -116,7 +116,7 @@ impl Failure {
         match self {
             Failure::Bus(PublishError::Unavailable | PublishError::Busy) | Failure::Ended => StatusCode::SERVICE_UNAVAILABLE,
             Failure::Bus(PublishError::TooBig { .. } | PublishError::TooBigForRedis { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
-            Failure::Bus(PublishError::Mismatch(_)) => StatusCode::BAD_REQUEST,
+            Failure::Bus(PublishError::Mismatch(_) | PublishError::Unrouted(_)) => StatusCode::BAD_REQUEST,
             Failure::Bus(PublishError::Refused(_)) => StatusCode::BAD_GATEWAY,
             Failure::NoAnswer(_) | Failure::NotTried => StatusCode::GATEWAY_TIMEOUT,
         }

@@ -45,7 +45,7 @@ impl<N: Network> Shard<N> {
                     PublishError::Unavailable | PublishError::Refused(_) => ErrorCode::BusUnavailable,
                     PublishError::Busy => ErrorCode::Busy,
                     PublishError::TooBig { .. } | PublishError::TooBigForRedis { .. } => ErrorCode::PayloadTooBig,
-                    PublishError::Mismatch(_) => ErrorCode::BadPayload,
+                    PublishError::Mismatch(_) | PublishError::Unrouted(_) => ErrorCode::BadPayload,
                 };
                 self.reply_error(key, Asked::of(command::PUBLISH, channel, id), code, &error.to_string());
             }

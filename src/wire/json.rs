@@ -50,6 +50,30 @@ pub fn fields<'a>(text: &'a str, visit: &mut dyn FnMut(Cow<'a, str>, &'a str)) -
     }
 }
 
+/// Calls `visit` with each element of the one array that `text` must be, as [`fields`] does with those of an object.
+pub fn elements<'a>(text: &'a str, visit: &mut dyn FnMut(&'a str)) -> Result<(), Malformed> {
+    let mut scanner = Scanner::new(text);
+    if scanner.token() != Some(b'[') {
+        return Err(Malformed::NotAList);
+    }
+    scanner.at += 1;
+    if scanner.token() == Some(b']') {
+        scanner.at += 1;
+        return scanner.end();
+    }
+    loop {
+        scanner.token();
+        let start = scanner.at;
+        scanner.skip_value()?;
+        let value = &text[start..scanner.at];
+        let another = scanner.another(b']')?;
+        visit(value);
+        if !another {
+            return scanner.end();
+        }
+    }
+}
+
 /// The string that the complete value `value` is, if it is one.
 pub fn text(value: &str) -> Option<Cow<'_, str>> {
     let mut scanner = Scanner::new(value);
@@ -62,6 +86,11 @@ pub fn unsigned(value: &str) -> Option<u64> {
         return None;
     }
     value.parse().ok().or_else(|| integral(value.parse().ok()?))
+}
+
+/// The negative integer that the complete value `value` is.
+pub fn negative(value: &str) -> Option<i64> {
+    value.parse().ok().filter(|&number| number < 0)
 }
 
 /// The unsigned integer that a float is exactly, if it is one that every reader of floats would name by the same digits.

@@ -17,4 +17,6 @@ pub enum Malformed {
     Trailing { at: usize },
     #[error("it is not a map")]
     NotAMap,
+    #[error("it is not a list")]
+    NotAList,
 }

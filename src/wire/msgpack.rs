@@ -35,6 +35,16 @@ pub fn fields<'a>(input: &'a [u8], visit: &mut dyn FnMut(Cow<'a, str>, &'a [u8])
     reader.end()
 }
 
+/// Calls `visit` with each element of the one array that `input` must be, as [`fields`] does with those of a map.
+pub fn elements<'a>(input: &'a [u8], visit: &mut dyn FnMut(&'a [u8])) -> Result<(), Malformed> {
+    let mut reader = Reader::new(input);
+    let Token::Array(len) = reader.token()? else { return Err(Malformed::NotAList) };
+    for _ in 0..len {
+        visit(reader.raw()?);
+    }
+    reader.end()
+}
+
 /// The string that `value` is, if it is one.
 pub fn text(value: &[u8]) -> Option<&str> {
     match scalar(value)? {
@@ -57,6 +67,14 @@ pub fn unsigned(value: &[u8]) -> Option<u64> {
     match scalar(value)? {
         Token::Unsigned(number) => Some(number),
         Token::Float(number) => json::integral(number),
+        _ => None,
+    }
+}
+
+/// The negative integer that `value` is.
+pub fn negative(value: &[u8]) -> Option<i64> {
+    match scalar(value)? {
+        Token::Negative(number) => Some(number),
         _ => None,
     }
 }

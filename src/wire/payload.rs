@@ -73,6 +73,21 @@ pub fn classify(payload: &[u8], expect: Expect) -> (Kind, bool) {
     }
 }
 
+/// What one payload was found to be, so that it is looked through once, however many channels it is for.
+#[derive(Debug, Default)]
+pub struct Looked(Option<(Expect, (Kind, bool))>);
+
+impl Looked {
+    /// [`classify`], always with the same payload.
+    #[inline]
+    pub fn at(&mut self, payload: &[u8], expect: Expect) -> (Kind, bool) {
+        match self.0 {
+            Some((before, found)) if before == expect => found,
+            _ => self.0.insert((expect, classify(payload, expect))).1,
+        }
+    }
+}
+
 fn opaque(payload: &[u8]) -> Kind {
     if std::str::from_utf8(payload).is_ok() { Kind::Text } else { Kind::Bytes }
 }

@@ -1,7 +1,7 @@
 //! One complete value in whichever of the two spellings it came in. Whoever reads a message asks here for what it needs and never which
 //! spelling it is: nothing is decoded that is not asked for, and what can be lent is not copied.
 //!
-//! Called by [`super::command`] for what clients send.
+//! Called by [`super::command`] for what clients send, and by the bus for the field that says where a message goes.
 
 use std::borrow::Cow;
 
@@ -34,6 +34,14 @@ impl<'a> Spelled<'a> {
         }
     }
 
+    /// Visits the elements of a list in their order.
+    pub fn elements(self, visit: &mut dyn FnMut(Spelled<'a>)) -> Result<(), Malformed> {
+        match self {
+            Spelled::Json(value) => json::elements(value, &mut |value| visit(Spelled::Json(value))),
+            Spelled::Msgpack(value) => msgpack::elements(value, &mut |value| visit(Spelled::Msgpack(value))),
+        }
+    }
+
     pub fn is_null(self) -> bool {
         match self {
             Spelled::Json(value) => json::is_null(value),
@@ -53,6 +61,21 @@ impl<'a> Spelled<'a> {
             Spelled::Json(value) => json::unsigned(value),
             Spelled::Msgpack(value) => msgpack::unsigned(value),
         }
+    }
+
+    /// What names somebody or something: a text, or an integer as its digits.
+    pub fn identifier(self) -> Option<Cow<'a, str>> {
+        if let Some(text) = self.text() {
+            return Some(text);
+        }
+        if let Some(number) = self.unsigned() {
+            return Some(Cow::Owned(number.to_string()));
+        }
+        let negative = match self {
+            Spelled::Json(value) => json::negative(value),
+            Spelled::Msgpack(value) => msgpack::negative(value),
+        };
+        negative.map(|number| Cow::Owned(number.to_string()))
     }
 
     /// The value as the bus carries it: JSON text as it was written, MessagePack maps and arrays as they are, `bin` as its bytes. Other
@@ -87,6 +110,29 @@ mod tests {
         }
         assert!(matches!(Spelled::message(true, b"ab\xff"), Err(Malformed::NotUtf8 { at: 2 })));
         assert!(matches!(Spelled::message(false, b"ab\xff"), Ok(Spelled::Msgpack(_))));
+    }
+
+    #[test]
+    fn lists_and_identifiers_are_read_alike() {
+        let json = Spelled::Json(r#"{"ids": [ "a\u0062", 7 , -3,1.0,0.5,{"x":[1]},[],null,true ], "none":[], "no": {}}"#);
+        let msgpack = Spelled::Msgpack(b"\x83\xa3ids\x99\xa2ab\x07\xfd\xcb\x3f\xf0\0\0\0\0\0\0\xcb\x3f\xe0\0\0\0\0\0\0\x81\xa1x\x91\x01\x90\xc0\xc3\xa4none\x90\xa2no\x80");
+        for value in [json, msgpack] {
+            let mut lists = Vec::new();
+            value
+                .fields(&mut |_, value| {
+                    let mut ids = Vec::new();
+                    let is_list = value.elements(&mut |element| ids.push(element.identifier().map(Cow::into_owned)));
+                    lists.push((is_list, ids));
+                })
+                .unwrap();
+            let named = |name: &str| Some(name.to_owned());
+            let ids = vec![named("ab"), named("7"), named("-3"), named("1"), None, None, None, None, None];
+            assert_eq!(lists, [(Ok(()), ids), (Ok(()), vec![]), (Err(Malformed::NotAList), vec![])]);
+        }
+        for malformed in ["[1", "[1,]", "[1]2", "[01]", "[,1]"] {
+            assert!(json::elements(malformed, &mut |_| ()).is_err(), "{malformed}");
+        }
+        assert!(msgpack::elements(b"\x92\x01", &mut |_| ()).is_err() && msgpack::elements(b"\x91\x01\x01", &mut |_| ()).is_err());
     }
 
     #[test]

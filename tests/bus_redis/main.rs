@@ -6,6 +6,7 @@ mod login;
 mod outages;
 mod publishing;
 mod refusals;
+mod routing;
 mod silence;
 #[path = "../support/redis.rs"]
 mod support;

@@ -2,12 +2,12 @@
 //!
 //! Redis names and channels are the same thing but for the prefix (exact mode), or one pattern stands for all channels under the prefix.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use super::awaiting;
 use super::awaiting::{Asked, Verb};
 use super::fault::{Fault, Refusal, with_advice};
-use super::health::Ration;
 use super::link::{Answer, Link};
 use super::names::Names;
 use super::publishes::Publishes;
@@ -15,7 +15,8 @@ use super::subscriptions::{Readiness, Refused, Standing, Subscriptions};
 use super::timing::Timing;
 use crate::bus::flow::Start;
 use crate::bus::hub::{Hub, Outcome, Receipt};
-use crate::bus::question::Publish;
+use crate::bus::question::{Publish, Published};
+use crate::bus::ration::Ration;
 use crate::clock::{MonotonicNs, nanos};
 use crate::config::{RedisSubscribe, Settings};
 use crate::limits::redis::{MESSAGE_BYTES, OUT_BYTES};
@@ -34,6 +35,8 @@ pub struct Feed {
     names: Names,
     /// None: each channel is subscribed by itself.
     pattern: Option<String>,
+    /// Channels that are subscribed by themselves whether anybody hears them or not: those whose messages are routed to others.
+    routed: HashSet<Box<str>>,
     subscriptions: Subscriptions,
     /// The hub's slots with channels that were wanted when the connection came up and are still to be shown to `subscriptions`.
     unshown: Range<usize>,
@@ -53,15 +56,21 @@ impl Feed {
         let names = Names::new(&settings.redis);
         let mut subscriptions = Subscriptions::default();
         let pattern = (settings.redis.subscribe == RedisSubscribe::Pattern).then(|| names.pattern());
+        let mut routed = HashSet::new();
         if let Some(pattern) = &pattern {
             subscriptions.want_pattern(pattern);
             for name in names.beside_pattern() {
                 subscriptions.want_beside(name);
             }
+        } else {
+            routed = settings.routes.iter().map(|route| route.from.clone()).collect();
+            // They are the first to be subscribed: when any other channel flows, what is routed to it does.
+            routed.iter().for_each(|channel| subscriptions.want_beside(&names.to_redis(channel)));
         }
         Feed {
             names,
             pattern,
+            routed,
             subscriptions,
             unshown: 0..0,
             publishes: Publishes::default(),
@@ -77,6 +86,7 @@ impl Feed {
     pub fn want(&mut self, hub: &mut Hub, channel: &str) {
         let name = self.names.to_redis(channel);
         let standing = match &self.pattern {
+            None if self.routed.contains(channel) => self.subscriptions.standing(&name),
             None => self.subscriptions.want(&name),
             Some(pattern) if self.names.is_covered(&name) => self.subscriptions.standing(pattern),
             Some(_) => self.subscriptions.standing(&name),
@@ -89,14 +99,15 @@ impl Feed {
     }
 
     pub fn unwant(&mut self, channel: &str, had_come: bool) {
-        if self.pattern.is_none() {
+        if self.pattern.is_none() && !self.routed.contains(channel) {
             self.subscriptions.unwant(&self.names.to_redis(channel), had_come);
         }
     }
 
     /// A new connection: everything is to be subscribed.
-    pub fn restart(&mut self, hub: &Hub) {
-        let (slots, channels) = if self.pattern.is_none() { (hub.slots(), hub.channel_count()) } else { (0, 0) };
+    pub fn restart(&mut self, hub: &mut Hub) {
+        let known = self.routed.iter().filter(|channel| hub.find(channel).is_some()).count();
+        let (slots, channels) = if self.pattern.is_none() { (hub.slots(), hub.channel_count() - known) } else { (0, 0) };
         self.unshown = 0..slots;
         self.subscriptions.restart(channels);
     }
@@ -164,16 +175,27 @@ impl Feed {
     fn message(&mut self, hub: &mut Hub, redis_channel: &[u8], payload: &[u8], receipt: Receipt) {
         let channel = std::str::from_utf8(redis_channel).ok().and_then(|name| self.names.to_channel(name));
         match channel.map(|channel| (channel, hub.find(channel))) {
+            Some((channel, _)) if hub.is_routed(channel) => {
+                hub.route(channel, payload, receipt, None);
+                self.seen(hub, channel, payload, Published::NOWHERE);
+            }
             Some((channel, Some(id))) => {
-                if let Outcome::Numbered(published) = hub.message(id, payload, receipt)
-                    && self.publishes.is_watching()
-                    && let Some((publish, result)) = self.publishes.seen(channel, payload, published)
-                {
-                    hub.published(publish, result);
+                if let Outcome::Numbered(published) = hub.message(id, payload, receipt) {
+                    self.seen(hub, channel, payload, published);
                 }
             }
             Some((channel, None)) if channel_name::check(channel).is_ok() => hub.count_unwanted(payload.len()),
             _ => hub.count_misnamed(payload.len()),
+        }
+    }
+
+    /// One of our own publishes may have come back.
+    #[inline]
+    fn seen(&mut self, hub: &mut Hub, channel: &str, payload: &[u8], published: Published) {
+        if self.publishes.is_watching()
+            && let Some((publish, result)) = self.publishes.seen(channel, payload, published)
+        {
+            hub.published(publish, result);
         }
     }
 

@@ -1,11 +1,9 @@
 //! What the operator is told about the connection to Redis: one line when it is lost or refuses us, one when all is well again, one for each new
 //! reason in between; not more than a few a minute, whatever happens. Sans-IO: lines out, written to the log by [`super::RedisBus`].
 
+use crate::bus::ration::Ration;
 use crate::clock::MonotonicNs;
 
-/// Lines (or outages, with the lines that belong to one) that may follow each other at once, and how often one more may come.
-const BURST: u32 = 4;
-const PERIOD_NS: u64 = 60_000_000_000;
 /// A handful of reasons is all there is; should they vary without end, the log still does not.
 const REASONS_MAX: usize = 8;
 
@@ -79,26 +77,6 @@ impl Health {
         }
         let state = if self.was_away { "Redis is back" } else { "Redis takes our subscriptions again" };
         Some(format!("{state} ({}) after {:.1} s; {channels}", self.target, now.saturating_sub(since) as f64 / 1e9))
-    }
-}
-
-/// So that one thing after the other does not fill the log.
-#[derive(Debug, Default)]
-pub struct Ration {
-    /// When all of it will be there again.
-    full_at: MonotonicNs,
-    pub unsaid: u64,
-}
-
-impl Ration {
-    /// Whether one more line may be written, and then how many were not.
-    pub fn take(&mut self, now: MonotonicNs) -> Option<u64> {
-        let full_at = self.full_at.max(now) + PERIOD_NS;
-        if full_at > now + u64::from(BURST) * PERIOD_NS {
-            return None;
-        }
-        self.full_at = full_at;
-        Some(std::mem::take(&mut self.unsaid))
     }
 }
 

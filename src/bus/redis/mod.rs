@@ -31,6 +31,7 @@ use mio::{Registry, Token, Waker};
 
 use super::hub::{Hub, Receipt};
 use super::question::{Publish, PublishError};
+use super::ration::Ration;
 use super::upstream::{FIRST_TOKEN, Upstream};
 use crate::clock::MonotonicNs;
 use crate::config::Settings;
@@ -39,7 +40,7 @@ use crate::sys;
 
 use fault::Fault;
 use feed::Feed;
-use health::{Health, Ration, Trouble};
+use health::{Health, Trouble};
 use link::Link;
 use outlet::Outlet;
 use subscriptions::Readiness;

@@ -12,7 +12,7 @@ use std::collections::{HashMap, VecDeque};
 
 use crate::bus::question::{Publish, PublishError, Published};
 
-const NO_NUMBER: Published = Published { epoch: None, seq: None };
+const NO_NUMBER: Published = Published::NOWHERE;
 
 #[derive(Debug, Default)]
 pub struct Publishes {

@@ -50,6 +50,7 @@ fn settings_of(rule: ChannelRule, channels_max: usize) -> HubSettings {
     HubSettings {
         inbox_messages: 1024,
         rules: ChannelRules { default: rule, tables: Vec::new() },
+        routes: Vec::new(),
         linger_ns: LINGER_NS,
         channels_max,
         channels_of_address: usize::MAX,
