@@ -1,7 +1,7 @@
 //! What the settings of tokens come to: the gate that shards ask, and what is wrong with them together. Read at start, and to check the settings.
 
 use super::problem::{Origin, Problem};
-use super::rules::{ChannelRules, Selector};
+use super::rules::{ChannelRule, ChannelRules, Selector};
 use super::settings::{Auth, Settings};
 use super::words::AuthMode;
 use crate::auth::Gate;
@@ -87,6 +87,9 @@ pub(super) fn check_rules(
     for (key, access) in of_all {
         problems.extend(check_access(settings, access, false, key, origin(key)));
     }
+    if default.raw_publish {
+        problems.extend(check_raw_publish(settings, default, "raw_publish", origin("raw_publish")));
+    }
     for (at, (selector, rule)) in tables.iter().enumerate() {
         let has_user = selector.pattern().is_some_and(Pattern::has_user);
         for ((key, inherited), access) in of_all.into_iter().zip([rule.subscribe, rule.publish]) {
@@ -96,6 +99,9 @@ pub(super) fn check_rules(
                 problems.extend(check_access(settings, access, has_user, &name, rule_origin(selector, key)));
             }
         }
+        if rule.raw_publish && !default.raw_publish {
+            problems.extend(check_raw_publish(settings, rule, "channels.raw_publish", rule_origin(selector, "raw_publish")));
+        }
         if let Some((first, _)) = tables[..at].iter().find(|(first, _)| first.covers(selector)) {
             let message = format!("this table never counts: each of its channels is one of the table before it with {first}");
             let help = "the first table that fits counts; put the narrower one first";
@@ -103,6 +109,16 @@ pub(super) fn check_rules(
         }
     }
     problems
+}
+
+fn check_raw_publish(settings: &Settings, rule: &ChannelRule, key: &str, origin: Origin) -> Option<Problem> {
+    let is_closed = match rule.publish {
+        Access::Auto => !settings.clients.allow_client_publish,
+        Access::Nobody => true,
+        Access::Anyone | Access::Authenticated | Access::Owner | Access::Token => false,
+    };
+    let warning = || Problem::warning(origin, key, "nothing that clients send is published, for none of them may publish there");
+    is_closed.then(|| warning().help("publish = \"anyone\", or \"authenticated\""))
 }
 
 fn check_access(settings: &Settings, access: Access, has_user: bool, key: &str, origin: Origin) -> Option<Problem> {
@@ -210,6 +226,8 @@ mod tests {
             ("subscribe = \"owner\"\n", "error: subscribe: nobody knows whose channel it is"),
             ("[[channels]]\nprefix = \"user:\"\npublish = \"owner\"\n", "error: channels.publish: nobody knows whose"),
             ("[[channels]]\nprefix = \"a\"\n[[channels]]\nprefix = \"ab\"\n", "warning: channels.prefix: this table never counts"),
+            ("[[channels]]\nprefix = \"a\"\nraw_publish = true\n", "warning: channels.raw_publish: nothing that clients send"),
+            ("raw_publish = true\n", "warning: raw_publish: nothing that clients send"),
             ("[[channels]]\npattern = \"**\"\n[[channels]]\npattern = \"a*\"\n", "before it with pattern = \"**\""),
         ] {
             let found = found_in(&format!("{jwt}{file}"));

@@ -123,6 +123,7 @@ impl Default for ChannelRule {
         ChannelRule {
             subscribe: Access::Auto,
             publish: Access::Auto,
+            raw_publish: false,
             overrun: Overrun::Disconnect,
             payload: Expect::Auto,
             mismatch: Mismatch::Opaque,

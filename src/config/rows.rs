@@ -377,6 +377,15 @@ pub static SETTINGS: &[Setting] = &[
         ..word_rule!("publish", publish: Access)
     },
     Setting {
+        key: "raw_publish",
+        section: Section::Channels,
+        placeholder: "BOOL",
+        help: "What a client in the raw format sends is published to the channel in its path (/ws/NAME?format=raw), where it may publish, and is no command.",
+        accepted: "true, false",
+        value: rule!("raw_publish", raw_publish, text => parse::boolean(text), value => Shown::Switch(*value)),
+        ..ROW
+    },
+    Setting {
         key: "payload",
         section: Section::Channels,
         placeholder: "KIND",

@@ -14,6 +14,8 @@ use crate::wire::payload::Expect;
 pub struct ChannelRule {
     pub subscribe: Access,
     pub publish: Access,
+    /// What a client in the raw format sends that has subscribed to the channel as it connected is published there.
+    pub raw_publish: bool,
     pub overrun: Overrun,
     pub payload: Expect,
     pub mismatch: Mismatch,

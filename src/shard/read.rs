@@ -4,6 +4,7 @@ use super::Shard;
 use super::conn::{Flags, Phase};
 use super::net::{Network, Received, Stream};
 use super::rate::moment;
+use crate::fanout::naming::ChannelName;
 use crate::limits;
 use crate::wire::Format;
 use crate::wire::close::CloseReason;
@@ -209,12 +210,26 @@ impl<N: Network> Shard<N> {
             conn.format_next = if text { Format::Json } else { Format::Msgpack };
         }
         let may = self.sources.may_command(key, moment(self.now_ns));
+        if let Some(channel) = self.raw_channel(key) {
+            return if may { self.publish(key, &channel, message.to_vec(), None) } else { self.limit_command(key, Asked::default()) };
+        }
         match command::decode(text, message) {
             Ok(command) if may => self.obey(key, command),
             Ok(command) => self.limit_command(key, command.asked()),
             Err(error) if !may => self.limit_command(key, error.asked()),
             Err(error) => self.reply_error(key, error.asked(), error.code, &error.message),
         }
+    }
+
+    /// The channel that whatever a client in the raw format sends is published to, if there is one: that which it subscribed to as it connected,
+    /// which only its user's own channel may stand before.
+    fn raw_channel(&self, key: usize) -> Option<ChannelName> {
+        let conn = &self.conns[key];
+        if conn.format_next != Format::Raw {
+            return None;
+        }
+        let mut first = conn.subscriptions.iter().take(2).map(|subscription| &self.topics[subscription.topic]);
+        first.find(|topic| topic.rule.raw_publish).map(|topic| topic.name().clone())
     }
 
     fn limit_command(&mut self, key: usize, asked: Asked<'_>) {
