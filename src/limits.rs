@@ -55,6 +55,12 @@ pub const READ_ROUNDS_PER_TURN: usize = 4;
 pub const CLIENT_READ_BYTES: usize = 2 * 1024;
 /// Messages taken from the inbox per turn.
 pub const INBOX_MESSAGES_PER_TURN: usize = 4096;
+/// What orders of the control thread may cost in a turn, in connections looked at: some hundred microseconds.
+pub const ORDER_UNITS_PER_TURN: usize = 2048;
+/// What closing one costs, besides a unit for each of its subscriptions.
+pub const ORDER_UNITS_PER_CLOSE: usize = 8;
+/// Orders that a shard has not obeyed yet; another one is dropped.
+pub const ORDERS_WAITING_MAX: usize = 64;
 /// Subscriptions of dead connections that a turn takes out of their channels.
 pub const LEAVES_PER_TURN: usize = 4096;
 /// A connection may have this many channels made at once, or as many as two sets of subscriptions if that is more.
@@ -184,6 +190,8 @@ pub mod control {
     pub const CONNECTIONS_MAX: usize = 256;
     /// Bytes of a connection's requests that are read ahead; a head must fit. Browsers send the cookies of every port of a host.
     pub const READ_BUFFER_BYTES_MAX: usize = 64 * 1024;
+    /// The body of a request that orders something: a name or two.
+    pub const COMMAND_BYTES_MAX: usize = 16 * 1024;
     /// Most channels in one `POST /publish`.
     pub const PUBLISH_CHANNELS_MAX: usize = 1000;
     /// Most `POST /publish` under way at once, from before the body is read until the answer is written.

@@ -6,6 +6,7 @@
 //! - [`registry`]: which channels there are, [`lingering`] those that nobody hears any more, [`release`]: when their memory is given back.
 //! - [`delivery`]: what is on its way to shards, [`lane`]: the way to one of them, and what it is owed.
 //! - [`question`]: what connections and the control port ask. [`shares`]: whose publishes may be how many; [`queue`]: in which order they go on.
+//! - [`order`]: what the control thread tells shards, past the bus.
 //! - [`upstream`]: the seam behind which messages come in: [`embedded`] (no Redis) or [`redis`] (one server; all that is Redis's own). [`ration`]: of lines in the log.
 #![forbid(unsafe_code)]
 
@@ -16,6 +17,7 @@ pub mod history;
 pub mod hub;
 pub mod lane;
 pub mod lingering;
+pub mod order;
 pub mod pace;
 pub mod question;
 pub mod queue;
@@ -34,6 +36,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::addresses::Source;
+use order::Order;
 use question::{Answer, Asker, Publish, Question, ReplyTo};
 use shares::{Publishers, Share, Shares, Ticket};
 
@@ -166,6 +169,8 @@ pub enum ShardMessage {
         id: Option<Id>,
         answer: Answer,
     },
+    /// From the control thread.
+    Order(Order),
     /// Send what is due, close with 1001, end.
     Stop,
 }

@@ -1,21 +1,24 @@
 //! HTTP for operators: health, metrics, publishing, what is going on. [`crate::server`] runs it on a thread of its own, ordinary and unpinned.
 //!
 //! Invariant: this thread may be slow and must never make anything else slow. It reads counters that others write, and talks
-//! to the bus thread only through its bounded inbox; whatever it waits for has a deadline, whatever it holds has a bound.
+//! to the bus thread and to shards only through their bounded inboxes; whatever it waits for has a deadline, whatever it holds has a bound.
 //!
 //! The folder: `routes` is the table of endpoints; of their handlers `health` is for probes, [`metrics`] names the counters, `publish` and
-//! `channels` ask the bus thread, `info` describes the process. `listener` bounds connections, `socket` is what they come by, `room` requests, `hosts` says for whom they may
-//! be, `tally` counts what became of them, `busy` and `process` measure, `answer` spells errors.
+//! `channels` ask the bus thread, `disconnect` orders something of the shards by way of `orders`, `info` describes the process. `listener` bounds connections, `socket` is what they come by, `room` requests, `hosts` says for whom they may
+//! be, `tally` counts what became of them, `busy` and `process` measure, `body` reads bodies, `answer` spells errors.
 #![forbid(unsafe_code)]
 
 mod answer;
+mod body;
 mod busy;
 mod channels;
+mod disconnect;
 mod health;
 mod hosts;
 mod info;
 mod listener;
 pub mod metrics;
+mod orders;
 mod process;
 mod publish;
 mod room;
@@ -31,6 +34,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
+pub use orders::Orders;
 pub use room::memory_bound;
 
 use sd_notify::NotifyState;
@@ -68,6 +72,7 @@ pub struct State {
     shards: Vec<Arc<ShardMetrics>>,
     bus_metrics: Arc<BusMetrics>,
     bus: BusSender,
+    orders: Orders,
     started: Instant,
     started_unix_ms: u64,
     /// Set by the first signal and never taken back.
@@ -116,13 +121,14 @@ const TIMEOUTS: Timeouts = Timeouts {
 };
 
 impl State {
-    /// `shards` in the order of their numbers; `bus` reaches the bus thread.
+    /// `shards` in the order of their numbers; `bus` reaches the bus thread, `orders` the shards.
     pub fn new(
         settings: Arc<Settings>,
         facts: Facts,
         shards: Vec<Arc<ShardMetrics>>,
         bus_metrics: Arc<BusMetrics>,
         bus: BusSender,
+        orders: Orders,
     ) -> State {
         let busy = busy::Window::new(crate::sys::monotonic_ns(), &shards);
         State {
@@ -133,6 +139,7 @@ impl State {
             shards,
             bus_metrics,
             bus,
+            orders,
             started: Instant::now(),
             started_unix_ms: crate::sys::unix_ms(),
             stopping: AtomicBool::new(false),

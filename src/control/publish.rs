@@ -5,13 +5,12 @@
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, HttpBody};
+use axum::body::HttpBody;
 use axum::extract::{Request, State as Shared};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
@@ -23,7 +22,7 @@ use tokio::time::Instant;
 
 use super::answer::{self, Problem};
 use super::listener::Peer;
-use super::{State, room};
+use super::{State, body, room};
 use crate::bus;
 use crate::bus::question::{Answer, Asker, Publish, PublishError, Published};
 use crate::limits::control::PUBLISH_CHANNELS_MAX;
@@ -129,27 +128,24 @@ pub(super) async fn publish(Shared(state): Shared<Arc<State>>, request: Request)
     if state.stopping() {
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping"));
     }
-    let (head, body) = request.into_parts();
-    check_coding(&head.headers)?;
+    let (head, content) = request.into_parts();
+    body::check_coding(&head.headers)?;
     let payload_bytes_max = state.settings.bounds.payload_bytes_max;
     let too_big = || Failure::Bus(PublishError::TooBig { bytes_max: payload_bytes_max });
     let busy = || Failure::Bus(PublishError::Busy);
     let body_bytes_max = state.bodies.body_bytes_max;
     // A body in chunks does not say how large it will be.
-    let announced = body.size_hint().exact().map_or(body_bytes_max, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+    let announced = content.size_hint().exact().map_or(body_bytes_max, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
     if announced > body_bytes_max {
         return Err(too_big().into());
     }
     let permit = state.publishes.enter(state.timeouts.permit).await.ok_or_else(busy)?;
     let room = state.bodies.take(announced, state.timeouts.permit).await.ok_or_else(busy)?;
-    let collected = tokio::time::timeout(state.timeouts.request, collect(body, announced)).await.map_err(|_| {
-        let error = format!("the request was not complete within {} s", state.timeouts.request.as_secs_f64());
-        Problem::new(StatusCode::REQUEST_TIMEOUT, error)
-    })?;
+    let collected = body::in_time(&state, body::collect(content, announced)).await?;
     if let Some(peer) = head.extensions.get::<Peer>() {
         peer.has_body();
     }
-    let (target, payload) = read(collected?.ok_or_else(too_big)?)?;
+    let (target, payload) = read(collected.ok_or_else(too_big)?)?;
     if payload.len() > payload_bytes_max {
         return Err(too_big().into());
     }
@@ -164,45 +160,6 @@ pub(super) async fn publish(Shared(state): Shared<Arc<State>>, request: Request)
         }
     };
     Ok(room::hold(answer, (permit, room)))
-}
-
-/// A body that is not the text itself is not guessed at.
-fn check_coding(headers: &HeaderMap) -> Result<(), Problem> {
-    let has_other = |name: header::HeaderName, accepted: &str| {
-        let values = headers.get_all(name).into_iter().map(|value| value.to_str().unwrap_or("?"));
-        values.flat_map(|value| value.split(',')).map(str::trim).find(|coding| !coding.eq_ignore_ascii_case(accepted)).map(str::to_owned)
-    };
-    let refuse = |error: String, accepted: &str| Err(Problem::with_accepted(StatusCode::UNSUPPORTED_MEDIA_TYPE, error, accepted));
-    if let Some(coding) = has_other(header::CONTENT_ENCODING, "identity") {
-        return refuse(format!("a body in Content-Encoding {coding:?} is not taken"), "a body as it is, without Content-Encoding");
-    }
-    if let Some(coding) = has_other(header::TRANSFER_ENCODING, "chunked") {
-        return refuse(format!("a body in Transfer-Encoding {coding:?} is not taken"), "a body with Content-Length, or chunked");
-    }
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default().to_ascii_lowercase();
-    let charset = kind.split(';').filter_map(|part| part.trim().strip_prefix("charset=")).map(|charset| charset.trim_matches('"')).next();
-    match charset {
-        None | Some("utf-8" | "utf8" | "us-ascii") => Ok(()),
-        Some(charset) => refuse(format!("a body in charset {charset:?} is not taken"), "JSON in UTF-8"),
-    }
-}
-
-/// The whole body; None if it is larger than `bytes_max`.
-async fn collect(mut body: Body, bytes_max: usize) -> Result<Option<Vec<u8>>, Problem> {
-    let mut bytes = Vec::new();
-    if let Some(announced) = body.size_hint().exact() {
-        bytes.reserve_exact(announced as usize);
-    }
-    while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-        let frame = frame.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("the body broke off: {error}")))?;
-        // Trailers say nothing to us.
-        let Ok(data) = frame.into_data() else { continue };
-        if data.len() > bytes_max - bytes.len() {
-            return Ok(None);
-        }
-        bytes.extend_from_slice(&data);
-    }
-    Ok(Some(bytes))
 }
 
 impl From<Failure> for Problem {

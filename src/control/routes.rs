@@ -11,7 +11,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 
-use super::{State, answer, channels, health, hosts, info, metrics, publish, room, tally};
+use super::{State, answer, channels, disconnect, health, hosts, info, metrics, publish, room, tally};
 
 struct Route {
     /// GET answers HEAD as well.
@@ -66,6 +66,13 @@ static ROUTES: &[Route] = &[
         help: "{\"channel\": NAME, \"data\": any JSON} publishes one message",
         is_costly: false,
         handler: |method| on(method, publish::publish),
+    },
+    Route {
+        method: Method::POST,
+        path: "/disconnect",
+        help: "{\"user\": NAME} (or client, token, channel) ends their connections",
+        is_costly: true,
+        handler: |method| on(method, disconnect::disconnect),
     },
     Route { method: Method::GET, path: "/", help: "this page", is_costly: false, handler: |method| on(method, index) },
 ];

@@ -303,9 +303,10 @@ fn tell(prepared: Prepared, data_path: DataPath) -> Server {
     drop(given);
     opened.sockets.clear();
     let facts = Facts { version: env!("CARGO_PKG_VERSION"), fd_table: table.table(), listen: listen.clone(), control: control.clone() };
+    let orders = control::Orders::new(senders.clone());
     let pulses = Pulses::new(bus.clone(), bus_metrics.clone(), senders.into_iter().zip(metrics.iter().cloned()).collect());
     let supervision = notifier.map(|notifier| Supervision::new(notifier, pulses, systemd::watchdog()));
-    let state = Arc::new(control::State::new(settings, facts, metrics, bus_metrics, bus.clone()));
+    let state = Arc::new(control::State::new(settings, facts, metrics, bus_metrics, bus.clone(), orders));
     let ControlThread { thread, hand_over, ended } = control_thread;
     let _ = hand_over.send((state, supervision, bus.clone()));
     Server { listen, control, table, descriptors, bus, bus_thread, shards, control_thread: thread, opened, ended }

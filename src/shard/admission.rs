@@ -14,6 +14,7 @@ use crate::addresses::Source;
 use crate::auth::identity::Identity;
 use crate::bus::ConnToken;
 use crate::limits;
+use crate::wire::client_id::ClientId;
 use crate::wire::close::CloseReason;
 use crate::wire::event::Event;
 use crate::wire::http::head::FieldRoom;
@@ -151,11 +152,16 @@ impl<N: Network> Shard<N> {
         }
     }
 
+    /// What the connection is known as.
+    pub(super) fn client_id(&self, key: usize) -> ClientId {
+        ClientId { node: self.node_id, shard: self.index, connection: self.conns[key].generation }
+    }
+
     fn send_connected(&mut self, key: usize) {
         use std::io::Write as _;
         let mut client_id = [0u8; 32];
         let mut rest = &mut client_id[..];
-        write!(rest, "{:08x}{:04x}{:08x}", self.node_id, self.index, self.conns[key].generation).expect("20 digits fit");
+        write!(rest, "{}", self.client_id(key)).expect("20 digits fit");
         let unused = rest.len();
         let client_id = std::str::from_utf8(&client_id[..client_id.len() - unused]).expect("hex digits");
         self.reply(key, &Event::Connected { client_id, heartbeat_seconds: self.settings.clients.heartbeat.as_secs() });

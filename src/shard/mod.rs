@@ -7,7 +7,7 @@
 //! answers; `rules` says who may have which, and [`sources`] says who may have how many), `questions` (what else is asked of the bus), `logs` (what the bus sends, kept until everybody has it), `renumber` (a channel that is counted
 //! anew), [`timers`] and `heartbeat`,
 //! [`behind`] (who has not been sent everything), `flush` (one `writev` per due connection, of what `gather` finds), `close` (closing,
-//! reaping), `stop`. `buffers` is the account of what connections hold for themselves.
+//! reaping), `stop`, `orders` (of the control thread). `buffers` is the account of what connections hold for themselves.
 
 mod admission;
 mod arrivals;
@@ -23,6 +23,7 @@ mod identify;
 mod laps;
 mod logs;
 pub mod net;
+mod orders;
 mod questions;
 pub mod rate;
 mod read;
@@ -60,6 +61,7 @@ use identify::Door;
 use laps::Laps;
 use logs::Logs;
 use net::{Network, Readiness};
+use orders::Orders;
 use rate::{Moment, Rate, moment};
 use settings::ShardSettings;
 use sources::Sources;
@@ -122,6 +124,7 @@ pub struct Shard<N: Network> {
     interest: VecDeque<u32>,
     /// Dead connections, freed by `reap`.
     dead: Vec<u32>,
+    orders: Orders,
 
     accept_ready: bool,
     accept_retry: Option<Tick>,
@@ -181,6 +184,7 @@ impl<N: Network> Shard<N> {
             laps: Laps::default(),
             interest: VecDeque::new(),
             dead: Vec::new(),
+            orders: Orders::default(),
             accept_ready: false,
             accept_retry: None,
             accept_warned: None,
@@ -206,6 +210,7 @@ impl<N: Network> Shard<N> {
         self.verify_waiting();
         self.read_ready();
         self.drain_inbox();
+        self.obey_orders();
         self.expire();
         self.abandon_overdue();
         self.flush_ready();
@@ -245,6 +250,7 @@ impl<N: Network> Shard<N> {
             || !self.reading.is_empty()
             || !self.ready.is_empty()
             || !self.dead.is_empty()
+            || !self.orders.is_empty()
             || lap_wait == Some(0)
         {
             return Some(0);

@@ -241,6 +241,7 @@ impl<N: Network> Shard<N> {
                 ShardMessage::Renumbered { topic, channel, seq } => self.on_renumbered(topic, channel, seq),
                 ShardMessage::Head { topic, seq } => self.on_head(topic, seq),
                 ShardMessage::Answer { conn, id, answer } => self.on_answer(conn, id.as_ref(), answer),
+                ShardMessage::Order(order) => self.take_order(order),
                 ShardMessage::Stop => self.stop(),
             }
         }

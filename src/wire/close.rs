@@ -77,6 +77,8 @@ close_reasons! {
     MessageTimeout = "message_timeout", goodbye(1008, Not, "a message was not finished within two heartbeats");
     /// The token has expired, and no other took its place.
     TokenExpired = "token_expired", goodbye(4001, AtOnce, "the token has expired; reconnect with a new one");
+    /// An operator has closed it.
+    Disconnected = "disconnected", goodbye(4002, Not, "disconnected by the operator of this server");
     /// The shard's budget for per-connection buffers was used up.
     Buffers = "buffers", goodbye(1013, Later, "the server's buffers are full; try again later");
     /// The server is stopping.

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod channel_name;
+pub mod client_id;
 pub mod close;
 pub mod command;
 pub mod event;

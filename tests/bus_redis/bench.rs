@@ -87,6 +87,7 @@ impl FakeShard {
                     self.topics.get_mut(&topic.index).unwrap().extend(describe(&batch));
                 }
                 ShardMessage::Renumbered { .. } => panic!("neither bus has numbers of its own"),
+                ShardMessage::Order(order) => panic!("the bus orders nothing: {order:?}"),
                 ShardMessage::Head { topic, seq } => {
                     self.topics.entry(topic.index).or_default().push(format!("head@{seq}"));
                     self.heads.insert(topic.index, seq);

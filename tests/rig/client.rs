@@ -15,6 +15,8 @@ pub struct Client {
     /// Channels asked for and not confirmed.
     pub asked: Vec<String>,
     pub close: Option<u16>,
+    /// As `connected` told it.
+    pub client_id: String,
     pub pings: usize,
     /// It answers no pings, and so gets none.
     pub unasked: bool,
@@ -74,6 +76,7 @@ impl Client {
             subscriptions: HashMap::new(),
             asked: Vec::new(),
             close: None,
+            client_id: String::new(),
             pings: 0,
             unasked: false,
             beats: 0,
@@ -177,7 +180,8 @@ impl Client {
             self.answers.push(event.clone());
         }
         match event["type"].as_str().expect("every event has a type") {
-            "connected" | "pong" | "published" => {}
+            "connected" => self.client_id = event["client_id"].as_str().expect("a client id").to_owned(),
+            "pong" | "published" => {}
             "expiring" => self.expiring += 1,
             "refreshed" => self.refreshed += 1,
             "subscribed" => {

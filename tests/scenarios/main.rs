@@ -4,6 +4,7 @@
 mod arrivals;
 mod channels;
 mod ends;
+mod orders;
 mod replies;
 #[path = "../rig/mod.rs"]
 mod rig;

@@ -402,7 +402,7 @@ impl Simulation {
     /// Something goes wrong.
     fn misfortune(&mut self) {
         let at = self.live_peer();
-        match (self.rng.u8(..10), at) {
+        match (self.rng.u8(..11), at) {
             (8, Some(at)) => {
                 // The first half of a message whose rest never comes.
                 let mut bytes = Vec::new();
@@ -431,6 +431,7 @@ impl Simulation {
                 self.send_bytes(at, &[0x81, 0x05, 1, 2, 3]);
                 self.peers[at].broke_protocol = true;
             }
+            (10, _) => self.disconnect(),
             (6, _) => {
                 let mut wires = self.wires.borrow_mut();
                 wires.short = !wires.short;

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Facts, State, TIMEOUTS, Timeouts};
+use super::{Facts, Orders, State, TIMEOUTS, Timeouts};
 use crate::bus::question::{self, Asker, PublishError, Published as Number, Question};
 use crate::bus::{BusCommand, BusSender, ChannelInfo, ChannelPage};
 use crate::config::{ChannelRule, ChannelRules, FdTable, Overrun, Pin, Settings};
@@ -199,7 +199,7 @@ pub(super) fn state(settings: Settings, address: SocketAddr, bus: BusSender) -> 
     let facts =
         Facts { version: "1.2.3-test", fd_table: FdTable::Private, listen: listen::listed(&["127.0.0.1:8080"]), control: address.into() };
     let shards = (0..settings.shards.count).map(|_| Arc::new(ShardMetrics::default())).collect();
-    State::new(Arc::new(settings), facts, shards, Arc::new(BusMetrics::default()), bus)
+    State::new(Arc::new(settings), facts, shards, Arc::new(BusMetrics::default()), bus, Orders::default())
 }
 
 /// A thread that answers as the channel's name says, until it is told to stop.

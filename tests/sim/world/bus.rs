@@ -3,16 +3,27 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use campanile::bus::order::{Order, Who};
 use campanile::bus::{BusCommand, JoinRefusal, ShardMessage};
 use campanile::fanout::batch::{Batch, BatchBuilder, Channel};
 use campanile::wire::Format;
 use campanile::wire::event::GapReason;
 use campanile::wire::payload::Kind;
 
-use super::{CHANNELS, Sent, SimChannel, Simulation};
+use super::{CHANNELS, Sent, SimChannel, Simulation, USERS};
 use crate::rig::client::payload;
 
 impl Simulation {
+    /// An operator has enough of somebody.
+    pub(super) fn disconnect(&mut self) {
+        let who = match self.rng.bool() {
+            true => Who::Channel((*self.rng.choice(&CHANNELS).unwrap()).to_owned()),
+            false => Who::User((*self.rng.choice(USERS).unwrap()).to_owned()),
+        };
+        let (reply, _) = crossbeam_channel::bounded(1);
+        let _ = self.rig.to_shard.push(ShardMessage::Order(Order::Disconnect { who, reply }));
+    }
+
     pub(super) fn publish(&mut self) {
         let name = *self.rng.choice(&CHANNELS).unwrap();
         if !self.channels.contains_key(name) {

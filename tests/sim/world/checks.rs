@@ -41,7 +41,7 @@ impl Simulation {
         let Some(said_ns) = peer.last_said_ns else { return };
         let wires = self.wires.borrow();
         // It may have been cut off before, and not have read so far.
-        let cut_off = [CloseReason::Buffers, CloseReason::Overrun, CloseReason::HeartbeatTimeout, CloseReason::TokenExpired];
+        let cut_off = [CloseReason::Buffers, CloseReason::Overrun, CloseReason::HeartbeatTimeout, CloseReason::TokenExpired, CloseReason::Disconnected];
         let may_be_cut_off = cut_off.iter().any(|&reason| self.rig.metrics.closed[reason as usize].get() > 0);
         let in_time = wires.now_ns - said_ns < 1_900_000_000;
         if !in_time || wires.pipes[peer.pipe].reset || may_be_cut_off {
@@ -70,7 +70,7 @@ impl Simulation {
 
     /// Whoever cannot be asked whether it lives, and takes what it is sent, is not cut off for saying nothing.
     fn check_unasked(&self) {
-        let cut_off = [CloseReason::Buffers, CloseReason::Overrun, CloseReason::TokenExpired];
+        let cut_off = [CloseReason::Buffers, CloseReason::Overrun, CloseReason::TokenExpired, CloseReason::Disconnected];
         if self.rig.shard.is_finished() || cut_off.iter().any(|&reason| self.rig.metrics.closed[reason as usize].get() > 0) {
             return;
         }

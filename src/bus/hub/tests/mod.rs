@@ -145,6 +145,7 @@ impl Bed {
                 ShardMessage::Answer { answer: Answer::Published { result, .. }, .. } => {
                     format!("published {:?}", result.map(|published| published.seq))
                 }
+                ShardMessage::Order(order) => panic!("the bus orders nothing: {order:?}"),
                 ShardMessage::Stop => "stop".into(),
             })
             .collect()

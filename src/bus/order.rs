@@ -1,0 +1,27 @@
+//! What the control thread orders every shard to do, beside the messages that the bus thread hands out. The bus has no part in it: an order goes
+//! from thread to thread by the shard's inbox ([`crate::control`] sends it, `src/shard/orders.rs` obeys).
+
+use crate::wire::client_id::ClientId;
+
+/// How a shard answers. Whoever asks must look for it and not sleep on it: a shard with a descriptor table of its own cannot wake another thread, as the
+/// number by which that is woken means something else there.
+pub type Reply<T> = crossbeam_channel::Sender<T>;
+
+/// Each is answered once, when it has been obeyed for all connections that were there when it came. Without an answer the shard has too many of them
+/// to take another, or has ended.
+#[derive(Debug)]
+pub enum Order {
+    /// Closes those whom `who` names, and answers with how many that were.
+    Disconnect { who: Who, reply: Reply<usize> },
+}
+
+/// Which connections are meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Who {
+    User(String),
+    Client(ClientId),
+    /// Those that came with the token of this id (`jti`), or have refreshed theirs with it.
+    Token(String),
+    /// Those that are subscribed to it.
+    Channel(String),
+}
