@@ -1,6 +1,7 @@
 //! Where a connection comes from, as far as quotas go by it, and networks of addresses.
 
-use std::net::{IpAddr, SocketAddr};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 
@@ -31,6 +32,19 @@ impl Source {
             // ::/32 is nobody's network.
             IpAddr::V4(ip) => Source(u64::from(ip.to_bits()).to_be_bytes()),
             IpAddr::V6(ip) => Source(((ip.to_bits() >> 64) as u64).to_be_bytes()),
+        }
+    }
+}
+
+/// An IPv4 address, an IPv6 network, or what is no address.
+impl fmt::Display for Source {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bits = u64::from_be_bytes(self.0);
+        match (*self, u32::try_from(bits)) {
+            (Source::UNIX, _) => out.write_str("unix"),
+            (Source::PUBLISHERS, _) => out.write_str("publishers"),
+            (_, Ok(ipv4)) => Ipv4Addr::from_bits(ipv4).fmt(out),
+            (_, Err(_)) => write!(out, "{}/64", Ipv6Addr::from_bits(u128::from(bits) << 64)),
         }
     }
 }
@@ -82,6 +96,9 @@ mod tests {
         assert_eq!(of("2001:db8:1:2::3"), of("2001:db8:1:2:4:5:6:7"));
         assert_ne!(of("2001:db8:1:2::3"), of("2001:db8:1:3::3"));
         assert_ne!(of("2001:db8::1"), of("32.1.13.184"));
+        let shown = ["::ffff:192.0.2.1", "2001:db8:1:2::3"].map(|ip| of(ip).to_string());
+        assert_eq!(shown, ["192.0.2.1", "2001:db8:1:2::/64"]);
+        assert_eq!(Source::UNIX.to_string(), "unix");
     }
 
     #[test]

@@ -57,7 +57,9 @@ pub const CLIENT_READ_BYTES: usize = 2 * 1024;
 pub const INBOX_MESSAGES_PER_TURN: usize = 4096;
 /// What orders of the control thread may cost in a turn, in connections looked at: some hundred microseconds.
 pub const ORDER_UNITS_PER_TURN: usize = 2048;
-/// What closing one costs, besides a unit for each of its subscriptions.
+/// Texts of users and tokens on one page of connections; the page ends with the one that goes beyond.
+pub const PAGE_TEXT_BYTES_MAX: usize = 128 * 1024;
+/// What closing one costs (or telling of it), besides a unit for each of its subscriptions.
 pub const ORDER_UNITS_PER_CLOSE: usize = 8;
 /// Orders that a shard has not obeyed yet; another one is dropped.
 pub const ORDERS_WAITING_MAX: usize = 64;
@@ -204,6 +206,8 @@ pub mod control {
     pub const RESULTS_BYTES_MAX: usize = 256 * 1024;
     /// Most channels on one page of `GET /channels`.
     pub const PAGE_CHANNELS_MAX: usize = 1000;
+    /// Most connections on one page of `GET /connections`.
+    pub const PAGE_CONNECTIONS_MAX: usize = 1000;
     /// The largest other answer while it is made: [`PAGE_CHANNELS_MAX`] channels of the longest name, and the page as text.
     pub const ANSWER_BYTES_MAX: usize = 2 * 1024 * 1024;
     /// Requests that are worked at or wait for that. Fewer than there are connections, so there is always one that waits for its client.
@@ -215,6 +219,7 @@ pub mod control {
     pub const BODY_SLACK_BYTES: usize = 512 * 1024;
 
     const _: () = assert!(WORKING_MAX < CONNECTIONS_MAX);
+    const _: () = assert!(PAGE_CONNECTIONS_MAX * 500 + 2 * super::PAGE_TEXT_BYTES_MAX < ANSWER_BYTES_MAX);
     const _: () = assert!(PAGE_CHANNELS_MAX * (CHANNEL_NAME_BYTES_MAX * 6 + 500) < ANSWER_BYTES_MAX);
     const _: () = assert!(BODY_SLACK_BYTES > PUBLISH_CHANNELS_MAX * (CHANNEL_NAME_BYTES_MAX * 2 + 8));
 }

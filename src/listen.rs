@@ -47,6 +47,11 @@ impl Address {
         }
     }
 
+    /// Only programs of this host get there by TCP.
+    pub fn is_loopback(&self) -> bool {
+        self.ip().is_some_and(|address| address.ip().to_canonical().is_loopback())
+    }
+
     /// Whether there can be only one of the two.
     pub fn is_at(&self, other: &Address) -> bool {
         match (self, other) {

@@ -322,6 +322,37 @@ pub fn end_with_caller(command: &mut std::process::Command) {
     }
 }
 
+/// Overwrites these texts in the arguments of this process as every user of the host may read them (/proc/PID/cmdline, ps). Call it before any other thread
+/// is started: the standard library reads them there each time that it is asked. Where they cannot be found, nothing is done.
+pub fn hide_arguments(secrets: &[String]) {
+    let Some((start, bytes)) = argument_area().filter(|_| !secrets.is_empty()) else { return };
+    // SAFETY: the kernel tells where the arguments of this process lie: on its stack, readable and writable as long as it lives. No reference to them is
+    // held by anybody (the standard library copies what it gives out), and no other thread is there that might read them meanwhile.
+    let area = unsafe { std::slice::from_raw_parts_mut(std::ptr::with_exposed_provenance_mut::<u8>(start), bytes) };
+    overwrite(area, secrets);
+}
+
+/// Where the arguments lie, and how many bytes they take.
+fn argument_area() -> Option<(usize, usize)> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // proc_pid_stat(5): the third field is the first behind the name, which ends with the last parenthesis.
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
+    let field = |number: usize| fields.get(number - 3)?.parse::<usize>().ok().filter(|&address| address > 0);
+    let (start, end) = (field(48)?, field(49)?);
+    Some((start, end.checked_sub(start)?))
+}
+
+fn overwrite(area: &mut [u8], secrets: &[String]) {
+    for secret in secrets.iter().map(String::as_bytes).filter(|secret| !secret.is_empty()) {
+        let mut at = 0;
+        while let Some(found) = area[at..].windows(secret.len()).position(|window| window == secret) {
+            let begin = at + found;
+            at = begin + secret.len();
+            area[begin..at].fill(b'*');
+        }
+    }
+}
+
 /// Sends SIGTERM to a child. The caller must not have waited for it yet: until then its id is its own.
 pub fn terminate(child: &std::process::Child) -> io::Result<()> {
     // SAFETY: kill takes numbers; the id belongs to the child, which has not been waited for.
@@ -367,4 +398,16 @@ fn mask_signals(how: libc::c_int) -> io::Result<()> {
 
 fn check(result: i32) -> io::Result<()> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_overwritten_wherever_they_stand() {
+        let mut area = *b"serve\0--a\0hush\0--b=hush\0hus\0";
+        overwrite(&mut area, &["hush".to_owned(), String::new(), "x".repeat(100)]);
+        assert_eq!(&area, b"serve\0--a\0****\0--b=****\0hus\0");
+    }
 }

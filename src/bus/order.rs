@@ -1,6 +1,8 @@
 //! What the control thread orders every shard to do, beside the messages that the bus thread hands out. The bus has no part in it: an order goes
 //! from thread to thread by the shard's inbox ([`crate::control`] sends it, `src/shard/orders.rs` obeys).
 
+use crate::addresses::Source;
+use crate::wire::Format;
 use crate::wire::client_id::ClientId;
 
 /// How a shard answers. Whoever asks must look for it and not sleep on it: a shard with a descriptor table of its own cannot wake another thread, as the
@@ -13,6 +15,8 @@ pub type Reply<T> = crossbeam_channel::Sender<T>;
 pub enum Order {
     /// Closes those whom `who` names, and answers with how many that were.
     Disconnect { who: Who, reply: Reply<usize> },
+    /// Tells of connections from slot `from` on, of those that `who` names or of all, until the page is full.
+    List { who: Option<Who>, from: usize, limit: usize, reply: Reply<Listed> },
 }
 
 /// Which connections are meant.
@@ -24,4 +28,35 @@ pub enum Who {
     Token(String),
     /// Those that are subscribed to it.
     Channel(String),
+}
+
+/// A page of a shard's connections.
+#[derive(Debug, Default)]
+pub struct Listed {
+    pub connections: Vec<Seen>,
+    /// The slot with which the next page begins; None after the last.
+    pub next: Option<usize>,
+    /// What the texts take: a page has a bound in bytes, too.
+    pub text_bytes: usize,
+}
+
+/// A connection as operators see it.
+#[derive(Debug)]
+pub struct Seen {
+    pub client: ClientId,
+    /// None where nobody is asked.
+    pub bearer: Option<Bearer>,
+    pub source: Source,
+    /// Unix milliseconds, to the second.
+    pub since_unix_ms: u64,
+    pub subscriptions: usize,
+    pub format: Format,
+}
+
+#[derive(Debug)]
+pub struct Bearer {
+    pub user: String,
+    /// Empty: the token has none.
+    pub token_id: String,
+    pub expires_s: Option<u64>,
 }

@@ -105,14 +105,28 @@ pub fn sources(matches: &ArgMatches) -> Sources {
             None => FileChoice::IfPresent,
         },
     };
-    let flags = SETTINGS
+    Sources { file, environment: environment(), flags: typed(matches) }
+}
+
+/// The settings that were given as flags, with their texts.
+fn typed(matches: &ArgMatches) -> Vec<(&'static Setting, Vec<String>)> {
+    SETTINGS
         .iter()
         .map(|setting| (setting, id(setting)))
         .filter(|(_, id)| matches!(matches.try_contains_id(id), Ok(true)))
         .filter(|(_, id)| matches.value_source(id) == Some(ValueSource::CommandLine))
         .map(|(setting, id)| (setting, matches.get_many::<String>(&id).unwrap_or_default().cloned().collect()))
-        .collect();
-    Sources { file, environment: environment(), flags }
+        .collect()
+}
+
+/// What is secret of them: texts that should not stay where everybody on the host can read them.
+pub fn secrets(matches: &ArgMatches) -> Vec<String> {
+    let mut secrets = Vec::new();
+    for (setting, texts) in typed(matches) {
+        let Some(mask) = setting.secret else { continue };
+        secrets.extend(texts.into_iter().filter(|text| mask(text) != *text));
+    }
+    secrets
 }
 
 /// Only our own variables; a value that is not UTF-8 is shown as such when it is read.

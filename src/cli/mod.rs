@@ -13,7 +13,6 @@ pub mod publish;
 pub mod serve;
 pub mod subscribe;
 pub mod token;
-mod unix_agent;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -77,6 +76,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let (name, matches) = matches.subcommand().expect("clap asks for one");
+    crate::sys::hide_arguments(&flags::secrets(matches));
     let (_, run) = COMMANDS.iter().find(|(command, _)| command().get_name() == name).expect("clap takes no other");
     run(matches).or_else(|error| fail(error, LogFormat::Text)).unwrap_or(ExitCode::FAILURE)
 }

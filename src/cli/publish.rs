@@ -7,15 +7,16 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use axum::http::StatusCode;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{BadSettings, BadUsage, check_channel, flags, output, unix_agent};
+use super::{BadSettings, BadUsage, check_channel, flags, output};
 use crate::config::{Settings, load, mask};
-use crate::listen::{Address, Listener};
+use crate::control::client::{Answered, Client};
 
 /// How long a server may take to answer before it is taken for gone.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -58,7 +59,11 @@ pub fn command() -> Command {
                 .help("Every line of stdin is one message, sent when it is complete, without its line break"),
         )
         .arg(flags::file())
-        .args(flags::some(&["redis", "prefix", "redis_channel", "control"]).into_iter().map(|arg| arg.help_heading("Where to")))
+        .args(
+            flags::some(&["redis", "prefix", "redis_channel", "control", "control_token"])
+                .into_iter()
+                .map(|arg| arg.help_heading("Where to")),
+        )
         .mut_arg("--redis", |arg| {
             let help = "Publish through this Redis instead of a server's control address";
             let long_help = format!("{help}:\nredis://[[user]:password@]host[:6379][/db], rediss://… (TLS), unix:///path");
@@ -73,11 +78,7 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let settings = load(&sources, None).map_err(BadSettings)?.settings;
     let channel = matches.get_one::<String>("channel").expect("clap requires it");
     check_channel(channel)?;
-    let mut target = if through_redis {
-        Target::redis(&settings, channel)?
-    } else {
-        Target::control(Listener::at(settings.addresses.control).reachable().address, channel)
-    };
+    let mut target = if through_redis { Target::redis(&settings, channel)? } else { Target::control(&settings, channel) };
 
     let payload = matches.get_one::<OsString>("payload").expect("it has a default");
     if matches.get_flag("lines") {
@@ -109,7 +110,7 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
 /// Where messages go.
 enum Target<'a> {
     Redis { connection: Box<redis::Connection>, channel: &'a str, redis_channel: String },
-    Control { agent: ureq::Agent, address: Address, channel: &'a str },
+    Control { client: Client, channel: &'a str },
 }
 
 impl<'a> Target<'a> {
@@ -135,14 +136,9 @@ impl<'a> Target<'a> {
         Ok(Target::Redis { connection, channel, redis_channel: redis_channel(settings, channel) })
     }
 
-    fn control(address: Address, channel: &'a str) -> Target<'a> {
-        // The control address is never behind a proxy, whatever the environment says.
-        let config = ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).http_status_as_error(false).proxy(None).build();
-        let agent = match &address {
-            Address::Ip(_) => config.into(),
-            Address::Unix(unix) => unix_agent::agent(config, &unix.path, TIMEOUT),
-        };
-        Target::Control { agent, address, channel }
+    fn control(settings: &Settings, channel: &'a str) -> Target<'a> {
+        let token = settings.addresses.control_token.as_deref();
+        Target::Control { client: Client::new(&settings.addresses.control, token, TIMEOUT), channel }
     }
 
     /// Publishes one message and says what became of it.
@@ -157,20 +153,21 @@ impl<'a> Target<'a> {
                 let plural = if receivers == 1 { "" } else { "s" };
                 Ok(format!("published to {channel} (Redis channel {redis_channel}): {receivers} receiver{plural}"))
             }
-            Target::Control { agent, address, channel } => {
+            Target::Control { client, channel } => {
+                let address = client.address();
                 let body = serde_json::to_vec(&body(channel, payload)).expect("texts and checked JSON can always be written");
-                // By a unix socket no host is named.
-                let host = address.ip().map_or_else(|| "localhost".to_owned(), |address| address.to_string());
-                let request = agent.post(format!("http://{host}/publish")).header("content-type", "application/json");
-                let mut response = request.send(&body[..]).with_context(|| {
+                let Answered { status, body: text } = client.post("/publish", &body).with_context(|| {
                     format!(
                         "the server cannot be reached: is `campanile serve` running? control address {address} (--control ADDR changes it)"
                     )
                 })?;
-                let text = response.body_mut().read_to_string().context("the server's answer broke off")?;
                 let answer: Answer = serde_json::from_str(&text).unwrap_or_default();
-                if !response.status().is_success() {
-                    bail!("the server at {address} refused the message ({}): {}", response.status(), answer.reason(&text));
+                match status {
+                    StatusCode::OK => {}
+                    StatusCode::UNAUTHORIZED => {
+                        bail!("the server at {address} asks for its token: set CAMPANILE_CONTROL_TOKEN, or control_token in the file")
+                    }
+                    _ => bail!("the server at {address} refused the message ({status}): {}", answer.reason(&text)),
                 }
                 Ok(match answer.seq {
                     Some(seq) => format!("published to {channel}: seq {seq}"),

@@ -49,6 +49,13 @@ pub fn check(
         }
     }
 
+    let control = &settings.addresses.control;
+    if control.ip().is_some() && !control.is_loopback() && settings.addresses.control_token.is_none() {
+        let message = format!("whoever reaches {} could publish, disconnect and read everything", control.place());
+        let help = "set CAMPANILE_CONTROL_TOKEN (openssl rand -base64 24), or bind control to 127.0.0.1 or a unix socket";
+        problems.push(error("control", message).help(help));
+    }
+
     if let Pin::List(cores) = &settings.shards.pin {
         let absent: Vec<usize> = cores.iter().copied().filter(|core| !host.cores.contains(core)).collect();
         if !absent.is_empty() {
@@ -185,7 +192,25 @@ mod tests {
     fn addresses_must_differ() {
         assert!(one(|settings| settings.addresses.listen.clear()).contains("no address is left"));
         assert!(one(|settings| settings.addresses.control = settings.addresses.listen[0].address.clone()).contains("are the same"));
-        assert!(one(|settings| settings.addresses.control = address("0.0.0.0:8080")).contains("are the same"));
+        assert!(
+            one(|settings| {
+                settings.addresses.control = address("0.0.0.0:8080");
+                settings.addresses.control_token = Some("0123456789abcdef".to_owned());
+            })
+            .contains("are the same")
+        );
+        let open = one(|settings| settings.addresses.control = address("0.0.0.0:9090"));
+        assert!(open.starts_with("error: control: ") && open.contains("CAMPANILE_CONTROL_TOKEN"), "{open}");
+        for fine in ["127.0.0.2:1", "[::1]:1", "unix:///s"] {
+            assert_eq!(found(|settings| settings.addresses.control = address(fine)), [""; 0], "{fine}");
+        }
+        assert_eq!(
+            found(|settings| {
+                settings.addresses.control = address("192.0.2.1:1");
+                settings.addresses.control_token = Some("0123456789abcdef".to_owned());
+            }),
+            [""; 0]
+        );
         assert!(one(|settings| settings.addresses.listen = listed(&["127.0.0.1:8080", "0.0.0.0:8080"])).contains("same port"));
         assert!(one(|settings| settings.addresses.listen = listed(&["127.0.0.1:8080", "[::]:8080"])).contains("[::] takes IPv4 as well"));
         assert!(one(|settings| settings.addresses.listen = listed(&["[::]:9090"])).contains("[::] takes IPv4 as well"));

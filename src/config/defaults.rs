@@ -24,6 +24,7 @@ impl Default for Addresses {
             listen: vec![Listener::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)))],
             trusted_proxies: Networks::default(),
             control: SocketAddr::from((Ipv4Addr::LOCALHOST, 9090)).into(),
+            control_token: None,
             control_hosts: Vec::new(),
         }
     }

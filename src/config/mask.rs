@@ -2,6 +2,8 @@
 //! Used wherever anything is told: problems, start block, `/info`, the commands. Invariant: a text that came through [`url`] or [`line()`]
 //! holds no password.
 
+use super::table;
+
 /// The URL as it may be shown: what logs in is `***`. It reads texts, not URLs, so that a text which is no URL keeps its secret too, and in
 /// doubt hides rather too much: everything up to the last `@`, as an unescaped `/`, `#` or `@` in a password is just what makes a URL
 /// unreadable.
@@ -71,8 +73,7 @@ pub fn secret(text: &str) -> String {
 /// A line of a file or of a message, with the URL in it masked as by [`url`]. Without `://`, what stands before an `@` may be a login all the same.
 pub fn line(line: &str) -> String {
     const QUOTES: [char; 3] = ['"', '\'', '`'];
-    // Also where the name is misspelt behind that.
-    if let Some((key, _)) = line.split_once('=').filter(|(key, _)| key.to_lowercase().contains("secre")) {
+    if let Some((key, _)) = line.split_once('=').filter(|(key, _)| is_of_a_secret(key)) {
         return format!("{key}= ***");
     }
     let start = match line.find("://") {
@@ -85,6 +86,13 @@ pub fn line(line: &str) -> String {
     let end = if line[place..].contains('?') { line[place..].rfind(QUOTES) } else { line[place..].find(QUOTES) };
     let end = end.map_or(line.len(), |at| place + at);
     format!("{}{}{}", &line[..start], url(&line[start..end]), &line[end..])
+}
+
+/// Whether what is called so is a secret, or may be one whose name is misspelt.
+fn is_of_a_secret(key: &str) -> bool {
+    let key = key.trim().trim_matches(['"', '\'']).replace('-', "_").to_lowercase();
+    let is_harmless = table::find(&key).is_some_and(|setting| setting.secret.is_none());
+    !is_harmless && ["secr", "tok"].iter().any(|part| key.contains(part))
 }
 
 #[cfg(test)]
@@ -135,6 +143,9 @@ mod tests {
         assert_eq!(line("token_secret = \"hush\" # 1"), "token_secret = ***");
         assert_eq!(line("Token-Secret=hush"), "Token-Secret= ***");
         assert_eq!(line("token_secre = 'hush"), "token_secre = ***");
+        assert_eq!(line("control_token = \"hush\""), "control_token = ***");
+        assert_eq!(line("CONTROL-TOKN = hush"), "CONTROL-TOKN = ***");
+        assert_eq!(line("token_issuer = 7"), "token_issuer = 7");
         assert_eq!((secret("hush"), secret("")), ("***".to_owned(), String::new()));
     }
 

@@ -137,6 +137,7 @@ pub static SETTINGS: &[Setting] = &[
         value: one!(addresses.control, text => listen_url::control(text), value => Shown::Text(value.to_string())),
         ..ROW
     },
+    arrivals::CONTROL_TOKEN,
     Setting {
         key: "control_hosts",
         section: Section::Addresses,

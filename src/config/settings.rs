@@ -31,6 +31,8 @@ pub struct Addresses {
     /// Whose word is taken for where clients come from.
     pub trusted_proxies: Networks,
     pub control: Address,
+    /// What every request to it must bring, but for probes.
+    pub control_token: Option<String>,
     /// Names, in lower case, that a request to the control port may be for.
     pub control_hosts: Vec<String>,
 }

@@ -329,7 +329,9 @@ mod tests {
 
     /// A setting's texts are not known here, so one is found among some of every kind.
     fn other(setting: &Setting) -> Settings {
-        let some = ["77", "131072", "true", "false", "0.0.0.0:1", "redis://h", "c"].into_iter().chain(setting.accepted.split(", "));
+        let some = ["77", "131072", "true", "false", "0.0.0.0:1", "redis://h", "c", "0123456789abcdef"]
+            .into_iter()
+            .chain(setting.accepted.split(", "));
         let readable = some.filter_map(|text| {
             let mut settings = Settings::default();
             setting.clear(&mut settings);
@@ -361,6 +363,6 @@ mod tests {
         assert_eq!(shown.json("redis"), ("redis".to_owned(), "redis://:***@h".into()));
         // Whatever may log in is marked as such.
         let hidden: Vec<&str> = SETTINGS.iter().filter(|setting| setting.secret.is_some()).map(|setting| setting.key).collect();
-        assert_eq!(hidden, ["redis", "token_secret"]);
+        assert_eq!(hidden, ["control_token", "redis", "token_secret"]);
     }
 }

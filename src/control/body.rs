@@ -76,4 +76,3 @@ pub(super) async fn collect(mut body: Body, bytes_max: usize) -> Result<Option<V
     }
     Ok(Some(bytes))
 }
-

@@ -14,7 +14,8 @@ use super::{State, body};
 use crate::bus::order::{Order, Who};
 use crate::wire::channel_name;
 
-const ACCEPTED: &str = "a JSON object with one of \"user\": NAME, \"client\": the client_id of a connection, \"token\": the jti of a token, \"channel\": NAME";
+const ACCEPTED: &str =
+    "a JSON object with one of \"user\": NAME, \"client\": the client_id of a connection, \"token\": the jti of a token, \"channel\": NAME";
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -62,7 +63,8 @@ pub(super) fn counted(state: &State, what: &str, answers: &[Result<usize, NoAnsw
     }
     let seconds = state.timeouts.bus.as_secs_f64();
     if answers.contains(&Err(NoAnswer::Late)) {
-        let error = format!("{missing} of {} shards have not answered within {seconds} s, and go on; {what} so far: {count}", answers.len());
+        let error =
+            format!("{missing} of {} shards have not answered within {seconds} s, and go on; {what} so far: {count}", answers.len());
         return Err(Problem::new(StatusCode::GATEWAY_TIMEOUT, error));
     }
     let error = format!("{missing} of {} shards take no order now; {what} by the others: {count}", answers.len());

@@ -34,8 +34,7 @@ impl Hosts {
     /// once a list says which are right; without one a monitoring system could not use any name of the host.
     /// No browser comes to a unix socket.
     pub(super) fn new(control: &Address, listed: &[String]) -> Hosts {
-        let is_loopback = control.ip().is_some_and(|address| address.ip().to_canonical().is_loopback());
-        Hosts { is_checked: is_loopback || !listed.is_empty(), listed: listed.to_vec() }
+        Hosts { is_checked: control.is_loopback() || !listed.is_empty(), listed: listed.to_vec() }
     }
 
     fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {

@@ -4,14 +4,16 @@
 //! to the bus thread and to shards only through their bounded inboxes; whatever it waits for has a deadline, whatever it holds has a bound.
 //!
 //! The folder: `routes` is the table of endpoints; of their handlers `health` is for probes, [`metrics`] names the counters, `publish` and
-//! `channels` ask the bus thread, `disconnect` orders something of the shards by way of `orders`, `info` describes the process. `listener` bounds connections, `socket` is what they come by, `room` requests, `hosts` says for whom they may
-//! be, `tally` counts what became of them, `busy` and `process` measure, `body` reads bodies, `answer` spells errors.
+//! `channels` ask the bus thread, `connections` and `disconnect` order something of the shards by way of `orders`, `info` describes the process. `listener` bounds connections, `socket` is what they come by, `room` requests, `hosts` says for whom they may
+//! be and `token` from whom, `tally` counts what became of them, `busy` and `process` measure, `body` reads bodies, `answer` spells errors. [`client`] is the other end, over `unix_agent` where there is a unix socket.
 #![forbid(unsafe_code)]
 
 mod answer;
 mod body;
 mod busy;
 mod channels;
+pub mod client;
+mod connections;
 mod disconnect;
 mod health;
 mod hosts;
@@ -27,6 +29,8 @@ mod socket;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod token;
+mod unix_agent;
 
 use std::fmt;
 use std::io;
@@ -79,6 +83,8 @@ pub struct State {
     stopping: AtomicBool,
     busy: busy::Window,
     hosts: hosts::Hosts,
+    /// What a request must bring; None: nothing.
+    token: Option<token::Token>,
     publishes: room::Gate,
     reads: room::Gate,
     bodies: room::Bodies,
@@ -133,6 +139,7 @@ impl State {
         let busy = busy::Window::new(crate::sys::monotonic_ns(), &shards);
         State {
             hosts: hosts::Hosts::new(&facts.control, &settings.addresses.control_hosts),
+            token: settings.addresses.control_token.as_deref().map(token::Token::new),
             bodies: room::Bodies::new(settings.bounds.payload_bytes_max),
             settings,
             facts,

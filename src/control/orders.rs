@@ -41,37 +41,50 @@ impl Orders {
         Orders { shards }
     }
 
+    /// How many there are.
+    pub(super) fn shards(&self) -> usize {
+        self.shards.len()
+    }
+
     /// Orders the same of every shard. One answer for each, in their order.
     pub(super) async fn all<T>(&self, patience: Duration, order: impl Fn(Reply<T>) -> Order) -> Vec<Result<T, NoAnswer>> {
-        let deadline = Instant::now() + patience;
-        let (mut parts, answers): (Vec<Part<T>>, Vec<Receiver<T>>) = self
-            .shards
-            .iter()
-            .map(|_| {
-                let (reply, answer) = bounded(1);
-                (Part::Unsent(ShardMessage::Order(order(reply))), answer)
-            })
-            .unzip();
-        let mut pause = LOOK_FIRST;
-        loop {
-            for ((part, shard), answer) in parts.iter_mut().zip(&self.shards).zip(&answers) {
-                go_on(part, shard, answer);
-            }
-            let is_done = parts.iter().all(|part| matches!(part, Part::Answered(_)));
-            if is_done || Instant::now() >= deadline {
-                break;
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LOOK_MAX);
-        }
-        let outcome = |part| match part {
-            Part::Answered(answer) => answer,
-            Part::Awaited => Err(NoAnswer::Late),
-            // What was never sent will not be done.
-            Part::Unsent(_) => Err(NoAnswer::Refused),
-        };
-        parts.into_iter().map(outcome).collect()
+        ask(&self.shards, patience, order).await
     }
+
+    /// Orders something of one shard.
+    pub(super) async fn one<T>(&self, shard: usize, patience: Duration, order: impl Fn(Reply<T>) -> Order) -> Result<T, NoAnswer> {
+        ask(&self.shards[shard..=shard], patience, order).await.remove(0)
+    }
+}
+
+async fn ask<T>(shards: &[ShardSender], patience: Duration, order: impl Fn(Reply<T>) -> Order) -> Vec<Result<T, NoAnswer>> {
+    let deadline = Instant::now() + patience;
+    let (mut parts, answers): (Vec<Part<T>>, Vec<Receiver<T>>) = shards
+        .iter()
+        .map(|_| {
+            let (reply, answer) = bounded(1);
+            (Part::Unsent(ShardMessage::Order(order(reply))), answer)
+        })
+        .unzip();
+    let mut pause = LOOK_FIRST;
+    loop {
+        for ((part, shard), answer) in parts.iter_mut().zip(shards).zip(&answers) {
+            go_on(part, shard, answer);
+        }
+        let is_done = parts.iter().all(|part| matches!(part, Part::Answered(_)));
+        if is_done || Instant::now() >= deadline {
+            break;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LOOK_MAX);
+    }
+    let outcome = |part| match part {
+        Part::Answered(answer) => answer,
+        Part::Awaited => Err(NoAnswer::Late),
+        // What was never sent will not be done.
+        Part::Unsent(_) => Err(NoAnswer::Refused),
+    };
+    parts.into_iter().map(outcome).collect()
 }
 
 fn go_on<T>(part: &mut Part<T>, shard: &ShardSender, answer: &Receiver<T>) {

@@ -11,7 +11,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 
-use super::{State, answer, channels, disconnect, health, hosts, info, metrics, publish, room, tally};
+use super::{State, answer, channels, connections, disconnect, health, hosts, info, metrics, publish, room, tally, token};
 
 struct Route {
     /// GET answers HEAD as well.
@@ -61,6 +61,13 @@ static ROUTES: &[Route] = &[
         handler: |method| on(method, channels::channels),
     },
     Route {
+        method: Method::GET,
+        path: "/connections",
+        help: "who is connected here, ?user=NAME (or token, channel)&from=PLACE&limit=1..1000",
+        is_costly: true,
+        handler: |method| on(method, connections::connections),
+    },
+    Route {
         method: Method::POST,
         path: "/publish",
         help: "{\"channel\": NAME, \"data\": any JSON} publishes one message",
@@ -91,6 +98,7 @@ pub(super) fn router(state: Arc<State>) -> Router {
     router
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(from_fn_with_state(state.clone(), token::check))
         .layer(from_fn_with_state(state.clone(), hosts::check))
         .layer(from_fn_with_state(state.clone(), tally::count))
         .with_state(state)
@@ -107,7 +115,7 @@ async fn one_of_few(Shared(state): Shared<Arc<State>>, request: Request, next: N
 async fn index(Shared(state): Shared<Arc<State>>) -> Response {
     let mut page = format!("Campanile {}, control port\n\n", state.facts.version);
     for (endpoint, route) in endpoints().iter().zip(ROUTES) {
-        page.push_str(&format!("  {endpoint:<14} {}\n", route.help));
+        page.push_str(&format!("  {endpoint:<16} {}\n", route.help));
     }
     answer::text(StatusCode::OK, page)
 }

@@ -12,9 +12,10 @@ use crate::metrics::Counter;
 use crate::named::named;
 
 /// The statuses that the port answers with; any other one counts as a fault of ours, 500.
-pub(super) const STATUSES: [StatusCode; 15] = [
+pub(super) const STATUSES: [StatusCode; 16] = [
     StatusCode::OK,
     StatusCode::BAD_REQUEST,
+    StatusCode::UNAUTHORIZED,
     StatusCode::FORBIDDEN,
     StatusCode::NOT_FOUND,
     StatusCode::METHOD_NOT_ALLOWED,

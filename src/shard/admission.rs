@@ -9,6 +9,7 @@ use super::net::{Accepted, Network};
 use super::rate::moment;
 use super::sources::Standing;
 use super::timers::Timer;
+use super::wheel::TICKS_PER_SECOND;
 use super::{Shard, pack};
 use crate::addresses::Source;
 use crate::auth::identity::Identity;
@@ -68,7 +69,7 @@ impl<N: Network> Shard<N> {
             self.note_accept_error();
             return None;
         }
-        self.sources.enter(key, source, standing, moment(self.now_ns));
+        self.sources.enter(key, source, standing, self.tick / TICKS_PER_SECOND, moment(self.now_ns));
         self.conns.insert(Conn::new(stream, generation, self.settings.clients.format, self.tick));
         self.metrics.sockets.inc();
         self.set_timer(token.index as usize, Timer::Handshake, self.settings.clients.handshake_timeout);

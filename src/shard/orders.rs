@@ -7,7 +7,8 @@ use std::collections::VecDeque;
 
 use super::Shard;
 use super::net::Network;
-use crate::bus::order::{Order, Who};
+use super::wheel::TICKS_PER_SECOND;
+use crate::bus::order::{Bearer, Listed, Order, Seen, Who};
 use crate::limits;
 use crate::wire::close::CloseReason;
 
@@ -23,6 +24,25 @@ struct Walk {
     at: usize,
     /// Connections it was about.
     count: usize,
+    listed: Listed,
+}
+
+impl Walk {
+    fn new(order: Order) -> Walk {
+        let at = match &order {
+            Order::List { from, .. } => *from,
+            Order::Disconnect { .. } => 0,
+        };
+        Walk { order, at, count: 0, listed: Listed::default() }
+    }
+
+    /// It needs to go no further.
+    fn is_full(&self) -> bool {
+        match &self.order {
+            Order::List { limit, .. } => self.count >= *limit || self.listed.text_bytes >= limits::PAGE_TEXT_BYTES_MAX,
+            Order::Disconnect { .. } => false,
+        }
+    }
 }
 
 impl Orders {
@@ -35,7 +55,7 @@ impl<N: Network> Shard<N> {
     /// One that is too many is dropped, which whoever waits for its answer sees.
     pub(super) fn take_order(&mut self, order: Order) {
         if self.orders.walks.len() < limits::ORDERS_WAITING_MAX {
-            self.orders.walks.push_back(Walk { order, at: 0, count: 0 });
+            self.orders.walks.push_back(Walk::new(order));
         }
     }
 
@@ -46,13 +66,14 @@ impl<N: Network> Shard<N> {
             let Some(mut walk) = self.orders.walks.pop_front() else { break };
             // Slots are given out from the lowest on: beyond these is nobody who was here before.
             let end = self.conns.capacity();
-            while units > 0 && walk.at < end {
+            while units > 0 && walk.at < end && !walk.is_full() {
                 units = units.saturating_sub(self.step(&mut walk));
                 walk.at += 1;
             }
-            if walk.at < end {
+            if walk.at < end && !walk.is_full() {
                 self.orders.walks.push_front(walk);
             } else {
+                walk.listed.next = Some(walk.at).filter(|&at| at < end);
                 answer(walk);
             }
         }
@@ -75,6 +96,35 @@ impl<N: Network> Shard<N> {
                 self.begin_close(key, CloseReason::Disconnected);
                 units + limits::ORDER_UNITS_PER_CLOSE + leaves
             }
+            Order::List { who, .. } => {
+                let (is_meant, units) = who.as_ref().map_or((true, 1), |who| self.is_meant(key, who));
+                if is_meant {
+                    let seen = self.seen(key);
+                    let text_bytes = seen.bearer.as_ref().map_or(0, |bearer| bearer.user.len() + bearer.token_id.len());
+                    walk.listed.text_bytes += text_bytes;
+                    walk.listed.connections.push(seen);
+                    walk.count += 1;
+                }
+                units + usize::from(is_meant) * (limits::ORDER_UNITS_PER_CLOSE + self.conns[key].subscriptions.len() / 16)
+            }
+        }
+    }
+
+    fn seen(&self, key: usize) -> Seen {
+        let conn = &self.conns[key];
+        let bearer = conn.identity.as_ref().map(|identity| Bearer {
+            user: identity.user().to_owned(),
+            token_id: identity.token_id().to_owned(),
+            expires_s: identity.expires_s(),
+        });
+        let age_s = (self.tick / TICKS_PER_SECOND).saturating_sub(self.sources.since_s(key));
+        Seen {
+            client: self.client_id(key),
+            bearer,
+            source: self.sources.source(key),
+            since_unix_ms: self.unix_ms.saturating_sub(u64::from(age_s) * 1000),
+            subscriptions: conn.subscriptions.iter().filter(|subscription| !subscription.is_leaving()).count(),
+            format: conn.format_next,
         }
     }
 
@@ -100,6 +150,9 @@ fn answer(walk: Walk) {
     match walk.order {
         Order::Disconnect { reply, .. } => {
             let _ = reply.try_send(walk.count);
+        }
+        Order::List { reply, .. } => {
+            let _ = reply.try_send(walk.listed);
         }
     }
 }

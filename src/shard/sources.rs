@@ -23,10 +23,31 @@ pub struct Sources {
 struct Origin {
     source: Source,
     standing: Standing,
+    since: Since,
     /// When all its commands, and all channels that it had made, will be as if they had come one interval apart ([`super::rate`]).
     commands_even_at: Moment,
     channels_even_at: Moment,
 }
+
+/// Seconds from the shard's start, in the three bytes that would lie idle: half a year, and no more is known of what is older.
+#[derive(Debug, Clone, Copy)]
+struct Since([u8; 3]);
+
+impl Since {
+    const MOST_S: u32 = (1 << 24) - 1;
+
+    fn new(seconds: u32) -> Since {
+        let [_, a, b, c] = seconds.min(Since::MOST_S).to_be_bytes();
+        Since([a, b, c])
+    }
+
+    fn seconds(self) -> u32 {
+        let [a, b, c] = self.0;
+        u32::from_be_bytes([0, a, b, c])
+    }
+}
+
+const _: () = assert!(size_of::<Origin>() == 20, "every connection has one");
 
 /// What is known of who connects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,9 +71,10 @@ impl Sources {
         Sources { origins: Vec::new(), per_second: per_second as u32, burst: burst as u32, channels, commands }
     }
 
-    /// A connection takes its place.
-    pub fn enter(&mut self, key: usize, source: Source, standing: Standing, now: Moment) {
-        let origin = Origin { source, standing, commands_even_at: now, channels_even_at: now };
+    /// A connection takes its place, `since_s` seconds after the shard has started.
+    pub fn enter(&mut self, key: usize, source: Source, standing: Standing, since_s: u32, now: Moment) {
+        let since = Since::new(since_s);
+        let origin = Origin { source, standing, since, commands_even_at: now, channels_even_at: now };
         match self.origins.get_mut(key) {
             Some(before) => *before = origin,
             // Slots are given out from the lowest on.
@@ -63,6 +85,11 @@ impl Sources {
 
     pub fn source(&self, key: usize) -> Source {
         self.origins[key].source
+    }
+
+    /// When the connection came, in seconds after the shard has started.
+    pub fn since_s(&self, key: usize) -> u32 {
+        self.origins[key].since.seconds()
     }
 
     pub fn standing(&self, key: usize) -> Standing {
@@ -110,7 +137,7 @@ mod tests {
         assert_eq!((sources.burst(), sources.per_second()), (256, 16));
         let start = 1000 * SECOND;
         for key in 0..2 {
-            sources.enter(key, peer(key as u8), Standing::Counted, moment(start));
+            sources.enter(key, peer(key as u8), Standing::Counted, 0, moment(start));
         }
         let made = |sources: &mut Sources, now| (0..1000).filter(|_| sources.may_create(0, moment(now))).count();
         assert_eq!(made(&mut sources, start), 256);
@@ -118,15 +145,24 @@ mod tests {
         assert_eq!(made(&mut sources, start + 60 * SECOND), 256, "after a rest, and no more for a long one");
         assert!(sources.may_create(1, moment(start)), "the other one is not concerned");
         assert_ne!(sources.source(0), sources.source(1));
-        sources.enter(0, peer(1), Standing::Counted, moment(start));
+        sources.enter(0, peer(1), Standing::Counted, 0, moment(start));
         assert_eq!(made(&mut sources, start), 256, "who comes into the slot begins anew");
+    }
+
+    #[test]
+    fn how_long_somebody_is_here_is_kept_for_half_a_year() {
+        let mut sources = Sources::new(1, None);
+        for (since_s, kept) in [(0, 0), (1, 1), (0x12_3456, 0x12_3456), (u32::MAX, Since::MOST_S)] {
+            sources.enter(0, peer(1), Standing::Counted, since_s, 0);
+            assert_eq!(sources.since_s(0), kept);
+        }
     }
 
     #[test]
     fn commands_have_a_rate_with_room_for_all_subscriptions() {
         let mut sources = Sources::new(10, Some(5));
-        sources.enter(0, peer(1), Standing::Counted, 0);
-        sources.enter(1, peer(1), Standing::Counted, 0);
+        sources.enter(0, peer(1), Standing::Counted, 0, 0);
+        sources.enter(1, peer(1), Standing::Counted, 0, 0);
         let obeyed = |sources: &mut Sources, now| (0..1000).filter(|_| sources.may_command(0, now)).count();
         assert_eq!(obeyed(&mut sources, 0), 45);
         assert_eq!(obeyed(&mut sources, moment(2 * SECOND)), 10);
@@ -140,7 +176,7 @@ mod tests {
         {
             let mut sources = Sources::new(subscriptions_max, None);
             assert!((sources.burst(), sources.per_second()) >= (burst, per_second), "{sources:?}");
-            sources.enter(0, peer(1), Standing::Counted, 0);
+            sources.enter(0, peer(1), Standing::Counted, 0, 0);
             let made = (0..=sources.burst()).filter(|_| sources.may_create(0, 0)).count();
             assert_eq!(made, sources.burst() as usize, "the whole burst and no more");
         }

@@ -10,6 +10,7 @@ use crate::bus::ConnToken;
 pub type Tick = u32;
 
 pub const TICK_NS: u64 = 100_000_000;
+pub const TICKS_PER_SECOND: u32 = (1_000_000_000 / TICK_NS) as u32;
 const SLOTS: usize = 512;
 
 #[derive(Debug)]

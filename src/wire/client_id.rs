@@ -47,7 +47,15 @@ mod tests {
             assert_eq!(id.to_string().len(), 20);
             assert_eq!(id.to_string().parse(), Ok(id));
         }
-        for text in ["", "0", "0000000000000000000", "000000000000000000000", "0000000000000000000g", "DEADBEEF000000000000", "+000000000000000000é"] {
+        for text in [
+            "",
+            "0",
+            "0000000000000000000",
+            "000000000000000000000",
+            "0000000000000000000g",
+            "DEADBEEF000000000000",
+            "+000000000000000000é",
+        ] {
             assert_eq!(text.parse::<ClientId>(), Err(NoClientId), "{text}");
         }
     }

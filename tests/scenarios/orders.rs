@@ -26,8 +26,7 @@ impl Stage {
 #[test]
 fn an_order_to_disconnect_is_for_those_it_names_and_for_nobody_else() {
     let mut stage = Stage::new(named_by_query());
-    let clients: Vec<usize> =
-        ["u1", "u2", "u1", "u3"].iter().map(|user| stage.connect(&format!("/ws/news?user={user}"), PLENTY)).collect();
+    let clients: Vec<usize> = ["u1", "u2", "u1", "u3"].iter().map(|user| stage.connect(&format!("/ws/news?user={user}"), PLENTY)).collect();
     let elsewhere = stage.connect("/ws/other?user=u4", PLENTY);
     stage.turns(3);
     let answer = stage.disconnect(Who::User("u1".into()));
@@ -82,8 +81,7 @@ fn a_walk_over_many_connections_takes_many_turns() {
 fn orders_that_wait_are_bounded() {
     let mut stage = Stage::new(settings().with(|settings| settings.bounds.connections_max = 10_000));
     stage.subscribers(2 * limits::ORDER_UNITS_PER_TURN, "news");
-    let answers: Vec<Receiver<usize>> =
-        (0..2 * limits::ORDERS_WAITING_MAX).map(|_| stage.disconnect(Who::User("nobody".into()))).collect();
+    let answers: Vec<Receiver<usize>> = (0..2 * limits::ORDERS_WAITING_MAX).map(|_| stage.disconnect(Who::User("nobody".into()))).collect();
     stage.turn();
     let dropped = answers.iter().filter(|answer| answer.try_recv() == Err(TryRecvError::Disconnected)).count();
     assert_eq!(dropped, limits::ORDERS_WAITING_MAX);

@@ -129,6 +129,8 @@ pub struct Server {
     log: Arc<Mutex<String>>,
     agent: ureq::Agent,
     directory: PathBuf,
+    /// What the control port asks for.
+    pub token: Option<String>,
 }
 
 impl Server {
@@ -140,7 +142,17 @@ impl Server {
     pub fn around(child: Child, directory: PathBuf) -> Server {
         let agent = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE)).build().into();
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        Server { listen: nowhere, control: nowhere, child, has_ended: false, log: Arc::default(), agent, directory }
+        Server { listen: nowhere, control: nowhere, child, has_ended: false, log: Arc::default(), agent, directory, token: None }
+    }
+
+    /// What comes on this pipe is its log.
+    pub fn read_log(&mut self, stderr: std::process::ChildStderr) {
+        let kept = self.log.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                *kept.lock().unwrap() += &format!("{line}\n");
+            }
+        });
     }
 
     fn told(&self, lines: &Receiver<String>, name: &str) -> String {
@@ -174,9 +186,25 @@ impl Server {
     }
 
     pub fn get_from(&self, address: SocketAddr, path: &str) -> Result<(u16, String), ureq::Error> {
-        let mut response = self.agent.get(format!("http://{address}{path}")).call()?;
+        let request = self.agent.get(format!("http://{address}{path}"));
+        let mut response = match &self.token {
+            Some(token) => request.header("authorization", format!("Bearer {token}")).call()?,
+            None => request.call()?,
+        };
         let body = response.body_mut().read_to_string()?;
         Ok((response.status().as_u16(), body))
+    }
+
+    /// Status and body of a POST on the control port.
+    pub fn post(&self, path: &str, body: impl AsRef<[u8]>) -> (u16, Value) {
+        let request = self.agent.post(format!("http://{}{path}", self.control));
+        let sent = match &self.token {
+            Some(token) => request.header("authorization", format!("Bearer {token}")).send(body.as_ref()),
+            None => request.send(body.as_ref()),
+        };
+        let mut response = sent.unwrap_or_else(|error| panic!("POST {path}: {error}\n{}", self.log()));
+        let text = response.body_mut().read_to_string().expect("a body");
+        (response.status().as_u16(), serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}")))
     }
 
     /// Publishes through the control port; returns the sequence number.

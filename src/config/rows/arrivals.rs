@@ -1,9 +1,9 @@
-//! Rows about who comes in, from where, and how often: listeners, proxies, limits of addresses. Each has its place in the table.
+//! Rows about who comes in, from where, and how often: listeners, proxies, limits of addresses; and who may use the control port. Each has its place in the table.
 
 use super::{NAMED_TWICE, ROW, size};
 use crate::config::table::{Section, Setting, Shown, Value};
 use crate::config::words::NONE;
-use crate::config::{listen_url, parse};
+use crate::config::{listen_url, mask, parse};
 use crate::limits::{self, CONNECTIONS_MAX, RATE_PER_SECOND_MAX};
 use crate::listen::{self, Listener};
 
@@ -48,6 +48,39 @@ pub(super) const TRUSTED_PROXIES: Setting = Setting {
         },
         show: |settings| settings.addresses.trusted_proxies.shown(),
     },
+    ..ROW
+};
+
+/// What a header may hold without quotes (RFC 6750, 2.1), or nothing.
+fn control_token(text: &str) -> Result<Option<String>, String> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
+    match text.len() {
+        0 => Ok(None),
+        bytes if bytes < CONTROL_TOKEN_BYTES_MIN => {
+            Err(format!("it has {bytes} bytes, and a token needs {CONTROL_TOKEN_BYTES_MIN} at least"))
+        }
+        _ if text.bytes().all(is_plain) => Ok(Some(text.to_owned())),
+        _ => Err("it holds something else than letters, digits and -._~+/=".to_owned()),
+    }
+}
+
+/// Nobody guesses 96 bits.
+const CONTROL_TOKEN_BYTES_MIN: usize = 16;
+
+pub(super) const CONTROL_TOKEN: Setting = Setting {
+    key: "control_token",
+    section: Section::Addresses,
+    placeholder: "TOKEN",
+    help: "What every request to the control port must bring (Authorization: Bearer TOKEN), but for /healthz and /readyz. Needed where control is neither loopback nor a unix socket. Better in CAMPANILE_CONTROL_TOKEN or in the file than as a flag.",
+    accepted: "16 letters, digits or -._~+/= at least, as `openssl rand -base64 24` makes them",
+    value: Value::One {
+        parse: |settings, text| {
+            settings.addresses.control_token = control_token(text)?;
+            Ok(())
+        },
+        show: |settings| Shown::Text(settings.addresses.control_token.clone().unwrap_or_default()),
+    },
+    secret: Some(mask::secret),
     ..ROW
 };
 

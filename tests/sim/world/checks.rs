@@ -41,7 +41,13 @@ impl Simulation {
         let Some(said_ns) = peer.last_said_ns else { return };
         let wires = self.wires.borrow();
         // It may have been cut off before, and not have read so far.
-        let cut_off = [CloseReason::Buffers, CloseReason::Overrun, CloseReason::HeartbeatTimeout, CloseReason::TokenExpired, CloseReason::Disconnected];
+        let cut_off = [
+            CloseReason::Buffers,
+            CloseReason::Overrun,
+            CloseReason::HeartbeatTimeout,
+            CloseReason::TokenExpired,
+            CloseReason::Disconnected,
+        ];
         let may_be_cut_off = cut_off.iter().any(|&reason| self.rig.metrics.closed[reason as usize].get() > 0);
         let in_time = wires.now_ns - said_ns < 1_900_000_000;
         if !in_time || wires.pipes[peer.pipe].reset || may_be_cut_off {

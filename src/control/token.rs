@@ -1,0 +1,99 @@
+//! Who may use the control port, where it has a token (`control_token`): whoever brings it, as `Authorization: Bearer`. Probes need none.
+
+use std::sync::Arc;
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use aws_lc_rs::digest::{Digest, SHA256, digest};
+use axum::extract::{Request, State as Shared};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use super::State;
+use super::answer::Problem;
+
+/// They tell nothing but that there is a server and whether it works, and probes are set up where no secret is.
+const FOR_ANYBODY: [&str; 2] = ["/healthz", "/readyz"];
+const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"campanile\"");
+const ACCEPTED: &str = "Authorization: Bearer TOKEN, with the control_token of this server (CAMPANILE_CONTROL_TOKEN)";
+
+/// What a request must bring. Its hash, so that how long a comparison takes tells nothing, not even a length.
+#[derive(Debug, Clone)]
+pub(super) struct Token(Digest);
+
+impl Token {
+    pub(super) fn new(token: &str) -> Token {
+        Token(digest(&SHA256, token.as_bytes()))
+    }
+
+    fn is(&self, given: &[u8]) -> bool {
+        verify_slices_are_equal(self.0.as_ref(), digest(&SHA256, given).as_ref()).is_ok()
+    }
+
+    fn check(&self, headers: &HeaderMap) -> Result<(), &'static str> {
+        let mut given = headers.get_all(header::AUTHORIZATION).into_iter();
+        let Some(value) = given.next() else { return Err("this control port asks for a token") };
+        if given.next().is_some() {
+            return Err("there is more than one Authorization");
+        }
+        let bytes = value.as_bytes();
+        // The scheme in any case (RFC 9110, 11.1).
+        let token = bytes.split_at_checked(7).filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer ")).map(|(_, token)| token);
+        match token {
+            None => Err("Authorization is not Bearer"),
+            Some(token) if self.is(token.trim_ascii()) => Ok(()),
+            Some(_) => Err("this is not the token of this control port"),
+        }
+    }
+}
+
+pub(super) async fn check(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
+    if let Some(token) = &state.token
+        && !FOR_ANYBODY.contains(&request.uri().path())
+        && let Err(error) = token.check(request.headers())
+    {
+        let mut response = Problem::with_accepted(StatusCode::UNAUTHORIZED, error, ACCEPTED).into_response();
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, CHALLENGE);
+        return response;
+    }
+    next.run(request).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_token_and_nothing_else_is_taken() {
+        let token = Token::new("0123456789abcdef");
+        let check = |values: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(header::AUTHORIZATION, HeaderValue::from_static(value));
+            }
+            token.check(&headers)
+        };
+        for good in ["Bearer 0123456789abcdef", "bearer 0123456789abcdef", "BEARER  0123456789abcdef "] {
+            assert_eq!(check(&[good]), Ok(()), "{good}");
+        }
+        for bad in [
+            "",
+            "Bearer",
+            "Bearer ",
+            "Bearer 0123456789abcde",
+            "Bearer 0123456789abcdef0",
+            "Bearer 0123456789ABCDEF",
+            "Basic 0123456789abcdef",
+            "0123456789abcdef",
+            "Bearer0123456789abcdef",
+            "Bearer 0123456789abcdef 0123456789abcdef",
+        ] {
+            assert!(check(&[bad]).is_err(), "{bad:?}");
+        }
+        assert!(check(&[]).is_err());
+        assert!(check(&["Bearer 0123456789abcdef", "Bearer 0123456789abcdef"]).is_err());
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, HeaderValue::from_bytes(b"Bearer \xff\xfe").unwrap());
+        assert!(token.check(&headers).is_err());
+    }
+}

@@ -1,0 +1,248 @@
+//! The whole server in an operator's hand: who may use the control port, and what it does to connections.
+
+mod support;
+
+use serde_json::{Value, json};
+use support::client::Client;
+use support::frames;
+use support::server::{Launch, Server};
+
+const CONTROL_TOKEN: &str = "a-token-of-the-tests-0123456789";
+
+fn client(server: &Server, path: &str) -> (Client, Value) {
+    let mut client = Client::connect(server.listen, path);
+    let connected = client.event();
+    assert_eq!(connected["type"], "connected");
+    (client, connected)
+}
+
+/// A connection that is subscribed by its path.
+fn subscriber(server: &Server, path: &str) -> Client {
+    let (mut client, _) = client(server, path);
+    assert_eq!(client.event()["type"], "subscribed");
+    client
+}
+
+#[test]
+fn an_operator_ends_connections_by_user_client_and_channel() {
+    let server = Launch::new(&["--auth", "query", "--shards", "2"]).start();
+    let mut by_user: Vec<Client> = (0..4).map(|_| client(&server, "/ws?user=u1").0).collect();
+    let (mut by_id, connected) = client(&server, "/ws?user=u2");
+    let mut by_channel = subscriber(&server, "/ws/news?user=u3");
+    let mut stays = subscriber(&server, "/ws/other?user=u4");
+
+    assert_eq!(server.post("/disconnect", r#"{"user": "u1"}"#), (200, json!({"disconnected": 4})));
+    by_user.iter_mut().for_each(|client| assert_eq!(client.close_code(), Some(4002)));
+    assert_eq!(server.post("/disconnect", r#"{"user": "u1"}"#), (200, json!({"disconnected": 0})));
+    let named = json!({"client": connected["client_id"]}).to_string();
+    assert_eq!(server.post("/disconnect", named), (200, json!({"disconnected": 1})));
+    assert_eq!(by_id.close_code(), Some(4002));
+    assert_eq!(server.post("/disconnect", r#"{"channel": "news"}"#), (200, json!({"disconnected": 1})));
+    assert_eq!(by_channel.close_code(), Some(4002));
+
+    server.publish("other", &json!("still here"));
+    assert_eq!(stays.event()["data"], "still here");
+    server.eventually_metric("campanile_connections_closed_total", "reason=\"disconnected\"", 6.0);
+}
+
+/// The pages of `/connections`, one behind the other.
+fn listed(server: &Server, query: &str, limit: usize) -> Vec<Value> {
+    let mut found = Vec::new();
+    let mut from = String::new();
+    loop {
+        let (status, text) = server.get(&format!("/connections?limit={limit}{query}{from}"));
+        assert_eq!(status, 200, "{text}");
+        let mut page: Value = serde_json::from_str(&text).unwrap();
+        let connections = page["connections"].as_array_mut().unwrap();
+        assert!(connections.len() <= limit);
+        found.append(connections);
+        match page["next"].as_str() {
+            Some(next) => from = format!("&from={next}"),
+            None => return found,
+        }
+    }
+}
+
+#[test]
+fn an_operator_sees_who_is_connected_a_page_at_a_time() {
+    let server = Launch::new(&["--auth", "query", "--shards", "2"]).start();
+    let clients: Vec<(Client, Value)> = (0..25).map(|number| client(&server, &format!("/ws/news?user=u{}", number % 5))).collect();
+    for limit in [1, 4, 1000] {
+        let mut ids: Vec<Value> = listed(&server, "", limit).into_iter().map(|seen| seen["client"].clone()).collect();
+        let mut connected: Vec<Value> = clients.iter().map(|(_, connected)| connected["client_id"].clone()).collect();
+        let text = |id: &Value| id.as_str().unwrap().to_owned();
+        ids.sort_by_key(text);
+        connected.sort_by_key(text);
+        assert_eq!(ids, connected, "each once, with pages of {limit}");
+    }
+    let of_user = listed(&server, "&user=u3", 2);
+    assert_eq!(of_user.len(), 5);
+    for seen in &of_user {
+        assert_eq!((&seen["user"], &seen["address"], &seen["format"]), (&json!("u3"), &json!("127.0.0.1"), &json!("json")), "{seen}");
+        assert!(seen["since_unix_ms"].as_u64().unwrap() > 1_700_000_000_000 && seen["token"].is_null(), "{seen}");
+    }
+    assert_eq!(listed(&server, "&channel=news", 10).len(), 25);
+    assert_eq!(listed(&server, "&channel=nowhere", 10).len() + listed(&server, "&user=nobody", 10).len(), 0);
+    for (query, words) in [
+        ("user=a&channel=b", "more than one"),
+        ("limit=0", "out of range"),
+        ("limit=1001", "out of range"),
+        ("from=here", "no place"),
+        ("users=a", "unknown field"),
+    ] {
+        let (status, text) = server.get(&format!("/connections?{query}"));
+        assert!(status == 400 && text.contains(words), "{query}: {text}");
+    }
+    assert_eq!(server.get("/connections?from=7.0").0, 200, "beyond the last shard is nobody");
+}
+
+#[test]
+fn orders_that_name_nobody_or_nonsense_are_refused() {
+    let server = Launch::new(&["--auth", "query"]).start();
+    let (mut stays, _) = client(&server, "/ws?user=u1");
+    for (body, words) in [
+        ("", "nobody is named"),
+        ("{}", "nobody is named"),
+        (r#"{"user": "a", "token": "b"}"#, "more than one"),
+        (r#"{"user": ""}"#, "empty"),
+        (r#"{"token": ""}"#, "empty"),
+        (r#"{"user": 7}"#, "not what is accepted"),
+        (r#"{"users": "a"}"#, "unknown field"),
+        (r#"{"client": "u1"}"#, "20 digits"),
+        (r#"{"channel": "a\u0000b"}"#, "cannot be a channel name"),
+        (r#"["a"]"#, "an array"),
+        ("{", "not what is accepted"),
+        ("\u{feff}{}", "not what is accepted"),
+    ] {
+        let (status, answer) = server.post("/disconnect", body);
+        let error = answer["error"].as_str().unwrap_or_default();
+        assert!(status == 400 && error.contains(words) && answer["accepted"].is_string(), "{body}: {status} {answer}");
+    }
+    let (status, answer) = server.post("/disconnect", format!(r#"{{"user": "{}"}}"#, "x".repeat(20_000)));
+    assert_eq!(status, 413, "{answer}");
+    assert_eq!(server.get("/disconnect").0, 405);
+    stays.command(json!({"type": "ping"}));
+    assert_eq!(stays.event()["type"], "pong");
+}
+
+#[test]
+fn a_control_port_with_a_token_answers_nobody_else_but_probes() {
+    let mut server = Launch::new(&["--control", "0.0.0.0:0"]).file(&format!("control_token = \"{CONTROL_TOKEN}\"")).start();
+    server.control.set_ip([127, 0, 0, 1].into());
+    for (path, status) in
+        [("/healthz", 200), ("/readyz", 200), ("/", 401), ("/metrics", 401), ("/info", 401), ("/channels", 401), ("/nowhere", 401)]
+    {
+        assert_eq!(server.get(path).0, status, "{path}");
+    }
+    let (status, answer) = server.post("/publish", r#"{"channel": "a", "data": 1}"#);
+    assert!(status == 401 && answer["accepted"].as_str().unwrap().contains("CAMPANILE_CONTROL_TOKEN"), "{answer}");
+    let mut raw = Client::dial(server.control);
+    raw.send(b"GET /info HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer wrong\r\nConnection: close\r\n\r\n");
+    let head = raw.head().to_lowercase();
+    assert!(head.starts_with("http/1.1 401 ") && head.contains("\r\nwww-authenticate: bearer realm=\"campanile\"\r\n"), "{head}");
+
+    server.token = Some(CONTROL_TOKEN.to_owned());
+    assert_eq!(server.get("/info").0, 200);
+    assert_eq!(server.metric("campanile_control_answers_total", "status=\"401\""), 7.0);
+}
+
+#[test]
+fn a_control_port_for_the_network_without_a_token_is_an_error() {
+    for address in ["0.0.0.0:0", "[::]:0"] {
+        let (code, told) = Launch::new(&["--control", address]).fails();
+        assert_eq!(code, 2, "{told}");
+        assert!(told.contains("error: --control: whoever reaches") && told.contains("set CAMPANILE_CONTROL_TOKEN"), "{told}");
+    }
+    let (code, told) = Launch::new(&[]).file("control_token = \"hush-hush\"").fails();
+    assert!(code == 2 && told.contains("it has 9 bytes") && !told.contains("hush"), "{told}");
+}
+
+#[test]
+fn the_command_brings_the_token() {
+    let launch = Launch::new(&[]).file(&format!("control_token = \"{CONTROL_TOKEN}\""));
+    let mut server = launch.start();
+    server.token = Some(CONTROL_TOKEN.to_owned());
+    let publish = |token: Option<&str>| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_campanile"));
+        command.args(["publish", "news", "1", "--control", &server.control.to_string()]).env_remove("CAMPANILE_CONTROL_TOKEN");
+        if let Some(token) = token {
+            command.env("CAMPANILE_CONTROL_TOKEN", token);
+        }
+        let output = command.current_dir("/").output().unwrap();
+        (output.status.success(), String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap())
+    };
+    let (is_done, told) = publish(Some(CONTROL_TOKEN));
+    assert!(is_done && told.starts_with("published to news"), "{told}");
+    for token in [None, Some("another-token-0123456789")] {
+        let (is_done, told) = publish(token);
+        assert!(!is_done && told.contains("asks for its token: set CAMPANILE_CONTROL_TOKEN"), "{told}");
+    }
+}
+
+/// Every secret there is, in every place where settings are told: log, start block, `/info`, `/metrics`, errors, the process's arguments.
+#[test]
+fn no_secret_is_told_anywhere() {
+    const PASSWORD: &str = "hush1hush1hush1";
+    const SIGNING: &str = "hush2hush2hush2hush2hush2hush2hush2";
+    let redis = format!("redis://:{PASSWORD}@127.0.0.1:1");
+    for log_format in ["text", "json"] {
+        let arguments = [
+            "--redis",
+            &redis,
+            "--control-token",
+            "hush3hush3hush3hush3",
+            "--auth",
+            "jwt",
+            "--token-secret",
+            SIGNING,
+            "--log-format",
+            log_format,
+            "--log-level",
+            "trace",
+        ];
+        let launch = Launch::new(&arguments);
+        let mut server = if log_format == "text" { launch.start() } else { started_as_json(launch) };
+        server.log_when("Redis");
+        let arguments = std::fs::read(format!("/proc/{}/cmdline", server.id())).unwrap();
+        let arguments = String::from_utf8_lossy(&arguments).into_owned();
+        assert!(arguments.contains("--token-secret\0***"), "{arguments}");
+        let mut told = vec![arguments, server.log()];
+        told.extend(["/info", "/metrics"].map(|path| server.get(path).1));
+        server.token = Some("hush3hush3hush3hush3".to_owned());
+        told.extend(["/", "/info", "/metrics", "/readyz", "/channels", "/nowhere"].map(|path| server.get(path).1));
+        told.push(server.post("/publish", r#"{"channel": "a", "data": 1}"#).1.to_string());
+        let mut refused = Client::dial(server.listen);
+        refused.send(frames::request("/ws?token=hush4.hush4.hush4", "").as_bytes());
+        told.push(refused.head() + &refused.rest());
+        told.push(server.log());
+        for text in told {
+            assert!(!text.contains("hush"), "{text}");
+        }
+    }
+    for file in [
+        format!("redis = \"{redis}\"\ntoken_secret = \"{SIGNING}"),
+        format!("token_secret = \"{SIGNING}\"\nshards = nonsense"),
+        "control_token = \"hush hush hush hush hush\"".to_owned(),
+        "control_tokn = \"hush3hush3hush3hush3\"".to_owned(),
+    ] {
+        let (_, told) = Launch::new(&[]).file(&file).fails();
+        assert!(told.contains("error") && !told.contains("hush"), "{told}");
+    }
+}
+
+/// The start block as a line of JSON tells the ports otherwise.
+fn started_as_json(launch: Launch) -> Server {
+    let mut command = launch.command();
+    let child = command.stderr(std::process::Stdio::piped()).spawn().expect("the program");
+    let mut child = child;
+    let stderr = child.stderr.take().unwrap();
+    let mut server = Server::around(child, launch.directory.clone());
+    server.read_log(stderr);
+    let line = server.log_when("\"control\":");
+    let mut lines = line.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["fields"].take());
+    let started = lines.find(|fields| fields["control"].is_string()).expect("its start block");
+    let port = |url: &str| url.split("://").nth(1).unwrap().split('/').next().unwrap().parse().unwrap();
+    server.control = port(started["control"].as_str().unwrap());
+    server.listen = port(started["clients"][0].as_str().unwrap());
+    server
+}
