@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 /// Nanoseconds of CLOCK_MONOTONIC: one clock for every thread.
 #[inline]
@@ -357,6 +358,16 @@ fn overwrite(area: &mut [u8], secrets: &[String]) {
 pub fn terminate(child: &std::process::Child) -> io::Result<()> {
     // SAFETY: kill takes numbers; the id belongs to the child, which has not been waited for.
     check(unsafe { libc::kill(child.id() as i32, libc::SIGTERM) })
+}
+
+/// How long ago the other end of a TCP connection last acknowledged anything.
+pub fn acknowledged_ago(socket: &impl AsRawFd) -> io::Result<Duration> {
+    // SAFETY: a structure of plain numbers, for which zero is a value.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the descriptor is open for the call, and the kernel writes no more than `length` bytes.
+    check(unsafe { libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &mut length) })?;
+    Ok(Duration::from_millis(info.tcpi_last_ack_recv.into()))
 }
 
 /// A numeric option of a TCP socket, for tests.

@@ -290,7 +290,7 @@ pub static SETTINGS: &[Setting] = &[
         key: "heartbeat",
         section: Section::Clients,
         placeholder: "SECONDS",
-        help: "A silent connection is pinged this often.",
+        help: "A silent connection is pinged this often; one whose host acknowledges what it is sent, a quarter as often.",
         accepted: "1 to 3600, whole seconds",
         value: one!(clients.heartbeat, text => parse::whole_seconds(text, 1, HOUR_S), value => show_seconds(*value)),
         ..ROW

@@ -3,10 +3,14 @@
 
 use super::Shard;
 use super::conn::Flags;
-use super::net::Network;
+use super::net::{Network, Stream};
 use super::timers::Timer;
+use super::wheel::Tick;
 use crate::wire::close::CloseReason;
 use crate::wire::peer::Beat;
+
+/// So long, in heartbeats, a client may be silent while its host acknowledges what it is sent.
+const ACKNOWLEDGED_INTERVALS: Tick = 4;
 
 impl<N: Network> Shard<N> {
     /// The first heartbeat comes anywhere within the first interval, and pings whether the client has spoken or not: connections that came together,
@@ -48,6 +52,10 @@ impl<N: Network> Shard<N> {
             let next = conn.heard + interval;
             return self.set_timer_at(key, Timer::Heartbeat, next);
         }
+        if let Some(next) = self.acknowledged_until(key).filter(|_| !is_first) {
+            return self.set_timer_at(key, Timer::Heartbeat, next);
+        }
+        let conn = &mut self.conns[key];
         if is_stuck {
             // Nothing is put on top of what it does not take.
             conn.flags.set(Flags::PINGED);
@@ -63,6 +71,23 @@ impl<N: Network> Shard<N> {
         };
         self.mark_ready(key);
         self.set_timer(key, Timer::Heartbeat, next);
+    }
+
+    /// Until when a connection need not be asked because its host has acknowledged what it was sent, without a word of its own: where each client gets a
+    /// message now and then, a ping and its pong would cost more than the messages. A host acknowledges for an application that hangs as
+    /// well, so after [`ACKNOWLEDGED_INTERVALS`] of silence that one is asked.
+    fn acknowledged_until(&self, key: usize) -> Option<Tick> {
+        let interval = self.ticks(self.settings.clients.heartbeat);
+        let conn = &self.conns[key];
+        let must_speak_at = conn.heard.saturating_add(interval.saturating_mul(ACKNOWLEDGED_INTERVALS));
+        if !conn.peer.answers_pings() || conn.flags.has(Flags::BLOCKED) || self.tick >= must_speak_at {
+            return None;
+        }
+        // By quarters of a heartbeat, so that those who were sent the same message are not looked at together for ever. One that is almost as old as a
+        // heartbeat would put the ping off by next to nothing: most often it is the acknowledgement of the last ping.
+        let quarter = (interval / 4).max(1);
+        let quarters_ago = self.ticks(conn.stream.acknowledged_ago()?).div_ceil(quarter);
+        (quarters_ago < 4).then(|| self.tick.saturating_add((4 - quarters_ago) * quarter).min(must_speak_at))
     }
 
     /// The timer ran out for another reason: the heartbeat comes when it would have.

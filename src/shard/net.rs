@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use crate::clock::MonotonicNs;
 
@@ -78,6 +79,11 @@ pub trait Stream {
     /// Tries to get rid of what [`Stream::wants_write`] is about.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+
+    /// How long ago the peer's host last acknowledged anything; None: nobody knows. The application at its end may hang all the same.
+    fn acknowledged_ago(&self) -> Option<Duration> {
+        None
     }
 
     /// Ends our side, once everything that was taken is with the kernel.

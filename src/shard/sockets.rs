@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use mio::event::Source;
 use mio::net::{TcpListener, TcpStream, UnixListener};
@@ -256,6 +257,10 @@ impl Stream for TcpStream {
                 return result;
             }
         }
+    }
+
+    fn acknowledged_ago(&self) -> Option<Duration> {
+        sys::acknowledged_ago(self).ok()
     }
 
     fn shutdown_write(&mut self) {

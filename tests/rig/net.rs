@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use campanile::bus::ConnToken;
 use campanile::shard::net::{Accepted, Network, Readiness, Received, Stream};
@@ -44,6 +45,10 @@ pub struct Pipe {
     /// What the stream has to say itself. It takes room and means nothing to the client.
     own_out: usize,
     shut_asked: bool,
+    /// Its host is gone, though there is room: nothing is acknowledged.
+    pub is_cut: bool,
+    /// When the client's host last took something, for those who ask.
+    acknowledged_ns: Option<u64>,
 }
 
 impl Pipe {
@@ -52,13 +57,16 @@ impl Pipe {
     }
 
     /// Puts what is held into the socket, as far as there is room.
-    fn push(&mut self) {
+    fn push(&mut self, now_ns: u64) {
         let own = self.own_out.min(self.room);
         self.own_out -= own;
         self.room -= own;
         let count = self.held_out.len().min(self.room);
         self.room -= count;
         self.to_client.extend(self.held_out.drain(..count));
+        if own + count > 0 && !self.is_cut {
+            self.acknowledged_ns = Some(now_ns);
+        }
         self.blocked |= self.holds() > 0;
         self.server_shut = self.shut_asked && self.holds() == 0;
     }
@@ -77,6 +85,8 @@ pub struct Wires {
     pub short: bool,
     /// Streams that are more than a bare socket (reads that leave bytes behind, writes that are with the kernel later), dealt from here.
     pub tricks: Option<Rng>,
+    /// The server can ask when a client's host last took something.
+    pub acknowledges: bool,
 }
 
 impl Wires {
@@ -90,6 +100,7 @@ impl Wires {
             listening: true,
             short: false,
             tricks: None,
+            acknowledges: true,
         }))
     }
 
@@ -243,7 +254,7 @@ impl Stream for SimStream {
     }
 
     fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let Wires { pipes, tricks, .. } = &mut *self.wires.borrow_mut();
+        let Wires { pipes, tricks, now_ns, .. } = &mut *self.wires.borrow_mut();
         let pipe = &mut pipes[self.pipe];
         assert!(!pipe.shut_asked, "nothing is written after the shutdown");
         assert_eq!(pipe.holds(), 0, "nothing is written before what was taken is with the kernel");
@@ -256,7 +267,7 @@ impl Stream for SimStream {
         let beyond = tricks.as_mut().map_or(0, |rng| rng.usize(0..200));
         let taken = if pipe.room == 0 { 0 } else { total.min(pipe.room.saturating_add(beyond)) };
         pipe.held_out.extend(slices.iter().flat_map(|slice| slice.iter()).take(taken));
-        pipe.push();
+        pipe.push(*now_ns);
         pipe.blocked |= taken < total;
         if taken == 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(taken) }
     }
@@ -266,20 +277,26 @@ impl Stream for SimStream {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        let pipe = &mut self.wires.borrow_mut().pipes[self.pipe];
+        let Wires { pipes, now_ns, .. } = &mut *self.wires.borrow_mut();
+        let pipe = &mut pipes[self.pipe];
         if pipe.reset {
             return Err(ErrorKind::BrokenPipe.into());
         }
-        pipe.push();
+        pipe.push(*now_ns);
         Ok(())
     }
 
     fn shutdown_write(&mut self) {
-        let Wires { pipes, tricks, .. } = &mut *self.wires.borrow_mut();
+        let Wires { pipes, tricks, now_ns, .. } = &mut *self.wires.borrow_mut();
         let pipe = &mut pipes[self.pipe];
         pipe.shut_asked = true;
         pipe.own_out += if tricks.is_some() { 24 } else { 0 };
-        pipe.push();
+        pipe.push(*now_ns);
+    }
+
+    fn acknowledged_ago(&self) -> Option<Duration> {
+        let wires = self.wires.borrow();
+        wires.acknowledges.then(|| wires.pipes[self.pipe].acknowledged_ns).flatten().map(|at| Duration::from_nanos(wires.now_ns - at))
     }
 
     fn buffer_bytes(&self) -> usize {

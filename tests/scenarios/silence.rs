@@ -93,6 +93,44 @@ fn connections_that_came_together_do_not_beat_together() {
     assert!(before.iter().all(|pings| (2..=3).contains(pings)), "{before:?}");
 }
 
+/// Three clients who get a message every five seconds and answer their first ping. Then one goes on, the application of the second hangs while its host
+/// acknowledges, and the host of the third is gone.
+#[test]
+fn whoever_acknowledges_what_it_is_sent_is_asked_at_each_fourth_heartbeat() {
+    let mut stage = Stage::new(settings().with(|settings| {
+        settings.clients.heartbeat = Duration::from_secs(30);
+        settings.clients.pong_timeout = Duration::from_secs(10);
+    }));
+    let [answers, hangs, is_cut] = stage.subscribers(3, "c")[..] else { unreachable!() };
+    let mut pings = [0; 3];
+    let mut ended = [None; 3];
+    for second in 0..1200 {
+        stage.wires.borrow_mut().pipes[is_cut].is_cut = second >= 40;
+        if second % 5 == 0 {
+            stage.publish("c", 20);
+        }
+        for _ in 0..10 {
+            stage.pass(Duration::from_millis(100));
+            stage.turn();
+        }
+        for client in [answers, hangs, is_cut] {
+            if stage.clients[client].pings > pings[client] {
+                pings[client] += 1;
+                if client == answers || pings[client] == 1 {
+                    stage.send(client, &frame(true, Opcode::Pong, b""));
+                }
+            }
+            if ended[client].is_none() && stage.wires.borrow().pipes[client].server_gone {
+                ended[client] = Some(second);
+            }
+        }
+    }
+    assert!((10..=11).contains(&pings[answers]) && pings[hangs] == 2, "{pings:?} pings in twenty minutes");
+    assert_eq!(ended[answers], None);
+    assert!(ended[hangs].is_some_and(|second| (129..=161).contains(&second)), "{ended:?}");
+    assert!(ended[is_cut].is_some_and(|second| (50..=82).contains(&second)), "{ended:?}");
+}
+
 #[test]
 fn a_heartbeat_shorter_than_the_pongs_deadline_is_kept() {
     let mut stage = Stage::new(settings().with(|settings| {

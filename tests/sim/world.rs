@@ -164,6 +164,8 @@ impl Simulation {
         let rig = Rig::new(SimNet::of(&wires), &settings, 64);
         // Half of the seeds have bare sockets, half streams that keep something back in both directions.
         wires.borrow_mut().tricks = rng.bool().then(|| rng.fork());
+        // And in half of them a host that acknowledges can be told from one that does not.
+        wires.borrow_mut().acknowledges = rng.bool();
         Simulation {
             rng,
             wires,
