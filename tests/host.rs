@@ -102,7 +102,10 @@ fn both(port: u16) -> [SocketAddr; 2] {
 #[test]
 fn every_address_takes_ipv4_and_ipv6_on_both_ports() {
     for table in ["shared", "private"] {
-        let server = Server::start(&["--listen", "[::]:0", "--control", "[::]:0", "--shards", "2", "--fd-table", table]);
+        const TOKEN: &str = "0123456789abcdef";
+        let arguments = ["--listen", "[::]:0", "--control", "[::]:0", "--control-token", TOKEN, "--shards", "2", "--fd-table", table];
+        let mut server = Server::start(&arguments);
+        server.token = Some(TOKEN.to_owned());
         assert!(server.listen.ip().is_unspecified() && server.control.ip().is_unspecified());
         for address in both(server.listen.port()) {
             connect(address);
