@@ -125,6 +125,21 @@ fn orders_that_name_nobody_or_nonsense_are_refused() {
     assert_eq!(stays.event()["type"], "pong");
 }
 
+/// What is announced is not made room for before it is known to be taken.
+#[test]
+fn a_body_that_is_announced_larger_than_memory_is_too_large() {
+    let server = Launch::new(&[]).start();
+    for path in ["/publish", "/disconnect"] {
+        for announced in [1_u64 << 40, i64::MAX as u64, u64::MAX - 2] {
+            let mut raw = Client::dial(server.control);
+            raw.send(format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {announced}\r\n\r\n").as_bytes());
+            let head = raw.head();
+            assert!(head.starts_with("HTTP/1.1 413 "), "{path}, {announced}: {head}");
+        }
+    }
+    assert_eq!(server.get("/readyz").0, 200);
+}
+
 #[test]
 fn a_control_port_with_a_token_answers_nobody_else_but_probes() {
     let mut server = Launch::new(&["--control", "0.0.0.0:0"]).file(&format!("control_token = \"{CONTROL_TOKEN}\"")).start();

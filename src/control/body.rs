@@ -61,10 +61,11 @@ pub(super) fn check_coding(headers: &HeaderMap) -> Result<(), Problem> {
 
 /// The whole body; None if it is larger than `bytes_max`.
 pub(super) async fn collect(mut body: Body, bytes_max: usize) -> Result<Option<Vec<u8>>, Problem> {
-    let mut bytes = Vec::new();
-    if let Some(announced) = body.size_hint().exact() {
-        bytes.reserve_exact(announced as usize);
+    let announced = body.size_hint().lower();
+    if announced > bytes_max as u64 {
+        return Ok(None);
     }
+    let mut bytes = Vec::with_capacity(announced as usize);
     while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         let frame = frame.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("the body broke off: {error}")))?;
         // Trailers say nothing to us.
