@@ -160,6 +160,44 @@ fn connecting_stands_beside_the_floor() {
 
 /// The ratio is that of the two lines above it, for whoever reads them.
 #[track_caller]
+#[test]
+fn clients_bring_tokens_and_a_server_without_stands_beside() {
+    for (auth, more) in [("hs256", &["--users", "50"][..]), ("es256", &["--new-tokens"])] {
+        let arguments = ["connect", "--serve", "--shards 2", "-n", "200", "--auth", auth, "--rules", "--beside-open", "--pairs", "2"];
+        let json = run(&[&arguments[..], more].concat()).passes();
+        let of = |what: &str| json["open"][what].as_array().unwrap().len();
+        assert_eq!([of("server"), of("open"), of("ratios")], [2; 3], "{}", json["open"]);
+        assert_eq!(json["open_cpu"]["server"].as_array().unwrap().len(), 2);
+    }
+    for scenario in ["broadcast", "burst"] {
+        let arguments = ["--serve", "--shards 1", "-n", "100", "--auth", "hs256", "--rules", "--beside-open", "--redis", "own"];
+        let json = run(&[&[scenario][..], &arguments, &["--pairs", "2", "--rate", "100", "--messages", "20"]].concat()).passes();
+        assert_eq!(json["open"]["ratios"].as_array().unwrap().len(), 2, "{}", json["open"]);
+        assert_eq!(json["messages"]["delivered"], 2 * 20 * 100);
+    }
+    let json = run(&["storm", "--serve", "--shards 1 --history-count 100", "-n", "200", "--auth", "es256", "--messages", "30"]).passes();
+    assert_eq!(json["storm"]["healthz_failures"], 0);
+}
+
+#[test]
+fn handshakes_that_never_end_are_held_beside_clients() {
+    let arguments =
+        ["handshakes", "--serve", "--shards 1 --handshake-timeout 2", "-n", "50", "--handshakes", "300", "--handshake-rate", "1000"];
+    let json = run(&[&arguments[..], &["--rate", "50", "--messages", "150"]].concat()).passes();
+    let of = |what: &str| json["handshakes"][what].as_u64().unwrap();
+    assert!(of("open") > 0 && of("begun") > 300 && of("closed") > 0 && of("answered") > 0, "{}", json["handshakes"]);
+    assert!(of("healthz_answers") > 0 && of("healthz_failures") == 0 && of("memory_bytes_most") > 0, "{}", json["handshakes"]);
+}
+
+/// Without its token nobody would get in: what the run hands to the server is asked for.
+#[test]
+fn rules_of_the_run_are_kept() {
+    let arguments = ["connect", "--serve", "--shards 1", "-n", "1", "--auth", "hs256", "--rules"];
+    let refused = ["--subscribe", r#"{"type":"subscribe","channel":"room:1:staff"}"#, "--ready", "not_allowed"];
+    let json = run(&[&arguments[..], &refused].concat()).passes();
+    assert_eq!(json["connect"]["ready"], 1);
+}
+
 fn assert_agree(table: &str, what: &str) {
     let figures = |label: &str| -> Vec<f64> {
         let value = |line: &str| line.trim().strip_prefix(label)?.split_whitespace().next()?.parse().ok();

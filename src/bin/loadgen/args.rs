@@ -96,6 +96,20 @@ pub enum Scenario {
         #[arg(long, value_name = "MS", default_value_t = 100)]
         slow_ms: u64,
     },
+    /// Very many connections never end their handshake; the others must not feel it
+    Handshakes {
+        #[command(flatten)]
+        options: Options,
+        /// How many of them, each from an address of its own (127.0.0.0/8)
+        #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+        handshakes: u32,
+        /// Begun per second, until all are open; whoever is closed comes again at this rate
+        #[arg(long, value_parser = parse_positive, value_name = "N", default_value_t = 10_000.0)]
+        handshake_rate: f64,
+        /// What a third of them sends of its request head, without its end
+        #[arg(long, value_name = "BYTES", default_value_t = 2000, value_parser = parse_head_bytes)]
+        head_bytes: usize,
+    },
     /// All clients drop at once and come back, resuming where they were
     Storm(Options),
     /// Redis is killed and comes back while messages flow (needs --serve; starts its own Redis)
@@ -143,6 +157,21 @@ pub struct Options {
     /// A Campanile's format: msgpack, json or raw
     #[arg(long, value_name = "FORMAT", default_value = "msgpack", value_parser = parse_format, help_heading = "Target")]
     pub format: Format,
+    /// Clients bring tokens, signed by a key that is made for the run and handed to the server (--serve)
+    #[arg(long, value_name = "HOW", requires = "serve", help_heading = "Target")]
+    pub auth: Option<Auth>,
+    /// How many users the clients are; each has one token for all its clients [default: a user for each client]
+    #[arg(long, value_name = "N", requires = "auth", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Target")]
+    pub users: Option<u32>,
+    /// Every turn of `connect` has tokens that the server has not seen before; without, all but the first bring the same again
+    #[arg(long, requires = "auth", help_heading = "Target")]
+    pub new_tokens: bool,
+    /// The server has rules for who may subscribe, by the tokens' claim `channels` with --auth, and limits of addresses and clients
+    #[arg(long, requires = "serve", help_heading = "Target")]
+    pub rules: bool,
+    /// Start the same server without --auth and --rules as well, take turns with it, and print the ratio (connect, broadcast, burst)
+    #[arg(long, requires = "serve", conflicts_with = "floor", help_heading = "Target")]
+    pub beside_open: bool,
     /// The channel's name; with many channels, what stands before their numbers
     #[arg(long, value_name = "NAME", default_value = "bench", help_heading = "Target")]
     pub channel: String,
@@ -237,6 +266,15 @@ pub enum Through {
     Client,
 }
 
+/// By what tokens are signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Auth {
+    /// A secret
+    Hs256,
+    /// A key on the curve P-256
+    Es256,
+}
+
 /// How clients leave their channels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Leave {
@@ -270,6 +308,14 @@ fn parse_number(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0).ok_or_else(|| "a number, 0 or more".to_owned())
 }
 
+fn parse_positive(text: &str) -> Result<f64, String> {
+    parse_number(text).ok().filter(|number| *number > 0.0).ok_or_else(|| "a number above 0".to_owned())
+}
+
+fn parse_head_bytes(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|bytes| (1..=64 * 1024).contains(bytes)).ok_or_else(|| "accepted are 1 to 65536 bytes".to_owned())
+}
+
 fn parse_threads(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|threads| (1..=4096).contains(threads)).ok_or_else(|| "accepted are 1 to 4096".to_owned())
 }
@@ -286,7 +332,10 @@ impl Scenario {
             Scenario::Connect(options) | Scenario::Broadcast(options) | Scenario::Burst(options) => Some(options),
             Scenario::Storm(options) | Scenario::Echo(options) | Scenario::Floor(options) => Some(options),
             Scenario::Hold { options, .. } | Scenario::Channels { options, .. } | Scenario::Mixed { options, .. } => Some(options),
-            Scenario::Churn { options, .. } | Scenario::Slow { options, .. } | Scenario::Failover { options, .. } => Some(options),
+            Scenario::Churn { options, .. }
+            | Scenario::Slow { options, .. }
+            | Scenario::Failover { options, .. }
+            | Scenario::Handshakes { options, .. } => Some(options),
             Scenario::FloorServer { .. } => None,
         }
     }
@@ -307,6 +356,15 @@ impl Scenario {
         }
         if options.floor && !has_floor {
             return Some("--floor goes with broadcast, burst, connect, channels and mixed".to_owned());
+        }
+        if options.beside_open && !matches!(self, Scenario::Connect(_) | Scenario::Broadcast(_) | Scenario::Burst(_)) {
+            return Some("--beside-open goes with connect, broadcast and burst".to_owned());
+        }
+        if options.beside_open && options.redis.as_deref().is_some_and(|url| url != "own") {
+            return Some("--beside-open gives either server a Redis of its own: take --redis own, or none".to_owned());
+        }
+        if options.new_tokens && !matches!(self, Scenario::Connect(_)) {
+            return Some("--new-tokens goes with connect".to_owned());
         }
         let floor_cores = if options.floor || matches!(self, Scenario::Floor(_)) { &options.floor_cores.0[..] } else { &[] };
         if let Some(core) = options.cores.0.iter().chain(floor_cores).find(|core| !core_exists(**core)) {

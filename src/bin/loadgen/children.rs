@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use campanile::sys;
 
+use super::identity::Gate;
 use super::target::Needs;
 
 /// How long a child may take to start or to end.
@@ -28,7 +29,7 @@ pub struct Server {
 
 impl Server {
     /// Starts `campanile serve ARGUMENTS` beside this program, on free ports, and waits for its start block.
-    pub fn start(arguments: &str, redis: Option<&str>, clients: u32, needs: &Needs) -> anyhow::Result<Server> {
+    pub fn start(arguments: &str, redis: Option<&str>, clients: u32, needs: &Needs, gate: Option<&Gate>) -> anyhow::Result<Server> {
         let program = std::env::current_exe()?.with_file_name("campanile");
         if !program.exists() {
             bail!("--serve needs {} beside this program: cargo build builds both", program.display());
@@ -58,6 +59,9 @@ impl Server {
             if name.to_string_lossy().starts_with("CAMPANILE_") {
                 command.env_remove(name);
             }
+        }
+        if let Some(gate) = gate {
+            gate.hand_to(&mut command);
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         sys::end_with_caller(&mut command);
@@ -147,7 +151,7 @@ pub struct Redis {
 impl Redis {
     pub fn start(priority: Option<i32>) -> anyhow::Result<Redis> {
         let port = free_port();
-        let directory = std::env::temp_dir().join(format!("loadgen-redis-{}", std::process::id()));
+        let directory = std::env::temp_dir().join(format!("loadgen-redis-{}-{port}", std::process::id()));
         std::fs::create_dir_all(&directory)?;
         let mut redis = Redis { port, priority, child: None, directory };
         redis.restart()?;

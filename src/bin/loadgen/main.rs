@@ -1,7 +1,7 @@
 //! `loadgen`: puts load on a WebSocket server from one host, checks every message, and says what it cost.
 //!
 //! Read [`args`] for what can be asked, [`scenario`] for what is done, [`worker`] and [`sequence`] for how messages are received and checked,
-//! [`publish`] for where they come from, [`floor`] for what the kernel alone would cost, [`report`] for what comes out.
+//! [`publish`] for where they come from, [`floor`] for what the kernel alone would cost, [`identity`] for the tokens that clients bring, [`report`] for what comes out.
 
 mod args;
 mod children;
@@ -9,6 +9,8 @@ mod client;
 mod crowd;
 mod events;
 mod floor;
+mod holders;
+mod identity;
 mod pick;
 mod preflight;
 mod process;
@@ -67,6 +69,10 @@ fn run(scenario: Scenario) -> anyhow::Result<ExitCode> {
         Scenario::Slow { options, slow, never, slow_bytes, slow_ms } => {
             let habits = scenario::slow::habits(slow, never, slow_bytes, slow_ms);
             (scenario::slow::run(&options, &habits)?, options)
+        }
+        Scenario::Handshakes { options, handshakes, handshake_rate, head_bytes } => {
+            let held = scenario::handshakes::Held { connections: handshakes, per_second: handshake_rate, head_bytes };
+            (scenario::handshakes::run(&options, held)?, options)
         }
         Scenario::Storm(options) => (scenario::storm::run(&options)?, options),
         Scenario::Failover { options, outage } => (scenario::failover::run(&options, outage)?, options),

@@ -1,5 +1,6 @@
 //! One run: the target, the processes started for it, the clock, the record. The scenarios are written on top of this.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -8,6 +9,7 @@ use campanile::wire::Format;
 use super::args::{Options, Through};
 use super::children;
 use super::crowd::{Crowd, Expects, Habits, Size, Subscriptions};
+use super::identity::Gate;
 use super::pick::Pick;
 use super::preflight;
 use super::process::{self, Snapshot};
@@ -43,6 +45,9 @@ pub struct Run {
     pub target: Target,
     pub size: Size,
     pub server: Option<children::Server>,
+    /// What the server asks its clients.
+    gate: Option<Gate>,
+    needs: Needs,
     pub redis: Option<children::Redis>,
     pub redis_url: Option<String>,
     pub server_id: Option<u32>,
@@ -76,6 +81,17 @@ pub struct Connected {
     pub server_cpu_ns: Option<u64>,
 }
 
+/// A server beside the one that is measured, and how it is reached.
+#[derive(Debug)]
+pub struct Open {
+    pub target: Target,
+    redis_url: Option<String>,
+    control: Option<SocketAddr>,
+    server_id: Option<u32>,
+    server: Option<children::Server>,
+    redis: Option<children::Redis>,
+}
+
 /// One scenario, from begin to end. Whatever ends it early, what was found until then is reported.
 pub fn whole(
     scenario: &'static str,
@@ -105,10 +121,11 @@ impl Run {
             super::publish::redis::probe(url)?;
         }
         let redis_url = redis.as_ref().map(children::Redis::url).or_else(|| options.redis.clone());
+        let mut gate = Gate::of(&options)?;
         let server = options
             .serve
             .as_ref()
-            .map(|arguments| children::Server::start(arguments, redis_url.as_deref(), options.clients, &needs))
+            .map(|arguments| children::Server::start(arguments, redis_url.as_deref(), options.clients, &needs, gate.as_ref()))
             .transpose()?;
         if let Some(server) = &server {
             options.url = format!("ws://{}", server.clients);
@@ -126,7 +143,8 @@ impl Run {
         let first =
             options.subscribe.as_deref().map(FirstMessage::parse).transpose().map_err(|why| anyhow::anyhow!("--subscribe: {why}"))?;
         let ready = options.ready.as_ref().map(|text| Ready::Message(text.clone().into_bytes()));
-        let target = target.with_words(options.subprotocol.clone(), first, ready);
+        let tokens = gate.as_mut().map(Gate::tokens).transpose()?.flatten();
+        let target = target.with_words(options.subprotocol.clone(), first, ready).with_tokens(tokens);
         let size = preflight::size(&options, &target)?;
         preflight::probe(&target)?;
         let report = Report::new(scenario, &target, &options);
@@ -142,11 +160,42 @@ impl Run {
             target,
             size,
             server,
+            gate,
+            needs,
             redis,
             redis_url,
             server_id,
             report,
         })
+    }
+
+    /// Clients bring other tokens from now on, if they bring any.
+    pub fn renew_tokens(&mut self) -> anyhow::Result<()> {
+        if let Some(gate) = &mut self.gate {
+            self.target = self.target.clone().with_tokens(gate.tokens()?);
+        }
+        Ok(())
+    }
+
+    /// The same server once more, without what is asked of clients (--beside-open), as a target.
+    pub fn start_open(&self) -> anyhow::Result<Open> {
+        let redis =
+            self.redis.is_some().then(|| children::Redis::start(self.options.realtime.then_some(preflight::REDIS_FIRST))).transpose()?;
+        let redis_url = redis.as_ref().map(children::Redis::url);
+        let arguments = self.options.serve.as_deref().context("there is no server to stand beside")?;
+        let server = children::Server::start(arguments, redis_url.as_deref(), self.options.clients, &self.needs, None)?;
+        let target = self.target.clone().with_tokens(None).at(server.clients);
+        Ok(Open { target, redis_url, control: Some(server.control), server_id: Some(server.id()), server: Some(server), redis })
+    }
+
+    /// What is published from now on goes through the other server, and its process is looked at; or back again.
+    pub fn change_sides(&mut self, open: &mut Open) {
+        std::mem::swap(&mut self.target, &mut open.target);
+        std::mem::swap(&mut self.redis_url, &mut open.redis_url);
+        std::mem::swap(&mut self.options.control, &mut open.control);
+        std::mem::swap(&mut self.server_id, &mut open.server_id);
+        std::mem::swap(&mut self.server, &mut open.server);
+        std::mem::swap(&mut self.redis, &mut open.redis);
     }
 
     pub fn through(&self) -> Through {

@@ -7,6 +7,8 @@ use campanile::wire::Format;
 use campanile::wire::frame::{Opcode, encode_masked_frame};
 use tungstenite::http::Uri;
 
+use super::identity::Tokens;
+
 /// The nonce of RFC 6455's example. One key for all: nothing is cached on the way, and the answer can be compared with a constant.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 /// What a server makes of [`KEY`].
@@ -92,6 +94,8 @@ pub struct Target {
     path: String,
     subprotocol: Option<String>,
     first: Option<FirstMessage>,
+    /// What its clients bring.
+    tokens: Option<Tokens>,
     pub ready: Ready,
     pub channels: Channels,
     pub format: Format,
@@ -122,6 +126,7 @@ impl Target {
             path: String::new(),
             subprotocol: None,
             first: None,
+            tokens: None,
             ready: Ready::Upgrade,
             channels,
             format,
@@ -148,6 +153,15 @@ impl Target {
         Target { subprotocol, first, ready, ..self }
     }
 
+    /// The same at another address.
+    pub fn at(self, address: SocketAddr) -> Target {
+        Target { address, host: address.to_string(), ..self }
+    }
+
+    pub fn with_tokens(self, tokens: Option<Tokens>) -> Target {
+        Target { tokens, ..self }
+    }
+
     /// Where it is, for people.
     pub fn url(&self) -> String {
         format!("ws://{}{}", self.host, self.path)
@@ -164,9 +178,10 @@ impl Target {
     pub fn request(&self, client: u32, channel: u32, resumes: bool) -> String {
         let path = if resumes { format!("/ws?format={}", self.format.name()) } else { self.fill(&self.path, client, channel) };
         let subprotocol = self.subprotocol.as_ref().map_or(String::new(), |name| format!("Sec-WebSocket-Protocol: {name}\r\n"));
+        let authorization = self.tokens.as_ref().map_or(String::new(), |tokens| format!("Authorization: Bearer {}\r\n", tokens.of(client)));
         format!(
             "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-             Sec-WebSocket-Key: {KEY}\r\n{subprotocol}\r\n",
+             Sec-WebSocket-Key: {KEY}\r\n{subprotocol}{authorization}\r\n",
             self.host
         )
     }

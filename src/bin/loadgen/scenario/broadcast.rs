@@ -1,8 +1,10 @@
-//! One channel, every client subscribed: one message at a time, or bursts. With --floor, by turns with the kernel's own price.
+//! One channel, every client subscribed: one message at a time, or bursts. With --floor, by turns with the kernel's own price; with --beside-open,
+//! with a server that asks nobody who it is.
 
 use anyhow::Result;
 
 use super::floor::{FloorSide, by_turns, warm_rate};
+use super::open;
 use crate::args::Options;
 use crate::crowd::Habits;
 use crate::pick::Pick;
@@ -15,9 +17,12 @@ pub fn run(name: &'static str, options: &Options, burst: u64, rate: f64, message
 }
 
 fn broadcast(run: &mut Run, burst: u64, rate: f64, messages: u64) -> Result<()> {
+    let schedule = run.schedule(rate, burst, messages, Pick::new(1, 0.0));
+    if run.options.beside_open {
+        return open::broadcast(run, &schedule);
+    }
     let floor = run.options.floor.then(|| FloorSide::start(run, run.options.clients)).transpose()?;
     let Some(crowd) = run.connect(&Habits::default(), |_| 0)? else { return Ok(()) };
-    let schedule = run.schedule(rate, burst, messages, Pick::new(1, 0.0));
     if let Some(floor) = floor {
         let (burst, laps) = (schedule.burst, schedule.count.div_ceil(schedule.burst));
         let per_second = schedule.rate / burst as f64;

@@ -1,10 +1,11 @@
-//! Connect all clients and say how fast that went. With --floor, by turns with a server that only accepts and answers 101.
+//! Connect all clients and say how fast that went. With --floor, by turns with a server that only accepts and answers 101; with --beside-open, with one that asks nobody who it is.
 
 use std::time::Duration;
 
 use anyhow::Result;
 
 use super::floor::{Pairs, floor_size, start_floor};
+use super::open;
 use crate::args::Options;
 use crate::crowd::Habits;
 use crate::process;
@@ -13,7 +14,7 @@ use crate::run::{Connected, Run, whole};
 use crate::stop;
 
 /// After connections are closed, until the other end has closed them too.
-fn rest(clients: u32) -> Duration {
+pub(super) fn rest(clients: u32) -> Duration {
     Duration::from_millis(300 + u64::from(clients) / 50)
 }
 
@@ -22,6 +23,9 @@ pub fn run(options: &Options) -> Result<Report> {
 }
 
 fn connect(run: &mut Run) -> Result<()> {
+    if run.options.beside_open {
+        return open::connect(run);
+    }
     if !run.options.floor {
         if let Some(crowd) = run.connect(&Habits::default(), |_| 0)? {
             run.check(&crowd, &[])?;

@@ -234,9 +234,10 @@ impl FloorSide {
     }
 }
 
-/// Server and floor by turns.
+/// Server and floor by turns, or two servers.
 #[derive(Debug, Default)]
 pub struct Pairs {
+    other: Beside,
     server: Vec<f64>,
     floor: Vec<f64>,
     floor_whole: Vec<f64>,
@@ -248,7 +249,43 @@ pub struct Pairs {
     floor_lap_us: Vec<f64>,
 }
 
+/// Who has the other turn.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Beside {
+    #[default]
+    Floor,
+    /// The same server, where nobody is asked who it is.
+    Open,
+}
+
+impl Beside {
+    /// In the JSON, and before its figures.
+    fn name(self) -> &'static str {
+        match self {
+            Beside::Floor => "floor",
+            Beside::Open => "open",
+        }
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Beside::Floor => "the floor",
+            Beside::Open => "an open server",
+        }
+    }
+}
+
 impl Pairs {
+    pub fn beside(other: Beside) -> Pairs {
+        Pairs { other, ..Pairs::default() }
+    }
+
+    /// Two servers' p99.
+    pub fn add_p99(&mut self, server_us: u64, other_us: u64) {
+        self.server_p99_us.push(server_us as f64);
+        self.floor_p99_us.push(other_us as f64);
+    }
+
     pub fn add(&mut self, server: Option<f64>, floor: Option<f64>, server_p99_us: u64, laps: &Laps) {
         if let (Some(server), Some(floor)) = (server, floor) {
             self.server.push(server);
@@ -273,7 +310,7 @@ impl Pairs {
             // The floor's figures are there as soon as a pair is; the server's need its process.
             let is_begun = !self.floor_p99_us.is_empty();
             report.row(
-                "against the floor",
+                &format!("against {}", self.other.words()),
                 if is_begun { "not known: the server's process is (--server-pid)" } else { "no pair of turns was finished" },
             );
         } else {
@@ -284,9 +321,9 @@ impl Pairs {
             let (server, floor) = (digits(self.server[at]), digits(self.floor[at]));
             let ratio = ratio_of(&server, &floor);
             report.row(&format!("server {what}"), format!("{server} {unit}"));
-            report.row(&format!("floor {what}"), format!("{floor} {unit}"));
+            report.row(&format!("{} {what}", self.other.name()), format!("{floor} {unit}"));
             let spread = format!("{lowest:.2} to {highest:.2}, the middle one of {}", count(ratios.len(), "pair"));
-            report.headline(&format!("{what}, against the floor"), format!("{ratio} × ({spread})"));
+            report.headline(&format!("{what}, against {}", self.other.words()), format!("{ratio} × ({spread})"));
             let whole: Vec<f64> = self.server.iter().zip(&self.floor_whole).map(|(server, floor)| server / floor).collect();
             if !whole.is_empty() {
                 let (lowest, highest) = self::spread(&whole);
@@ -299,11 +336,11 @@ impl Pairs {
                 report.row("a floor's send among a lap's others", format!("{} {unit}", digits(lap_send)));
             }
             report.set(
-                "floor",
+                self.other.name(),
                 json!({
                     "floor_sleeps": self.floor_sleeps, "lap_send": self.lap_send,
                     "floor_whole": self.floor_whole, "whole_ratio_median": whole.get(middle(&whole)),
-                    "what": what, "unit": unit, "server": self.server, "floor": self.floor, "ratios": ratios, "ratio_median": ratios[at], "ratio_min": lowest, "ratio_max": highest,
+                    "what": what, "unit": unit, "server": self.server, self.other.name(): self.floor, "ratios": ratios, "ratio_median": ratios[at], "ratio_min": lowest, "ratio_max": highest,
                     "server_p99_us": self.server_p99_us, "floor_p99_us": self.floor_p99_us, "floor_lap_us": self.floor_lap_us,
                 }),
             );
@@ -311,7 +348,7 @@ impl Pairs {
         let text = crate::progress::short_us;
         if !self.floor_p99_us.is_empty() {
             report.row(
-                "p99: server, floor",
+                &format!("p99: server, {}", self.other.name()),
                 format!("{}, {} (medians)", text(median(&self.server_p99_us)), text(median(&self.floor_p99_us))),
             );
         }

@@ -20,10 +20,10 @@ const HEALTH_PAUSE: Duration = Duration::from_millis(50);
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
-struct Health {
-    answers: u64,
-    failures: u64,
-    slowest: Duration,
+pub(super) struct Health {
+    pub(super) answers: u64,
+    pub(super) failures: u64,
+    pub(super) slowest: Duration,
 }
 
 pub fn run(options: &Options) -> Result<Report> {
@@ -99,7 +99,7 @@ fn storm_after(wait: Duration, crowd: &Crowd, is_over: &AtomicBool) -> Option<Du
     (crowd.counts().connected >= connected_before + u64::from(crowd.clients)).then(|| begin.elapsed())
 }
 
-fn watch_health(url: &str, is_over: &AtomicBool) -> Health {
+pub(super) fn watch_health(url: &str, is_over: &AtomicBool) -> Health {
     // A new connection each time, as a load balancer makes it: it has to come through the same storm.
     let config = ureq::Agent::config_builder().timeout_global(Some(HEALTH_TIMEOUT)).max_idle_connections(0).proxy(None).build();
     let agent: ureq::Agent = config.into();
