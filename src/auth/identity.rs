@@ -16,10 +16,13 @@ pub const USER_BYTES_MAX: usize = CHANNEL_NAME_BYTES_MAX - USER_CHANNEL.len();
 pub struct Identity {
     /// Unix time in seconds; [`u64::MAX`]: never.
     expires_s: u64,
-    /// The user, then the token's id.
-    names: Box<str>,
+    /// The user, the token's id, and the claims, one behind the other: one piece of the heap for all of them.
+    text: Box<str>,
+    /// How long the first ones are; the groups are the rest.
     user_bytes: u16,
-    claims: Option<Box<Claims>>,
+    id_bytes: u16,
+    channels_bytes: u16,
+    publish_bytes: u16,
 }
 
 /// What most tokens do not say: lists of texts without control characters, a line for each, so that a claim takes no more here than in its token.
@@ -43,19 +46,36 @@ impl Identity {
         Ok(Identity::new(user, "", u64::MAX, Claims::default()))
     }
 
-    /// The user has passed [`check_user`]; no id is as long as 64 KiB, because no token is.
+    /// The user has passed [`check_user`]; no token is as long as 64 KiB, so neither is what it says.
     pub(super) fn new(user: &str, token_id: &str, expires_s: u64, claims: Claims) -> Identity {
-        let claims = (claims != Claims::default()).then(|| Box::new(claims));
-        Identity { expires_s, names: format!("{user}{token_id}").into(), user_bytes: user.len() as u16, claims }
+        let Claims { channels, publish, groups } = &claims;
+        let bytes = |text: &str| u16::try_from(text.len()).expect("a part of a token");
+        Identity {
+            expires_s,
+            user_bytes: bytes(user),
+            id_bytes: bytes(token_id),
+            channels_bytes: bytes(channels),
+            publish_bytes: bytes(publish),
+            text: [user, token_id, channels, publish, groups].concat().into(),
+        }
+    }
+
+    /// The parts of the text.
+    fn parts(&self) -> [&str; 5] {
+        let (user, rest) = self.text.split_at(usize::from(self.user_bytes));
+        let (id, rest) = rest.split_at(usize::from(self.id_bytes));
+        let (channels, rest) = rest.split_at(usize::from(self.channels_bytes));
+        let (publish, groups) = rest.split_at(usize::from(self.publish_bytes));
+        [user, id, channels, publish, groups]
     }
 
     pub fn user(&self) -> &str {
-        &self.names[..usize::from(self.user_bytes)]
+        self.parts()[0]
     }
 
     /// `jti`; empty: it has none.
     pub fn token_id(&self) -> &str {
-        &self.names[usize::from(self.user_bytes)..]
+        self.parts()[1]
     }
 
     /// Unix time in seconds; None: never.
@@ -65,21 +85,21 @@ impl Identity {
 
     /// Whether the `channels` claim names this channel.
     pub fn may_hear(&self, channel: &str) -> bool {
-        self.claims.as_ref().is_some_and(|claims| self.is_named(&claims.channels, channel))
+        self.is_named(self.parts()[2], channel)
     }
 
     /// Whether the `publish` claim does.
     pub fn may_publish(&self, channel: &str) -> bool {
-        self.claims.as_ref().is_some_and(|claims| self.is_named(&claims.publish, channel))
+        self.is_named(self.parts()[3], channel)
     }
 
     /// Whether the other one may have the same.
     pub fn has_claims_of(&self, other: &Identity) -> bool {
-        self.claims == other.claims
+        self.parts()[2..] == other.parts()[2..]
     }
 
     pub fn is_in_group(&self, group: &str) -> bool {
-        self.claims.as_ref().is_some_and(|claims| claims.groups.lines().any(|other| other == group))
+        self.parts()[4].lines().any(|other| other == group)
     }
 
     fn is_named(&self, patterns: &str, channel: &str) -> bool {
@@ -88,17 +108,13 @@ impl Identity {
 
     /// What it takes of the heap, its own place included.
     pub fn heap_bytes(&self) -> usize {
-        let claims = self.claims.as_ref().map_or(0, |claims| {
-            let Claims { channels, publish, groups } = &**claims;
-            heap_bytes(size_of::<Claims>()) + [channels, publish, groups].map(|text| heap_bytes(text.len())).iter().sum::<usize>()
-        });
-        heap_bytes(2 * size_of::<usize>() + size_of::<Identity>()) + heap_bytes(self.names.len()) + claims
+        heap_bytes(2 * size_of::<usize>() + size_of::<Identity>()) + heap_bytes(self.text.len())
     }
 }
 
 /// The most that is kept of a token of this length: the texts of its claims, which are three quarters of it in base64, and what lies around them.
 pub const fn heap_bytes_max(token_bytes: usize) -> usize {
-    token_bytes / 4 * 3 + 64 + 64 + 4 * 32
+    heap_bytes(token_bytes / 4 * 3) + heap_bytes(2 * size_of::<usize>() + size_of::<Identity>())
 }
 
 /// A user's name is part of channels' names.
@@ -118,7 +134,7 @@ mod tests {
 
     #[test]
     fn what_is_known_of_somebody_takes_little() {
-        assert_eq!(size_of::<Identity>(), 40);
+        assert_eq!(size_of::<Identity>(), 32);
         let identity = Identity::new("user-123456", "0123456789", 1, Claims::default());
         assert_eq!(identity.heap_bytes(), 64 + 32);
         assert_eq!((identity.user(), identity.token_id(), identity.expires_s()), ("user-123456", "0123456789", Some(1)));
@@ -142,6 +158,7 @@ mod tests {
         assert!(identity.may_hear("room:7") && identity.may_hear("user:u") && !identity.may_hear("user:v"));
         assert!(identity.may_publish("room:1") && !identity.may_publish("room:7"));
         assert!(identity.is_in_group("admins") && identity.is_in_group("staff") && !identity.is_in_group("admin"));
-        assert_eq!(identity.heap_bytes(), 64 + 32 + 64 + 32 + 32 + 32);
+        assert_eq!(identity.heap_bytes(), 64 + 48);
+        assert!(!identity.may_hear("admins") && !identity.is_in_group("room:1") && identity.user() == "u");
     }
 }
