@@ -73,11 +73,16 @@ pub fn secret(text: &str) -> String {
 /// A line of a file or of a message, with the URL in it masked as by [`url`]. Without `://`, what stands before an `@` may be a login all the same.
 pub fn line(line: &str) -> String {
     const QUOTES: [char; 3] = ['"', '\'', '`'];
-    if let Some((key, _)) = line.split_once('=').filter(|(key, _)| is_of_a_secret(key)) {
-        return format!("{key}= ***");
+    // Also behind another setting: a line's end may be what is missing.
+    let word = |at: usize| line[..at].split_whitespace().next_back().unwrap_or_default();
+    if let Some((at, _)) = line.match_indices('=').find(|(at, _)| is_of_a_secret(word(*at))) {
+        return format!("{}= ***", &line[..at]);
     }
     let start = match line.find("://") {
-        Some(at) => line[..at].rfind(|letter: char| !letter.is_ascii_alphanumeric()).map_or(0, |before| before + 1),
+        // Behind the letter before it, which may take several bytes.
+        Some(at) => {
+            line[..at].char_indices().rfind(|(_, letter)| !letter.is_ascii_alphanumeric()).map_or(0, |(at, letter)| at + letter.len_utf8())
+        }
         None if line.contains('@') => line.find(QUOTES).or(line.find('=')).map_or(0, |before| before + 1),
         None => return line.to_owned(),
     };
@@ -146,7 +151,16 @@ mod tests {
         assert_eq!(line("control_token = \"hush\""), "control_token = ***");
         assert_eq!(line("CONTROL-TOKN = hush"), "CONTROL-TOKN = ***");
         assert_eq!(line("token_issuer = 7"), "token_issuer = 7");
+        // Found by tests/fuzz: two settings in one line.
+        assert_eq!(line("auth = \"jwt\" token_secret = \"hush\""), "auth = \"jwt\" token_secret = ***");
         assert_eq!((secret("hush"), secret("")), ("***".to_owned(), String::new()));
+    }
+
+    /// Found by tests/fuzz: this ended the program, and so did such a line in a file of settings.
+    #[test]
+    fn a_letter_of_several_bytes_before_a_url_is_only_a_letter() {
+        assert_eq!(line("né://:secret@h"), "né://:***@h");
+        assert_eq!(line("redis = é\"x://u:secret@h\""), "redis = é\"x://u:***@h\"");
     }
 
     #[test]

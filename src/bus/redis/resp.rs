@@ -131,6 +131,8 @@ impl Decoder {
             self.start += taken;
             self.fed += taken;
             match parsed {
+                // Whether it came in one piece or in many.
+                Ok(_) if self.fed > self.value_bytes_max => return Err(Violation::TooBig { bytes_max: self.value_bytes_max }),
                 Ok(value) => {
                     self.fed = 0;
                     self.held = value;
