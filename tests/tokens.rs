@@ -172,6 +172,53 @@ fn who_says_so_is_believed_where_that_is_wanted() {
     assert_eq!(server.metric("campanile_connections_refused_total", "reason=\"origin\""), 5.0);
 }
 
+/// The command as somebody types it beside a server.
+fn subscribe(arguments: &[&str], token: Option<&str>) -> std::process::Child {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_campanile"));
+    command.arg("subscribe").args(arguments).current_dir(std::env::temp_dir()).env_remove("CAMPANILE_TOKEN");
+    command.envs(token.map(|token| ("CAMPANILE_TOKEN", token)));
+    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap()
+}
+
+fn ended(child: std::process::Child) -> (i32, String, String) {
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn the_command_line_says_who_it_is_also_by_unix_socket() {
+    let place = std::env::temp_dir().join(format!("campanile-tokens-{}", std::process::id()));
+    std::fs::create_dir_all(&place).unwrap();
+    let socket = format!("unix://{}", place.join("public.sock").display());
+    let rules = "[[channels]]\nprefix = \"room:\"\nsubscribe = \"token\"\n";
+    let file = format!("auth = \"jwt\"\ntoken_secret = \"{SECRET}\"\n{rules}");
+    let server = Launch::new(&["--listen", "127.0.0.1:0", "--listen", &socket]).file(&file).start();
+    let tcp = format!("ws://{}/ws", server.listen);
+    let good = token("u1", 600);
+
+    for (url, given) in [(&tcp, None), (&socket, Some("?"))] {
+        let (arguments, variable): (&[&str], _) = match given {
+            None => (&["--token", &good], None),
+            Some(_) => (&[], Some(&*good)),
+        };
+        let child = subscribe(&[&["news", "--url", url, "--count", "1"], arguments].concat(), variable);
+        server.eventually_metric("campanile_subscriptions", "", 1.0);
+        server.publish("news", &json!("hello"));
+        let (code, stdout, stderr) = ended(child);
+        assert!(code == 0 && stdout.contains("\"data\":\"hello\"") && !stderr.contains(&good), "{url}: {stdout}{stderr}");
+        server.eventually_metric("campanile_subscriptions", "", 0.0);
+    }
+    let (code, _, stderr) = ended(subscribe(&["news", "room:7", "--url", &tcp], Some(&good)));
+    assert!(code == 1 && stderr.contains("the server says not_allowed for room:7: "), "{stderr}");
+    let (code, _, stderr) = ended(subscribe(&["news", "--url", &tcp], None));
+    assert!(code == 1 && stderr.contains("401") && stderr.contains("Give --token TOKEN, or set CAMPANILE_TOKEN"), "{stderr}");
+    let (code, _, stderr) = ended(subscribe(&["news", "--url", &tcp, "--token", "a b"], None));
+    assert!(code == 2 && stderr.contains("--token: a token has"), "{stderr}");
+    drop(server);
+    let _ = std::fs::remove_dir_all(place);
+}
+
 /// A command in an empty directory with this file, as somebody types it: exit code, stdout, stderr.
 fn type_in(file: &str, arguments: &[&str]) -> (i32, String, String) {
     let launch = Launch::new(&[]);

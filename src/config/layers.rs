@@ -15,7 +15,9 @@ use super::{ChannelRules, LogFormat, Route, Settings, check, routes};
 pub const FILE_NAME: &str = "campanile.toml";
 
 /// Variables of the prefix that are not settings: the file's name, and what the build was told.
-const OTHER_VARIABLES: [&str; 2] = [FILE_VARIABLE, "CAMPANILE_COMMIT"];
+const OTHER_VARIABLES: [&str; 3] = [FILE_VARIABLE, TOKEN_VARIABLE, "CAMPANILE_COMMIT"];
+/// Who `campanile subscribe` is.
+pub const TOKEN_VARIABLE: &str = "CAMPANILE_TOKEN";
 pub const FILE_VARIABLE: &str = "CAMPANILE_CONFIG";
 
 #[derive(Debug, Clone, PartialEq, Eq)]

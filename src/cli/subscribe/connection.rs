@@ -2,6 +2,9 @@
 
 use std::io::ErrorKind;
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tungstenite::client::ClientRequestBuilder;
@@ -31,15 +34,52 @@ pub struct Target {
     uri: Uri,
     /// As it may be shown.
     shown: String,
-    host: String,
-    port: u16,
+    way: Way,
+    token: Option<String>,
     format: Format,
 }
 
+#[derive(Debug)]
+enum Way {
+    Tcp { host: String, port: u16 },
+    Unix(PathBuf),
+}
+
 impl Target {
-    pub fn new(uri: Uri, format: Format) -> Target {
+    pub fn tcp(uri: Uri, format: Format) -> Target {
         let host = uri.host().expect("the URL has been checked").trim_matches(['[', ']']).to_owned();
-        Target { port: uri.port_u16().unwrap_or(80), host, shown: mask::url(&uri.to_string()), uri, format }
+        let way = Way::Tcp { port: uri.port_u16().unwrap_or(80), host };
+        Target { way, shown: mask::url(&uri.to_string()), uri, token: None, format }
+    }
+
+    /// By a unix socket; no host has a name there, and the request needs one.
+    pub fn unix(path: &Path, format: Format) -> Target {
+        let uri = "ws://localhost/ws".parse().expect("it is a URL");
+        Target { way: Way::Unix(path.to_owned()), shown: format!("unix://{}", path.display()), uri, token: None, format }
+    }
+
+    /// Who it is that connects.
+    pub fn with_token(self, token: Option<String>) -> Target {
+        Target { token, ..self }
+    }
+
+    fn dial(&self) -> Result<TcpStream, String> {
+        match &self.way {
+            // What is read, written and shut is the same; only who is at the other end has no address.
+            Way::Unix(path) => {
+                UnixStream::connect(path).map(|stream| TcpStream::from(OwnedFd::from(stream))).map_err(|error| error.to_string())
+            }
+            Way::Tcp { host, port } => {
+                let mut why = "the name has no address".to_owned();
+                for address in (host.as_str(), *port).to_socket_addrs().map_err(|error| error.to_string())? {
+                    match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
+                        Ok(stream) => return Ok(stream),
+                        Err(error) => why = error.to_string(),
+                    }
+                }
+                Err(why)
+            }
+        }
     }
 }
 
@@ -134,24 +174,15 @@ fn converse(socket: &mut WebSocket<TcpStream>, target: &Target, resume: &mut Res
 
 fn connect(target: &Target, stop: &Stop) -> Result<WebSocket<TcpStream>, Break> {
     let unreachable = |why: String| lost(format!("{} cannot be reached ({why}; is `campanile serve` running?)", target.shown));
-    let addresses = (target.host.as_str(), target.port).to_socket_addrs().map_err(|error| unreachable(error.to_string()))?;
-    let mut why = "the name has no address".to_owned();
-    let mut stream = None;
-    for address in addresses {
-        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
-            Ok(connected) => {
-                stream = Some(connected);
-                break;
-            }
-            Err(error) => why = error.to_string(),
-        }
-    }
-    let Some(stream) = stream else { return Err(unreachable(why)) };
+    let stream = target.dial().map_err(unreachable)?;
     let _ = stream.set_nodelay(true);
     let _ = stream.set_read_timeout(Some(HANDSHAKE_TIMEOUT));
     let _ = stream.set_write_timeout(Some(HANDSHAKE_TIMEOUT));
     let protocol = subprotocol(target.format);
-    let request = ClientRequestBuilder::new(target.uri.clone()).with_sub_protocol(protocol.as_str());
+    let mut request = ClientRequestBuilder::new(target.uri.clone()).with_sub_protocol(protocol.as_str());
+    if let Some(token) = &target.token {
+        request = request.with_header("Authorization", format!("Bearer {token}"));
+    }
     match tungstenite::client::client(request, stream) {
         Ok((socket, _)) => {
             let _ = socket.get_ref().set_read_timeout(Some(SILENCE_MAX));
@@ -161,7 +192,10 @@ fn connect(target: &Target, stop: &Stop) -> Result<WebSocket<TcpStream>, Break> 
         Err(HandshakeError::Failure(Error::Http(response))) => {
             let status = response.status();
             let body = response.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default();
-            let why = format!("{} answered {status}: {}", target.shown, body.trim().chars().take(300).collect::<String>());
+            let mut why = format!("{} answered {status}: {}", target.shown, body.trim().chars().take(300).collect::<String>());
+            if status == StatusCode::UNAUTHORIZED && target.token.is_none() {
+                why.push_str(" Give --token TOKEN, or set CAMPANILE_TOKEN; `campanile token --sub NAME` makes one");
+            }
             let seconds =
                 response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
             let retry_after = seconds.map(|seconds| Duration::from_secs(seconds).min(RETRY_AFTER_MAX));

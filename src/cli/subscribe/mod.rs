@@ -6,6 +6,7 @@ mod connection;
 mod resume;
 mod stop;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 use tungstenite::http::Uri;
 
 use super::{BadUsage, check_channel, flags, output};
+use crate::config::layers::TOKEN_VARIABLE;
 use crate::config::mask;
 use crate::config::{Settings, load};
 use crate::named::Named;
@@ -33,7 +35,9 @@ const EXAMPLES: &str = "\
 Examples:
   campanile subscribe news
   campanile subscribe user:123 notifications --url ws://10.0.0.7:8080/ws
-  campanile subscribe prices:eurusd --count 10 | jq .data";
+  campanile subscribe prices:eurusd --count 10 | jq .data
+  campanile subscribe news --token \"$(campanile token --sub me)\"
+  campanile subscribe news --url unix:///run/campanile.sock";
 
 pub fn command() -> Command {
     Command::new("subscribe")
@@ -52,6 +56,12 @@ pub fn command() -> Command {
                 .long("url")
                 .value_name("URL")
                 .help("The server [default: the first listen address of the settings here, ws://127.0.0.1:8080/ws]"),
+        )
+        .arg(
+            Arg::new("token")
+                .long("token")
+                .value_name("TOKEN")
+                .help("Who you are, where the server asks [env: CAMPANILE_TOKEN, which other users of the host cannot see]"),
         )
         .arg(
             Arg::new("format")
@@ -85,7 +95,11 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         },
     };
     let format = Format::from_name(matches.get_one::<String>("format").expect("it has a default")).expect("clap takes these names only");
-    let target = Target::new(parse_url(&url)?, format);
+    let target = match parse_url(&url)? {
+        Address::Tcp(uri) => Target::tcp(uri, format),
+        Address::Unix(path) => Target::unix(&path, format),
+    };
+    let target = target.with_token(token(matches)?);
     let mut channels: Vec<String> = Vec::new();
     for channel in matches.get_many::<String>("channels").expect("clap requires one") {
         check_channel(channel)?;
@@ -119,6 +133,14 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// A line's end may come with what another command has printed.
+fn token(matches: &ArgMatches) -> Result<Option<String>, BadUsage> {
+    let given = matches.get_one::<String>("token").cloned().or_else(|| std::env::var(TOKEN_VARIABLE).ok());
+    let Some(token) = given.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty()) else { return Ok(None) };
+    let is_token = token.bytes().all(|byte| byte.is_ascii_graphic());
+    if is_token { Ok(Some(token)) } else { Err(BadUsage("--token: a token has letters, digits, dots, - and _ alone".to_owned())) }
+}
+
 /// Exponential backoff with full jitter: a herd of clients that lost the same server must not come back as a herd.
 #[derive(Debug, Default)]
 struct Backoff {
@@ -150,16 +172,30 @@ fn remark_on_pattern(channel: &str) {
 
 /// Where a server with these settings is reached from this host.
 fn default_url(settings: &Settings) -> String {
-    settings
-        .addresses
-        .listen
-        .iter()
-        .find(|listener| listener.is_plain())
+    let listen = &settings.addresses.listen;
+    let by_address = listen.iter().find(|listener| listener.is_plain());
+    by_address
+        .or_else(|| listen.iter().find(|listener| !listener.is_proxied))
         .map_or_else(|| default_url(&Settings::default()), |listener| listener.reachable().url())
 }
 
-fn parse_url(text: &str) -> Result<Uri, BadUsage> {
-    let accepted = "accepted: ws://HOST[:PORT][/ws], as in ws://127.0.0.1:8080/ws";
+/// Where the server is.
+#[derive(Debug, PartialEq)]
+enum Address {
+    Tcp(Uri),
+    Unix(PathBuf),
+}
+
+fn parse_url(text: &str) -> Result<Address, BadUsage> {
+    let accepted = "accepted: ws://HOST[:PORT][/ws], as in ws://127.0.0.1:8080/ws, and unix:///PATH";
+    if let Some(rest) = text.strip_prefix("unix://") {
+        // As in the settings, where it may say who may connect.
+        let path = rest.split('?').next().unwrap_or_default();
+        return match path.starts_with('/') {
+            true => Ok(Address::Unix(path.into())),
+            false => Err(BadUsage(format!("--url: the path in {text:?} is not absolute; three slashes, as in unix:///run/campanile.sock"))),
+        };
+    }
     // A token or a password may stand in it.
     let shown = mask::url(text);
     let uri: Uri = text.parse().map_err(|error| BadUsage(format!("--url {shown:?} is not a URL: {error}; {accepted}")))?;
@@ -180,9 +216,9 @@ fn parse_url(text: &str) -> Result<Uri, BadUsage> {
     if matches!(uri.path(), "" | "/") {
         let query = uri.query().map_or(String::new(), |query| format!("?{query}"));
         let authority = uri.authority().expect("it has a host");
-        return Ok(format!("ws://{authority}/ws{query}").parse().expect("a good URL with another path is a good URL"));
+        return Ok(Address::Tcp(format!("ws://{authority}/ws{query}").parse().expect("a good URL with another path is a good URL")));
     }
-    Ok(uri)
+    Ok(Address::Tcp(uri))
 }
 
 #[cfg(test)]
@@ -191,14 +227,16 @@ mod tests {
 
     #[test]
     fn urls() {
-        assert_eq!(parse_url("ws://h:1/ws").unwrap(), "ws://h:1/ws");
-        assert_eq!(parse_url("ws://h:1").unwrap(), "ws://h:1/ws");
-        assert_eq!(parse_url("ws://[::1]:1/?a=b").unwrap(), "ws://[::1]:1/ws?a=b");
+        for (text, url) in [("ws://h:1/ws", "ws://h:1/ws"), ("ws://h:1", "ws://h:1/ws"), ("ws://[::1]:1/?a=b", "ws://[::1]:1/ws?a=b")] {
+            assert_eq!(parse_url(text).unwrap(), Address::Tcp(url.parse().unwrap()));
+        }
+        assert_eq!(parse_url("unix:///run/c.sock?mode=660").unwrap(), Address::Unix("/run/c.sock".into()));
         for (text, part) in [
             ("wss://h/ws", "not supported"),
             ("http://h/ws", "ws://h/ws"),
             ("h:1", "write ws://h:1/ws"),
             ("/ws", "accepted"),
+            ("unix://run/c.sock", "three slashes"),
             ("ws://", "accepted"),
         ] {
             let reason = parse_url(text).unwrap_err().to_string();

@@ -126,7 +126,8 @@ impl Resume {
                 Step::Print
             }
             ("error", _) => {
-                let text = format!("the server says {}: {}", head.code, head.message);
+                let about = if head.channel.is_empty() { String::new() } else { format!(" for {}", head.channel) };
+                let text = format!("the server says {}{about}: {}", head.code, head.message);
                 match ErrorCode::from_name(&head.code) {
                     Some(ErrorCode::BusUnavailable | ErrorCode::Busy | ErrorCode::RateLimited | ErrorCode::TooManyChannels) => {
                         Step::Later(text)
