@@ -99,11 +99,15 @@ pub const DESCRIPTORS_KEPT_FREE: u64 = 32;
 pub const ACCEPT_RETRY_TICKS: u32 = 1;
 
 const _: () = assert!(CLIENT_READ_BYTES <= READ_BYTES);
-/// Sockets accepted beyond `connections_max` so that they can be refused with an answer.
-pub const REFUSALS_UNDER_WAY_MAX: usize = 1024;
+/// So many connections of a shard may always be arriving, or be told why they are not let in.
+pub const HANDSHAKES_MIN: usize = 1024;
 /// Connections that a shard refuses as they come (limits of addresses, of accepts) and tells so; the others are dropped without a word. An answer keeps its
 /// socket until the client has read it, for `close_timeout` at most, so a flood must not have one each.
 pub const ANSWERS_AT_THE_DOOR_PER_SECOND: usize = 100;
+/// A connection that has had so many commands refused for their rate, beyond those that were obeyed, is closed: it does not listen.
+pub const LIMITED_COMMANDS_MAX: u32 = 5000;
+/// A shard that takes nobody in looks so often whether it can again.
+pub const ADMISSION_LOOK_NS: u64 = 500_000_000;
 /// The list of appended batches is swept of those already freed when it is longer than this.
 pub const APPENDED_BEFORE_SWEEP: usize = 4096;
 /// Ticks (100 ms) between two warnings that connections cannot be accepted.
@@ -127,7 +131,7 @@ pub mod auth {
     pub const VERIFY_UNITS_PER_TURN: usize = 256;
     /// Refreshes of one shard that may wait for that, each with its token.
     pub const REFRESHES_WAITING_MAX: usize = 1024;
-    /// What all shards together remember of tokens that were verified before: some 250,000 of them.
+    /// What all shards together remember of tokens that were verified before: some 290,000 of them.
     pub const CACHE_BYTES_TOTAL: usize = 64 * 1024 * 1024;
 }
 

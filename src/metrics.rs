@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::auth::token::TokenReason;
 use crate::config::Overrun;
 use crate::config::routes::Unrouted;
+use crate::named::named;
 use crate::wire::close::CloseReason;
+use crate::wire::command::ErrorCode;
 use crate::wire::http::refusal::RefusalReason;
 
 /// A number that one thread writes and any thread reads.
@@ -94,6 +96,18 @@ const _: () = {
     }
 };
 
+named! {
+    /// Why a shard takes nobody in. Each has a gauge, `campanile_admission_closed`.
+    LoadCause {
+        /// `admission_lag`
+        Lag = "lag",
+        /// `admission_logs`
+        Logs = "logs",
+        /// `admission_memory`
+        Memory = "memory",
+    }
+}
+
 /// Written by one shard thread.
 #[derive(Debug, Default)]
 pub struct ShardMetrics {
@@ -110,7 +124,8 @@ pub struct ShardMetrics {
     pub bytes_received: Counter,
     pub messages_received: Counter,
     pub commands: Counter,
-    pub command_errors: Counter,
+    /// Commands answered with an error, by its code.
+    pub command_errors: [Counter; ErrorCode::ALL.len()],
     /// Commands refused because the connection sends too many in too short a time.
     pub commands_limited: Counter,
     /// Subscribes refused because the connection has channels made too fast.
@@ -151,6 +166,10 @@ pub struct ShardMetrics {
     pub log_bytes: Counter,
     /// Bytes held by per-connection buffers: split frames, unsent control frames (gauge).
     pub buffer_bytes: Counter,
+    /// 1 where nobody is taken in for this cause (gauges).
+    pub admission_closed: [Counter; LoadCause::ALL.len()],
+    /// How long what happens waits for the loop, averaged over a second or so (gauge).
+    pub lag_ns: Counter,
     pub turns: Counter,
     /// Nanoseconds spent working, that is not waiting in epoll.
     pub busy_ns: Counter,

@@ -306,6 +306,26 @@ fn the_connection_limit_is_answered_503_and_makes_room_again() {
     assert_eq!(crowd.open(), 7);
 }
 
+/// Where all memory is asked for, there is never enough.
+#[test]
+fn a_host_without_memory_is_answered_503_and_is_not_ready_where_that_is_wanted() {
+    let server = Server::start(&["--admission-memory", "100", "--admission-unready"]);
+    server.eventually("the host is looked at", |server| server.get("/readyz").0 == 503);
+    let (_, told) = server.get("/readyz");
+    assert!(told.contains("overloaded"), "{told}");
+    let mut refused = Client::dial(server.listen);
+    refused.send(frames::request("/ws", "").as_bytes());
+    let answer = refused.rest();
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("short of memory") && answer.contains("\r\nRetry-After: "), "{answer}");
+    assert_eq!(server.metric("campanile_connections_refused_total", "reason=\"overloaded_memory\""), 1.0);
+    server.eventually("the gauge says so", |server| server.metric("campanile_admission_closed", "cause=\"memory\"") >= 1.0);
+    // Probes of the public port are answered; with no such threshold, all are.
+    assert_eq!(server.get_from(server.listen, "/healthz").unwrap().0, 200);
+    let open = Server::start(&["--admission-memory", "none", "--admission-lag", "none"]);
+    assert_eq!(open.get("/readyz").0, 200);
+    assert_eq!(Client::connect(open.listen, "/ws?format=json").event()["type"], "connected");
+}
+
 #[test]
 fn a_redis_that_is_not_there_is_told_and_looked_for() {
     let port = free_port();

@@ -98,6 +98,11 @@ impl Default for Bounds {
             connections_per_address: None,
             accepts_per_address: None,
             accepts_per_second: None,
+            admission_lag: Some(Duration::from_millis(500)),
+            // Histories fill logs on purpose.
+            admission_logs: None,
+            admission_memory: Some(3),
+            admission_unready: false,
             head_bytes_max: 8 << 10,
             commands_per_second: Some(1000),
             subscriptions_max: 128,

@@ -123,6 +123,7 @@ const ROW: Setting = Setting {
 };
 
 /// Who comes in, from where, and how often. Here for the macros above.
+mod admission;
 mod arrivals;
 
 pub static SETTINGS: &[Setting] = &[
@@ -446,6 +447,10 @@ pub static SETTINGS: &[Setting] = &[
     arrivals::CONNECTIONS_PER_ADDRESS,
     arrivals::ACCEPTS_PER_ADDRESS,
     arrivals::ACCEPTS_PER_SECOND,
+    admission::ADMISSION_LAG,
+    admission::ADMISSION_LOGS,
+    admission::ADMISSION_MEMORY,
+    admission::ADMISSION_UNREADY,
     arrivals::HEAD_BYTES_MAX,
     arrivals::COMMANDS_PER_SECOND,
     Setting {

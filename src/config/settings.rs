@@ -106,6 +106,12 @@ pub struct Bounds {
     pub accepts_per_address: Option<usize>,
     /// Of all addresses together.
     pub accepts_per_second: Option<usize>,
+    /// From when on nobody is taken in any more: lateness of a shard's loop, percent of its logs' bound, percent of the host's memory that are available.
+    pub admission_lag: Option<Duration>,
+    pub admission_logs: Option<usize>,
+    pub admission_memory: Option<usize>,
+    /// `/readyz` says so then.
+    pub admission_unready: bool,
     /// Longest request head.
     pub head_bytes_max: usize,
     /// Of one connection.
@@ -166,6 +172,11 @@ impl Settings {
     /// What may be remembered of subscriptions that wait for the bus, on one shard: as much again as half of the buffers.
     pub fn waiting_bytes_of_shard(&self) -> usize {
         self.bounds.buffer_bytes_total / self.shards.count / 2
+    }
+
+    /// Connections of one shard that have not been let in: a quarter of what may be open, all shards together.
+    pub fn handshakes_of_shard(&self) -> usize {
+        (self.bounds.connections_max / 4 / self.shards.count).max(limits::HANDSHAKES_MIN)
     }
 
     /// What the buffers of one shard's connections may hold together: the shard's part, but one message at least.

@@ -26,8 +26,9 @@ use super::{State, process};
 use crate::auth::token::TokenReason;
 use crate::config::Overrun;
 use crate::config::routes::Unrouted;
-use crate::metrics::{BusMetrics, Counter, LATENCY_BOUNDS_US, Latency, ShardMetrics};
+use crate::metrics::{BusMetrics, Counter, LATENCY_BOUNDS_US, Latency, LoadCause, ShardMetrics};
 use crate::wire::close::CloseReason;
+use crate::wire::command::ErrorCode;
 use crate::wire::http::refusal::RefusalReason;
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -69,7 +70,6 @@ const SHARD_COUNTERS: &[Named<ShardMetrics>] = &[
     ),
     ("campanile_token_signatures", "Tokens whose signature was checked. Unit: tokens.", |m| &m.signatures),
     ("campanile_tokens_known", "Tokens taken because they had been verified before. Unit: tokens.", |m| &m.tokens_known),
-    ("campanile_command_errors", "Commands answered with an error. Unit: commands.", |m| &m.command_errors),
     ("campanile_commands_limited", "Commands refused because the connection sends too many a second. Unit: commands.", |m| {
         &m.commands_limited
     }),
@@ -204,6 +204,19 @@ impl Scrape {
             "Time the shard's loop spent working, not waiting. Unit: seconds.",
             labelled().map(|(labels, shard)| (labels, shard.busy_ns.get() as f64 / 1e9)),
         )?;
+        page.gauges(
+            "campanile_loop_lag_seconds",
+            "How long what happens waits for the shard's loop, averaged over a second or so; 0 where admission_lag is none. Unit: seconds.",
+            labelled().map(|(labels, shard)| (labels, shard.lag_ns.get() as f64 / 1e9)),
+        )?;
+        page.gauges(
+            "campanile_admission_closed",
+            "Whether the shard takes in nobody, by what it has too much of: 1, else 0. Unit: none.",
+            labelled().flat_map(|([shard], metrics)| {
+                let of = move |cause: &LoadCause| (([shard], [("cause", cause.name())]), metrics.admission_closed[*cause as usize].get());
+                LoadCause::ALL.iter().map(of)
+            }),
+        )?;
         let ratios = self.0.busy.ratios(crate::sys::monotonic_ns(), shards);
         page.gauges(
             "campanile_loop_busy_ratio",
@@ -235,6 +248,14 @@ impl Scrape {
                 let of =
                     move |reason: &TokenReason| (([shard], [("reason", reason.name())]), metrics.tokens_refused[*reason as usize].get());
                 TokenReason::ALL.iter().map(of)
+            }),
+        )?;
+        page.counters(
+            "campanile_command_errors",
+            "Commands answered with an error, by its code. Unit: commands.",
+            labelled().flat_map(|([shard], metrics)| {
+                let of = move |code: &ErrorCode| (([shard], [("code", code.name())]), metrics.command_errors[*code as usize].get());
+                ErrorCode::ALL.iter().map(of)
             }),
         )?;
         page.counters(
@@ -406,8 +427,9 @@ mod tests {
         let named = addresses(&[SHARD_GAUGES, SHARD_COUNTERS], &shard).len() * size_of::<Counter>();
         let by_label =
             [size_of_val(&shard.closed), size_of_val(&shard.refused), size_of_val(&shard.tokens_refused), size_of_val(&shard.overruns)];
-        let by_label: usize = by_label.into_iter().sum();
-        let in_other_units = size_of_val(&shard.busy_ns) + size_of_val(&shard.latency);
+        let by_label: usize =
+            by_label.into_iter().sum::<usize>() + size_of_val(&shard.admission_closed) + size_of_val(&shard.command_errors);
+        let in_other_units = size_of_val(&shard.busy_ns) + size_of_val(&shard.lag_ns) + size_of_val(&shard.latency);
         assert_eq!(named + by_label + in_other_units, size_of::<ShardMetrics>(), "a counter of shards has no row here");
         let bus = BusMetrics::default();
         let named = addresses(&[BUS_GAUGES, BUS_COUNTERS], &bus).len() * size_of::<Counter>();

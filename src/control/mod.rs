@@ -5,7 +5,7 @@
 //!
 //! The folder: `routes` is the table of endpoints; of their handlers `health` is for probes, [`metrics`] names the counters, `publish` and
 //! `channels` ask the bus thread, `connections` and `disconnect` order something of the shards by way of `orders`, `info` describes the process. `listener` bounds connections, `socket` is what they come by, `room` requests, `hosts` says for whom they may
-//! be and `token` from whom, `tally` counts what became of them, `busy` and `process` measure, `body` reads bodies, `answer` spells errors. [`client`] is the other end, over `unix_agent` where there is a unix socket.
+//! be and `token` from whom, `tally` counts what became of them, `busy`, `memory` and `process` measure, `body` reads bodies, `answer` spells errors. [`client`] is the other end, over `unix_agent` where there is a unix socket.
 #![forbid(unsafe_code)]
 
 mod answer;
@@ -19,6 +19,7 @@ mod health;
 mod hosts;
 mod info;
 mod listener;
+mod memory;
 pub mod metrics;
 mod orders;
 mod process;
@@ -50,6 +51,7 @@ use crate::config::{FdTable, Settings};
 use crate::limits::control::{PUBLISHES_MAX, READS_MAX, WAITING_MAX};
 use crate::listen::{Address, ControlSocket, Listener};
 use crate::metrics::{BusMetrics, ShardMetrics};
+use crate::shard::load::HostLoad;
 use crate::systemd::Supervision;
 
 /// Exit code after a second signal: 128 + SIGINT, what a shell shows for an interrupted command.
@@ -77,6 +79,8 @@ pub struct State {
     bus_metrics: Arc<BusMetrics>,
     bus: BusSender,
     orders: Orders,
+    /// What shards are told of the host.
+    host: Arc<HostLoad>,
     started: Instant,
     started_unix_ms: u64,
     /// Set by the first signal and never taken back.
@@ -135,6 +139,7 @@ impl State {
         bus_metrics: Arc<BusMetrics>,
         bus: BusSender,
         orders: Orders,
+        host: Arc<HostLoad>,
     ) -> State {
         let busy = busy::Window::new(crate::sys::monotonic_ns(), &shards);
         State {
@@ -147,6 +152,7 @@ impl State {
             bus_metrics,
             bus,
             orders,
+            host,
             started: Instant::now(),
             started_unix_ms: crate::sys::unix_ms(),
             stopping: AtomicBool::new(false),
@@ -173,10 +179,16 @@ impl State {
         }
     }
 
-    /// Why messages do not flow, if they do not.
+    fn takes_nobody_in(&self) -> bool {
+        self.host.is_short_of_memory() || self.shards.iter().flat_map(|shard| &shard.admission_closed).any(|closed| closed.get() != 0)
+    }
+
+    /// Why messages do not flow, or nobody is taken in, if that is so.
     fn not_ready(&self) -> Option<&'static str> {
         if self.stopping() {
             Some("stopping")
+        } else if self.settings.bounds.admission_unready && self.takes_nobody_in() {
+            Some("overloaded: a shard takes nobody in; campanile_admission_closed says why")
         } else if self.bus_metrics.ready.get() != 0 {
             None
         } else if self.bus_metrics.channels_refused.get() > 0 {
@@ -277,6 +289,7 @@ async fn serve(
     let listener = socket::Door::new(listener)?;
 
     tokio::spawn(busy::sample(state.clone()));
+    tokio::spawn(memory::watch(state.clone()));
     let stopped = state.clone();
     let notifier = supervision.as_ref().map(Supervision::notifier);
     if let Some(supervision) = supervision {

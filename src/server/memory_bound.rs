@@ -43,6 +43,7 @@ pub struct MemoryBound {
     pub buffers: u64,
     /// Slots, and batches as published. Frames of theirs that a faster shard has had encoded count in that shard's log, while it has them.
     pub inboxes: u64,
+    /// Those that have not been let in yet are among them.
     pub connections: u64,
     /// `channels_max` on the bus, those included that nobody hears any more, and on every shard as far as there are subscriptions for them;
     /// each with the longest name.
@@ -72,6 +73,7 @@ pub fn memory_bound(settings: &Settings) -> MemoryBound {
     let batch = batch_bytes_max(settings);
     // An inbox takes one batch of any size.
     let inbox_bytes = (settings.bounds.inbox_bytes_total as u64 / shards).max(batch);
+    let sockets = settings.bounds.connections_max as u64 + shards * settings.handshakes_of_shard() as u64;
     let mut rules = std::iter::once(&settings.channels.default).chain(settings.channels.tables.iter().map(|(_, rule)| rule));
     let has_history = rules.any(|rule| rule.history_count > 0);
     MemoryBound {
@@ -79,9 +81,9 @@ pub fn memory_bound(settings: &Settings) -> MemoryBound {
         logs: settings.bounds.log_bytes_total as u64 + shards * 2 * 16 * APPENDED_BEFORE_SWEEP as u64,
         making: shards * batch * (1 + Encoding::COUNT as u64),
         // Whoever holds no more than the floor is exempt from the budget over all.
-        buffers: shards * settings.buffer_bytes_of_shard() as u64 + (settings.bounds.connections_max * BUFFER_FLOOR_BYTES) as u64,
+        buffers: shards * settings.buffer_bytes_of_shard() as u64 + sockets * BUFFER_FLOOR_BYTES as u64,
         inboxes: shards * (settings.shards.inbox_messages as u64 * INBOX_SLOT_BYTES + inbox_bytes),
-        connections: settings.bounds.connections_max as u64 * CONNECTION_BYTES,
+        connections: sockets * CONNECTION_BYTES,
         channels: channels_bound(settings, has_history),
         subscriptions: subscriptions_bound(settings),
         publishes: publishes_bytes_max(settings),
@@ -177,13 +179,14 @@ mod tests {
         let bound = memory_bound(&settings);
         assert_eq!(bound.logs, (1 << 30) + 2 * (128 << 10));
         assert_eq!(bound.making, 8 << 20);
-        assert_eq!(bound.buffers, (256 << 20) + 100_000 * 4096);
+        // A quarter as many may be arriving.
+        assert_eq!(bound.buffers, (256 << 20) + 125_000 * 4096);
         assert_eq!(bound.inboxes, (256 << 20) + 2 * 16384 * INBOX_SLOT_BYTES);
-        assert_eq!(bound.connections, 30_000_000);
+        assert_eq!(bound.connections, 37_500_000);
         assert_eq!((bound.history, bound.tokens), (0, 0), "no channel has one, and nobody is asked for one");
         let asked = settings.clone().with(|settings| settings.auth.mode = AuthMode::Jwt);
         let tokens = memory_bound(&asked).total() - bound.total();
-        assert_eq!(tokens, 100_000 * (3072 + 256) + (64 << 20) + 2 * 1024 * 4112);
+        assert_eq!(tokens, 100_000 * (3088 + 64) + (64 << 20) + 2 * 1024 * 4112);
         assert_eq!(bound.channels, 200_000 * (240 + 288) + 2 * 200_000 * 272 + 200_000 * 288);
         assert_eq!(bound.subscriptions, 100_000 * (128 * 32 + 16 + 128 * 16) + (128 << 20));
         assert_eq!(bound.publishes, 64 << 20);
@@ -194,7 +197,7 @@ mod tests {
             settings.bounds.log_bytes_total = 2 << 30;
             settings.bounds.connections_max = 200_000;
         }));
-        assert_eq!(larger.total() - bound.total(), (1 << 30) + 30_000_000 + 100_000 * (4096 + 128 * 48 + 16));
+        assert_eq!(larger.total() - bound.total(), (1 << 30) + 125_000 * (300 + 4096) + 100_000 * (128 * 48 + 16));
 
         let mut remembering = settings.clone();
         remembering.channels.tables = vec![("a".into(), ChannelRule { history_count: 1, ..ChannelRule::default() })];

@@ -28,6 +28,7 @@ use crate::listen::{self, Address, ControlSocket, Entrance, Handed, Listener, Op
 use crate::metrics::{BusMetrics, ShardMetrics};
 use crate::shard::Parts;
 use crate::shard::by_address::ByAddress;
+use crate::shard::load::HostLoad;
 use crate::shard::run::{self, MakeRider, Placement, Seat};
 use crate::shard::settings::ShardSettings;
 use crate::sys;
@@ -71,6 +72,8 @@ struct Prepared {
     opened: Opened,
     /// With the keys of tokens.
     gate: Gate,
+    /// What shards will be told of the host.
+    host: Arc<HostLoad>,
     control: Address,
     control_thread: ControlThread,
 }
@@ -103,7 +106,18 @@ impl Prepared {
         let gate = settings.auth.gate()?;
         let (listener, control) = listen::control(&settings.addresses.control).context("the control port")?;
         let control_thread = ControlThread::start(listener)?;
-        Ok(Prepared { settings: Arc::new(settings), table, descriptors, notifier, given, opened, gate, control, control_thread })
+        Ok(Prepared {
+            settings: Arc::new(settings),
+            table,
+            descriptors,
+            notifier,
+            given,
+            opened,
+            gate,
+            host: Arc::default(),
+            control,
+            control_thread,
+        })
     }
 }
 
@@ -261,6 +275,7 @@ fn start_shards(
             bus: bus.clone(),
             connections: connections.clone(),
             addresses: addresses.clone(),
+            host: prepared.host.clone(),
             node_id,
             gate: gate.clone(),
             peer_of: Peer::of,
@@ -297,7 +312,7 @@ fn start_shards(
 
 /// Everything runs: the control port answers, systemd is told, and so is the caller.
 fn tell(prepared: Prepared, data_path: DataPath) -> Server {
-    let Prepared { settings, table, descriptors, notifier, given, mut opened, gate: _, control, control_thread } = prepared;
+    let Prepared { settings, table, descriptors, notifier, given, mut opened, gate: _, host, control, control_thread } = prepared;
     let DataPath { bus, bus_thread, bus_metrics, shards, senders, metrics, listen } = data_path;
     // Every shard has its own by now.
     drop(given);
@@ -306,7 +321,7 @@ fn tell(prepared: Prepared, data_path: DataPath) -> Server {
     let orders = control::Orders::new(senders.clone());
     let pulses = Pulses::new(bus.clone(), bus_metrics.clone(), senders.into_iter().zip(metrics.iter().cloned()).collect());
     let supervision = notifier.map(|notifier| Supervision::new(notifier, pulses, systemd::watchdog()));
-    let state = Arc::new(control::State::new(settings, facts, metrics, bus_metrics, bus.clone(), orders));
+    let state = Arc::new(control::State::new(settings, facts, metrics, bus_metrics, bus.clone(), orders, host));
     let ControlThread { thread, hand_over, ended } = control_thread;
     let _ = hand_over.send((state, supervision, bus.clone()));
     Server { listen, control, table, descriptors, bus, bus_thread, shards, control_thread: thread, opened, ended }

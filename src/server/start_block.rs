@@ -74,7 +74,7 @@ pub fn start_block(started: &Started<'_>) -> String {
             settings.shards.count,
             settings.shards.inbox_messages,
             show_bytes(bound.connections),
-            settings.bounds.connections_max
+            settings.bounds.connections_max + settings.shards.count * settings.handshakes_of_shard()
         ),
     );
     line(
@@ -132,10 +132,18 @@ pub fn next_steps(started: &Started<'_>, program: &str) -> String {
     let settings = started.settings;
     let default = Settings::default();
     let subscribe = match settings.addresses.listen.iter().find(|listener| listener.is_plain()) {
-        Some(listener) if settings.addresses.listen != default.addresses.listen => {
-            format!("{program} subscribe news --url {}", listener.reachable().url())
+        Some(listener) if settings.addresses.listen != default.addresses.listen || settings.auth.mode == AuthMode::Query => {
+            format!("{program} subscribe news --url {}", with_user(settings, listener.reachable().url()))
         }
-        _ => format!("{program} subscribe news"),
+        Some(_) => format!("{program} subscribe news"),
+        None => match settings.addresses.listen.iter().find(|listener| !listener.is_proxied) {
+            Some(listener) => format!("{program} subscribe news --url {}", listener.url()),
+            None => format!("{program} subscribe news"),
+        },
+    };
+    let subscribe = match settings.auth.mode {
+        AuthMode::Jwt => format!("{subscribe} --token \"$({})\"", token_command(settings, program)),
+        AuthMode::None | AuthMode::Query => subscribe,
     };
     let publish = match &settings.redis.url {
         Some(url) => format!("{} publish {}news '{{\"hello\":\"world\"}}'", redis_cli(url), settings.redis.prefix),
@@ -146,6 +154,19 @@ pub fn next_steps(started: &Started<'_>, program: &str) -> String {
         }
     };
     format!("To see a message arrive, in two other terminals:\n  {subscribe}\n  {publish}\n")
+}
+
+/// Where it is asked for, somebody's name.
+fn with_user(settings: &Settings, url: String) -> String {
+    if settings.auth.mode == AuthMode::Query { format!("'{url}?user=me'") } else { url }
+}
+
+/// What makes a token that this server takes. Of files with public keys nobody here knows the private ones.
+fn token_command(settings: &Settings, program: &str) -> String {
+    match settings.auth.secret {
+        Some(_) => format!("{program} token --sub me"),
+        None => format!("{program} token --sub me --key PRIVATE.pem"),
+    }
 }
 
 /// How redis-cli reaches that server; a password has to be put in by hand.
@@ -200,6 +221,7 @@ fn show_limit(limit: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::listen_url::listener;
     use crate::config::resolve_fd_table;
     use crate::listen::listed;
 
@@ -268,7 +290,7 @@ mod tests {
             "2, pinned to cores 0-1",
             "redis://u:***@host:6379/1, channels notifications:* notifications",
             "limit 1024 soft, 1048576 hard; one shared table",
-            "logs 1.0 GiB + batches 8.0 MiB (2 x 1.0 MiB, as published and in 3 formats) + buffers 647 MiB",
+            "logs 1.0 GiB + batches 8.0 MiB (2 x 1.0 MiB, as published and in 3 formats) + buffers 744 MiB",
         ] {
             assert!(block.contains(part), "{part} is missing in\n{block}");
         }
@@ -333,6 +355,24 @@ mod tests {
             settings.redis.prefix = "p:".to_owned();
         });
         assert!(self::steps(&redis).contains("redis-cli -u redis://h publish p:news"));
+    }
+
+    #[test]
+    fn the_next_steps_say_who_you_are_where_that_is_asked() {
+        let asking = |mode: AuthMode| {
+            Settings::default().with(|settings| (settings.auth.mode, settings.auth.secret) = (mode, Some("a secret".to_owned())))
+        };
+        let steps = self::steps(&asking(AuthMode::Jwt));
+        assert!(
+            steps.contains("\n  campanile subscribe news --token \"$(campanile token --sub me)\"\n") && !steps.contains("a secret"),
+            "{steps}"
+        );
+        let keys = asking(AuthMode::Jwt).with(|settings| (settings.auth.secret, settings.auth.key_files) = (None, vec!["k.pem".into()]));
+        assert!(self::steps(&keys).contains("token --sub me --key PRIVATE.pem)\""));
+        let query = self::steps(&asking(AuthMode::Query));
+        assert!(query.contains("\n  campanile subscribe news --url 'ws://127.0.0.1:8080/ws?user=me'\n"), "{query}");
+        let unix = Settings::default().with(|settings| settings.addresses.listen = vec![listener("unix:///run/c.sock").unwrap()]);
+        assert!(self::steps(&unix).contains("\n  campanile subscribe news --url unix:///run/c.sock\n"), "{}", self::steps(&unix));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::addresses::Source;
 use crate::auth::identity::Identity;
 use crate::bus::ConnToken;
 use crate::limits;
+use crate::metrics::LoadCause;
 use crate::wire::client_id::ClientId;
 use crate::wire::close::CloseReason;
 use crate::wire::event::Event;
@@ -56,8 +57,8 @@ impl<N: Network> Shard<N> {
     /// Gives a connection its slot; None: there is none for it.
     pub(super) fn admit(&mut self, mut stream: N::Stream, source: Source, standing: Standing) -> Option<usize> {
         self.metrics.accepted.inc();
-        // Room for the refusals of a crowd that is told 503, and no more: beyond it the socket is simply dropped.
-        if self.conns.len() >= self.settings.connections_max + limits::REFUSALS_UNDER_WAY_MAX {
+        // Where all are being told 503, the socket is simply dropped.
+        if !self.has_room_for_stranger() {
             self.metrics.refused[RefusalReason::ConnectionsMax as usize].inc();
             return None;
         }
@@ -72,6 +73,7 @@ impl<N: Network> Shard<N> {
         self.sources.enter(key, source, standing, self.tick / TICKS_PER_SECOND, moment(self.now_ns));
         self.conns.insert(Conn::new(stream, generation, self.settings.clients.format, self.tick));
         self.metrics.sockets.inc();
+        self.note_stranger(token);
         self.set_timer(token.index as usize, Timer::Handshake, self.settings.clients.handshake_timeout);
         Some(key)
     }
@@ -107,6 +109,9 @@ impl<N: Network> Shard<N> {
                 // All that costs less, before anybody's signature is looked at.
                 if !self.follow_forwarded(key, &upgrade.head.fields) {
                     return;
+                }
+                if let Some(cause) = self.load.ask(self.now_ns, &self.host) {
+                    return self.refuse(key, &overloaded(cause).into());
                 }
                 if self.connections.load(Relaxed) >= self.settings.connections_max {
                     return self.refuse(key, &RefusalReason::ConnectionsMax.into());
@@ -191,7 +196,8 @@ impl<N: Network> Shard<N> {
     pub(super) fn refuse(&mut self, key: usize, refusal: &Refusal) {
         self.metrics.refused[refusal.reason as usize].inc();
         let mut answer = Vec::new();
-        answer::refuse(&mut answer, refusal);
+        // Of its generation there is no other one near.
+        answer::refuse(&mut answer, &refusal.clone().spread(self.conns[key].generation));
         let reason = if refusal.reason == RefusalReason::RequestTimeout { CloseReason::HandshakeTimeout } else { CloseReason::Refused };
         self.end_with_answer(key, &answer, reason);
     }
@@ -203,5 +209,13 @@ impl<N: Network> Shard<N> {
         conn.enter(Phase::Ending);
         self.set_timer(key, Timer::Close, self.settings.clients.close_timeout);
         self.mark_ready(key);
+    }
+}
+
+fn overloaded(cause: LoadCause) -> RefusalReason {
+    match cause {
+        LoadCause::Lag => RefusalReason::OverloadedLag,
+        LoadCause::Logs => RefusalReason::OverloadedLogs,
+        LoadCause::Memory => RefusalReason::OverloadedMemory,
     }
 }

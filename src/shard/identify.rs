@@ -22,7 +22,7 @@ use crate::metrics::ShardMetrics;
 use crate::wire::close::CloseReason;
 use crate::wire::command::{self, Asked, ErrorCode, Id};
 use crate::wire::event::Event;
-use crate::wire::http::credentials::{self, Given};
+use crate::wire::http::credentials::{self, Given, Place};
 use crate::wire::http::head::Head;
 use crate::wire::http::origin::is_allowed;
 use crate::wire::http::refusal::{Refusal, RefusalReason};
@@ -149,7 +149,9 @@ impl<N: Network> Shard<N> {
     pub(super) fn caller(&mut self, head: &Head<'_>) -> Caller {
         let auth = &self.settings.auth;
         let origin = head.fields.values("origin").next();
-        if !auth.origins.is_empty() && origin.is_some_and(|origin| !is_allowed(origin, &auth.origins)) {
+        // Of two, nobody knows whose page it is.
+        let is_one = head.fields.values("origin").nth(1).is_none();
+        if !auth.origins.is_empty() && origin.is_some_and(|origin| !is_one || !is_allowed(origin, &auth.origins)) {
             return Caller::Refused(RefusalReason::Origin.into());
         }
         match &self.door.gate {
@@ -161,7 +163,11 @@ impl<N: Network> Shard<N> {
             },
             Gate::Tokens(_) => match credentials::token(head, auth.cookie.as_deref()) {
                 // What a browser sends by itself is believed only where it says whose page asked for it.
-                Given::One { is_cookie: true, .. } if origin.is_none() => Caller::Refused(RefusalReason::Origin.into()),
+                Given::One { place: Place::Cookie, .. } if origin.is_none() => Caller::Refused(RefusalReason::Origin.into()),
+                // A link may hold the token, and a page in a sandbox may be anybody's.
+                Given::One { place: Place::Query, .. } if origin == Some(b"null") && !is_allowed(b"null", &auth.origins) => {
+                    Caller::Refused(RefusalReason::Origin.into())
+                }
                 Given::One { token, .. } => match self.door.look(token, self.unix_ms, &self.metrics) {
                     Looked::Is(identity) => Caller::Is(Some(identity)),
                     Looked::Refused(error) => Caller::Refused(self.unauthorized(error)),

@@ -6,6 +6,7 @@
 //! The stages live in files of their own: `arrivals` (who connects, from where), `admission` (who gets in), `identify` (who that is), `read` (frames and commands), `subscribe` (subscriptions and the bus's
 //! answers; `rules` says who may have which, and [`sources`] says who may have how many), `questions` (what else is asked of the bus), `logs` (what the bus sends, kept until everybody has it), `renumber` (a channel that is counted
 //! anew), [`timers`] and `heartbeat`,
+//! [`load`] (whether more may come in), `strangers` (who has not said yet what it wants),
 //! [`behind`] (who has not been sent everything), `flush` (one `writev` per due connection, of what `gather` finds), `close` (closing,
 //! reaping), `stop`, `orders` (of the control thread). `buffers` is the account of what connections hold for themselves.
 
@@ -21,6 +22,7 @@ mod gather;
 mod heartbeat;
 mod identify;
 mod laps;
+pub mod load;
 mod logs;
 pub mod net;
 mod orders;
@@ -34,6 +36,7 @@ pub mod settings;
 pub mod sockets;
 pub mod sources;
 mod stop;
+mod strangers;
 mod subscribe;
 pub mod timers;
 mod waiters;
@@ -52,13 +55,14 @@ use crate::config::SharedRules;
 use crate::fanout::topics::Topics;
 use crate::inbox::Inbox;
 use crate::limits;
-use crate::metrics::ShardMetrics;
+use crate::metrics::{LoadCause, ShardMetrics};
 use crate::wire::http::upgrade::Upgrade;
 use crate::wire::peer::Peer;
 use by_address::ByAddress;
 use conn::{Conn, Flags};
 use identify::Door;
 use laps::Laps;
+use load::{HostLoad, Load};
 use logs::Logs;
 use net::{Network, Readiness};
 use orders::Orders;
@@ -81,6 +85,8 @@ pub struct Parts {
     pub connections: Arc<AtomicUsize>,
     /// What addresses take of the process.
     pub addresses: Arc<ByAddress>,
+    /// What is known of the host.
+    pub host: Arc<HostLoad>,
     /// Distinguishes this process in client ids.
     pub node_id: u32,
     /// How clients say who they are.
@@ -101,6 +107,8 @@ pub struct Shard<N: Network> {
     bus: BusSender,
     connections: Arc<AtomicUsize>,
     addresses: Arc<ByAddress>,
+    host: Arc<HostLoad>,
+    load: Load,
     door: Door,
 
     conns: Slab<Conn<N::Stream>>,
@@ -125,6 +133,9 @@ pub struct Shard<N: Network> {
     /// Dead connections, freed by `reap`.
     dead: Vec<u32>,
     orders: Orders,
+
+    /// Those who are arriving, oldest first, and some who have arrived.
+    strangers: VecDeque<ConnToken>,
 
     accept_ready: bool,
     accept_retry: Option<Tick>,
@@ -151,12 +162,13 @@ pub struct Shard<N: Network> {
 
 impl<N: Network> Shard<N> {
     pub fn new(net: N, parts: Parts) -> Shard<N> {
-        let Parts { index, settings, metrics, inbox, bus, connections, addresses, node_id, gate, peer_of } = parts;
+        let Parts { index, settings, metrics, inbox, bus, connections, addresses, host, node_id, gate, peer_of } = parts;
         let (started_ns, unix_ms) = (net.now_ns(), net.unix_ms());
         let sources = Sources::new(settings.subscriptions_max, settings.commands_per_second);
         let waiters = Waiters::new(settings.waiting_bytes_max);
         let rules = SharedRules::new(&settings.channels);
         let logs = Logs::new(settings.log_bytes_max);
+        let load = Load::new(settings.admission, started_ns);
         let door = Door::new(gate, settings.token_cache_bytes_max);
         Shard {
             net,
@@ -169,6 +181,8 @@ impl<N: Network> Shard<N> {
             bus,
             connections,
             addresses,
+            host,
+            load,
             door,
             conns: Slab::new(),
             generations: 0,
@@ -185,6 +199,7 @@ impl<N: Network> Shard<N> {
             interest: VecDeque::new(),
             dead: Vec::new(),
             orders: Orders::default(),
+            strangers: VecDeque::new(),
             accept_ready: false,
             accept_retry: None,
             accept_warned: None,
@@ -217,6 +232,12 @@ impl<N: Network> Shard<N> {
         self.tell_interest();
         self.reap();
         self.publish_gauges();
+    }
+
+    /// How long the loop was away, for this turn and all that went before it. Said after each turn by whoever drives the shard.
+    pub fn note_turn(&mut self, took_ns: u64) {
+        self.load.note_turn(took_ns, self.now_ns + took_ns);
+        self.metrics.lag_ns.set(self.load.lag_ns());
     }
 
     /// The listener has connections waiting.
@@ -260,7 +281,9 @@ impl<N: Network> Shard<N> {
         // The bus takes interest again as soon as it has room.
         let interest_wait = (!self.interest.is_empty()).then_some(1_000_000);
         let stop_wait = self.abandon_at_ns().map(|abandon_at_ns| abandon_at_ns.saturating_sub(now_ns));
-        [lap_wait, tick_wait, interest_wait, stop_wait].into_iter().flatten().min()
+        // A door that is closed is opened again, though nobody knocks.
+        let load_wait = self.load.cause().map(|_| limits::ADMISSION_LOOK_NS);
+        [lap_wait, tick_wait, interest_wait, stop_wait, load_wait].into_iter().flatten().min()
     }
 
     /// The inbox, for the runner that sleeps on it.
@@ -312,6 +335,13 @@ impl<N: Network> Shard<N> {
         metrics.log_bytes.set(self.logs.bytes() as u64);
         metrics.buffer_bytes.set(self.buffer_bytes as u64);
         metrics.channels.set(self.topics.len() as u64);
+        self.load.note_logs(self.logs.bytes(), self.settings.log_bytes_max);
+        if self.load.cause().is_some() {
+            self.load.ask(self.now_ns, &self.host);
+        }
+        for (gauge, cause) in metrics.admission_closed.iter().zip(LoadCause::ALL) {
+            gauge.set(u64::from(self.load.is_closed(cause)));
+        }
     }
 }
 

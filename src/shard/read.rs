@@ -1,6 +1,7 @@
 //! What connections send: request heads, frames, commands. Replies go to the connection's outbox; `flush` sends them.
 
 use super::Shard;
+use super::close::goodbye;
 use super::conn::{Flags, Phase};
 use super::net::{Network, Received, Stream};
 use super::rate::moment;
@@ -138,7 +139,7 @@ impl<N: Network> Shard<N> {
     }
 
     pub(super) fn reply_error(&mut self, key: usize, asked: Asked<'_>, code: ErrorCode, message: &str) {
-        self.metrics.command_errors.inc();
+        self.metrics.command_errors[code as usize].inc();
         self.reply(key, &Event::Error { asked, code, message });
     }
 
@@ -237,6 +238,9 @@ impl<N: Network> Shard<N> {
         let per_second = self.settings.commands_per_second.unwrap_or_default();
         let message = format!("this connection sends more than {per_second} commands a second; nothing was done");
         self.reply_error(key, asked, ErrorCode::RateLimited, &message);
+        if self.sources.is_flooding(key) {
+            self.end_with_close(key, CloseReason::Flooding, goodbye(CloseReason::Flooding).text);
+        }
     }
 
     fn obey(&mut self, key: usize, command: Command<'_>) {

@@ -162,6 +162,7 @@ impl Runner {
         self.shard.turn();
         let busy = self.shard.net().now_ns() - woke_ns;
         self.shard.metrics().busy_ns.add(busy);
+        self.shard.note_turn(busy);
     }
 }
 

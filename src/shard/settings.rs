@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::load::Thresholds;
 use crate::addresses::Networks;
 use crate::config::{Auth, ChannelRules, Clients, Settings};
 use crate::limits::auth::CACHE_BYTES_TOTAL;
@@ -16,6 +17,8 @@ pub struct ShardSettings {
     pub coalesce: Option<Duration>,
     /// Of the process: the count of connections is one for all shards.
     pub connections_max: usize,
+    /// Connections of this shard that have not been let in: they have not said yet what they want, or are being told that they do not get it.
+    pub handshakes_max: usize,
     pub subscriptions_max: usize,
     /// Of the process.
     pub channels_max: usize,
@@ -25,6 +28,8 @@ pub struct ShardSettings {
     /// Of each connection; None: no limit.
     pub commands_per_second: Option<usize>,
     pub trusted_proxies: Networks,
+    /// When nobody is taken in any more.
+    pub admission: Thresholds,
     /// What this shard's logs, the buffers of its connections, and what it remembers of subscriptions that wait for the bus may hold together.
     pub log_bytes_max: usize,
     pub buffer_bytes_max: usize,
@@ -44,12 +49,18 @@ impl From<&Settings> for ShardSettings {
             channels: settings.channels.clone(),
             coalesce: settings.shards.coalesce,
             connections_max: settings.bounds.connections_max,
+            handshakes_max: settings.handshakes_of_shard(),
             subscriptions_max: settings.bounds.subscriptions_max,
             channels_max: settings.bounds.channels_max,
             channels_of_address: settings.bounds.channels_of_address(),
             message_bytes_max: settings.bounds.message_bytes_max,
             head_bytes_max: settings.bounds.head_bytes_max,
             commands_per_second: settings.bounds.commands_per_second,
+            admission: Thresholds {
+                lag: settings.bounds.admission_lag,
+                logs: settings.bounds.admission_logs,
+                memory: settings.bounds.admission_memory,
+            },
             trusted_proxies: settings.addresses.trusted_proxies.clone(),
             log_bytes_max: settings.log_bytes_of_shard(),
             buffer_bytes_max: settings.buffer_bytes_of_shard(),

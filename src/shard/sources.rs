@@ -1,6 +1,8 @@
 //! Where each connection of a shard comes from, and how fast it may have channels made. Asked at accept and by `subscribe`, never on the way of
 //! a message; so it lies apart from the connections, by slot.
 
+use hashbrown::HashMap;
+
 use super::rate::{Moment, Rate};
 use crate::addresses::Source;
 use crate::limits;
@@ -16,6 +18,8 @@ pub struct Sources {
     channels: Rate,
     /// Of each connection.
     commands: Option<Rate>,
+    /// Of the few that have sent too many: how many were refused, less those that were obeyed since.
+    limited: HashMap<u32, u32>,
 }
 
 /// What is remembered of the connection in a slot.
@@ -68,13 +72,14 @@ impl Sources {
         let per_second = (subscriptions_max / limits::RESUBSCRIBE_ALL_SECONDS).clamp(limits::CHANNELS_PER_SECOND_MIN, 1000);
         let burst = (2 * subscriptions_max).max(limits::CHANNELS_AT_ONCE_MIN);
         let channels = Rate::new(per_second, burst);
-        Sources { origins: Vec::new(), per_second: per_second as u32, burst: burst as u32, channels, commands }
+        Sources { origins: Vec::new(), per_second: per_second as u32, burst: burst as u32, channels, commands, limited: HashMap::new() }
     }
 
     /// A connection takes its place, `since_s` seconds after the shard has started.
     pub fn enter(&mut self, key: usize, source: Source, standing: Standing, since_s: u32, now: Moment) {
         let since = Since::new(since_s);
         let origin = Origin { source, standing, since, commands_even_at: now, channels_even_at: now };
+        self.limited.remove(&(key as u32));
         match self.origins.get_mut(key) {
             Some(before) => *before = origin,
             // Slots are given out from the lowest on.
@@ -103,7 +108,23 @@ impl Sources {
 
     /// Whether a command of the connection may be obeyed now; if so, it counts.
     pub fn may_command(&mut self, key: usize, now: Moment) -> bool {
-        self.commands.is_none_or(|rate| rate.take(&mut self.origins[key].commands_even_at, now))
+        let Some(rate) = self.commands else { return true };
+        let may = rate.take(&mut self.origins[key].commands_even_at, now);
+        let slot = key as u32;
+        if !may {
+            *self.limited.entry(slot).or_default() += 1;
+        } else if let Some(count) = self.limited.get_mut(&slot) {
+            *count -= 1;
+            if *count == 0 {
+                self.limited.remove(&slot);
+            }
+        }
+        may
+    }
+
+    /// Whether it has gone on for so long though it was refused that its answers cost more than they tell.
+    pub fn is_flooding(&self, key: usize) -> bool {
+        self.limited.get(&(key as u32)).is_some_and(|count| *count >= limits::LIMITED_COMMANDS_MAX)
     }
 
     /// Whether the connection may have a channel made now; if so, it counts.

@@ -38,7 +38,7 @@ impl<N: Network> Shard<N> {
     /// The bus has ended: no more accepts, everybody gets what is due and then 1001.
     pub(super) fn stop(&mut self) {
         // Whoever waits at the door is told.
-        for _ in 0..limits::REFUSALS_UNDER_WAY_MAX {
+        for _ in 0..limits::HANDSHAKES_MIN {
             match self.net.accept() {
                 Accepted::Stream { stream, peer, is_proxied } => self.arrive(stream, peer, is_proxied),
                 Accepted::Gone | Accepted::Dropped => {}

@@ -79,6 +79,8 @@ close_reasons! {
     TokenExpired = "token_expired", goodbye(4001, AtOnce, "the token has expired; reconnect with a new one");
     /// An operator has closed it.
     Disconnected = "disconnected", goodbye(4002, Not, "disconnected by the operator of this server");
+    /// It went on sending commands that were refused for their rate.
+    Flooding = "flooding", goodbye(4029, Later, "too many commands, though they were refused; slow down");
     /// The shard's budget for per-connection buffers was used up.
     Buffers = "buffers", goodbye(1013, Later, "the server's buffers are full; try again later");
     /// The server is stopping.

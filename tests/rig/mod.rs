@@ -14,6 +14,7 @@ use campanile::config::Settings;
 use campanile::inbox::{Inbox, InboxSender, inbox};
 use campanile::metrics::ShardMetrics;
 use campanile::shard::by_address::ByAddress;
+use campanile::shard::load::HostLoad;
 use campanile::shard::net::Network;
 use campanile::shard::settings::ShardSettings;
 use campanile::shard::{Parts, Shard};
@@ -23,6 +24,7 @@ pub struct Rig<N: Network> {
     pub shard: Shard<N>,
     pub metrics: Arc<ShardMetrics>,
     pub addresses: Arc<ByAddress>,
+    pub host: Arc<HostLoad>,
     pub to_shard: InboxSender<ShardMessage>,
     pub from_shard: Inbox<BusCommand>,
     /// What the inboxes' wakers are registered with; nobody sleeps on them.
@@ -36,6 +38,7 @@ impl<N: Network> Rig<N> {
         let (to_bus, from_shard) = inbox(inbox_messages, polls[1].registry(), mio::Token(0)).unwrap();
         let metrics = Arc::new(ShardMetrics::default());
         let addresses = Arc::new(ByAddress::new(&settings.bounds));
+        let host: Arc<HostLoad> = Arc::default();
         let parts = Parts {
             index: 0,
             settings: Arc::new(ShardSettings::from(settings)),
@@ -44,11 +47,12 @@ impl<N: Network> Rig<N> {
             bus: BusSender::new(to_bus, inbox_messages),
             connections: Arc::new(AtomicUsize::new(0)),
             addresses: addresses.clone(),
+            host: host.clone(),
             node_id: 1,
             gate: settings.auth.gate().unwrap(),
             peer_of: net::peer_of,
         };
-        Rig { shard: Shard::new(net, parts), metrics, addresses, to_shard, from_shard, polls }
+        Rig { shard: Shard::new(net, parts), metrics, addresses, host, to_shard, from_shard, polls }
     }
 }
 

@@ -194,3 +194,105 @@ fn commands_beyond_their_rate_are_answered_by_name() {
     assert_eq!(stage.clients[other].answers[0]["type"], "pong");
     assert_eq!(stage.clients[flood].answers[11]["type"], "pong");
 }
+
+#[test]
+fn who_is_late_or_short_of_memory_takes_nobody_in_and_serves_who_is_there() {
+    let mut stage = Stage::new(settings().with(|settings| settings.bounds.admission_logs = Some(50)));
+    let inside = stage.subscribers(1, "news")[0];
+    let refused_for = |stage: &mut Stage, reason: RefusalReason| {
+        let newcomer = stage.connect("/ws", PLENTY);
+        stage.turns(2);
+        assert_eq!((stage.clients[newcomer].refused, refused(stage, reason)), (Some(503), 1), "{reason:?}");
+        // Health checks are answered all the same.
+        let probe = stage.knock("GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n", PLENTY);
+        stage.rig.shard.on_listener();
+        stage.turns(2);
+        assert_eq!(stage.clients[probe].refused, Some(200));
+        let before = stage.clients[inside].subscriptions["news"].seq;
+        stage.publish("news", 100);
+        stage.turns(2);
+        assert_eq!(stage.clients[inside].subscriptions["news"].seq, before + 1, "{reason:?}");
+    };
+    let gets_in = |stage: &mut Stage| {
+        let newcomer = stage.connect("/ws", PLENTY);
+        stage.turns(2);
+        stage.clients[newcomer].is_upgraded()
+    };
+    let closed = |stage: &Stage| stage.rig.metrics.admission_closed.iter().map(|gauge| gauge.get()).sum::<u64>();
+
+    // Turn after turn the loop is away for long.
+    while closed(&stage) == 0 {
+        stage.turn();
+        stage.rig.shard.note_turn(900_000_000);
+        stage.pass(Duration::from_millis(900));
+    }
+    refused_for(&mut stage, RefusalReason::OverloadedLag);
+    assert!(stage.rig.metrics.lag_ns.get() >= 250_000_000);
+    // It looks by itself whether it can take somebody in again.
+    let now_ns = stage.wires.borrow().now_ns;
+    assert!(stage.rig.shard.wait_ns(now_ns).is_some_and(|wait_ns| wait_ns < 1_000_000_000));
+    stage.pass(Duration::from_secs(5));
+    stage.turn();
+    assert_eq!(closed(&stage), 0);
+    assert!(gets_in(&mut stage));
+
+    stage.rig.host.note_memory(1.0, 3);
+    refused_for(&mut stage, RefusalReason::OverloadedMemory);
+    assert_eq!(closed(&stage), 1);
+    stage.rig.host.note_memory(50.0, 3);
+    assert!(gets_in(&mut stage));
+    assert_eq!(closed(&stage), 0);
+}
+
+/// Who is refused together does not come back together.
+#[test]
+fn each_is_told_to_wait_for_another_time() {
+    let mut stage = Stage::new(settings());
+    stage.rig.host.note_memory(0.0, 3);
+    let mut waits = Vec::new();
+    for _ in 0..52 {
+        let newcomer = stage.knock(&request("/ws", Format::Json), PLENTY);
+        stage.rig.shard.on_listener();
+        stage.turn_of_the_shard();
+        stage.turn_of_the_shard();
+        let answer: Vec<u8> = stage.wires.borrow_mut().pipes[newcomer].to_client.drain(..).collect();
+        let answer = String::from_utf8(answer).unwrap();
+        let seconds = answer.split("Retry-After: ").nth(1).unwrap_or_else(|| panic!("{answer}")).split("\r\n").next().unwrap();
+        waits.push(seconds.parse::<u32>().unwrap());
+    }
+    waits.sort_unstable();
+    assert!(waits[0] >= 5 && waits[51] <= 30, "{waits:?}");
+    // Evenly, so that no second has many more than its share of two.
+    assert!(waits.windows(6).all(|window| window[5] > window[0]), "{waits:?}");
+}
+
+/// Whoever never comes to the end of its handshake makes room for those who do.
+#[test]
+fn a_crowd_of_half_open_handshakes_keeps_nobody_out() {
+    let mut stage = Stage::new(settings().with(|settings| settings.bounds.connections_max = 10));
+    let most = campanile::limits::HANDSHAKES_MIN;
+    let crowd: Vec<usize> =
+        (0..most).map(|number| stage.knock(if number % 2 == 0 { "" } else { "GET /ws HTTP/1.1\r\nHost:" }, PLENTY)).collect();
+    stage.rig.shard.on_listener();
+    stage.turns(most / 100 + 5);
+    assert_eq!((stage.rig.metrics.sockets.get(), refused(&stage, RefusalReason::Handshakes)), (most as u64, 0));
+    for number in 0..10 {
+        let newcomer = stage.connect("/ws/news", PLENTY);
+        stage.turns(3);
+        assert!(stage.clients[newcomer].is_upgraded());
+        // The first of them needed the place of the one that came first; in it there is room for the next.
+        assert_eq!(refused(&stage, RefusalReason::Handshakes), 1, "newcomer {number}");
+    }
+    assert!(stage.wires.borrow().pipes[crowd[0]].server_gone && !stage.wires.borrow().pipes[crowd[1]].server_gone);
+    // As many again, and the oldest go, one for each that comes; those who were let in stay.
+    for _ in 0..100 {
+        stage.knock("", PLENTY);
+    }
+    stage.rig.shard.on_listener();
+    stage.turns(5);
+    assert_eq!(refused(&stage, RefusalReason::Handshakes), 100);
+    assert_eq!((stage.rig.metrics.connections.get(), stage.rig.metrics.sockets.get()), (10, most as u64 + 10));
+    stage.publish("news", 100);
+    stage.turns(3);
+    assert!((most..most + 10).all(|client| stage.clients[client].subscriptions["news"].seq == 1));
+}

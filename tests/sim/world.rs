@@ -60,7 +60,7 @@ impl Seen {
         add("lost on the way", metrics.inbox_lost.get());
         add("writes blocked", metrics.writes_blocked.get());
         add("accept errors", metrics.accept_errors.get());
-        add("command errors", metrics.command_errors.get());
+        add("command errors", metrics.command_errors.iter().map(|errors| errors.get()).sum());
         add("pings", metrics.pings_sent.get());
         add("heartbeats to those who cannot be pinged", clients.iter().map(|peer| peer.client.beats as u64).sum());
         add("told that a channel is counted anew", clients.iter().map(|peer| peer.client.renumbered).sum());
@@ -72,13 +72,16 @@ impl Seen {
         add("tokens refreshed", clients.iter().map(|peer| peer.client.refreshed as u64).sum());
         add("refused for a broken PROXY header", metrics.refused[RefusalReason::ProxyHeader as usize].get());
         add("refused for too many connections of one address", metrics.refused[RefusalReason::ConnectionsPerAddress as usize].get());
+        for reason in [RefusalReason::OverloadedLag, RefusalReason::OverloadedLogs, RefusalReason::OverloadedMemory] {
+            add(&format!("refused: {}", reason.name()), metrics.refused[reason as usize].get());
+        }
         add("refused for too many connections", metrics.refused[RefusalReason::ConnectionsMax as usize].get());
     }
 
     pub fn assert_everything_happened(&self) {
         println!("{:#?}", self.counts);
-        // No message of these clients is text that is not UTF-8 or too big; tests/hostile.rs sends those.
-        let never = ["closed invalid_utf8", "closed message_too_big"];
+        // No message of these clients is text that is not UTF-8 or too big, and they do not flood; tests/hostile.rs and tests/bad_input.rs do.
+        let never = ["closed invalid_utf8", "closed message_too_big", "closed flooding"];
         for (what, count) in &self.counts {
             assert!(*count > 0 || never.contains(&what.as_str()), "{what} never happened in any seed");
         }
@@ -517,9 +520,24 @@ impl Simulation {
         for (token, readiness) in edges {
             self.rig.shard.on_ready(token, readiness);
         }
+        // A host that has too much to do, or no memory, for a while; who is there already is served on.
+        match self.rng.u8(..60) {
+            0 => self.rig.host.note_memory(0.0, ADMISSION_PERCENT),
+            1..=9 => self.rig.host.note_memory(100.0, ADMISSION_PERCENT),
+            _ => {}
+        }
+        let (before, is_short) = (self.rig.metrics.connections.get(), self.rig.host.is_short_of_memory());
         self.rig.shard.turn();
+        if is_short {
+            assert!(self.rig.metrics.connections.get() <= before, "nobody is taken in where there is no memory");
+        }
+        let took_ms = if self.rng.u8(..20) == 0 { 3000 } else { 0 };
+        self.rig.shard.note_turn(took_ms * 1_000_000);
     }
 }
+
+/// Of the host's memory that must be available.
+const ADMISSION_PERCENT: usize = 5;
 
 fn settings(rng: &mut Rng) -> Settings {
     let (log_bytes, log_bytes_total) = *rng.choice(&LOG_BYTES).unwrap();
@@ -540,6 +558,9 @@ fn settings(rng: &mut Rng) -> Settings {
             settings.auth.leeway = Duration::from_secs(1);
             settings.auth.warning = Duration::from_secs(3);
         }
+        settings.bounds.admission_memory = Some(ADMISSION_PERCENT);
+        settings.bounds.admission_lag = (rng.u8(..4) == 0).then_some(Duration::from_millis(500));
+        settings.bounds.admission_logs = (rng.u8(..4) == 0).then_some(60);
         settings.clients.heartbeat = Duration::from_secs(5);
         settings.clients.pong_timeout = Duration::from_secs(3);
         settings.clients.handshake_timeout = Duration::from_secs(3);

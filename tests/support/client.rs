@@ -81,6 +81,11 @@ impl Client {
         self.stream.write_all(bytes).expect("the server reads");
     }
 
+    /// Nothing more will be said.
+    pub fn end_sending(&mut self) {
+        self.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    }
+
     pub fn command(&mut self, command: Value) {
         self.send(&frames::frame(frames::TEXT, command.to_string().as_bytes()));
     }

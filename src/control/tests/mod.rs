@@ -199,7 +199,7 @@ pub(super) fn state(settings: Settings, address: SocketAddr, bus: BusSender) -> 
     let facts =
         Facts { version: "1.2.3-test", fd_table: FdTable::Private, listen: listen::listed(&["127.0.0.1:8080"]), control: address.into() };
     let shards = (0..settings.shards.count).map(|_| Arc::new(ShardMetrics::default())).collect();
-    State::new(Arc::new(settings), facts, shards, Arc::new(BusMetrics::default()), bus, Orders::default())
+    State::new(Arc::new(settings), facts, shards, Arc::new(BusMetrics::default()), bus, Orders::default(), Arc::default())
 }
 
 /// A thread that answers as the channel's name says, until it is told to stop.

@@ -3,9 +3,6 @@
 use super::refusal::{Refusal, RefusalReason};
 use super::upgrade::Upgrade;
 
-/// What a 429 or 503 asks a client to wait. Long enough to be a relief, short enough that a restart is not felt as an outage.
-pub const RETRY_AFTER_SECONDS: u32 = 5;
-
 /// One answer, appended as it is told.
 #[derive(Debug)]
 struct Answer<'o> {
@@ -69,7 +66,7 @@ pub fn refuse(out: &mut Vec<u8>, refusal: &Refusal) {
             answer.field("Upgrade", "websocket").field("Sec-WebSocket-Version", "13").field("Connection", "close, Upgrade")
         }
         reason if matches!(reason.status().0, 429 | 503) => {
-            answer.field("Retry-After", &RETRY_AFTER_SECONDS.to_string()).field("Connection", "close")
+            answer.field("Retry-After", &refusal.retry_after_s.to_string()).field("Connection", "close")
         }
         _ => answer.field("Connection", "close"),
     };

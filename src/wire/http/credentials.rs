@@ -12,27 +12,39 @@ use super::target::decoded;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Given<'h> {
     None,
-    /// The only one, and whether a browser adds it by itself, whoever made the page.
+    /// The only one.
     One {
         token: &'h [u8],
-        is_cookie: bool,
+        place: Place,
     },
     /// In two places, or twice in one: nobody can tell which is meant.
     Several,
 }
 
+/// Where a token stood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// `Authorization`, or a subprotocol: whoever made the request put it there.
+    Header,
+    /// `?token=`: a link may hold it.
+    Query,
+    /// A browser adds it by itself, whoever made the page.
+    Cookie,
+}
+
 /// The token of `Authorization: Bearer` (RFC 6750, 2.1), `?token=`, the subprotocol entry `bearer.TOKEN`, or the cookie of this name. An empty one
 /// is none.
 pub fn token<'h>(head: &Head<'h>, cookie: Option<&str>) -> Given<'h> {
-    let bearers = head.fields.values("authorization").filter_map(bearer);
-    let in_query = query(head.target).filter(|(name, _)| is_named(name, "token")).map(|(_, value)| value.as_bytes());
+    let bearers = head.fields.values("authorization").filter_map(bearer).map(|token| (token, Place::Header));
+    let in_query = query(head.target).filter(|(name, _)| is_named(name, "token")).map(|(_, value)| (value.as_bytes(), Place::Query));
     let offered = head.fields.elements("sec-websocket-protocol").filter_map(|entry| entry.strip_prefix(SUBPROTOCOL_PREFIX));
-    let mut explicit = bearers.chain(in_query).chain(offered).filter(|token| !token.is_empty());
+    let offered = offered.map(|token| (token, Place::Header));
+    let mut explicit = bearers.chain(in_query).chain(offered).filter(|(token, _)| !token.is_empty());
     let mut cookies = cookie.into_iter().flat_map(|name| cookies(head, name)).filter(|token| !token.is_empty());
     match (explicit.next(), cookies.next()) {
         (None, None) => Given::None,
-        (Some(token), None) if explicit.next().is_none() => Given::One { token, is_cookie: false },
-        (None, Some(token)) if cookies.next().is_none() => Given::One { token, is_cookie: true },
+        (Some((token, place)), None) if explicit.next().is_none() => Given::One { token, place },
+        (None, Some(token)) if cookies.next().is_none() => Given::One { token, place: Place::Cookie },
         _ => Given::Several,
     }
 }
@@ -98,7 +110,7 @@ mod tests {
     fn given(target: &str, fields: &[&str]) -> Result<Option<(String, bool)>, ()> {
         of(target, fields, |head| match token(head, Some("session")) {
             Given::None => Ok(None),
-            Given::One { token, is_cookie } => Ok(Some((String::from_utf8(token.to_vec()).unwrap(), is_cookie))),
+            Given::One { token, place } => Ok(Some((String::from_utf8(token.to_vec()).unwrap(), place == Place::Cookie))),
             Given::Several => Err(()),
         })
     }

@@ -13,9 +13,16 @@ pub struct Refusal {
     pub(super) allow: &'static str,
     /// For 401: what is asked for (RFC 6750, 3).
     pub(super) challenge: &'static str,
+    /// For 429 and 503: what the client is asked to wait.
+    pub(super) retry_after_s: u32,
     /// The answer to a HEAD request has no body.
     pub(super) head_only: bool,
 }
+
+/// What a 429 or 503 asks a client to wait, at least. Long enough to be a relief, short enough that a restart is not felt as an outage.
+const RETRY_AFTER_SECONDS_MIN: u32 = 5;
+/// And so many seconds more at most: who was refused together does not come back together.
+const RETRY_AFTER_SPREAD: u32 = 25;
 
 macro_rules! refusal_reasons {
     ($($(#[$meta:meta])* $variant:ident = $name:literal, $code:literal $phrase:literal, $reconnect:expr, $text:literal;)*) => {
@@ -72,6 +79,8 @@ refusal_reasons! {
     /// `connections_max` is reached.
     ConnectionsMax = "connections_max", 503 "Service Unavailable", Later,
         "this server has as many connections as it may; try another or later";
+    /// More are arriving than may be, and this one has taken longest; it was closed without an answer.
+    Handshakes = "handshakes", 503 "Service Unavailable", Later, "";
     /// `accepts_per_second` is reached.
     AcceptsPerSecond = "accepts_per_second", 503 "Service Unavailable", Later,
         "this server takes no more new connections in this second; come back later";
@@ -80,6 +89,13 @@ refusal_reasons! {
     /// More tokens are to be verified than can be within the handshake deadline.
     TokensWaiting = "tokens_waiting", 503 "Service Unavailable", Later,
         "this server has more tokens to verify than it can; try another or later";
+    /// `admission_lag`, `admission_logs`, `admission_memory`: those who are connected are served on.
+    OverloadedLag = "overloaded_lag", 503 "Service Unavailable", Later,
+        "this server is late with what it has to do already; try another or later";
+    OverloadedLogs = "overloaded_logs", 503 "Service Unavailable", Later,
+        "this server holds as much for slow clients as it may; try another or later";
+    OverloadedMemory = "overloaded_memory", 503 "Service Unavailable", Later,
+        "this server is short of memory; try another or later";
     /// The server is stopping.
     Stopping = "stopping", 503 "Service Unavailable", Later, "the server is stopping";
 }
@@ -94,7 +110,21 @@ impl From<RefusalReason> for Refusal {
 
 impl Refusal {
     pub fn new(reason: RefusalReason, message: impl Into<String>) -> Refusal {
-        Refusal { reason, message: message.into(), allow: "GET", challenge: "Bearer", head_only: false }
+        Refusal {
+            reason,
+            message: message.into(),
+            allow: "GET",
+            challenge: "Bearer",
+            retry_after_s: RETRY_AFTER_SECONDS_MIN,
+            head_only: false,
+        }
+    }
+
+    /// Waits are dealt by `lot`, which is another one each time: neighbours in number get what lies far apart.
+    pub fn spread(self, lot: u32) -> Refusal {
+        // The golden ratio: however many are dealt, they lie evenly.
+        let share = (u64::from(lot.wrapping_mul(0x9E37_79B9)) * u64::from(RETRY_AFTER_SPREAD + 1)) >> 32;
+        Refusal { retry_after_s: RETRY_AFTER_SECONDS_MIN + share as u32, ..self }
     }
 
     /// No token was brought, or (`is_bad`) one that is not taken.

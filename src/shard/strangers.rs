@@ -1,0 +1,49 @@
+//! Those who have connected and have not said yet what they want, in the order in which they came. There may be so many of them on a shard; beyond it the one that has taken
+//! longest makes room, so that a crowd that never comes to the end of its handshake keeps nobody else out.
+//!
+//! Invariant: whoever is arriving is on the list once; who has arrived or gone is taken off it sooner or later, and the list never becomes longer than
+//! twice what the shard may have.
+
+use std::collections::VecDeque;
+
+use super::Shard;
+use super::net::Network;
+use crate::bus::ConnToken;
+use crate::wire::close::CloseReason;
+use crate::wire::http::refusal::RefusalReason;
+
+impl<N: Network> Shard<N> {
+    /// Whether somebody who comes now may have a place, if need be that of another one.
+    pub(super) fn has_room_for_stranger(&mut self) -> bool {
+        // Who is dead gives its place back in this turn.
+        let taken = self.conns.len() - self.dead.len().min(self.conns.len());
+        let strangers = taken.saturating_sub(self.metrics.connections.get() as usize);
+        if strangers < self.settings.handshakes_max {
+            return true;
+        }
+        while let Some(token) = self.strangers.pop_front() {
+            if let Some(key) = self.resolve(token).filter(|&key| self.conns[key].is_arriving()) {
+                self.metrics.refused[RefusalReason::Handshakes as usize].inc();
+                self.kill(key, CloseReason::HandshakeTimeout);
+                return true;
+            }
+        }
+        false
+    }
+
+    pub(super) fn note_stranger(&mut self, token: ConnToken) {
+        if self.strangers.len() >= 2 * self.settings.handshakes_max {
+            let strangers = std::mem::take(&mut self.strangers);
+            let is_arriving = |token: &ConnToken| self.resolve(*token).is_some_and(|key| self.conns[key].is_arriving());
+            self.strangers = strangers.into_iter().filter(is_arriving).collect::<VecDeque<_>>();
+        }
+        // As a rule whoever came first has arrived.
+        while let Some(&first) = self.strangers.front() {
+            if self.resolve(first).is_some_and(|key| self.conns[key].is_arriving()) {
+                break;
+            }
+            self.strangers.pop_front();
+        }
+        self.strangers.push_back(token);
+    }
+}
