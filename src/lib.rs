@@ -17,6 +17,7 @@
 //! * [`control`]: HTTP for operators; [`metrics`]: counters that one thread writes and others read
 //! * [`few`]: lists that mostly have one thing, [`paged`]: tables that grow by pages, [`by_name`]: of what has a name, the channels
 //! * [`addresses`]: whose quota a connection counts in
+//! * [`life`]: serving, draining, stopping
 //! * [`clock`]: how time is counted; [`alarm`]: when a sleep ends; [`named`]: enums whose variants have names
 //! * [`cli`]: the commands; [`doctor`]: whether a host has what is needed
 //! * [`sys`]: the only unsafe code
@@ -34,6 +35,7 @@ pub mod doctor;
 pub mod fanout;
 pub mod few;
 pub mod inbox;
+pub mod life;
 pub mod limits;
 pub mod listen;
 pub mod metrics;

@@ -61,6 +61,10 @@ pub const ORDER_UNITS_PER_TURN: usize = 2048;
 pub const PAGE_TEXT_BYTES_MAX: usize = 128 * 1024;
 /// What closing one costs (or telling of it), besides a unit for each of its subscriptions.
 pub const ORDER_UNITS_PER_CLOSE: usize = 8;
+/// Connections taken from a door that is about to be closed for good.
+pub const DOOR_ACCEPTS_MAX: usize = 64 * 1024;
+/// How long whoever is left at the end of a drain has for its close frame.
+pub const FAREWELL_AFTER_DRAIN: std::time::Duration = std::time::Duration::from_secs(2);
 /// Orders that a shard has not obeyed yet; another one is dropped.
 pub const ORDERS_WAITING_MAX: usize = 64;
 /// Subscriptions of dead connections that a turn takes out of their channels.
@@ -131,6 +135,8 @@ pub mod auth {
     pub const VERIFY_UNITS_PER_TURN: usize = 256;
     /// Refreshes of one shard that may wait for that, each with its token.
     pub const REFRESHES_WAITING_MAX: usize = 1024;
+    /// Revocations that are kept at once, of tokens and of users.
+    pub const REVOKED_MAX: usize = 1 << 16;
     /// What all shards together remember of tokens that were verified before: some 290,000 of them.
     pub const CACHE_BYTES_TOTAL: usize = 64 * 1024 * 1024;
 }

@@ -171,13 +171,24 @@ impl Listener {
         Ok((socket, address))
     }
 
+    /// A socket that listens at this address beside others of the same user that are opened so.
+    pub fn shared(&self, backlog: i32) -> io::Result<Socket> {
+        let (socket, address) = self.unbound()?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&address.into()).and_then(|()| socket.listen(backlog)).map_err(|error| self.explain(&error))?;
+        Ok(socket)
+    }
+
     /// With what an operator can do about it.
     pub fn explain(&self, error: &io::Error) -> io::Error {
         let Address::Ip(address) = self.address else { return io::Error::new(error.kind(), format!("cannot listen on {self}: {error}")) };
         let port = address.port();
         let why = match error.raw_os_error() {
             Some(libc::EADDRINUSE) => {
-                format!("the port is in use; stop the other server or choose another port (ss -ltnp 'sport = :{port}')")
+                format!(
+                    "the port is in use; stop the other server, take its place (campanile serve --takeover), or choose another port \
+                     (ss -ltnp 'sport = :{port}')"
+                )
             }
             Some(libc::EACCES) => {
                 format!("not permitted; ports below 1024 need CAP_NET_BIND_SERVICE, or choose a port above ({error})")

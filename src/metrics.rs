@@ -115,6 +115,8 @@ pub struct ShardMetrics {
     pub connections: Counter,
     /// Accepted sockets now, whatever their phase (gauge).
     pub sockets: Counter,
+    /// A number of [`Stage`](crate::life::Stage) (gauge).
+    pub stage: Counter,
     pub accepted: Counter,
     /// Times accept failed for want of descriptors (EMFILE, ENFILE) or kernel memory.
     pub accept_errors: Counter,

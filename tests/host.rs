@@ -180,7 +180,7 @@ fn on_a_terminal_the_first_line_is_ours_and_levels_are_colored() {
         assert!(first.starts_with("Campanile "), "{first}");
         assert!(lines.any(|line| line.starts_with("To see a message arrive")));
         signal(&child, libc::SIGTERM);
-        let last = lines.find(|line| line.contains("SIGTERM: stopping")).expect("the end is said");
+        let last = lines.find(|line| line.contains("SIGTERM: draining")).expect("the end is said");
         assert_eq!(last.contains("\x1b["), is_colored, "{last:?}");
         assert!(wait(&mut child, PATIENCE).expect("its end").success());
         let _ = std::fs::remove_dir_all(&launch.directory);
@@ -226,7 +226,7 @@ fn json_logs_are_json_from_the_first_line_to_the_last() {
     };
     told("WARN", "names a user and no password");
     told("WARN", "too low for connections_max");
-    told("INFO", "SIGTERM: stopping");
+    told("INFO", "SIGTERM: draining");
     assert!(!seen.iter().any(|event| event.to_string().contains("secret")), "{seen:#?}");
     let _ = std::fs::remove_dir_all(&launch.directory);
 }
@@ -344,7 +344,7 @@ fn addresses_and_urls_that_cannot_be_are_told() {
 }
 
 #[test]
-fn sigterm_sends_what_is_due_then_1001_and_exits_0() {
+fn sigterm_sends_what_is_due_then_1012_and_exits_0() {
     let redis = RedisServer::start();
     let mut server = Server::start(&["--redis", &redis.url()]);
     server.eventually("ready", Server::is_ready);
@@ -357,7 +357,7 @@ fn sigterm_sends_what_is_due_then_1001_and_exits_0() {
     crowd.wait("the end", |member| member.ended);
     for member in crowd.members().iter() {
         assert_eq!(member.notifications().count(), 20);
-        assert_eq!(member.close, Some(Some(1001)));
+        assert_eq!(member.close, Some(Some(1012)));
     }
     assert_eq!(server.exit_code(), 0);
     drop(idle);
@@ -388,17 +388,17 @@ fn the_shutdown_deadline_holds_even_for_readers_that_stall() {
 }
 
 #[test]
-fn while_it_stops_readyz_says_so_and_a_second_signal_exits_at_once() {
+fn while_it_drains_readyz_says_so_and_a_second_signal_does_not_wait_for_the_deadline() {
     let mut server = Server::start(&["--shutdown-timeout", "3600"]);
     let stalled = hold_up_the_end(&server);
     server.terminate();
-    server.eventually("stopping", |server| {
+    server.eventually("draining", |server| {
         let (status, body) = server.get("/readyz");
-        status == 503 && body.contains("stopping")
+        status == 503 && body.contains("draining")
     });
     assert!(server.is_running());
     server.terminate();
-    assert_eq!(server.exit_code(), 130);
+    assert_eq!(server.exit_code(), 0);
     drop(stalled);
 }
 
@@ -429,7 +429,7 @@ fn serves_with_stderr(stderr: Stdio, shell: Option<&str>) {
     server.eventually_metric("ws_connections_total", "", 1.0);
     assert!(server.is_running());
     server.terminate();
-    assert_eq!(client.close_code(), Some(1001));
+    assert_eq!(client.close_code(), Some(1012));
     drop(client);
     assert_eq!(server.exit_code(), 0);
 }

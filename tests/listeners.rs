@@ -241,7 +241,7 @@ fn a_unix_socket_serves_every_shard_and_goes_with_the_server() {
         publish(json!("b"));
         server.terminate();
         assert_eq!(clients[0].event()["data"], "b");
-        assert_eq!(clients[0].close_code(), Some(1001));
+        assert_eq!(clients[0].close_code(), Some(1012));
         drop(clients);
         assert_eq!(server.exit_code(), 0);
         assert!(!public.exists() && !control.exists());

@@ -22,6 +22,7 @@ use campanile::limits::{self, CHANNEL_NAME_BYTES_MAX, COMMAND_ID_BYTES_MAX};
 use campanile::metrics::{BusMetrics, ShardMetrics};
 use campanile::server::memory_bound::memory_bound;
 use campanile::shard::by_address::ByAddress;
+use campanile::shard::depart::Departures;
 use campanile::shard::net::{Accepted, Network, Readiness, Received, Stream};
 use campanile::shard::settings::ShardSettings;
 use campanile::shard::{Parts, Shard, unpack};
@@ -205,8 +206,11 @@ impl Node {
             connections: Arc::new(AtomicUsize::new(0)),
             addresses: Arc::new(ByAddress::new(&settings.bounds)),
             host: Arc::default(),
+            life: Arc::default(),
+            departures: Arc::new(Departures::new(settings.clients.drain_rate)),
             node_id: 1,
             gate: settings.auth.gate().unwrap(),
+            revoked: Arc::default(),
             peer_of: Peer::of,
         };
         let tokens = Vec::with_capacity(settings.bounds.connections_max);

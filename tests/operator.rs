@@ -2,9 +2,13 @@
 
 mod support;
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
 use support::client::Client;
 use support::frames;
+use support::redis::RedisServer;
 use support::server::{Launch, Server};
 
 const CONTROL_TOKEN: &str = "a-token-of-the-tests-0123456789";
@@ -260,4 +264,268 @@ fn started_as_json(launch: Launch) -> Server {
     server.control = port(started["control"].as_str().unwrap());
     server.listen = port(started["clients"][0].as_str().unwrap());
     server
+}
+
+const SECRET: &str = "a secret of the tests: 0123456789abcdef";
+
+fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+fn token(user: &str, id: &str, issued_s: u64) -> String {
+    let claims = json!({"sub": user, "exp": now_s() + 600, "iat": issued_s, "jti": id});
+    encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap()
+}
+
+fn asking_for_tokens(arguments: &[&str]) -> Server {
+    Launch::new(arguments).file(&format!("auth = \"jwt\"\ntoken_secret = \"{SECRET}\"")).start()
+}
+
+/// What an upgrade with this token is answered.
+fn status(server: &Server, token: &str) -> u16 {
+    let mut client = Client::dial(server.listen);
+    client.send(frames::request(&format!("/ws?token={token}"), "").as_bytes());
+    frames::status(client.head().as_bytes())
+}
+
+#[test]
+fn a_revoked_token_ends_its_connections_and_is_refused_from_then_on() {
+    let server = asking_for_tokens(&["--shards", "2"]);
+    let (one, other) = (token("u1", "t1", now_s() - 10), token("u1", "t2", now_s() - 10));
+    let mut ended: Vec<Client> = (0..4).map(|_| client(&server, &format!("/ws?token={one}")).0).collect();
+    let (mut second, _) = client(&server, &format!("/ws?token={other}"));
+    let (status_of, answer) = server.post("/revoke", r#"{"token": "t1", "ttl": 600}"#);
+    assert_eq!((status_of, &answer["disconnected"]), (200, &json!(4)), "{answer}");
+    assert!(answer["until"].as_u64().unwrap() >= now_s() + 590, "{answer}");
+    ended.iter_mut().for_each(|client| assert_eq!(client.close_code(), Some(4001)));
+    assert_eq!((status(&server, &one), status(&server, &other)), (401, 101));
+    second.command(json!({"type": "refresh", "token": one, "id": 1}));
+    let error = second.event();
+    assert_eq!((&error["code"], &error["id"]), (&json!("token_invalid"), &json!(1)), "{error}");
+    assert!(error["message"].as_str().unwrap().contains("revoked"), "{error}");
+    assert!(server.metric("campanile_tokens_refused_total", "reason=\"revoked\"") >= 2.0);
+
+    let (status_of, answer) = server.post("/revoke", r#"{"user": "u1"}"#);
+    assert!(status_of == 200 && answer["disconnected"].as_u64().unwrap() >= 1, "{answer}");
+    assert_eq!(second.close_code(), Some(4001));
+    assert_eq!((status(&server, &other), status(&server, &token("u1", "t3", now_s() + 5))), (401, 101), "what is issued later is good");
+    assert_eq!(server.metric("campanile_revocations", ""), 2.0);
+}
+
+#[test]
+fn revocations_that_name_nobody_or_nonsense_are_refused() {
+    let server = asking_for_tokens(&[]);
+    let future = format!(r#"{{"user": "a", "issued_before": {}}}"#, now_s() + 1000);
+    let long = format!(r#"{{"token": "{}"}}"#, "x".repeat(257));
+    for (body, words) in [
+        ("{}", "nobody is named"),
+        (r#"{"issued_before": 7}"#, "nobody is named"),
+        (r#"{"token": "a", "user": "b"}"#, "both"),
+        (r#"{"token": "a", "issued_before": 7}"#, "for a user"),
+        (&future, "in the future"),
+        (r#"{"token": ""}"#, "cannot be a name"),
+        (&long, "cannot be a name"),
+        (r#"{"user": "a\u0000"}"#, "cannot be a name"),
+        (r#"{"token": "a", "ttl": 0}"#, "out of range"),
+        (r#"{"token": "a", "ttl": 99999999999}"#, "out of range"),
+        (r#"{"token": "a", "ttl": -1}"#, "not what is accepted"),
+        (r#"{"jti": "a"}"#, "unknown field"),
+    ] {
+        let (status, answer) = server.post("/revoke", body);
+        assert!(status == 400 && answer["error"].as_str().unwrap().contains(words), "{body}: {status} {answer}");
+    }
+    let open = Server::start(&[]);
+    let (status, answer) = open.post("/revoke", r#"{"token": "a"}"#);
+    assert!(status == 400 && answer["error"].as_str().unwrap().contains("no client is asked"), "{answer}");
+}
+
+/// Two nodes and a third that starts later; then Redis is killed, and comes back with nothing.
+#[test]
+fn every_node_honours_a_revocation_also_one_that_was_made_while_redis_was_away() {
+    let mut redis = RedisServer::start();
+    let url = format!("redis://127.0.0.1:{}", redis.port);
+    let start = || {
+        let server = asking_for_tokens(&["--redis", &url]);
+        server.eventually("readiness", Server::is_ready);
+        server
+    };
+    let (first, second) = (start(), start());
+    let (one, other) = (token("u1", "t1", now_s()), token("u2", "t2", now_s()));
+    let (mut on_second, _) = client(&second, &format!("/ws?token={one}"));
+    let (mut stays, _) = client(&second, &format!("/ws?token={other}"));
+    let (answered, answer) = first.post("/revoke", r#"{"token": "t1"}"#);
+    assert_eq!((answered, &answer["disconnected"]), (200, &json!(0)), "{answer}");
+    assert_eq!(on_second.close_code(), Some(4001), "by the other node");
+    assert_eq!((status(&first, &one), status(&second, &one), status(&second, &other)), (401, 401, 101));
+    let third = start();
+    third.eventually("what was revoked before it started", |third| status(third, &one) == 401);
+
+    redis.kill();
+    second.eventually("the outage", |second| !second.is_ready());
+    let (mut on_first, _) = client(&first, &format!("/ws?token={other}"));
+    let (answered, answer) = first.post("/revoke", r#"{"token": "t2"}"#);
+    let error = answer["error"].as_str().unwrap();
+    assert!(
+        answered == 503 && error.contains("this node honours it already (1 disconnected)") && error.contains("tried again"),
+        "{answer}"
+    );
+    assert_eq!(on_first.close_code(), Some(4001));
+    assert_eq!((status(&first, &other), status(&second, &other)), (401, 101), "the other node cannot know it");
+    redis.restart();
+    assert_eq!(stays.close_code(), Some(4001), "as soon as Redis is back");
+    second.eventually("the revocation", |second| status(second, &other) == 401);
+    // Redis has kept nothing; what it was told before it is told again by whoever had told it.
+    let fourth = start();
+    fourth.eventually("both revocations", |fourth| status(fourth, &one) == 401 && status(fourth, &other) == 401);
+}
+
+/// The delay in a close reason.
+fn delay_ms(client: &mut Client) -> u64 {
+    loop {
+        let frame = client.frame().expect("a close frame before the end");
+        if frame.opcode == frames::CLOSE {
+            assert_eq!(frame.close_code(), Some(1012));
+            let text = String::from_utf8(frame.payload[2..].to_vec()).unwrap();
+            let delay = text.strip_prefix("reconnect in ").and_then(|rest| rest.strip_suffix(" ms"));
+            return delay.unwrap_or_else(|| panic!("no delay in {text:?}")).parse().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_drain_serves_everybody_to_the_end_and_tells_each_when_to_come_back() {
+    let mut server = Server::start(&["--shards", "2", "--drain-rate", "5", "--shutdown-timeout", "60"]);
+    let mut clients: Vec<Client> = (0..10).map(|_| subscriber(&server, "/ws/news")).collect();
+    let (status, answer) = server.post("/drain", "");
+    assert_eq!((status, &answer["stage"], &answer["connections"]), (200, &json!("draining"), &json!(10)), "{answer}");
+    assert_eq!(server.post("/drain", "{}").0, 200, "twice is once");
+    assert_eq!(server.post("/drain", r#"{"now": true}"#).0, 400);
+    let (status, body) = server.get("/readyz");
+    assert!(status == 503 && body.contains("draining"), "{body}");
+    server.eventually("closed ports", |server| std::net::TcpStream::connect(server.listen).is_err());
+    // Whoever is still there gets what is published, and then its close frame.
+    let number = server.publish("news", &json!("last"));
+    let (mut heard, mut delays) = (0, Vec::new());
+    for client in &mut clients {
+        while let Some(event) = client.next_event() {
+            heard += usize::from(event["seq"] == number);
+        }
+        delays.push(delay_ms(client));
+    }
+    assert!(heard >= 1, "nobody was there any more after a moment, at 5 a second");
+    assert!(delays.iter().all(|&delay| delay < 1000) && delays.iter().any(|&delay| delay != delays[0]), "{delays:?}");
+    assert_eq!(server.exit_code(), 0);
+}
+
+#[test]
+fn whoever_is_left_at_the_deadline_goes_at_once_and_comes_back_spread() {
+    let mut server = Server::start(&["--drain-rate", "1", "--shutdown-timeout", "1"]);
+    let mut clients: Vec<Client> = (0..40).map(|_| client(&server, "/ws").0).collect();
+    server.terminate();
+    let delays: Vec<u64> = clients.iter_mut().map(delay_ms).collect();
+    assert!(delays.iter().any(|&delay| delay > 10_000), "as if one had gone in a second: {delays:?}");
+    assert_eq!(server.exit_code(), 0);
+}
+
+#[test]
+fn a_share_is_shed_and_the_others_stay() {
+    let server = Server::start(&["--shards", "2"]);
+    let mut clients: Vec<Client> = (0..100).map(|_| client(&server, "/ws").0).collect();
+    for body in ["", "{}", r#"{"percent": 0}"#, r#"{"percent": 101}"#, r#"{"percent": -1}"#, r#"{"percent": "all"}"#] {
+        assert_eq!(server.post("/shed", body).0, 400, "{body}");
+    }
+    assert_eq!(server.post("/shed", r#"{"percent": 30}"#), (200, json!({"shedding": 30})));
+    server.eventually("some to go", |server| server.metric("campanile_connections_closed_total", "reason=\"restart\"") >= 5.0);
+    assert!(server.is_ready());
+    let (status, _) = server.post("/shed", r#"{"percent": 100}"#);
+    assert_eq!(status, 200);
+    for client in &mut clients {
+        delay_ms(client);
+    }
+    client(&server, "/ws");
+    server.post("/drain", "");
+    assert_eq!(server.post("/shed", r#"{"percent": 1}"#).0, 409);
+}
+
+/// Whether a request is answered with 101. That it cannot be made is an error; it may be reset.
+fn knock(address: std::net::SocketAddr) -> bool {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(address).expect("no connect is refused");
+    let mut head = [0; 12];
+    stream.write_all(frames::request("/ws", "").as_bytes()).is_ok() && stream.read_exact(&mut head).is_ok() && head == *b"HTTP/1.1 101"
+}
+
+/// Connects without a pause while one server takes another one's place, with one shard and with two.
+#[test]
+fn a_restart_refuses_nobody() {
+    for shards in ["1", "2"] {
+        let first = Server::start(&["--shards", shards, "--control-token", CONTROL_TOKEN]);
+        let (listen, control) = (first.listen.to_string(), first.control.to_string());
+        let arguments = ["--shards", shards, "--listen", &listen, "--control", &control, "--control-token", CONTROL_TOKEN];
+        let (code, told) = Launch::new(&arguments).fails();
+        assert!(code == 1 && told.contains("--takeover"), "a plain second start: {told}");
+        let mut stays = subscriber(&first, "/ws/news");
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        let (second, (upgrades, resets)) = std::thread::scope(|scope| {
+            let knocking = scope.spawn(|| {
+                let mut answers = (0, 0);
+                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    match knock(first.listen) {
+                        true => answers.0 += 1,
+                        false => answers.1 += 1,
+                    }
+                }
+                answers
+            });
+            let second = Launch::new(&[&arguments[..], &["--takeover"]].concat()).start();
+            assert_eq!((second.listen, second.control), (first.listen, first.control));
+            delay_ms(&mut stays);
+            is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+            (second, knocking.join().expect("every client is let in"))
+        });
+        // The kernel moves what waits at a door that is closed, where it is told to.
+        let moves = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_migrate_req").is_ok_and(|text| text.trim() == "1");
+        assert!(upgrades > 0 && resets <= if moves { 0 } else { 2 }, "{upgrades} let in, {resets} reset");
+        let mut first = first;
+        assert_eq!(first.exit_code(), 0);
+        let mut second = second;
+        second.token = Some(CONTROL_TOKEN.to_owned());
+        assert!(second.is_ready() && second.metric("campanile_connections_accepted_total", "") >= 1.0);
+        subscriber(&second, "/ws/news");
+    }
+}
+
+/// The public port of a server that drains is free, and its control port goes to whoever comes.
+#[test]
+fn a_server_that_drains_lets_its_successor_in() {
+    let mut first = Server::start(&["--drain-rate", "1", "--shutdown-timeout", "60"]);
+    let _clients: Vec<Client> = (0..5).map(|_| client(&first, "/ws").0).collect();
+    let (listen, control) = (first.listen.to_string(), first.control.to_string());
+    first.terminate();
+    first.eventually("closed ports", |server| std::net::TcpStream::connect(server.listen).is_err());
+    let second = Launch::new(&["--listen", &listen, "--control", &control]).start();
+    assert!(second.is_ready());
+    assert!(first.is_running(), "it goes on with its own clients");
+    subscriber(&second, "/ws/news");
+    first.terminate();
+    assert_eq!(first.exit_code(), 0);
+}
+
+#[test]
+fn unix_sockets_change_hands_too() {
+    let directory = std::env::temp_dir().join(format!("campanile-takeover-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let (public, control) = (directory.join("public"), directory.join("control"));
+    let addresses = [format!("unix://{}", public.display()), format!("unix://{}", control.display())];
+    let arguments = ["--listen", &addresses[0], "--control", &addresses[1]];
+    let mut first = Server::start(&arguments);
+    let mut old = Client::dial_unix(&public).upgrade("/ws");
+    let second = Launch::new(&[&arguments[..], &["--takeover"]].concat()).start();
+    delay_ms(&mut old);
+    assert_eq!(first.exit_code(), 0);
+    let mut new = Client::dial_unix(&public).upgrade("/ws");
+    assert_eq!(new.event()["type"], "connected");
+    assert!(control.exists(), "the first one has left the file of the second alone");
+    drop(second);
+    let _ = std::fs::remove_dir_all(&directory);
 }

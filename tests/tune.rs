@@ -82,6 +82,7 @@ fn usual(test: &str) -> Bed {
     let bed = Bed::new(test);
     for (key, value) in [
         ("net.core.somaxconn", "4096"),
+        ("net.ipv4.tcp_migrate_req", "0"),
         ("net.ipv4.tcp_mem", "287901\t383868\t575802"),
         ("net.ipv4.tcp_rmem", "4096\t131072\t6291456"),
         ("net.ipv4.tcp_wmem", "4096\t16384\t4194304"),
@@ -173,6 +174,7 @@ fn the_table_is_aligned_and_says_what_would_change() {
     let shown = "\
 key                                 now                  profile             verdict
 net.core.somaxconn                  4096                 65535               raise
+net.ipv4.tcp_migrate_req            0                    1                   raise
 net.ipv4.tcp_rmem                   4096 131072 6291456  4096 32768 1048576  lower
 net.ipv4.tcp_wmem                   4096 16384 4194304   4096 16384 1048576  lower
 net.netfilter.nf_conntrack_max      -                    262144              not here
@@ -180,7 +182,7 @@ net.ipv4.tcp_slow_start_after_idle  1                    0                   low
 net.core.busy_poll                  0                    50                  raise
 kernel.numa_balancing               1                    0                   lower
 
-6 of 7 differ; `scripts/tune apply broadcast-100k low-latency` sets them
+7 of 8 differ; `scripts/tune apply broadcast-100k low-latency` sets them
 ";
     assert_eq!(stdout, shown);
 }

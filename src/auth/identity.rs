@@ -23,6 +23,8 @@ pub struct Identity {
     id_bytes: u16,
     channels_bytes: u16,
     publish_bytes: u16,
+    /// Unix time in seconds; 0: nobody says.
+    issued_s: u32,
 }
 
 /// What most tokens do not say: lists of texts without control characters, a line for each, so that a claim takes no more here than in its token.
@@ -43,11 +45,11 @@ impl Identity {
     /// What is wrong with the name.
     pub fn of_user(user: &str) -> Result<Identity, &'static str> {
         check_user(user)?;
-        Ok(Identity::new(user, "", u64::MAX, Claims::default()))
+        Ok(Identity::new(user, "", u64::MAX, 0, Claims::default()))
     }
 
     /// The user has passed [`check_user`]; no token is as long as 64 KiB, so neither is what it says.
-    pub(super) fn new(user: &str, token_id: &str, expires_s: u64, claims: Claims) -> Identity {
+    pub(super) fn new(user: &str, token_id: &str, expires_s: u64, issued_s: u64, claims: Claims) -> Identity {
         let Claims { channels, publish, groups } = &claims;
         let bytes = |text: &str| u16::try_from(text.len()).expect("a part of a token");
         Identity {
@@ -56,6 +58,7 @@ impl Identity {
             id_bytes: bytes(token_id),
             channels_bytes: bytes(channels),
             publish_bytes: bytes(publish),
+            issued_s: issued_s.min(u32::MAX.into()) as u32,
             text: [user, token_id, channels, publish, groups].concat().into(),
         }
     }
@@ -81,6 +84,11 @@ impl Identity {
     /// Unix time in seconds; None: never.
     pub fn expires_s(&self) -> Option<u64> {
         Some(self.expires_s).filter(|&expires_s| expires_s < u64::MAX)
+    }
+
+    /// `iat`, Unix time in seconds; 0: the token does not say.
+    pub fn issued_s(&self) -> u64 {
+        self.issued_s.into()
     }
 
     /// Whether the `channels` claim names this channel.
@@ -134,10 +142,13 @@ mod tests {
 
     #[test]
     fn what_is_known_of_somebody_takes_little() {
-        assert_eq!(size_of::<Identity>(), 32);
-        let identity = Identity::new("user-123456", "0123456789", 1, Claims::default());
+        assert_eq!(size_of::<Identity>(), 40);
+        let identity = Identity::new("user-123456", "0123456789", 1, 7, Claims::default());
         assert_eq!(identity.heap_bytes(), 64 + 32);
-        assert_eq!((identity.user(), identity.token_id(), identity.expires_s()), ("user-123456", "0123456789", Some(1)));
+        assert_eq!(
+            (identity.user(), identity.token_id(), identity.expires_s(), identity.issued_s()),
+            ("user-123456", "0123456789", Some(1), 7)
+        );
     }
 
     #[test]
@@ -154,7 +165,7 @@ mod tests {
     #[test]
     fn claims_name_channels() {
         let claims = Claims { channels: "room:*\nuser:{sub}".into(), publish: "room:1".into(), groups: "admins\nstaff".into() };
-        let identity = Identity::new("u", "", 1, claims);
+        let identity = Identity::new("u", "", 1, 0, claims);
         assert!(identity.may_hear("room:7") && identity.may_hear("user:u") && !identity.may_hear("user:v"));
         assert!(identity.may_publish("room:1") && !identity.may_publish("room:7"));
         assert!(identity.is_in_group("admins") && identity.is_in_group("staff") && !identity.is_in_group("admin"));

@@ -1,7 +1,8 @@
 //! Who a client is, by the token that it brings: a JSON Web Token (RFC 7519), signed as RFC 7515 has it.
 //!
 //! [`keys`] reads what tokens are verified by, [`token`] verifies one and judges its claims, [`identity`] is what is known of its bearer
-//! then, [`pattern`] says which channels a claim names, [`rules`] who may do what with a channel, and [`cache`] knows a token again that was verified before.
+//! then, [`pattern`] says which channels a claim names, [`rules`] who may do what with a channel, [`cache`] knows a token again that was verified before,
+//! and [`revoked`] which ones are honoured no more.
 //!
 //! [`mint`] makes tokens, for the command that does.
 //!
@@ -14,6 +15,7 @@ pub mod identity;
 pub mod keys;
 pub mod mint;
 pub mod pattern;
+pub mod revoked;
 pub mod rules;
 #[cfg(test)]
 mod tests;

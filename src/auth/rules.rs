@@ -93,7 +93,7 @@ mod tests {
 
     fn client() -> Identity {
         let claims = Claims { channels: "room:*\nown:{sub}".into(), publish: "room:1".into(), groups: "admins".into() };
-        Identity::new("u1", "", 1, claims)
+        Identity::new("u1", "", 1, 0, claims)
     }
 
     const ASKING: Defaults = Defaults { asks: true, allow_client_publish: false };

@@ -44,6 +44,8 @@ named! {
         Audience = "audience",
         /// A claim is missing, or of another type than it should be.
         Claim = "claim",
+        /// It has been revoked.
+        Revoked = "revoked",
         /// The token that was to take another one's place is another user's.
         OtherUser = "other_user",
     }
@@ -80,6 +82,7 @@ impl From<TokenReason> for TokenError {
             TokenReason::Issuer => "the token's `iss` is not the one that this server asks for",
             TokenReason::Audience => "the token's `aud` is not this server",
             TokenReason::Claim => "a claim of the token is missing or of the wrong type",
+            TokenReason::Revoked => "the token has been revoked",
             TokenReason::OtherUser => "the token is another user's than the one it is to follow",
         };
         TokenError { reason, text }
@@ -212,6 +215,8 @@ struct Claimed<'c> {
     #[serde(borrow)]
     nbf: Option<&'c RawValue>,
     #[serde(borrow)]
+    iat: Option<&'c RawValue>,
+    #[serde(borrow)]
     iss: Option<&'c RawValue>,
     #[serde(borrow)]
     aud: Option<&'c RawValue>,
@@ -258,12 +263,14 @@ impl Verifier {
             None => Cow::Borrowed(""),
             Some(jti) => text(jti).ok_or(TokenError::claim("the token's `jti` is no string"))?,
         };
+        // Of no use but for revoking: what cannot be read was issued before every moment.
+        let issued_s = claims.iat.and_then(seconds).unwrap_or(0);
         let claims = Claims {
             channels: patterns(claims.channels, "the token's `channels` is no list of channel patterns")?,
             publish: patterns(claims.publish, "the token's `publish` is no list of channel patterns")?,
             groups: lines(claims.groups, is_group, "the token's `groups` is no list of names")?,
         };
-        Ok(Identity::new(&sub, &jti, expires_s, claims))
+        Ok(Identity::new(&sub, &jti, expires_s, issued_s, claims))
     }
 }
 

@@ -11,6 +11,7 @@ use super::Creator;
 use super::flow::Start;
 use super::hub::{Hub, Outcome, Receipt};
 use super::question::{Publish, PublishError, Published};
+use super::revoke::Revoke;
 use super::upstream::Upstream;
 use crate::clock::MonotonicNs;
 
@@ -49,6 +50,11 @@ impl Upstream for Embedded {
             }
         };
         hub.published(publish, result);
+    }
+
+    /// There is no other node.
+    fn revoke(&mut self, revoke: Revoke, _: MonotonicNs) {
+        revoke.answer(Ok(()));
     }
 
     fn event(&mut self, _: &Event) {}

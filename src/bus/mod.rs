@@ -6,7 +6,7 @@
 //! - [`registry`]: which channels there are, [`lingering`] those that nobody hears any more, [`release`]: when their memory is given back.
 //! - [`delivery`]: what is on its way to shards, [`lane`]: the way to one of them, and what it is owed.
 //! - [`question`]: what connections and the control port ask. [`shares`]: whose publishes may be how many; [`queue`]: in which order they go on.
-//! - [`order`]: what the control thread tells shards, past the bus.
+//! - [`order`]: what the control thread tells shards, past the bus; [`revoke`]: what it tells all nodes of revoked tokens.
 //! - [`upstream`]: the seam behind which messages come in: [`embedded`] (no Redis) or [`redis`] (one server; all that is Redis's own). [`ration`]: of lines in the log.
 #![forbid(unsafe_code)]
 
@@ -25,6 +25,7 @@ pub mod ration;
 pub mod redis;
 pub mod registry;
 pub mod release;
+pub mod revoke;
 pub mod route;
 pub mod settings;
 pub mod shares;
@@ -38,6 +39,7 @@ use std::sync::Arc;
 use crate::addresses::Source;
 use order::Order;
 use question::{Answer, Asker, Publish, Question, ReplyTo};
+use revoke::Revoke;
 use shares::{Publishers, Share, Shares, Ticket};
 
 use crate::fanout::batch::{Batch, Channel};
@@ -109,6 +111,10 @@ pub enum BusCommand {
     Leave { shard: u16, topic: TopicToken, channel: ChannelName },
     /// Answered once, by the [`Answer`] that belongs to it.
     Ask(Question),
+    /// Answered when all that has come before it is handed out.
+    Settle(tokio::sync::oneshot::Sender<()>),
+    /// For all nodes. Answered when it stands where they find it.
+    Revoke(Revoke),
     /// Up to `limit` channels from `from` on, for `GET /channels`.
     ListChannels { from: usize, limit: usize, reply: tokio::sync::oneshot::Sender<ChannelPage> },
     /// Hand out what has been received, then forward [`ShardMessage::Stop`] to every shard and end.

@@ -9,12 +9,18 @@ use crate::wire::client_id::ClientId;
 /// number by which that is woken means something else there.
 pub type Reply<T> = crossbeam_channel::Sender<T>;
 
-/// Each is answered once, when it has been obeyed for all connections that were there when it came. Without an answer the shard has too many of them
+/// Each is answered once, most when it has been obeyed for all connections that were there when it came. Without an answer the shard has too many of them
 /// to take another, or has ended.
 #[derive(Debug)]
 pub enum Order {
     /// Closes those whom `who` names, and answers with how many that were.
     Disconnect { who: Who, reply: Reply<usize> },
+    /// Closes those whose tokens have been revoked, and answers with how many that were.
+    CloseRevoked { reply: Reply<usize> },
+    /// Asks so many of a hundred connections to go and come back elsewhere, as fast as the rate says. Answered at once with about how many that are.
+    Shed { percent: f64, reply: Reply<usize> },
+    /// Asks all connections to go, as fast as the rate says: the process drains. Answered at once.
+    Depart { reply: Reply<()> },
     /// Tells of connections from slot `from` on, of those that `who` names or of all, until the page is full.
     List { who: Option<Who>, from: usize, limit: usize, reply: Reply<Listed> },
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use mio::event::Event;
 use mio::{Registry, Waker};
+use tokio::sync::oneshot;
 
 use super::embedded::Embedded;
 use super::hub::{Hub, RETRY_NS};
@@ -17,6 +18,7 @@ use super::queue::Queue;
 use super::redis::RedisBus;
 use super::redis::timing::Timing;
 use super::registry::Request;
+use super::revoke::Revocations;
 use super::settings::HubSettings;
 use super::upstream::{Upstream, WAKER};
 use super::{BusCommand, ShardSender};
@@ -38,6 +40,8 @@ pub struct Subscriber {
     /// A shard has no room for the publishes that wait: look again soon.
     is_held_up: bool,
     stop_timeout_ns: u64,
+    /// To be told at the end of the turn, when what has come is handed out.
+    settling: Vec<oneshot::Sender<()>>,
     life: Life,
     /// Work is left from the last turn: do not sleep.
     more: bool,
@@ -68,6 +72,7 @@ impl Subscriber {
         settings: &Settings,
         metrics: Arc<BusMetrics>,
         shards: Vec<ShardSender>,
+        revocations: Revocations,
         inbox: Inbox<BusCommand>,
         registry: &Registry,
         timing: Timing,
@@ -77,7 +82,7 @@ impl Subscriber {
             Some(url) => {
                 let waker = Waker::new(registry, WAKER).context("the bus needs an eventfd; raise `ulimit -n`")?;
                 let registry = registry.try_clone().context("the bus needs a descriptor; raise `ulimit -n`")?;
-                Box::new(RedisBus::new(url, settings, timing, registry, Arc::new(waker))?)
+                Box::new(RedisBus::new(url, settings, revocations, timing, registry, Arc::new(waker))?)
             }
         };
         Ok(Subscriber {
@@ -89,6 +94,7 @@ impl Subscriber {
             turn_publishes: TURN_PUBLISHES.min(settings.shards.inbox_messages / 4).max(1),
             turn_publish_bytes: TURN_PUBLISH_BYTES.min(settings.bounds.inbox_bytes_total / settings.shards.count / 4),
             is_held_up: false,
+            settling: Vec::new(),
             stop_timeout_ns: nanos(settings.clients.shutdown_timeout),
             life: Life::Serving,
             more: true, // the first turn starts the upstream
@@ -118,6 +124,9 @@ impl Subscriber {
         self.pass_requests();
         self.upstream.write(&mut self.hub, now);
         self.hub.flush(now);
+        for reply in self.settling.drain(..) {
+            let _ = reply.send(());
+        }
         self.hub.metrics().turns.inc();
         if self.life == Life::Asked {
             self.stop(now);
@@ -175,6 +184,8 @@ impl Subscriber {
                 BusCommand::Join { shard, topic, channel, creator } => self.hub.join(shard, topic, channel, creator, now),
                 BusCommand::Leave { shard, topic, channel } => self.hub.leave(shard, topic, &channel, now),
                 BusCommand::Ask(question) => self.take_up(question),
+                BusCommand::Settle(reply) => self.settling.push(reply),
+                BusCommand::Revoke(revoke) => self.upstream.revoke(revoke, now),
                 // The request may have been given up; then nobody wants to know.
                 BusCommand::ListChannels { from, limit, reply } => drop(reply.send(self.hub.list(from, limit))),
                 BusCommand::Stop => {

@@ -10,6 +10,7 @@ use mio::{Events, Poll, Token};
 
 use super::pace::Pace;
 use super::redis::timing::Timing;
+use super::revoke::Revocations;
 use super::subscriber::Subscriber;
 use super::upstream::WAKER;
 use super::{BusSender, ShardSender};
@@ -25,8 +26,13 @@ const ALARM: Token = Token(0);
 
 /// Starts the bus thread. `shards[n]` is the inbox of shard `n`. A URL that cannot be used is an error here; a Redis that is away is
 /// not: the thread keeps trying. The thread ends after [`super::BusCommand::Stop`].
-pub fn spawn(settings: &Settings, metrics: Arc<BusMetrics>, shards: Vec<ShardSender>) -> anyhow::Result<(BusSender, JoinHandle<()>)> {
-    spawn_with_timing(settings, metrics, shards, Timing::default())
+pub fn spawn(
+    settings: &Settings,
+    metrics: Arc<BusMetrics>,
+    shards: Vec<ShardSender>,
+    revocations: Revocations,
+) -> anyhow::Result<(BusSender, JoinHandle<()>)> {
+    spawn_with_timing(settings, metrics, shards, revocations, Timing::default())
 }
 
 /// [`spawn`] with other deadlines than the usual ones, for tests.
@@ -34,12 +40,13 @@ pub fn spawn_with_timing(
     settings: &Settings,
     metrics: Arc<BusMetrics>,
     shards: Vec<ShardSender>,
+    revocations: Revocations,
     timing: Timing,
 ) -> anyhow::Result<(BusSender, JoinHandle<()>)> {
     let poll = Poll::new().context("the bus thread needs an epoll descriptor; raise `ulimit -n`")?;
     let (sender, inbox) = inbox(COMMANDS_MAX, poll.registry(), WAKER).context("the bus thread needs an eventfd; raise `ulimit -n`")?;
     let alarm = Alarm::new(poll.registry(), ALARM).context("the bus thread needs a timerfd; raise `ulimit -n`")?;
-    let subscriber = Subscriber::new(settings, metrics, shards, inbox, poll.registry(), timing)?;
+    let subscriber = Subscriber::new(settings, metrics, shards, revocations, inbox, poll.registry(), timing)?;
     let thread = std::thread::Builder::new()
         .name("bus".into())
         .spawn(move || run(poll, alarm, subscriber))

@@ -10,6 +10,7 @@ use mio::event::Event;
 use super::flow::Start;
 use super::hub::Hub;
 use super::question::Publish;
+use super::revoke::Revoke;
 use crate::clock::MonotonicNs;
 
 /// Of the bus's inbox and of whatever else only has to wake its thread. Far above all tokens of connections, for the bus may share a shard's `Poll`, and
@@ -36,6 +37,9 @@ pub trait Upstream: Send {
 
     /// One that it takes. [`Hub::published`] must be called for each, at once or later.
     fn publish(&mut self, hub: &mut Hub, publish: Publish, now: MonotonicNs);
+
+    /// Stores what is revoked where all nodes find it, and tells them. It is answered at once or later.
+    fn revoke(&mut self, revoke: Revoke, now: MonotonicNs);
 
     /// Remembers what a socket is ready for; the work is done in [`Upstream::read`] and [`Upstream::write`].
     fn event(&mut self, event: &Event);

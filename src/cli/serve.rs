@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::{ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command};
 use tracing::Level;
 
 use super::{BadSettings, flags, log, output};
@@ -26,21 +26,28 @@ Sizes count in 1024 (64k, 1M, 2G), durations may carry a unit (500ms, 10s, 5m, 1
 --help tells what each setting accepts.";
 
 pub fn command() -> Command {
-    Command::new("serve").about(ABOUT).long_about(LONG_ABOUT).after_help(AFTER_HELP).args(flags::all())
+    Command::new("serve").about(ABOUT).long_about(LONG_ABOUT).after_help(AFTER_HELP).args(flags::all()).arg(takeover())
 }
+
+fn takeover() -> Arg {
+    let help = "Start beside the server that runs with the same addresses, and have that one drain: no client is refused";
+    Arg::new(TAKEOVER).long(TAKEOVER).action(ArgAction::SetTrue).help(help)
+}
+
+const TAKEOVER: &str = "takeover";
 
 /// Reads the settings and runs the server until it is told to stop.
 pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let sources = flags::sources(matches);
     let host = Host::detect();
     let result = match load(&sources, Some(&host)) {
-        Ok(loaded) => serve(loaded, &host),
+        Ok(loaded) => serve(loaded, &host, matches.get_flag(TAKEOVER)),
         Err(problems) => Err(BadSettings(problems).into()),
     };
     result.map(|()| ExitCode::SUCCESS).or_else(|error| super::fail(error, log_format(&sources)))
 }
 
-fn serve(loaded: Loaded, host: &Host) -> anyhow::Result<()> {
+fn serve(loaded: Loaded, host: &Host, takes_over: bool) -> anyhow::Result<()> {
     let Loaded { settings, warnings, tables: _, routes: _ } = loaded;
     let format = settings.logging.format;
     for warning in &warnings {
@@ -48,7 +55,7 @@ fn serve(loaded: Loaded, host: &Host) -> anyhow::Result<()> {
     }
     // Kept to the end: what was logged last must still be written.
     let _log = log::start(&settings);
-    let server = crate::server::start(settings.clone(), host)?;
+    let server = crate::server::start(settings.clone(), host, takes_over)?;
     let settings = settings.with(|settings| {
         settings.addresses.listen = server.listen.clone();
         settings.addresses.control = server.control.clone();

@@ -56,6 +56,18 @@ pub fn check(
         problems.push(error("control", message).help(help));
     }
 
+    let (connections, rate) = (settings.bounds.connections_max, settings.clients.drain_rate);
+    let (seconds, deadline) = (connections.div_ceil(rate) as u64, settings.clients.shutdown_timeout.as_secs());
+    let was_typed = |key: &str| !matches!(origin(key), Origin::Default);
+    if seconds > deadline && (was_typed("drain_rate") || was_typed("shutdown_timeout")) {
+        let key = if was_typed("drain_rate") { "drain_rate" } else { "shutdown_timeout" };
+        let message =
+            format!("{connections} connections (connections_max) take {seconds} s to drain, and shutdown_timeout is {deadline} s");
+        let help =
+            "whoever is left then is closed at once, with a delay before it comes back; raise one of the two to have all go in order";
+        problems.push(Problem::warning(origin(key), key, message).help(help));
+    }
+
     if let Pin::List(cores) = &settings.shards.pin {
         let absent: Vec<usize> = cores.iter().copied().filter(|core| !host.cores.contains(core)).collect();
         if !absent.is_empty() {

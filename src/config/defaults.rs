@@ -65,7 +65,8 @@ impl Default for Clients {
             pong_timeout: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(5),
-            shutdown_timeout: Duration::from_secs(10),
+            shutdown_timeout: Duration::from_secs(30),
+            drain_rate: 5000,
             echo: false,
             allow_client_publish: false,
         }

@@ -46,6 +46,7 @@ const MODULES: &[&str] = &[
     "fanout",
     "few",
     "inbox",
+    "life",
     "limits",
     "listen",
     "metrics",

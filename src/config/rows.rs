@@ -327,9 +327,18 @@ pub static SETTINGS: &[Setting] = &[
         key: "shutdown_timeout",
         section: Section::Clients,
         placeholder: "SECONDS",
-        help: "On SIGTERM or SIGINT, how long to go on sending what is due before closing everything.",
+        help: "On SIGTERM, SIGINT or POST /drain, how long connections may take to go (drain_rate). Whoever is left then is closed at once, with a delay before it comes back.",
         accepted: "0 to 3600 seconds, or with a unit: 500ms, 10s, 5m",
         value: one!(clients.shutdown_timeout, text => seconds(text, 0, HOUR_S), value => show_seconds(*value)),
+        ..ROW
+    },
+    Setting {
+        key: "drain_rate",
+        section: Section::Clients,
+        placeholder: "N",
+        help: "Connections that are closed in a second when the server drains or sheds load: what whoever takes them in gets. Each is told when to come back (close code 1012).",
+        accepted: "1 to 1000000",
+        value: one!(clients.drain_rate, text => parse::count(text, 1, 1_000_000), value => Shown::Number(*value as u64)),
         ..ROW
     },
     Setting {

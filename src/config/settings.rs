@@ -72,6 +72,8 @@ pub struct Clients {
     pub handshake_timeout: Duration,
     pub close_timeout: Duration,
     pub shutdown_timeout: Duration,
+    /// Connections that are asked to go in a second, by a drain or a shed.
+    pub drain_rate: usize,
     pub echo: bool,
     pub allow_client_publish: bool,
 }

@@ -24,7 +24,7 @@ pub(super) async fn info(Shared(state): Shared<Arc<State>>) -> Response {
         "version": state.facts.version,
         "started_unix_ms": state.started_unix_ms,
         "uptime_seconds": state.started.elapsed().as_secs(),
-        "stopping": state.stopping(),
+        "stage": state.life.stage().name(),
         "listen": state.facts.listen.iter().map(Listener::to_string).collect::<Vec<_>>(),
         "control": state.facts.control.to_string(),
         "fd_table": state.facts.fd_table.name(),

@@ -137,7 +137,7 @@ pub(super) async fn serve(listener: Door, router: Router, timeouts: Timeouts, ta
 }
 
 /// What `work` comes to; None if `stop` ends first, which must not be asked again then.
-async fn unless<T>(mut stop: Pin<&mut impl Future>, work: impl Future<Output = T>) -> Option<T> {
+pub(super) async fn unless<T>(mut stop: Pin<&mut impl Future>, work: impl Future<Output = T>) -> Option<T> {
     let mut work = pin!(work);
     std::future::poll_fn(|cx| match stop.as_mut().poll(cx) {
         Poll::Ready(_) => Poll::Ready(None),

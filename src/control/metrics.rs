@@ -40,6 +40,7 @@ type Named<T> = (&'static str, &'static str, fn(&T) -> &Counter);
 const SHARD_GAUGES: &[Named<ShardMetrics>] = &[
     ("campanile_connections", "Open WebSocket connections now. Unit: connections.", |m| &m.connections),
     ("ws_connections_total", "Alias of campanile_connections (a gauge, whatever its name says). Unit: connections.", |m| &m.connections),
+    ("campanile_stage", "How far the shard has come: 0 serves, 1 drains, 2 stops. Unit: none.", |m| &m.stage),
     ("campanile_sockets", "Accepted sockets now, in whatever phase. Unit: sockets.", |m| &m.sockets),
     ("campanile_subscriptions", "Subscriptions now. Unit: subscriptions.", |m| &m.subscriptions),
     ("campanile_channels", "Channels with a subscriber on the shard now. Unit: channels.", |m| &m.channels),
@@ -305,6 +306,11 @@ impl Scrape {
     }
 
     fn control(&self, page: &mut Page<'_>) -> fmt::Result {
+        page.gauge(
+            "campanile_revocations",
+            "Revocations kept now, of tokens and of users. Unit: revocations.",
+            self.0.revocations.table.len() as u64,
+        )?;
         let tally = &self.0.tally;
         page.counters(
             "campanile_control_answers",

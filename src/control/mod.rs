@@ -4,7 +4,7 @@
 //! to the bus thread and to shards only through their bounded inboxes; whatever it waits for has a deadline, whatever it holds has a bound.
 //!
 //! The folder: `routes` is the table of endpoints; of their handlers `health` is for probes, [`metrics`] names the counters, `publish` and
-//! `channels` ask the bus thread, `connections` and `disconnect` order something of the shards by way of `orders`, `info` describes the process. `listener` bounds connections, `socket` is what they come by, `room` requests, `hosts` says for whom they may
+//! `channels` ask the bus thread, `connections`, `disconnect`, `revoke` and `drain` order something of the shards by way of `orders`, `info` describes the process. `listener` bounds connections, `socket` is what they come by, `room` requests, `hosts` says for whom they may
 //! be and `token` from whom, `tally` counts what became of them, `busy`, `memory` and `process` measure, `body` reads bodies, `answer` spells errors. [`client`] is the other end, over `unix_agent` where there is a unix socket.
 #![forbid(unsafe_code)]
 
@@ -15,6 +15,7 @@ mod channels;
 pub mod client;
 mod connections;
 mod disconnect;
+mod drain;
 mod health;
 mod hosts;
 mod info;
@@ -24,6 +25,7 @@ pub mod metrics;
 mod orders;
 mod process;
 mod publish;
+mod revoke;
 mod room;
 mod routes;
 mod socket;
@@ -35,19 +37,20 @@ mod unix_agent;
 
 use std::fmt;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 pub use orders::Orders;
 pub use room::memory_bound;
 
-use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::bus::BusSender;
+use crate::bus::revoke::Revocations;
 use crate::config::{FdTable, Settings};
+use crate::life::{Life, Stage};
 use crate::limits::control::{PUBLISHES_MAX, READS_MAX, WAITING_MAX};
 use crate::listen::{Address, ControlSocket, Listener};
 use crate::metrics::{BusMetrics, ShardMetrics};
@@ -71,6 +74,16 @@ pub struct Facts {
     pub control: Address,
 }
 
+/// What the control thread has in common with shards and bus.
+#[derive(Debug, Default)]
+pub struct Shared {
+    /// The way to the shards.
+    pub orders: Orders,
+    pub host: Arc<HostLoad>,
+    pub revocations: Revocations,
+    pub life: Arc<Life>,
+}
+
 /// Everything the endpoints read.
 pub struct State {
     settings: Arc<Settings>,
@@ -81,10 +94,11 @@ pub struct State {
     orders: Orders,
     /// What shards are told of the host.
     host: Arc<HostLoad>,
+    revocations: Revocations,
     started: Instant,
     started_unix_ms: u64,
-    /// Set by the first signal and never taken back.
-    stopping: AtomicBool,
+    life: Arc<Life>,
+    drain: drain::Drain,
     busy: busy::Window,
     hosts: hosts::Hosts,
     /// What a request must bring; None: nothing.
@@ -131,15 +145,14 @@ const TIMEOUTS: Timeouts = Timeouts {
 };
 
 impl State {
-    /// `shards` in the order of their numbers; `bus` reaches the bus thread, `orders` the shards.
+    /// `shards` in the order of their numbers; `bus` reaches the bus thread.
     pub fn new(
         settings: Arc<Settings>,
         facts: Facts,
         shards: Vec<Arc<ShardMetrics>>,
         bus_metrics: Arc<BusMetrics>,
         bus: BusSender,
-        orders: Orders,
-        host: Arc<HostLoad>,
+        shared: Shared,
     ) -> State {
         let busy = busy::Window::new(crate::sys::monotonic_ns(), &shards);
         State {
@@ -151,11 +164,13 @@ impl State {
             shards,
             bus_metrics,
             bus,
-            orders,
-            host,
+            orders: shared.orders,
+            host: shared.host,
+            revocations: shared.revocations,
             started: Instant::now(),
             started_unix_ms: crate::sys::unix_ms(),
-            stopping: AtomicBool::new(false),
+            life: shared.life,
+            drain: drain::Drain::default(),
             busy,
             publishes: room::Gate::new(PUBLISHES_MAX, WAITING_MAX),
             reads: room::Gate::new(READS_MAX, WAITING_MAX),
@@ -165,8 +180,9 @@ impl State {
         }
     }
 
+    /// It takes nothing more in.
     fn stopping(&self) -> bool {
-        self.stopping.load(SeqCst)
+        self.life.is_at(Stage::Stopping)
     }
 
     /// One line for `systemctl status`.
@@ -185,8 +201,8 @@ impl State {
 
     /// Why messages do not flow, or nobody is taken in, if that is so.
     fn not_ready(&self) -> Option<&'static str> {
-        if self.stopping() {
-            Some("stopping")
+        if self.life.is_at(Stage::Draining) {
+            Some(self.life.stage().name())
         } else if self.settings.bounds.admission_unready && self.takes_nobody_in() {
             Some("overloaded: a shard takes nobody in; campanile_admission_closed says why")
         } else if self.bus_metrics.ready.get() != 0 {
@@ -203,7 +219,7 @@ impl State {
 
 impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("State").field("facts", &self.facts).field("stopping", &self.stopping).finish_non_exhaustive()
+        f.debug_struct("State").field("facts", &self.facts).field("life", &self.life).finish_non_exhaustive()
     }
 }
 
@@ -230,8 +246,9 @@ impl Control {
 
     /// Serves on the calling thread until `ended` is fired or dropped, which is when every shard has ended.
     ///
-    /// The first SIGTERM or SIGINT calls `on_stop`, once, on this thread: it must not block. `/readyz` says "stopping" from then on
-    /// and everything else goes on, so that the end can be watched. The second signal exits the process with [`EXIT_INTERRUPTED`].
+    /// The first SIGTERM or SIGINT, or `POST /drain`, has the process drain: `/readyz` says so and everything else goes on, so that it can be watched. When
+    /// that is over, or at a second signal, `on_stop` is called, once, on this thread: it must not block. A signal after that exits the process with
+    /// [`EXIT_INTERRUPTED`].
     ///
     /// Errors: the listener is not one.
     pub fn run(
@@ -290,29 +307,38 @@ async fn serve(
 
     tokio::spawn(busy::sample(state.clone()));
     tokio::spawn(memory::watch(state.clone()));
-    let stopped = state.clone();
+    revoke::keep(&state);
     let notifier = supervision.as_ref().map(Supervision::notifier);
     if let Some(supervision) = supervision {
         tokio::spawn(supervise(supervision, state.clone()));
     }
+    tokio::spawn(drain::attend(state.clone(), on_stop, notifier));
+    let signalled = state.clone();
     tokio::spawn(async move {
-        let Some(name) = signals.recv().await else { return };
-        tracing::info!("{name}: stopping; another signal exits at once");
-        stopped.stopping.store(true, SeqCst);
-        on_stop();
-        if let Some(notifier) = notifier {
-            notifier.tell(&[NotifyState::Stopping, NotifyState::Status("stopping: sending what is due")]);
-        }
-        if let Some(name) = signals.recv().await {
-            tracing::warn!("{name} again: exiting at once");
-            exit(EXIT_INTERRUPTED);
+        while let Some(name) = signals.recv().await {
+            if signalled.begin_drain() {
+                let rate = signalled.settings.clients.drain_rate;
+                tracing::info!("{name}: draining, {rate} connections a second; another signal closes all at once");
+            } else if !signalled.stopping() && !signalled.drain.is_hurried() {
+                tracing::warn!("{name} again: stopping; another signal exits at once");
+                signalled.hurry();
+            } else {
+                tracing::warn!("{name} again: exiting at once");
+                exit(EXIT_INTERRUPTED);
+            }
         }
     });
 
     let (close, closing) = oneshot::channel::<()>();
     let server = tokio::spawn(listener::serve(listener, routes::router(state.clone()), state.timeouts, state.tally.clone(), closing));
-    let _ = ended.await;
-    let _ = close.send(());
+    let mut ended = pin!(ended);
+    // Another process may take the port over before everything has ended; then it is closed, and nothing else is.
+    if listener::unless(ended.as_mut(), state.handed_over()).await.is_some() {
+        let _ = close.send(());
+        let _ = ended.await;
+    } else {
+        let _ = close.send(());
+    }
     match tokio::time::timeout(FAREWELL, server).await {
         Ok(joined) => joined.map_err(io::Error::other),
         // What is left are clients that do not finish; the process ends without them.
@@ -326,7 +352,7 @@ async fn supervise(mut supervision: Supervision, state: Arc<State>) {
     supervision.ready(state.status());
     loop {
         tokio::time::sleep(supervision.interval()).await;
-        if state.stopping() {
+        if state.life.is_at(Stage::Draining) {
             return;
         }
         supervision.beat(state.status());

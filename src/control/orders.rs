@@ -46,6 +46,13 @@ impl Orders {
         self.shards.len()
     }
 
+    /// Gets every shard up to look around: something that they share has changed.
+    pub(super) fn wake(&self) {
+        for shard in &self.shards {
+            shard.wake();
+        }
+    }
+
     /// Orders the same of every shard. One answer for each, in their order.
     pub(super) async fn all<T>(&self, patience: Duration, order: impl Fn(Reply<T>) -> Order) -> Vec<Result<T, NoAnswer>> {
         ask(&self.shards, patience, order).await

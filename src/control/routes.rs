@@ -11,7 +11,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 
-use super::{State, answer, channels, connections, disconnect, health, hosts, info, metrics, publish, room, tally, token};
+use super::{State, answer, channels, connections, disconnect, drain, health, hosts, info, metrics, publish, revoke, room, tally, token};
 
 struct Route {
     /// GET answers HEAD as well.
@@ -80,6 +80,27 @@ static ROUTES: &[Route] = &[
         help: "{\"user\": NAME} (or client, token, channel) ends their connections",
         is_costly: true,
         handler: |method| on(method, disconnect::disconnect),
+    },
+    Route {
+        method: Method::POST,
+        path: "/revoke",
+        help: "{\"token\": JTI} or {\"user\": NAME, \"issued_before\": SECONDS}: honoured no more, by all nodes",
+        is_costly: true,
+        handler: |method| on(method, revoke::revoke),
+    },
+    Route {
+        method: Method::POST,
+        path: "/drain",
+        help: "as SIGTERM: no new connections, and those that are open go one after the other; then the process ends",
+        is_costly: true,
+        handler: |method| on(method, drain::drain),
+    },
+    Route {
+        method: Method::POST,
+        path: "/shed",
+        help: "{\"percent\": N} asks so many of the connections to go and come back elsewhere",
+        is_costly: true,
+        handler: |method| on(method, drain::shed),
     },
     Route { method: Method::GET, path: "/", help: "this page", is_costly: false, handler: |method| on(method, index) },
 ];

@@ -12,7 +12,7 @@ use crate::metrics::Counter;
 use crate::named::named;
 
 /// The statuses that the port answers with; any other one counts as a fault of ours, 500.
-pub(super) const STATUSES: [StatusCode; 16] = [
+pub(super) const STATUSES: [StatusCode; 17] = [
     StatusCode::OK,
     StatusCode::BAD_REQUEST,
     StatusCode::UNAUTHORIZED,
@@ -20,6 +20,7 @@ pub(super) const STATUSES: [StatusCode; 16] = [
     StatusCode::NOT_FOUND,
     StatusCode::METHOD_NOT_ALLOWED,
     StatusCode::REQUEST_TIMEOUT,
+    StatusCode::CONFLICT,
     StatusCode::PAYLOAD_TOO_LARGE,
     StatusCode::UNSUPPORTED_MEDIA_TYPE,
     StatusCode::EXPECTATION_FAILED,

@@ -23,6 +23,8 @@ pub struct Facts {
     pub nr_open: Option<u64>,
     pub epoll_watches: Option<u64>,
     pub somaxconn: Option<u64>,
+    /// Whether connections that wait go to another listener when theirs is closed.
+    pub migrate_req: Option<u64>,
     pub syn_cookies: Option<u64>,
     pub syn_backlog: Option<u64>,
     /// Pages: no pressure, pressure, no more.
@@ -83,6 +85,7 @@ impl Facts {
             nr_open: number("fs/nr_open"),
             epoll_watches: number("fs/epoll/max_user_watches"),
             somaxconn: number("net/core/somaxconn"),
+            migrate_req: number("net/ipv4/tcp_migrate_req"),
             syn_cookies: number("net/ipv4/tcp_syncookies"),
             syn_backlog: number("net/ipv4/tcp_max_syn_backlog"),
             tcp_mem: sys("net/ipv4/tcp_mem").and_then(|text| numbers(&text).try_into().ok()),

@@ -101,6 +101,7 @@ pub fn examine(settings: &Settings, load: Load, facts: &Facts) -> Vec<Check> {
         need.cgroup_memory(),
         need.overcommit(),
         need.huge_pages(),
+        need.migration(),
         Some(need.tcp_memory()),
         need.buckets(),
         need.tasks(),
@@ -279,6 +280,15 @@ impl Need<'_> {
         let need = memory_bound(self.settings).total();
         let text = format!("vm.overcommit_memory is 2: {} may still be promised, {} may be asked for", show_bytes(room), show_bytes(need));
         Some(compare("overcommit", need, room, text, || "sysctl -w vm.overcommit_memory=0, or a higher vm.overcommit_ratio".into()))
+    }
+
+    /// Of no use where no server ever takes another one's place; nothing fails without.
+    fn migration(&self) -> Option<Check> {
+        (self.facts.migrate_req? == 0).then(|| Check {
+            verdict: Verdict::Note,
+            fix: Some("sysctl -w net.ipv4.tcp_migrate_req=1".into()),
+            ..ok("takeover", "when a server takes another one's place, connections in the middle of their handshake are reset".into())
+        })
     }
 
     fn huge_pages(&self) -> Option<Check> {

@@ -13,6 +13,7 @@ fn usual() -> Facts {
         nr_open: Some(1 << 20),
         epoll_watches: Some(3_600_000),
         somaxconn: Some(4096),
+        migrate_req: Some(1),
         syn_cookies: Some(1),
         syn_backlog: Some(1024),
         tcp_mem: Some([190_000, 253_000, 380_000]),

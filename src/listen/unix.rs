@@ -53,6 +53,17 @@ impl UnixPath {
         Ok((socket, file))
     }
 
+    /// Opens it in the place of one that another server listens on: who connects gets that one until this one is there, and never none.
+    pub fn listen_instead(&self, backlog: i32) -> io::Result<(Socket, SocketFile)> {
+        let mut path = self.path.clone().into_os_string();
+        path.push(".next");
+        let beside = UnixPath { path: path.into(), ..self.clone() };
+        let (socket, _beside) = beside.listen(backlog)?;
+        fs::rename(&beside.path, &self.path)
+            .map_err(|error| self.explain(&error, format!("it cannot take the other one's place: {error}")))?;
+        Ok((socket, SocketFile::of(&self.path)?))
+    }
+
     /// Takes a socket file away that nobody listens on: the server that made it was killed.
     fn make_room(&self) -> io::Result<()> {
         let path = self.path.display();

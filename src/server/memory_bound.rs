@@ -4,10 +4,11 @@
 use serde::Serialize;
 
 use crate::auth::identity::{USER_BYTES_MAX, heap_bytes_max};
+use crate::auth::revoked;
 use crate::bus::{CONTROL_SHARE, ShardMessage};
 use crate::config::{AuthMode, RedisSubscribe, Settings};
 use crate::control;
-use crate::limits::auth::{CACHE_BYTES_TOTAL, REFRESHES_WAITING_MAX};
+use crate::limits::auth::{CACHE_BYTES_TOTAL, REFRESHES_WAITING_MAX, REVOKED_MAX};
 use crate::limits::bus::PUBLISH_BYTES_MAX;
 use crate::limits::redis::WINDOW_BYTES_MAX;
 use crate::limits::{
@@ -102,7 +103,7 @@ fn tokens_bound(settings: &Settings) -> u64 {
         AuthMode::Query => connections * heap_bytes_max(USER_BYTES_MAX * 4 / 3),
         AuthMode::Jwt => {
             let waiting = settings.shards.count * REFRESHES_WAITING_MAX * heap_bytes(bytes_max);
-            connections * heap_bytes_max(bytes_max) + CACHE_BYTES_TOTAL + waiting
+            connections * heap_bytes_max(bytes_max) + CACHE_BYTES_TOTAL + waiting + REVOKED_MAX * revoked::ENTRY_BYTES_MAX
         }
     };
     bound as u64
@@ -186,7 +187,7 @@ mod tests {
         assert_eq!((bound.history, bound.tokens), (0, 0), "no channel has one, and nobody is asked for one");
         let asked = settings.clone().with(|settings| settings.auth.mode = AuthMode::Jwt);
         let tokens = memory_bound(&asked).total() - bound.total();
-        assert_eq!(tokens, 100_000 * (3088 + 64) + (64 << 20) + 2 * 1024 * 4112);
+        assert_eq!(tokens, 100_000 * (3088 + 64) + (64 << 20) + 2 * 1024 * 4112 + ((1 << 16) * revoked::ENTRY_BYTES_MAX) as u64);
         assert_eq!(bound.channels, 200_000 * (240 + 288) + 2 * 200_000 * 272 + 200_000 * 288);
         assert_eq!(bound.subscriptions, 100_000 * (128 * 32 + 16 + 128 * 16) + (128 << 20));
         assert_eq!(bound.publishes, 64 << 20);

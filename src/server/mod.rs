@@ -4,6 +4,7 @@
 
 pub mod memory_bound;
 pub mod start_block;
+mod takeover;
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -17,17 +18,21 @@ use core_affinity::CoreId;
 use tokio::sync::oneshot;
 
 use crate::auth::Gate;
+use crate::auth::revoked::Revoked;
 use crate::bus::redis::timing::Timing;
+use crate::bus::revoke::Revocations;
 use crate::bus::subscriber::Subscriber;
 use crate::bus::{BusCommand, BusSender, ShardMessage, thread};
 use crate::config::{Host, Pin, Resolved, Settings, resolve_fd_table};
 use crate::control::{self, Control, Facts};
 use crate::inbox::{Inbox, InboxSender};
+use crate::life::Life;
 use crate::listen::unix::SocketFile;
 use crate::listen::{self, Address, ControlSocket, Entrance, Handed, Listener, Opening};
 use crate::metrics::{BusMetrics, ShardMetrics};
 use crate::shard::Parts;
 use crate::shard::by_address::ByAddress;
+use crate::shard::depart::Departures;
 use crate::shard::load::HostLoad;
 use crate::shard::run::{self, MakeRider, Placement, Seat};
 use crate::shard::settings::ShardSettings;
@@ -55,8 +60,10 @@ pub struct Server {
 
 /// Opens the ports and starts every thread. Call it on a thread that should not get signals: from here on they go to the control
 /// thread.
-pub fn start(settings: Settings, host: &Host) -> anyhow::Result<Server> {
-    let prepared = Prepared::new(settings, host)?;
+///
+/// `takes_over`: a server that runs with the same addresses drains, and this one takes its place.
+pub fn start(settings: Settings, host: &Host, takes_over: bool) -> anyhow::Result<Server> {
+    let prepared = Prepared::new(settings, host, takes_over)?;
     let data_path = DataPath::start(&prepared)?;
     Ok(tell(prepared, data_path))
 }
@@ -76,10 +83,11 @@ struct Prepared {
     host: Arc<HostLoad>,
     control: Address,
     control_thread: ControlThread,
+    life: Arc<Life>,
 }
 
 impl Prepared {
-    fn new(settings: Settings, host: &Host) -> anyhow::Result<Prepared> {
+    fn new(settings: Settings, host: &Host, takes_over: bool) -> anyhow::Result<Prepared> {
         sys::block_signals().context("signals cannot be blocked")?;
         let descriptors = sys::raise_descriptor_limit().map_or_else(
             |error| {
@@ -98,13 +106,14 @@ impl Prepared {
         };
         let opened = match given {
             Some(_) => Opened::default(),
+            None if takes_over => Opened::beside(&settings)?,
             None => {
                 listen::check_unused(&settings.addresses.listen)?;
                 Opened::new(&settings)?
             }
         };
         let gate = settings.auth.gate()?;
-        let (listener, control) = listen::control(&settings.addresses.control).context("the control port")?;
+        let (listener, control) = takeover::control(&settings, takes_over)?;
         let control_thread = ControlThread::start(listener)?;
         Ok(Prepared {
             settings: Arc::new(settings),
@@ -117,15 +126,19 @@ impl Prepared {
             host: Arc::default(),
             control,
             control_thread,
+            life: Arc::default(),
         })
     }
 }
 
-/// Unix sockets of the public port. A path is one socket, so it is opened once, and every shard accepts from it.
+/// Sockets of the public port that are open before the shards are there.
 #[derive(Debug, Default)]
 struct Opened {
+    /// Unix sockets. A path is one socket, so it is opened once, and every shard accepts from it.
     sockets: Vec<(OwnedFd, Listener)>,
     files: Vec<SocketFile>,
+    /// Those of each shard, where another server listens at the same addresses: they take in clients from before that one closes its own.
+    of_shards: Vec<Vec<(OwnedFd, Listener)>>,
 }
 
 impl Opened {
@@ -142,9 +155,36 @@ impl Opened {
         Ok(opened)
     }
 
+    /// All of them, beside another server's, in whose place they will be.
+    fn beside(settings: &Settings) -> io::Result<Opened> {
+        let mut opened = Opened::default();
+        let backlog = i32::try_from(settings.shards.backlog).unwrap_or(i32::MAX);
+        opened.of_shards.resize_with(settings.shards.count, Vec::new);
+        for listener in &settings.addresses.listen {
+            match &listener.address {
+                Address::Unix(unix) => {
+                    let (socket, file) = unix.listen_instead(backlog)?;
+                    opened.sockets.push((socket.into(), listener.clone()));
+                    opened.files.push(file);
+                }
+                // Another port each time: nobody else's.
+                Address::Ip(address) if address.port() == 0 => {}
+                Address::Ip(_) => {
+                    for of_shard in &mut opened.of_shards {
+                        of_shard.push((listener.shared(backlog)?.into(), listener.clone()));
+                    }
+                }
+            }
+        }
+        Ok(opened)
+    }
+
     /// A shard's way in by this listener. `private`: it is about to take a copy of the descriptor table, and finds the socket there.
-    fn entrance(&self, listener: &Listener, is_shared: bool, private: bool) -> io::Result<Entrance> {
-        let found = self.sockets.iter().find(|(_, other)| other.address == listener.address);
+    fn entrance(&self, shard: usize, listener: &Listener, is_shared: bool, private: bool) -> io::Result<Entrance> {
+        let same = |(_, other): &&(OwnedFd, Listener)| other.address == listener.address;
+        let own = self.of_shards.get(shard).and_then(|own| own.iter().find(same));
+        let is_shared = is_shared && own.is_none();
+        let found = own.or_else(|| self.sockets.iter().find(same));
         let socket = match found {
             Some((socket, _)) if private => Opening::Given { socket: Handed::Inherited(socket.as_raw_fd()), is_shared },
             Some((socket, _)) => Opening::Given { socket: Handed::Owned(socket.try_clone()?), is_shared },
@@ -197,6 +237,7 @@ struct DataPath {
     /// None: the bus rides on the thread of the only shard.
     bus_thread: Option<JoinHandle<()>>,
     bus_metrics: Arc<BusMetrics>,
+    revocations: Revocations,
     shards: Vec<JoinHandle<()>>,
     /// By shard, like the next.
     senders: Vec<InboxSender<ShardMessage>>,
@@ -217,19 +258,20 @@ impl DataPath {
             senders.push(sender);
         }
         let bus_metrics = Arc::new(BusMetrics::default());
+        let revocations = Revocations::default();
         let (bus, bus_thread, rider) = match &seats[..] {
             [(seat, _)] if !prepared.table.private => {
-                let (bus, rider) = make_rider(settings, bus_metrics.clone(), senders.clone(), seat)?;
+                let (bus, rider) = make_rider(settings, bus_metrics.clone(), senders.clone(), revocations.clone(), seat)?;
                 (bus, None, Some(rider))
             }
             _ => {
-                let (bus, thread) = thread::spawn(settings, bus_metrics.clone(), senders.clone())?;
+                let (bus, thread) = thread::spawn(settings, bus_metrics.clone(), senders.clone(), revocations.clone())?;
                 (bus, Some(thread), None)
             }
         };
         let metrics: Vec<Arc<ShardMetrics>> = (0..settings.shards.count).map(|_| Arc::default()).collect();
-        let (shards, listen) = start_shards(prepared, seats, &bus, rider, &metrics)?;
-        Ok(DataPath { bus, bus_thread, bus_metrics, shards, senders, metrics, listen })
+        let (shards, listen) = start_shards(prepared, seats, &bus, &revocations.table, rider, &metrics)?;
+        Ok(DataPath { bus, bus_thread, bus_metrics, revocations, shards, senders, metrics, listen })
     }
 }
 
@@ -239,13 +281,15 @@ fn make_rider(
     settings: &Arc<Settings>,
     metrics: Arc<BusMetrics>,
     shards: Vec<InboxSender<ShardMessage>>,
+    revocations: Revocations,
     seat: &Seat,
 ) -> anyhow::Result<(BusSender, MakeRider)> {
     let (sender, inbox) = seat.bus_inbox().context("the bus needs an eventfd; raise `ulimit -n`")?;
     let bus = BusSender::new(sender, settings.shards.inbox_messages);
     let settings = settings.clone();
-    let make: MakeRider =
-        Box::new(move |registry| Subscriber::new(&settings, metrics, shards, inbox, registry, Timing::default()).map(Subscriber::in_step));
+    let make: MakeRider = Box::new(move |registry| {
+        Subscriber::new(&settings, metrics, shards, revocations, inbox, registry, Timing::default()).map(Subscriber::in_step)
+    });
     Ok((bus, make))
 }
 
@@ -255,11 +299,13 @@ fn start_shards(
     prepared: &Prepared,
     seats: Vec<(Seat, Inbox<ShardMessage>)>,
     bus: &BusSender,
+    revoked: &Arc<Revoked>,
     mut rider: Option<MakeRider>,
     metrics: &[Arc<ShardMetrics>],
 ) -> anyhow::Result<(Vec<JoinHandle<()>>, Vec<Listener>)> {
     let Prepared { settings, table, given, opened, gate, .. } = prepared;
     let shard_settings = Arc::new(ShardSettings::from(&**settings));
+    let departures = Arc::new(Departures::new(settings.clients.drain_rate));
     let connections = Arc::new(AtomicUsize::new(0));
     let addresses = Arc::new(ByAddress::new(&settings.bounds));
     let node_id = fastrand::u32(..);
@@ -276,8 +322,11 @@ fn start_shards(
             connections: connections.clone(),
             addresses: addresses.clone(),
             host: prepared.host.clone(),
+            life: prepared.life.clone(),
+            departures: departures.clone(),
             node_id,
             gate: gate.clone(),
+            revoked: revoked.clone(),
             peer_of: Peer::of,
         };
         let placement = Placement {
@@ -287,7 +336,7 @@ fn start_shards(
                 Some(given) => given.share(index, settings.shards.count, table.private)?,
                 None => {
                     let is_shared = settings.shards.count > 1;
-                    listen.iter().map(|listener| opened.entrance(listener, is_shared, table.private)).collect::<io::Result<_>>()?
+                    listen.iter().map(|listener| opened.entrance(index, listener, is_shared, table.private)).collect::<io::Result<_>>()?
                 }
             },
         };
@@ -312,16 +361,18 @@ fn start_shards(
 
 /// Everything runs: the control port answers, systemd is told, and so is the caller.
 fn tell(prepared: Prepared, data_path: DataPath) -> Server {
-    let Prepared { settings, table, descriptors, notifier, given, mut opened, gate: _, host, control, control_thread } = prepared;
-    let DataPath { bus, bus_thread, bus_metrics, shards, senders, metrics, listen } = data_path;
+    let Prepared { settings, table, descriptors, notifier, given, mut opened, gate: _, host, control, control_thread, life } = prepared;
+    let DataPath { bus, bus_thread, bus_metrics, revocations, shards, senders, metrics, listen } = data_path;
     // Every shard has its own by now.
     drop(given);
     opened.sockets.clear();
+    opened.of_shards.clear();
     let facts = Facts { version: env!("CARGO_PKG_VERSION"), fd_table: table.table(), listen: listen.clone(), control: control.clone() };
     let orders = control::Orders::new(senders.clone());
     let pulses = Pulses::new(bus.clone(), bus_metrics.clone(), senders.into_iter().zip(metrics.iter().cloned()).collect());
     let supervision = notifier.map(|notifier| Supervision::new(notifier, pulses, systemd::watchdog()));
-    let state = Arc::new(control::State::new(settings, facts, metrics, bus_metrics, bus.clone(), orders, host));
+    let shared = control::Shared { orders, host, revocations, life };
+    let state = Arc::new(control::State::new(settings, facts, metrics, bus_metrics, bus.clone(), shared));
     let ControlThread { thread, hand_over, ended } = control_thread;
     let _ = hand_over.send((state, supervision, bus.clone()));
     Server { listen, control, table, descriptors, bus, bus_thread, shards, control_thread: thread, opened, ended }

@@ -14,6 +14,7 @@ use super::{Shard, pack};
 use crate::addresses::Source;
 use crate::auth::identity::Identity;
 use crate::bus::ConnToken;
+use crate::life::Stage;
 use crate::limits;
 use crate::metrics::LoadCause;
 use crate::wire::client_id::ClientId;
@@ -33,7 +34,7 @@ impl<N: Network> Shard<N> {
             self.accept_ready = true;
         }
         for _ in 0..limits::ACCEPTS_PER_TURN {
-            if !self.accept_ready || self.is_stopping() {
+            if !self.accept_ready || self.stage != Stage::Serving {
                 self.accept_ready = false;
                 return;
             }

@@ -56,7 +56,7 @@ pub enum Phase {
     Handshake,
     /// Messages both ways.
     Open,
-    /// The same, and a close frame follows when everything due is sent: the server is stopping.
+    /// The same, and a close frame follows when everything due is sent: the server is stopping, or has asked this one to go.
     Finishing,
     /// Our close frame is queued or sent; the peer's is awaited, its other frames are ignored.
     Closing,

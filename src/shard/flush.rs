@@ -157,7 +157,7 @@ impl<N: Network> Shard<N> {
     fn after_flush(&mut self, key: usize) {
         match self.conns[key].phase {
             Phase::Ending | Phase::Shut => self.shut(key),
-            Phase::Finishing => self.begin_close(key, CloseReason::Shutdown),
+            Phase::Finishing => self.say_goodbye(key),
             Phase::Proxy | Phase::Handshake | Phase::Open | Phase::Closing | Phase::Dead => {}
         }
     }

@@ -15,6 +15,7 @@ use super::wheel::{TICK_NS, Tick};
 use crate::auth::Gate;
 use crate::auth::cache::Cache;
 use crate::auth::identity::{Identity, USER_CHANNEL};
+use crate::auth::revoked::Revoked;
 use crate::auth::token::{TokenError, TokenReason};
 use crate::bus::ConnToken;
 use crate::limits;
@@ -32,6 +33,7 @@ use crate::wire::peer::Peer;
 #[derive(Debug)]
 pub(super) struct Door {
     gate: Gate,
+    revoked: Arc<Revoked>,
     known: Cache,
     waiting: VecDeque<Waiting>,
     /// How many of them are refreshes, each with a token of its own.
@@ -79,12 +81,17 @@ pub(super) enum Caller {
 }
 
 impl Door {
-    pub(super) fn new(gate: Gate, cache_bytes_max: usize) -> Door {
-        Door { gate, known: Cache::new(cache_bytes_max), waiting: VecDeque::new(), refreshes: 0, spent: 0, is_first: false }
+    pub(super) fn new(gate: Gate, revoked: Arc<Revoked>, cache_bytes_max: usize) -> Door {
+        Door { gate, revoked, known: Cache::new(cache_bytes_max), waiting: VecDeque::new(), refreshes: 0, spent: 0, is_first: false }
     }
 
     pub(super) fn gate(&self) -> &Gate {
         &self.gate
+    }
+
+    /// Whether this bearer's token has been revoked.
+    pub(super) fn has_revoked(&self, identity: &Identity) -> bool {
+        self.revoked.has(identity)
     }
 
     /// Somebody waits for the next turn.
@@ -98,6 +105,7 @@ impl Door {
         };
         if let Some(identity) = self.known.find(token) {
             return match verifier.check_time(identity, now_ms) {
+                Ok(()) if self.revoked.has(identity) => Looked::Refused(TokenReason::Revoked.into()),
                 Ok(()) => {
                     metrics.tokens_known.inc();
                     Looked::Is(identity.clone())
@@ -121,7 +129,7 @@ impl Door {
             Ok(identity) => {
                 let identity = Arc::new(identity);
                 self.known.insert(token, identity.clone());
-                Looked::Is(identity)
+                if self.revoked.has(&identity) { Looked::Refused(TokenReason::Revoked.into()) } else { Looked::Is(identity) }
             }
             Err(error) => Looked::Refused(error),
         }

@@ -8,7 +8,7 @@
 //! anew), [`timers`] and `heartbeat`,
 //! [`load`] (whether more may come in), `strangers` (who has not said yet what it wants),
 //! [`behind`] (who has not been sent everything), `flush` (one `writev` per due connection, of what `gather` finds), `close` (closing,
-//! reaping), `stop`, `orders` (of the control thread). `buffers` is the account of what connections hold for themselves.
+//! reaping), `stop`, [`depart`] (who is asked to come back elsewhere), `orders` (of the control thread). `buffers` is the account of what connections hold for themselves.
 
 mod admission;
 mod arrivals;
@@ -17,6 +17,7 @@ mod buffers;
 pub mod by_address;
 mod close;
 pub mod conn;
+pub mod depart;
 mod flush;
 mod gather;
 mod heartbeat;
@@ -49,17 +50,21 @@ use std::sync::atomic::AtomicUsize;
 use slab::Slab;
 
 use crate::auth::Gate;
+use crate::auth::revoked::Revoked;
 use crate::bus::shares::Publishers;
 use crate::bus::{BusSender, ConnToken, ShardMessage};
+use crate::clock::MonotonicNs;
 use crate::config::SharedRules;
 use crate::fanout::topics::Topics;
 use crate::inbox::Inbox;
+use crate::life::{Life, Stage};
 use crate::limits;
 use crate::metrics::{LoadCause, ShardMetrics};
 use crate::wire::http::upgrade::Upgrade;
 use crate::wire::peer::Peer;
 use by_address::ByAddress;
 use conn::{Conn, Flags};
+use depart::{Departing, Departures};
 use identify::Door;
 use laps::Laps;
 use load::{HostLoad, Load};
@@ -69,7 +74,6 @@ use orders::Orders;
 use rate::{Moment, Rate, moment};
 use settings::ShardSettings;
 use sources::Sources;
-use stop::Life;
 use waiters::Waiters;
 use wheel::{TICK_NS, Tick, Wheel};
 
@@ -87,10 +91,16 @@ pub struct Parts {
     pub addresses: Arc<ByAddress>,
     /// What is known of the host.
     pub host: Arc<HostLoad>,
+    /// Whether the process serves, drains or stops.
+    pub life: Arc<Life>,
+    /// How fast connections are asked to go, in the whole process.
+    pub departures: Arc<Departures>,
     /// Distinguishes this process in client ids.
     pub node_id: u32,
     /// How clients say who they are.
     pub gate: Gate,
+    /// Whose tokens are honoured no more, in the whole process.
+    pub revoked: Arc<Revoked>,
     /// Who asks for an upgrade: [`Peer::of`], but in the simulation, some of whose clients cannot be pinged.
     pub peer_of: fn(&Upgrade<'_>) -> Peer,
 }
@@ -109,6 +119,8 @@ pub struct Shard<N: Network> {
     addresses: Arc<ByAddress>,
     host: Arc<HostLoad>,
     load: Load,
+    life: Arc<Life>,
+    departures: Arc<Departures>,
     door: Door,
 
     conns: Slab<Conn<N::Stream>>,
@@ -146,7 +158,13 @@ pub struct Shard<N: Network> {
     told_even_at: Moment,
     /// Laps start no sooner (`coalesce`).
     lap_not_before_ns: u64,
-    life: Life,
+    /// As far as this shard has followed `life`.
+    stage: Stage,
+    departing: Option<Departing>,
+    /// Connections of the process when all that were left were asked to go at once.
+    leaving_at_once: usize,
+    /// Whoever is left then is cut.
+    abandon_at_ns: Option<MonotonicNs>,
 
     buffer_bytes: usize,
 
@@ -162,14 +180,15 @@ pub struct Shard<N: Network> {
 
 impl<N: Network> Shard<N> {
     pub fn new(net: N, parts: Parts) -> Shard<N> {
-        let Parts { index, settings, metrics, inbox, bus, connections, addresses, host, node_id, gate, peer_of } = parts;
+        let Parts { index, settings, metrics, inbox, bus, connections, addresses, host, life, departures, node_id, gate, revoked, peer_of } =
+            parts;
         let (started_ns, unix_ms) = (net.now_ns(), net.unix_ms());
         let sources = Sources::new(settings.subscriptions_max, settings.commands_per_second);
         let waiters = Waiters::new(settings.waiting_bytes_max);
         let rules = SharedRules::new(&settings.channels);
         let logs = Logs::new(settings.log_bytes_max);
         let load = Load::new(settings.admission, started_ns);
-        let door = Door::new(gate, settings.token_cache_bytes_max);
+        let door = Door::new(gate, revoked, settings.token_cache_bytes_max);
         Shard {
             net,
             index,
@@ -183,6 +202,8 @@ impl<N: Network> Shard<N> {
             addresses,
             host,
             load,
+            life,
+            departures,
             door,
             conns: Slab::new(),
             generations: 0,
@@ -207,7 +228,10 @@ impl<N: Network> Shard<N> {
             told: Rate::new(limits::ANSWERS_AT_THE_DOOR_PER_SECOND, limits::ANSWERS_AT_THE_DOOR_PER_SECOND),
             told_even_at: moment(started_ns),
             lap_not_before_ns: 0,
-            life: Life::Serving,
+            stage: Stage::Serving,
+            departing: None,
+            leaving_at_once: 0,
+            abandon_at_ns: None,
             buffer_bytes: 0,
             started_ns,
             now_ns: started_ns,
@@ -221,11 +245,13 @@ impl<N: Network> Shard<N> {
     /// One turn. The events since the last one have been told by [`Shard::on_listener`] and [`Shard::on_ready`].
     pub fn turn(&mut self) {
         self.read_clock();
+        self.follow_life();
         self.accept();
         self.verify_waiting();
         self.read_ready();
         self.drain_inbox();
         self.obey_orders();
+        self.depart();
         self.expire();
         self.abandon_overdue();
         self.flush_ready();
@@ -280,10 +306,11 @@ impl<N: Network> Shard<N> {
         let tick_wait = tick.map(|tick| (self.started_ns + u64::from(tick) * TICK_NS).saturating_sub(now_ns));
         // The bus takes interest again as soon as it has room.
         let interest_wait = (!self.interest.is_empty()).then_some(1_000_000);
+        let depart_wait = self.depart_at_ns().map(|depart_at_ns| depart_at_ns.saturating_sub(now_ns));
         let stop_wait = self.abandon_at_ns().map(|abandon_at_ns| abandon_at_ns.saturating_sub(now_ns));
         // A door that is closed is opened again, though nobody knocks.
         let load_wait = self.load.cause().map(|_| limits::ADMISSION_LOOK_NS);
-        [lap_wait, tick_wait, interest_wait, stop_wait, load_wait].into_iter().flatten().min()
+        [lap_wait, tick_wait, interest_wait, depart_wait, stop_wait, load_wait].into_iter().flatten().min()
     }
 
     /// The inbox, for the runner that sleeps on it.
@@ -331,6 +358,7 @@ impl<N: Network> Shard<N> {
     fn publish_gauges(&mut self) {
         let metrics = &self.metrics;
         metrics.turns.inc();
+        metrics.stage.set(self.stage as u64);
         metrics.inbox_bytes.set(self.inbox.bytes() as u64);
         metrics.log_bytes.set(self.logs.bytes() as u64);
         metrics.buffer_bytes.set(self.buffer_bytes as u64);

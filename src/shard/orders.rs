@@ -31,7 +31,7 @@ impl Walk {
     fn new(order: Order) -> Walk {
         let at = match &order {
             Order::List { from, .. } => *from,
-            Order::Disconnect { .. } => 0,
+            Order::Disconnect { .. } | Order::CloseRevoked { .. } | Order::Shed { .. } | Order::Depart { .. } => 0,
         };
         Walk { order, at, count: 0, listed: Listed::default() }
     }
@@ -40,7 +40,7 @@ impl Walk {
     fn is_full(&self) -> bool {
         match &self.order {
             Order::List { limit, .. } => self.count >= *limit || self.listed.text_bytes >= limits::PAGE_TEXT_BYTES_MAX,
-            Order::Disconnect { .. } => false,
+            Order::Disconnect { .. } | Order::CloseRevoked { .. } | Order::Shed { .. } | Order::Depart { .. } => false,
         }
     }
 }
@@ -54,8 +54,17 @@ impl Orders {
 impl<N: Network> Shard<N> {
     /// One that is too many is dropped, which whoever waits for its answer sees.
     pub(super) fn take_order(&mut self, order: Order) {
-        if self.orders.walks.len() < limits::ORDERS_WAITING_MAX {
-            self.orders.walks.push_back(Walk::new(order));
+        match order {
+            Order::Shed { percent, reply } => {
+                let _ = reply.try_send(self.shed(percent));
+            }
+            Order::Depart { reply } => {
+                self.follow_life();
+                self.depart_all();
+                let _ = reply.try_send(());
+            }
+            order if self.orders.walks.len() < limits::ORDERS_WAITING_MAX => self.orders.walks.push_back(Walk::new(order)),
+            _ => {}
         }
     }
 
@@ -92,10 +101,17 @@ impl<N: Network> Shard<N> {
                     return units;
                 }
                 walk.count += 1;
-                let leaves = self.conns[key].subscriptions.len();
-                self.begin_close(key, CloseReason::Disconnected);
-                units + limits::ORDER_UNITS_PER_CLOSE + leaves
+                units + self.close_by_order(key, CloseReason::Disconnected)
             }
+            Order::CloseRevoked { .. } => {
+                let is_revoked = self.conns[key].identity.as_deref().is_some_and(|identity| self.door.has_revoked(identity));
+                if !is_revoked {
+                    return 1;
+                }
+                walk.count += 1;
+                1 + self.close_by_order(key, CloseReason::TokenRevoked)
+            }
+            Order::Shed { .. } | Order::Depart { .. } => unreachable!("they are no walks of this kind"),
             Order::List { who, .. } => {
                 let (is_meant, units) = who.as_ref().map_or((true, 1), |who| self.is_meant(key, who));
                 if is_meant {
@@ -108,6 +124,13 @@ impl<N: Network> Shard<N> {
                 units + usize::from(is_meant) * (limits::ORDER_UNITS_PER_CLOSE + self.conns[key].subscriptions.len() / 16)
             }
         }
+    }
+
+    /// Returns the units that it cost.
+    fn close_by_order(&mut self, key: usize, reason: CloseReason) -> usize {
+        let leaves = self.conns[key].subscriptions.len();
+        self.begin_close(key, reason);
+        limits::ORDER_UNITS_PER_CLOSE + leaves
     }
 
     fn seen(&self, key: usize) -> Seen {
@@ -148,9 +171,10 @@ impl<N: Network> Shard<N> {
 /// Nobody need be there any more to hear it.
 fn answer(walk: Walk) {
     match walk.order {
-        Order::Disconnect { reply, .. } => {
+        Order::Disconnect { reply, .. } | Order::CloseRevoked { reply } => {
             let _ = reply.try_send(walk.count);
         }
+        Order::Shed { .. } | Order::Depart { .. } => {}
         Order::List { reply, .. } => {
             let _ = reply.try_send(walk.listed);
         }

@@ -77,18 +77,34 @@ close_reasons! {
     MessageTimeout = "message_timeout", goodbye(1008, Not, "a message was not finished within two heartbeats");
     /// The token has expired, and no other took its place.
     TokenExpired = "token_expired", goodbye(4001, AtOnce, "the token has expired; reconnect with a new one");
+    /// The token has been revoked.
+    TokenRevoked = "token_revoked", goodbye(4001, AtOnce, "the token has been revoked; reconnect with a new one");
     /// An operator has closed it.
     Disconnected = "disconnected", goodbye(4002, Not, "disconnected by the operator of this server");
     /// It went on sending commands that were refused for their rate.
     Flooding = "flooding", goodbye(4029, Later, "too many commands, though they were refused; slow down");
     /// The shard's budget for per-connection buffers was used up.
     Buffers = "buffers", goodbye(1013, Later, "the server's buffers are full; try again later");
+    /// The server restarts, or sheds load: the words say after what time to come back.
+    Restart = "restart", goodbye(1012, Later, "");
     /// The server is stopping.
     Shutdown = "shutdown", goodbye(1001, Later, "the server is stopping; reconnect");
 }
 
+/// The words of [`CloseReason::Restart`], with the delay after which this client should come back.
+pub fn reconnect_in(delay_ms: u64) -> String {
+    format!("{RECONNECT_IN}{delay_ms} ms")
+}
+
+/// The delay in those words; None: there is none.
+pub fn reconnect_delay_ms(text: &str) -> Option<u64> {
+    text.strip_prefix(RECONNECT_IN)?.strip_suffix(" ms")?.parse().ok()
+}
+
+const RECONNECT_IN: &str = "reconnect in ";
+
 impl CloseReason {
-    /// The reason behind a close frame of ours, as a client reads it.
+    /// The reason behind a close frame of ours, as a client reads it; one of them, where two have one code.
     pub fn of_code(code: u16) -> Option<CloseReason> {
         CloseReason::ALL.into_iter().find(|reason| reason.goodbye().is_some_and(|goodbye| goodbye.code == code))
     }
@@ -102,17 +118,32 @@ mod tests {
     use crate::wire::frame::{CLOSE_REASON_BYTES_MAX, is_close_code};
 
     #[test]
-    fn every_close_code_may_be_sent_and_stands_for_one_reason() {
+    fn every_close_code_may_be_sent_and_means_one_thing() {
         let goodbyes: Vec<Goodbye> = CloseReason::ALL.iter().filter_map(|reason| reason.goodbye()).collect();
         for Goodbye { code, text, .. } in &goodbyes {
             assert!(is_close_code(*code) && text.len() <= CLOSE_REASON_BYTES_MAX, "{code}: {text}");
         }
+        // Two reasons may have one code, where the client should do the same.
+        let meanings: BTreeSet<(u16, &str)> = goodbyes.iter().map(|goodbye| (goodbye.code, goodbye.reconnect.name())).collect();
         let codes: BTreeSet<u16> = goodbyes.iter().map(|goodbye| goodbye.code).collect();
-        assert_eq!(codes.len(), goodbyes.len());
-        for reason in CloseReason::ALL {
-            assert!(reason.goodbye().is_none_or(|goodbye| CloseReason::of_code(goodbye.code) == Some(reason)), "{reason:?}");
+        assert_eq!(codes.len(), meanings.len());
+        for goodbye in goodbyes {
+            let found = CloseReason::of_code(goodbye.code).and_then(CloseReason::goodbye).expect("it is one of ours");
+            assert_eq!((found.code, found.reconnect), (goodbye.code, goodbye.reconnect));
         }
         assert_eq!(CloseReason::of_code(1006), None);
+    }
+
+    #[test]
+    fn the_delay_is_read_as_it_is_written() {
+        for delay_ms in [0, 3140, u64::MAX] {
+            let text = reconnect_in(delay_ms);
+            assert!(text.len() <= CLOSE_REASON_BYTES_MAX);
+            assert_eq!(reconnect_delay_ms(&text), Some(delay_ms));
+        }
+        for text in ["", "reconnect in ms", "reconnect in -1 ms", "reconnect in 5 s", "please reconnect in 5 ms"] {
+            assert_eq!(reconnect_delay_ms(text), None, "{text}");
+        }
     }
 
     #[test]

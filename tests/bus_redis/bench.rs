@@ -165,7 +165,7 @@ impl Bench {
                 (sender, shard)
             })
             .unzip();
-        let (bus, thread) = spawn_with_timing(&settings, metrics.clone(), senders, timing).unwrap();
+        let (bus, thread) = spawn_with_timing(&settings, metrics.clone(), senders, Default::default(), timing).unwrap();
         Bench { bus, thread: Some(thread), metrics, shards }
     }
 

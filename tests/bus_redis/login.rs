@@ -124,7 +124,9 @@ fn an_old_redis_speaks_resp2() {
 fn a_wrong_url_is_an_error_at_start() {
     for url in ["localhost", "http://localhost", "redis://localhost/x"] {
         let settings = settings(Some(url.into()));
-        let Err(error) = spawn_with_timing(&settings, Arc::default(), Vec::new(), patient()) else { panic!("{url} was taken") };
+        let Err(error) = spawn_with_timing(&settings, Arc::default(), Vec::new(), Default::default(), patient()) else {
+            panic!("{url} was taken")
+        };
         assert!(format!("{error:#}").len() > 40, "{error:#}");
     }
 }
@@ -169,7 +171,7 @@ fn over_tls() {
     // Without #insecure nobody vouches for this certificate: at start where there are no root certificates at all, else at each try.
     let metrics = Arc::new(BusMetrics::default());
     let checked = settings(Some(format!("rediss://localhost:{tls_port}")));
-    if let Ok((bus, thread)) = spawn_with_timing(&checked, metrics.clone(), Vec::new(), patient()) {
+    if let Ok((bus, thread)) = spawn_with_timing(&checked, metrics.clone(), Vec::new(), Default::default(), patient()) {
         let begin = Instant::now();
         bench.wait("a few tries", |_| begin.elapsed() > Duration::from_millis(300));
         assert_eq!((metrics.connects.get(), metrics.ready.get()), (0, 0));

@@ -441,6 +441,14 @@ fn an_outage_of_redis_is_announced_to_everybody() {
 }
 
 #[test]
+fn a_server_that_is_replaced_refuses_nobody() {
+    let arguments = ["restart", "--serve", "--shards 2", "-n", "600", "--drain-rate", "300"];
+    let json = run(&arguments).passes();
+    let restart = &json["restart"];
+    assert_eq!((&restart["moved"], &restart["connects_repeated"], &restart["first_server_ended"]), (&600.into(), &0.into(), &true.into()));
+}
+
+#[test]
 fn echoes_come_back() {
     let json = run(&["echo", "--serve", "--shards 1 --echo", "-n", "100", "--rate", "500", "--messages", "500"]).passes();
     assert_eq!(json["messages"]["published"], json["messages"]["delivered"]);
@@ -537,7 +545,7 @@ fn what_was_found_before_an_error_is_kept() {
 
 #[test]
 fn a_mistake_on_the_command_line_is_2() {
-    let mistakes: [&[&str]; 22] = [
+    let mistakes: [&[&str]; 23] = [
         &["storms"],
         &["hold", "-n", "0"],
         &["hold", "--format", "xml"],
@@ -559,6 +567,7 @@ fn a_mistake_on_the_command_line_is_2() {
         &["mixed", "--burst", "2"],
         &["mixed", "--realtime", "--spin"],
         &["failover"],
+        &["restart"],
         &["hold", "--json", "-", "--html", "-"],
     ];
     for arguments in mistakes {

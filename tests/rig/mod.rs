@@ -9,11 +9,14 @@ pub mod net;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
+use campanile::auth::revoked::Revoked;
 use campanile::bus::{BusCommand, BusSender, ShardMessage};
 use campanile::config::Settings;
 use campanile::inbox::{Inbox, InboxSender, inbox};
+use campanile::life::Life;
 use campanile::metrics::ShardMetrics;
 use campanile::shard::by_address::ByAddress;
+use campanile::shard::depart::Departures;
 use campanile::shard::load::HostLoad;
 use campanile::shard::net::Network;
 use campanile::shard::settings::ShardSettings;
@@ -25,6 +28,8 @@ pub struct Rig<N: Network> {
     pub metrics: Arc<ShardMetrics>,
     pub addresses: Arc<ByAddress>,
     pub host: Arc<HostLoad>,
+    pub revoked: Arc<Revoked>,
+    pub life: Arc<Life>,
     pub to_shard: InboxSender<ShardMessage>,
     pub from_shard: Inbox<BusCommand>,
     /// What the inboxes' wakers are registered with; nobody sleeps on them.
@@ -37,6 +42,8 @@ impl<N: Network> Rig<N> {
         let (to_shard, shard_inbox) = inbox(inbox_messages, polls[0].registry(), mio::Token(0)).unwrap();
         let (to_bus, from_shard) = inbox(inbox_messages, polls[1].registry(), mio::Token(0)).unwrap();
         let metrics = Arc::new(ShardMetrics::default());
+        let life = Arc::new(Life::default());
+        let revoked = Arc::new(Revoked::default());
         let addresses = Arc::new(ByAddress::new(&settings.bounds));
         let host: Arc<HostLoad> = Arc::default();
         let parts = Parts {
@@ -48,11 +55,14 @@ impl<N: Network> Rig<N> {
             connections: Arc::new(AtomicUsize::new(0)),
             addresses: addresses.clone(),
             host: host.clone(),
+            life: life.clone(),
+            departures: Arc::new(Departures::new(settings.clients.drain_rate)),
             node_id: 1,
             gate: settings.auth.gate().unwrap(),
+            revoked: revoked.clone(),
             peer_of: net::peer_of,
         };
-        Rig { shard: Shard::new(net, parts), metrics, addresses, host, to_shard, from_shard, polls }
+        Rig { shard: Shard::new(net, parts), metrics, addresses, host, revoked, life, to_shard, from_shard, polls }
     }
 }
 

@@ -5,6 +5,8 @@ use std::time::Duration;
 use super::stage::{PLENTY, Stage, frame, settings};
 use crate::rig::net::request;
 use campanile::bus::ShardMessage;
+use campanile::bus::order::Order;
+use campanile::life;
 use campanile::wire::Format;
 use campanile::wire::frame::Opcode;
 use serde_json::json;
@@ -97,6 +99,39 @@ fn a_request_half_sent_when_the_server_stops_is_told_503() {
     stage.pass(Duration::from_secs(2));
     stage.turns(2);
     assert_eq!(stage.clients[half].refused, Some(503));
+}
+
+/// At the rate, and each is sent what is due before; whoever comes meanwhile goes as well.
+#[test]
+fn a_drain_asks_one_after_the_other_to_go() {
+    let mut stage = Stage::new(settings().with(|settings| settings.clients.drain_rate = 100));
+    let clients = stage.subscribers(50, "a");
+    let late = stage.knock(&request("/ws/a", Format::Json), PLENTY);
+    stage.rig.life.advance(life::Stage::Draining);
+    let (reply, _answer) = crossbeam_channel::bounded(1);
+    stage.rig.to_shard.push(ShardMessage::Order(Order::Depart { reply })).unwrap();
+    let closed = |stage: &Stage| clients.iter().filter(|&&client| stage.clients[client].close == Some(1012)).count();
+    let mut before = 0;
+    for step in 0..60 {
+        stage.publish("a", 100);
+        stage.turns(2);
+        let now = closed(&stage);
+        assert!(now - before <= 11, "a tenth of a second may be made up for, no more: {} at step {step}", now - before);
+        before = now;
+        let now_ns = stage.wires.borrow().now_ns;
+        assert!(stage.rig.shard.wait_ns(now_ns).is_some_and(|wait_ns| wait_ns <= 100_000_000));
+        stage.pass(Duration::from_millis(10));
+    }
+    assert_eq!((closed(&stage), stage.clients[late].close), (50, Some(1012)));
+    assert!(stage.clients[clients[49]].messages >= stage.clients[clients[0]].messages);
+    assert!(!stage.rig.shard.is_finished(), "that is for the bus to say");
+    stage.rig.to_shard.push(ShardMessage::Stop).unwrap();
+    for client in clients.into_iter().chain([late]) {
+        stage.send_last(client, &frame(true, Opcode::Close, &1012u16.to_be_bytes()));
+    }
+    stage.turns(3);
+    assert!(stage.rig.shard.is_finished());
+    assert_eq!(stage.closed(), [("restart", 51)]);
 }
 
 /// Somebody who takes nothing cannot be told, and the others do not wait for it beyond the deadline; nor does the thread sleep past it.

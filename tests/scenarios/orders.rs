@@ -1,11 +1,15 @@
 //! What the control thread orders: for whom, in how many turns, and what the connections are told.
 
 use super::stage::{PLENTY, Stage, settings};
+use super::tokens::{refused, token_with, tokens};
+use campanile::auth::revoked::Revocation;
+use campanile::auth::token::TokenReason;
 use campanile::bus::ShardMessage;
 use campanile::bus::order::{Order, Who};
 use campanile::config::{AuthMode, Settings};
 use campanile::limits;
 use crossbeam_channel::{Receiver, TryRecvError, bounded};
+use serde_json::json;
 
 fn named_by_query() -> Settings {
     settings().with(|settings| settings.auth.mode = AuthMode::Query)
@@ -47,6 +51,41 @@ fn an_order_to_disconnect_is_for_those_it_names_and_for_nobody_else() {
         assert_eq!(answer.try_recv(), Ok(count), "{nobody:?}");
     }
     assert_eq!(stage.codes(&[elsewhere]), [Some(4002)], "who has no token has one without a name; the control port takes no empty one");
+}
+
+/// Also from the cache of tokens that were verified before, and by a refresh.
+#[test]
+fn a_revoked_token_ends_its_connections_and_opens_the_door_no_more() {
+    let mut stage = Stage::new(tokens(|_| ()));
+    let token = |id: &str| token_with("u", 100, &json!({"jti": id, "iat": 1000}));
+    let connect = |stage: &mut Stage, id: &str| {
+        let client = stage.connect(&format!("/ws/news?token={}", token(id)), PLENTY);
+        stage.turns(3);
+        client
+    };
+    let clients: Vec<usize> = ["a", "b", "a"].map(|id| connect(&mut stage, id)).into();
+    stage.rig.revoked.enter(&Revocation::Token("a".into()), 1, false);
+    let late = connect(&mut stage, "a");
+    assert_eq!((stage.clients[late].refused, refused(&stage, TokenReason::Revoked)), (Some(401), 1), "from now on, before any walk");
+    stage.text(clients[1], &json!({"type": "refresh", "token": token("a"), "id": 1}).to_string());
+    stage.turns(2);
+    assert_eq!(stage.clients[clients[1]].errors.last().unwrap()["code"], "token_invalid");
+    let closing = |stage: &mut Stage| {
+        let (reply, answer) = bounded(1);
+        stage.rig.to_shard.push(ShardMessage::Order(Order::CloseRevoked { reply })).expect("the inbox has room");
+        stage.turns(2);
+        answer.try_recv()
+    };
+    assert_eq!(closing(&mut stage), Ok(2));
+    assert_eq!(stage.codes(&clients), [Some(4001), None, Some(4001)]);
+    stage.rig.revoked.enter(&Revocation::User { user: "u".into(), issued_before_s: 1000 }, 1, false);
+    assert_eq!(closing(&mut stage), Ok(0), "it was issued then, not before");
+    stage.rig.revoked.enter(&Revocation::User { user: "u".into(), issued_before_s: 1001 }, 1, false);
+    assert_eq!(closing(&mut stage), Ok(1));
+    assert_eq!(stage.codes(&clients), [Some(4001); 3]);
+    let fresh = stage.connect(&format!("/ws?token={}", token_with("u", 100, &json!({"iat": 1001}))), PLENTY);
+    stage.turns(3);
+    assert!(stage.clients[fresh].is_upgraded());
 }
 
 /// A million connections are no long turn: a walk goes on where it was, and messages are sent meanwhile.

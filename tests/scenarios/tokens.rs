@@ -20,7 +20,7 @@ const SECRET: &str = "0123456789abcdef0123456789abcdef";
 const PRIVATE: &str = include_str!("../keys/p256.private.pem");
 const PUBLIC: &str = include_str!("../keys/p256.public.pem");
 
-fn tokens(change: impl FnOnce(&mut Settings)) -> Settings {
+pub fn tokens(change: impl FnOnce(&mut Settings)) -> Settings {
     settings()
         .with(|settings| {
             settings.auth.mode = AuthMode::Jwt;
@@ -37,7 +37,7 @@ fn begin_s() -> u64 {
     unix_ms(1_000_000_000) / 1000
 }
 
-fn token_with(user: &str, expires_in_s: u64, more: &Value) -> String {
+pub fn token_with(user: &str, expires_in_s: u64, more: &Value) -> String {
     let mut claims = json!({"sub": user, "exp": begin_s() + expires_in_s});
     claims.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
     encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap()
@@ -69,7 +69,7 @@ fn status(stage: &Stage, client: usize) -> u16 {
     if stage.clients[client].is_upgraded() { 101 } else { stage.clients[client].refused.expect("an answer") }
 }
 
-fn refused(stage: &Stage, reason: TokenReason) -> u64 {
+pub fn refused(stage: &Stage, reason: TokenReason) -> u64 {
     stage.rig.metrics.tokens_refused[reason as usize].get()
 }
 

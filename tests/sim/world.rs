@@ -64,7 +64,7 @@ impl Seen {
         add("pings", metrics.pings_sent.get());
         add("heartbeats to those who cannot be pinged", clients.iter().map(|peer| peer.client.beats as u64).sum());
         add("told that a channel is counted anew", clients.iter().map(|peer| peer.client.renumbered).sum());
-        for reason in [TokenReason::Missing, TokenReason::Expired, TokenReason::Signature, TokenReason::OtherUser] {
+        for reason in [TokenReason::Missing, TokenReason::Expired, TokenReason::Signature, TokenReason::OtherUser, TokenReason::Revoked] {
             add(&format!("token refused: {}", reason.name()), metrics.tokens_refused[reason as usize].get());
         }
         add("tokens known again", metrics.tokens_known.get());
@@ -436,6 +436,8 @@ impl Simulation {
                 self.send_bytes(at, &[0x81, 0x05, 1, 2, 3]);
                 self.peers[at].broke_protocol = true;
             }
+            (10, _) if self.has_tokens && self.rng.bool() => self.revoke(),
+            (10, _) if self.rng.bool() => self.shed(),
             (10, _) => self.disconnect(),
             (6, _) => {
                 let mut wires = self.wires.borrow_mut();

@@ -120,6 +120,14 @@ pub enum Scenario {
         #[arg(long, value_parser = parse_number, value_name = "SECONDS", default_value_t = 1.0)]
         outage: f64,
     },
+    /// A second server takes the place of the first, which drains, while messages flow (needs --serve; its own Redis unless --redis names one)
+    Restart {
+        #[command(flatten)]
+        options: Options,
+        /// drain_rate of both servers
+        #[arg(long, value_name = "N", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..))]
+        drain_rate: u32,
+    },
     /// Every client sends, and gets back what it sent (Campanile: --echo)
     Echo(Options),
     /// The kernel's price: one `send` per socket, no server, the same clients
@@ -335,6 +343,7 @@ impl Scenario {
             Scenario::Churn { options, .. }
             | Scenario::Slow { options, .. }
             | Scenario::Failover { options, .. }
+            | Scenario::Restart { options, .. }
             | Scenario::Handshakes { options, .. } => Some(options),
             Scenario::FloorServer { .. } => None,
         }
@@ -406,7 +415,19 @@ impl Scenario {
             Scenario::Failover { .. } if options.through.is_some_and(|through| through != Through::Redis) => {
                 Some("failover publishes through Redis: leave --through away".to_owned())
             }
-            _ if options.through == Some(Through::Redis) && options.redis.is_none() && !matches!(self, Scenario::Failover { .. }) => {
+            Scenario::Restart { .. } if options.serve.is_none() => {
+                Some("restart replaces the server, so it starts both: give --serve ARGS (even --serve '')".to_owned())
+            }
+            Scenario::Restart { .. } if options.auth.is_some() => {
+                Some("restart has no keys for its second server: leave --auth away".to_owned())
+            }
+            Scenario::Restart { .. } if options.through.is_some_and(|through| through != Through::Redis) => {
+                Some("restart publishes through Redis, which both servers have: leave --through away".to_owned())
+            }
+            _ if options.through == Some(Through::Redis)
+                && options.redis.is_none()
+                && !matches!(self, Scenario::Failover { .. } | Scenario::Restart { .. }) =>
+            {
                 Some("--through redis needs --redis URL or --redis own".to_owned())
             }
             _ => None,

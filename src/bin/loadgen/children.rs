@@ -22,6 +22,8 @@ const LOG_LINES: usize = 12;
 #[derive(Debug)]
 pub struct Server {
     child: Child,
+    /// It was waited for.
+    has_ended: bool,
     pub clients: SocketAddr,
     pub control: SocketAddr,
     log: Arc<Mutex<Vec<String>>>,
@@ -84,7 +86,7 @@ impl Server {
             }
         })?;
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut server = Server { child, clients: nowhere, control: nowhere, log };
+        let mut server = Server { child, has_ended: false, clients: nowhere, control: nowhere, log };
         let begin = Instant::now();
         while server.control == nowhere {
             let Ok(line) = lines.recv_timeout(PATIENCE.saturating_sub(begin.elapsed())) else {
@@ -104,6 +106,19 @@ impl Server {
         self.child.id()
     }
 
+    /// Whether it ends by itself within a while.
+    pub fn ends_soon(&mut self) -> bool {
+        let begin = Instant::now();
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if begin.elapsed() > PATIENCE {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.has_ended = true;
+        true
+    }
+
     pub fn last_words(&self) -> String {
         let log = self.log.lock().map(|log| log[log.len().saturating_sub(LOG_LINES)..].join("\n"));
         log.unwrap_or_default()
@@ -112,6 +127,9 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        if self.has_ended {
+            return;
+        }
         let _ = sys::terminate(&self.child);
         end(&mut self.child);
     }

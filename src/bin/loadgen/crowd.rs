@@ -40,6 +40,8 @@ pub struct Size {
 #[derive(Debug, Clone, Default)]
 pub struct Habits {
     pub keeps_positions: bool,
+    /// Who is told to come back after a while (close code 1012) does, and resumes.
+    pub comes_back: bool,
     /// Shares of clients that will read slowly or never, 0 to 1.
     pub slow_share: f64,
     pub never_share: f64,
@@ -146,6 +148,7 @@ impl Crowd {
             sources: size.sources.clone(),
             published: published.clone(),
             keeps_positions: habits.keeps_positions,
+            comes_back: habits.comes_back,
             slow_receive_bytes: habits.slow_receive_bytes,
             slow_read_bytes: habits.slow_read_bytes.max(1),
             slow_pause: habits.slow_pause,

@@ -76,6 +76,7 @@ fn run(scenario: Scenario) -> anyhow::Result<ExitCode> {
         }
         Scenario::Storm(options) => (scenario::storm::run(&options)?, options),
         Scenario::Failover { options, outage } => (scenario::failover::run(&options, outage)?, options),
+        Scenario::Restart { options, drain_rate } => (scenario::restart::run(&options, drain_rate)?, options),
         Scenario::Echo(options) => (scenario::echo::run(&options)?, options),
     };
     report.finish(&options)

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::revocations;
 use crate::clock::MonotonicNs;
 
 /// What a reply will be about.
@@ -26,6 +27,8 @@ pub enum Asked {
     /// Numbered from 1 on each connection.
     Ping(u64),
     Publish,
+    /// On the publishing connection.
+    Revocations(revocations::Question),
     Channels(Verb, Names),
 }
 
@@ -60,6 +63,8 @@ impl Asked {
             Asked::Timeout | Asked::OutputLimit => "CONFIG GET",
             Asked::Ping(_) => "PING",
             Asked::Publish => "PUBLISH",
+            Asked::Revocations(revocations::Question::Of(_)) => "ZADD",
+            Asked::Revocations(revocations::Question::Read) => "ZSCAN",
             Asked::Channels(verb, _) => verb.name(),
         }
     }

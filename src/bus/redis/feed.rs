@@ -11,14 +11,16 @@ use super::fault::{Fault, Refusal, with_advice};
 use super::link::{Answer, Link};
 use super::names::Names;
 use super::publishes::Publishes;
+use super::revocations::Revocations;
 use super::subscriptions::{Readiness, Refused, Standing, Subscriptions};
 use super::timing::Timing;
 use crate::bus::flow::Start;
 use crate::bus::hub::{Hub, Outcome, Receipt};
 use crate::bus::question::{Publish, Published};
 use crate::bus::ration::Ration;
+use crate::bus::revoke;
 use crate::clock::{MonotonicNs, nanos};
-use crate::config::{RedisSubscribe, Settings};
+use crate::config::{AuthMode, RedisSubscribe, Settings};
 use crate::limits::redis::{MESSAGE_BYTES, OUT_BYTES};
 use crate::wire::channel_name;
 
@@ -41,6 +43,8 @@ pub struct Feed {
     /// The hub's slots with channels that were wanted when the connection came up and are still to be shown to `subscriptions`.
     unshown: Range<usize>,
     pub publishes: Publishes,
+    /// None: nobody has a token here.
+    pub revocations: Option<Revocations>,
     timing: Timing,
     /// When, and after how many refusals in a row.
     retry_postponed_at: Option<MonotonicNs>,
@@ -52,7 +56,7 @@ pub struct Feed {
 }
 
 impl Feed {
-    pub fn new(settings: &Settings, timing: Timing) -> Feed {
+    pub fn new(settings: &Settings, revocations: revoke::Revocations, timing: Timing) -> Feed {
         let names = Names::new(&settings.redis);
         let mut subscriptions = Subscriptions::default();
         let pattern = (settings.redis.subscribe == RedisSubscribe::Pattern).then(|| names.pattern());
@@ -67,6 +71,10 @@ impl Feed {
             // They are the first to be subscribed: when any other channel flows, what is routed to it does.
             routed.iter().for_each(|channel| subscriptions.want_beside(&names.to_redis(channel)));
         }
+        let revocations = (settings.auth.mode == AuthMode::Jwt).then(|| Revocations::new(settings, revocations));
+        if let Some(revocations) = &revocations {
+            subscriptions.want_beside(revocations.channel());
+        }
         Feed {
             names,
             pattern,
@@ -74,6 +82,7 @@ impl Feed {
             subscriptions,
             unshown: 0..0,
             publishes: Publishes::default(),
+            revocations,
             timing,
             retry_postponed_at: None,
             postponements: 0,
@@ -138,6 +147,9 @@ impl Feed {
         match answer {
             Answer::Message { channel, payload } => self.message(hub, channel, payload, receipt),
             Answer::Confirmed { verb: Verb::Subscribe | Verb::PatternSubscribe, name, was_asked } => {
+                if let Some(revocations) = self.revocations.as_mut().filter(|revocations| revocations.channel() == name) {
+                    revocations.doubt();
+                }
                 if self.subscriptions.subscribed(name, was_asked) {
                     self.tell(hub, name, flows);
                 }
@@ -165,7 +177,9 @@ impl Feed {
                 hub.metrics().protocol_errors.inc();
                 asked.into_iter().for_each(|asked| self.lost(hub, asked));
             }
-            Answer::Refused { .. } | Answer::Published | Answer::OutputLimit(_) => hub.metrics().protocol_errors.inc(),
+            Answer::Refused { .. } | Answer::Published | Answer::OutputLimit(_) | Answer::Revocations { .. } => {
+                hub.metrics().protocol_errors.inc()
+            }
             Answer::Nothing => {}
         }
         Ok(())
@@ -173,6 +187,11 @@ impl Feed {
 
     #[inline]
     fn message(&mut self, hub: &mut Hub, redis_channel: &[u8], payload: &[u8], receipt: Receipt) {
+        if let Some(revocations) = &self.revocations
+            && revocations.channel().as_bytes() == redis_channel
+        {
+            return revocations.told(payload);
+        }
         let channel = std::str::from_utf8(redis_channel).ok().and_then(|name| self.names.to_channel(name));
         match channel.map(|channel| (channel, hub.find(channel))) {
             Some((channel, _)) if hub.is_routed(channel) => {
@@ -242,7 +261,12 @@ impl Feed {
     }
 
     pub fn readiness(&self) -> Readiness {
-        self.subscriptions.readiness()
+        let is_refused = |revocations: &Revocations| self.subscriptions.standing(revocations.channel()) == Standing::Refused;
+        match self.subscriptions.readiness() {
+            // Messages flow without.
+            Readiness::RefusedForGood if self.refused_count() == 1 && self.revocations.as_ref().is_some_and(is_refused) => Readiness::Ready,
+            readiness => readiness,
+        }
     }
 
     /// How many Redis names are refused for good.

@@ -1,4 +1,4 @@
-//! The bus through one Redis server: Pub/Sub on one connection, PUBLISH on a second one that is opened when first needed.
+//! The bus through one Redis server: Pub/Sub on one connection, PUBLISH (and what is revoked) on a second one that is opened when first needed.
 //!
 //! Each is a [`Link`], which knows which command an answer belongs to, and has a [`Role`]: what its answers mean is the business of the [`Feed`]
 //! (subscriptions) or the [`Outlet`] (publishes). A bus of more servers has more links, not more kinds of them.
@@ -6,7 +6,7 @@
 //!
 //! From the socket up: [`target`] (URL), [`locate`] (which address next), [`socket`], [`link`] (connection), [`timing`] (its deadlines), [`resp`] (replies),
 //! [`awaiting`] (which command a reply answers), [`fault`] (what errors mean), [`names`], [`subscriptions`], [`publishes`], [`output_limit`]
-//! (how much may come back), [`feed`] (what comes in), [`outlet`] (what goes out), [`health`] (what is logged).
+//! (how much may come back), [`feed`] (what comes in), [`revocations`], [`outlet`] (what goes out), [`health`] (what is logged).
 
 pub mod awaiting;
 pub mod fault;
@@ -19,6 +19,7 @@ pub mod outlet;
 pub mod output_limit;
 pub mod publishes;
 pub mod resp;
+pub mod revocations;
 pub mod socket;
 pub mod subscriptions;
 pub mod target;
@@ -32,6 +33,7 @@ use mio::{Registry, Token, Waker};
 use super::hub::{Hub, Receipt};
 use super::question::{Publish, PublishError};
 use super::ration::Ration;
+use super::revoke::{self, Revoke, RevokeError};
 use super::upstream::{FIRST_TOKEN, Upstream};
 use crate::clock::MonotonicNs;
 use crate::config::Settings;
@@ -43,6 +45,7 @@ use feed::Feed;
 use health::{Health, Trouble};
 use link::Link;
 use outlet::Outlet;
+use revocations::Revocations;
 use subscriptions::Readiness;
 use target::Target;
 use timing::Timing;
@@ -87,7 +90,14 @@ struct LinkParts {
 
 impl RedisBus {
     /// A URL that cannot be used is an error; a server that cannot be reached is not.
-    pub fn new(url: &str, settings: &Settings, timing: Timing, registry: Registry, waker: Arc<Waker>) -> anyhow::Result<RedisBus> {
+    pub fn new(
+        url: &str,
+        settings: &Settings,
+        revocations: revoke::Revocations,
+        timing: Timing,
+        registry: Registry,
+        waker: Arc<Waker>,
+    ) -> anyhow::Result<RedisBus> {
         let target = Arc::new(Target::from_url(url)?);
         let value_bytes_max = settings.bounds.payload_bytes_max.saturating_add(64 * 1024).max(VALUE_BYTES_MIN);
         let health = Health::new(target.to_string(), sys::monotonic_ns());
@@ -95,7 +105,7 @@ impl RedisBus {
             links: Vec::new(),
             make_link: LinkParts { target, registry: Arc::new(registry), waker, timing, value_bytes_max },
             outlet: Outlet::new(settings),
-            feed: Feed::new(settings, timing),
+            feed: Feed::new(settings, revocations, timing),
             health,
             warnings: Ration::default(),
         };
@@ -109,6 +119,15 @@ impl RedisBus {
         let token = Token(FIRST_TOKEN + self.links.len());
         self.links.push(RoleLink { role, link: self.make_link.link(token), told: None });
         &mut self.links.last_mut().expect("it was pushed").link
+    }
+
+    /// One to publish on, where there is none yet.
+    fn open_publishing(&mut self) {
+        if self.link(Role::Publishing).is_none() && self.is_subscribed() {
+            self.open(Role::Publishing);
+            let [subscribed, .., publishing] = self.links.as_mut_slice() else { unreachable!("the first is subscribed") };
+            publishing.link.learn_from(&subscribed.link);
+        }
     }
 
     fn link(&self, role: Role) -> Option<&Link> {
@@ -173,6 +192,9 @@ impl RedisBus {
                 let mut fenced = Vec::new();
                 let mut take_one = || {
                     let Some(reply) = link.next_answer()? else { return Ok(false) };
+                    if self.feed.revocations.as_mut().is_some_and(|revocations| revocations.takes(&reply)) {
+                        return Ok(true);
+                    }
                     fenced.extend(self.outlet.take(&mut self.feed.publishes, hub, reply, is_subscribed)?);
                     Ok(true)
                 };
@@ -211,6 +233,7 @@ impl RedisBus {
             Role::Publishing => {
                 *told = None;
                 self.outlet.ask(link, now);
+                self.feed.revocations.iter_mut().for_each(Revocations::doubt);
             }
         }
     }
@@ -254,6 +277,7 @@ impl RedisBus {
                     *told = Some(fault.clone());
                 }
                 self.outlet.lose(&mut self.feed.publishes, hub);
+                self.feed.revocations.iter_mut().for_each(Revocations::lose);
             }
         }
     }
@@ -282,6 +306,9 @@ impl RedisBus {
                 }
                 let link = &mut self.links[at].link;
                 self.outlet.ask_anew(link, now);
+                if link.is_ready() {
+                    self.feed.revocations.iter_mut().for_each(|revocations| revocations.read(link, now));
+                }
                 link.flush()
             }
         }
@@ -315,11 +342,7 @@ impl Upstream for RedisBus {
     }
 
     fn takes(&mut self, publish: &Publish) -> bool {
-        if self.link(Role::Publishing).is_none() && self.is_subscribed() {
-            self.open(Role::Publishing);
-            let [subscribed, .., publishing] = self.links.as_mut_slice() else { unreachable!("the first is subscribed") };
-            publishing.link.learn_from(&subscribed.link);
-        }
+        self.open_publishing();
         match self.link(Role::Publishing) {
             Some(link) if link.is_ready() => self.outlet.has_room_for(&self.feed.publishes, self.feed.message_bytes(publish)),
             // While it connects, publishes wait for it. Where it cannot, or Redis is away, they are told so at once.
@@ -348,7 +371,19 @@ impl Upstream for RedisBus {
         hub.is_ahead() || self.links.iter().any(|link| link.link.is_readable())
     }
 
+    fn revoke(&mut self, revoke: Revoke, now: MonotonicNs) {
+        let link = self.links.iter_mut().find(|link| link.role == Role::Publishing && link.link.is_ready());
+        match (&mut self.feed.revocations, link) {
+            (Some(revocations), Some(found)) => revocations.send(&mut found.link, revoke, now),
+            _ => revoke.answer(Err(RevokeError::Unavailable)),
+        }
+    }
+
     fn write(&mut self, hub: &mut Hub, now: MonotonicNs) {
+        if self.feed.revocations.is_some() {
+            // By it they are read.
+            self.open_publishing();
+        }
         (0..self.links.len()).for_each(|at| self.with(at, hub, now, Self::write_link));
     }
 
@@ -361,6 +396,7 @@ impl Upstream for RedisBus {
             hub.published(publish, result);
         }
         self.outlet.lose(&mut self.feed.publishes, hub);
+        self.feed.revocations.iter_mut().for_each(Revocations::lose);
     }
 }
 

@@ -94,7 +94,7 @@ impl Outlet {
                 hub.metrics().protocol_errors.inc();
                 return Ok(None);
             }
-            Reply::Odd { .. } | Reply::Message { .. } | Reply::Confirmed { .. } => {
+            Reply::Odd { .. } | Reply::Message { .. } | Reply::Confirmed { .. } | Reply::Revocations { .. } => {
                 return Err(Fault::new("it answers what was not asked"));
             }
         };

@@ -19,7 +19,7 @@ use super::stop::Stop;
 use crate::cli::output;
 use crate::config::mask;
 use crate::wire::Format;
-use crate::wire::close::CloseReason;
+use crate::wire::close::{CloseReason, reconnect_delay_ms};
 use crate::wire::http::upgrade::subprotocol;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -215,6 +215,10 @@ fn closed(frame: Option<(CloseCode, String)>) -> Break {
     let number = u16::from(code);
     match CloseReason::of_code(number) {
         Some(CloseReason::Overrun) => Break::Overrun,
+        Some(CloseReason::Restart) => Break::Lost {
+            why: format!("the server restarts ({number})"),
+            retry_after: reconnect_delay_ms(&reason).map(Duration::from_millis),
+        },
         Some(CloseReason::Shutdown) => lost(format!("the server is stopping ({number})")),
         _ if reason.is_empty() => lost(format!("the server closed the connection ({number})")),
         _ => lost(format!("the server closed the connection ({number}: {reason})")),

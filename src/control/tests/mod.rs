@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Facts, Orders, State, TIMEOUTS, Timeouts};
+use super::{Facts, Shared, State, TIMEOUTS, Timeouts};
 use crate::bus::question::{self, Asker, PublishError, Published as Number, Question};
 use crate::bus::{BusCommand, BusSender, ChannelInfo, ChannelPage};
 use crate::config::{ChannelRule, ChannelRules, FdTable, Overrun, Pin, Settings};
@@ -199,7 +199,7 @@ pub(super) fn state(settings: Settings, address: SocketAddr, bus: BusSender) -> 
     let facts =
         Facts { version: "1.2.3-test", fd_table: FdTable::Private, listen: listen::listed(&["127.0.0.1:8080"]), control: address.into() };
     let shards = (0..settings.shards.count).map(|_| Arc::new(ShardMetrics::default())).collect();
-    State::new(Arc::new(settings), facts, shards, Arc::new(BusMetrics::default()), bus, Orders::default(), Arc::default())
+    State::new(Arc::new(settings), facts, shards, Arc::new(BusMetrics::default()), bus, Shared::default())
 }
 
 /// A thread that answers as the channel's name says, until it is told to stop.
@@ -239,6 +239,10 @@ pub(super) fn fake_bus(capacity: usize, published: Published) -> (BusSender, Opt
                         published.lock().unwrap().push((publish.channel.to_string(), publish.payload));
                         let _ = reply.send(question::Answer::Published { channel: publish.channel, result });
                     }
+                    BusCommand::Settle(reply) => {
+                        let _ = reply.send(());
+                    }
+                    BusCommand::Revoke(revoke) => revoke.answer(Ok(())),
                     BusCommand::ListChannels { from, limit, reply } => {
                         const CHANNELS: usize = 250;
                         let to = CHANNELS.min(from.saturating_add(limit));

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use campanile::auth::revoked::Revocation;
 use campanile::bus::order::{Order, Who};
 use campanile::bus::{BusCommand, JoinRefusal, ShardMessage};
 use campanile::fanout::batch::{Batch, BatchBuilder, Channel};
@@ -14,6 +15,24 @@ use super::{CHANNELS, Sent, SimChannel, Simulation, USERS};
 use crate::rig::client::payload;
 
 impl Simulation {
+    /// A user's tokens are honoured no more, or are again.
+    pub(super) fn revoke(&mut self) {
+        let user = (*self.rng.choice(USERS).unwrap()).to_owned();
+        if self.rng.bool() {
+            return self.rig.revoked.sweep(u64::MAX);
+        }
+        self.rig.revoked.enter(&Revocation::User { user, issued_before_s: 1 }, 1, false);
+        let (reply, _) = crossbeam_channel::bounded(1);
+        let _ = self.rig.to_shard.push(ShardMessage::Order(Order::CloseRevoked { reply }));
+    }
+
+    /// A share of the clients is to come back elsewhere.
+    pub(super) fn shed(&mut self) {
+        let (reply, _) = crossbeam_channel::bounded(1);
+        let percent = self.rng.f64() * 60.0;
+        let _ = self.rig.to_shard.push(ShardMessage::Order(Order::Shed { percent, reply }));
+    }
+
     /// An operator has enough of somebody.
     pub(super) fn disconnect(&mut self) {
         let who = match self.rng.bool() {

@@ -3,6 +3,8 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use campanile::bus::ShardMessage;
+use campanile::bus::order::Order;
+use campanile::life::Stage;
 use campanile::wire::Format;
 use campanile::wire::close::CloseReason;
 
@@ -76,7 +78,14 @@ impl Simulation {
 
     /// Whoever cannot be asked whether it lives, and takes what it is sent, is not cut off for saying nothing.
     fn check_unasked(&self) {
-        let cut_off = [CloseReason::Buffers, CloseReason::Overrun, CloseReason::TokenExpired, CloseReason::Disconnected];
+        let cut_off = [
+            CloseReason::Buffers,
+            CloseReason::Overrun,
+            CloseReason::TokenExpired,
+            CloseReason::TokenRevoked,
+            CloseReason::Disconnected,
+            CloseReason::Restart,
+        ];
         if self.rig.shard.is_finished() || cut_off.iter().any(|&reason| self.rig.metrics.closed[reason as usize].get() > 0) {
             return;
         }
@@ -138,9 +147,17 @@ impl Simulation {
             assert!(with_log.is_empty(), "a topic keeps no log while nothing is to be sent: {with_log:?}");
             assert_eq!(self.rig.metrics.buffer_bytes.get(), 0, "invariant 5: an idle connection owns no buffer");
         }
-        // Everybody goes: nothing may be left.
-        self.rig.to_shard.send(ShardMessage::Stop).expect("the inbox is empty");
-        for _ in 0..400 {
+        // Everybody goes, all at once or one after the other before: nothing may be left.
+        let drains = self.rng.bool();
+        if drains {
+            self.rig.life.advance(Stage::Draining);
+            let (reply, _) = crossbeam_channel::bounded(1);
+            let _ = self.rig.to_shard.push(ShardMessage::Order(Order::Depart { reply }));
+        }
+        for round in 0..400 {
+            if round == if drains { 100 } else { 0 } {
+                self.rig.to_shard.send(ShardMessage::Stop).expect("the inbox is empty");
+            }
             self.pass_time(100);
             self.bus_turn(true);
             for at in 0..self.peers.len() {

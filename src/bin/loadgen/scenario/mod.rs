@@ -11,5 +11,6 @@ pub mod handshakes;
 pub mod hold;
 pub mod mixed;
 pub mod open;
+pub mod restart;
 pub mod slow;
 pub mod storm;

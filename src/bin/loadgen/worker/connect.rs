@@ -93,7 +93,7 @@ impl Worker {
             client.phase = Phase::Ended;
             self.tally.counts.ended += 1;
         } else {
-            self.again.push_back((due_us, index as u32));
+            self.enqueue(due_us, index);
         }
         self.tally.sample(|| format!("a connect failed: {why}"));
     }
@@ -108,6 +108,10 @@ impl Worker {
                 counts.bad_frames += 1;
                 self.tally.sample(|| format!("not a WebSocket frame: {why}"));
                 self.gone(index);
+            }
+            (_, End::AskedBack(delay_ms)) => {
+                self.clients[index].resumes = true;
+                self.come_back(index, delay_ms);
             }
             (Phase::Ready, end) => {
                 let code = match end {
@@ -137,6 +141,18 @@ impl Worker {
             (_, End::Closed(code)) => self.try_again(index, &format!("closed before it was ready ({code})")),
             (_, End::Lost(error)) => self.try_again(index, &error.to_string()),
         }
+    }
+
+    /// The server has said when.
+    fn come_back(&mut self, index: usize, delay_ms: u64) {
+        let delay_us = u32::try_from(delay_ms.saturating_mul(1000)).unwrap_or(u32::MAX);
+        self.enqueue(self.now_us().saturating_add(delay_us), index);
+    }
+
+    /// Those who are to connect again stand in the order of their time.
+    fn enqueue(&mut self, due_us: u32, index: usize) {
+        let place = self.again.partition_point(|(other_us, _)| *other_us <= due_us);
+        self.again.insert(place, (due_us, index as u32));
     }
 
     pub(super) fn gone(&mut self, index: usize) {

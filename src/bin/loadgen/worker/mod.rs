@@ -55,6 +55,8 @@ pub struct Plan {
     pub published: Arc<[AtomicU64]>,
     /// Keep each client's position, to resume from it.
     pub keeps_positions: bool,
+    /// Who is told to come back after a while does, and resumes.
+    pub comes_back: bool,
     /// SO_RCVBUF of slow clients, once they are slow.
     pub slow_receive_bytes: usize,
     pub slow_read_bytes: usize,
@@ -169,6 +171,8 @@ impl Ticker {
 enum End {
     /// The server closed it, with this code (1005: none given, 1006: no close frame).
     Closed(u16),
+    /// The server asks it to come back after so many milliseconds.
+    AskedBack(u64),
     Lost(io::Error),
     Refused(String),
     BadFrame(String),

@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::sync::atomic::Ordering::Relaxed;
 
 use campanile::sys;
+use campanile::wire::close::reconnect_delay_ms;
 use campanile::wire::frame::{Opcode, parse_server_header};
 use mio::event::Event as Readiness;
 
@@ -14,6 +15,9 @@ use crate::events::{self, Event};
 use crate::sequence::{UNKNOWN, Verdict};
 use crate::stamp::Stamp;
 use crate::target::{self, Ready};
+
+/// Service Restart, RFC 6455's register of close codes.
+const RESTART: u16 = 1012;
 
 pub(super) enum ReadOnce {
     /// As much as asked for: more may wait.
@@ -162,7 +166,11 @@ impl Worker {
                 Opcode::Pong => {}
                 Opcode::Close => {
                     let code = payload.first_chunk::<2>().map_or(1005, |code| u16::from_be_bytes(*code));
-                    return Err(End::Closed(code));
+                    let text = payload.get(2..).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default();
+                    return Err(match reconnect_delay_ms(text) {
+                        Some(delay_ms) if code == RESTART && self.plan.comes_back => End::AskedBack(delay_ms),
+                        _ => End::Closed(code),
+                    });
                 }
             }
         }

@@ -9,6 +9,7 @@ use crate::bus::redis::awaiting::{Asked, Awaiting, Verb};
 use crate::bus::redis::fault::Fault;
 use crate::bus::redis::output_limit::OutputLimit;
 use crate::bus::redis::resp::Reply;
+use crate::bus::redis::revocations::Question;
 
 /// What Redis said on a connection that is logged in.
 #[derive(Debug)]
@@ -35,6 +36,11 @@ pub enum Answer<'a> {
     Published,
     /// What it says of the buffers of subscribers, or its default if it does not tell.
     OutputLimit(OutputLimit),
+    /// To something asked about revocations.
+    Revocations {
+        question: Question,
+        value: Option<&'a Value>,
+    },
     /// What cannot be understood, as an answer to this command, if to any.
     Odd {
         asked: Option<Asked>,
@@ -56,7 +62,9 @@ impl Link {
             Reply::Push => Answer::Odd { asked: None },
             Reply::Pong => match self.awaiting.ponged() {
                 // Which of the answers to come is whose cannot be told any more.
-                Some((_, lost)) if lost.contains(&Asked::Publish) => return Err(Fault::new("it did not answer a PUBLISH")),
+                Some((_, lost)) if lost.iter().any(|asked| matches!(asked, Asked::Publish | Asked::Revocations(_))) => {
+                    return Err(Fault::new("it did not answer a PUBLISH"));
+                }
                 Some((number, lost)) => Answer::Pong { number, lost },
                 None => return Err(Fault::new("it answers a PING that was not sent")),
             },
@@ -75,6 +83,8 @@ impl Link {
                 // Many a server keeps its configuration to itself.
                 (Some(Asked::OutputLimit), _) => Answer::OutputLimit(OutputLimit::default()),
                 (Some(Asked::Publish), Reply::Integer(_)) => Answer::Published,
+                (Some(Asked::Revocations(question)), Reply::Integer(_) | Reply::Okay) => Answer::Revocations { question, value: None },
+                (Some(Asked::Revocations(question)), Reply::Other(value)) => Answer::Revocations { question, value: Some(value) },
                 (Some(asked), Reply::Error(error)) => Answer::Refused { asked, error },
                 (None, Reply::Error(error)) => return Err(Fault::refused(error)),
                 (asked, _) => Answer::Odd { asked },
