@@ -47,7 +47,7 @@ pub struct Run {
     pub server: Option<children::Server>,
     /// What the server asks its clients.
     gate: Option<Gate>,
-    needs: Needs,
+    open: Option<Open>,
     pub redis: Option<children::Redis>,
     pub redis_url: Option<String>,
     pub server_id: Option<u32>,
@@ -90,6 +90,25 @@ pub struct Open {
     server_id: Option<u32>,
     server: Option<children::Server>,
     redis: Option<children::Redis>,
+}
+
+impl Open {
+    /// The same server once more, without what is asked of clients.
+    fn start(options: &Options, target: &Target, needs: &Needs) -> anyhow::Result<Open> {
+        let priority = options.realtime.then_some(preflight::REDIS_FIRST);
+        let redis = (options.redis.as_deref() == Some("own")).then(|| children::Redis::start(priority)).transpose()?;
+        let redis_url = redis.as_ref().map(children::Redis::url);
+        let arguments = options.serve.as_deref().context("--beside-open needs --serve")?;
+        let server = children::Server::start(arguments, redis_url.as_deref(), options.clients, needs, None)?;
+        Ok(Open {
+            target: target.clone().at(server.clients),
+            redis_url,
+            control: Some(server.control),
+            server_id: Some(server.id()),
+            server: Some(server),
+            redis,
+        })
+    }
 }
 
 /// One scenario, from begin to end. Whatever ends it early, what was found until then is reported.
@@ -147,6 +166,8 @@ impl Run {
         let target = target.with_words(options.subprotocol.clone(), first, ready).with_tokens(tokens);
         let size = preflight::size(&options, &target)?;
         preflight::probe(&target)?;
+        // Before this thread takes its core: whatever is started later inherits that.
+        let open = options.beside_open.then(|| Open::start(&options, &target, &needs)).transpose()?;
         let report = Report::new(scenario, &target, &options);
         // Its own polling must not run where the server does; whatever is started from here on inherits this.
         if let Some(&id) = options.cores.0.first() {
@@ -161,7 +182,7 @@ impl Run {
             size,
             server,
             gate,
-            needs,
+            open,
             redis,
             redis_url,
             server_id,
@@ -177,15 +198,11 @@ impl Run {
         Ok(())
     }
 
-    /// The same server once more, without what is asked of clients (--beside-open), as a target.
-    pub fn start_open(&self) -> anyhow::Result<Open> {
-        let redis =
-            self.redis.is_some().then(|| children::Redis::start(self.options.realtime.then_some(preflight::REDIS_FIRST))).transpose()?;
-        let redis_url = redis.as_ref().map(children::Redis::url);
-        let arguments = self.options.serve.as_deref().context("there is no server to stand beside")?;
-        let server = children::Server::start(arguments, redis_url.as_deref(), self.options.clients, &self.needs, None)?;
-        let target = self.target.clone().with_tokens(None).at(server.clients);
-        Ok(Open { target, redis_url, control: Some(server.control), server_id: Some(server.id()), server: Some(server), redis })
+    /// The server that stands beside this one (--beside-open), to be asked for once.
+    pub fn take_open(&mut self) -> anyhow::Result<Open> {
+        let mut open = self.open.take().context("there is no server to stand beside")?;
+        open.target = self.target.clone().with_tokens(None).at(open.target.address);
+        Ok(open)
     }
 
     /// What is published from now on goes through the other server, and its process is looked at; or back again.

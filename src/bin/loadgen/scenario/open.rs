@@ -13,7 +13,7 @@ use crate::stop;
 
 /// Connects by turns. The first turn of either counts for nothing: from it on, tokens are known, unless each turn has new ones.
 pub fn connect(run: &mut Run) -> Result<()> {
-    let mut open = run.start_open()?;
+    let mut open = run.take_open()?;
     let size = run.size.clone();
     let (mut rates, mut cpu) = (Pairs::beside(Beside::Open), Pairs::beside(Beside::Open));
     for pair in 0..=run.options.pairs.max(1) {
@@ -56,7 +56,7 @@ fn turn(run: &mut Run, size: &Size, counts: bool) -> Result<Option<(f64, f64)>> 
 
 /// Publishes the same by turns to both.
 pub fn broadcast(run: &mut Run, schedule: &Schedule) -> Result<()> {
-    let mut open = run.start_open()?;
+    let mut open = run.take_open()?;
     let size = Size { is_halved: true, ..run.size.clone() };
     let mut crowd = Crowd::start(&open.target, &size, &Habits::default(), |_| 0)?;
     crowd.is_recorded = false;
