@@ -296,7 +296,12 @@ impl Worker {
                     client.sequence.announce(UNKNOWN);
                 }
                 client.position = seq;
-                self.epochs.insert(client.channel, epoch);
+                if plan.comes_back {
+                    // The others still have a position of the first server's, and go from it once.
+                    self.epochs.entry(client.channel).or_insert(epoch);
+                } else {
+                    self.epochs.insert(client.channel, epoch);
+                }
                 self.is_ready(index);
             }
             Event::Unsubscribed => self.unsubscribed(index),
