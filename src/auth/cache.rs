@@ -12,7 +12,7 @@ use hashbrown::HashMap;
 use super::identity::Identity;
 
 /// Half of a SHA-256: nobody finds another token with the hash of one that was verified.
-type Hash = [u8; 16];
+pub type Hash = [u8; 16];
 
 /// An entry besides what it points to: its place in a table that has grown, and in the order.
 const ENTRY_BYTES: usize = 128;
@@ -32,13 +32,12 @@ impl Cache {
     }
 
     /// Whose token this is, if it was verified before. Whether it has expired since is the caller's to ask.
-    pub fn find(&self, token: &[u8]) -> Option<&Arc<Identity>> {
-        self.known.get(&hash(token))
+    pub fn find(&self, hash: &Hash) -> Option<&Arc<Identity>> {
+        self.known.get(hash)
     }
 
-    pub fn insert(&mut self, token: &[u8], identity: Arc<Identity>) {
+    pub fn insert(&mut self, hash: Hash, identity: Arc<Identity>) {
         let cost = cost(&identity);
-        let hash = hash(token);
         if cost > self.bytes_max || self.known.contains_key(&hash) {
             return;
         }
@@ -65,7 +64,8 @@ fn cost(identity: &Identity) -> usize {
     ENTRY_BYTES + identity.heap_bytes()
 }
 
-fn hash(token: &[u8]) -> Hash {
+/// What a token is known by.
+pub fn hash(token: &[u8]) -> Hash {
     *digest(&SHA256, token).as_ref().first_chunk().expect("SHA-256 has 32 bytes")
 }
 
@@ -80,13 +80,13 @@ mod tests {
     #[test]
     fn a_token_is_known_again_and_shared() {
         let mut cache = Cache::new(10_000);
-        assert!(cache.find(b"a").is_none());
-        cache.insert(b"a", identity("u"));
-        let (first, second) = (cache.find(b"a").unwrap().clone(), cache.find(b"a").unwrap());
+        assert!(cache.find(&hash(b"a")).is_none());
+        cache.insert(hash(b"a"), identity("u"));
+        let (first, second) = (cache.find(&hash(b"a")).unwrap().clone(), cache.find(&hash(b"a")).unwrap());
         assert!(Arc::ptr_eq(&first, second) && first.user() == "u");
-        assert!(cache.find(b"b").is_none());
-        cache.insert(b"a", identity("other"));
-        assert_eq!((cache.find(b"a").unwrap().user(), cache.len()), ("u", 1), "the first stays");
+        assert!(cache.find(&hash(b"b")).is_none());
+        cache.insert(hash(b"a"), identity("other"));
+        assert_eq!((cache.find(&hash(b"a")).unwrap().user(), cache.len()), ("u", 1), "the first stays");
     }
 
     #[test]
@@ -94,13 +94,13 @@ mod tests {
         let each = cost(&identity("user-0"));
         let mut cache = Cache::new(3 * each);
         for user in 0..10 {
-            cache.insert(format!("{user}").as_bytes(), identity(&format!("user-{user}")));
+            cache.insert(hash(format!("{user}").as_bytes()), identity(&format!("user-{user}")));
             assert!(cache.bytes <= 3 * each && cache.order.len() == cache.len());
         }
         assert_eq!(cache.len(), 3);
-        assert!(cache.find(b"6").is_none() && cache.find(b"7").is_some() && cache.find(b"9").is_some());
+        assert!(cache.find(&hash(b"6")).is_none() && cache.find(&hash(b"7")).is_some() && cache.find(&hash(b"9")).is_some());
         let mut none = Cache::new(each - 1);
-        none.insert(b"a", identity("user-0"));
+        none.insert(hash(b"a"), identity("user-0"));
         assert!(none.is_empty());
     }
 }

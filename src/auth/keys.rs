@@ -6,10 +6,11 @@
 use std::fmt;
 use std::path::Path;
 
+use aws_lc_rs::hmac;
 use aws_lc_rs::signature::{self, ParsedPublicKey, VerificationAlgorithm};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::{Algorithm, DecodingKey};
+use jsonwebtoken::{Algorithm, DecodingKey, crypto};
 use serde_json::Value;
 
 use crate::limits::auth::{KEY_FILE_BYTES_MAX, KEYS_MAX, SECRET_BYTES_MIN};
@@ -25,13 +26,32 @@ const ED25519: &[Algorithm] = &[Algorithm::EdDSA];
 pub struct Key {
     /// `kid`; None: of a secret or a PEM file.
     id: Option<Box<str>>,
-    pub(super) decoding: DecodingKey,
+    decoding: DecodingKey,
+    /// Of a secret, for each of [`HMAC`]: what the library would make anew for each token.
+    macs: Option<Box<[hmac::Key; 3]>>,
     algorithms: &'static [Algorithm],
 }
 
 impl Key {
     fn new(decoding: DecodingKey, algorithms: &'static [Algorithm]) -> Key {
-        Key { id: None, decoding, algorithms }
+        Key { id: None, decoding, macs: None, algorithms }
+    }
+
+    fn of_secret(secret: &[u8], algorithms: &'static [Algorithm]) -> Key {
+        let macs = [hmac::HMAC_SHA256, hmac::HMAC_SHA384, hmac::HMAC_SHA512].map(|algorithm| hmac::Key::new(algorithm, secret));
+        Key { macs: Some(macs.into()), ..Key::new(DecodingKey::from_secret(secret), algorithms) }
+    }
+
+    /// Whether this is the message's signature, as it stands in a token.
+    pub(super) fn has_signed(&self, message: &[u8], signature: &str, algorithm: Algorithm) -> bool {
+        let mac = self.macs.as_ref().zip(HMAC.iter().position(|other| *other == algorithm)).map(|(macs, at)| &macs[at]);
+        let Some(mac) = mac else {
+            return crypto::verify(signature, message, &self.decoding, algorithm) == Ok(true);
+        };
+        // As long as the longest of them, and room for what the decoder rounds up.
+        let mut tag = [0; 66];
+        let length = URL_SAFE_NO_PAD.decode_slice(signature, &mut tag);
+        length.is_ok_and(|length| hmac::verify(mac, message, &tag[..length]).is_ok())
     }
 
     pub(super) fn is_for(&self, algorithm: Algorithm) -> bool {
@@ -72,7 +92,7 @@ fn error<T>(message: impl Into<String>) -> Result<T, KeyError> {
 impl Keys {
     pub fn add_secret(&mut self, secret: &[u8]) -> Result<(), KeyError> {
         check_secret(secret)?;
-        self.add(Key::new(DecodingKey::from_secret(secret), HMAC))
+        self.add(Key::of_secret(secret, HMAC))
     }
 
     /// A PEM file with one key or more, or a JWKS file.
@@ -265,7 +285,7 @@ fn jwk_key(entry: &Value) -> Result<Key, String> {
         ("oct", _) => {
             let secret = decoded(needed("k")?)?;
             check_secret(&secret).map_err(|reason| reason.0)?;
-            Key::new(DecodingKey::from_secret(&secret), HMAC)
+            Key::of_secret(&secret, HMAC)
         }
         _ => return Err("its `kty` is not one of RSA, EC, OKP, oct".to_owned()),
     };

@@ -13,7 +13,7 @@ use super::net::Network;
 use super::timers::Timer;
 use super::wheel::{TICK_NS, Tick};
 use crate::auth::Gate;
-use crate::auth::cache::Cache;
+use crate::auth::cache::{self, Cache};
 use crate::auth::identity::{Identity, USER_CHANNEL};
 use crate::auth::revoked::Revoked;
 use crate::auth::token::{TokenError, TokenReason};
@@ -103,7 +103,8 @@ impl Door {
         let Gate::Tokens(verifier) = &self.gate else {
             return Looked::Refused(TokenError { text: NO_TOKENS, reason: TokenReason::UnknownKey });
         };
-        if let Some(identity) = self.known.find(token) {
+        let hash = cache::hash(token);
+        if let Some(identity) = self.known.find(&hash) {
             return match verifier.check_time(identity, now_ms) {
                 Ok(()) if self.revoked.has(identity) => Looked::Refused(TokenReason::Revoked.into()),
                 Ok(()) => {
@@ -128,7 +129,7 @@ impl Door {
         match signed.verify(now_ms) {
             Ok(identity) => {
                 let identity = Arc::new(identity);
-                self.known.insert(token, identity.clone());
+                self.known.insert(hash, identity.clone());
                 if self.revoked.has(&identity) { Looked::Refused(TokenReason::Revoked.into()) } else { Looked::Is(identity) }
             }
             Err(error) => Looked::Refused(error),
