@@ -21,13 +21,15 @@ pub enum User<'u> {
     Any,
 }
 
+/// What a pattern is made of, one after the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part<'p> {
+pub enum Part<'p> {
     Text(&'p str),
     /// `*`
     Name,
     /// `**`
     Rest,
+    /// `{sub}`
     User,
 }
 
@@ -51,15 +53,13 @@ impl Pattern {
         &self.0
     }
 
-    /// What every channel of it begins with.
-    pub fn beginning(&self) -> &str {
-        let special = self.0.find('*').into_iter().chain(self.0.find(USER)).min();
-        &self.0[..special.unwrap_or(self.0.len())]
-    }
-
     /// Whether somebody's name stands in it.
     pub fn has_user(&self) -> bool {
         self.0.contains(USER)
+    }
+
+    pub fn parts(&self) -> impl Iterator<Item = Part<'_>> {
+        parts(&self.0)
     }
 
     /// Whether this channel is one of those.

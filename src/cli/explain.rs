@@ -6,6 +6,7 @@ use super::output;
 use crate::auth::Gate;
 use crate::auth::identity::{Identity, USER_CHANNEL};
 use crate::auth::rules::{Action, Defaults, decide};
+use crate::config::problem::Place;
 use crate::config::table::{SETTINGS, Value};
 use crate::config::{AuthMode, Loaded};
 
@@ -16,17 +17,22 @@ pub fn explain(loaded: &Loaded, channel: &str, token: Option<&str>) -> anyhow::R
     let settings = &loaded.settings;
     let found = settings.channels.find(channel);
     let rule = settings.channels.of(channel);
+    let places: Vec<&Place> = loaded.origins.tables().collect();
     let place = match found {
         Some(at) => {
-            let (place, selector) = (&loaded.tables[at], &settings.channels.tables[at].0);
-            format!("{}:{}: [[channels]] {selector}", place.file, place.line)
+            format!("{}: [[channels]] {}", places[at], settings.channels.tables[at].0)
         }
         None => "no table of [[channels]] is for it, so what holds for all channels does".to_owned(),
     };
     line("channel", channel)?;
     line("rule", &place)?;
-    for (route, place) in settings.routes.iter().zip(&loaded.routes) {
-        let place = format!("{}:{}: [[route]]", place.file, place.line);
+    for (at, (selector, _)) in settings.channels.tables.iter().enumerate().skip(found.map_or(0, |at| at + 1)) {
+        if selector.selects(channel) {
+            line("not asked", &format!("{}: [[channels]] {selector}: it fits as well, and the first that fits counts", places[at]))?;
+        }
+    }
+    for (route, place) in settings.routes.iter().zip(loaded.origins.routes()) {
+        let place = format!("{place}: [[route]]");
         if *route.from == *channel {
             let without = if route.otherwise.is_none() { ", without it nowhere" } else { "" };
             line("messages go", &format!("{route}{without} ({place})"))?;

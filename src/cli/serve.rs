@@ -48,7 +48,7 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
 }
 
 fn serve(loaded: Loaded, host: &Host, takes_over: bool) -> anyhow::Result<()> {
-    let Loaded { settings, warnings, tables: _, routes: _ } = loaded;
+    let Loaded { settings, warnings, origins: _ } = loaded;
     let format = settings.logging.format;
     for warning in &warnings {
         log::say(format, Level::WARN, warning, || log::problem(warning));

@@ -117,8 +117,8 @@ fn inspect(loaded: &Loaded, token: &str) -> anyhow::Result<()> {
     let left_s = verifier.ends_ms(&identity).saturating_sub(now_ms) / 1000;
     line("verdict", &format!("taken: user {}, for {} more", identity.user(), parse::show_time(Duration::from_secs(left_s))))?;
     let channels = &loaded.settings.channels;
-    for ((selector, rule), place) in channels.tables.iter().zip(&loaded.tables) {
-        line("rule", &format!("{}:{}: {selector}: {}", place.file, place.line, opened(rule, Some(selector), &identity)))?;
+    for ((selector, rule), place) in channels.tables.iter().zip(loaded.origins.tables()) {
+        line("rule", &format!("{place}: {selector}: {}", opened(rule, Some(selector), &identity)))?;
     }
     line("otherwise", &opened(&channels.default, None, &identity))
 }

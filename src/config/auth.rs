@@ -1,5 +1,6 @@
 //! What the settings of tokens come to: the gate that shards ask, and what is wrong with them together. Read at start, and to check the settings.
 
+use super::covering::{Found, beyond};
 use super::problem::{Origin, Problem};
 use super::rules::{ChannelRule, ChannelRules, Selector};
 use super::settings::{Auth, Settings};
@@ -102,10 +103,20 @@ pub(super) fn check_rules(
         if rule.raw_publish && !default.raw_publish {
             problems.extend(check_raw_publish(settings, rule, "channels.raw_publish", rule_origin(selector, "raw_publish")));
         }
-        if let Some((first, _)) = tables[..at].iter().find(|(first, _)| first.covers(selector)) {
-            let message = format!("this table never counts: each of its channels is one of the table before it with {first}");
+        if let Some(whose) = covered_by(&tables[..at], selector) {
+            let message = format!("this table never counts: each of its channels is one of {whose}");
             let help = "the first table that fits counts; put the narrower one first";
             problems.push(Problem::warning(rule_origin(selector, ""), &format!("channels.{}", selector.key().0), message).help(help));
+        }
+        // A pattern that begins with a wildcard is for whatever comes first.
+        if !settings.redis.prefix.is_empty() && selector.key().1.starts_with(&settings.redis.prefix) {
+            let message = format!(
+                "clients name channels without the Redis prefix {:?}, so this is for none that Redis brings",
+                settings.redis.prefix
+            );
+            let problem = Problem::warning(rule_origin(selector, ""), &format!("channels.{}", selector.key().0), message);
+            let bare = &selector.key().1[settings.redis.prefix.len()..];
+            problems.push(problem.help(format!("{} = {bare:?}", selector.key().0)));
         }
     }
     problems
@@ -119,6 +130,16 @@ fn check_raw_publish(settings: &Settings, rule: &ChannelRule, key: &str, origin:
     };
     let warning = || Problem::warning(origin, key, "nothing that clients send is published, for none of them may publish there");
     is_closed.then(|| warning().help("publish = \"anyone\", or \"authenticated\""))
+}
+
+/// Why this table never counts: those before it are for all of its channels.
+fn covered_by(earlier: &[(Selector, ChannelRule)], selector: &Selector) -> Option<String> {
+    let is_covered = |earlier: &[&Selector]| beyond(earlier, selector) == Found::Covered;
+    let all: Vec<&Selector> = earlier.iter().map(|(selector, _)| selector).collect();
+    is_covered(&all).then(|| match all.iter().find(|first| is_covered(&[first])) {
+        Some(first) => format!("the table before it with {first}"),
+        None => "the tables before it".to_owned(),
+    })
 }
 
 fn check_access(settings: &Settings, access: Access, has_user: bool, key: &str, origin: Origin) -> Option<Problem> {
@@ -229,6 +250,8 @@ mod tests {
             ("[[channels]]\nprefix = \"a\"\nraw_publish = true\n", "warning: channels.raw_publish: nothing that clients send"),
             ("raw_publish = true\n", "warning: raw_publish: nothing that clients send"),
             ("[[channels]]\npattern = \"**\"\n[[channels]]\npattern = \"a*\"\n", "before it with pattern = \"**\""),
+            ("[[channels]]\npattern = \"a:*\"\n[[channels]]\nprefix = \"a:b\"\n[[channels]]\nprefix = \"a:bc\"\n", "with prefix = \"a:b\""),
+            ("[[channels]]\nprefix = \"notifications:a\"\n", "without the Redis prefix \"notifications:\""),
         ] {
             let found = found_in(&format!("{jwt}{file}"));
             assert!(found.len() == 1 && found[0].contains(words), "{file}: {found:#?}");

@@ -32,7 +32,7 @@ pub struct FileValue {
 }
 
 /// One `[[channels]]` table. Its texts are applied when the rule of all other channels is known, which it inherits.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct FileRule {
     pub selector: Selector,
     pub texts: Vec<(&'static Setting, String, Place)>,

@@ -45,11 +45,45 @@ pub struct Sources {
 #[derive(Debug, Clone)]
 pub struct Loaded {
     pub settings: Settings,
-    /// Where each table of `[[channels]]` stands, in the order of the rules.
-    pub tables: Vec<Place>,
-    /// And each of `[[route]]`.
-    pub routes: Vec<Place>,
+    pub origins: Origins,
     pub warnings: Vec<Problem>,
+}
+
+/// Where the values came from.
+#[derive(Debug, Clone, Default)]
+pub struct Origins {
+    /// Who had the last word on a setting.
+    settings: HashMap<&'static str, Origin>,
+    /// In the order of the rules.
+    tables: Vec<FileRule>,
+    routes: Vec<Place>,
+}
+
+impl Origins {
+    pub fn of(&self, key: &str) -> Origin {
+        self.settings.get(key).cloned().unwrap_or(Origin::Default)
+    }
+
+    /// Where each table of `[[channels]]` stands.
+    pub fn tables(&self) -> impl Iterator<Item = &Place> {
+        self.tables.iter().map(|table| &table.place)
+    }
+
+    /// Where each table of `[[route]]` stands.
+    pub fn routes(&self) -> impl Iterator<Item = &Place> {
+        self.routes.iter()
+    }
+
+    /// Where this table says something about this setting; None: it does not.
+    pub fn in_table(&self, at: usize, key: &str) -> Option<&Place> {
+        self.tables[at].texts.iter().find(|(setting, ..)| setting.key == key).map(|(.., place)| place)
+    }
+
+    /// The same of the table with this selector, or where the table itself stands.
+    fn of_rule(&self, selector: &Selector, key: &str) -> Origin {
+        let Some(at) = self.tables.iter().position(|table| table.selector == *selector) else { return Origin::Default };
+        Origin::File(self.in_table(at, key).unwrap_or(&self.tables[at].place).clone())
+    }
 }
 
 /// Reads all sources and checks what they give together on `host`; without one, only each value alone, as for a client that is
@@ -71,10 +105,8 @@ pub fn log_format(sources: &Sources) -> LogFormat {
 #[derive(Debug, Default)]
 pub struct Layers {
     settings: Settings,
-    /// Who had the last word on a setting.
-    origins: HashMap<&'static str, Origin>,
-    rules: Vec<FileRule>,
-    routes: Vec<(Route, Place)>,
+    origins: Origins,
+    routes: Vec<Route>,
     problems: Vec<Problem>,
 }
 
@@ -112,8 +144,11 @@ impl Layers {
             let texts: Vec<&str> = value.texts.iter().map(|(text, _)| text.as_str()).collect();
             self.apply(value.setting, &texts, Origin::File(value.place));
         }
-        self.rules.extend(contents.rules);
-        self.routes.extend(contents.routes);
+        self.origins.tables.extend(contents.rules);
+        for (route, place) in contents.routes {
+            self.routes.push(route);
+            self.origins.routes.push(place);
+        }
         self.problems.extend(contents.problems);
     }
 
@@ -161,14 +196,14 @@ impl Layers {
                 self.problems.push(Problem::error(origin.clone(), setting.key, reason).accepted(setting.accepted));
             }
         }
-        self.origins.insert(setting.key, origin);
+        self.origins.settings.insert(setting.key, origin);
     }
 
     /// Gives the rules of prefixes what they inherit, and checks the values together.
     pub fn finish(mut self, host: Option<&Host>) -> Result<Loaded, Vec<Problem>> {
         let default = self.settings.channels.default.clone();
         let mut tables = Vec::new();
-        for rule in &self.rules {
+        for rule in &self.origins.tables {
             let mut channel_rule = default.clone();
             for (setting, text, _) in &rule.texts {
                 let Value::Rule { parse, .. } = setting.value else { unreachable!("the file reader takes only rule settings here") };
@@ -177,19 +212,15 @@ impl Layers {
             tables.push((rule.selector.clone(), channel_rule));
         }
         self.settings.channels = ChannelRules { default, tables };
-        self.settings.routes = self.routes.iter().map(|(route, _)| route.clone()).collect();
+        self.settings.routes = self.routes;
 
-        let origin = |key: &str| self.origins.get(key).cloned().unwrap_or(Origin::Default);
-        let rule_origin = |selector: &Selector, key: &str| {
-            let rule = self.rules.iter().find(|rule| rule.selector == *selector);
-            let text = rule.and_then(|rule| rule.texts.iter().find(|(setting, ..)| setting.key == key));
-            text.map(|(.., place)| place).or(rule.map(|rule| &rule.place)).map_or(Origin::Default, |place| Origin::File(place.clone()))
-        };
+        let origin = |key: &str| self.origins.of(key);
+        let rule_origin = |selector: &Selector, key: &str| self.origins.of_rule(selector, key);
         // A value that could not be read left its default behind: what that does not fit is no news.
         let unread: Vec<&str> = self.problems.iter().map(|problem| problem.key.as_str()).collect();
         let mut found = host.map_or(Vec::new(), |host| check::check(&self.settings, host, &origin, &rule_origin));
         if host.is_some() {
-            found.extend(routes::check(&self.settings, &|at| Origin::File(self.routes[at].1.clone())));
+            found.extend(routes::check(&self.settings, &|at| Origin::File(self.origins.routes[at].clone())));
         }
         let found: Vec<Problem> =
             found.into_iter().filter(|problem| problem.key.is_empty() || !unread.contains(&problem.key.as_str())).collect();
@@ -198,9 +229,7 @@ impl Layers {
         if self.problems.iter().any(|problem| problem.severity == Severity::Error) {
             return Err(self.problems);
         }
-        let tables = self.rules.into_iter().map(|rule| rule.place).collect();
-        let routes = self.routes.into_iter().map(|(_, place)| place).collect();
-        Ok(Loaded { settings: self.settings, tables, routes, warnings: self.problems })
+        Ok(Loaded { settings: self.settings, origins: self.origins, warnings: self.problems })
     }
 }
 

@@ -5,11 +5,14 @@
 //!
 //! The way of a value: [`table`] knows its names, its default and how its text is read; [`layers`] lays file ([`mod@file`]), environment and
 //! flags over the defaults, into [`settings`], the [`rules`] of channels and the [`routes`] between them; [`problem`] says what is wrong and where, [`mask`] what of it may be shown; [`mod@print`] writes the
-//! table out; `auth` makes of the settings of tokens what shards ask; [`host`] and [`fd_table`] hold the settings against the host.
+//! table out, [`effective`] what is in force, [`changes`] what a reload changes; `auth` makes of the settings of tokens what shards ask; [`host`] and [`fd_table`] hold the settings against the host.
 
 mod auth;
+pub mod changes;
 pub mod check;
+mod covering;
 mod defaults;
+pub mod effective;
 pub mod fd_table;
 pub mod file;
 pub mod host;
@@ -30,7 +33,7 @@ pub mod words;
 
 pub use fd_table::{Resolved, resolve_fd_table};
 pub use host::Host;
-pub use layers::{FileChoice, Loaded, Sources, load};
+pub use layers::{FileChoice, Loaded, Origins, Sources, load};
 pub use log_filter::LogFilter;
 pub use routes::Route;
 pub use rules::{ChannelRule, ChannelRules, Selector, SharedRules};

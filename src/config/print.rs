@@ -49,13 +49,20 @@ pub fn default_file() -> String {
 
 /// The settings as a markdown table, for `docs/settings.md`.
 pub fn markdown() -> String {
-    let mut out = String::from("| flag | in `campanile.toml` | default | what it does |\n|---|---|---|---|\n");
+    let mut out = String::from("| flag | in `campanile.toml` | default | changed by | what it does |\n|---|---|---|---|---|\n");
     for setting in SETTINGS {
         let value = if setting.is_switch() { String::new() } else { format!(" {}", setting.placeholder) };
         let default = setting.default_texts().join(", ");
         let default = if default.is_empty() { "none".to_owned() } else { format!("`{default}`") };
+        let changed_by = if setting.is_live() { "reload" } else { "restart" };
         let accepted = setting.accepted.replace('|', "\\|");
-        let _ = writeln!(out, "| `--{}{value}` | `{}` | {default} | {} Accepted: {accepted}. |", setting.flag(), setting.key, setting.help);
+        let _ = writeln!(
+            out,
+            "| `--{}{value}` | `{}` | {default} | {changed_by} | {} Accepted: {accepted}. |",
+            setting.flag(),
+            setting.key,
+            setting.help
+        );
     }
     out
 }
@@ -81,13 +88,21 @@ pub fn differences(settings: &Settings) -> Vec<String> {
             }
         }
     }
-    for Route { from, field, to, otherwise } in &settings.routes {
-        lines.extend(["[[route]]".to_owned(), format!("from = {}", toml_string(from))]);
-        lines.push(format!("field = {}", toml_string(&field.to_string())));
-        lines.push(format!("to = {}", toml_string(&to.to_string())));
-        lines.extend(otherwise.iter().map(|channel| format!("else = {}", toml_string(channel))));
-    }
+    lines.extend(settings.routes.iter().flat_map(route_lines));
     lines
+}
+
+/// As a file has it.
+pub(super) fn route_lines(Route { from, field, to, otherwise }: &Route) -> Vec<String> {
+    let mut lines = vec!["[[route]]".to_owned(), format!("from = {}", toml_string(from))];
+    lines.push(format!("field = {}", toml_string(&field.to_string())));
+    lines.push(format!("to = {}", toml_string(&to.to_string())));
+    lines.extend(otherwise.iter().map(|channel| format!("else = {}", toml_string(channel))));
+    lines
+}
+
+pub(super) fn route_json(Route { from, field, to, otherwise }: &Route) -> serde_json::Value {
+    json!({"from": from, "field": field.to_string(), "to": to.to_string(), "else": otherwise})
 }
 
 /// Every setting for a program, passwords hidden: by its name in the file, behind which times carry their unit (`heartbeat_ms`).
@@ -102,9 +117,7 @@ pub fn json(settings: &Settings) -> serde_json::Value {
     });
     all.insert("channel_tables".to_owned(), tables.collect::<Vec<serde_json::Value>>().into());
     all.insert("channel_default".to_owned(), rule_json(&settings.channels.default).into());
-    let routes = settings.routes.iter().map(
-        |Route { from, field, to, otherwise }| json!({"from": from, "field": field.to_string(), "to": to.to_string(), "else": otherwise}),
-    );
+    let routes = settings.routes.iter().map(route_json);
     all.insert("routes".to_owned(), routes.collect());
     all.into()
 }
@@ -117,7 +130,7 @@ fn rule_json(rule: &ChannelRule) -> Map<String, serde_json::Value> {
     SETTINGS.iter().filter_map(shown).collect()
 }
 
-fn toml_value(setting: &Setting, texts: &[String]) -> String {
+pub(super) fn toml_value(setting: &Setting, texts: &[String]) -> String {
     if setting.is_list() {
         let items: Vec<String> = texts.iter().map(|text| toml_string(text)).collect();
         return format!("[{}]", items.join(", "));
@@ -128,7 +141,7 @@ fn toml_value(setting: &Setting, texts: &[String]) -> String {
 }
 
 /// A basic string. Control characters do not occur: no setting takes them.
-fn toml_string(text: &str) -> String {
+pub(super) fn toml_string(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
@@ -193,8 +206,8 @@ mod tests {
     fn the_markdown_table_has_a_row_for_each_setting() {
         let markdown = markdown();
         assert_eq!(markdown.lines().count(), SETTINGS.len() + 2);
-        assert!(markdown.lines().all(|line| line.matches('|').count() - line.matches("\\|").count() == 5));
-        assert!(markdown.contains("| `--redis URL` | `redis` | none |"));
+        assert!(markdown.lines().all(|line| line.matches('|').count() - line.matches("\\|").count() == 6));
+        assert!(markdown.contains("| `--redis URL` | `redis` | none | restart |"));
     }
 
     #[test]

@@ -16,6 +16,16 @@ pub enum Origin {
     Flag(String),
 }
 
+impl fmt::Display for Origin {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Default => out.write_str("default"),
+            Origin::File(place) => place.fmt(out),
+            Origin::Environment(name) | Origin::Flag(name) => out.write_str(name),
+        }
+    }
+}
+
 /// A place in a file; line and column count from 1, columns in characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
@@ -46,6 +56,12 @@ impl Place {
             source: shown,
             width,
         }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}:{}", self.file, self.line)
     }
 }
 

@@ -120,6 +120,7 @@ const ROW: Setting = Setting {
     value: Value::Switch { set: |_, _| (), get: |_| false },
     default_text: None,
     secret: None,
+    live: false,
 };
 
 /// Who comes in, from where, and how often. Here for the macros above.
@@ -150,6 +151,7 @@ pub static SETTINGS: &[Setting] = &[
             push: |settings, text| push_distinct(&mut settings.addresses.control_hosts, parse::host_name(text)?),
             show: |settings| settings.addresses.control_hosts.clone(),
         },
+        live: true,
         ..ROW
     },
     Setting {
@@ -209,6 +211,7 @@ pub static SETTINGS: &[Setting] = &[
         help: "How long a channel without subscribers stays subscribed. A client that comes back meanwhile costs Redis nothing. A channel with a history stays for history_age if that is longer.",
         accepted: "0 to 86400 seconds, or with a unit: 500ms, 10s, 5m, 1h",
         value: one!(redis.linger, text => seconds(text, 0, DAY_S), value => show_seconds(*value)),
+        live: true,
         ..ROW
     },
     Setting {
@@ -251,6 +254,7 @@ pub static SETTINGS: &[Setting] = &[
             },
             show: |settings| Shown::Time { time: settings.shards.coalesce.unwrap_or_default(), unit: MILLISECOND },
         },
+        live: true,
         ..ROW
     },
     Setting {
@@ -285,6 +289,7 @@ pub static SETTINGS: &[Setting] = &[
         section: Section::Clients,
         placeholder: "FORMAT",
         help: "How events are spelled on connections that choose nothing.",
+        live: true,
         ..word!(clients.format: Format)
     },
     Setting {
@@ -294,6 +299,7 @@ pub static SETTINGS: &[Setting] = &[
         help: "A silent connection is pinged this often; one whose host acknowledges what it is sent, a quarter as often.",
         accepted: "1 to 3600, whole seconds",
         value: one!(clients.heartbeat, text => parse::whole_seconds(text, 1, HOUR_S), value => show_seconds(*value)),
+        live: true,
         ..ROW
     },
     Setting {
@@ -303,6 +309,7 @@ pub static SETTINGS: &[Setting] = &[
         help: "After a ping, any byte must come back within this time, or the connection is closed.",
         accepted: "1 to 3600 seconds, or with a unit: 1500ms, 10s, 5m",
         value: one!(clients.pong_timeout, text => seconds(text, 1, HOUR_S), value => show_seconds(*value)),
+        live: true,
         ..ROW
     },
     Setting {
@@ -312,6 +319,7 @@ pub static SETTINGS: &[Setting] = &[
         help: "A new connection must have sent its whole request head within this time.",
         accepted: "1 to 3600 seconds, or with a unit: 1500ms, 10s, 5m",
         value: one!(clients.handshake_timeout, text => seconds(text, 1, HOUR_S), value => show_seconds(*value)),
+        live: true,
         ..ROW
     },
     Setting {
@@ -321,6 +329,7 @@ pub static SETTINGS: &[Setting] = &[
         help: "How long the answer to a close frame is waited for.",
         accepted: "1 to 3600 seconds, or with a unit: 1500ms, 10s, 5m",
         value: one!(clients.close_timeout, text => seconds(text, 1, HOUR_S), value => show_seconds(*value)),
+        live: true,
         ..ROW
     },
     Setting {
@@ -360,6 +369,7 @@ pub static SETTINGS: &[Setting] = &[
             set: |settings, on| settings.clients.allow_client_publish = on,
             get: |settings| settings.clients.allow_client_publish,
         },
+        live: true,
         ..ROW
     },
     tokens::AUTH,
@@ -451,6 +461,7 @@ pub static SETTINGS: &[Setting] = &[
         help: "Open connections. The next one is answered 503.",
         accepted: "1 to 16777216",
         value: one!(bounds.connections_max, text => parse::count(text, 1, CONNECTIONS_MAX), value => Shown::Number(*value as u64)),
+        live: true,
         ..ROW
     },
     arrivals::CONNECTIONS_PER_ADDRESS,
@@ -469,6 +480,7 @@ pub static SETTINGS: &[Setting] = &[
         help: "Channels that one connection may subscribe to.",
         accepted: "1 to 65534",
         value: one!(bounds.subscriptions_max, text => parse::count(text, 1, SUBSCRIPTIONS_MAX), value => Shown::Number(*value as u64)),
+        live: true,
         ..ROW
     },
     Setting {
@@ -478,6 +490,7 @@ pub static SETTINGS: &[Setting] = &[
         help: "Distinct channels served at once by the whole process.",
         accepted: "1 to 100000000",
         value: one!(bounds.channels_max, text => parse::count(text, 1, 100_000_000), value => Shown::Number(*value as u64)),
+        live: true,
         ..ROW
     },
     Setting {
@@ -497,6 +510,7 @@ pub static SETTINGS: &[Setting] = &[
                 json: Some(settings.bounds.channels_of_address()).filter(|&channels| channels < usize::MAX).into(),
             },
         },
+        live: true,
         ..ROW
     },
     Setting {
@@ -506,6 +520,7 @@ pub static SETTINGS: &[Setting] = &[
         help: "Largest message a client may send. A larger one is closed with 1009.",
         accepted: "1k to 16M, as in 65536, 64k",
         value: one!(bounds.message_bytes_max, text => size(text, K, 16 * M), value => Shown::Bytes(*value as u64)),
+        live: true,
         ..ROW
     },
     Setting {

@@ -31,6 +31,8 @@ pub struct Setting {
     pub default_text: Option<&'static str>,
     /// Of a value that may hold a password: what may be shown of its text.
     pub secret: Option<fn(&str) -> String>,
+    /// A reload brings another value into force; else the next start does. What a table of `[[channels]]` may say always is ([`Setting::is_live`]).
+    pub live: bool,
 }
 
 /// How the texts of a setting are read into [`Settings`] and shown. The reason of an `Err` says what is wrong with the text.
@@ -207,6 +209,11 @@ impl Setting {
 
     pub fn is_list(&self) -> bool {
         matches!(self.value, Value::Many { .. })
+    }
+
+    /// Whether a reload brings another value into force.
+    pub fn is_live(&self) -> bool {
+        self.live || matches!(self.value, Value::Rule { .. })
     }
 
     pub fn is_switch(&self) -> bool {

@@ -48,6 +48,7 @@ pub(super) const TRUSTED_PROXIES: Setting = Setting {
         },
         show: |settings| settings.addresses.trusted_proxies.shown(),
     },
+    live: true,
     ..ROW
 };
 
@@ -91,6 +92,7 @@ pub(super) const CONNECTIONS_PER_ADDRESS: Setting = Setting {
     help: "Connections that one address (an IPv6 /64) may have, from accept on. The next one is answered 429. Behind a proxy that trusted_proxies does not name, all clients share its address.",
     accepted: "none, or 1 to 16777216",
     value: one!(bounds.connections_per_address, text => parse::limit(text, CONNECTIONS_MAX), value => show_limit(*value)),
+    live: true,
     ..ROW
 };
 
@@ -101,6 +103,7 @@ pub(super) const ACCEPTS_PER_ADDRESS: Setting = Setting {
     help: "New connections that one address (an IPv6 /64) may make in a second, as many at once. The next one is answered 429, or closed at once where too many are.",
     accepted: "none, or 1 to 10000",
     value: one!(bounds.accepts_per_address, text => parse::limit(text, RATE_PER_SECOND_MAX), value => show_limit(*value)),
+    live: true,
     ..ROW
 };
 
@@ -111,6 +114,7 @@ pub(super) const ACCEPTS_PER_SECOND: Setting = Setting {
     help: "New connections that are taken in a second, as many at once, whoever they are from. The next one is answered 503, or closed at once where too many are.",
     accepted: "none, or 1 to 1000000",
     value: one!(bounds.accepts_per_second, text => parse::limit(text, 1_000_000), value => show_limit(*value)),
+    live: true,
     ..ROW
 };
 
@@ -121,6 +125,7 @@ pub(super) const HEAD_BYTES_MAX: Setting = Setting {
     help: "Longest request head. A longer one is answered 431.",
     accepted: "1k to 64k, as in 8192, 16k",
     value: one!(bounds.head_bytes_max, text => size(text, limits::HEAD_BYTES_MIN as u64, limits::HEAD_BYTES_MAX as u64), value => Shown::Bytes(*value as u64)),
+    live: true,
     ..ROW
 };
 
@@ -131,5 +136,6 @@ pub(super) const COMMANDS_PER_SECOND: Setting = Setting {
     help: "Commands that one connection may send in a second, in the long run; after a rest four times subscriptions_max more at once. The next one is answered with the error rate_limited.",
     accepted: "none, or 1 to 10000",
     value: one!(bounds.commands_per_second, text => parse::limit(text, RATE_PER_SECOND_MAX), value => show_limit(*value)),
+    live: true,
     ..ROW
 };

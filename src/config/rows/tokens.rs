@@ -52,6 +52,7 @@ pub const TOKEN_SECRET: Setting = Setting {
         show: |settings| show_optional(&settings.auth.secret),
     },
     secret: Some(mask::secret),
+    live: true,
     ..ROW
 };
 
@@ -69,6 +70,7 @@ pub const TOKEN_KEYS: Setting = Setting {
         },
         show: |settings| settings.auth.key_files.iter().map(|path| path.display().to_string()).collect(),
     },
+    live: true,
     ..ROW
 };
 
@@ -79,6 +81,7 @@ pub const TOKEN_ISSUER: Setting = Setting {
     help: "What the claim iss of every token must be. Empty: it is not looked at.",
     accepted: "a text without control characters",
     value: one!(auth.issuer, text => optional(text), value => show_optional(value)),
+    live: true,
     ..ROW
 };
 
@@ -89,6 +92,7 @@ pub const TOKEN_AUDIENCE: Setting = Setting {
     help: "What the claim aud of every token must be, or hold where it is a list. Empty: tokens that are for an audience are refused.",
     accepted: "a text without control characters",
     value: one!(auth.audience, text => optional(text), value => show_optional(value)),
+    live: true,
     ..ROW
 };
 
@@ -99,6 +103,7 @@ pub const TOKEN_LEEWAY: Setting = Setting {
     help: "How far the clocks of whoever signs tokens and of this host may be apart. A token is taken so much sooner than it says, and a connection closed so much later.",
     accepted: "0 to 600, whole seconds",
     value: one!(auth.leeway, text => parse::whole_seconds(text, 0, 600), value => show_seconds(*value)),
+    live: true,
     ..ROW
 };
 
@@ -109,6 +114,7 @@ pub const TOKEN_WARNING: Setting = Setting {
     help: "How long before its token expires a client is told, so that it brings another one. 0 tells nobody.",
     accepted: "0 to 3600, whole seconds",
     value: one!(auth.warning, text => parse::whole_seconds(text, 0, HOUR_S), value => show_seconds(*value)),
+    live: true,
     ..ROW
 };
 
@@ -119,6 +125,7 @@ pub const TOKEN_BYTES_MAX: Setting = Setting {
     help: "Longest token that is looked at.",
     accepted: "256 to 8k, as in 2048, 2k",
     value: one!(auth.token_bytes_max, text => size(text, 256, 8 * K), value => Shown::Bytes(*value as u64)),
+    live: true,
     ..ROW
 };
 
@@ -129,6 +136,7 @@ pub const TOKEN_COOKIE: Setting = Setting {
     help: "A cookie that may hold the token. Browsers send cookies whoever made the page, so it needs origins.",
     accepted: "the name of a cookie",
     value: one!(auth.cookie, text => cookie_name(text), value => show_optional(value)),
+    live: true,
     ..ROW
 };
 
@@ -143,6 +151,7 @@ pub const ORIGINS: Setting = Setting {
         push: |settings, text| push_distinct(&mut settings.auth.origins, AllowedOrigin::read(text)?),
         show: |settings| settings.auth.origins.iter().map(AllowedOrigin::to_string).collect(),
     },
+    live: true,
     ..ROW
 };
 
@@ -153,5 +162,6 @@ pub const USER_CHANNEL: Setting = Setting {
     help: "Subscribes every client to its user's own channel, user:SUB, when it connects.",
     accepted: "true, false",
     value: Value::Switch { set: |settings, on| settings.auth.user_channel = on, get: |settings| settings.auth.user_channel },
+    live: true,
     ..ROW
 };
