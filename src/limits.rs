@@ -67,6 +67,9 @@ pub const DOOR_ACCEPTS_MAX: usize = 64 * 1024;
 pub const FAREWELL_AFTER_DRAIN: std::time::Duration = std::time::Duration::from_secs(2);
 /// Orders that a shard has not obeyed yet; another one is dropped.
 pub const ORDERS_WAITING_MAX: usize = 64;
+/// What asking again whether subscriptions are allowed may cost in one turn, in comparisons with a pattern (a tenth of a microsecond to half of one): a
+/// millisecond at the worst.
+pub const RECHECK_UNITS_PER_TURN: usize = 2048;
 /// Subscriptions of dead connections that a turn takes out of their channels.
 pub const LEAVES_PER_TURN: usize = 4096;
 /// A connection may have this many channels made at once, or as many as two sets of subscriptions if that is more.

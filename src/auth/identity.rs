@@ -106,6 +106,11 @@ impl Identity {
         self.parts()[2..] == other.parts()[2..]
     }
 
+    /// How many patterns its claims have, which a rule that asks the token compares.
+    pub fn patterns(&self) -> usize {
+        self.parts()[2].lines().count()
+    }
+
     pub fn is_in_group(&self, group: &str) -> bool {
         self.parts()[4].lines().any(|other| other == group)
     }

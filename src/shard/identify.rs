@@ -248,6 +248,12 @@ impl<N: Network> Shard<N> {
         Some(format!("{USER_CHANNEL}{}", identity.user()))
     }
 
+    /// Whether that is this one.
+    pub(super) fn is_own_channel(&self, key: usize, channel: &str) -> bool {
+        let identity = self.conns[key].identity.as_ref().filter(|_| self.settings.auth.user_channel);
+        identity.is_some_and(|identity| channel.strip_prefix(USER_CHANNEL) == Some(identity.user()))
+    }
+
     /// A token that takes the place of the one that this connection came with.
     pub(super) fn refresh(&mut self, key: usize, token: &[u8], id: Option<Id>) {
         if self.conns[key].flags.has(Flags::VERIFYING) {
@@ -280,7 +286,7 @@ impl<N: Network> Shard<N> {
         self.bring_beat_forward(key);
         let after = self.conns[key].identity.as_ref();
         if after.zip(before).is_none_or(|(after, before)| !after.has_claims_of(&before)) {
-            self.leave_forbidden(key);
+            self.recheck_connection(key);
         }
     }
 

@@ -4,7 +4,7 @@
 //! generic over [`net::Network`], so that the simulator drives the very same code with sockets and a clock of its own.
 //!
 //! The stages live in files of their own: `arrivals` (who connects, from where), `admission` (who gets in), `identify` (who that is), `read` (frames and commands), `subscribe` (subscriptions and the bus's
-//! answers; `rules` says who may have which, and [`sources`] says who may have how many), `questions` (what else is asked of the bus), `logs` (what the bus sends, kept until everybody has it), `renumber` (a channel that is counted
+//! answers; `rules` says who may have which, `recheck` asks that again, and [`sources`] says who may have how many), `questions` (what else is asked of the bus), `logs` (what the bus sends, kept until everybody has it), `renumber` (a channel that is counted
 //! anew), [`timers`] and `heartbeat`,
 //! [`load`] (whether more may come in), `strangers` (who has not said yet what it wants),
 //! [`behind`] (who has not been sent everything), `flush` (one `writev` per due connection, of what `gather` finds), `close` (closing,
@@ -30,6 +30,7 @@ mod orders;
 mod questions;
 pub mod rate;
 mod read;
+mod recheck;
 mod renumber;
 mod rules;
 pub mod run;
@@ -72,6 +73,7 @@ use logs::Logs;
 use net::{Network, Readiness};
 use orders::Orders;
 use rate::{Moment, Rate, moment};
+use recheck::Recheck;
 use settings::ShardSettings;
 use sources::Sources;
 use waiters::Waiters;
@@ -129,7 +131,8 @@ pub struct Shard<N: Network> {
     logs: Logs,
     waiters: Waiters,
     sources: Sources,
-    rules: SharedRules,
+    rules: Arc<SharedRules>,
+    recheck: Recheck,
     /// What connections have under way to the bus.
     publishers: Publishers,
     wheel: Wheel,
@@ -185,7 +188,7 @@ impl<N: Network> Shard<N> {
         let (started_ns, unix_ms) = (net.now_ns(), net.unix_ms());
         let sources = Sources::new(settings.subscriptions_max, settings.commands_per_second);
         let waiters = Waiters::new(settings.waiting_bytes_max);
-        let rules = SharedRules::new(&settings.channels);
+        let rules = Arc::new(SharedRules::new(&settings.channels));
         let logs = Logs::new(settings.log_bytes_max);
         let load = Load::new(settings.admission, started_ns);
         let door = Door::new(gate, revoked, settings.token_cache_bytes_max);
@@ -212,6 +215,7 @@ impl<N: Network> Shard<N> {
             waiters,
             sources,
             rules,
+            recheck: Recheck::default(),
             publishers: Publishers::default(),
             wheel: Wheel::default(),
             reading: VecDeque::new(),
@@ -252,6 +256,7 @@ impl<N: Network> Shard<N> {
         self.drain_inbox();
         self.obey_orders();
         self.depart();
+        self.recheck();
         self.expire();
         self.abandon_overdue();
         self.flush_ready();
@@ -298,6 +303,7 @@ impl<N: Network> Shard<N> {
             || !self.ready.is_empty()
             || !self.dead.is_empty()
             || !self.orders.is_empty()
+            || !self.recheck.is_idle()
             || lap_wait == Some(0)
         {
             return Some(0);

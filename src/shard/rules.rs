@@ -1,9 +1,11 @@
-//! Who may subscribe and publish: a channel's rule, asked when a client asks, and again when its token has changed.
+//! Who may subscribe and publish: a channel's rule, asked when a client asks, and again ([`super::recheck`]) when its token or the rules have changed.
 
 use super::Shard;
 use super::net::Network;
+use super::waiters::Waiter;
 use crate::auth::Gate;
 use crate::auth::rules::{Access, Action, Defaults, decide};
+use crate::config::SharedRules;
 use crate::wire::command::{self, Asked, ErrorCode, Id};
 use crate::wire::event::Event;
 
@@ -13,7 +15,11 @@ pub(super) const NOT_ALLOWED: &str = "not_allowed";
 impl<N: Network> Shard<N> {
     /// Whether a client may do that with a channel; if not, why not.
     fn may(&self, key: usize, channel: &str, action: Action) -> Result<(), &'static str> {
-        let (selector, rule) = self.rules.find(channel);
+        self.may_by(&self.rules, key, channel, action)
+    }
+
+    pub(super) fn may_by(&self, rules: &SharedRules, key: usize, channel: &str, action: Action) -> Result<(), &'static str> {
+        let (selector, rule) = rules.find(channel);
         let access = match action {
             Action::Subscribe => rule.subscribe,
             Action::Publish => rule.publish,
@@ -49,20 +55,15 @@ impl<N: Network> Shard<N> {
         self.reply_error(key, asked, code, &format!("the channel's rule does not allow it: {why}"));
     }
 
-    /// Its token is another one: subscriptions that go with the old one alone end.
-    pub(super) fn leave_forbidden(&mut self, key: usize) {
-        let own = self.own_channel(key);
-        let mut at = self.conns[key].subscriptions.len();
-        while at > 0 {
-            at -= 1;
-            let subscription = self.conns[key].subscriptions[at];
-            let name = self.topics[subscription.topic].name().clone();
-            if subscription.is_leaving() || own.as_deref() == Some(&*name) || self.may(key, &name, Action::Subscribe).is_ok() {
-                continue;
-            }
-            self.metrics.not_allowed.inc();
-            self.leave(key, at);
-            self.reply(key, &Event::Unsubscribed { id: None, channel: &name, reason: Some(NOT_ALLOWED) });
+    /// A subscription that its client may not have any more ends, and it is told so; one that still waits for the bus is refused.
+    pub(super) fn end_forbidden(&mut self, key: usize, at: usize, name: &str, why: &str) {
+        if self.conns[key].subscriptions[at].waiter().is_some() {
+            let Waiter { id, .. } = self.take_waiter(key, at);
+            self.remove_subscription(key, at);
+            return self.refuse_by_rule(key, Asked::of(command::SUBSCRIBE, name, id.as_ref()), ErrorCode::NotAllowed, why);
         }
+        self.metrics.not_allowed.inc();
+        self.leave(key, at);
+        self.reply(key, &Event::Unsubscribed { id: None, channel: name, reason: Some(NOT_ALLOWED) });
     }
 }

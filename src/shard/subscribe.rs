@@ -272,7 +272,7 @@ impl<N: Network> Shard<N> {
 }
 
 impl<N: Network> Shard<N> {
-    fn take_waiter(&mut self, key: usize, at: usize) -> Waiter {
+    pub(super) fn take_waiter(&mut self, key: usize, at: usize) -> Waiter {
         let subscription = &mut self.conns[key].subscriptions[at];
         let Some(waiter) = subscription.waiter() else { return Waiter::new(None, None) };
         subscription.forget_waiter(NO_WAITER);

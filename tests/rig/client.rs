@@ -227,6 +227,9 @@ impl Client {
                 assert!(command.is_some() || code == "bad_command", "an error names the command it answers: {event}");
                 let about_channel = matches!(command, Some("subscribe" | "unsubscribe" | "publish")) && code != "bad_command";
                 assert!(!about_channel || event["channel"].is_string(), "and the channel: {event}");
+                if code == "not_allowed" && command == Some("subscribe") {
+                    self.asked.retain(|asked| *asked != channel);
+                }
                 if code == "channel_refused" {
                     let before = self.asked.len();
                     self.asked.retain(|asked| *asked != channel);

@@ -460,3 +460,42 @@ fn what_a_new_token_does_not_open_ends() {
     assert_eq!((stage.clients[client].ended.as_slice(), stage.rig.metrics.not_allowed.get()), (&["room:1".to_owned()][..], 1));
     assert_eq!(ask(&mut stage, client, "subscribe", &["room:1"]), ["not_allowed room:1"]);
 }
+
+/// A client with very many subscriptions holds nobody up when its token does not open them any more: what is over is over after some turns, and each is told.
+#[test]
+fn a_token_that_opens_less_is_asked_about_many_channels_in_many_turns() {
+    const COUNT: usize = 20_000;
+    let mut stage = Stage::new(tokens(|settings| {
+        rules(&[("room:", Access::Token, Access::Nobody)])(settings);
+        settings.bounds.subscriptions_max = COUNT;
+        settings.bounds.commands_per_second = None;
+    }));
+    let all = token_with("u", 100, &json!({"channels": ["room:*"]}));
+    let client = knock(&mut stage, &format!("/ws?token={all}"), &[]);
+    let other = knock(&mut stage, &format!("/ws/room:0?token={all}"), &[]);
+    for number in 0..COUNT {
+        stage.text(client, &json!({"type": "subscribe", "channel": format!("room:{number}")}).to_string());
+        if number % 100 == 0 {
+            stage.turns(30);
+        }
+    }
+    stage.turns(100);
+    assert_eq!(stage.clients[client].subscriptions.len(), COUNT, "{:?}", stage.clients[client].errors.last());
+    // Every hundredth is still open to it.
+    refresh(&mut stage, client, &token_with("u", 101, &json!({"channels": ["room:*00", "room:0"]})));
+    let mut left = vec![COUNT];
+    for _ in 0..400 {
+        stage.turn();
+        // In the middle of it, channels come and go.
+        let number = left.len() * 7;
+        stage.text(client, &json!({"type": "unsubscribe", "channel": format!("room:{number}")}).to_string());
+        left.push(stage.clients[client].subscriptions.len());
+    }
+    let most = left.windows(2).map(|pair| pair[0] - pair[1]).max().unwrap();
+    assert!((1..1000).contains(&most), "a turn ends {most} at most");
+    let mut kept: Vec<&str> = stage.clients[client].subscriptions.keys().map(|name| &name["room:".len()..]).collect();
+    kept.sort_unstable();
+    assert!(kept.len() > COUNT / 110 && kept.iter().all(|number| *number == "0" || number.ends_with("00")), "{kept:?}");
+    assert!(stage.clients[other].subscriptions.contains_key("room:0"), "others keep theirs");
+    assert!(stage.clients[client].ended.len() > COUNT / 110 * 90);
+}
