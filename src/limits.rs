@@ -67,9 +67,9 @@ pub const DOOR_ACCEPTS_MAX: usize = 64 * 1024;
 pub const FAREWELL_AFTER_DRAIN: std::time::Duration = std::time::Duration::from_secs(2);
 /// Orders that a shard has not obeyed yet; another one is dropped.
 pub const ORDERS_WAITING_MAX: usize = 64;
-/// What asking again whether subscriptions are allowed may cost in one turn, in comparisons with a pattern (a tenth of a microsecond to half of one): a
+/// What asking again whether subscriptions are allowed may cost in one turn, in comparisons with a pattern (a tenth of a microsecond to half of one): half a
 /// millisecond at the worst.
-pub const RECHECK_UNITS_PER_TURN: usize = 2048;
+pub const RECHECK_UNITS_PER_TURN: usize = 1024;
 /// Subscriptions of dead connections that a turn takes out of their channels.
 pub const LEAVES_PER_TURN: usize = 4096;
 /// A connection may have this many channels made at once, or as many as two sets of subscriptions if that is more.
@@ -170,6 +170,8 @@ pub mod bus {
     /// Bytes of copies, and channels that are looked for, after which no more messages are routed in this turn.
     pub const TURN_ROUTE_BYTES: usize = 1024 * 1024;
     pub const ROUTE_COST_BYTES: usize = 256;
+    /// What giving channels the rules of a reload may cost in one turn, in comparisons of a name with a rule: half a millisecond.
+    pub const RERULE_UNITS_PER_TURN: usize = 2048;
     /// Channels whose history is looked through for what is too old, at a time.
     pub const SWEEP_CHANNELS: usize = 4096;
 

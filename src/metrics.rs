@@ -175,6 +175,8 @@ pub struct ShardMetrics {
     pub turns: Counter,
     /// Nanoseconds spent working, that is not waiting in epoll.
     pub busy_ns: Counter,
+    /// How long turns took: nobody else is served meanwhile.
+    pub turn: Latency,
     /// From receipt by the bus thread to the last byte accepted by the kernel.
     pub latency: Latency,
 }

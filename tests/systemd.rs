@@ -343,3 +343,16 @@ fn sockets_for_another_process_are_left_alone() {
     let server = Launch::new(&["--shards", "1"]).shell("export LISTEN_PID=1 LISTEN_FDS=1").start();
     drop(connect(server.listen));
 }
+
+/// `Type=notify-reload`: systemd sends SIGHUP, waits to be told that a reload begins, and when it is over, good or not.
+#[test]
+fn a_reload_is_told_from_its_beginning_to_its_end() {
+    let manager = Manager::new("reload");
+    let server = Service::new(&["--listen", "127.0.0.1:0"]).manager(&manager).start();
+    manager.until(&["READY=1"]);
+    server.signal(libc::SIGHUP);
+    let begun = manager.until(&["RELOADING=1"]);
+    let usec = begun.lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC=")).expect("the moment, for systemd to tell reloads apart");
+    assert!(usec.parse::<u64>().unwrap() > 0, "{begun}");
+    manager.until(&["READY=1"]);
+}

@@ -51,6 +51,10 @@ impl Cache {
         self.known.insert(hash, identity);
     }
 
+    pub fn clear(&mut self) {
+        *self = Cache::new(self.bytes_max);
+    }
+
     pub fn len(&self) -> usize {
         self.known.len()
     }

@@ -1,11 +1,12 @@
 //! What tokens are verified by: a secret, PEM files, JWKS files (RFC 7517). Each key has its algorithms, and serves for no other.
 //!
-//! Read once, at start, and to check the settings. Invariant: a key that could never verify anything is no key: whoever loads it is told why, and
+//! Read at start, at a reload, and to check the settings; from a URL by [`crate::control`]. Invariant: a key that could never verify anything is no key: whoever loads it is told why, and
 //! not their clients one by one.
 
 use std::fmt;
 use std::path::Path;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::hmac;
 use aws_lc_rs::signature::{self, ParsedPublicKey, VerificationAlgorithm};
 use base64::Engine as _;
@@ -22,7 +23,7 @@ const P384: &[Algorithm] = &[Algorithm::ES384];
 const ED25519: &[Algorithm] = &[Algorithm::EdDSA];
 
 /// One key, and what it may be used for.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Key {
     /// `kid`; None: of a secret or a PEM file.
     id: Option<Box<str>>,
@@ -60,9 +61,11 @@ impl Key {
 }
 
 /// All keys that tokens may be signed with.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Keys {
     keys: Vec<Key>,
+    /// Of the texts that they were read from: other texts are other keys.
+    digests: Vec<[u8; 32]>,
     /// Entries of JWKS files that are of no use here, and why not.
     ignored: Vec<String>,
 }
@@ -92,6 +95,7 @@ fn error<T>(message: impl Into<String>) -> Result<T, KeyError> {
 impl Keys {
     pub fn add_secret(&mut self, secret: &[u8]) -> Result<(), KeyError> {
         check_secret(secret)?;
+        self.note(secret);
         self.add(Key::of_secret(secret, HMAC))
     }
 
@@ -111,11 +115,35 @@ impl Keys {
 
     /// What such a file holds.
     pub fn add_text(&mut self, text: &str) -> Result<(), KeyError> {
+        self.note(text.as_bytes());
         match text.trim_start() {
-            text if text.starts_with('{') => self.add_jwks(text),
+            text if text.starts_with('{') => self.add_jwks(text, Trust::Own),
             text if text.contains("-----BEGIN ") => self.add_pem(text),
             _ => error("it is neither PEM (-----BEGIN PUBLIC KEY-----) nor a JWKS document ({\"keys\":[…]})"),
         }
+    }
+
+    /// A JWKS document from elsewhere. Whoever publishes a secret has none, so those are left out.
+    pub fn add_published(&mut self, document: &str) -> Result<(), KeyError> {
+        self.note(document.as_bytes());
+        self.add_jwks(document, Trust::Published)
+    }
+
+    /// Those of another place as well.
+    pub fn add_all(&mut self, others: &Keys) -> Result<(), KeyError> {
+        others.keys.iter().try_for_each(|key| self.add(key.clone()))?;
+        self.digests.extend_from_slice(&others.digests);
+        self.ignored.extend_from_slice(&others.ignored);
+        Ok(())
+    }
+
+    /// Whether they were read from the same.
+    pub fn is_like(&self, other: &Keys) -> bool {
+        self.digests == other.digests
+    }
+
+    fn note(&mut self, text: &[u8]) {
+        self.digests.push(digest(&SHA256, text).as_ref().try_into().expect("SHA-256 has 32 bytes"));
     }
 
     fn add(&mut self, key: Key) -> Result<(), KeyError> {
@@ -133,7 +161,7 @@ impl Keys {
         Ok(())
     }
 
-    fn add_jwks(&mut self, text: &str) -> Result<(), KeyError> {
+    fn add_jwks(&mut self, text: &str, trust: Trust) -> Result<(), KeyError> {
         let Ok(document) = serde_json::from_str::<Value>(text) else { return error("it is not JSON") };
         let entries = match document.get("keys") {
             Some(Value::Array(entries)) => entries.as_slice(),
@@ -145,7 +173,7 @@ impl Keys {
         let before = self.keys.len();
         let mut ignored = Vec::new();
         for (index, entry) in entries.iter().enumerate() {
-            match jwk_key(entry) {
+            match jwk_key(entry, trust) {
                 Ok(key) => self.add(key)?,
                 Err(reason) => ignored.push(format!("key {}: {reason}", index + 1)),
             }
@@ -173,9 +201,14 @@ impl Keys {
         &self.ignored
     }
 
+    /// Whether one of them has this `kid`.
+    pub(super) fn has(&self, id: &str) -> bool {
+        self.keys.iter().any(|key| key.id.as_deref() == Some(id))
+    }
+
     /// Those that a token of this `kid` may be signed with: those of that name, else those without one. A token that names none may be signed with any.
     pub(super) fn named(&self, id: Option<&str>) -> impl Iterator<Item = &Key> {
-        let is_known = id.is_some_and(|id| self.keys.iter().any(|key| key.id.as_deref() == Some(id)));
+        let is_known = id.is_some_and(|id| self.has(id));
         self.keys.iter().filter(move |key| match id {
             None => true,
             Some(id) if is_known => key.id.as_deref() == Some(id),
@@ -259,8 +292,17 @@ fn usable(key: DecodingKey, curves: Curves, wanted: &str) -> Result<Key, KeyErro
     }
 }
 
+/// Where a JWKS document is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    /// A file of the operator's.
+    Own,
+    /// A URL.
+    Published,
+}
+
 /// An entry of a JWKS document.
-fn jwk_key(entry: &Value) -> Result<Key, String> {
+fn jwk_key(entry: &Value, trust: Trust) -> Result<Key, String> {
     let text = |name: &str| entry.get(name).and_then(Value::as_str);
     let needed = |name: &str| text(name).ok_or_else(|| format!("it has no `{name}`"));
     if text("use").is_some_and(|purpose| purpose != "sig") {
@@ -282,6 +324,7 @@ fn jwk_key(entry: &Value) -> Result<Key, String> {
             usable(key, &[(&signature::ED25519, ED25519)], "Ed25519 key").map_err(|reason| reason.0)?
         }
         ("OKP", _) => return Err("its curve (`crv`) is not Ed25519".to_owned()),
+        ("oct", _) if trust == Trust::Published => return Err("it is a secret (`oct`), and this document is public".to_owned()),
         ("oct", _) => {
             let secret = decoded(needed("k")?)?;
             check_secret(&secret).map_err(|reason| reason.0)?;

@@ -53,6 +53,12 @@ impl Pattern {
         &self.0
     }
 
+    /// What every channel of it begins with.
+    pub fn beginning(&self) -> &str {
+        let special = self.0.find('*').into_iter().chain(self.0.find(USER)).min();
+        &self.0[..special.unwrap_or(self.0.len())]
+    }
+
     /// Whether somebody's name stands in it.
     pub fn has_user(&self) -> bool {
         self.0.contains(USER)

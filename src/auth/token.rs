@@ -5,6 +5,9 @@
 //! (RFC 7519: a `crit` that nobody understands, an audience that is missing, a time that is no number).
 
 use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -36,6 +39,8 @@ named! {
         Algorithm = "algorithm",
         /// `kid` names no key.
         UnknownKey = "unknown_key",
+        /// The same, and keys are being asked for: the one that it names may come.
+        KeyAwaited = "key_awaited",
         Signature = "signature",
         Expired = "expired",
         /// `nbf` is in the future.
@@ -76,6 +81,9 @@ impl From<TokenReason> for TokenError {
             TokenReason::Critical => "the token's header has `crit`, and this server understands no extension",
             TokenReason::Algorithm => "the token's `alg` is not one that its key is for",
             TokenReason::UnknownKey => "the token's `kid` is not one of this server's keys",
+            TokenReason::KeyAwaited => {
+                "the token's `kid` is not one of this server's keys yet, and they are being asked for; try again in a moment"
+            }
             TokenReason::Signature => "the token's signature is not good",
             TokenReason::Expired => "the token has expired",
             TokenReason::NotYetValid => "the token is not valid yet (`nbf`); are the clocks right?",
@@ -108,6 +116,43 @@ pub struct Policy {
 pub struct Verifier {
     keys: Keys,
     policy: Policy,
+    /// None: there is nowhere to ask for more keys.
+    wanted: Option<Arc<Wanted>>,
+}
+
+/// That a token names a key which is not here, for whoever can ask for keys anew. Shards write it and go on; they wait for nobody.
+#[derive(Debug)]
+pub struct Wanted {
+    is_wanted: AtomicBool,
+    may_ask: AtomicBool,
+}
+
+impl Default for Wanted {
+    fn default() -> Wanted {
+        Wanted { is_wanted: AtomicBool::new(false), may_ask: AtomicBool::new(true) }
+    }
+}
+
+impl Wanted {
+    /// A key is wanted. False: keys were asked for a moment ago, and it was not among them.
+    fn ask(&self) -> bool {
+        let may = self.may_ask.load(Relaxed);
+        // Whoever finds it said already does not take the line from the others.
+        if may && !self.is_wanted.load(Relaxed) {
+            self.is_wanted.store(true, Relaxed);
+        }
+        may
+    }
+
+    pub fn is_wanted(&self) -> bool {
+        self.is_wanted.load(Relaxed)
+    }
+
+    /// What was wanted has been asked for. Whether a key that is still missing is to be asked for again.
+    pub fn set_asked(&self, may_ask_again: bool) {
+        self.may_ask.store(may_ask_again, Relaxed);
+        self.is_wanted.store(false, Relaxed);
+    }
 }
 
 /// A token that has been looked at and not yet believed.
@@ -120,11 +165,34 @@ pub struct Signed<'t, 'v> {
     signature: &'t str,
     algorithm: Algorithm,
     keys: SmallVec<[&'v Key; 2]>,
+    /// Its `kid`, if it has one, is that of a key that is here.
+    is_key_known: bool,
 }
 
 impl Verifier {
     pub fn new(keys: Keys, policy: Policy) -> Verifier {
-        Verifier { keys, policy }
+        Verifier { keys, policy, wanted: None }
+    }
+
+    /// Of tokens that name an unknown key is told here.
+    pub fn asking(self, wanted: Arc<Wanted>) -> Verifier {
+        Verifier { wanted: Some(wanted), ..self }
+    }
+
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// Whether it tells somebody of keys that are missing.
+    pub fn asks(&self) -> bool {
+        self.wanted.is_some()
+    }
+
+    fn unknown_key(&self) -> TokenReason {
+        match &self.wanted {
+            Some(wanted) if wanted.ask() => TokenReason::KeyAwaited,
+            _ => TokenReason::UnknownKey,
+        }
     }
 
     pub fn policy(&self) -> &Policy {
@@ -150,13 +218,15 @@ impl Verifier {
         let algorithm: Algorithm = header.alg.parse().map_err(|_| TokenReason::Algorithm)?;
         let mut named = self.keys.named(header.kid.as_deref()).peekable();
         if named.peek().is_none() {
-            return Err(TokenReason::UnknownKey.into());
+            return Err(self.unknown_key().into());
         }
         let keys: SmallVec<[&Key; 2]> = named.filter(|key| key.is_for(algorithm)).collect();
+        // Without a key of that name it was held against those that have none.
+        let is_key_known = self.wanted.is_none() || header.kid.as_deref().is_none_or(|id| self.keys.has(id));
         if keys.is_empty() {
-            return Err(TokenReason::Algorithm.into());
+            return Err(if is_key_known { TokenReason::Algorithm } else { self.unknown_key() }.into());
         }
-        Ok(Signed { verifier: self, message, claims, signature, algorithm, keys })
+        Ok(Signed { verifier: self, message, claims, signature, algorithm, keys, is_key_known })
     }
 
     /// Whether somebody who was believed before still is.
@@ -198,7 +268,7 @@ impl Signed<'_, '_> {
     pub fn verify(&self, now_ms: u64) -> Result<Identity, TokenError> {
         let is_signed = |key: &&Key| key.has_signed(self.message.as_bytes(), self.signature, self.algorithm);
         if !self.keys.iter().any(is_signed) {
-            return Err(TokenReason::Signature.into());
+            return Err(if self.is_key_known { TokenReason::Signature } else { self.verifier.unknown_key() }.into());
         }
         let claims = URL_SAFE_NO_PAD.decode(self.claims).map_err(|_| TokenReason::Malformed)?;
         let claims: Claimed<'_> = serde_json::from_slice(&claims).map_err(|_| TokenReason::Malformed)?;

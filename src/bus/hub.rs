@@ -78,19 +78,31 @@ pub struct Hub {
 
 impl Hub {
     pub fn new(settings: HubSettings, metrics: Arc<BusMetrics>, shards: Vec<ShardSender>) -> Hub {
-        let has_history = settings.rules.default.history_count > 0 || settings.rules.tables.iter().any(|(_, rule)| rule.history_count > 0);
         Hub {
             registry: Registry::new(&settings),
             delivery: Delivery::new(shards, settings.inbox_messages, settings.inbox_bytes_total),
             routing: Routing::new(&settings.routes),
+            has_history: settings.has_history(),
             settings,
             metrics,
             now: 0,
             sweep_at: 0,
             sweep_from: 0,
-            has_history,
             histories: Histories::default(),
         }
+    }
+
+    /// Other rules and bounds. Channels that are there go by them as [`Hub::take_over_rules`] comes by.
+    pub fn reload(&mut self, settings: HubSettings) {
+        // What was kept goes when it is too old by the new rules.
+        self.has_history |= settings.has_history();
+        self.registry.reload(&settings);
+        self.settings = settings;
+    }
+
+    /// True: some channels still go by rules of before a reload.
+    pub fn take_over_rules(&mut self) -> bool {
+        self.registry.take_over_rules()
     }
 
     /// The shards take nothing in before the bus's turn is over.

@@ -117,6 +117,8 @@ pub enum BusCommand {
     Revoke(Revoke),
     /// Up to `limit` channels from `from` on, for `GET /channels`.
     ListChannels { from: usize, limit: usize, reply: tokio::sync::oneshot::Sender<ChannelPage> },
+    /// Goes by these settings from now on.
+    Reload(Box<settings::HubSettings>),
     /// Hand out what has been received, then forward [`ShardMessage::Stop`] to every shard and end.
     Stop,
 }

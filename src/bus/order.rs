@@ -1,7 +1,11 @@
 //! What the control thread orders every shard to do, beside the messages that the bus thread hands out. The bus has no part in it: an order goes
 //! from thread to thread by the shard's inbox ([`crate::control`] sends it, `src/shard/orders.rs` obeys).
 
+use std::sync::Arc;
+
 use crate::addresses::Source;
+use crate::auth::Gate;
+use crate::config::Settings;
 use crate::wire::Format;
 use crate::wire::client_id::ClientId;
 
@@ -23,6 +27,9 @@ pub enum Order {
     Depart { reply: Reply<()> },
     /// Tells of connections from slot `from` on, of those that `who` names or of all, until the page is full.
     List { who: Option<Who>, from: usize, limit: usize, reply: Reply<Listed> },
+    /// Goes by these settings from now on, and asks clients by this gate who they are. Answered at once; what clients may not have any more ends in the turns
+    /// that follow.
+    Reload { settings: Arc<Settings>, gate: Gate, reply: Reply<()> },
 }
 
 /// Which connections are meant.

@@ -24,6 +24,7 @@ use crate::fanout::naming::{ChannelName, Naming};
 use crate::fanout::topics::TopicToken;
 use crate::few::Few;
 use crate::limits::QUEUE_KEPT;
+use crate::limits::bus::RERULE_UNITS_PER_TURN;
 
 /// What the upstream is to be told, in this order.
 #[derive(Debug)]
@@ -52,6 +53,8 @@ pub struct Registry {
     /// The channel of the last look-up: messages of one channel come in runs.
     last_found: Option<ChannelId>,
     requests: VecDeque<Request>,
+    /// After a reload: the slot from which on channels still go by the rules of before.
+    old_from: Option<usize>,
     /// Channels without a listener, by when they are to be looked at ([`Entry::looked_at`]).
     lingering: Lingering,
     release: Release,
@@ -143,9 +146,35 @@ impl Registry {
             heard_by: HashMap::new(),
             last_found: None,
             requests: VecDeque::new(),
+            old_from: None,
             lingering: Lingering::default(),
             release: Release::default(),
         }
+    }
+
+    /// From now on channels go by these, those that are there by and by.
+    pub fn reload(&mut self, settings: &HubSettings) {
+        self.rules = SharedRules::new(&settings.rules);
+        (self.linger_ns, self.channels_max, self.channels_of_address) =
+            (settings.linger_ns, settings.channels_max, settings.channels_of_address);
+        self.old_from = Some(0);
+    }
+
+    /// Gives some channels the rules of the last reload. True: there are more.
+    pub fn take_over_rules(&mut self) -> bool {
+        let Some(mut slot) = self.old_from else { return false };
+        let end = self.entries.numbers_end();
+        let mut budget = RERULE_UNITS_PER_TURN;
+        while budget > 0 && slot < end {
+            if let Some(entry) = self.entries.get_mut(slot) {
+                entry.rule = self.rules.of(entry.naming.name()).clone();
+                budget = budget.saturating_sub(self.rules.find_units());
+            }
+            budget = budget.saturating_sub(1);
+            slot += 1;
+        }
+        self.old_from = (slot < end).then_some(slot);
+        self.old_from.is_some()
     }
 
     pub(super) fn len(&self) -> usize {

@@ -22,6 +22,13 @@ pub struct HubSettings {
     pub history_keeps_channels: bool,
 }
 
+impl HubSettings {
+    /// Whether any channel is to have one.
+    pub fn has_history(&self) -> bool {
+        self.rules.default.history_count > 0 || self.rules.tables.iter().any(|(_, rule)| rule.history_count > 0)
+    }
+}
+
 impl From<&Settings> for HubSettings {
     fn from(settings: &Settings) -> Self {
         HubSettings {

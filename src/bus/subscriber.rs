@@ -121,6 +121,7 @@ impl Subscriber {
         self.pass_publishes(now);
         now = monotonic_ns();
         self.hub.expire(now);
+        self.more |= self.hub.take_over_rules();
         self.pass_requests();
         self.upstream.write(&mut self.hub, now);
         self.hub.flush(now);
@@ -188,6 +189,7 @@ impl Subscriber {
                 BusCommand::Revoke(revoke) => self.upstream.revoke(revoke, now),
                 // The request may have been given up; then nobody wants to know.
                 BusCommand::ListChannels { from, limit, reply } => drop(reply.send(self.hub.list(from, limit))),
+                BusCommand::Reload(settings) => self.hub.reload(*settings),
                 BusCommand::Stop => {
                     self.life = Life::Asked;
                     return;

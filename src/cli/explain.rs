@@ -87,7 +87,7 @@ fn is_own(client: &Identity, channel: &str) -> bool {
 
 /// Whose token it is; or why it is nobody's.
 fn bearer(loaded: &Loaded, token: &str) -> anyhow::Result<Result<Identity, String>> {
-    let Gate::Tokens(verifier) = loaded.settings.auth.gate()? else {
+    let Gate::Tokens(verifier) = super::gate(&loaded.settings)? else {
         return Ok(Err("this server asks for no tokens (auth)".to_owned()));
     };
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);

@@ -16,13 +16,18 @@ pub mod token;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{ArgMatches, Command};
 use tracing::Level;
 
+use crate::auth::Gate;
+use crate::auth::keys::Keys;
+use crate::auth::token::Wanted;
 use crate::config::mask;
 use crate::config::problem::{Problem, Severity};
-use crate::config::{LogFormat, parse};
+use crate::config::{AuthMode, LogFormat, Settings, parse};
+use crate::control::jwks;
 use output::OutputClosed;
 
 const ABOUT: &str = "Campanile takes each message once, from Redis, and puts it on every subscribed WebSocket.";
@@ -119,6 +124,19 @@ pub struct BadUsage(pub String);
 /// The channel that was typed, if it can be one.
 fn check_channel(channel: &str) -> Result<(), BadUsage> {
     parse::channel_text(channel, false).map(drop).map_err(|reason| BadUsage(format!("the channel {channel:?} cannot be: {reason}")))
+}
+
+/// How clients say who they are, with the keys that a server would have, those of `jwks_url` too.
+fn gate(settings: &Settings) -> anyhow::Result<Gate> {
+    let auth = &settings.auth;
+    let fetched = match auth.jwks_url.as_deref().filter(|_| auth.mode == AuthMode::Jwt) {
+        Some(url) => jwks::fetch(url).map_err(|error| anyhow::anyhow!("jwks_url: {error}"))?.keys,
+        None => Keys::default(),
+    };
+    // What is missing now is not asked for again.
+    let wanted = Arc::<Wanted>::default();
+    wanted.set_asked(false);
+    auth.gate_of(&auth.own_keys()?, &fetched, wanted)
 }
 
 /// Prints every problem and tells what they come to.

@@ -7,7 +7,7 @@ use tracing::Level;
 
 use super::{BadSettings, flags, log, output};
 use crate::config::layers::log_format;
-use crate::config::{Host, Loaded, LogFormat, load};
+use crate::config::{Host, Loaded, LogFormat, Sources, load};
 use crate::server::start_block::{Started, next_steps, start_block, start_fields};
 
 const ABOUT: &str = "Serve WebSocket clients";
@@ -41,13 +41,13 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let sources = flags::sources(matches);
     let host = Host::detect();
     let result = match load(&sources, Some(&host)) {
-        Ok(loaded) => serve(loaded, &host, matches.get_flag(TAKEOVER)),
+        Ok(loaded) => serve(loaded, sources.clone(), &host, matches.get_flag(TAKEOVER)),
         Err(problems) => Err(BadSettings(problems).into()),
     };
     result.map(|()| ExitCode::SUCCESS).or_else(|error| super::fail(error, log_format(&sources)))
 }
 
-fn serve(loaded: Loaded, host: &Host, takes_over: bool) -> anyhow::Result<()> {
+fn serve(loaded: Loaded, sources: Sources, host: &Host, takes_over: bool) -> anyhow::Result<()> {
     let Loaded { settings, warnings, origins: _ } = loaded;
     let format = settings.logging.format;
     for warning in &warnings {
@@ -55,7 +55,7 @@ fn serve(loaded: Loaded, host: &Host, takes_over: bool) -> anyhow::Result<()> {
     }
     // Kept to the end: what was logged last must still be written.
     let _log = log::start(&settings);
-    let server = crate::server::start(settings.clone(), host, takes_over)?;
+    let server = crate::server::start(settings.clone(), sources, host, takes_over)?;
     let settings = settings.with(|settings| {
         settings.addresses.listen = server.listen.clone();
         settings.addresses.control = server.control.clone();

@@ -106,7 +106,7 @@ fn inspect(loaded: &Loaded, token: &str) -> anyhow::Result<()> {
         let shown = parts.next().and_then(decoded).unwrap_or_else(|| "not JSON in base64url".to_owned());
         line(name, &shown)?;
     }
-    let Gate::Tokens(verifier) = loaded.settings.auth.gate()? else {
+    let Gate::Tokens(verifier) = super::gate(&loaded.settings)? else {
         return line("verdict", "this server asks for no tokens (auth)");
     };
     let now_ms = now().as_millis() as u64;

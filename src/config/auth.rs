@@ -1,5 +1,7 @@
 //! What the settings of tokens come to: the gate that shards ask, and what is wrong with them together. Read at start, and to check the settings.
 
+use std::sync::Arc;
+
 use super::covering::{Found, beyond};
 use super::problem::{Origin, Problem};
 use super::rules::{ChannelRule, ChannelRules, Selector};
@@ -9,7 +11,7 @@ use crate::auth::Gate;
 use crate::auth::keys::{KeyError, Keys};
 use crate::auth::pattern::Pattern;
 use crate::auth::rules::Access;
-use crate::auth::token::{Policy, Verifier};
+use crate::auth::token::{Policy, Verifier, Wanted};
 
 /// Why keys cannot be had, and which setting names them.
 type Fault = (&'static str, KeyError);
@@ -18,12 +20,33 @@ impl Auth {
     /// # Errors
     /// A file of keys cannot be read, or holds none.
     pub fn gate(&self) -> anyhow::Result<Gate> {
+        self.gate_of(&self.own_keys()?, &Keys::default(), Arc::default())
+    }
+
+    /// Those that the settings hold or name files of, where tokens are asked for.
+    ///
+    /// # Errors
+    /// As of [`Auth::gate`].
+    pub fn own_keys(&self) -> anyhow::Result<Keys> {
+        match self.mode {
+            AuthMode::None | AuthMode::Query => Ok(Keys::default()),
+            AuthMode::Jwt => self.keys().map_err(|(setting, reason)| anyhow::anyhow!("{setting}: {reason}")),
+        }
+    }
+
+    /// By those keys and by some that were fetched; that one is missing is told `wanted`.
+    ///
+    /// # Errors
+    /// There are too many together.
+    pub fn gate_of(&self, own: &Keys, fetched: &Keys, wanted: Arc<Wanted>) -> anyhow::Result<Gate> {
         Ok(match self.mode {
             AuthMode::None => Gate::Open,
             AuthMode::Query => Gate::Query,
             AuthMode::Jwt => {
-                let keys = self.keys().map_err(|(setting, reason)| anyhow::anyhow!("{setting}: {reason}"))?;
-                Gate::Tokens(Verifier::new(keys, self.policy()).into())
+                let mut keys = own.clone();
+                keys.add_all(fetched).map_err(|reason| anyhow::anyhow!("jwks_url: {reason}"))?;
+                let verifier = Verifier::new(keys, self.policy());
+                Gate::Tokens(if self.jwks_url.is_some() { verifier.asking(wanted) } else { verifier }.into())
             }
         })
     }
@@ -56,9 +79,9 @@ pub(super) fn check(settings: &Settings, origin: &dyn Fn(&str) -> Origin) -> Vec
     let error = |key: &str, message: &str| Problem::error(origin(key), key, message);
     let mut problems = Vec::new();
     match auth.mode {
-        AuthMode::Jwt if auth.secret.is_none() && auth.key_files.is_empty() => {
+        AuthMode::Jwt if auth.secret.is_none() && auth.key_files.is_empty() && auth.jwks_url.is_none() => {
             let problem = error("auth", "there is nothing to verify tokens by");
-            problems.push(problem.help("give token_secret (HS256) or token_keys (files with public keys)"));
+            problems.push(problem.help("give token_secret (HS256), token_keys (files with public keys) or jwks_url"));
         }
         AuthMode::Jwt => match auth.keys() {
             Err((setting, reason)) => problems.push(error(setting, &reason.to_string())),
@@ -161,6 +184,7 @@ fn without_tokens(auth: &Auth, origin: &dyn Fn(&str) -> Origin) -> Vec<Problem> 
     let given = [
         ("token_secret", auth.secret.is_some()),
         ("token_keys", !auth.key_files.is_empty()),
+        ("jwks_url", auth.jwks_url.is_some()),
         ("token_issuer", auth.issuer.is_some()),
         ("token_audience", auth.audience.is_some()),
         ("token_cookie", auth.cookie.is_some()),

@@ -26,6 +26,7 @@ impl Default for Addresses {
             control: SocketAddr::from((Ipv4Addr::LOCALHOST, 9090)).into(),
             control_token: None,
             control_hosts: Vec::new(),
+            reload_on_change: true,
         }
     }
 }
@@ -79,6 +80,7 @@ impl Default for Auth {
             mode: AuthMode::None,
             secret: None,
             key_files: Vec::new(),
+            jwks_url: None,
             issuer: None,
             audience: None,
             leeway: Duration::from_secs(30),

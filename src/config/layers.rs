@@ -33,7 +33,7 @@ pub enum FileChoice {
 }
 
 /// Everything that settings come from.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Sources {
     pub file: FileChoice,
     /// The whole environment; other programs' variables are passed over.
@@ -77,6 +77,11 @@ impl Origins {
     /// Where this table says something about this setting; None: it does not.
     pub fn in_table(&self, at: usize, key: &str) -> Option<&Place> {
         self.tables[at].texts.iter().find(|(setting, ..)| setting.key == key).map(|(.., place)| place)
+    }
+
+    /// What is wrong with settings that have come from here, or have been there before.
+    pub fn check(&self, settings: &Settings, host: &Host) -> Vec<Problem> {
+        check::check(settings, host, &|key| self.of(key), &|selector, key| self.of_rule(selector, key))
     }
 
     /// The same of the table with this selector, or where the table itself stands.

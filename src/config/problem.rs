@@ -111,6 +111,19 @@ impl Problem {
         mask::line(&self.message)
     }
 
+    /// In one line, for the log of a server that goes on.
+    pub fn line(&self) -> String {
+        let place = match &self.origin {
+            Origin::File(_) if self.key.is_empty() => format!("{}: ", self.origin),
+            Origin::File(_) => format!("{}: {}: ", self.origin, self.key),
+            Origin::Environment(name) | Origin::Flag(name) => format!("{name}: "),
+            Origin::Default if self.key.is_empty() => String::new(),
+            Origin::Default => format!("{}: ", self.key),
+        };
+        let right = self.accepted.as_ref().map(|accepted| format!("; accepted: {accepted}"));
+        format!("{place}{}{}", self.shown_message(), right.unwrap_or_default())
+    }
+
     /// Where it stands in the order of the report: the file from top to bottom, then environment, then flags, then the rest.
     pub fn order(&self) -> (u8, usize, usize) {
         match &self.origin {

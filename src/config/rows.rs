@@ -155,6 +155,19 @@ pub static SETTINGS: &[Setting] = &[
         ..ROW
     },
     Setting {
+        key: "reload_on_change",
+        section: Section::Addresses,
+        placeholder: "BOOL",
+        help: "Reads the file of settings and those of keys again when they have changed, as SIGHUP does. Off, SIGHUP or POST /reload is needed.",
+        accepted: "true, false",
+        value: Value::Switch {
+            set: |settings, on| settings.addresses.reload_on_change = on,
+            get: |settings| settings.addresses.reload_on_change,
+        },
+        live: true,
+        ..ROW
+    },
+    Setting {
         key: "redis",
         section: Section::Redis,
         placeholder: "URL",
@@ -375,6 +388,7 @@ pub static SETTINGS: &[Setting] = &[
     tokens::AUTH,
     tokens::TOKEN_SECRET,
     tokens::TOKEN_KEYS,
+    tokens::JWKS_URL,
     tokens::TOKEN_ISSUER,
     tokens::TOKEN_AUDIENCE,
     tokens::TOKEN_LEEWAY,

@@ -80,6 +80,9 @@ pub struct ChannelRules {
     pub tables: Vec<(Selector, ChannelRule)>,
 }
 
+/// A channel's rule, and for which channels it is; None: all that no table is for.
+pub type Found<'r> = (Option<&'r Selector>, &'r Arc<ChannelRule>);
+
 /// The rules as many channels refer to them: one copy of each for the thread that made this.
 #[derive(Debug)]
 pub struct SharedRules {
@@ -103,7 +106,7 @@ impl SharedRules {
     }
 
     /// Also for which channels it is; None: all that no table is for.
-    pub fn find(&self, channel: &str) -> (Option<&Selector>, &Arc<ChannelRule>) {
+    pub fn find(&self, channel: &str) -> Found<'_> {
         first(&self.tables, channel).map_or((None, &self.default), |at| (Some(&self.tables[at].0), &self.tables[at].1))
     }
 }

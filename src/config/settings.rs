@@ -33,6 +33,8 @@ pub struct Addresses {
     pub control: Address,
     /// What every request to it must bring, but for probes.
     pub control_token: Option<String>,
+    /// Files of settings and keys are read again when they have changed.
+    pub reload_on_change: bool,
     /// Names, in lower case, that a request to the control port may be for.
     pub control_hosts: Vec<String>,
 }
@@ -86,6 +88,8 @@ pub struct Auth {
     pub secret: Option<String>,
     /// PEM or JWKS.
     pub key_files: Vec<PathBuf>,
+    /// Where a JWKS document is fetched from.
+    pub jwks_url: Option<String>,
     pub issuer: Option<String>,
     pub audience: Option<String>,
     pub leeway: Duration,

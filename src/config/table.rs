@@ -231,7 +231,8 @@ pub fn find(key: &str) -> Option<&'static Setting> {
 pub const SYNONYMS: &[(&str, &str)] = &[
     ("jwt_secret", "token_secret"),
     ("jwt_keys", "token_keys"),
-    ("jwks", "token_keys"),
+    ("jwks", "jwks_url"),
+    ("jwks_uri", "jwks_url"),
     ("issuer", "token_issuer"),
     ("audience", "token_audience"),
     ("allowed_origins", "origins"),
@@ -336,7 +337,7 @@ mod tests {
 
     /// A setting's texts are not known here, so one is found among some of every kind.
     fn other(setting: &Setting) -> Settings {
-        let some = ["77", "131072", "true", "false", "0.0.0.0:1", "redis://h", "c", "0123456789abcdef"]
+        let some = ["77", "131072", "true", "false", "0.0.0.0:1", "redis://h", "https://h/", "c", "0123456789abcdef"]
             .into_iter()
             .chain(setting.accepted.split(", "));
         let readable = some.filter_map(|text| {

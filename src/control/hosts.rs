@@ -97,7 +97,7 @@ fn name_of(authority: &str) -> &str {
 
 pub(super) async fn check(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
     if request.uri().path() != FOR_ANYBODY
-        && let Err(problem) = state.hosts.check(request.uri(), request.headers())
+        && let Err(problem) = state.reload.in_force().hosts.check(request.uri(), request.headers())
     {
         return problem.into_response();
     }

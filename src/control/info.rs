@@ -3,6 +3,7 @@
 //! Invariant: no secret leaves. The Redis URL is shown through [`mask`] only.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use axum::extract::State as Shared;
 use axum::http::StatusCode;
@@ -17,7 +18,8 @@ use crate::listen::Listener;
 use crate::metrics::ShardMetrics;
 
 pub(super) async fn info(Shared(state): Shared<Arc<State>>) -> Response {
-    let settings = &state.settings;
+    let in_force = state.reload.in_force();
+    let settings = &*in_force.settings;
     let busy = state.busy.ratios(crate::sys::monotonic_ns(), &state.shards);
     let shards: Vec<_> = state.shards.iter().zip(busy).enumerate().map(|(number, (shard, busy))| shard_of(number, shard, busy)).collect();
     let body = json!({
@@ -35,6 +37,7 @@ pub(super) async fn info(Shared(state): Shared<Arc<State>>) -> Response {
             "channels": state.bus_metrics.channels.get(),
         },
         "shards": shards,
+        "reload": reload_of(&state),
         "settings": print::json(settings),
         "limits": {
             "channel_name_bytes": limits::CHANNEL_NAME_BYTES_MAX,
@@ -48,6 +51,21 @@ pub(super) async fn info(Shared(state): Shared<Arc<State>>) -> Response {
         },
     });
     answer::json(StatusCode::OK, body)
+}
+
+fn reload_of(state: &State) -> Value {
+    let (reload, tally) = (&state.reload, &state.reload.tally);
+    let fetched_unix_ms = Some(tally.fetched_unix_ms.load(Relaxed)).filter(|&ms| ms > 0);
+    json!({
+        "good_unix_ms": tally.good_unix_ms.load(Relaxed),
+        "good": tally.good.load(Relaxed),
+        "failed": tally.failed.load(Relaxed),
+        // Of the last one.
+        "error": tally.error(),
+        "files": reload.files().iter().map(|file| file.display().to_string()).collect::<Vec<_>>(),
+        "token_keys": reload.in_force().keys(),
+        "jwks_fetched_unix_ms": fetched_unix_ms,
+    })
 }
 
 fn shard_of(number: usize, shard: &ShardMetrics, busy: f64) -> Value {

@@ -13,6 +13,8 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use axum::extract::State as Shared;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -66,7 +68,7 @@ const SHARD_COUNTERS: &[Named<ShardMetrics>] = &[
     ("campanile_commands", "Commands received from clients. Unit: commands.", |m| &m.commands),
     (
         "campanile_not_allowed",
-        "Subscribes and publishes refused by a channel's rule, and subscriptions ended by one after a refresh. Unit: commands.",
+        "Subscribes and publishes refused by a channel's rule, and subscriptions ended by one after a refresh or a reload. Unit: commands.",
         |m| &m.not_allowed,
     ),
     ("campanile_token_signatures", "Tokens whose signature was checked. Unit: tokens.", |m| &m.signatures),
@@ -186,6 +188,7 @@ impl Collector for Scrape {
         self.shards(&mut page)?;
         self.bus(&mut page)?;
         self.control(&mut page)?;
+        self.reload(&mut page)?;
         self.process(&mut page)
     }
 }
@@ -268,6 +271,12 @@ impl Scrape {
             }),
         )?;
         page.histograms(
+            "campanile_loop_turn_seconds",
+            "How long a turn of the shard's loop took, in which nobody else is served. Unit: seconds.",
+            1e6,
+            labelled().map(|(labels, shard)| (labels, &shard.turn)),
+        )?;
+        page.histograms(
             "campanile_message_latency_seconds",
             "From receipt from the bus to the last byte accepted by the kernel, per delivery. Unit: seconds.",
             1e6,
@@ -322,6 +331,32 @@ impl Scrape {
             "Connections of the control port that were ended before their clients ended them, by reason. Unit: connections.",
             tally.cuts().map(|(reason, count)| ([("reason", reason)], count)),
         )
+    }
+
+    fn reload(&self, page: &mut Page<'_>) -> fmt::Result {
+        let (reload, in_force) = (&self.0.reload, self.0.reload.in_force());
+        let tally = &reload.tally;
+        let results = |good: &AtomicU64, failed: &AtomicU64| {
+            [("good", good.load(Relaxed)), ("failed", failed.load(Relaxed))]
+                .map(|(result, count)| ([("result", result)], count))
+                .into_iter()
+        };
+        page.counters(
+            "campanile_reloads",
+            "Reloads, by whether they came into force. Unit: reloads.",
+            results(&tally.good, &tally.failed),
+        )?;
+        page.gauge(
+            "campanile_reload_good_timestamp_seconds",
+            "When the settings in force were read. Unit: seconds since 1970-01-01 UTC.",
+            tally.good_unix_ms.load(Relaxed) as f64 / 1e3,
+        )?;
+        page.gauge("campanile_token_keys", "Keys that tokens are verified by now. Unit: keys.", in_force.keys() as u64)?;
+        let help = "Fetches of keys from jwks_url, by whether there were any. Unit: fetches.";
+        page.counters("campanile_jwks_fetches", help, results(&tally.fetched, &tally.fetch_failed))?;
+        let fetched_unix_ms = tally.fetched_unix_ms.load(Relaxed);
+        let age_ms = if fetched_unix_ms == 0 { 0 } else { crate::sys::unix_ms().saturating_sub(fetched_unix_ms) };
+        page.gauge("campanile_jwks_age_seconds", "Since the last fetch that brought keys; 0 before it. Unit: seconds.", age_ms as f64 / 1e3)
     }
 
     fn process(&self, page: &mut Page<'_>) -> fmt::Result {
@@ -435,7 +470,8 @@ mod tests {
             [size_of_val(&shard.closed), size_of_val(&shard.refused), size_of_val(&shard.tokens_refused), size_of_val(&shard.overruns)];
         let by_label: usize =
             by_label.into_iter().sum::<usize>() + size_of_val(&shard.admission_closed) + size_of_val(&shard.command_errors);
-        let in_other_units = size_of_val(&shard.busy_ns) + size_of_val(&shard.lag_ns) + size_of_val(&shard.latency);
+        let in_other_units =
+            size_of_val(&shard.busy_ns) + size_of_val(&shard.lag_ns) + size_of_val(&shard.latency) + size_of_val(&shard.turn);
         assert_eq!(named + by_label + in_other_units, size_of::<ShardMetrics>(), "a counter of shards has no row here");
         let bus = BusMetrics::default();
         let named = addresses(&[BUS_GAUGES, BUS_COUNTERS], &bus).len() * size_of::<Counter>();

@@ -4,7 +4,7 @@
 //! to the bus thread and to shards only through their bounded inboxes; whatever it waits for has a deadline, whatever it holds has a bound.
 //!
 //! The folder: `routes` is the table of endpoints; of their handlers `health` is for probes, [`metrics`] names the counters, `publish` and
-//! `channels` ask the bus thread, `connections`, `disconnect`, `revoke` and `drain` order something of the shards by way of `orders`, `info` describes the process. `listener` bounds connections, `socket` is what they come by, `room` requests, `hosts` says for whom they may
+//! `channels` ask the bus thread, `connections`, `disconnect`, `revoke` and `drain` order something of the shards by way of `orders`, `info` describes the process. [`reload`] puts other settings into force, when `watch` sees a file change or somebody asks for it, and [`jwks`] other keys. `listener` bounds connections, `socket` is what they come by, `room` requests, `hosts` says for whom they may
 //! be and `token` from whom, `tally` counts what became of them, `busy`, `memory` and `process` measure, `body` reads bodies, `answer` spells errors. [`client`] is the other end, over `unix_agent` where there is a unix socket.
 #![forbid(unsafe_code)]
 
@@ -19,6 +19,7 @@ mod drain;
 mod health;
 mod hosts;
 mod info;
+pub mod jwks;
 mod listener;
 mod memory;
 pub mod metrics;
@@ -26,6 +27,7 @@ mod orders;
 mod process;
 mod publish;
 mod revoke;
+pub mod reload;
 mod room;
 mod routes;
 mod socket;
@@ -34,6 +36,7 @@ mod tally;
 mod tests;
 mod token;
 mod unix_agent;
+mod watch;
 
 use std::fmt;
 use std::io;
@@ -45,7 +48,7 @@ pub use orders::Orders;
 pub use room::memory_bound;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::bus::BusSender;
 use crate::bus::revoke::Revocations;
@@ -100,9 +103,8 @@ pub struct State {
     life: Arc<Life>,
     drain: drain::Drain,
     busy: busy::Window,
-    hosts: hosts::Hosts,
-    /// What a request must bring; None: nothing.
-    token: Option<token::Token>,
+    /// What of the settings can change, and how it does.
+    reload: reload::Reload,
     publishes: room::Gate,
     reads: room::Gate,
     bodies: room::Bodies,
@@ -153,11 +155,11 @@ impl State {
         bus_metrics: Arc<BusMetrics>,
         bus: BusSender,
         shared: Shared,
+        origin: reload::Origin,
     ) -> State {
         let busy = busy::Window::new(crate::sys::monotonic_ns(), &shards);
         State {
-            hosts: hosts::Hosts::new(&facts.control, &settings.addresses.control_hosts),
-            token: settings.addresses.control_token.as_deref().map(token::Token::new),
+            reload: reload::Reload::new(origin, &facts.control),
             bodies: room::Bodies::new(settings.bounds.payload_bytes_max),
             settings,
             facts,
@@ -206,7 +208,7 @@ impl State {
         } else if self.settings.bounds.admission_unready && self.takes_nobody_in() {
             Some("overloaded: a shard takes nobody in; campanile_admission_closed says why")
         } else if self.bus_metrics.ready.get() != 0 {
-            None
+            self.reload.in_force().not_ready()
         } else if self.bus_metrics.channels_refused.get() > 0 {
             Some("Redis refuses everything that is to be subscribed; the log says why")
         } else if self.settings.redis.url.is_some() {
@@ -228,6 +230,7 @@ impl fmt::Debug for State {
 pub struct Control {
     runtime: tokio::runtime::Runtime,
     signals: mpsc::Receiver<&'static str>,
+    hangups: Arc<Notify>,
 }
 
 impl Control {
@@ -240,8 +243,11 @@ impl Control {
     /// Errors: the runtime or the signal handlers could not be set up.
     pub fn prepare() -> io::Result<Control> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-        let signals = runtime.block_on(async { stop_signals().and_then(|signals| note_signals().map(|()| signals)) })?;
-        Ok(Control { runtime, signals })
+        let (signals, hangups) = runtime.block_on(async {
+            note_signals()?;
+            io::Result::Ok((stop_signals()?, hangups()?))
+        })?;
+        Ok(Control { runtime, signals, hangups })
     }
 
     /// Serves on the calling thread until `ended` is fired or dropped, which is when every shard has ended.
@@ -259,8 +265,13 @@ impl Control {
         on_stop: impl FnOnce() + Send + 'static,
         ended: oneshot::Receiver<()>,
     ) -> io::Result<()> {
-        let Control { runtime, signals } = self;
-        runtime.block_on(serve(listener, state, supervision, on_stop, signals, |code| std::process::exit(code), ended))
+        let Control { runtime, signals, hangups } = self;
+        runtime.block_on(async {
+            tokio::spawn(reload::obey_hangups(state.clone(), hangups));
+            tokio::spawn(watch::watch(state.clone()));
+            tokio::spawn(jwks::keep(state.clone()));
+            serve(listener, state, supervision, on_stop, signals, |code| std::process::exit(code), ended).await
+        })
     }
 }
 
@@ -275,18 +286,26 @@ fn stop_signals() -> io::Result<mpsc::Receiver<&'static str>> {
     Ok(signals)
 }
 
+/// SIGHUP, however often it came since it was last obeyed.
+fn hangups() -> io::Result<Arc<Notify>> {
+    let hangups = Arc::new(Notify::new());
+    let mut arrivals = signal(SignalKind::hangup())?;
+    let noted = hangups.clone();
+    tokio::spawn(async move {
+        while arrivals.recv().await.is_some() {
+            noted.notify_one();
+        }
+    });
+    Ok(hangups)
+}
+
 /// Signals that other servers know and that would end this one without a word: said and passed over.
 fn note_signals() -> io::Result<()> {
-    let hint = "the settings are read at start alone; restart for other ones";
-    for (kind, name, hint) in [
-        (SignalKind::hangup(), "SIGHUP", hint),
-        (SignalKind::user_defined1(), "SIGUSR1", "it has no meaning here"),
-        (SignalKind::user_defined2(), "SIGUSR2", "it has no meaning here"),
-    ] {
+    for (kind, name) in [(SignalKind::user_defined1(), "SIGUSR1"), (SignalKind::user_defined2(), "SIGUSR2")] {
         let mut arrivals = signal(kind)?;
         tokio::spawn(async move {
             while arrivals.recv().await.is_some() {
-                tracing::info!("{name}: ignored: {hint}");
+                tracing::info!("{name}: ignored: it has no meaning here");
             }
         });
     }
@@ -309,6 +328,9 @@ async fn serve(
     tokio::spawn(memory::watch(state.clone()));
     revoke::keep(&state);
     let notifier = supervision.as_ref().map(Supervision::notifier);
+    if let Some(notifier) = &notifier {
+        state.reload.tell_systemd(notifier.clone());
+    }
     if let Some(supervision) = supervision {
         tokio::spawn(supervise(supervision, state.clone()));
     }

@@ -11,7 +11,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 
-use super::{State, answer, channels, connections, disconnect, drain, health, hosts, info, metrics, publish, revoke, room, tally, token};
+use super::{State, answer, channels, connections, disconnect, drain, health, hosts, info, metrics, publish, reload, revoke, room, tally, token};
 
 struct Route {
     /// GET answers HEAD as well.
@@ -66,6 +66,13 @@ static ROUTES: &[Route] = &[
         help: "who is connected here, ?user=NAME (or token, channel)&from=PLACE&limit=1..1000",
         is_costly: true,
         handler: |method| on(method, connections::connections),
+    },
+    Route {
+        method: Method::POST,
+        path: "/reload",
+        help: "reads the settings and keys again, as SIGHUP does; {\"check\": true} only says what that would change",
+        is_costly: true,
+        handler: |method| on(method, reload::post),
     },
     Route {
         method: Method::POST,

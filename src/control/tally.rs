@@ -12,7 +12,7 @@ use crate::metrics::Counter;
 use crate::named::named;
 
 /// The statuses that the port answers with; any other one counts as a fault of ours, 500.
-pub(super) const STATUSES: [StatusCode; 17] = [
+pub(super) const STATUSES: [StatusCode; 18] = [
     StatusCode::OK,
     StatusCode::BAD_REQUEST,
     StatusCode::UNAUTHORIZED,
@@ -25,6 +25,7 @@ pub(super) const STATUSES: [StatusCode; 17] = [
     StatusCode::UNSUPPORTED_MEDIA_TYPE,
     StatusCode::EXPECTATION_FAILED,
     StatusCode::MISDIRECTED_REQUEST,
+    StatusCode::UNPROCESSABLE_ENTITY,
     StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
     StatusCode::INTERNAL_SERVER_ERROR,
     StatusCode::BAD_GATEWAY,

@@ -48,7 +48,7 @@ impl Token {
 }
 
 pub(super) async fn check(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
-    if let Some(token) = &state.token
+    if let Some(token) = &state.reload.in_force().token
         && !FOR_ANYBODY.contains(&request.uri().path())
         && let Err(error) = token.check(request.headers())
     {

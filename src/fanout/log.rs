@@ -86,6 +86,11 @@ impl Log {
         assert!(_seq < self.overrun, "{_seq} was dropped while somebody needed it and there was room");
     }
 
+    /// Takes effect with the next message.
+    pub fn set_bytes_max(&mut self, bytes_max: usize) {
+        self.bytes_max = bytes_max;
+    }
+
     /// Sets where numbering stands; the log must be empty.
     pub fn start_at(&mut self, head: u64) {
         assert!(self.entries.is_empty(), "a log in use cannot be renumbered");

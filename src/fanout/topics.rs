@@ -133,6 +133,11 @@ impl Topics {
         self.slots.contains(index as usize)
     }
 
+    /// One more than the highest slot in use.
+    pub fn numbers_end(&self) -> usize {
+        self.slots.numbers_end()
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Topic)> {
         self.slots.iter().map(|(index, topic)| (index as u32, topic))
     }
@@ -159,6 +164,14 @@ impl Topic {
     /// None until the bus has answered the join.
     pub fn channel(&self) -> Option<&Arc<Channel>> {
         self.naming.channel()
+    }
+
+    /// From now on the channel goes by this rule. A log that holds more than it allows has that dropped with the next message.
+    pub fn set_rule(&mut self, rule: Arc<ChannelRule>) {
+        if let Some(active) = &mut self.active {
+            active.log.set_bytes_max(rule.log_bytes);
+        }
+        self.rule = rule;
     }
 
     /// The bus has answered the join: messages will come, the first of this number.

@@ -19,11 +19,14 @@ use tokio::sync::oneshot;
 
 use crate::auth::Gate;
 use crate::auth::revoked::Revoked;
+use crate::auth::keys::Keys;
+use crate::auth::token::Wanted;
 use crate::bus::redis::timing::Timing;
 use crate::bus::revoke::Revocations;
 use crate::bus::subscriber::Subscriber;
 use crate::bus::{BusCommand, BusSender, ShardMessage, thread};
-use crate::config::{Host, Pin, Resolved, Settings, resolve_fd_table};
+use crate::config::{Host, Pin, Resolved, Settings, Sources, resolve_fd_table};
+use crate::control::reload::Origin;
 use crate::control::{self, Control, Facts};
 use crate::inbox::{Inbox, InboxSender};
 use crate::life::Life;
@@ -61,11 +64,21 @@ pub struct Server {
 /// Opens the ports and starts every thread. Call it on a thread that should not get signals: from here on they go to the control
 /// thread.
 ///
-/// `takes_over`: a server that runs with the same addresses drains, and this one takes its place.
-pub fn start(settings: Settings, host: &Host, takes_over: bool) -> anyhow::Result<Server> {
+/// `takes_over`: a server that runs with the same addresses drains, and this one takes its place. `sources`: where the settings came from, which a reload reads again.
+pub fn start(settings: Settings, sources: Sources, host: &Host, takes_over: bool) -> anyhow::Result<Server> {
+    let as_read = settings.clone();
     let prepared = Prepared::new(settings, host, takes_over)?;
     let data_path = DataPath::start(&prepared)?;
-    Ok(tell(prepared, data_path))
+    let origin = Origin {
+        sources,
+        host: host.clone(),
+        settings: as_read,
+        keys: prepared.keys.clone(),
+        gate: prepared.gate.clone(),
+        wanted: prepared.wanted.clone(),
+        addresses: prepared.addresses.clone(),
+    };
+    Ok(tell(prepared, data_path, origin))
 }
 
 /// What the host can refuse, asked before any thread of the data path begins and any client comes in.
@@ -77,10 +90,15 @@ struct Prepared {
     /// The sockets from systemd, in place of `listen`.
     given: Option<Given>,
     opened: Opened,
-    /// With the keys of tokens.
+    keys: Keys,
+    /// With those keys.
     gate: Gate,
     /// What shards will be told of the host.
     host: Arc<HostLoad>,
+    /// Where shards say that a key is missing.
+    wanted: Arc<Wanted>,
+    /// What addresses take of the process.
+    addresses: Arc<ByAddress>,
     control: Address,
     control_thread: ControlThread,
     life: Arc<Life>,
@@ -112,7 +130,10 @@ impl Prepared {
                 Opened::new(&settings)?
             }
         };
-        let gate = settings.auth.gate()?;
+        let wanted = Arc::<Wanted>::default();
+        let keys = settings.auth.own_keys()?;
+        let gate = settings.auth.gate_of(&keys, &Keys::default(), wanted.clone())?;
+        let addresses = Arc::new(ByAddress::new(&settings.bounds));
         let (listener, control) = takeover::control(&settings, takes_over)?;
         let control_thread = ControlThread::start(listener)?;
         Ok(Prepared {
@@ -122,7 +143,10 @@ impl Prepared {
             notifier,
             given,
             opened,
+            keys,
             gate,
+            wanted,
+            addresses,
             host: Arc::default(),
             control,
             control_thread,
@@ -303,11 +327,10 @@ fn start_shards(
     mut rider: Option<MakeRider>,
     metrics: &[Arc<ShardMetrics>],
 ) -> anyhow::Result<(Vec<JoinHandle<()>>, Vec<Listener>)> {
-    let Prepared { settings, table, given, opened, gate, .. } = prepared;
+    let Prepared { settings, table, given, opened, gate, addresses, .. } = prepared;
     let shard_settings = Arc::new(ShardSettings::from(&**settings));
     let departures = Arc::new(Departures::new(settings.clients.drain_rate));
     let connections = Arc::new(AtomicUsize::new(0));
-    let addresses = Arc::new(ByAddress::new(&settings.bounds));
     let node_id = fastrand::u32(..);
     let cores = cores(settings);
     let mut listen = settings.addresses.listen.clone();
@@ -360,8 +383,8 @@ fn start_shards(
 }
 
 /// Everything runs: the control port answers, systemd is told, and so is the caller.
-fn tell(prepared: Prepared, data_path: DataPath) -> Server {
-    let Prepared { settings, table, descriptors, notifier, given, mut opened, gate: _, host, control, control_thread, life } = prepared;
+fn tell(prepared: Prepared, data_path: DataPath, origin: Origin) -> Server {
+    let Prepared { settings, table, descriptors, notifier, given, mut opened, host, control, control_thread, life, .. } = prepared;
     let DataPath { bus, bus_thread, bus_metrics, revocations, shards, senders, metrics, listen } = data_path;
     // Every shard has its own by now.
     drop(given);
@@ -372,7 +395,7 @@ fn tell(prepared: Prepared, data_path: DataPath) -> Server {
     let pulses = Pulses::new(bus.clone(), bus_metrics.clone(), senders.into_iter().zip(metrics.iter().cloned()).collect());
     let supervision = notifier.map(|notifier| Supervision::new(notifier, pulses, systemd::watchdog()));
     let shared = control::Shared { orders, host, revocations, life };
-    let state = Arc::new(control::State::new(settings, facts, metrics, bus_metrics, bus.clone(), shared));
+    let state = Arc::new(control::State::new(settings, facts, metrics, bus_metrics, bus.clone(), shared, origin));
     let ControlThread { thread, hand_over, ended } = control_thread;
     let _ = hand_over.send((state, supervision, bus.clone()));
     Server { listen, control, table, descriptors, bus, bus_thread, shards, control_thread: thread, opened, ended }

@@ -196,7 +196,8 @@ fn identity(settings: &Settings) -> Option<String> {
         AuthMode::Jwt => {
             let secret = auth.secret.as_ref().map(|_| "token_secret".to_owned());
             let files = auth.key_files.iter().map(|file| file.display().to_string());
-            Some(format!("tokens, verified by {}", secret.into_iter().chain(files).collect::<Vec<_>>().join(", ")))
+            let by: Vec<String> = secret.into_iter().chain(files).chain(auth.jwks_url.clone()).collect();
+            Some(format!("tokens, verified by {}", by.join(", ")))
         }
     }
 }

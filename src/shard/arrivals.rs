@@ -68,7 +68,8 @@ impl<N: Network> Shard<N> {
         if is_trusted {
             return Ok(Standing::Trusted);
         }
-        self.addresses.enter(source, self.now_ns).map(|()| Standing::Counted).map_err(|refused| match refused {
+        let standing = |is_counted| if is_counted { Standing::Counted } else { Standing::Uncounted };
+        self.addresses.enter(source, self.now_ns).map(standing).map_err(|refused| match refused {
             Refused::ConnectionsPerAddress => RefusalReason::ConnectionsPerAddress,
             Refused::AcceptsPerAddress => RefusalReason::AcceptsPerAddress,
         })
@@ -77,7 +78,7 @@ impl<N: Network> Shard<N> {
     pub(super) fn count_out(&self, source: Source, standing: Standing) {
         match standing {
             Standing::Counted => self.addresses.leave(source, self.now_ns),
-            Standing::Trusted | Standing::Refused => {}
+            Standing::Uncounted | Standing::Trusted | Standing::Refused => {}
         }
     }
 

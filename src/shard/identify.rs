@@ -94,6 +94,20 @@ impl Door {
         self.revoked.has(identity)
     }
 
+    /// From now on clients say so who they are. Of tokens that were verified by other keys, or held against other settings, nothing is known any more; who
+    /// came with one stays until it expires.
+    pub(super) fn replace(&mut self, gate: Gate) {
+        let is_same = match (&self.gate, &gate) {
+            (Gate::Tokens(before), Gate::Tokens(after)) => Arc::ptr_eq(before, after),
+            (Gate::Open, Gate::Open) | (Gate::Query, Gate::Query) => true,
+            (Gate::Tokens(_) | Gate::Open | Gate::Query, _) => false,
+        };
+        if !is_same {
+            self.known.clear();
+        }
+        self.gate = gate;
+    }
+
     /// Somebody waits for the next turn.
     pub(super) fn has_waiting(&self) -> bool {
         !self.waiting.is_empty()
@@ -190,6 +204,9 @@ impl<N: Network> Shard<N> {
 
     fn unauthorized(&self, error: TokenError) -> Refusal {
         self.metrics.tokens_refused[error.reason as usize].inc();
+        if error.reason == TokenReason::KeyAwaited {
+            return Refusal::new(RefusalReason::KeyAwaited, error.text);
+        }
         let how = match error.reason {
             TokenReason::Missing => ", as Authorization: Bearer TOKEN, ?token=TOKEN or the subprotocol bearer.TOKEN",
             _ => "",
@@ -292,7 +309,8 @@ impl<N: Network> Shard<N> {
 
     fn refuse_token(&mut self, key: usize, id: Option<Id>, error: TokenError) {
         self.metrics.tokens_refused[error.reason as usize].inc();
-        self.refuse_refresh(key, id, ErrorCode::TokenInvalid, error.text);
+        let code = if error.reason == TokenReason::KeyAwaited { ErrorCode::Busy } else { ErrorCode::TokenInvalid };
+        self.refuse_refresh(key, id, code, error.text);
     }
 
     fn refuse_refresh(&mut self, key: usize, id: Option<Id>, code: ErrorCode, message: &str) {

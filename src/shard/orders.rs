@@ -32,6 +32,7 @@ impl Walk {
         let at = match &order {
             Order::List { from, .. } => *from,
             Order::Disconnect { .. } | Order::CloseRevoked { .. } | Order::Shed { .. } | Order::Depart { .. } => 0,
+            Order::Reload { .. } => usize::MAX,
         };
         Walk { order, at, count: 0, listed: Listed::default() }
     }
@@ -40,7 +41,7 @@ impl Walk {
     fn is_full(&self) -> bool {
         match &self.order {
             Order::List { limit, .. } => self.count >= *limit || self.listed.text_bytes >= limits::PAGE_TEXT_BYTES_MAX,
-            Order::Disconnect { .. } | Order::CloseRevoked { .. } | Order::Shed { .. } | Order::Depart { .. } => false,
+            Order::Disconnect { .. } | Order::CloseRevoked { .. } | Order::Shed { .. } | Order::Depart { .. } | Order::Reload { .. } => false,
         }
     }
 }
@@ -57,6 +58,10 @@ impl<N: Network> Shard<N> {
         match order {
             Order::Shed { percent, reply } => {
                 let _ = reply.try_send(self.shed(percent));
+            }
+            Order::Reload { settings, gate, reply } => {
+                self.reload(&settings, gate);
+                let _ = reply.try_send(());
             }
             Order::Depart { reply } => {
                 self.follow_life();
@@ -123,6 +128,7 @@ impl<N: Network> Shard<N> {
                 }
                 units + usize::from(is_meant) * (limits::ORDER_UNITS_PER_CLOSE + self.conns[key].subscriptions.len() / 16)
             }
+            Order::Reload { .. } => unreachable!("it was obeyed when it came"),
         }
     }
 
@@ -177,6 +183,9 @@ fn answer(walk: Walk) {
         Order::Shed { .. } | Order::Depart { .. } => {}
         Order::List { reply, .. } => {
             let _ = reply.try_send(walk.listed);
+        }
+        Order::Reload { reply, .. } => {
+            let _ = reply.try_send(());
         }
     }
 }

@@ -1,6 +1,7 @@
-//! Whether a client may still have what it is subscribed to, asked again when its token is another one (`refresh`).
+//! Whether clients may still have what they are subscribed to, asked again: of one connection when its token is another one (`refresh`), of all when the
+//! rules are others (a reload).
 //!
-//! A connection may have tens of thousands of subscriptions. So the walk over them has a budget in each turn
+//! A connection may have tens of thousands of subscriptions, and a shard millions. So a walk has a budget in each turn
 //! ([`limits::RECHECK_UNITS_PER_TURN`]) and keeps its place. It goes from the last to the first: what ends is replaced by the last, which has been looked at,
 //! and what is new comes behind it, and was asked about by what holds now.
 
@@ -8,9 +9,11 @@ use std::collections::{HashMap, VecDeque};
 
 use super::Shard;
 use super::net::Network;
-use crate::auth::rules::Action;
+use crate::auth::rules::{Access, Action};
 use crate::bus::ConnToken;
 use crate::config::SharedRules;
+use crate::config::rules::Found;
+use crate::fanout::topics::TopicToken;
 use crate::limits;
 
 /// What is still to be asked.
@@ -20,6 +23,18 @@ pub(super) struct Recheck {
     connections: HashMap<ConnToken, usize>,
     /// In which order.
     queue: VecDeque<ConnToken>,
+    /// Of all.
+    all: Option<Walk>,
+}
+
+/// Goes through the topics, and through the members of each.
+#[derive(Debug)]
+struct Walk {
+    slot: usize,
+    /// The topic under way, and how many of its members, from the first.
+    topic: Option<(TopicToken, usize)>,
+    /// Members are asked about even where the rule of their topic says what it said before.
+    is_thorough: bool,
 }
 
 /// What ending a subscription costs, in units of looking at one.
@@ -27,7 +42,7 @@ const LEAVE_UNITS: usize = 8;
 
 impl Recheck {
     pub(super) fn is_idle(&self) -> bool {
-        self.queue.is_empty()
+        self.queue.is_empty() && self.all.is_none()
     }
 }
 
@@ -40,11 +55,25 @@ impl<N: Network> Shard<N> {
         }
     }
 
+    /// The rules are others. `is_thorough`: more has changed than they say.
+    pub(super) fn recheck_all(&mut self, is_thorough: bool) {
+        // Those that came in the middle of an earlier walk went by rules that their topics do not tell any more.
+        let is_thorough = is_thorough || self.recheck.all.is_some();
+        self.recheck.all = Some(Walk { slot: 0, topic: None, is_thorough });
+    }
+
     pub(super) fn recheck(&mut self) {
         if self.recheck.is_idle() {
             return;
         }
         let mut budget = limits::RECHECK_UNITS_PER_TURN;
+        if let Some(walk) = self.recheck.all.take() {
+            // Half of it is left for connections, if there are any.
+            let kept = if self.recheck.queue.is_empty() { 0 } else { budget / 2 };
+            let mut share = budget - kept;
+            self.recheck.all = self.walk_on(walk, &mut share);
+            budget = kept + share;
+        }
         while budget > 0
             && let Some(token) = self.recheck.queue.pop_front()
         {
@@ -70,22 +99,70 @@ impl<N: Network> Shard<N> {
             }
             left -= 1;
             let topic = self.conns[key].subscriptions[left].topic;
-            spend(budget, self.look_at(key, left, topic, &rules) + rules.find_units());
+            let name = self.topics[topic].name().clone();
+            spend(budget, self.look_at(key, left, &name, rules.find(&name)) + rules.find_units());
+        }
+        left
+    }
+
+    /// None: it has come to its end.
+    fn walk_on(&mut self, mut walk: Walk, budget: &mut usize) -> Option<Walk> {
+        let rules = self.rules.clone();
+        while *budget > 0 {
+            if walk.slot >= self.topics.numbers_end() {
+                return None;
+            }
+            let index = walk.slot as u32;
+            let left = if self.topics.contains(index) { self.walk_topic(index, &walk, &rules, budget) } else { 0 };
+            spend(budget, 1);
+            if left == 0 {
+                (walk.slot, walk.topic) = (walk.slot + 1, None);
+            } else {
+                walk.topic = Some((self.topics.token(index), left));
+            }
+        }
+        Some(walk)
+    }
+
+    /// Gives a topic its new rule, if it has come to it just now, and asks about its members. How many of them are left.
+    fn walk_topic(&mut self, index: u32, walk: &Walk, rules: &SharedRules, budget: &mut usize) -> usize {
+        spend(budget, rules.find_units());
+        let name = self.topics[index].name().clone();
+        let found = rules.find(&name);
+        let mut left = match walk.topic {
+            Some((under_way, left)) if under_way == self.topics.token(index) => left,
+            Some(_) | None => {
+                let topic = &mut self.topics[index];
+                // Whose the channel is depends on the pattern as well.
+                let is_as_before = topic.rule.subscribe == found.1.subscribe && found.1.subscribe != Access::Owner;
+                topic.set_rule(found.1.clone());
+                if is_as_before && !walk.is_thorough { 0 } else { topic.members().len() }
+            }
+        };
+        while *budget > 0 {
+            left = left.min(self.topics[index].members().len());
+            if left == 0 {
+                break;
+            }
+            left -= 1;
+            let member = self.topics[index].members()[left];
+            let (key, at) = (member.conn as usize, member.subscription as usize);
+            let units = if self.conns[key].is_open() { self.look_at(key, at, &name, found) } else { 1 };
+            spend(budget, units);
         }
         left
     }
 
     /// Ends a subscription if its client may not have it any more. What that has cost.
-    fn look_at(&mut self, key: usize, at: usize, topic: u32, rules: &SharedRules) -> usize {
+    fn look_at(&mut self, key: usize, at: usize, name: &str, found: Found<'_>) -> usize {
         if self.conns[key].subscriptions[at].is_leaving() {
             return 1;
         }
-        let name = self.topics[topic].name().clone();
-        let Err(why) = self.may_by(rules, key, &name, Action::Subscribe) else { return self.claims_units(key) };
-        if self.is_own_channel(key, &name) {
+        let Err(why) = self.may_by(found, key, name, Action::Subscribe) else { return self.claims_units(key) };
+        if self.is_own_channel(key, name) {
             return 1;
         }
-        self.end_forbidden(key, at, &name, why);
+        self.end_forbidden(key, at, name, why);
         LEAVE_UNITS + self.claims_units(key)
     }
 

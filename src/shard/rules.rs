@@ -5,7 +5,7 @@ use super::net::Network;
 use super::waiters::Waiter;
 use crate::auth::Gate;
 use crate::auth::rules::{Access, Action, Defaults, decide};
-use crate::config::SharedRules;
+use crate::config::rules::Found;
 use crate::wire::command::{self, Asked, ErrorCode, Id};
 use crate::wire::event::Event;
 
@@ -15,11 +15,11 @@ pub(super) const NOT_ALLOWED: &str = "not_allowed";
 impl<N: Network> Shard<N> {
     /// Whether a client may do that with a channel; if not, why not.
     fn may(&self, key: usize, channel: &str, action: Action) -> Result<(), &'static str> {
-        self.may_by(&self.rules, key, channel, action)
+        self.may_by(self.rules.find(channel), key, channel, action)
     }
 
-    pub(super) fn may_by(&self, rules: &SharedRules, key: usize, channel: &str, action: Action) -> Result<(), &'static str> {
-        let (selector, rule) = rules.find(channel);
+    /// The same, by the rule that was found for it.
+    pub(super) fn may_by(&self, (selector, rule): Found<'_>, key: usize, channel: &str, action: Action) -> Result<(), &'static str> {
         let access = match action {
             Action::Subscribe => rule.subscribe,
             Action::Publish => rule.publish,

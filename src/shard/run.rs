@@ -161,7 +161,9 @@ impl Runner {
         }
         self.shard.turn();
         let busy = self.shard.net().now_ns() - woke_ns;
-        self.shard.metrics().busy_ns.add(busy);
+        let metrics = self.shard.metrics();
+        metrics.busy_ns.add(busy);
+        metrics.turn.record(busy / 1000, 1);
         self.shard.note_turn(busy);
     }
 }

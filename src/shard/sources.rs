@@ -58,6 +58,8 @@ const _: () = assert!(size_of::<Origin>() == 20, "every connection has one");
 pub enum Standing {
     /// Of all that its address may take it has a part.
     Counted,
+    /// Nothing was limited when it came.
+    Uncounted,
     /// A trusted proxy, or somebody on a unix socket: believed, and not limited itself.
     Trusted,
     /// Its address may take no more: it is told so.
@@ -67,12 +69,20 @@ pub enum Standing {
 impl Sources {
     /// A connection may change all of its subscriptions twice in a row, and then all of them once in a while.
     pub fn new(subscriptions_max: usize, commands_per_second: Option<usize>) -> Sources {
+        let mut sources =
+            Sources { origins: Vec::new(), per_second: 0, burst: 0, channels: Rate::new(1, 1), commands: None, limited: HashMap::new() };
+        sources.set_limits(subscriptions_max, commands_per_second);
+        sources
+    }
+
+    /// How fast connections may ask from now on.
+    pub fn set_limits(&mut self, subscriptions_max: usize, commands_per_second: Option<usize>) {
         // All subscriptions may be left and made anew, twice, beside a second's worth.
-        let commands = commands_per_second.map(|count| Rate::new(count, count + 4 * subscriptions_max));
+        self.commands = commands_per_second.map(|count| Rate::new(count, count + 4 * subscriptions_max));
         let per_second = (subscriptions_max / limits::RESUBSCRIBE_ALL_SECONDS).clamp(limits::CHANNELS_PER_SECOND_MIN, 1000);
         let burst = (2 * subscriptions_max).max(limits::CHANNELS_AT_ONCE_MIN);
-        let channels = Rate::new(per_second, burst);
-        Sources { origins: Vec::new(), per_second: per_second as u32, burst: burst as u32, channels, commands, limited: HashMap::new() }
+        self.channels = Rate::new(per_second, burst);
+        (self.per_second, self.burst) = (per_second as u32, burst as u32);
     }
 
     /// A connection takes its place, `since_s` seconds after the shard has started.

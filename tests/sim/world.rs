@@ -10,8 +10,10 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use campanile::auth::rules::Access;
 use campanile::auth::token::TokenReason;
-use campanile::bus::ConnToken;
+use campanile::bus::order::Order;
+use campanile::bus::{ConnToken, ShardMessage};
 use campanile::config::{AuthMode, ChannelRule, Overrun, Settings};
 use campanile::fanout::batch::{Batch, Channel};
 use campanile::fanout::topics::TopicToken;
@@ -68,6 +70,7 @@ impl Seen {
             add(&format!("token refused: {}", reason.name()), metrics.tokens_refused[reason as usize].get());
         }
         add("tokens known again", metrics.tokens_known.get());
+        add("subscriptions ended by a rule", clients.iter().map(|peer| peer.client.ended.len() as u64).sum());
         add("told that its token expires", clients.iter().map(|peer| peer.client.expiring as u64).sum());
         add("tokens refreshed", clients.iter().map(|peer| peer.client.refreshed as u64).sum());
         add("refused for a broken PROXY header", metrics.refused[RefusalReason::ProxyHeader as usize].get());
@@ -152,6 +155,10 @@ pub struct Simulation {
     digest: DefaultHasher,
     /// Deals the steps of the clock on the wall, which must change nothing else; None: it goes like the other one.
     wall: Option<Rng>,
+    /// As the shard has them: a reload may forbid channels, and allow them again.
+    settings: Settings,
+    /// What is still to be answered of them.
+    reloads: Vec<crossbeam_channel::Receiver<()>>,
     /// Clients bring tokens. They expire by the clock on the wall, so nobody sets it then.
     has_tokens: bool,
 }
@@ -185,6 +192,8 @@ impl Simulation {
             buffer_bytes,
             digest: DefaultHasher::new(),
             wall: Some(Rng::with_seed(!seed)).filter(|_| !has_tokens),
+            settings,
+            reloads: Vec::new(),
             has_tokens,
         }
     }
@@ -203,7 +212,8 @@ impl Simulation {
                 12..30 => self.client_speaks(),
                 30..62 => self.publish(),
                 62..66 => self.misfortune(),
-                66..70 => self.stale_event(),
+                66..69 => self.stale_event(),
+                69 => self.reload(),
                 70..75 => self.pass_time(self.rng.clone().u64(1..2_000)),
                 _ => self.clients_read(),
             }
@@ -452,6 +462,24 @@ impl Simulation {
             }
             _ => {}
         }
+    }
+
+    /// Other rules: who has a channel that nobody may have any more loses it.
+    fn reload(&mut self) {
+        let tables = &mut self.settings.channels.tables;
+        let at = self.rng.usize(0..tables.len());
+        let rule = &mut tables[at].1;
+        rule.subscribe = if rule.subscribe == Access::Nobody { Access::Auto } else { Access::Nobody };
+        let (reply, answer) = crossbeam_channel::bounded(1);
+        let gate = self.settings.auth.gate().unwrap();
+        let order = Order::Reload { settings: Arc::new(self.settings.clone()), gate, reply };
+        if self.rig.to_shard.push(ShardMessage::Order(order)).is_err() {
+            // Its inbox is full, and whoever reloads tries again.
+            let rule = &mut self.settings.channels.tables[at].1;
+            rule.subscribe = if rule.subscribe == Access::Nobody { Access::Auto } else { Access::Nobody };
+            return;
+        }
+        self.reloads.push(answer);
     }
 
     fn stale_event(&mut self) {

@@ -82,6 +82,7 @@ pub(super) const CONTROL_TOKEN: Setting = Setting {
         show: |settings| Shown::Text(settings.addresses.control_token.clone().unwrap_or_default()),
     },
     secret: Some(mask::secret),
+    live: true,
     ..ROW
 };
 

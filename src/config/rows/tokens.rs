@@ -1,6 +1,9 @@
 //! The rows of how clients say who they are.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
+
+use axum::http::Uri;
 
 use super::{HOUR_S, K, ROW, push_distinct, show_seconds, size};
 use crate::auth::keys::check_secret;
@@ -60,7 +63,7 @@ pub const TOKEN_KEYS: Setting = Setting {
     key: "token_keys",
     section: Section::Identity,
     placeholder: "FILE",
-    help: "A file of keys that tokens are verified by: public keys in PEM (RSA, P-256, P-384, Ed25519), or a JWKS document. Read at start. May be given more than once.",
+    help: "A file of keys that tokens are verified by: public keys in PEM (RSA, P-256, P-384, Ed25519), or a JWKS document. Read at start, and again when it changes. May be given more than once.",
     accepted: "the path of a file",
     value: Value::Many {
         clear: |settings| settings.auth.key_files.clear(),
@@ -70,6 +73,37 @@ pub const TOKEN_KEYS: Setting = Setting {
         },
         show: |settings| settings.auth.key_files.iter().map(|path| path.display().to_string()).collect(),
     },
+    live: true,
+    ..ROW
+};
+
+/// Whoever could change it on its way could sign tokens: so no plain HTTP, but to this host.
+fn jwks_url(text: &str) -> Result<Option<String>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let url: Uri = text.parse().map_err(|_| "it is not a URL that can be read".to_owned())?;
+    let (Some(scheme), Some(authority)) = (url.scheme_str(), url.authority()) else { return Err("it is not a whole URL".to_owned()) };
+    if authority.as_str().contains('@') {
+        return Err("it holds a login, which this server does not use".to_owned());
+    }
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    let is_here = host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    match scheme {
+        "https" => Ok(Some(text.to_owned())),
+        "http" if is_here => Ok(Some(text.to_owned())),
+        "http" => Err("over plain HTTP anybody on the way could put in keys of their own".to_owned()),
+        _ => Err(format!("`{scheme}://` is not a scheme that keys are fetched by")),
+    }
+}
+
+pub const JWKS_URL: Setting = Setting {
+    key: "jwks_url",
+    section: Section::Identity,
+    placeholder: "URL",
+    help: "Where the keys that tokens are verified by are fetched from, as a JWKS document: at start, again when the answer's max-age is over, and when a token names a key that is not there. While it cannot be reached, the last keys stay.",
+    accepted: "an https:// URL, or http:// on this host",
+    value: one!(auth.jwks_url, text => jwks_url(text), value => show_optional(value)),
     live: true,
     ..ROW
 };

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
+use super::reload::Origin;
 use super::{Facts, Shared, State, TIMEOUTS, Timeouts};
 use crate::bus::question::{self, Asker, PublishError, Published as Number, Question};
 use crate::bus::{BusCommand, BusSender, ChannelInfo, ChannelPage};
@@ -199,7 +200,8 @@ pub(super) fn state(settings: Settings, address: SocketAddr, bus: BusSender) -> 
     let facts =
         Facts { version: "1.2.3-test", fd_table: FdTable::Private, listen: listen::listed(&["127.0.0.1:8080"]), control: address.into() };
     let shards = (0..settings.shards.count).map(|_| Arc::new(ShardMetrics::default())).collect();
-    State::new(Arc::new(settings), facts, shards, Arc::new(BusMetrics::default()), bus, Shared::default())
+    let origin = Origin::of(settings.clone());
+    State::new(Arc::new(settings), facts, shards, Arc::new(BusMetrics::default()), bus, Shared::default(), origin)
 }
 
 /// A thread that answers as the channel's name says, until it is told to stop.
@@ -257,7 +259,9 @@ pub(super) fn fake_bus(capacity: usize, published: Published) -> (BusSender, Opt
                         let _ = reply.send(ChannelPage { channels, next: (to < CHANNELS).then_some(to) });
                     }
                     BusCommand::Stop => return,
-                    BusCommand::Join { .. } | BusCommand::Leave { .. } => panic!("the control thread serves no channel"),
+                    BusCommand::Join { .. } | BusCommand::Leave { .. } | BusCommand::Reload(_) => {
+                        panic!("the control thread serves no channel")
+                    }
                 }
             }
             if receiver.prepare_sleep() {

@@ -96,6 +96,8 @@ refusal_reasons! {
         "this server holds as much for slow clients as it may; try another or later";
     OverloadedMemory = "overloaded_memory", 503 "Service Unavailable", Later,
         "this server is short of memory; try another or later";
+    /// The key that a token names is being asked for.
+    KeyAwaited = "key_awaited", 503 "Service Unavailable", Later, "";
     /// The server is stopping.
     Stopping = "stopping", 503 "Service Unavailable", Later, "the server is stopping";
 }

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use campanile::auth::rules::Access;
 use campanile::bus::ShardMessage;
 use campanile::bus::order::Order;
 use campanile::life::Stage;
@@ -114,6 +115,7 @@ impl Simulation {
             self.turn();
             self.check();
         }
+        assert!(self.reloads.iter().all(|answer| answer.try_recv().is_ok()), "a reload is answered, once it is in force");
         let wires = self.wires.clone();
         for peer in &self.peers {
             let pipe = &wires.borrow().pipes[peer.pipe];
@@ -132,6 +134,7 @@ impl Simulation {
             assert!(!peer.client.is_mid_frame(), "a frame was begun and not finished");
             assert!(peer.client.refused.is_some() || peer.client.asked.is_empty(), "never confirmed: {:?}", peer.client.asked);
             for (name, view) in &peer.client.subscriptions {
+                assert_ne!(self.settings.channels.of(name).subscribe, Access::Nobody, "nobody may have {name}, and somebody has");
                 let known = &self.channels[name];
                 assert_eq!(
                     (view.epoch, view.seq),

@@ -261,3 +261,38 @@ fn channels_are_listed_in_pages() {
     }
     assert_eq!(names, ["c0", "c2", "c3", "c4"]);
 }
+
+/// Channels that are there go by the rules of a reload, some in each turn: what they keep, and what they take.
+#[test]
+fn channels_that_are_there_go_by_other_rules_after_a_reload() {
+    const COUNT: usize = 5000;
+    let mut bed = bed_of(rule(), &[100_000], 2 * COUNT);
+    for number in 0..COUNT {
+        bed.join(0, number as u32, &format!("c{number}"));
+    }
+    bed.messages("c7", 2);
+    let keeping = |channels_max| settings_of(ChannelRule { history_count: 10, ..rule() }, channels_max);
+    bed.hub.reload(keeping(COUNT));
+    let turns = 1 + std::iter::from_fn(|| bed.hub.take_over_rules().then_some(())).count();
+    assert!(turns > 2, "not all in one turn");
+    assert!(!bed.hub.take_over_rules());
+    bed.messages("c7", 3);
+    bed.messages(&format!("c{}", COUNT - 1), 1);
+    bed.got(0);
+    bed.hub.join(0, topic(900_000), "c7", somebody(), T0);
+    bed.hub.join(0, topic(900_001), format!("c{}", COUNT - 1), somebody(), T0);
+    bed.hub.join(0, topic(900_002), "new", somebody(), T0);
+    assert_eq!(
+        bed.got(0),
+        ["joined 900000 at 5 3..6", "joined 900001 at 1 1..2", "refused 900002"],
+        "kept from the reload on; and no more channels"
+    );
+    // Nothing is kept any more, also of what is there.
+    bed.hub.reload(settings_of(rule(), 2 * COUNT));
+    while bed.hub.take_over_rules() {}
+    (0..3).for_each(|round| bed.hub.expire(T0 + round * 1_000_000_000));
+    assert_eq!(bed.metrics.history_bytes.get(), 0);
+    bed.hub.join(0, topic(900_003), "new", somebody(), T0);
+    bed.hub.flowing("new", Start::Fresh);
+    assert_eq!(bed.got(0), ["joined 900003 at 0"]);
+}
