@@ -26,8 +26,8 @@ pub mod metrics;
 mod orders;
 mod process;
 mod publish;
-mod revoke;
 pub mod reload;
+mod revoke;
 mod room;
 mod routes;
 mod socket;
@@ -266,12 +266,15 @@ impl Control {
         ended: oneshot::Receiver<()>,
     ) -> io::Result<()> {
         let Control { runtime, signals, hangups } = self;
-        runtime.block_on(async {
+        let outcome = runtime.block_on(async {
             tokio::spawn(reload::obey_hangups(state.clone(), hangups));
             tokio::spawn(watch::watch(state.clone()));
             tokio::spawn(jwks::keep(state.clone()));
             serve(listener, state, supervision, on_stop, signals, |code| std::process::exit(code), ended).await
-        })
+        });
+        // A fetch of keys that is under way is not waited for.
+        runtime.shutdown_background();
+        outcome
     }
 }
 

@@ -11,7 +11,9 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 
-use super::{State, answer, channels, connections, disconnect, drain, health, hosts, info, metrics, publish, reload, revoke, room, tally, token};
+use super::{
+    State, answer, channels, connections, disconnect, drain, health, hosts, info, metrics, publish, reload, revoke, room, tally, token,
+};
 
 struct Route {
     /// GET answers HEAD as well.

@@ -18,8 +18,8 @@ use core_affinity::CoreId;
 use tokio::sync::oneshot;
 
 use crate::auth::Gate;
-use crate::auth::revoked::Revoked;
 use crate::auth::keys::Keys;
+use crate::auth::revoked::Revoked;
 use crate::auth::token::Wanted;
 use crate::bus::redis::timing::Timing;
 use crate::bus::revoke::Revocations;

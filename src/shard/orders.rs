@@ -41,7 +41,9 @@ impl Walk {
     fn is_full(&self) -> bool {
         match &self.order {
             Order::List { limit, .. } => self.count >= *limit || self.listed.text_bytes >= limits::PAGE_TEXT_BYTES_MAX,
-            Order::Disconnect { .. } | Order::CloseRevoked { .. } | Order::Shed { .. } | Order::Depart { .. } | Order::Reload { .. } => false,
+            Order::Disconnect { .. } | Order::CloseRevoked { .. } | Order::Shed { .. } | Order::Depart { .. } | Order::Reload { .. } => {
+                false
+            }
         }
     }
 }

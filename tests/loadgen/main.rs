@@ -435,6 +435,14 @@ fn a_storm_loses_nothing_with_history_and_is_a_failure_without() {
     assert!(json["storm"]["back_seconds"].as_f64().unwrap() > 0.0);
 }
 
+/// Every second of a hundred channels is forbidden, so half of what each client has.
+#[test]
+fn a_reload_ends_what_it_forbids_and_nothing_else() {
+    let json = run(&["reload", "--serve", "--shards 2", "-n", "300"]).passes();
+    assert_eq!(json["reload"]["subscriptions_ended"], 1500);
+    assert!(json["reload"]["turns"].as_u64().unwrap() > 0);
+}
+
 #[test]
 fn an_outage_of_redis_is_announced_to_everybody() {
     let arguments = ["failover", "--serve", "--shards 2", "-n", "200", "--rate", "50", "--messages", "150", "--outage", "0.5"];
@@ -548,7 +556,7 @@ fn what_was_found_before_an_error_is_kept() {
 
 #[test]
 fn a_mistake_on_the_command_line_is_2() {
-    let mistakes: [&[&str]; 23] = [
+    let mistakes: [&[&str]; 25] = [
         &["storms"],
         &["hold", "-n", "0"],
         &["hold", "--format", "xml"],
@@ -571,6 +579,8 @@ fn a_mistake_on_the_command_line_is_2() {
         &["mixed", "--realtime", "--spin"],
         &["failover"],
         &["restart"],
+        &["reload"],
+        &["reload", "--serve", "", "--channels", "5", "--channels-per-client", "6"],
         &["hold", "--json", "-", "--html", "-"],
     ];
     for arguments in mistakes {

@@ -128,6 +128,17 @@ pub enum Scenario {
         #[arg(long, value_name = "N", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..))]
         drain_rate: u32,
     },
+    /// The rules change under clients with several channels: every second channel is forbidden to all (needs --serve)
+    Reload {
+        #[command(flatten)]
+        options: Options,
+        /// How many channels there are
+        #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(2..=10_000))]
+        channels: u32,
+        /// How many of them a client has
+        #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+        channels_per_client: u32,
+    },
     /// Every client sends, and gets back what it sent (Campanile: --echo)
     Echo(Options),
     /// The kernel's price: one `send` per socket, no server, the same clients
@@ -344,7 +355,8 @@ impl Scenario {
             | Scenario::Slow { options, .. }
             | Scenario::Failover { options, .. }
             | Scenario::Restart { options, .. }
-            | Scenario::Handshakes { options, .. } => Some(options),
+            | Scenario::Handshakes { options, .. }
+            | Scenario::Reload { options, .. } => Some(options),
             Scenario::FloorServer { .. } => None,
         }
     }
@@ -405,6 +417,12 @@ impl Scenario {
             }
             Scenario::Floor(_) if options.serve.is_some() || options.server_pid.is_some() => {
                 Some("floor has no server: leave --serve and --server-pid out, or take broadcast --floor".to_owned())
+            }
+            Scenario::Reload { .. } if options.serve.is_none() => {
+                Some("reload changes the server's file of settings, so it starts one: give --serve ARGS (even --serve '')".to_owned())
+            }
+            Scenario::Reload { channels, channels_per_client, .. } if channels_per_client > channels => {
+                Some(format!("there are {channels} channels, so no client can have {channels_per_client} (--channels-per-client)"))
             }
             Scenario::Failover { .. } if options.serve.is_none() => {
                 Some("failover kills the server's Redis, so it starts both: give --serve ARGS (even --serve '')".to_owned())

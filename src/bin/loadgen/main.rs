@@ -77,6 +77,9 @@ fn run(scenario: Scenario) -> anyhow::Result<ExitCode> {
         Scenario::Storm(options) => (scenario::storm::run(&options)?, options),
         Scenario::Failover { options, outage } => (scenario::failover::run(&options, outage)?, options),
         Scenario::Restart { options, drain_rate } => (scenario::restart::run(&options, drain_rate)?, options),
+        Scenario::Reload { options, channels, channels_per_client } => {
+            (scenario::reload::run(&options, channels, channels_per_client)?, options)
+        }
         Scenario::Echo(options) => (scenario::echo::run(&options)?, options),
     };
     report.finish(&options)

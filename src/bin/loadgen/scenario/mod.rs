@@ -11,6 +11,7 @@ pub mod handshakes;
 pub mod hold;
 pub mod mixed;
 pub mod open;
+pub mod reload;
 pub mod restart;
 pub mod slow;
 pub mod storm;
