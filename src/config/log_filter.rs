@@ -52,6 +52,7 @@ const MODULES: &[&str] = &[
     "metrics",
     "named",
     "paged",
+    "rate",
     "server",
     "shard",
     "sys",
