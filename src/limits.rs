@@ -117,6 +117,8 @@ pub const LIMITED_COMMANDS_MAX: u32 = 5000;
 pub const ADMISSION_LOOK_NS: u64 = 500_000_000;
 /// The list of appended batches is swept of those already freed when it is longer than this.
 pub const APPENDED_BEFORE_SWEEP: usize = 4096;
+/// Most messages a second that `max_rate` may ask for, and so most groups of subscribers of a channel that have laps of their own.
+pub const MAX_RATE_MAX: u16 = 1000;
 /// Ticks (100 ms) between two warnings that connections cannot be accepted.
 pub const ACCEPT_WARNING_TICKS: u32 = 600;
 

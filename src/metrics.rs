@@ -7,6 +7,7 @@ use crate::auth::token::TokenReason;
 use crate::config::Overrun;
 use crate::config::routes::Unrouted;
 use crate::named::named;
+use crate::rate::Publisher;
 use crate::wire::close::CloseReason;
 use crate::wire::command::ErrorCode;
 use crate::wire::http::refusal::RefusalReason;
@@ -156,6 +157,10 @@ pub struct ShardMetrics {
     pub overruns: [Counter; Overrun::ALL.len()],
     /// Messages that subscribers were not sent and that a `gap` announced.
     pub messages_skipped: Counter,
+    /// Messages that subscriptions were not sent because they want no more than so many a second.
+    pub messages_paced: Counter,
+    /// Messages that subscribers were not sent because of their channel's budget.
+    pub messages_over_budget: Counter,
     /// Messages lost because this shard's inbox was full, announced by a `gap`.
     pub inbox_lost: Counter,
     /// Subscriptions that are behind the head of their channel and blocked on their socket (gauge).
@@ -202,6 +207,8 @@ pub struct BusMetrics {
     pub inbox_full: Counter,
     pub published: Counter,
     pub publish_errors: Counter,
+    /// Publishes of clients that were one too many in a second.
+    pub publishes_limited: [Counter; Publisher::ALL.len()],
     pub connects: Counter,
     pub disconnects: Counter,
     /// Replies from Redis that could not be understood.

@@ -2,6 +2,17 @@
 
 use crate::clock::MonotonicNs;
 use crate::limits::RATE_PER_SECOND_MAX;
+use crate::named::named;
+
+named! {
+    /// Whose publishes are counted, of those that are limited.
+    Publisher {
+        Connection = "connection",
+        User = "user",
+        /// All clients that publish to a channel.
+        Channel = "channel",
+    }
+}
 
 /// A count of 16 microseconds, which goes round in 19 hours.
 pub type Moment = u32;

@@ -582,3 +582,51 @@ fn serve_once(mut stream: TcpStream, answer: &str) -> String {
     stream.write_all(answer.as_bytes()).unwrap();
     request + &String::from_utf8(body).unwrap()
 }
+
+#[test]
+fn a_channels_routes_and_limits_are_explained() {
+    let file = "[[channels]]\nprefix = \"user:\"\nmax_rate = 5\ncoalesce = \"20ms\"\nbroadcast_budget = 1000000\npublishes_per_second = 10\n\
+                [[route]]\nfrom = \"notifications\"\nfield = \"user.id\"\nto = \"user:{}\"\n\
+                [[route]]\nfrom = \"notifications\"\nfield = \"room\"\nto = \"room:{}\"\nelse = \"notifications\"\n";
+    write_file("routes", "campanile.toml", file);
+    let explained = |channel: &str| {
+        let (code, stdout, stderr) = run(campanile("routes").args(["config", "--explain", channel]));
+        assert_eq!((code, stderr.as_str()), (0, ""));
+        stdout
+    };
+    let source = explained("notifications");
+    assert_contains(
+        &source,
+        &[
+            "messages go      by user.id to user:{}, without it as the next line says (campanile.toml:7: [[route]])",
+            "messages go      by room to room:{}, without it to notifications (campanile.toml:11: [[route]])",
+            "messages come    from notifications without room (campanile.toml:11: [[route]])",
+        ],
+    );
+    let target = explained("user:u1");
+    let rule = ["max_rate         5\n", "coalesce         20\n", "broadcast_budget 1000000\n", "publishes_per_second 10\n"];
+    assert_contains(&target, &["campanile.toml:2: [[channels]] prefix = \"user:\"", "messages come    from notifications by user.id"]);
+    assert_contains(&target, &rule);
+    let (code, stdout, _) = run(campanile("routes").args(["config", "--check", "campanile.toml"]));
+    assert_eq!(code, 0);
+    assert_contains(&stdout, &["  [[route]]\n  from = \"notifications\"", "  field = \"user.id\"", "  max_rate = 5", "  coalesce = 20"]);
+}
+
+#[test]
+fn routes_that_lead_nowhere_are_told() {
+    let route =
+        |from: &str, field: &str, to: &str, rest: &str| format!("[[route]]\nfrom = \"{from}\"\nfield = \"{field}\"\nto = \"{to}\"\n{rest}");
+    let circle = route("a", "x", "b:{}", "") + &route("b:1", "x", "a{}", "") + &route("c", "x", "d:{}", "else = \"a\"\n");
+    for (file, code, words) in [
+        (route("a", "x", "a{}", ""), 0, ""),
+        (circle, 0, "what it brings to b:1 stays there: a message is routed once"),
+        (route("a", "x", "b{}", "") + &route("a", "x", "c{}", ""), 2, "a is routed by x already"),
+        (route("a", "x", "b{}", "else = \"c\"\n") + &route("a", "y", "c{}", ""), 2, "it never counts: what has not the field"),
+        (route("a", "x", "b:{}", "[[channels]]\nprefix = \"b:\"\nsubscribe = \"nobody\"\n"), 0, "no client may subscribe to b:{}"),
+    ] {
+        write_file("nowhere", "campanile.toml", &file);
+        let (found, _, stderr) = run(campanile("nowhere").args(["config", "--check", "campanile.toml"]));
+        assert_eq!(found, code, "{file}{stderr}");
+        assert!(stderr.contains(words) && stderr.is_empty() == words.is_empty(), "{file}{stderr}");
+    }
+}

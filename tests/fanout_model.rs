@@ -182,7 +182,7 @@ impl Model {
                 self.take(at, usize::MAX);
             }
         }
-        self.log.retire(keep, 60_000, 1_000);
+        self.log.retire(keep, 60_000, 1_000, false);
         if keep == 0 {
             assert_eq!((self.log.bytes(), self.log.is_empty()), (0, true), "nothing is kept that nobody waits for");
         }

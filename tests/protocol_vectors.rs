@@ -26,8 +26,12 @@ fn commands() -> Vec<(&'static str, Command<'static>)> {
     let since = Some(Position { epoch: EPOCH, seq: 41 });
     let data = br#"{"title":"Ding","n":[1,-2,0.5]}"#;
     vec![
-        ("subscribe", Command { id: number(1), body: Body::Subscribe { channel: "user:123".into(), since: None } }),
-        ("subscribe-since", Command { id: text("resume-1"), body: Body::Subscribe { channel: "user:123".into(), since } }),
+        ("subscribe", Command { id: number(1), body: Body::Subscribe { channel: "user:123".into(), since: None, max_rate: None } }),
+        ("subscribe-since", Command { id: text("resume-1"), body: Body::Subscribe { channel: "user:123".into(), since, max_rate: None } }),
+        (
+            "subscribe-max-rate",
+            Command { id: number(7), body: Body::Subscribe { channel: "prices:eur".into(), since: None, max_rate: Some(5) } },
+        ),
         ("unsubscribe", Command { id: number(2), body: Body::Unsubscribe { channel: "user:123".into() } }),
         ("publish", Command { id: number(3), body: Body::Publish { channel: "news".into(), payload: data.into() } }),
         ("publish-bytes", Command { id: None, body: Body::Publish { channel: "news".into(), payload: b"\x00\xff\x10".into() } }),
@@ -40,11 +44,14 @@ fn commands() -> Vec<(&'static str, Command<'static>)> {
 fn each_event(check: &mut dyn FnMut(&str, &Event<'_>)) {
     let resume = Id::Text("resume-1".into());
     let id = Id::Number;
-    let subscribed = |id, recovered| Event::Subscribed { id: Some(id), channel: "user:123", epoch: EPOCH, seq: 41, recovered };
+    let subscribed =
+        |id, recovered| Event::Subscribed { id: Some(id), channel: "user:123", epoch: EPOCH, seq: 41, recovered, max_rate: None };
     let (first, id_of_error) = (id(1), id(5));
     check("connected", &Event::Connected { client_id: "5f3a9c0e00000000002a", heartbeat_seconds: 30 });
     check("subscribed", &subscribed(&first, false));
     check("subscribed-resumed", &subscribed(&resume, true));
+    let paced = Event::Subscribed { id: Some(&id(7)), channel: "prices:eur", epoch: EPOCH, seq: 41, recovered: false, max_rate: Some(5) };
+    check("subscribed-max-rate", &paced);
     check("unsubscribed", &Event::Unsubscribed { id: Some(&id(2)), channel: "user:123", reason: None });
     check("unsubscribed-not-allowed", &Event::Unsubscribed { id: None, channel: "room:7", reason: Some("not_allowed") });
     check("published", &Event::Published { id: Some(&id(3)), channel: "news", seq: Some(42) });
@@ -54,6 +61,7 @@ fn each_event(check: &mut dyn FnMut(&str, &Event<'_>)) {
     check("pong", &Event::Pong { id: Some(&id(4)) });
     check("gap", &Event::Gap { channel: "news", from: 43, to: 70_000, reason: GapReason::Overrun });
     check("gap-expired", &Event::Gap { channel: "user:123", from: 42, to: 57, reason: GapReason::Expired });
+    check("gap-max-rate", &Event::Gap { channel: "prices:eur", from: 43, to: 242, reason: GapReason::MaxRate });
     check("gap-dropped", &Event::Gap { channel: "news", from: 44, to: 44, reason: GapReason::Dropped });
     let asked = Asked::of("history", "news", Some(&id_of_error));
     check("error", &Event::Error { asked, code: ErrorCode::UnknownType, message: "no such command" });
@@ -61,7 +69,7 @@ fn each_event(check: &mut dyn FnMut(&str, &Event<'_>)) {
 }
 
 /// Groups whose vectors carry everything that is needed to check them. Without these names nothing would notice a lost block.
-const INVALID: [&str; 11] = [
+const INVALID: [&str; 12] = [
     "not-a-map",
     "breaks-off",
     "id-malformed",
@@ -71,6 +79,7 @@ const INVALID: [&str; 11] = [
     "channel-type",
     "channel-name",
     "since",
+    "max-rate",
     "no-data",
     "no-token",
 ];

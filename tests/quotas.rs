@@ -103,3 +103,70 @@ fn the_memory_of_a_flood_of_channels_is_given_back() {
     server.eventually_metric("campanile_bus_channels", "", 0.0);
     server.eventually("most of it is given back", |_| held() - before < grown / 3.0);
 }
+
+#[test]
+fn clients_publish_as_much_as_they_may() {
+    let file = "auth = \"query\"\npublishes_per_connection = 20\npublishes_per_user = 30\n\
+                [[channels]]\nprefix = \"crowded\"\npublish = \"anyone\"\nsubscribe = \"anyone\"\npublishes_per_second = 5\n\
+                [[channels]]\nprefix = \"open\"\npublish = \"anyone\"\nsubscribe = \"anyone\"\n";
+    let server = Launch::new(&[]).file(file).start();
+    let connect = |user: &str| {
+        let mut client = Client::connect(server.listen, &format!("/ws?format=json&user={user}"));
+        client.event();
+        client
+    };
+    // So many at once that no second passes: how many are published, and what the others are told.
+    let publish = |client: &mut Client, channel: &str, count: usize| {
+        let command = |id: usize| json!({"type": "publish", "channel": channel, "data": id, "id": id}).to_string();
+        let commands: Vec<u8> = (0..count).flat_map(|id| frames::frame(frames::TEXT, command(id).as_bytes())).collect();
+        client.send(&commands);
+        let answers: Vec<Value> = (0..count).map(|_| client.event()).collect();
+        let refused = answers.iter().filter(|answer| answer["code"] == "rate_limited").cloned().collect::<Vec<_>>();
+        assert!(
+            refused.iter().all(|answer| answer["channel"] == channel && answer["command"] == "publish" && answer["id"].is_u64()),
+            "{refused:?}"
+        );
+        (count - refused.len(), refused)
+    };
+    let (published, refused) = publish(&mut connect("u1"), "open", 500);
+    // A slow machine may take more than an instant for that.
+    assert!(published >= 20, "{published}");
+    assert!(refused[0]["message"].as_str().unwrap().contains("this connection publishes more than 20"), "{}", refused[0]);
+    let (_, refused) = publish(&mut connect("u1"), "open", 500);
+    assert!(refused.iter().any(|answer| answer["message"].as_str().unwrap().contains("of this user")), "{}", refused[0]);
+    let (published, refused) = publish(&mut connect("u2"), "crowded", 300);
+    assert!(published >= 5 && refused[0]["message"].as_str().unwrap().contains("to this channel"), "{published} {}", refused[0]);
+    for of in ["connection", "user", "channel"] {
+        assert!(server.metric("campanile_publishes_limited_total", &format!("of=\"{of}\"")) > 0.0, "{of}");
+    }
+    // An operator is not limited.
+    let mut hears = connect("u3");
+    hears.command(subscribe("crowded"));
+    assert_eq!(hears.event()["type"], "subscribed");
+    for number in 0..50 {
+        server.publish("crowded", &json!(number));
+    }
+}
+
+/// With a rate of its own each time, as fast as the answers come: groups, laps and timers come to nothing again.
+#[test]
+fn who_subscribes_with_ever_other_rates_leaves_nothing_behind() {
+    let server = Server::start(&["--commands-per-second", "none", "--shards", "1"]);
+    let mut others = Client::subscribed(server.listen, "busy");
+    let mut client = Client::connect(server.listen, "/ws?format=json");
+    client.event();
+    for round in 0..600 {
+        client.command(json!({"type": "subscribe", "channel": "busy", "max_rate": 1 + round % 1000}));
+        server.publish("busy", &json!(round));
+        client.command(json!({"type": "unsubscribe", "channel": "busy"}));
+        while client.event()["type"] != "unsubscribed" {}
+        assert_eq!(others.event()["data"], round);
+    }
+    for rate in [json!(0), json!(-5), json!(1001), json!(1e300), json!("5"), json!(2.5)] {
+        client.command(json!({"type": "subscribe", "channel": "busy", "max_rate": rate, "id": 1}));
+        let error = client.event();
+        assert_eq!((&error["code"], &error["channel"], &error["id"]), (&json!("bad_command"), &json!("busy"), &json!(1)));
+    }
+    server.eventually_metric("campanile_log_bytes", "", 0.0);
+    assert_eq!(server.metric("campanile_subscriptions", ""), 1.0);
+}

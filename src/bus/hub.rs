@@ -145,6 +145,11 @@ impl Hub {
         }
     }
 
+    /// How many messages a second clients may publish to a channel.
+    pub fn publishes_per_second(&self, name: &str) -> Option<usize> {
+        self.registry.rule_of(name).publishes_per_second
+    }
+
     /// The channel of this name, which somebody is to hear from now on; made if need be.
     fn heard(&mut self, name: ChannelName, creator: Creator) -> Result<ChannelId, JoinRefusal> {
         let found = self.find(&name);

@@ -5,7 +5,7 @@
 //! - [`hub`]: messages and their numbers. [`route`]: to which channels those of one channel go. [`flow`]: whether they come, and where their numbers go on. [`history`]: the newest batches.
 //! - [`registry`]: which channels there are, [`lingering`] those that nobody hears any more, [`release`]: when their memory is given back.
 //! - [`delivery`]: what is on its way to shards, [`lane`]: the way to one of them, and what it is owed.
-//! - [`question`]: what connections and the control port ask. [`shares`]: whose publishes may be how many; [`queue`]: in which order they go on.
+//! - [`question`]: what connections and the control port ask. [`shares`]: whose publishes may be how many, [`rates`]: in a second; [`queue`]: in which order they go on.
 //! - [`order`]: what the control thread tells shards, past the bus; [`revoke`]: what it tells all nodes of revoked tokens.
 //! - [`upstream`]: the seam behind which messages come in: [`embedded`] (no Redis) or [`redis`] (one server; all that is Redis's own). [`ration`]: of lines in the log.
 #![forbid(unsafe_code)]
@@ -21,6 +21,7 @@ pub mod order;
 pub mod pace;
 pub mod question;
 pub mod queue;
+pub mod rates;
 pub mod ration;
 pub mod redis;
 pub mod registry;

@@ -3,11 +3,16 @@
 //!
 //! A new question is a variant of [`Question`], taken up in [`super::subscriber`], and one of [`Answer`], told in `shard/questions.rs`.
 
+use std::sync::Arc;
+
 use tokio::sync::oneshot;
 
 use super::ConnToken;
+use super::rates::TooMany;
 use super::shares::Ticket;
+use crate::auth::identity::Identity;
 use crate::config::routes::Unrouted;
+use crate::rate::Publisher;
 use crate::wire::command::Id;
 use crate::wire::payload::Expect;
 
@@ -45,6 +50,8 @@ pub struct Publish {
     pub channel: Box<str>,
     pub payload: Vec<u8>,
     pub asker: Asker,
+    /// Who has sent it, where that is known.
+    pub client: Option<Arc<Identity>>,
     /// Its part of what may be under way.
     #[expect(dead_code, reason = "held, not read")]
     pub(super) ticket: Ticket,
@@ -52,7 +59,12 @@ pub struct Publish {
 
 impl Publish {
     pub fn new(channel: impl Into<Box<str>>, payload: Vec<u8>, asker: Asker) -> Publish {
-        Publish { channel: channel.into(), payload, asker, ticket: Ticket::default() }
+        Publish { channel: channel.into(), payload, asker, client: None, ticket: Ticket::default() }
+    }
+
+    /// The same, sent by this client.
+    pub fn by(self, client: Option<Arc<Identity>>) -> Publish {
+        Publish { client, ..self }
     }
 
     /// Whether nobody waits for the answer any more.
@@ -93,6 +105,17 @@ pub enum PublishError {
     /// The channel's messages are routed, and this one went nowhere. Only the embedded bus knows in time.
     #[error("the channel's messages go to others by a field of theirs (campanile config --explain tells which); this one {}", .0.text())]
     Unrouted(Unrouted),
+    /// Its publishers send too many.
+    #[error("{} more than {} messages a second; nothing was published", who(.0.of), .0.per_second)]
+    RateLimited(TooMany),
     #[error("Redis refused the publish: {0}")]
     Refused(String),
+}
+
+fn who(of: Publisher) -> &'static str {
+    match of {
+        Publisher::Connection => "this connection publishes",
+        Publisher::User => "all connections of this user together publish",
+        Publisher::Channel => "all clients together publish to this channel",
+    }
 }

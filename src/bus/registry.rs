@@ -218,6 +218,11 @@ impl Registry {
         self.entries.get_mut(slot)
     }
 
+    /// The rule of a channel, whether it is there or not.
+    pub fn rule_of(&self, name: &str) -> &Arc<ChannelRule> {
+        self.rules.of(name)
+    }
+
     // Coming and going.
 
     /// There must be room for it, and none of this name. It is wanted of the upstream; somebody must hear it or it must be set idle.

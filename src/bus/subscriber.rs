@@ -15,6 +15,7 @@ use super::embedded::Embedded;
 use super::hub::{Hub, RETRY_NS};
 use super::question::{PublishError, Question};
 use super::queue::Queue;
+use super::rates::Rates;
 use super::redis::RedisBus;
 use super::redis::timing::Timing;
 use super::registry::Request;
@@ -35,6 +36,7 @@ pub struct Subscriber {
     upstream: Box<dyn Upstream>,
     /// Publishes on their way to the upstream.
     queue: Queue,
+    rates: Rates,
     turn_publishes: usize,
     turn_publish_bytes: usize,
     /// A shard has no room for the publishes that wait: look again soon.
@@ -90,6 +92,7 @@ impl Subscriber {
             hub: Hub::new(HubSettings::from(settings), metrics, shards),
             upstream,
             queue: Queue::default(),
+            rates: Rates::new(settings.bounds.publishes_per_connection, settings.bounds.publishes_per_user),
             // A quarter of an inbox: publishes go on while half of it is free.
             turn_publishes: TURN_PUBLISHES.min(settings.shards.inbox_messages / 4).max(1),
             turn_publish_bytes: TURN_PUBLISH_BYTES.min(settings.bounds.inbox_bytes_total / settings.shards.count / 4),
@@ -184,7 +187,7 @@ impl Subscriber {
             match command {
                 BusCommand::Join { shard, topic, channel, creator } => self.hub.join(shard, topic, channel, creator, now),
                 BusCommand::Leave { shard, topic, channel } => self.hub.leave(shard, topic, &channel, now),
-                BusCommand::Ask(question) => self.take_up(question),
+                BusCommand::Ask(question) => self.take_up(question, now),
                 BusCommand::Settle(reply) => self.settling.push(reply),
                 BusCommand::Revoke(revoke) => self.upstream.revoke(revoke, now),
                 // The request may have been given up; then nobody wants to know.
@@ -200,11 +203,15 @@ impl Subscriber {
         self.more = true;
     }
 
-    fn take_up(&mut self, question: Question) {
+    fn take_up(&mut self, question: Question, now: u64) {
         match question {
             Question::Publish(publish) => {
                 let bytes_max = self.hub.payload_bytes_max();
-                if publish.payload.len() > bytes_max {
+                let per_channel = self.hub.publishes_per_second(&publish.channel);
+                if let Err(too_many) = self.rates.take(&publish, per_channel, now) {
+                    self.hub.metrics().publishes_limited[too_many.of as usize].inc();
+                    self.hub.published(publish, Err(PublishError::RateLimited(too_many)));
+                } else if publish.payload.len() > bytes_max {
                     self.hub.published(publish, Err(PublishError::TooBig { bytes_max }));
                 } else {
                     self.queue.push(publish);

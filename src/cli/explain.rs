@@ -31,10 +31,15 @@ pub fn explain(loaded: &Loaded, channel: &str, token: Option<&str>) -> anyhow::R
             line("not asked", &format!("{}: [[channels]] {selector}: it fits as well, and the first that fits counts", places[at]))?;
         }
     }
-    for (route, place) in settings.routes.iter().zip(loaded.origins.routes()) {
+    for (at, (route, place)) in settings.routes.iter().zip(loaded.origins.routes()).enumerate() {
         let place = format!("{place}: [[route]]");
         if *route.from == *channel {
-            let without = if route.otherwise.is_none() { ", without it nowhere" } else { "" };
+            let is_last = settings.routes[at + 1..].iter().all(|later| later.from != route.from);
+            let without = match route.otherwise {
+                Some(_) => "",
+                None if is_last => ", without it nowhere",
+                None => ", without it as the next line says",
+            };
             line("messages go", &format!("{route}{without} ({place})"))?;
         }
         if route.to.fits(channel) {

@@ -6,9 +6,9 @@ use serde_json::json;
 
 use super::defaults::shards_auto;
 use super::listen_url;
-use super::parse::{self, MILLISECOND, SECOND};
+use super::parse::{self, SECOND};
 use super::table::{Section, Setting, Shown, Value};
-use super::words::AUTO;
+use super::words::{AUTO, NONE};
 use super::{FdTable, LogFilter, LogFormat, Mismatch, Overrun, Pin, RedisSubscribe, mask, redis_url};
 use crate::auth::rules::Access;
 use crate::limits::{CONNECTIONS_MAX, PAYLOAD_BYTES_MAX, SHARDS_MAX, SUBSCRIPTIONS_MAX};
@@ -103,6 +103,14 @@ fn show_pin(pin: &Pin) -> Shown {
     }
 }
 
+/// Programs are told null where there is none.
+fn show_limit<T: Copy + ToString + Into<serde_json::Value>>(limit: Option<T>) -> Shown {
+    Shown::Both {
+        text: limit.map_or_else(|| NONE.to_owned(), |limit| limit.to_string()),
+        json: limit.map_or(serde_json::Value::Null, Into::into),
+    }
+}
+
 const HOUR_S: u64 = 3600;
 const DAY_S: u64 = 86_400;
 const K: u64 = 1 << 10;
@@ -126,6 +134,8 @@ const ROW: Setting = Setting {
 /// Who comes in, from where, and how often. Here for the macros above.
 mod admission;
 mod arrivals;
+/// How much of a channel is delivered, and how often.
+mod delivery;
 
 pub static SETTINGS: &[Setting] = &[
     arrivals::LISTEN,
@@ -252,23 +262,6 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "TABLE",
         help: "One descriptor table for all shards, or one for each. With private tables the descriptor limit applies to each shard; auto goes private when one table would not hold connections_max and the system calls for it are allowed.",
         ..word!(shards.fd_table: FdTable)
-    },
-    Setting {
-        key: "coalesce",
-        section: Section::Shards,
-        placeholder: "MS",
-        help: "Delays a round of writes to make them larger, latency for CPU. 0 writes at once; beyond 10,000 wake-ups a second, where each message has a channel of its own, the bus reads once a millisecond all the same.",
-        accepted: "0 to 1000 milliseconds, or with a unit: 2ms, 1s",
-        value: Value::One {
-            parse: |settings, text| {
-                let delay = parse::duration(text, MILLISECOND, Duration::ZERO, SECOND)?;
-                settings.shards.coalesce = Some(delay).filter(|delay| !delay.is_zero());
-                Ok(())
-            },
-            show: |settings| Shown::Time { time: settings.shards.coalesce.unwrap_or_default(), unit: MILLISECOND },
-        },
-        live: true,
-        ..ROW
     },
     Setting {
         key: "inbox_messages",
@@ -418,8 +411,10 @@ pub static SETTINGS: &[Setting] = &[
         help: "What a client in the raw format sends is published to the channel in its path (/ws/NAME?format=raw), where it may publish, and is no command.",
         accepted: "true, false",
         value: rule!("raw_publish", raw_publish, text => parse::boolean(text), value => Shown::Switch(*value)),
+        live: true,
         ..ROW
     },
+    delivery::PUBLISHES_PER_SECOND,
     Setting {
         key: "payload",
         section: Section::Channels,
@@ -441,6 +436,9 @@ pub static SETTINGS: &[Setting] = &[
         help: "What becomes of a subscriber that the log has left behind. disconnect closes it with 4008 and it resumes, skip goes on after a gap, latest jumps to the newest message.",
         ..word_rule!("overrun", overrun: Overrun)
     },
+    delivery::MAX_RATE,
+    delivery::COALESCE,
+    delivery::BROADCAST_BUDGET,
     Setting {
         key: "log_bytes_per_channel",
         section: Section::Channels,
@@ -487,6 +485,8 @@ pub static SETTINGS: &[Setting] = &[
     admission::ADMISSION_UNREADY,
     arrivals::HEAD_BYTES_MAX,
     arrivals::COMMANDS_PER_SECOND,
+    delivery::PUBLISHES_PER_CONNECTION,
+    delivery::PUBLISHES_PER_USER,
     Setting {
         key: "subscriptions_max",
         section: Section::Bounds,

@@ -16,9 +16,17 @@ pub struct ChannelRule {
     pub publish: Access,
     /// What a client in the raw format sends that has subscribed to the channel as it connected is published there.
     pub raw_publish: bool,
+    /// Of clients, all together.
+    pub publishes_per_second: Option<usize>,
     pub overrun: Overrun,
     pub payload: Expect,
     pub mismatch: Mismatch,
+    /// No subscription is sent more messages a second.
+    pub max_rate: Option<u16>,
+    /// Between two rounds of writes; the first after a quiet time begins at once.
+    pub coalesce: Duration,
+    /// Deliveries a second: messages times subscribers.
+    pub broadcast_budget: Option<u64>,
     /// Bytes one shard's log of the channel may hold.
     pub log_bytes: usize,
     /// Messages kept for resume; 0: none.

@@ -56,8 +56,6 @@ pub struct Shards {
     pub count: usize,
     pub pin: Pin,
     pub fd_table: FdTable,
-    /// None: laps start at once.
-    pub coalesce: Option<Duration>,
     /// Messages an inbox of a shard holds.
     pub inbox_messages: usize,
     pub backlog: u32,
@@ -122,6 +120,9 @@ pub struct Bounds {
     pub head_bytes_max: usize,
     /// Of one connection.
     pub commands_per_second: Option<usize>,
+    pub publishes_per_connection: Option<usize>,
+    /// Of all connections of one user.
+    pub publishes_per_user: Option<usize>,
     pub subscriptions_max: usize,
     /// Distinct channels served at once, whole process.
     pub channels_max: usize,

@@ -29,6 +29,7 @@ use crate::auth::token::TokenReason;
 use crate::config::Overrun;
 use crate::config::routes::Unrouted;
 use crate::metrics::{BusMetrics, Counter, LATENCY_BOUNDS_US, Latency, LoadCause, ShardMetrics};
+use crate::rate::Publisher;
 use crate::wire::close::CloseReason;
 use crate::wire::command::ErrorCode;
 use crate::wire::http::refusal::RefusalReason;
@@ -95,6 +96,16 @@ const SHARD_COUNTERS: &[Named<ShardMetrics>] = &[
     ("campanile_messages_skipped", "Messages that subscribers were not sent and that a gap announced. Unit: messages.", |m| {
         &m.messages_skipped
     }),
+    (
+        "campanile_messages_paced",
+        "Messages that subscriptions were not sent because they want no more than so many a second. Unit: messages.",
+        |m| &m.messages_paced,
+    ),
+    (
+        "campanile_messages_over_budget",
+        "Messages that subscribers were not sent because their channel has more to deliver than its budget. Unit: messages.",
+        |m| &m.messages_over_budget,
+    ),
     ("campanile_inbox_lost", "Messages lost because the shard's inbox was full, announced by a gap. Unit: messages.", |m| &m.inbox_lost),
     ("campanile_loop_turns", "Turns of the shard's loop. Unit: turns.", |m| &m.turns),
 ];
@@ -308,6 +319,11 @@ impl Scrape {
             "Messages of routed channels that went nowhere, by reason. Unit: messages.",
             Unrouted::ALL.iter().map(|reason| ([("reason", reason.name())], bus.unrouted[*reason as usize].get())),
         )?;
+        page.counters(
+            "campanile_publishes_limited",
+            "Publishes of clients refused because there are too many a second, by who has too many. Unit: messages.",
+            Publisher::ALL.iter().map(|of| ([("of", of.name())], bus.publishes_limited[*of as usize].get())),
+        )?;
         for (name, help, read) in BUS_GAUGES {
             page.gauge(name, help, read(bus).get())?;
         }
@@ -475,6 +491,10 @@ mod tests {
         assert_eq!(named + by_label + in_other_units, size_of::<ShardMetrics>(), "a counter of shards has no row here");
         let bus = BusMetrics::default();
         let named = addresses(&[BUS_GAUGES, BUS_COUNTERS], &bus).len() * size_of::<Counter>();
-        assert_eq!(named + size_of_val(&bus.unrouted), size_of::<BusMetrics>(), "a counter of the bus has no row here");
+        assert_eq!(
+            named + size_of_val(&bus.unrouted) + size_of_val(&bus.publishes_limited),
+            size_of::<BusMetrics>(),
+            "a counter of the bus has no row here"
+        );
     }
 }

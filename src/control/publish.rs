@@ -116,6 +116,7 @@ impl Failure {
             Failure::Bus(PublishError::Unavailable | PublishError::Busy) | Failure::Ended => StatusCode::SERVICE_UNAVAILABLE,
             Failure::Bus(PublishError::TooBig { .. } | PublishError::TooBigForRedis { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
             Failure::Bus(PublishError::Mismatch(_) | PublishError::Unrouted(_)) => StatusCode::BAD_REQUEST,
+            Failure::Bus(PublishError::RateLimited(_)) => StatusCode::TOO_MANY_REQUESTS,
             Failure::Bus(PublishError::Refused(_)) => StatusCode::BAD_GATEWAY,
             Failure::NoAnswer(_) | Failure::NotTried => StatusCode::GATEWAY_TIMEOUT,
         }

@@ -33,6 +33,8 @@ pub struct Log {
     bytes_max: usize,
     /// Every socket that takes bytes has been offered everything below this number; what follows is not its reader's fault.
     served: u64,
+    /// What is gone below this number went because the channel may not be sent more, so whoever has not got it was not too slow.
+    passed_over: u64,
     /// Entries appended since the last merge.
     unmerged: usize,
     /// None while no socket is in the middle of a frame.
@@ -66,6 +68,7 @@ impl Log {
             bytes: 0,
             bytes_max,
             served: u64::MAX,
+            passed_over: 0,
             unmerged: 0,
             cuts: None,
             #[cfg(debug_assertions)]
@@ -110,6 +113,11 @@ impl Log {
     /// The oldest number that can still be read; `head` when nothing can.
     pub fn tail(&self) -> u64 {
         self.entries.front().map_or(self.head, |oldest| oldest.batch.first())
+    }
+
+    /// Where the newest message begins, or a gap that came after it; `head` when nothing is held.
+    pub fn newest(&self) -> u64 {
+        self.entries.back().map_or(self.head, |newest| if newest.batch.is_gap() { newest.batch.first() } else { self.head - 1 })
     }
 
     /// Bytes held, limbo included.
@@ -170,6 +178,19 @@ impl Log {
         }
     }
 
+    /// Drops what ends at this number or before, for whoever has not got it; the newest batch stays.
+    pub fn pass_over(&mut self, end: u64) {
+        while self.entries.len() > 1 && self.entries[0].batch.end() <= end {
+            self.drop_oldest();
+        }
+        self.passed_over = self.tail();
+    }
+
+    /// Whether whoever has not got what is gone was passed over.
+    pub fn has_passed_over(&self) -> bool {
+        self.tail() <= self.passed_over
+    }
+
     /// Counts again what the batches hold, now that more encodings may have been asked for, and trims.
     pub fn measure(&mut self) {
         for entry in &mut self.entries {
@@ -197,14 +218,19 @@ impl Log {
     }
 
     /// Drops entries that nobody needs any more: all but the newest `count` messages that are younger than `age_ns`. Called when every
-    /// cursor has reached the head.
-    pub fn retire(&mut self, count: usize, age_ns: u64, now: MonotonicNs) {
+    /// cursor has reached the head. `keeps_newest`: somebody will be sent the newest of all, whatever else is needed.
+    pub fn retire(&mut self, count: usize, age_ns: u64, now: MonotonicNs, keeps_newest: bool) {
+        let kept = usize::from(keeps_newest);
         if count == 0 {
-            self.drop_all();
+            while self.entries.len() > kept {
+                self.drop_oldest();
+            }
             return;
         }
         let mut messages: usize = self.entries.iter().map(|entry| entry.batch.message_count()).sum();
-        while let Some(Entry { batch: oldest, .. }) = self.entries.front() {
+        while self.entries.len() > kept
+            && let Some(Entry { batch: oldest, .. }) = self.entries.front()
+        {
             let rest = messages - oldest.message_count();
             // A gap has no age of its own; at the front it goes with the messages behind it.
             let received = self.entries.iter().find_map(|entry| entry.batch.received());
@@ -217,13 +243,7 @@ impl Log {
         }
     }
 
-    /// Drops every entry (a frame that somebody is in the middle of goes to limbo).
-    pub fn drop_all(&mut self) {
-        while !self.entries.is_empty() {
-            self.drop_oldest();
-        }
-    }
-
+    /// A frame that somebody is in the middle of goes to limbo.
     fn drop_oldest(&mut self) {
         let Some(entry) = self.pop_oldest() else { return };
         if let Some(cuts) = &mut self.cuts
@@ -461,11 +481,17 @@ mod tests {
         };
         log.append(message(3, 1000), GapReason::Inbox);
         log.append(message(4, 2000), GapReason::Inbox);
-        log.retire(10, 100, 1099);
+        log.retire(10, 100, 1099, false);
         assert_eq!(log.tail(), 1, "nothing is old");
-        log.retire(10, 100, 1100);
+        log.retire(10, 100, 1100, false);
         assert_eq!(log.tail(), 4);
-        log.retire(10, 100, 2100);
+        assert_eq!(log.newest(), 4);
+        log.retire(10, 100, 2100, true);
+        log.retire(0, 100, 2100, true);
+        assert_eq!((log.tail(), log.newest()), (4, 4));
+        log.retire(10, 100, 2100, false);
         assert!(log.is_empty());
+        log.advance_head(&channel, 8, GapReason::Inbox);
+        assert_eq!((log.newest(), log.head()), (5, 8), "a gap is told in its place");
     }
 }

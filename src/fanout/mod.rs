@@ -6,5 +6,6 @@ pub mod cursor;
 pub mod encoded;
 pub mod log;
 pub mod naming;
+pub mod paced;
 pub mod policy;
 pub mod topics;

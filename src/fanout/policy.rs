@@ -36,6 +36,9 @@ pub fn judge(log: &Log, cursor: Cursor, policy: Overrun) -> Verdict {
     if cursor.seq >= log.tail() {
         return Verdict::Within;
     }
+    if log.has_passed_over() {
+        return Verdict::Jump(Lost { from: cursor.seq, to: log.tail() - 1, reason: GapReason::Budget });
+    }
     log.assert_overrun(cursor.seq);
     let next = match policy {
         Overrun::Disconnect => return Verdict::Disconnect,

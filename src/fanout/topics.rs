@@ -4,11 +4,13 @@
 //! batch. A batch that arrives during a lap only sets the number of visits still due back to all, so appending costs the same
 //! for one member as for a million, and whoever is visited gets everything up to the head.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::batch::Channel;
 use super::log::Log;
 use super::naming::{ChannelName, Naming};
+use super::paced::Paced;
 use crate::by_name::{ByName, Named};
 use crate::config::ChannelRule;
 use crate::few::Few;
@@ -24,6 +26,8 @@ pub struct TopicToken {
 pub struct Topics {
     slots: ByName<Topic>,
     generations: u32,
+    /// Members of few topics, by slot, who are no members of ordinary laps.
+    paced: HashMap<u32, Paced>,
 }
 
 impl Named for Topic {
@@ -114,9 +118,53 @@ impl Topics {
 
     /// Frees a topic without members.
     pub fn remove(&mut self, index: u32) -> Topic {
-        let topic = self.slots.remove(index);
-        assert!(topic.members().is_empty(), "a topic with members cannot go");
-        topic
+        assert!(!self.has_members(index), "a topic with members cannot go");
+        self.paced.remove(&index);
+        self.slots.remove(index)
+    }
+
+    // Whoever is a member, in ordinary laps or paced.
+
+    pub fn has_members(&self, index: u32) -> bool {
+        !self[index].members().is_empty() || self.paced(index).is_some_and(|paced| paced.member_count() > 0)
+    }
+
+    pub fn all_members(&self, index: u32) -> impl Iterator<Item = Member> {
+        self[index].members().iter().copied().chain(self.paced(index).into_iter().flat_map(Paced::members))
+    }
+
+    pub fn member_count(&self, index: u32) -> usize {
+        self[index].members().len() + self.paced(index).map_or(0, Paced::member_count)
+    }
+
+    /// Whether anybody anywhere is paced.
+    pub fn has_paced(&self) -> bool {
+        !self.paced.is_empty()
+    }
+
+    pub fn paced(&self, index: u32) -> Option<&Paced> {
+        if self.paced.is_empty() { None } else { self.paced.get(&index) }
+    }
+
+    pub fn paced_mut(&mut self, index: u32) -> Option<&mut Paced> {
+        if self.paced.is_empty() { None } else { self.paced.get_mut(&index) }
+    }
+
+    /// The paced members of a topic, none until now.
+    pub fn make_paced(&mut self, index: u32) -> &mut Paced {
+        self.paced.entry(index).or_default()
+    }
+
+    /// Forgets what is over.
+    pub fn rest_paced(&mut self, index: u32) {
+        if self.paced(index).is_some_and(Paced::is_over) {
+            self.paced.remove(&index);
+        }
+    }
+
+    /// Whether somebody is to get the newest message when it is time, so that the log must keep it.
+    pub fn keeps_newest(&self, index: u32) -> bool {
+        self.paced(index).is_some_and(Paced::is_pending)
     }
 
     pub fn token(&self, index: u32) -> TopicToken {
@@ -234,6 +282,11 @@ impl Topic {
     /// The oldest number that can still be read; the head when nothing can.
     pub fn tail(&self) -> u64 {
         self.active.as_ref().map_or(self.head, |active| active.log.tail())
+    }
+
+    /// Where the newest message begins, or a gap that came after it; the head when the log has nothing.
+    pub fn newest(&self) -> u64 {
+        self.active.as_ref().map_or(self.head, |active| active.log.newest())
     }
 
     /// See [`Log::boundary_at`].

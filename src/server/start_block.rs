@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde_json::{Map, Value, json};
 
 use super::memory_bound::{CONNECTION_BYTES, batch_bytes_max, memory_bound, show_bytes};
-use crate::config::parse::{show_cores, show_pin, show_time};
+use crate::config::parse::{show_cores, show_pin};
 use crate::config::words::EMBEDDED;
 use crate::config::{AuthMode, Host, Pin, RedisSubscribe, Resolved, Settings, mask};
 use crate::listen::Listener;
@@ -183,8 +183,7 @@ fn shards(settings: &Settings, host: &Host) -> String {
         Pin::List(cores) => format!("pinned to cores {}", show_cores(cores)),
         Pin::None => format!("not pinned, on cores {}", show_cores(&host.cores)),
     };
-    let coalesce = settings.shards.coalesce.map_or(String::new(), |delay| format!(", coalescing for {}", show_time(delay)));
-    format!("{}, {cores}{coalesce}", settings.shards.count)
+    format!("{}, {cores}", settings.shards.count)
 }
 
 /// How clients say who they are, where they are asked.

@@ -8,6 +8,7 @@ use super::identify::Caller;
 use super::net::{Accepted, Network};
 use super::rate::moment;
 use super::sources::Standing;
+use super::subscribe::Wish;
 use super::timers::Timer;
 use super::wheel::TICKS_PER_SECOND;
 use super::{Shard, pack};
@@ -152,10 +153,10 @@ impl<N: Network> Shard<N> {
         self.send_connected(key);
         let own = self.own_channel(key);
         if let Some(own) = &own {
-            self.subscribe_unasked(key, own, None, None);
+            self.subscribe_unasked(key, own, None, Wish::default());
         }
         for channel in upgrade.channels.iter().filter(|channel| Some(*channel) != own.as_ref()) {
-            self.subscribe(key, channel, None, None);
+            self.subscribe(key, channel, None, Wish::default());
         }
     }
 

@@ -147,17 +147,18 @@ impl<S> Conn<S> {
 }
 
 impl<N: Network> Shard<N> {
-    /// Finds out whether a subscription is behind the head of its log, and keeps it on the list if so.
+    /// Finds out whether a subscription is behind the head of its log, and keeps it on the list if so. One that is paced is behind when its turn
+    /// has come, and not before (`pacing`).
     pub(super) fn note_behind(&mut self, key: usize, at: usize) -> bool {
         let subscription = &self.conns[key].subscriptions[at];
-        if subscription.waiter().is_some() || subscription.is_leaving() {
+        if subscription.waiter().is_some() || subscription.is_leaving() || subscription.is_paced() {
             return false;
         }
         let topic = subscription.topic;
         let is_behind = subscription.cursor().seq < self.topics[topic].head();
         if is_behind && !subscription.is_lagging() {
             self.conns[key].push_behind(at);
-            self.set_lagging(topic, false, true);
+            self.set_lagging(topic, false, false, true);
         }
         is_behind
     }
@@ -166,9 +167,9 @@ impl<N: Network> Shard<N> {
     pub(super) fn note_caught_up(&mut self, key: usize, at: usize) {
         let subscription = &self.conns[key].subscriptions[at];
         if subscription.is_lagging() {
-            let topic = subscription.topic;
+            let (topic, is_paced) = (subscription.topic, subscription.is_paced());
             self.conns[key].remove_behind(at);
-            self.set_lagging(topic, true, false);
+            self.set_lagging(topic, is_paced, true, false);
             self.forget_left(key, at);
             self.logs.retire_if_idle(&mut self.topics, topic, self.now_ns);
         }
@@ -196,6 +197,7 @@ impl<N: Network> Shard<N> {
         if let Some(subscription) = conn.subscriptions.get_mut(member.subscription as usize)
             && subscription.topic == topic
             && subscription.is_lagging()
+            && !subscription.is_paced()
         {
             let is_new = subscription.note_left();
             self.topics[topic].note_left(subscription.cursor().seq, is_new);
@@ -222,17 +224,21 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    pub(super) fn set_lagging(&mut self, topic: u32, was: bool, is: bool) {
-        match (was, is) {
-            (false, true) => {
-                self.topics[topic].add_lagging();
-                self.metrics.lagging.inc();
-            }
-            (true, false) => {
-                self.topics[topic].remove_lagging();
-                self.metrics.lagging.dec();
-            }
-            _ => {}
+    /// A subscription of this topic is behind from now on, or no more. For one that is paced the log keeps the newest message and nothing else.
+    pub(super) fn set_lagging(&mut self, topic: u32, is_paced: bool, was: bool, is: bool) {
+        if was == is {
+            return;
+        }
+        if is {
+            self.metrics.lagging.inc()
+        } else {
+            self.metrics.lagging.dec()
+        }
+        match (is_paced.then(|| self.topics.paced_mut(topic)).flatten(), is) {
+            (Some(paced), true) => paced.add_owed(),
+            (Some(paced), false) => paced.remove_owed(),
+            (None, true) => self.topics[topic].add_lagging(),
+            (None, false) => self.topics[topic].remove_lagging(),
         }
     }
 }

@@ -128,7 +128,7 @@ pub struct Subscription {
     seq: u64,
     offset: u32,
     pub topic: u32,
-    /// Its place among the topic's members, and three bits.
+    /// Its place among the topic's members (of those with its rate, if it is paced), and five bits.
     place: u32,
     /// Its place on the list of those that are behind.
     pub links: Links,
@@ -137,12 +137,32 @@ pub struct Subscription {
 const LEAVING: u32 = 1 << 31;
 const LEFT: u32 = 1 << 30;
 const UNTOLD: u32 = 1 << 29;
-const BITS: u32 = LEAVING | LEFT | UNTOLD;
+const PACED: u32 = 1 << 28;
+const OWED: u32 = 1 << 27;
+const BITS: u32 = LEAVING | LEFT | UNTOLD | PACED | OWED;
 
 impl Subscription {
     /// A subscription that the bus has not confirmed yet sees nothing; its cursor keeps the number of its waiter instead.
     pub fn waiting(topic: u32, place: u32, waiter: u32) -> Subscription {
         Subscription { seq: u64::MAX, offset: waiter, topic, place, links: Links::OFF }
+    }
+
+    /// It wants no more than so many messages a second (`max_rate`): no lap of the topic but those of its rate comes by, and it is sent the newest.
+    pub fn set_paced(&mut self) {
+        self.place |= PACED;
+    }
+
+    pub fn is_paced(&self) -> bool {
+        self.place & PACED != 0
+    }
+
+    /// One that is paced: its turn has come, and its socket has not taken the message.
+    pub fn set_owed(&mut self, is_owed: bool) {
+        self.place = if is_owed { self.place | OWED } else { self.place & !OWED };
+    }
+
+    pub fn is_owed(&self) -> bool {
+        self.place & OWED != 0
     }
 
     /// Its place among the topic's members.
@@ -151,7 +171,7 @@ impl Subscription {
     }
 
     pub fn set_place(&mut self, place: u32) {
-        debug_assert_eq!(place & BITS, 0, "memory ends far below 2^29 members");
+        debug_assert_eq!(place & BITS, 0, "memory ends far below 2^27 members");
         self.place = self.place & BITS | place;
     }
 

@@ -129,6 +129,9 @@ impl<N: Network> Shard<N> {
     pub(super) fn finish(&mut self, key: usize, reason: CloseReason) {
         self.conns[key].reason = reason;
         self.conns[key].enter(Phase::Finishing);
+        if self.topics.has_paced() {
+            self.owe_all(key);
+        }
         self.mark_ready(key);
     }
 

@@ -9,6 +9,7 @@ use std::io::ErrorKind;
 use super::Shard;
 use super::conn::{Flags, Phase};
 use super::gather::{Due, Picked, Plan, Source};
+use super::laps::{Lap, Tenant};
 use super::net::{Network, Stream};
 use crate::config::Overrun;
 use crate::fanout::cursor::Cursor;
@@ -16,6 +17,7 @@ use crate::fanout::log::{Log, Slices};
 use crate::fanout::policy::{Verdict, judge};
 use crate::limits;
 use crate::wire::close::CloseReason;
+use crate::wire::event::GapReason;
 
 /// What a visit came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +30,7 @@ enum Visit {
 
 impl<N: Network> Shard<N> {
     pub(super) fn flush_ready(&mut self) {
+        self.begin_due_laps();
         let mut units = limits::FLUSH_UNITS_PER_TURN;
         // Half of the turn belongs to the laps, so that a crowd on the ready list does not keep the channels waiting.
         let for_laps = if self.laps.is_empty() { 0 } else { units / 2 };
@@ -41,17 +44,23 @@ impl<N: Network> Shard<N> {
             self.conns[key].flags.clear(Flags::READY);
             units = units.saturating_sub(self.visit(key, None));
         }
-        if self.laps.is_empty() || self.now_ns < self.lap_not_before_ns {
-            return;
-        }
         units += for_laps;
         let for_long = units / 2;
         while units > 0 {
-            let Some(token) = self.laps.next(units > for_long) else { break };
-            let Some(topic) = self.topics.resolve(token) else { continue };
+            let Some(lap) = self.laps.next(units > for_long) else { break };
+            let Some(topic) = self.topics.resolve(lap.topic) else { continue };
+            if let Some(rate) = lap.rate {
+                units = units.saturating_sub(self.paced_lap(topic, rate));
+                if self.paced_lap_is_over(topic, rate) {
+                    self.end_paced_lap(topic, rate);
+                } else {
+                    self.laps.go_on(lap, self.tenant(topic));
+                }
+                continue;
+            }
             units = units.saturating_sub(self.lap(topic));
             if !self.topics[topic].lap_is_over() {
-                self.laps.go_on(token);
+                self.laps.go_on(lap, self.tenant(topic));
                 continue;
             }
             self.topics[topic].end_lap();
@@ -60,6 +69,21 @@ impl<N: Network> Shard<N> {
                 self.logs.measure(&mut self.topics, topic);
             }
             self.logs.retire_if_idle(&mut self.topics, topic, self.now_ns);
+        }
+    }
+
+    /// Whose turn a topic's laps are part of.
+    pub(super) fn tenant(&self, topic: u32) -> Tenant {
+        Tenant::of(&self.topics[topic].rule)
+    }
+
+    /// Laps that had to wait begin.
+    fn begin_due_laps(&mut self) {
+        while let Some(Lap { topic, rate }) = self.laps.next_due(self.now_ns) {
+            match rate {
+                Some(rate) => self.on_paced_due(topic, rate),
+                None => self.on_rest_over(topic),
+            }
         }
     }
 
@@ -198,6 +222,15 @@ impl<N: Network> Shard<N> {
             next = self.conns[key].next_behind(at);
             let subscription = &self.conns[key].subscriptions[at];
             let topic = subscription.topic;
+            if subscription.is_paced() && !subscription.is_mid_frame() {
+                if self.go_to_newest(key, at) {
+                    picked.push(at as u32);
+                } else {
+                    self.conns[key].subscriptions[at].set_owed(false);
+                    self.note_caught_up(key, at);
+                }
+                continue;
+            }
             // Of the one that the socket is in the middle of the rest of the frame is sent first.
             let verdict = if subscription.is_mid_frame() { Verdict::Within } else { self.judge(key, at) };
             let is_untold = subscription.is_untold();
@@ -209,7 +242,9 @@ impl<N: Network> Shard<N> {
                     return None;
                 }
                 Verdict::Jump(lost) => {
-                    self.metrics.overruns[self.topics[topic].rule.overrun as usize].inc();
+                    if lost.reason == GapReason::Overrun {
+                        self.metrics.overruns[self.topics[topic].rule.overrun as usize].inc();
+                    }
                     if !is_untold {
                         let name = self.topics[topic].name().clone();
                         self.tell_lost(key, &name, lost);
@@ -361,10 +396,17 @@ impl<N: Network> Shard<N> {
             rest = rest.saturating_sub(bytes);
             let (Source::FrameRest(at) | Source::Log(at)) = source else { continue };
             let subscription = &self.conns[key].subscriptions[at];
-            if subscription.is_mid_frame() {
+            let (is_mid_frame, is_paced, is_leaving) = (subscription.is_mid_frame(), subscription.is_paced(), subscription.is_leaving());
+            if is_paced && was_given && matches!(source, Source::Log(_)) {
+                // That was its turn.
+                self.conns[key].subscriptions[at].set_owed(false);
+            }
+            if is_mid_frame {
                 cut = Some(at);
-            } else if subscription.is_leaving() {
+            } else if is_leaving {
                 left = Some(at);
+            } else if is_paced && self.conns[key].subscriptions[at].is_owed() {
+                self.conns[key].push_behind(at);
             } else if !self.note_behind(key, at) {
                 self.note_caught_up(key, at);
             } else if was_given {

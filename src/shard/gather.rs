@@ -78,7 +78,9 @@ impl<'a> Due<'a> {
             let subscription = &self.subscriptions[at];
             let Some(log) = topics[subscription.topic].log() else { continue };
             let cursor = if self.mid_frame == Some(at) { log.boundary_after(subscription.cursor()) } else { subscription.cursor() };
-            let is_due = (log.tail()..log.head()).contains(&cursor.seq) && !subscription.is_leaving();
+            // One that is paced has had its turn with the frame that it finishes.
+            let is_over = subscription.is_leaving() || (subscription.is_paced() && self.mid_frame == Some(at));
+            let is_due = (log.tail()..log.head()).contains(&cursor.seq) && !is_over;
             if is_due && total < bytes_max && slices.len() < limits::SLICES_PER_WRITE {
                 let bytes = log.gather(cursor, self.encoding, bytes_max - total, slices);
                 plan.push((Source::Log(at), bytes));

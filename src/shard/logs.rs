@@ -103,7 +103,8 @@ impl Logs {
         let Some(log) = topic.log().filter(|_| topic.is_done()) else { return };
         if !log.is_empty() {
             let (count, age_ns) = (topic.rule.history_count, topic.rule.history_age.as_nanos() as u64);
-            self.change(topics, index, |log| log.retire(count, age_ns, now_ns));
+            let keeps_newest = topics.keeps_newest(index);
+            self.change(topics, index, |log| log.retire(count, age_ns, now_ns, keeps_newest));
         }
         topics[index].rest();
     }
@@ -137,9 +138,10 @@ impl<N: Network> Shard<N> {
             return;
         }
         self.topics[index].is_refused = batch.gap_reason() == Some(GapReason::Refused);
+        let from = self.topics[index].head();
         let lost = self.logs.append(&mut self.topics, token, batch);
         self.metrics.inbox_lost.add(lost);
-        self.begin_lap(index);
+        self.begin_lap(index, from);
         self.logs.keep_budget(&mut self.topics);
     }
 
@@ -147,24 +149,22 @@ impl<N: Network> Shard<N> {
     pub(super) fn on_head(&mut self, token: TopicToken, seq: u64) {
         let Some(index) = self.topics.resolve(token) else { return };
         let Some(channel) = self.topics[index].channel().cloned() else { return };
-        if seq < self.topics[index].head() {
+        let from = self.topics[index].head();
+        if seq < from {
             return;
         }
         let lost = self.logs.advance_head(&mut self.topics, token, &channel, seq + 1, GapReason::Inbox);
         self.metrics.inbox_lost.add(lost);
-        self.begin_lap(index);
+        self.begin_lap(index, from);
         self.logs.keep_budget(&mut self.topics);
     }
 
-    pub(super) fn begin_lap(&mut self, index: u32) {
-        if self.laps.is_empty()
-            && let Some(coalesce) = self.settings.coalesce
-        {
-            self.lap_not_before_ns = self.now_ns + coalesce.as_nanos() as u64;
-        }
+    /// There is news from this number on.
+    pub(super) fn begin_lap(&mut self, index: u32, from: u64) {
         if self.topics[index].begin_lap() {
-            self.laps.begin(self.topics.token(index), self.topics[index].members().len());
+            self.enter_lap(index, from);
         }
+        self.pace(index);
         // Without members there is no lap to free the log at its end.
         self.logs.retire_if_idle(&mut self.topics, index, self.now_ns);
     }

@@ -7,7 +7,7 @@
 //! answers; `rules` says who may have which, `recheck` asks that again, `reload` puts others into force, and [`sources`] says who may have how many), `questions` (what else is asked of the bus), `logs` (what the bus sends, kept until everybody has it), `renumber` (a channel that is counted
 //! anew), [`timers`] and `heartbeat`,
 //! [`load`] (whether more may come in), `strangers` (who has not said yet what it wants),
-//! [`behind`] (who has not been sent everything), `flush` (one `writev` per due connection, of what `gather` finds), `close` (closing,
+//! [`behind`] (who has not been sent everything), `rests` (how soon laps follow each other), `pacing` (who wants the newest of a second), `flush` (one `writev` per due connection, of what `gather` finds), `close` (closing,
 //! reaping), `stop`, [`depart`] (who is asked to come back elsewhere), `orders` (of the control thread). `buffers` is the account of what connections hold for themselves.
 
 mod admission;
@@ -27,12 +27,14 @@ pub mod load;
 mod logs;
 pub mod net;
 mod orders;
+mod pacing;
 mod questions;
 pub mod rate;
 mod read;
 mod recheck;
 mod reload;
 mod renumber;
+mod rests;
 mod rules;
 pub mod run;
 pub mod settings;
@@ -45,7 +47,7 @@ pub mod timers;
 mod waiters;
 pub mod wheel;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
@@ -75,6 +77,7 @@ use net::{Network, Readiness};
 use orders::Orders;
 use rate::{Moment, Rate, moment};
 use recheck::Recheck;
+use rests::Rest;
 use settings::ShardSettings;
 use sources::Sources;
 use waiters::Waiters;
@@ -160,8 +163,8 @@ pub struct Shard<N: Network> {
     /// Answers to those who are refused at the door: the others are dropped.
     told: Rate,
     told_even_at: Moment,
-    /// Laps start no sooner (`coalesce`).
-    lap_not_before_ns: u64,
+    /// Topics that have had a lap a moment ago and whose next one has to wait, by slot.
+    rests: HashMap<u32, Rest>,
     /// As far as this shard has followed `life`.
     stage: Stage,
     departing: Option<Departing>,
@@ -232,7 +235,7 @@ impl<N: Network> Shard<N> {
             untrusted_warned: None,
             told: Rate::new(limits::ANSWERS_AT_THE_DOOR_PER_SECOND, limits::ANSWERS_AT_THE_DOOR_PER_SECOND),
             told_even_at: moment(started_ns),
-            lap_not_before_ns: 0,
+            rests: HashMap::new(),
             stage: Stage::Serving,
             departing: None,
             leaving_at_once: 0,
@@ -297,7 +300,7 @@ impl<N: Network> Shard<N> {
 
     /// How long the next turn may be put off: None until something happens, 0 while work remains.
     pub fn wait_ns(&self, now_ns: u64) -> Option<u64> {
-        let lap_wait = if self.laps.is_empty() { None } else { Some(self.lap_not_before_ns.saturating_sub(now_ns)) };
+        let lap_wait = if self.laps.is_empty() { self.laps.due().map(|due| due.saturating_sub(now_ns)) } else { Some(0) };
         if self.door.has_waiting()
             || self.accept_ready
             || !self.reading.is_empty()

@@ -13,7 +13,8 @@ impl<N: Network> Shard<N> {
             return;
         }
         let reply_to = self.reply_to(key, id);
-        let publish = Publish::new(channel, payload, Asker::Client(reply_to.clone()));
+        let client = self.conns[key].identity.clone();
+        let publish = Publish::new(channel, payload, Asker::Client(reply_to.clone())).by(client);
         if self.bus.publish_from(reply_to.conn, &mut self.publishers, publish).is_err() {
             let asked = Asked::of(command::PUBLISH, channel, reply_to.id.as_ref());
             return self.reply_error(key, asked, ErrorCode::Busy, "too many publishes are under way; try again");
@@ -44,6 +45,7 @@ impl<N: Network> Shard<N> {
                 let code = match error {
                     PublishError::Unavailable | PublishError::Refused(_) => ErrorCode::BusUnavailable,
                     PublishError::Busy => ErrorCode::Busy,
+                    PublishError::RateLimited(_) => ErrorCode::RateLimited,
                     PublishError::TooBig { .. } | PublishError::TooBigForRedis { .. } => ErrorCode::PayloadTooBig,
                     PublishError::Mismatch(_) | PublishError::Unrouted(_) => ErrorCode::BadPayload,
                 };

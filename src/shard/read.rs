@@ -5,6 +5,7 @@ use super::close::goodbye;
 use super::conn::{Flags, Phase};
 use super::net::{Network, Received, Stream};
 use super::rate::moment;
+use super::subscribe::Wish;
 use crate::fanout::naming::ChannelName;
 use crate::limits;
 use crate::wire::Format;
@@ -128,14 +129,20 @@ impl<N: Network> Shard<N> {
 
     /// Appends an event for this connection alone.
     pub(super) fn reply(&mut self, key: usize, event: &Event<'_>) {
+        if self.append(key, event) {
+            self.mark_ready(key);
+        }
+    }
+
+    /// The same in the course of a write, or before another reply: whoever is sent it need not be visited for it. False: nothing was to be said.
+    pub(super) fn append(&mut self, key: usize, event: &Event<'_>) -> bool {
         let unix_ms = self.unix_ms;
         let conn = &mut self.conns[key];
         let format = conn.format_next;
-        if format == Format::Raw {
-            return;
+        if format != Format::Raw {
+            conn.say(|peer, out| peer.encode_reply(event, format, unix_ms, out));
         }
-        conn.say(|peer, out| peer.encode_reply(event, format, unix_ms, out));
-        self.mark_ready(key);
+        format != Format::Raw
     }
 
     pub(super) fn reply_error(&mut self, key: usize, asked: Asked<'_>, code: ErrorCode, message: &str) {
@@ -246,7 +253,7 @@ impl<N: Network> Shard<N> {
     fn obey(&mut self, key: usize, command: Command<'_>) {
         let Command { id, body } = command;
         match body {
-            Body::Subscribe { channel, since } => self.subscribe(key, &channel, id, since),
+            Body::Subscribe { channel, since, max_rate } => self.subscribe(key, &channel, id, Wish { since, max_rate }),
             Body::Unsubscribe { channel } => self.unsubscribe(key, &channel, id),
             Body::Publish { channel, payload } => self.publish(key, &channel, payload.into_owned(), id),
             Body::Refresh { token } => self.refresh(key, token.as_bytes(), id),

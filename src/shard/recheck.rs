@@ -13,7 +13,8 @@ use crate::auth::rules::{Access, Action};
 use crate::bus::ConnToken;
 use crate::config::SharedRules;
 use crate::config::rules::Found;
-use crate::fanout::topics::TopicToken;
+use crate::fanout::paced::Paced;
+use crate::fanout::topics::{Member, TopicToken};
 use crate::limits;
 
 /// What is still to be asked.
@@ -136,7 +137,12 @@ impl<N: Network> Shard<N> {
                 // Whose the channel is depends on the pattern as well.
                 let is_as_before = topic.rule.subscribe == found.1.subscribe && found.1.subscribe != Access::Owner;
                 topic.set_rule(found.1.clone());
-                if is_as_before && !walk.is_thorough { 0 } else { topic.members().len() }
+                if is_as_before && !walk.is_thorough {
+                    0
+                } else {
+                    self.look_at_paced(index, &name, found, budget);
+                    self.topics[index].members().len()
+                }
             }
         };
         while *budget > 0 {
@@ -151,6 +157,17 @@ impl<N: Network> Shard<N> {
             spend(budget, units);
         }
         left
+    }
+
+    /// The same of members that are paced, of whom few topics have any: all at once, for their groups have no order that lasts from turn to turn.
+    fn look_at_paced(&mut self, index: u32, name: &str, found: Found<'_>, budget: &mut usize) {
+        let paced: Vec<Member> = self.topics.paced(index).into_iter().flat_map(Paced::members).collect();
+        for Member { conn, subscription } in paced {
+            let (key, at) = (conn as usize, subscription as usize);
+            let is_there = self.conns[key].subscriptions.get(at).is_some_and(|subscription| subscription.topic == index);
+            let units = if is_there && self.conns[key].is_open() { self.look_at(key, at, name, found) } else { 1 };
+            spend(budget, units);
+        }
     }
 
     /// Ends a subscription if its client may not have it any more. What that has cost.

@@ -20,7 +20,7 @@ impl<N: Network> Shard<N> {
     pub(super) fn on_renumbered(&mut self, token: TopicToken, channel: Arc<Channel>, seq: u64) {
         let Some(index) = self.topics.resolve(token) else { return };
         let Some(before) = self.topics[index].channel().cloned() else { return };
-        let members = self.topics[index].members().to_vec();
+        let members: Vec<Member> = self.topics.all_members(index).collect();
         let (mut holders, mut leaving) = (Vec::new(), Vec::new());
         for &Member { conn, subscription } in &members {
             let (key, at) = (conn as usize, subscription as usize);
@@ -52,7 +52,7 @@ impl<N: Network> Shard<N> {
         channel.subscribers.fetch_add(counted, Relaxed);
         if untold > 0 {
             self.logs.make(&mut self.topics, index);
-            self.begin_lap(index);
+            self.begin_lap(index, seq + 1);
         }
         for (key, at) in leaving {
             self.remove_subscription(key, at);
@@ -67,9 +67,10 @@ impl<N: Network> Shard<N> {
         self.forget_left(key, at);
         let subscription = &self.conns[key].subscriptions[at];
         if subscription.is_lagging() {
-            let topic = subscription.topic;
+            let (topic, is_paced) = (subscription.topic, subscription.is_paced());
+            self.conns[key].subscriptions[at].set_owed(false);
             self.conns[key].remove_behind(at);
-            self.set_lagging(topic, true, false);
+            self.set_lagging(topic, is_paced, true, false);
         }
     }
 
@@ -105,6 +106,7 @@ impl<N: Network> Shard<N> {
         subscription.set_told();
         let seq = subscription.cursor().seq - 1;
         let channel = self.topics[subscription.topic].channel().cloned().expect("it is counted anew");
-        self.reply(key, &Event::Subscribed { id: None, channel: &channel.name, epoch: channel.epoch, seq, recovered: false });
+        let max_rate = self.pace_of(key, at);
+        self.append(key, &Event::Subscribed { id: None, channel: &channel.name, epoch: channel.epoch, seq, recovered: false, max_rate });
     }
 }

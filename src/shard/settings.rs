@@ -1,7 +1,5 @@
 //! The part of the settings that a shard reads, with each total divided by the number of shards. Made by [`crate::server`], once for all of them.
 
-use std::time::Duration;
-
 use super::load::Thresholds;
 use crate::addresses::Networks;
 use crate::config::{Auth, ChannelRules, Clients, Settings};
@@ -13,8 +11,6 @@ pub struct ShardSettings {
     /// What is asked of requests; the keys are the gate's.
     pub auth: Auth,
     pub channels: ChannelRules,
-    /// None: laps start at once.
-    pub coalesce: Option<Duration>,
     /// Of the process: the count of connections is one for all shards.
     pub connections_max: usize,
     /// Connections of this shard that have not been let in: they have not said yet what they want, or are being told that they do not get it.
@@ -47,7 +43,6 @@ impl From<&Settings> for ShardSettings {
             clients: settings.clients.clone(),
             auth: Auth { secret: None, ..settings.auth.clone() },
             channels: settings.channels.clone(),
-            coalesce: settings.shards.coalesce,
             connections_max: settings.bounds.connections_max,
             handshakes_max: settings.handshakes_of_shard(),
             subscriptions_max: settings.bounds.subscriptions_max,

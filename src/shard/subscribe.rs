@@ -12,6 +12,7 @@ use super::waiters::{NO_WAITER, Waiter};
 use crate::bus::{BusCommand, Creator, JoinRefusal, ShardMessage};
 use crate::fanout::batch::{Batch, Channel};
 use crate::fanout::cursor::Cursor;
+use crate::fanout::paced::PaceRate;
 use crate::fanout::policy::Lost;
 use crate::fanout::topics::{Member, Topic, TopicToken};
 use crate::limits;
@@ -19,14 +20,15 @@ use crate::wire::command::{self, Asked, ErrorCode, Id, Position};
 use crate::wire::event::{Event, GapReason};
 
 impl<N: Network> Shard<N> {
-    pub(super) fn subscribe(&mut self, key: usize, name: &str, id: Option<Id>, since: Option<Position>) {
+    pub(super) fn subscribe(&mut self, key: usize, name: &str, id: Option<Id>, wish: Wish) {
         if self.may_subscribe(key, name, id.as_ref()) {
-            self.subscribe_unasked(key, name, id, since);
+            self.subscribe_unasked(key, name, id, wish);
         }
     }
 
-    /// The same, whatever the channel's rule says.
-    pub(super) fn subscribe_unasked(&mut self, key: usize, name: &str, id: Option<Id>, since: Option<Position>) {
+    /// The same, whatever the channel's rule says about who may.
+    pub(super) fn subscribe_unasked(&mut self, key: usize, name: &str, id: Option<Id>, wish: Wish) {
+        let Wish { since, max_rate } = wish;
         let topic = self.topics.find(name);
         if topic.is_some_and(|topic| self.find_subscription(key, topic).is_some()) {
             return self.reply_error(
@@ -64,9 +66,18 @@ impl<N: Network> Shard<N> {
         };
         let topic = topic.unwrap_or_else(|| self.topics.insert(name, self.rules.of(name).clone()));
         let member = Member { conn: key as u32, subscription: self.conns[key].subscriptions.len() as u32 };
-        let place = self.topics[topic].add_member(member);
+        // Of the rule's rate and the client's own the smaller counts.
+        let rate = [self.topics[topic].rule.max_rate, max_rate].into_iter().flatten().min();
+        let place = match rate {
+            None => self.topics[topic].add_member(member),
+            Some(rate) => self.topics.make_paced(topic).add(rate, member),
+        };
         self.metrics.subscriptions.inc();
-        self.conns[key].add_subscription(Subscription::waiting(topic, place, waiter));
+        let mut subscription = Subscription::waiting(topic, place, waiter);
+        if rate.is_some() {
+            subscription.set_paced();
+        }
+        self.conns[key].add_subscription(subscription);
         if flows {
             self.confirm(key, member.subscription as usize, id.as_ref(), since);
         } else {
@@ -85,9 +96,13 @@ impl<N: Network> Shard<N> {
         self.conns[key].subscriptions[at].set_cursor(cursor);
         // The position from which the client goes on counting: whatever follows has a higher number.
         let seq = lost.map_or(cursor.seq, |lost| lost.from) - 1;
-        self.reply(key, &Event::Subscribed { id, channel: &channel.name, epoch: channel.epoch, seq, recovered });
+        let max_rate = self.pace_of(key, at);
+        self.reply(key, &Event::Subscribed { id, channel: &channel.name, epoch: channel.epoch, seq, recovered, max_rate });
         if let Some(lost) = lost {
             self.tell_lost(key, &channel.name, lost);
+        }
+        if let Some(rate) = max_rate {
+            return self.pace_member(topic_index, rate, cursor.seq);
         }
         // Until it has been flushed the log must not take it for somebody who has everything.
         if self.note_behind(key, at) {
@@ -95,11 +110,19 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Tells one connection of messages that it will not get, though others may.
+    /// Tells one connection, which is about to be written to, of messages that it will not get, though others may.
     pub(super) fn tell_lost(&mut self, key: usize, channel: &str, lost: Lost) {
         let Lost { from, to, reason } = lost;
-        self.metrics.messages_skipped.add(lost.count());
-        self.reply(key, &Event::Gap { channel, from, to, reason });
+        let skipped = match reason {
+            GapReason::MaxRate => &self.metrics.messages_paced,
+            GapReason::Budget => &self.metrics.messages_over_budget,
+            GapReason::Overrun | GapReason::Expired => &self.metrics.messages_skipped,
+            GapReason::Outage | GapReason::Inbox | GapReason::Dropped | GapReason::Refused => {
+                unreachable!("everybody loses these, and is told by an entry of the log")
+            }
+        };
+        skipped.add(lost.count());
+        self.append(key, &Event::Gap { channel, from, to, reason });
     }
 
     pub(super) fn unsubscribe(&mut self, key: usize, name: &str, id: Option<Id>) {
@@ -114,10 +137,11 @@ impl<N: Network> Shard<N> {
 
     /// A connection may have as many subscriptions as a channel has members: the shorter list is searched.
     fn find_subscription(&self, key: usize, topic: u32) -> Option<usize> {
-        let (subscriptions, members) = (&self.conns[key].subscriptions, self.topics[topic].members());
+        let subscriptions = &self.conns[key].subscriptions;
         let is_it = |at: usize| subscriptions[at].topic == topic && !subscriptions[at].is_leaving();
-        if members.len() < subscriptions.len() {
-            members.iter().filter(|member| member.conn as usize == key).map(|member| member.subscription as usize).find(|&at| is_it(at))
+        if self.topics.member_count(topic) < subscriptions.len() {
+            let own = self.topics.all_members(topic).filter(|member| member.conn as usize == key);
+            own.map(|member| member.subscription as usize).find(|&at| is_it(at))
         } else {
             (0..subscriptions.len()).find(|&at| is_it(at))
         }
@@ -127,10 +151,10 @@ impl<N: Network> Shard<N> {
     pub(super) fn leave(&mut self, key: usize, at: usize) {
         if self.conns[key].subscriptions[at].is_mid_frame() {
             let subscription = &mut self.conns[key].subscriptions[at];
-            let (topic, was) = (subscription.topic, subscription.is_lagging());
+            let (topic, is_paced, was) = (subscription.topic, subscription.is_paced(), subscription.is_lagging());
             // It needs the rest of its frame, which outlives the log, and nothing after it.
             subscription.set_leaving();
-            self.set_lagging(topic, was, false);
+            self.set_lagging(topic, is_paced, was, false);
             self.forget_left(key, at);
             self.logs.retire_if_idle(&mut self.topics, topic, self.now_ns);
         } else {
@@ -140,17 +164,36 @@ impl<N: Network> Shard<N> {
 
     pub(super) fn remove_subscription(&mut self, key: usize, at: usize) {
         self.forget_left(key, at);
+        if self.conns[key].subscriptions[at].is_paced() {
+            self.remove_paced(key, at);
+        }
         let was_lagging = self.conns[key].subscriptions[at].is_lagging();
         let gone = self.conns[key].swap_remove_subscription(at);
-        self.set_lagging(gone.topic, was_lagging, false);
-        if let Some(moved) = self.conns[key].subscriptions.get(at) {
-            self.topics[moved.topic].renumber_member(moved.place(), at as u32);
+        self.set_lagging(gone.topic, gone.is_paced(), was_lagging, false);
+        let before = self.conns[key].subscriptions.len() as u32;
+        if let Some(&moved) = self.conns[key].subscriptions.get(at) {
+            match self.topics.paced_mut(moved.topic).filter(|_| moved.is_paced()) {
+                None => self.topics[moved.topic].renumber_member(moved.place(), at as u32),
+                Some(paced) => paced.renumber(Member { conn: key as u32, subscription: before }, moved.place(), at as u32),
+            }
         }
         self.metrics.subscriptions.dec();
         match gone.waiter() {
             Some(waiter) => drop(self.waiters.remove(waiter)),
             None => self.uncount(gone),
         }
+        if gone.is_paced() {
+            self.topics.rest_paced(gone.topic);
+        } else {
+            self.remove_unpaced(gone);
+        }
+        if !self.topics.has_members(gone.topic) {
+            self.queue_interest(gone.topic);
+        }
+        self.logs.retire_if_idle(&mut self.topics, gone.topic, self.now_ns);
+    }
+
+    fn remove_unpaced(&mut self, gone: Subscription) {
         let topic = &mut self.topics[gone.topic];
         if let Some(moved) = topic.remove_member(gone.place()) {
             let lap_under_way = !topic.lap_is_over();
@@ -164,10 +207,6 @@ impl<N: Network> Shard<N> {
                 self.mark_ready(moved.conn as usize);
             }
         }
-        if self.topics[gone.topic].members().is_empty() {
-            self.queue_interest(gone.topic);
-        }
-        self.logs.retire_if_idle(&mut self.topics, gone.topic, self.now_ns);
     }
 
     /// Takes a confirmed subscription out of its topic's accounts.
@@ -193,9 +232,9 @@ impl<N: Network> Shard<N> {
         let mut told = false;
         while let Some(&index) = self.interest.front() {
             let topic = &self.topics[index];
-            let wanted = !topic.members().is_empty();
+            let wanted = self.topics.has_members(index);
             if wanted != topic.join_sent {
-                let (shard, channel, first) = (self.index, topic.name().clone(), topic.members().first().copied());
+                let (shard, channel, first) = (self.index, topic.name().clone(), self.topics.all_members(index).next());
                 let topic = self.topics.token(index);
                 let command = match first {
                     Some(Member { conn, .. }) => {
@@ -259,7 +298,7 @@ impl<N: Network> Shard<N> {
         }
         self.topics[index].end_lap();
         self.logs.keep_budget(&mut self.topics);
-        let members = self.topics[index].members().to_vec();
+        let members: Vec<Member> = self.topics.all_members(index).collect();
         for Member { conn, subscription } in members {
             let (key, at) = (conn as usize, subscription as usize);
             let Waiter { id, since } = self.take_waiter(key, at);
@@ -286,11 +325,12 @@ impl<N: Network> Shard<N> {
         let name = self.topics[index].name().clone();
         // Whoever is left joins anew.
         self.queue_interest(index);
-        let mut place = self.topics[index].members().len();
-        while place > 0 {
-            place -= 1;
-            let Member { conn, subscription } = self.topics[index].members()[place];
+        let members: Vec<Member> = self.topics.all_members(index).collect();
+        for Member { conn, subscription } in members {
             let (key, at) = (conn as usize, subscription as usize);
+            if self.conns[key].subscriptions.get(at).is_none_or(|subscription| subscription.topic != index) {
+                continue;
+            }
             let concerns = match refusal {
                 JoinRefusal::ChannelsMax | JoinRefusal::NotAllowed => true,
                 JoinRefusal::AddressShare(source) => self.sources.source(key) == source,
@@ -323,6 +363,15 @@ impl<N: Network> Shard<N> {
 
 fn channel_refused(channel: &str) -> String {
     format!("Redis does not let this server subscribe to the channel {channel}")
+}
+
+/// What a client asks of a subscription.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Wish {
+    /// From where on.
+    pub since: Option<Position>,
+    /// No more than so many messages a second.
+    pub max_rate: Option<PaceRate>,
 }
 
 /// Where a subscription starts.

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::malformed::Malformed;
 use super::spelled::Spelled;
 use super::{channel_name, json};
-use crate::limits::{CHANNEL_NAME_BYTES_MAX, COMMAND_ID_BYTES_MAX, COMMAND_TYPE_BYTES_MAX};
+use crate::limits::{CHANNEL_NAME_BYTES_MAX, COMMAND_ID_BYTES_MAX, COMMAND_TYPE_BYTES_MAX, MAX_RATE_MAX};
 use crate::named::named;
 
 /// The client's `id`, echoed in the reply: an unsigned integer or a string of at most 64 bytes.
@@ -39,6 +39,8 @@ pub enum Body<'a> {
     Subscribe {
         channel: Cow<'a, str>,
         since: Option<Position>,
+        /// No more than so many messages a second.
+        max_rate: Option<u16>,
     },
     Unsubscribe {
         channel: Cow<'a, str>,
@@ -170,10 +172,11 @@ const BAD_TYPE: &str = "`type` must be given, as a string: subscribe, unsubscrib
 const UNKNOWN_TYPE: &str = "this `type` is not known here: subscribe, unsubscribe, publish, refresh and ping are";
 const BAD_CHANNEL: &str = "`channel` must be given, as a string";
 const BAD_SINCE: &str = "`since` must be a map with `epoch` and `seq`, both unsigned integers below 2^53";
+const BAD_MAX_RATE: &str = "`max_rate` must be a whole number of messages a second from 1 to 1000";
 const BAD_TOKEN: &str = "`token` must be given, as a string";
 const NO_DATA: &str = "`data` must be given; it may be any value, null too";
 
-const _: () = assert!(COMMAND_ID_BYTES_MAX == 64, "the message above says 64");
+const _: () = assert!(COMMAND_ID_BYTES_MAX == 64 && MAX_RATE_MAX == 1000, "the messages above say so");
 
 type Refusal = (ErrorCode, Cow<'static, str>);
 
@@ -198,6 +201,7 @@ struct Fields<'a> {
     channel: Option<Spelled<'a>>,
     data: Option<Spelled<'a>>,
     since: Option<Spelled<'a>>,
+    max_rate: Option<Spelled<'a>>,
     token: Option<Spelled<'a>>,
 }
 
@@ -210,6 +214,7 @@ impl<'a> Fields<'a> {
             "channel" => fields.channel = Some(value),
             "data" => fields.data = Some(value),
             "since" => fields.since = Some(value),
+            "max_rate" => fields.max_rate = Some(value),
             "token" => fields.token = Some(value),
             _ => {}
         })?;
@@ -231,7 +236,7 @@ impl<'a> Fields<'a> {
     fn body(&self) -> Result<Body<'a>, Refusal> {
         let kind = self.kind.and_then(Spelled::text).ok_or_else(|| bad(BAD_TYPE))?;
         Ok(match &*kind {
-            SUBSCRIBE => Body::Subscribe { channel: self.channel()?, since: self.since()? },
+            SUBSCRIBE => Body::Subscribe { channel: self.channel()?, since: self.since()?, max_rate: self.max_rate()? },
             UNSUBSCRIBE => Body::Unsubscribe { channel: self.channel()? },
             PUBLISH => Body::Publish { channel: self.channel()?, payload: self.data.ok_or_else(|| bad(NO_DATA))?.payload() },
             REFRESH => Body::Refresh { token: self.token.and_then(Spelled::text).ok_or_else(|| bad(BAD_TOKEN))? },
@@ -244,6 +249,12 @@ impl<'a> Fields<'a> {
         let channel = self.channel.and_then(Spelled::text).ok_or_else(|| bad(BAD_CHANNEL))?;
         channel_name::check(&channel).map_err(|bad| (ErrorCode::BadChannel, Cow::Borrowed(bad.accepted())))?;
         Ok(channel)
+    }
+
+    fn max_rate(&self) -> Result<Option<u16>, Refusal> {
+        let Some(rate) = self.max_rate.filter(|rate| !rate.is_null()) else { return Ok(None) };
+        let rate = rate.unsigned().and_then(|rate| u16::try_from(rate).ok());
+        rate.filter(|rate| (1..=MAX_RATE_MAX).contains(rate)).map(Some).ok_or_else(|| bad(BAD_MAX_RATE))
     }
 
     fn since(&self) -> Result<Option<Position>, Refusal> {
@@ -295,7 +306,7 @@ mod tests {
             Ok(Command { id, body }) => Ok(Command {
                 id,
                 body: match body {
-                    Body::Subscribe { channel, since } => Body::Subscribe { channel: own(channel), since },
+                    Body::Subscribe { channel, since, max_rate } => Body::Subscribe { channel: own(channel), since, max_rate },
                     Body::Unsubscribe { channel } => Body::Unsubscribe { channel: own(channel) },
                     Body::Publish { channel, payload } => {
                         Body::Publish { channel: own(channel), payload: Cow::Owned(payload.into_owned()) }
@@ -344,11 +355,14 @@ mod tests {
         );
         assert_eq!(
             command(&json!({"type": "subscribe", "channel": "user:é", "id": 7})),
-            Command { id: id.clone(), body: Body::Subscribe { channel: "user:é".into(), since: None } }
+            Command { id: id.clone(), body: Body::Subscribe { channel: "user:é".into(), since: None, max_rate: None } }
         );
         assert_eq!(
             command(&json!({"since": {"seq": 0, "epoch": 9007199254740991u64, "x": [1]}, "channel": "a", "type": "subscribe"})),
-            Command { id: None, body: Body::Subscribe { channel: "a".into(), since: Some(Position { epoch: 9007199254740991, seq: 0 }) } }
+            Command {
+                id: None,
+                body: Body::Subscribe { channel: "a".into(), since: Some(Position { epoch: 9007199254740991, seq: 0 }), max_rate: None }
+            }
         );
     }
 
@@ -372,7 +386,7 @@ mod tests {
     #[test]
     fn unknown_fields_are_ignored_and_null_means_absent() {
         let full = json!({"type": "subscribe", "x": {"type": "ping"}, "channel": "a", "since": null, "id": null, "": 1});
-        assert_eq!(command(&full), Command { id: None, body: Body::Subscribe { channel: "a".into(), since: None } });
+        assert_eq!(command(&full), Command { id: None, body: Body::Subscribe { channel: "a".into(), since: None, max_rate: None } });
         // {1: 2, "type": "ping"}: a key that is no string is an unknown field too.
         assert_eq!(decode(false, b"\x82\x01\x02\xa4type\xa4ping").unwrap().body, Body::Ping);
     }
@@ -396,6 +410,17 @@ mod tests {
         assert_eq!(subscribe(4294967296.0), Ok(4294967296));
         for epoch in [0.5, -1.0, f64::NAN, f64::INFINITY, 9007199254740992.0] {
             assert_eq!(subscribe(epoch).unwrap_err().message, BAD_SINCE, "{epoch}");
+        }
+    }
+
+    #[test]
+    fn a_rate_is_a_whole_number_of_messages_a_second() {
+        let asked = |rate: Value| json!({"type": "subscribe", "channel": "a", "max_rate": rate});
+        for (rate, expected) in [(json!(1), Some(1)), (json!(1000), Some(1000)), (json!(null), None)] {
+            assert_eq!(command(&asked(rate)).body, Body::Subscribe { channel: "a".into(), since: None, max_rate: expected });
+        }
+        for rate in [json!(0), json!(-1), json!(1001), json!(u64::MAX), json!(0.5), json!("5"), json!([5]), json!(true)] {
+            assert_eq!((error(&asked(rate.clone())).message, error(&asked(rate)).code), (BAD_MAX_RATE.into(), ErrorCode::BadCommand));
         }
     }
 

@@ -26,6 +26,10 @@ named! {
         Dropped = "dropped",
         /// The bus does not let the server have the channel any more: whatever comes is lost until an operator changes that.
         Refused = "refused",
+        /// The subscription wants no more than so many messages a second, and these were not the newest.
+        MaxRate = "max_rate",
+        /// The channel has more to deliver than its budget allows.
+        Budget = "budget",
     }
 }
 
@@ -42,6 +46,8 @@ pub enum Event<'a> {
         epoch: u64,
         seq: u64,
         recovered: bool,
+        /// Messages a second, where there are no more.
+        max_rate: Option<u16>,
     },
     /// `reason`: why the server ended the subscription by itself.
     Unsubscribed {
@@ -131,8 +137,8 @@ enum Value<'a> {
     Flag(bool),
 }
 
-/// `error` has six fields, `subscribed` with an id seven.
-type Fields<'a> = SmallVec<[(&'static str, Value<'a>); 7]>;
+/// `error` has six fields, `subscribed` with an id seven, and one more where it has a rate.
+type Fields<'a> = SmallVec<[(&'static str, Value<'a>); 8]>;
 
 fn fields<'a>(event: &Event<'a>, timestamp_ms: u64) -> Fields<'a> {
     let mut fields = Fields::new();
@@ -143,12 +149,13 @@ fn fields<'a>(event: &Event<'a>, timestamp_ms: u64) -> Fields<'a> {
             fields.push(("heartbeat", Value::Number(heartbeat_seconds)));
             fields.push(("timestamp", Value::Number(timestamp_ms)));
         }
-        Event::Subscribed { id, channel, epoch, seq, recovered } => {
+        Event::Subscribed { id, channel, epoch, seq, recovered, max_rate } => {
             fields.extend(id_field(id));
             fields.push(("channel", Value::Text(channel)));
             fields.push(("epoch", Value::Number(epoch)));
             fields.push(("seq", Value::Number(seq)));
             fields.push(("recovered", Value::Flag(recovered)));
+            fields.extend(max_rate.map(|rate| ("max_rate", Value::Number(rate.into()))));
             fields.push(("timestamp", Value::Number(timestamp_ms)));
         }
         Event::Unsubscribed { id, channel, reason } => {
@@ -251,7 +258,7 @@ mod tests {
     fn every_event_decodes_back() {
         let (number, text) = (Id::Number(u64::MAX), Id::Text("a\"\n".into()));
         let timestamp = 1_700_000_000_000u64;
-        let subscribed = |id| Event::Subscribed { id, channel: "user:é\"", epoch: (1 << 53) - 1, seq: 0, recovered: true };
+        let subscribed = |id| Event::Subscribed { id, channel: "user:é\"", epoch: (1 << 53) - 1, seq: 0, recovered: true, max_rate: None };
         let error = |asked| Event::Error { asked, code: ErrorCode::BadChannel, message: "a \"b\"" };
         for (event, expected) in [
             (
@@ -308,9 +315,9 @@ mod tests {
     fn fields_stand_in_the_documented_order() {
         let mut out = Vec::new();
         let id = Id::Number(1);
-        let subscribed = Event::Subscribed { id: Some(&id), channel: "a", epoch: 2, seq: 3, recovered: false };
+        let subscribed = Event::Subscribed { id: Some(&id), channel: "a", epoch: 2, seq: 3, recovered: false, max_rate: Some(5) };
         encode(&subscribed, Encoding::web_socket(Format::Json), 4, &mut out);
-        let expected = br#"{"type":"subscribed","id":1,"channel":"a","epoch":2,"seq":3,"recovered":false,"timestamp":4}"#;
+        let expected = br#"{"type":"subscribed","id":1,"channel":"a","epoch":2,"seq":3,"recovered":false,"max_rate":5,"timestamp":4}"#;
         assert_eq!(&out[2..], expected);
     }
 
@@ -327,7 +334,7 @@ mod tests {
     #[test]
     fn the_fields_of_an_event_need_no_heap() {
         let id = Id::Number(1);
-        let longest = Event::Subscribed { id: Some(&id), channel: "a", epoch: 2, seq: 3, recovered: false };
+        let longest = Event::Subscribed { id: Some(&id), channel: "a", epoch: 2, seq: 3, recovered: false, max_rate: Some(5) };
         assert!(!fields(&longest, 0).spilled());
     }
 }

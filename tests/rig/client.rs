@@ -35,6 +35,10 @@ pub struct Client {
     pub ended: Vec<String>,
     pub messages: usize,
     pub gaps: usize,
+    /// Subscriptions with a `max_rate`.
+    paced: HashMap<String, Pace>,
+    /// What time it is when something comes.
+    pub now_ns: u64,
     /// What it was told of being too slow, and not yet held against what the logs had room for.
     pub overruns: Vec<Overrun>,
     /// How often it was told that a channel which it has is counted anew.
@@ -43,6 +47,16 @@ pub struct Client {
     raw_last: HashMap<String, (u64, u64)>,
     /// Of every frame that came, but for the time that it says.
     pub digest: DefaultHasher,
+}
+
+/// What a subscription with a `max_rate` has got.
+#[derive(Debug)]
+struct Pace {
+    rate: u16,
+    since_ns: u64,
+    messages: u64,
+    /// It has got one before its time: whoever is asked to go is sent the newest at once, and nothing after it.
+    is_over: bool,
 }
 
 /// The server says that this client was too slow for a channel: by a gap, or by closing with 4008.
@@ -89,11 +103,32 @@ impl Client {
             ended: Vec::new(),
             messages: 0,
             gaps: 0,
+            paced: HashMap::new(),
+            now_ns: 0,
             overruns: Vec::new(),
             renumbered: 0,
             raw_last: HashMap::new(),
             digest: DefaultHasher::new(),
         }
+    }
+
+    /// From now on a channel's messages come no faster, if it is subscribed to.
+    pub fn pace(&mut self, channel: &str, rate: u16, now_ns: u64) {
+        self.paced.insert(channel.to_owned(), Pace { rate, since_ns: now_ns, messages: 0, is_over: false });
+    }
+
+    pub fn unpace(&mut self, channel: &str) {
+        self.paced.remove(channel);
+    }
+
+    /// A message of the channel has come. However late it was read, it was not sent before its time.
+    fn check_pace(&mut self, channel: &str) {
+        let Some(pace) = self.paced.get_mut(channel) else { return };
+        assert!(!pace.is_over, "more of {channel} than the last message before the end");
+        pace.messages += 1;
+        let may = (self.now_ns - pace.since_ns) * u64::from(pace.rate) / 1_000_000_000 + 1;
+        assert!(pace.messages <= may + 1, "{channel}, now {}: {pace:?}", self.now_ns);
+        pace.is_over = pace.messages > may;
     }
 
     pub fn is_upgraded(&self) -> bool {
@@ -168,6 +203,8 @@ impl Client {
         assert!((epoch, number) > *last, "raw messages come in order, each once: {epoch} {number} after {last:?}");
         *last = (epoch, number);
         self.messages += 1;
+        let channel = data["c"].as_str().unwrap().to_owned();
+        self.check_pace(&channel);
     }
 
     fn on_event(&mut self, event: &Value) {
@@ -211,11 +248,13 @@ impl Client {
                 assert_eq!(event["data"]["c"].as_str(), Some(&*channel), "and to the channel");
                 assert_eq!(event["data"]["e"].as_u64(), Some(view.epoch), "and to the epoch");
                 self.messages += 1;
+                self.check_pace(&channel);
             }
             "gap" => {
                 let view = self.subscriptions.get_mut(&channel).unwrap_or_else(|| panic!("{event} without a subscription"));
                 assert_eq!(number("from"), view.seq + 1, "a gap begins where the last message ended");
                 assert!(number("to") >= number("from"));
+                assert!(event["reason"] != "max_rate" || self.paced.contains_key(&channel), "nobody asked for less: {event}");
                 if event["reason"] == "overrun" {
                     self.overruns.push(Overrun { channel: channel.clone(), epoch: view.epoch, from: number("from") });
                 }

@@ -5,6 +5,7 @@ mod arrivals;
 mod channels;
 mod ends;
 mod orders;
+mod pacing;
 mod reload;
 mod replies;
 #[path = "../rig/mod.rs"]

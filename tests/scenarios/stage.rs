@@ -70,6 +70,20 @@ impl Stage {
         clients
     }
 
+    /// The same, each of which wants no more than so many messages a second.
+    pub fn paced_subscribers(&mut self, count: usize, channel: &str, rate: u16) -> Vec<usize> {
+        let clients: Vec<usize> = (0..count).map(|_| self.connect("/ws", PLENTY)).collect();
+        self.turns(3 + count / 16);
+        let now_ns = self.wires.borrow().now_ns;
+        for &client in &clients {
+            self.clients[client].pace(channel, rate, now_ns);
+            self.text(client, &format!(r#"{{"type":"subscribe","channel":"{channel}","max_rate":{rate},"id":1}}"#));
+        }
+        self.turns(3 + count / 16);
+        assert!(clients.iter().all(|&client| self.clients[client].answers[0]["max_rate"] == rate));
+        clients
+    }
+
     pub fn set_room(&mut self, client: usize, bytes: usize) {
         self.wires.borrow_mut().pipes[client].room = bytes;
     }
@@ -143,7 +157,9 @@ impl Stage {
             self.rig.to_shard.push(joined).expect("the inbox has room");
         }
         self.turn_of_the_shard();
+        let now_ns = self.wires.borrow().now_ns;
         for (pipe, client) in self.wires.borrow_mut().pipes.iter_mut().zip(&mut self.clients) {
+            client.now_ns = now_ns;
             if !pipe.to_client.is_empty() {
                 client.receive(&Vec::from(std::mem::take(&mut pipe.to_client)));
             }
@@ -154,6 +170,11 @@ impl Stage {
         for _ in 0..count {
             self.turn();
         }
+    }
+
+    /// Whether the shard has something to do within a second, though nothing comes.
+    pub fn has_something_due(&self) -> bool {
+        self.rig.shard.wait_ns(self.wires.borrow().now_ns).is_some_and(|wait_ns| wait_ns < 1_000_000_000)
     }
 
     /// What the connections ended with that have ended.

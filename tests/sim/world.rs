@@ -31,7 +31,10 @@ use crate::rig::client::Client;
 use crate::rig::net::{SimNet, UNASKED, Wires, request};
 use crate::rig::{self, Rig};
 
-const CHANNELS: [&str; 4] = ["cut", "skip", "latest", "kept"];
+const CHANNELS: [&str; 6] = ["cut", "skip", "latest", "kept", "slow", "dear"];
+/// What the rule of `slow` says, and what clients ask for.
+const SLOW_RATE: u16 = 4;
+const RATES: [u16; 3] = [1, 3, 100];
 /// A log's bound, and that of all logs: some seeds have little room, so that many are overrun, some so much that nobody may be.
 const LOG_BYTES: [(usize, usize); 2] = [(6_000, 20_000), (1 << 20, 4 << 20)];
 /// Some seeds have little room for the connections' own buffers, some much.
@@ -73,6 +76,8 @@ impl Seen {
         add("subscriptions ended by a rule", clients.iter().map(|peer| peer.client.ended.len() as u64).sum());
         add("told that its token expires", clients.iter().map(|peer| peer.client.expiring as u64).sum());
         add("tokens refreshed", clients.iter().map(|peer| peer.client.refreshed as u64).sum());
+        add("passed over for a rate", metrics.messages_paced.get());
+        add("passed over for a budget", metrics.messages_over_budget.get());
         add("refused for a broken PROXY header", metrics.refused[RefusalReason::ProxyHeader as usize].get());
         add("refused for too many connections of one address", metrics.refused[RefusalReason::ConnectionsPerAddress as usize].get());
         for reason in [RefusalReason::OverloadedLag, RefusalReason::OverloadedLogs, RefusalReason::OverloadedMemory] {
@@ -245,6 +250,9 @@ impl Simulation {
                 if format != Format::Raw {
                     client.asked.push(channel.to_owned());
                 }
+                if channel == "slow" {
+                    client.pace(channel, SLOW_RATE, self.wires.borrow().now_ns);
+                }
             }
         }
         client.unasked = self.rng.u8(..5) == 0;
@@ -359,6 +367,18 @@ impl Simulation {
                 {
                     let seq = self.rng.u64(0..known.seq + 3);
                     command["since"] = serde_json::json!({"epoch": known.channel.epoch, "seq": seq});
+                }
+                let mut rate = (channel == "slow").then_some(SLOW_RATE);
+                if self.rng.u8(..3) == 0 {
+                    let asked = *self.rng.choice(&RATES).unwrap();
+                    command["max_rate"] = asked.into();
+                    rate = Some(rate.map_or(asked, |rate| rate.min(asked)));
+                }
+                let now_ns = self.wires.borrow().now_ns;
+                let client = &mut self.peers[at].client;
+                client.unpace(channel);
+                if let Some(rate) = rate {
+                    client.pace(channel, rate, now_ns);
                 }
                 self.peers[at].client.asked.push(channel.to_owned());
                 self.command(at, &command);
@@ -531,6 +551,7 @@ impl Simulation {
         drop(wires);
         self.digest.write_usize(count);
         let pings = peer.client.pings;
+        peer.client.now_ns = self.wires.borrow().now_ns;
         peer.client.receive(&bytes);
         let has_ended = ended && !peer.ended;
         peer.ended |= ended;
@@ -572,9 +593,9 @@ const ADMISSION_PERCENT: usize = 5;
 fn settings(rng: &mut Rng) -> Settings {
     let (log_bytes, log_bytes_total) = *rng.choice(&LOG_BYTES).unwrap();
     rig::settings(|settings| {
-        settings.shards.coalesce = rng.bool().then_some(Duration::from_millis(2));
+        settings.channels.default.coalesce = if rng.bool() { Duration::from_millis(2) } else { Duration::ZERO };
         settings.bounds.connections_max = 20;
-        settings.bounds.subscriptions_max = 4;
+        settings.bounds.subscriptions_max = CHANNELS.len();
         // Whoever comes by a proxy is limited, the proxy is not.
         settings.addresses.trusted_proxies.add("127.0.0.1/32".parse().unwrap());
         settings.bounds.connections_per_address = Some(3);
@@ -597,6 +618,9 @@ fn settings(rng: &mut Rng) -> Settings {
         settings.clients.close_timeout = Duration::from_secs(2);
         let rule = ChannelRule { overrun: Overrun::Disconnect, log_bytes, history_count: 0, ..settings.channels.default.clone() };
         settings.channels.tables = vec![
+            ("slow".into(), ChannelRule { max_rate: Some(SLOW_RATE), ..rule.clone() }),
+            // A hundredth of a second for each delivery: messages to several wait, and some are passed over.
+            ("dear".into(), ChannelRule { broadcast_budget: Some(100), ..rule.clone() }),
             ("latest".into(), ChannelRule { overrun: Overrun::Latest, ..rule.clone() }),
             ("skip".into(), ChannelRule { overrun: Overrun::Skip, ..rule.clone() }),
             (

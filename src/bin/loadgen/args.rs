@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use campanile::limits::MAX_RATE_MAX;
 use campanile::named::Named;
 use campanile::wire::Format;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -71,6 +72,8 @@ pub enum Scenario {
         #[arg(long, value_parser = parse_number, value_name = "N", default_value_t = 101.0)]
         direct_rate: f64,
     },
+    /// Ten tenants, one of which takes ten times its share: the others must not feel it
+    Fair(Options),
     /// Clients come and go while messages flow
     Churn {
         #[command(flatten)]
@@ -191,6 +194,9 @@ pub struct Options {
     /// Start the same server without --auth and --rules as well, take turns with it, and print the ratio (connect, broadcast, burst)
     #[arg(long, requires = "serve", conflicts_with = "floor", help_heading = "Target")]
     pub beside_open: bool,
+    /// Of a Campanile: each subscription wants no more than so many messages a second, the newest. What is passed over counts as announced
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_RATE_MAX)), conflicts_with = "subscribe", help_heading = "Target")]
+    pub max_rate: Option<u16>,
     /// The channel's name; with many channels, what stands before their numbers
     #[arg(long, value_name = "NAME", default_value = "bench", help_heading = "Target")]
     pub channel: String,
@@ -349,7 +355,7 @@ impl Scenario {
     fn options(&self) -> Option<&Options> {
         match self {
             Scenario::Connect(options) | Scenario::Broadcast(options) | Scenario::Burst(options) => Some(options),
-            Scenario::Storm(options) | Scenario::Echo(options) | Scenario::Floor(options) => Some(options),
+            Scenario::Storm(options) | Scenario::Echo(options) | Scenario::Floor(options) | Scenario::Fair(options) => Some(options),
             Scenario::Hold { options, .. } | Scenario::Channels { options, .. } | Scenario::Mixed { options, .. } => Some(options),
             Scenario::Churn { options, .. }
             | Scenario::Slow { options, .. }

@@ -141,7 +141,14 @@ mod tests {
                 event::encode(&sent, Encoding::web_socket(format), 1, &mut frame);
                 read(format == Format::Json, &frame[2..])
             };
-            let subscribed = event::Event::Subscribed { id: Some(&Id::Number(7)), channel: "a", epoch: 1 << 50, seq: 300, recovered: true };
+            let subscribed = event::Event::Subscribed {
+                id: Some(&Id::Number(7)),
+                channel: "a",
+                epoch: 1 << 50,
+                seq: 300,
+                recovered: true,
+                max_rate: None,
+            };
             assert_eq!(read_back(subscribed), Event::Subscribed { id: Some(7), epoch: 1 << 50, seq: 300, recovered: true });
             let told = |count, is_outage| Event::Gap { channel: "a".to_owned(), count, is_outage };
             let gap = |from, to, reason| event::Event::Gap { channel: "a", from, to, reason };

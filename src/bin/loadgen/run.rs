@@ -163,7 +163,11 @@ impl Run {
             options.subscribe.as_deref().map(FirstMessage::parse).transpose().map_err(|why| anyhow::anyhow!("--subscribe: {why}"))?;
         let ready = options.ready.as_ref().map(|text| Ready::Message(text.clone().into_bytes()));
         let tokens = gate.as_mut().map(Gate::tokens).transpose()?.flatten();
-        let target = target.with_words(options.subprotocol.clone(), first, ready).with_tokens(tokens);
+        let mut target = target.with_words(options.subprotocol.clone(), first, ready).with_tokens(tokens);
+        if let Some(rate) = options.max_rate {
+            anyhow::ensure!(target.takes_subscriptions(), "--max-rate is asked of a Campanile, in a format in which it can be");
+            target = target.with_max_rate(rate);
+        }
         let size = preflight::size(&options, &target)?;
         preflight::probe(&target)?;
         // Before this thread takes its core: whatever is started later inherits that.

@@ -162,6 +162,13 @@ impl Target {
         Target { tokens, ..self }
     }
 
+    /// Clients of a Campanile subscribe by a command, which asks for no more than that.
+    pub fn with_max_rate(self, rate: u16) -> Target {
+        let bytes = format!(r#"{{"type":"subscribe","channel":"{{channel}}","max_rate":{rate}}}"#).into_bytes();
+        let path = format!("/ws?format={}", self.format.name());
+        Target { path, first: Some(FirstMessage { is_text: true, bytes }), ..self }
+    }
+
     /// Where it is, for people.
     pub fn url(&self) -> String {
         format!("ws://{}{}", self.host, self.path)
@@ -268,6 +275,11 @@ mod tests {
     fn a_first_message_is_text_or_hex() {
         let target = Target::new("ws://127.0.0.1/", Format::Json, channels(3)).unwrap();
         let first = |text| FirstMessage::parse(text).unwrap();
+        let paced = target.clone().with_max_rate(5);
+        assert!(paced.ready == Ready::Subscribed && paced.request(5, 2, false).starts_with("GET /ws?format=json HTTP"));
+        assert!(
+            String::from_utf8_lossy(&paced.first_frame(5, 2).unwrap()).ends_with(r#"{"type":"subscribe","channel":"bench2","max_rate":5}"#)
+        );
         let with = |text| target.clone().with_words(None, Some(first(text)), None).first_frame(5, 2).unwrap();
         assert_eq!(&with("join {channel} {client}")[6..], b"join bench2 5");
         assert_eq!(with("hex:00 fF7b")[..], [0x82, 0x83, 0, 0, 0, 0, 0, 0xFF, 0x7B]);

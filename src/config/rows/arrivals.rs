@@ -1,16 +1,10 @@
 //! Rows about who comes in, from where, and how often: listeners, proxies, limits of addresses; and who may use the control port. Each has its place in the table.
 
-use super::{NAMED_TWICE, ROW, size};
+use super::{NAMED_TWICE, ROW, show_limit, size};
 use crate::config::table::{Section, Setting, Shown, Value};
-use crate::config::words::NONE;
 use crate::config::{listen_url, mask, parse};
 use crate::limits::{self, CONNECTIONS_MAX, RATE_PER_SECOND_MAX};
 use crate::listen::{self, Listener};
-
-/// Programs are told null where there is none.
-fn show_limit(limit: Option<usize>) -> Shown {
-    Shown::Both { text: limit.map_or_else(|| NONE.to_owned(), |limit| limit.to_string()), json: limit.into() }
-}
 
 pub(super) const LISTEN: Setting = Setting {
     key: "listen",

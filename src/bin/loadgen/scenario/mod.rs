@@ -6,6 +6,7 @@ pub mod churn;
 pub mod connect;
 pub mod echo;
 pub mod failover;
+pub mod fair;
 pub mod floor;
 pub mod handshakes;
 pub mod hold;
