@@ -1,7 +1,7 @@
 //! Tokens that are honoured no more though they have not expired: by their id, or all that a user was given before a moment. One table for all shards,
 //! which ask it once for each token that is brought; whoever revokes writes it.
 //!
-//! Invariant: it is bounded ([`limits::auth::REVOKED_MAX`]), and what has expired makes room. It lies in parts, each behind a lock that is held for one
+//! Invariant: it is bounded ([`crate::limits::auth::REVOKED_MAX`]), and what has expired makes room. It lies in parts, each behind a lock that is held for one
 //! look-up, so that nobody waits for all of it; as long as nothing is revoked no lock is taken.
 
 use std::hash::{BuildHasher, RandomState};
