@@ -19,13 +19,19 @@ pub struct Lap {
     pub rate: Option<PaceRate>,
 }
 
-/// What all channels with the same rule have in common, and no others: its address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tenant(usize);
+/// What all channels with the same rule have in common, and no others. It keeps the rule: another one that comes to lie where it was would else be taken for it.
+#[derive(Debug, Clone)]
+pub struct Tenant(Arc<ChannelRule>);
 
 impl Tenant {
     pub fn of(rule: &Arc<ChannelRule>) -> Tenant {
-        Tenant(Arc::as_ptr(rule).addr())
+        Tenant(rule.clone())
+    }
+}
+
+impl PartialEq for Tenant {
+    fn eq(&self, other: &Tenant) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 }
 
@@ -50,7 +56,7 @@ impl Ring {
         let own = self.queues.iter().position(|(other, _)| *other == tenant);
         // The place of one that has none at present will do: so there are never more than have some at a time.
         let at = own.or_else(|| self.queues.iter().position(|(_, queue)| queue.is_empty())).unwrap_or_else(|| {
-            self.queues.push((tenant, VecDeque::new()));
+            self.queues.push((tenant.clone(), VecDeque::new()));
             self.queues.len() - 1
         });
         self.queues[at].0 = tenant;
@@ -137,42 +143,47 @@ impl Laps {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Settings;
 
     fn lap(index: u32) -> Lap {
         Lap { topic: TopicToken { index, generation: 1 }, rate: None }
     }
 
-    const ONE: Tenant = Tenant(1);
+    fn tenants<const N: usize>() -> [Tenant; N] {
+        std::array::from_fn(|_| Tenant::of(&Arc::new(Settings::default().channels.default)))
+    }
 
     /// However many channels of a tenant have news, those of the others wait for one of them each.
     #[test]
     fn tenants_take_turns() {
+        let [one, two, three, four] = tenants();
         for members in [1, SHORT_LAP_MEMBERS + 1] {
             let mut laps = Laps::default();
-            (0..1000).for_each(|index| laps.begin(lap(index), ONE, members));
-            (1000..1003).for_each(|index| laps.begin(lap(index), Tenant(2), members));
-            laps.begin(lap(2000), Tenant(3), members);
+            (0..1000).for_each(|index| laps.begin(lap(index), one.clone(), members));
+            (1000..1003).for_each(|index| laps.begin(lap(index), two.clone(), members));
+            laps.begin(lap(2000), three.clone(), members);
             let order: Vec<u32> = std::iter::from_fn(|| laps.next(true)).map(|lap| lap.topic.index).collect();
             let place = |index: u32| order.iter().position(|other| *other == index).unwrap();
             assert!(place(1000) < 3 && place(1001) < 6 && place(1002) < 9 && place(2000) < 3, "{:?}", &order[..10]);
             assert!(order.len() == 1004 && laps.is_empty());
             // A tenant that has had none for a while is no worse off for it.
-            (0..100).for_each(|index| laps.begin(lap(index), Tenant(4), members));
-            laps.begin(lap(200), ONE, members);
+            (0..100).for_each(|index| laps.begin(lap(index), four.clone(), members));
+            laps.begin(lap(200), one.clone(), members);
             assert!((0..2).any(|_| laps.next(true).is_some_and(|lap| lap.topic.index == 200)));
         }
     }
 
     #[test]
     fn short_laps_come_first_and_long_ones_are_not_kept_waiting() {
+        let [one] = tenants();
         let mut laps = Laps::default();
         assert!(laps.is_empty());
-        laps.begin(lap(0), ONE, SHORT_LAP_MEMBERS + 1);
-        laps.begin(lap(1), ONE, SHORT_LAP_MEMBERS + 1);
-        (2..5).for_each(|index| laps.begin(lap(index), ONE, 1));
+        laps.begin(lap(0), one.clone(), SHORT_LAP_MEMBERS + 1);
+        laps.begin(lap(1), one.clone(), SHORT_LAP_MEMBERS + 1);
+        (2..5).for_each(|index| laps.begin(lap(index), one.clone(), 1));
         let next = |laps: &mut Laps, short_first| laps.next(short_first).map(|lap| lap.topic.index);
         assert_eq!((next(&mut laps, true), next(&mut laps, false)), (Some(2), Some(0)));
-        laps.go_on(lap(0), ONE);
+        laps.go_on(lap(0), one.clone());
         let order: Vec<Option<u32>> = [true, false, false, false, false].map(|short_first| next(&mut laps, short_first)).to_vec();
         assert_eq!(order, [Some(3), Some(1), Some(0), Some(4), None]);
         assert!(laps.is_empty());

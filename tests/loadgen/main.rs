@@ -93,7 +93,7 @@ fn run(arguments: &[&str]) -> Ran {
 #[test]
 fn connect_tells_rate_and_memory() {
     // An address that stands for many is read out of the start block all the same.
-    let json = run(&["connect", "--serve", "--shards 2 --control [::]:0", "-n", "1000"]).passes();
+    let json = run(&["connect", "--serve", "--shards 2 --listen [::]:0", "-n", "1000"]).passes();
     assert_eq!(json["connect"]["ready"], 1000);
     assert!(json["connect"]["per_second"].as_f64().unwrap() > 0.0);
     assert_eq!(json["connect_latency_us"]["count"], 1000);
