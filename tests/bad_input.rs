@@ -273,18 +273,19 @@ fn names_of_channels() {
             bad("half a character", "/ws?channel=%e2%82", "must be UTF-8"),
             bad("300 bytes", &format!("/ws/{}", "x".repeat(300)), "1 to 255 bytes"),
             bad("empty", "/ws?channel=", "1 to 255 bytes"),
+            bad("the servers' own", "/ws/__campanile__:revoked:", "the servers' own"),
             refused("10 KB", frames::request(&format!("/ws/{}", "x".repeat(10 << 10)), ""), 431, "8192 bytes", "head_too_big"),
         ],
     );
     let mut client = Client::connect(server.listen, "/ws?format=json");
     client.event();
     let errors = |code: &str| server.metric("campanile_command_errors_total", &format!("code=\"{code}\""));
-    for (number, name) in ["", "a\nb", "a\u{0}b", "\u{85}", &"x".repeat(10 << 10)].iter().enumerate() {
+    for (number, name) in ["", "a\nb", "a\u{0}b", "\u{85}", &"x".repeat(10 << 10), "__campanile__:revoked:"].iter().enumerate() {
         client.command(json!({"type": "subscribe", "channel": name, "id": number}));
         let error = client.event();
         assert_eq!((&error["code"], &error["id"]), (&json!("bad_channel"), &json!(number)), "{name:?}: {error}");
     }
-    assert_eq!(errors("bad_channel"), 5.0);
+    assert_eq!(errors("bad_channel"), 6.0);
     // As MessagePack: a text that is none.
     client.send(&frames::frame(frames::BINARY, b"\x82\xa4type\xa9subscribe\xa7channel\xa2\xff\xfe"));
     assert_eq!(client.event()["code"], "bad_command");

@@ -12,7 +12,7 @@ use super::words::{AUTO, NONE};
 use super::{Pin, Share};
 use crate::limits::CHANNEL_NAME_BYTES_MAX;
 use crate::named::Named;
-use crate::wire::channel_name::{self, Bad};
+use crate::wire::channel_name::{self, Bad, RESERVED};
 
 /// An unsigned number in a range; `_` may group digits.
 pub fn number(text: &str, min: u64, max: u64) -> Result<u64, String> {
@@ -262,7 +262,19 @@ pub fn channel_text(text: &str, may_be_empty: bool) -> Result<String, String> {
         Err(Bad::Empty) => Err("it is empty".to_owned()),
         Err(Bad::TooLong) => Err(format!("it is {} bytes long, more than {CHANNEL_NAME_BYTES_MAX}", text.len())),
         Err(Bad::ControlCharacter) => Err(format!("{text:?} holds a control character")),
+        Err(Bad::Reserved) => Err(format!("what begins with {RESERVED} is the servers' own")),
     }
+}
+
+/// What the Redis channels begin with that are served.
+pub fn prefix(text: &str) -> Result<String, String> {
+    let prefix = channel_text(text, true)?;
+    if !prefix.is_empty() && RESERVED.starts_with(&*prefix) {
+        return Err(format!(
+            "with it clients could name what begins with {RESERVED}, which is the servers' own; a longer one, or none, will do"
+        ));
+    }
+    Ok(prefix)
 }
 
 /// A host name as a `Host` header carries it, in lower case and without the dot at its end. An internationalised one in its ASCII form.
@@ -283,6 +295,16 @@ pub fn host_name(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_prefix_lets_clients_name_what_is_the_servers_own() {
+        for good in ["", "notifications:", "campanile:", "__campanile__:revoke:"] {
+            assert_eq!(prefix(good).as_deref(), Ok(good));
+        }
+        for bad in ["_", "__campanile__:", RESERVED, "__campanile__:revoked:x"] {
+            assert!(prefix(bad).is_err_and(|error| error.contains("the servers' own")), "{bad}");
+        }
+    }
 
     #[test]
     fn host_names() {

@@ -204,7 +204,7 @@ pub static SETTINGS: &[Setting] = &[
         placeholder: "PREFIX",
         help: "Redis channels that begin with this are served; clients name them without it.",
         accepted: "up to 255 bytes without control characters; \"\" serves every Redis channel",
-        value: one!(redis.prefix, text => parse::channel_text(text, true), value => Shown::Text(value.clone())),
+        value: one!(redis.prefix, text => parse::prefix(text), value => Shown::Text(value.clone())),
         ..ROW
     },
     Setting {

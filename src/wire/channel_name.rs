@@ -8,7 +8,11 @@ pub enum Bad {
     Empty,
     TooLong,
     ControlCharacter,
+    Reserved,
 }
+
+/// What begins with this is the servers' own in Redis: on such a channel they tell each other which tokens are revoked.
+pub const RESERVED: &str = "__campanile__:revoked:";
 
 /// 1 to 255 bytes, no control characters: what may stand in a Redis command, a path and a query.
 pub fn check(name: &str) -> Result<(), Bad> {
@@ -16,6 +20,7 @@ pub fn check(name: &str) -> Result<(), Bad> {
         "" => Err(Bad::Empty),
         _ if name.len() > CHANNEL_NAME_BYTES_MAX => Err(Bad::TooLong),
         _ if name.contains(char::is_control) => Err(Bad::ControlCharacter),
+        _ if name.starts_with(RESERVED) => Err(Bad::Reserved),
         _ => Ok(()),
     }
 }
@@ -27,6 +32,7 @@ impl Bad {
         match self {
             Bad::Empty | Bad::TooLong => "A channel name must have 1 to 255 bytes.",
             Bad::ControlCharacter => "A channel name must not contain control characters.",
+            Bad::Reserved => "A channel name must not begin with __campanile__:revoked:, which is the servers' own.",
         }
     }
 }
@@ -47,5 +53,7 @@ mod tests {
             assert_eq!(check(name), Err(Bad::TooLong), "{name}");
         }
         assert_eq!(check(""), Err(Bad::Empty));
+        assert_eq!(check("__campanile__:revoked:"), Err(Bad::Reserved));
+        assert_eq!(check("__campanile__:revoked"), Ok(()));
     }
 }

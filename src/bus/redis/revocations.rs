@@ -17,9 +17,11 @@ use crate::bus::revoke::{self, Revoke, RevokeError};
 use crate::clock::MonotonicNs;
 use crate::config::Settings;
 use crate::sys::unix_ms;
+use crate::wire::channel_name::RESERVED;
 
-/// Of the set and of the channel, followed by the prefix of the channels: servers that share a Redis and nothing else have different ones.
-pub const NAME: &str = "campanile:revoked:";
+/// Of the set and of the channel, followed by the prefix of the channels: servers that share a Redis and nothing else have different ones. No client
+/// can name it, whatever the prefix.
+pub const NAME: &str = RESERVED;
 /// Entries that Redis is asked for at a time.
 const PART: &[u8] = b"512";
 
@@ -195,7 +197,7 @@ mod tests {
     #[test]
     fn the_set_is_read_in_parts_whatever_the_protocol_calls_a_score() {
         let (shared, mut revocations) = revocations();
-        assert_eq!(revocations.channel(), "campanile:revoked:notifications:");
+        assert_eq!(revocations.channel(), "__campanile__:revoked:notifications:");
         let until = (unix_ms() / 1000 + 100).to_string();
         let entries = vec![
             bulk("t:a"),
