@@ -365,7 +365,7 @@ fn sigterm_sends_what_is_due_then_1012_and_exits_0() {
     }
     assert_eq!(server.exit_code(), 0);
     drop(idle);
-    assert!(server.log().contains("SIGTERM"), "{}", server.log());
+    server.log_when("SIGTERM");
 }
 
 /// A client that will never read what it is due keeps the end waiting.

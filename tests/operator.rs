@@ -434,7 +434,9 @@ fn a_share_is_shed_and_the_others_stay() {
     for body in ["", "{}", r#"{"percent": 0}"#, r#"{"percent": 101}"#, r#"{"percent": -1}"#, r#"{"percent": "all"}"#] {
         assert_eq!(server.post("/shed", body).0, 400, "{body}");
     }
-    assert_eq!(server.post("/shed", r#"{"percent": 30}"#), (200, json!({"shedding": 30})));
+    let (status, answer) = server.post("/shed", r#"{"percent": 30}"#);
+    // Each shard rounds its own share.
+    assert!(status == 200 && matches!(answer["shedding"].as_u64(), Some(29..=31)), "{status} {answer}");
     server.eventually("some to go", |server| server.metric("campanile_connections_closed_total", "reason=\"restart\"") >= 5.0);
     assert!(server.is_ready());
     let (status, _) = server.post("/shed", r#"{"percent": 100}"#);

@@ -1,6 +1,6 @@
 //! What may be shown of a text that may hold a secret: a URL of Redis or of a server, or a line of a file or a message in which one may stand.
-//! Used wherever anything is told: problems, start block, `/info`, the commands. Invariant: a text that came through [`url`] or [`line()`]
-//! holds no password.
+//! Used wherever anything is told: problems, start block, `/info`, the commands. Invariant: a text that came through [`url`], [`source`] or
+//! [`line()`] holds no password.
 
 use super::table;
 
@@ -70,7 +70,21 @@ pub fn secret(text: &str) -> String {
     if text.is_empty() { String::new() } else { "***".to_owned() }
 }
 
-/// A line of a file or of a message, with the URL in it masked as by [`url`]. Without `://`, what stands before an `@` may be a login all the same.
+/// A line of a file of settings. Behind a secret's name nothing is shown, however far the `=` is, or where there is none.
+pub fn source(text: &str) -> String {
+    let mut at = 0;
+    for word in text.split_inclusive(|letter: char| letter.is_whitespace() || letter == '=') {
+        at += word.len();
+        let rest = &text[at..];
+        if is_of_a_secret(word.trim_end_matches('=')) && !rest.trim().is_empty() {
+            let shown = if word.ends_with('=') { at } else { rest.find('=').map_or(at, |equals| at + equals + 1) };
+            return format!("{} ***", text[..shown].trim_end());
+        }
+    }
+    line(text)
+}
+
+/// A line of a message, with the URL in it masked as by [`url`]. Without `://`, what stands before an `@` may be a login all the same.
 pub fn line(line: &str) -> String {
     const QUOTES: [char; 3] = ['"', '\'', '`'];
     // Also behind another setting: a line's end may be what is missing.
@@ -153,6 +167,22 @@ mod tests {
         assert_eq!(line("token_issuer = 7"), "token_issuer = 7");
         // Found by tests/fuzz: two settings in one line.
         assert_eq!(line("auth = \"jwt\" token_secret = \"hush\""), "auth = \"jwt\" token_secret = ***");
+        for (text, shown) in [
+            ("token_secret = \"hush\" # 1", "token_secret = ***"),
+            ("token_secret=\"hush\"", "token_secret= ***"),
+            // Found by tests/fuzz: the name was looked for directly before the `=` only.
+            ("token_secret ret ret =00 \"hush\"", "token_secret ret ret = ***"),
+            ("token_secret \"hush\"", "token_secret ***"),
+            ("token_secret: hush", "token_secret: ***"),
+            ("control-token 'hush", "control-token ***"),
+            ("x = 1 token_secret hush", "x = 1 token_secret ***"),
+            ("token_secret =", "token_secret ="),
+            ("token_secret", "token_secret"),
+            ("auth = \"jwt", "auth = \"jwt"),
+            ("redis = \"redis://:hush@h", "redis = \"redis://:***@h"),
+        ] {
+            assert_eq!(source(text), shown);
+        }
         assert_eq!((secret("hush"), secret("")), ("***".to_owned(), String::new()));
     }
 

@@ -46,7 +46,7 @@ impl Place {
         let line_end = text[start..].find('\n').map_or(text.len(), |at| start + at);
         let source = text[line_start..line_end].trim_end();
         let end = floor_boundary(text, range.end.clamp(start, line_end));
-        let shown = mask::line(source);
+        let shown = if is_inside_of_lines(&text[..line_start]) { "***".to_owned() } else { mask::source(source) };
         // A mark under a line with a hidden part would point beside it.
         let width = if shown == source { text[start..end].chars().count().max(1) } else { 0 };
         Place {
@@ -57,6 +57,11 @@ impl Place {
             width,
         }
     }
+}
+
+/// Whether a text of several lines is open behind this: whose it is does not stand in the line.
+fn is_inside_of_lines(before: &str) -> bool {
+    ["\"\"\"", "'''"].iter().any(|quotes| before.matches(quotes).count() % 2 == 1)
 }
 
 impl fmt::Display for Place {
@@ -227,6 +232,9 @@ mod tests {
         let text = "redis = \"redis://:secret@host:port\"";
         let problem = Problem::error(Origin::File(Place::new("f", text, 8..20)), "redis", "x").to_string();
         assert!(!problem.contains("secret") && problem.contains("redis://:***@host:port"), "{problem}");
+        let text = "token_secret = \"\"\"\nhush\\q\"\"\"\nshards = 2\n";
+        let at = |range| Problem::error(Origin::File(Place::new("f", text, range)), "", "x").to_string();
+        assert!(!at(23..25).contains("hush") && at(31..33).contains("shards = 2"), "{} {}", at(23..25), at(31..33));
         let message = "\"redis://:secret@host\" is not a size";
         let problem = Problem::error(Origin::Flag("--backlog".to_owned()), "backlog", message).to_string();
         assert_eq!(problem, "error: --backlog: \"redis://:***@host\" is not a size");
