@@ -18,7 +18,7 @@
 //! * [`few`]: lists that mostly have one thing, [`paged`]: tables that grow by pages, [`by_name`]: of what has a name, the channels
 //! * [`addresses`]: whose quota a connection counts in
 //! * [`life`]: serving, draining, stopping
-//! * [`clock`]: how time is counted; [`rate`]: how often something may happen; [`alarm`]: when a sleep ends; [`named`]: enums whose variants have names
+//! * [`clock`]: how time is counted; [`rate`]: how often something may happen; [`release`]: when memory is given back; [`alarm`]: when a sleep ends; [`named`]: enums whose variants have names
 //! * [`cli`]: the commands; [`doctor`]: whether a host has what is needed
 //! * [`sys`]: the only unsafe code
 
@@ -42,6 +42,7 @@ pub mod metrics;
 pub mod named;
 pub mod paged;
 pub mod rate;
+pub mod release;
 pub mod server;
 pub mod shard;
 pub mod sys;

@@ -1,4 +1,5 @@
-//! Where the process is between its start and its end: one state for shards, bus and control port. It only ever goes on.
+//! Where the process is between its start and its end: one state for shards and control port. It only ever goes on. The bus is told when
+//! nobody is left to serve ([`crate::bus::BusCommand::Stop`]).
 //!
 //! The control thread writes it (a signal, `POST /drain`); a thread of the data path looks at it in each turn, and is woken when it changes.
 

@@ -70,6 +70,8 @@ pub const ORDERS_WAITING_MAX: usize = 64;
 /// What asking again whether subscriptions are allowed may cost in one turn, in comparisons with a pattern (a tenth of a microsecond to half of one): half a
 /// millisecond at the worst.
 pub const RECHECK_UNITS_PER_TURN: usize = 1024;
+/// Room for connections that a shard keeps when they have gone.
+pub const SLOTS_KEPT: usize = 4096;
 /// Subscriptions of dead connections that a turn takes out of their channels.
 pub const LEAVES_PER_TURN: usize = 4096;
 /// A connection may have this many channels made at once, or as many as two sets of subscriptions if that is more.

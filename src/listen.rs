@@ -15,6 +15,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use self::unix::{SocketFile, UnixPath};
 
+pub mod owner;
 pub mod unix;
 
 /// Connections that may wait for the control port: scrapers and probes are few.

@@ -245,6 +245,50 @@ fn keys_come_over_tls_from_whom_the_host_trusts() {
     assert_eq!(fetches(&server, "good"), 0.0);
 }
 
+/// An operator who has taken a key back does not wait until the others have grown old.
+#[test]
+fn a_reload_fetches_the_keys_again() {
+    let publisher = Publisher::new(None);
+    publisher.says(200, "Cache-Control: max-age=86400\r\n", json!({"keys": [jwk(0, "a"), jwk(1, "b")]}).to_string().as_bytes());
+    let server = start(&publisher.url());
+    server.eventually("keys are there", Server::is_ready);
+    assert_eq!(answer(&server, &token(0, "a")).0, 101);
+    publisher.publishes(&[jwk(1, "b")]);
+    assert_eq!(server.post("/reload", "").0, 200);
+    server.eventually("the key is taken back", |server| answer(server, &token(0, "a")).0 == 401);
+    assert_eq!(answer(&server, &token(1, "b")).0, 101);
+    // The same ones in other words change nothing.
+    let before = server.log().matches("keys verify tokens now").count();
+    publisher.says(200, "", format!("{{ \"x\": 1,\n\"keys\" : [ {} ] }}", jwk(1, "b")).as_bytes());
+    let asked = publisher.asked();
+    assert_eq!(server.post("/reload", "").0, 200);
+    server.eventually("it is asked", |server| publisher.asked() > asked && fetches(server, "good") >= 3.0);
+    assert_eq!(server.log().matches("keys verify tokens now").count(), before);
+}
+
+/// Clients of the one whose place is taken are let in, so there must be keys for them first.
+#[test]
+fn nobody_takes_a_place_without_keys() {
+    let publisher = Publisher::new(None);
+    publisher.publishes(&[jwk(0, "a")]);
+    let mut first = start(&publisher.url());
+    first.eventually("keys are there", Server::is_ready);
+    publisher.says(500, "", b"");
+    let (listen, control) = (first.listen.to_string(), first.control.to_string());
+    let next = || {
+        let file = format!("auth = \"jwt\"\njwks_url = \"{}\"\n", publisher.url());
+        Launch::new(&["--listen", &listen, "--control", &control, "--takeover"]).file(&file)
+    };
+    let (code, told) = next().fails();
+    assert!(code == 1 && told.contains("jwks_url: no keys can be fetched"), "{told}");
+    assert!(first.is_ready(), "it goes on");
+    assert_eq!(answer(&first, &token(0, "a")).0, 101);
+    publisher.publishes(&[jwk(0, "a")]);
+    let second = next().start();
+    assert_eq!(answer(&second, &token(0, "a")).0, 101, "from the first moment on");
+    assert_eq!(first.exit_code(), 0);
+}
+
 /// The command goes by the keys that a server would fetch.
 #[test]
 fn a_token_is_explained_by_fetched_keys() {

@@ -531,3 +531,26 @@ fn unix_sockets_change_hands_too() {
     drop(second);
     let _ = std::fs::remove_dir_all(&directory);
 }
+
+#[test]
+fn a_takeover_that_cannot_be_leaves_all_as_it_was() {
+    let directory = std::env::temp_dir().join(format!("campanile-no-takeover-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let public = directory.join("public");
+    let listen = format!("unix://{}", public.display());
+    let first = Server::start(&["--listen", &listen, "--control-token", CONTROL_TOKEN]);
+    let control = first.control.to_string();
+    // Somebody listens there and never says a word.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent_at = silent.local_addr().unwrap().to_string();
+    for (control, token, words) in
+        [(&control, "another-token-of-the-tests-0123", "does not give its place up (401"), (&silent_at, CONTROL_TOKEN, "does not answer")]
+    {
+        let (code, told) = Launch::new(&["--listen", &listen, "--control", control, "--control-token", token, "--takeover"]).fails();
+        assert!(code == 1 && told.contains(words), "{told}");
+        assert_eq!(Client::dial_unix(&public).upgrade("/ws").event()["type"], "connected");
+        assert!(first.is_ready());
+    }
+    drop(first);
+    let _ = std::fs::remove_dir_all(&directory);
+}

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use hashbrown::HashMap;
+use hashbrown::HashTable;
 
 use super::identity::Identity;
 
@@ -19,40 +19,46 @@ const ENTRY_BYTES: usize = 128;
 
 #[derive(Debug)]
 pub struct Cache {
-    known: HashMap<Hash, Arc<Identity>>,
-    /// As they came.
-    order: VecDeque<Hash>,
+    /// Placed by a part of their hash, which is as good as any hash of it.
+    known: HashTable<(Hash, Arc<Identity>)>,
+    /// As they came, by that part.
+    order: VecDeque<u64>,
     bytes: usize,
     bytes_max: usize,
 }
 
 impl Cache {
     pub fn new(bytes_max: usize) -> Cache {
-        Cache { known: HashMap::new(), order: VecDeque::new(), bytes: 0, bytes_max }
+        Cache { known: HashTable::new(), order: VecDeque::new(), bytes: 0, bytes_max }
     }
 
     /// Whose token this is, if it was verified before. Whether it has expired since is the caller's to ask.
     pub fn find(&self, hash: &Hash) -> Option<&Arc<Identity>> {
-        self.known.get(hash)
+        self.known.find(place(hash), |(other, _)| other == hash).map(|(_, identity)| identity)
     }
 
     pub fn insert(&mut self, hash: Hash, identity: Arc<Identity>) {
         let cost = cost(&identity);
-        if cost > self.bytes_max || self.known.contains_key(&hash) {
+        if cost > self.bytes_max || self.find(&hash).is_some() {
             return;
         }
         while self.bytes + cost > self.bytes_max {
             let oldest = self.order.pop_front().expect("something takes those bytes");
-            let gone = self.known.remove(&oldest).expect("what is in order is known");
+            // Should two be alike, each goes once.
+            let Ok(found) = self.known.find_entry(oldest, |(other, _)| place(other) == oldest) else {
+                unreachable!("what is in order is known")
+            };
+            let ((_, gone), _) = found.remove();
             self.bytes -= self::cost(&gone);
         }
         self.bytes += cost;
-        self.order.push_back(hash);
-        self.known.insert(hash, identity);
+        self.order.push_back(place(&hash));
+        self.known.insert_unique(place(&hash), (hash, identity), |(other, _)| place(other));
     }
 
-    pub fn clear(&mut self) {
-        *self = Cache::new(self.bytes_max);
+    /// Forgets everything. To free it is the caller's, when there is time.
+    pub fn take(&mut self) -> Cache {
+        std::mem::replace(self, Cache::new(self.bytes_max))
     }
 
     pub fn len(&self) -> usize {
@@ -62,6 +68,11 @@ impl Cache {
     pub fn is_empty(&self) -> bool {
         self.known.is_empty()
     }
+}
+
+/// The half of it by which it is found.
+fn place(hash: &Hash) -> u64 {
+    u64::from_ne_bytes(*hash.first_chunk().expect("it has 16 bytes"))
 }
 
 fn cost(identity: &Identity) -> usize {

@@ -115,17 +115,18 @@ impl Keys {
 
     /// What such a file holds.
     pub fn add_text(&mut self, text: &str) -> Result<(), KeyError> {
-        self.note(text.as_bytes());
         match text.trim_start() {
             text if text.starts_with('{') => self.add_jwks(text, Trust::Own),
-            text if text.contains("-----BEGIN ") => self.add_pem(text),
+            text if text.contains("-----BEGIN ") => {
+                self.note(text.as_bytes());
+                self.add_pem(text)
+            }
             _ => error("it is neither PEM (-----BEGIN PUBLIC KEY-----) nor a JWKS document ({\"keys\":[…]})"),
         }
     }
 
     /// A JWKS document from elsewhere. Whoever publishes a secret has none, so those are left out.
     pub fn add_published(&mut self, document: &str) -> Result<(), KeyError> {
-        self.note(document.as_bytes());
         self.add_jwks(document, Trust::Published)
     }
 
@@ -137,9 +138,14 @@ impl Keys {
         Ok(())
     }
 
-    /// Whether they were read from the same.
+    /// Whether they are the same keys, in whatever order and spelling they came.
     pub fn is_like(&self, other: &Keys) -> bool {
-        self.digests == other.digests
+        let sorted = |keys: &Keys| {
+            let mut digests = keys.digests.clone();
+            digests.sort_unstable();
+            digests
+        };
+        sorted(self) == sorted(other)
     }
 
     fn note(&mut self, text: &[u8]) {
@@ -174,7 +180,11 @@ impl Keys {
         let mut ignored = Vec::new();
         for (index, entry) in entries.iter().enumerate() {
             match jwk_key(entry, trust) {
-                Ok(key) => self.add(key)?,
+                Ok(key) => {
+                    self.add(key)?;
+                    // As serde_json writes it: without spaces, members in the order of their names.
+                    self.note(entry.to_string().as_bytes());
+                }
                 Err(reason) => ignored.push(format!("key {}: {reason}", index + 1)),
             }
         }

@@ -3,7 +3,7 @@
 //!
 //! - [`subscriber`]: its turn. [`thread`]: the thread; `spawn` starts it. [`pace`]: how often it gets up.
 //! - [`hub`]: messages and their numbers. [`route`]: to which channels those of one channel go. [`flow`]: whether they come, and where their numbers go on. [`history`]: the newest batches.
-//! - [`registry`]: which channels there are, [`lingering`] those that nobody hears any more, [`release`]: when their memory is given back.
+//! - [`registry`]: which channels there are, [`lingering`] those that nobody hears any more.
 //! - [`delivery`]: what is on its way to shards, [`lane`]: the way to one of them, and what it is owed.
 //! - [`question`]: what connections and the control port ask. [`shares`]: whose publishes may be how many, [`rates`]: in a second; [`queue`]: in which order they go on.
 //! - [`order`]: what the control thread tells shards, past the bus; [`revoke`]: what it tells all nodes of revoked tokens.
@@ -25,7 +25,6 @@ pub mod rates;
 pub mod ration;
 pub mod redis;
 pub mod registry;
-pub mod release;
 pub mod revoke;
 pub mod route;
 pub mod settings;

@@ -12,7 +12,6 @@ use super::delivery::OpenAt;
 use super::flow::{Count, Counter, Flow};
 use super::history::History;
 use super::lingering::Lingering;
-use super::release::Release;
 use super::settings::HubSettings;
 use super::{Creator, JoinRefusal};
 use crate::addresses::Source;
@@ -25,6 +24,7 @@ use crate::fanout::topics::TopicToken;
 use crate::few::Few;
 use crate::limits::QUEUE_KEPT;
 use crate::limits::bus::RERULE_UNITS_PER_TURN;
+use crate::release::Release;
 
 /// What the upstream is to be told, in this order.
 #[derive(Debug)]

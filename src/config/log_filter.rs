@@ -53,6 +53,7 @@ const MODULES: &[&str] = &[
     "named",
     "paged",
     "rate",
+    "release",
     "server",
     "shard",
     "sys",

@@ -176,7 +176,7 @@ mod tests {
             ("token_secret: hush", "token_secret: ***"),
             ("control-token 'hush", "control-token ***"),
             ("x = 1 token_secret hush", "x = 1 token_secret ***"),
-            ("token_secret =", "token_secret ="),
+            ("token_secret =", "token_secret = ***"),
             ("token_secret", "token_secret"),
             ("auth = \"jwt", "auth = \"jwt"),
             ("redis = \"redis://:hush@h", "redis = \"redis://:***@h"),

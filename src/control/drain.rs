@@ -1,6 +1,7 @@
 //! The way out: `POST /drain` and signals have the process drain, `POST /shed` has a share of its connections go. The task here watches the drain
 //! and ends it, when everybody has gone or the deadline has passed.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
@@ -12,11 +13,10 @@ use sd_notify::NotifyState;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::{Notify, oneshot};
-use tokio::time::Instant;
 
 use super::answer::{self, Problem};
 use super::orders::NoAnswer;
-use super::{State, body, disconnect};
+use super::{State, body, disconnect, listener};
 use crate::bus::BusCommand;
 use crate::bus::order::Order;
 use crate::life::Stage;
@@ -135,22 +135,22 @@ pub(super) async fn attend(state: Arc<State>, on_stop: impl FnOnce() + Send + 's
             NotifyState::Status("draining: connections go one after the other"),
         ]);
     }
-    let deadline = Instant::now() + timeout;
-    // Nobody goes before what was published before has come.
-    let (reply, settled) = oneshot::channel();
-    if state.bus.send(BusCommand::Settle(reply)).is_ok() {
-        let _ = tokio::time::timeout(state.timeouts.bus, settled).await;
-    }
-    while state.orders.all(state.timeouts.bus, |reply| Order::Depart { reply }).await.contains(&Err(NoAnswer::Refused))
-        && Instant::now() < deadline
-    {
-        tokio::time::sleep(LOOK).await;
-    }
-    while !state.is_drained() && Instant::now() < deadline {
-        if tokio::time::timeout(LOOK, state.drain.hurry.notified()).await.is_ok() {
-            break;
+    let everybody_gone = async {
+        // Nobody goes before what was published before has come.
+        let (reply, settled) = oneshot::channel();
+        if state.bus.send(BusCommand::Settle(reply)).is_ok() {
+            let _ = tokio::time::timeout(state.timeouts.bus, settled).await;
         }
-    }
+        while state.orders.all(state.timeouts.bus, |reply| Order::Depart { reply }).await.contains(&Err(NoAnswer::Refused)) {
+            tokio::time::sleep(LOOK).await;
+        }
+        while !state.is_drained() {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    // Until then, or until somebody has lost patience.
+    let hurried = pin!(state.drain.hurry.notified());
+    let _ = tokio::time::timeout(timeout, listener::unless(hurried, everybody_gone)).await;
     let left = state.connections();
     if left > 0 {
         tracing::info!("the drain ends with {left} connections, which are closed at once");

@@ -15,6 +15,7 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
 use super::State;
 use super::reload::take_fetched;
 use crate::auth::keys::Keys;
+use crate::config::AuthMode;
 use crate::limits::auth::KEY_FILE_BYTES_MAX;
 
 /// Between two fetches because a key was missing.
@@ -125,12 +126,14 @@ pub(super) async fn keep(state: Arc<State>) {
     let (mut url, mut schedule, mut said) = (None, Schedule::new(Instant::now()), String::new());
     loop {
         let now = Instant::now();
-        let wanted_url = reload.in_force().settings.auth.jwks_url.clone();
+        let in_force = reload.in_force();
+        let wanted_url = in_force.settings.auth.jwks_url.clone().filter(|_| in_force.settings.auth.mode == AuthMode::Jwt);
+        drop(in_force);
         if wanted_url != url {
             (url, schedule, said) = (wanted_url, Schedule::new(now), String::new());
         }
         if let Some(url) = &url
-            && schedule.is_due(now, reload.wanted.is_wanted())
+            && (reload.fetch_asked.swap(false, Relaxed) | schedule.is_due(now, reload.wanted.is_wanted()))
         {
             let asking = url.clone();
             let fetched = tokio::task::spawn_blocking(move || fetch(&asking)).await.unwrap_or_else(|error| Err(error.to_string()));

@@ -1,4 +1,5 @@
-//! What memory is available, looked at once a second where `admission_memory` asks for it: the host's, or the control group's if that is less.
+//! What memory is available, looked at once a second where `admission_memory` asks for it: the host's, or the control group's if that is less. And what
+//! connections have taken is given back when most of them have gone.
 //!
 //! Invariant: what cannot be read is taken to be enough.
 
@@ -8,6 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::State;
+use crate::release::Release;
+use crate::sys::{monotonic_ns, release_free_memory};
 
 const EVERY: Duration = Duration::from_secs(1);
 
@@ -19,6 +22,19 @@ pub(super) async fn watch(state: Arc<State>) {
             state.host.note_memory(percent, percent_min);
         }
         tokio::time::sleep(EVERY).await;
+    }
+}
+
+/// As long as the control thread runs.
+pub(super) async fn give_back(state: Arc<State>) {
+    let mut release = Release::default();
+    loop {
+        tokio::time::sleep(EVERY).await;
+        let (sockets, now) = (state.shards.iter().map(|shard| shard.sockets.get() as usize).sum(), monotonic_ns());
+        release.note(sockets, now);
+        if release.take(sockets, now) {
+            let _ = tokio::task::spawn_blocking(release_free_memory).await;
+        }
     }
 }
 

@@ -329,6 +329,7 @@ async fn serve(
 
     tokio::spawn(busy::sample(state.clone()));
     tokio::spawn(memory::watch(state.clone()));
+    tokio::spawn(memory::give_back(state.clone()));
     revoke::keep(&state);
     let notifier = supervision.as_ref().map(Supervision::notifier);
     if let Some(notifier) = &notifier {

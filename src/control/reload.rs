@@ -5,7 +5,7 @@
 //! Certificates will be a part of the snapshot as the gate is.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -43,6 +43,8 @@ pub struct Origin {
     pub settings: Settings,
     /// Of the settings, and what they come to.
     pub keys: Keys,
+    /// From `jwks_url`, where they were fetched before the start.
+    pub fetched: Keys,
     pub gate: Gate,
     /// Where shards say that a key is missing.
     pub wanted: Arc<Wanted>,
@@ -56,7 +58,16 @@ impl Origin {
         let addresses = Arc::new(ByAddress::new(&settings.bounds));
         let host = Host { cores: vec![0], descriptors_soft: 1024, descriptors_hard: 1024, private_refused: None };
         let sources = Sources { file: FileChoice::None, environment: Vec::new(), flags: Vec::new() };
-        Origin { sources, host, settings, keys: Keys::default(), gate: Gate::Open, wanted: Arc::default(), addresses }
+        Origin {
+            sources,
+            host,
+            settings,
+            keys: Keys::default(),
+            fetched: Keys::default(),
+            gate: Gate::Open,
+            wanted: Arc::default(),
+            addresses,
+        }
     }
 }
 
@@ -108,6 +119,8 @@ pub(super) struct Reload {
     pub(super) wanted: Arc<Wanted>,
     addresses: Arc<ByAddress>,
     in_force: Mutex<Arc<InForce>>,
+    /// Whoever reloads wants the keys as they are published now: one may have been taken back.
+    pub(super) fetch_asked: AtomicBool,
     /// One after the other.
     turn: tokio::sync::Mutex<()>,
     /// The files as they were when they were read last.
@@ -154,9 +167,9 @@ type Failure = Vec<String>;
 
 impl Reload {
     pub(super) fn new(origin: Origin, control: &Address) -> Reload {
-        let Origin { sources, host, settings, keys, gate, wanted, addresses } = origin;
+        let Origin { sources, host, settings, keys, fetched, gate, wanted, addresses } = origin;
         let looked = Look::at(&files(&sources, &settings));
-        let in_force = InForce::new(settings, control, Access { gate, own: keys, fetched: Keys::default() });
+        let in_force = InForce::new(settings, control, Access { gate, own: keys, fetched });
         let tally = Tally { good_unix_ms: AtomicU64::new(crate::sys::unix_ms()), ..Tally::default() };
         Reload {
             sources,
@@ -164,6 +177,7 @@ impl Reload {
             wanted,
             addresses,
             in_force: Mutex::new(Arc::new(in_force)),
+            fetch_asked: AtomicBool::new(false),
             turn: tokio::sync::Mutex::new(()),
             looked: Mutex::new(looked),
             notifier: OnceLock::new(),
@@ -261,6 +275,7 @@ pub(super) async fn reload(state: &Arc<State>, why: &str) -> Result<Report, Fail
         Ok((settings, access, report)) => {
             install(state, settings, access).await;
             *lock(&reload.looked) = look.and(&reload.files());
+            reload.fetch_asked.store(true, Relaxed);
             Ok(report)
         }
         Err(failure) => {
@@ -311,9 +326,10 @@ async fn install(state: &Arc<State>, settings: Settings, access: Access) {
     while !left.is_empty() && !state.stopping() {
         for shard in std::mem::take(&mut left) {
             let order = |reply| Order::Reload { settings: settings.clone(), gate: gate.clone(), reply };
-            if state.orders.one(shard, PATIENCE, order).await.is_err() {
+            match state.orders.one(shard, PATIENCE, order).await {
+                Ok(forgotten) => drop(tokio::task::spawn_blocking(move || drop(forgotten))),
                 // A shard that is told twice goes by the same.
-                left.push(shard);
+                Err(_) => left.push(shard),
             }
         }
     }

@@ -61,11 +61,16 @@ pub(super) async fn revoke(Shared(state): Shared<Arc<State>>, request: Request) 
         let error = format!("{REVOKED_MAX} revocations are kept already; give shorter ttls, revoke by user, or change the keys");
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, error));
     }
-    let closed = close(&state).await;
+    // The other nodes do not wait for a shard of this one that is slow.
+    let (closed, stored) = tokio::join!(close(&state), store_patiently(&state, &revocation));
     let count: usize = closed.iter().flatten().sum();
     let late = closed.iter().any(Result::is_err);
+    if late {
+        // Also what a shard has not taken is done.
+        state.revocations.news.notify_one();
+    }
     let here = format!("this node honours it already ({count} disconnected)");
-    match store_patiently(&state, &revocation).await {
+    match stored {
         Ok(()) if late => Err(Problem::new(
             StatusCode::GATEWAY_TIMEOUT,
             format!("it is revoked, but not every shard has ended its connections yet ({count} ended)"),
@@ -155,9 +160,14 @@ async fn heed(state: Arc<State>) {
 /// What Redis has not taken yet, or may have lost, is tried until it has.
 async fn store_all(state: Arc<State>) {
     let mut warned: Option<Instant> = None;
+    let mut has_more = false;
     loop {
-        tokio::time::sleep(RETRY_ALONE).await;
-        for (revocation, _) in state.revocations.table.unstored(STORED_AT_A_TIME) {
+        if !has_more {
+            tokio::time::sleep(RETRY_ALONE).await;
+        }
+        let unstored = state.revocations.table.unstored(STORED_AT_A_TIME);
+        has_more = unstored.len() == STORED_AT_A_TIME;
+        for (revocation, _) in unstored {
             match store(&state, &revocation).await {
                 Ok(()) => {}
                 Err(error) => {
@@ -165,6 +175,7 @@ async fn store_all(state: Arc<State>) {
                         warned = Some(Instant::now());
                         tracing::warn!("a revocation is honoured by this node alone: {error}; it is tried again until the others know it");
                     }
+                    has_more = false;
                     break;
                 }
             }

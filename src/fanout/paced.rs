@@ -140,6 +140,20 @@ impl Paced {
         self.groups.iter().flat_map(|group| group.members.iter().copied())
     }
 
+    /// Who has this rate: the last takes the place of one that leaves.
+    pub fn members_at(&self, rate: PaceRate) -> &[Member] {
+        self.groups.iter().find(|group| group.rate == rate).map_or(&[], |group| &group.members)
+    }
+
+    /// The next lower rate that somebody has; None: the highest.
+    pub fn rate_below(&self, rate: Option<PaceRate>) -> Option<PaceRate> {
+        self.groups.iter().map(|group| group.rate).filter(|&other| rate.is_none_or(|rate| other < rate)).max()
+    }
+
+    pub fn rate_count(&self) -> usize {
+        self.groups.len()
+    }
+
     pub fn member_count(&self) -> usize {
         self.groups.iter().map(|group| group.members.len()).sum()
     }

@@ -13,7 +13,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use core_affinity::CoreId;
 use tokio::sync::oneshot;
 
@@ -25,7 +25,7 @@ use crate::bus::redis::timing::Timing;
 use crate::bus::revoke::Revocations;
 use crate::bus::subscriber::Subscriber;
 use crate::bus::{BusCommand, BusSender, ShardMessage, thread};
-use crate::config::{Host, Pin, Resolved, Settings, Sources, resolve_fd_table};
+use crate::config::{AuthMode, Host, Pin, Resolved, Settings, Sources, resolve_fd_table};
 use crate::control::reload::Origin;
 use crate::control::{self, Control, Facts};
 use crate::inbox::{Inbox, InboxSender};
@@ -67,18 +67,24 @@ pub struct Server {
 /// `takes_over`: a server that runs with the same addresses drains, and this one takes its place. `sources`: where the settings came from, which a reload reads again.
 pub fn start(settings: Settings, sources: Sources, host: &Host, takes_over: bool) -> anyhow::Result<Server> {
     let as_read = settings.clone();
-    let prepared = Prepared::new(settings, host, takes_over)?;
+    let mut prepared = Prepared::new(settings, host, takes_over)?;
     let data_path = DataPath::start(&prepared)?;
+    let control = match prepared.control.take() {
+        Some(control) => control,
+        // Clients that the other one sends away are let in from here on.
+        None => takeover::control(&prepared.settings)?,
+    };
     let origin = Origin {
         sources,
         host: host.clone(),
         settings: as_read,
         keys: prepared.keys.clone(),
+        fetched: std::mem::take(&mut prepared.fetched),
         gate: prepared.gate.clone(),
         wanted: prepared.wanted.clone(),
         addresses: prepared.addresses.clone(),
     };
-    Ok(tell(prepared, data_path, origin))
+    Ok(tell(prepared, data_path, control, origin))
 }
 
 /// What the host can refuse, asked before any thread of the data path begins and any client comes in.
@@ -91,6 +97,8 @@ struct Prepared {
     given: Option<Given>,
     opened: Opened,
     keys: Keys,
+    /// From `jwks_url`: where another server's clients are about to come, there must be keys for them.
+    fetched: Keys,
     /// With those keys.
     gate: Gate,
     /// What shards will be told of the host.
@@ -99,7 +107,8 @@ struct Prepared {
     wanted: Arc<Wanted>,
     /// What addresses take of the process.
     addresses: Arc<ByAddress>,
-    control: Address,
+    /// None: another server has it.
+    control: Option<(ControlSocket, Address)>,
     control_thread: ControlThread,
     life: Arc<Life>,
 }
@@ -122,6 +131,14 @@ impl Prepared {
             Some(given) => settings.with(|settings| settings.addresses.listen = given.listeners()),
             None => settings,
         };
+        let wanted = Arc::<Wanted>::default();
+        let keys = settings.auth.own_keys()?;
+        let mut fetched = Keys::default();
+        if takes_over {
+            takeover::ask_first(&settings)?;
+            fetched = fetch_first(&settings, &keys)?;
+        }
+        let gate = settings.auth.gate_of(&keys, &fetched, wanted.clone())?;
         let opened = match given {
             Some(_) => Opened::default(),
             None if takes_over => Opened::beside(&settings)?,
@@ -130,12 +147,9 @@ impl Prepared {
                 Opened::new(&settings)?
             }
         };
-        let wanted = Arc::<Wanted>::default();
-        let keys = settings.auth.own_keys()?;
-        let gate = settings.auth.gate_of(&keys, &Keys::default(), wanted.clone())?;
         let addresses = Arc::new(ByAddress::new(&settings.bounds));
-        let (listener, control) = takeover::control(&settings, takes_over)?;
-        let control_thread = ControlThread::start(listener)?;
+        let control = if takes_over { None } else { Some(takeover::own_control(&settings)?) };
+        let control_thread = ControlThread::start()?;
         Ok(Prepared {
             settings: Arc::new(settings),
             table,
@@ -144,6 +158,7 @@ impl Prepared {
             given,
             opened,
             keys,
+            fetched,
             gate,
             wanted,
             addresses,
@@ -152,6 +167,21 @@ impl Prepared {
             control_thread,
             life: Arc::default(),
         })
+    }
+}
+
+/// The keys of `jwks_url`, by which the clients of a server whose place is taken are to be let in.
+fn fetch_first(settings: &Settings, own: &Keys) -> anyhow::Result<Keys> {
+    let Some(url) = settings.auth.jwks_url.as_deref().filter(|_| settings.auth.mode == AuthMode::Jwt) else { return Ok(Keys::default()) };
+    match control::jwks::fetch(url) {
+        Ok(fetched) => Ok(fetched.keys),
+        Err(error) if own.is_empty() => {
+            bail!("jwks_url: no keys can be fetched, and without them no client could be let in; the other server goes on: {error}")
+        }
+        Err(error) => {
+            tracing::warn!("jwks_url: no keys can be fetched: {error}");
+            Ok(Keys::default())
+        }
     }
 }
 
@@ -223,12 +253,12 @@ impl Opened {
 struct ControlThread {
     thread: JoinHandle<io::Result<()>>,
     /// Dropped, it ends the thread: the start has failed.
-    hand_over: mpsc::Sender<(Arc<control::State>, Option<Supervision>, BusSender)>,
+    hand_over: mpsc::Sender<(ControlSocket, Arc<control::State>, Option<Supervision>, BusSender)>,
     ended: oneshot::Sender<()>,
 }
 
 impl ControlThread {
-    fn start(listener: ControlSocket) -> anyhow::Result<ControlThread> {
+    fn start() -> anyhow::Result<ControlThread> {
         let (ended, end) = oneshot::channel();
         let (hand_over, handed_over) = mpsc::channel();
         let (prepared, preparing) = mpsc::channel();
@@ -243,7 +273,7 @@ impl ControlThread {
                     }
                 };
                 let _ = prepared.send(Ok(()));
-                let Ok((state, supervision, bus)) = handed_over.recv() else { return Ok(()) };
+                let Ok((listener, state, supervision, bus)) = handed_over.recv() else { return Ok(()) };
                 control.run(listener, state, supervision, move || stop(bus), end)
             })
             .context("the control thread could not be started")?;
@@ -383,8 +413,8 @@ fn start_shards(
 }
 
 /// Everything runs: the control port answers, systemd is told, and so is the caller.
-fn tell(prepared: Prepared, data_path: DataPath, origin: Origin) -> Server {
-    let Prepared { settings, table, descriptors, notifier, given, mut opened, host, control, control_thread, life, .. } = prepared;
+fn tell(prepared: Prepared, data_path: DataPath, (listener, control): (ControlSocket, Address), origin: Origin) -> Server {
+    let Prepared { settings, table, descriptors, notifier, given, mut opened, host, control_thread, life, .. } = prepared;
     let DataPath { bus, bus_thread, bus_metrics, revocations, shards, senders, metrics, listen } = data_path;
     // Every shard has its own by now.
     drop(given);
@@ -397,7 +427,7 @@ fn tell(prepared: Prepared, data_path: DataPath, origin: Origin) -> Server {
     let shared = control::Shared { orders, host, revocations, life };
     let state = Arc::new(control::State::new(settings, facts, metrics, bus_metrics, bus.clone(), shared, origin));
     let ControlThread { thread, hand_over, ended } = control_thread;
-    let _ = hand_over.send((state, supervision, bus.clone()));
+    let _ = hand_over.send((listener, state, supervision, bus.clone()));
     Server { listen, control, table, descriptors, bus, bus_thread, shards, control_thread: thread, opened, ended }
 }
 

@@ -28,14 +28,26 @@ use crate::wire::http::{self, Outcome, Rules, answer};
 use crate::wire::peer::Peer;
 
 impl<N: Network> Shard<N> {
-    /// Takes waiting connections. What is too many is refused later, with an HTTP answer, once the head has been read.
+    /// Takes waiting connections. What is too many is refused later, with an HTTP answer, once the head has been read. A door that is being closed is
+    /// shut when nobody waits at it any more.
     pub(super) fn accept(&mut self) {
+        self.accept_waiting();
+        if let Some(left) = self.door_accepts {
+            let left = left.saturating_sub(limits::ACCEPTS_PER_TURN);
+            self.door_accepts = Some(left);
+            if left == 0 || !self.accept_ready {
+                self.shut_doors();
+            }
+        }
+    }
+
+    fn accept_waiting(&mut self) {
         if self.accept_retry.is_some_and(|tick| tick <= self.tick) {
             self.accept_retry = None;
             self.accept_ready = true;
         }
         for _ in 0..limits::ACCEPTS_PER_TURN {
-            if !self.accept_ready || self.stage != Stage::Serving {
+            if !self.accept_ready || (self.stage != Stage::Serving && self.door_accepts.is_none()) {
                 self.accept_ready = false;
                 return;
             }

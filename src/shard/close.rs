@@ -144,6 +144,10 @@ impl<N: Network> Shard<N> {
             self.metrics.sockets.dec();
             self.metrics.closed[conn.reason as usize].inc();
         }
+        // After a flood of them. Who is left may have one of the last places; then all of them stay.
+        if self.conns.capacity() > limits::SLOTS_KEPT && self.conns.len() < self.conns.capacity() / 4 {
+            self.conns.shrink_to_fit();
+        }
     }
 }
 

@@ -25,6 +25,8 @@ pub struct Departures {
 const BURST_NS: u64 = 100_000_000;
 /// Whoever has to wait for the others looks again after so long; and after a walk around, for those who came meanwhile.
 const LOOK_NS: u64 = 10_000_000;
+/// After a walk around that found nobody, for each slot: what is left waits for its clients, and is not to be looked at all the time.
+const LOOK_NS_PER_SLOT: u64 = 100;
 /// Returns are spread over so long at least.
 const SPREAD_MIN_MS: u64 = 1000;
 
@@ -57,6 +59,8 @@ pub(super) struct Departing {
     share: u64,
     /// Deals who is among them.
     salt: u32,
+    /// Somebody was, since it began at the first slot.
+    has_found: bool,
     look_again_ns: MonotonicNs,
 }
 
@@ -68,7 +72,7 @@ impl<N: Network> Shard<N> {
         let open = self.metrics.connections.get() as f64;
         if self.stage == Stage::Serving {
             let share = (percent / 100.0 * ALL as f64) as u64;
-            self.departing = Some(Departing { at: 0, share, salt: self.tick, look_again_ns: 0 });
+            self.departing = Some(Departing { at: 0, share, salt: self.tick, has_found: false, look_again_ns: 0 });
         }
         (open * percent / 100.0).round() as usize
     }
@@ -76,7 +80,7 @@ impl<N: Network> Shard<N> {
     /// All connections are asked to go: the process drains, and what was on its way when it began to has come.
     pub(super) fn depart_all(&mut self) {
         if self.stage == Stage::Draining {
-            self.departing = Some(Departing { at: 0, share: ALL, salt: 0, look_again_ns: 0 });
+            self.departing = Some(Departing { at: 0, share: ALL, salt: 0, has_found: false, look_again_ns: 0 });
         }
     }
 
@@ -87,7 +91,8 @@ impl<N: Network> Shard<N> {
             // It was for a share.
             self.departing = None;
             // They have connected; nobody else would answer them.
-            self.close_doors(limits::DOOR_ACCEPTS_MAX);
+            self.door_accepts = Some(limits::DOOR_ACCEPTS_MAX);
+            (self.accept_ready, self.accept_retry) = (true, None);
         }
     }
 
@@ -104,8 +109,9 @@ impl<N: Network> Shard<N> {
                     walk.look_again_ns = self.now_ns + LOOK_NS;
                     break;
                 }
+                walk.has_found = true;
+                units = units.saturating_sub(limits::ORDER_UNITS_PER_CLOSE + self.conns[walk.at].subscriptions.len());
                 self.finish(walk.at, CloseReason::Restart);
-                units = units.saturating_sub(limits::ORDER_UNITS_PER_CLOSE);
             }
             walk.at += 1;
         }
@@ -114,7 +120,8 @@ impl<N: Network> Shard<N> {
                 // It was for those who were here.
                 return;
             }
-            (walk.at, walk.look_again_ns) = (0, self.now_ns + LOOK_NS);
+            let pause_ns = if walk.has_found { LOOK_NS } else { LOOK_NS.max(LOOK_NS_PER_SLOT * end as u64) };
+            (walk.at, walk.has_found, walk.look_again_ns) = (0, false, self.now_ns + pause_ns);
         }
         self.departing = Some(walk);
     }
@@ -131,6 +138,10 @@ impl<N: Network> Shard<N> {
         self.conns[key].enter(Phase::Finishing);
         if self.topics.has_paced() {
             self.owe_all(key);
+        }
+        // Also those whose laps have not come by: it is closed as soon as nothing is known to be due.
+        for at in 0..self.conns[key].subscriptions.len() {
+            self.note_behind(key, at);
         }
         self.mark_ready(key);
     }

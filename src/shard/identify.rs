@@ -95,17 +95,15 @@ impl Door {
     }
 
     /// From now on clients say so who they are. Of tokens that were verified by other keys, or held against other settings, nothing is known any more; who
-    /// came with one stays until it expires.
-    pub(super) fn replace(&mut self, gate: Gate) {
+    /// came with one stays until it expires. Returns what was known of them.
+    pub(super) fn replace(&mut self, gate: Gate) -> Option<Cache> {
         let is_same = match (&self.gate, &gate) {
             (Gate::Tokens(before), Gate::Tokens(after)) => Arc::ptr_eq(before, after),
             (Gate::Open, Gate::Open) | (Gate::Query, Gate::Query) => true,
             (Gate::Tokens(_) | Gate::Open | Gate::Query, _) => false,
         };
-        if !is_same {
-            self.known.clear();
-        }
         self.gate = gate;
+        (!is_same).then(|| self.known.take())
     }
 
     /// Somebody waits for the next turn.

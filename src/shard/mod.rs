@@ -157,6 +157,8 @@ pub struct Shard<N: Network> {
     strangers: VecDeque<ConnToken>,
 
     accept_ready: bool,
+    /// The door is being closed: so many more are taken at most.
+    door_accepts: Option<usize>,
     accept_retry: Option<Tick>,
     accept_warned: Option<Tick>,
     untrusted_warned: Option<Tick>,
@@ -230,6 +232,7 @@ impl<N: Network> Shard<N> {
             orders: Orders::default(),
             strangers: VecDeque::new(),
             accept_ready: false,
+            door_accepts: None,
             accept_retry: None,
             accept_warned: None,
             untrusted_warned: None,
@@ -368,7 +371,8 @@ impl<N: Network> Shard<N> {
     fn publish_gauges(&mut self) {
         let metrics = &self.metrics;
         metrics.turns.inc();
-        metrics.stage.set(self.stage as u64);
+        // It drains when nobody can come in any more.
+        metrics.stage.set(if self.door_accepts.is_some() { Stage::Serving } else { self.stage } as u64);
         metrics.inbox_bytes.set(self.inbox.bytes() as u64);
         metrics.log_bytes.set(self.logs.bytes() as u64);
         metrics.buffer_bytes.set(self.buffer_bytes as u64);

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use super::Shard;
 use super::net::Network;
 use super::wheel::TICKS_PER_SECOND;
-use crate::bus::order::{Bearer, Listed, Order, Seen, Who};
+use crate::bus::order::{Bearer, Listed, Order, Reply, Seen, Who};
 use crate::limits;
 use crate::wire::close::CloseReason;
 
@@ -17,9 +17,17 @@ pub(super) struct Orders {
     walks: VecDeque<Walk>,
 }
 
+/// What takes a walk.
+#[derive(Debug)]
+enum Task {
+    Disconnect { who: Who, reply: Reply<usize> },
+    CloseRevoked { reply: Reply<usize> },
+    List { who: Option<Who>, limit: usize, reply: Reply<Listed> },
+}
+
 #[derive(Debug)]
 struct Walk {
-    order: Order,
+    task: Task,
     /// The slot that is next.
     at: usize,
     /// Connections it was about.
@@ -28,22 +36,15 @@ struct Walk {
 }
 
 impl Walk {
-    fn new(order: Order) -> Walk {
-        let at = match &order {
-            Order::List { from, .. } => *from,
-            Order::Disconnect { .. } | Order::CloseRevoked { .. } | Order::Shed { .. } | Order::Depart { .. } => 0,
-            Order::Reload { .. } => usize::MAX,
-        };
-        Walk { order, at, count: 0, listed: Listed::default() }
+    fn new(task: Task, at: usize) -> Walk {
+        Walk { task, at, count: 0, listed: Listed::default() }
     }
 
     /// It needs to go no further.
     fn is_full(&self) -> bool {
-        match &self.order {
-            Order::List { limit, .. } => self.count >= *limit || self.listed.text_bytes >= limits::PAGE_TEXT_BYTES_MAX,
-            Order::Disconnect { .. } | Order::CloseRevoked { .. } | Order::Shed { .. } | Order::Depart { .. } | Order::Reload { .. } => {
-                false
-            }
+        match &self.task {
+            Task::List { limit, .. } => self.count >= *limit || self.listed.text_bytes >= limits::PAGE_TEXT_BYTES_MAX,
+            Task::Disconnect { .. } | Task::CloseRevoked { .. } => false,
         }
     }
 }
@@ -55,23 +56,29 @@ impl Orders {
 }
 
 impl<N: Network> Shard<N> {
-    /// One that is too many is dropped, which whoever waits for its answer sees.
     pub(super) fn take_order(&mut self, order: Order) {
         match order {
             Order::Shed { percent, reply } => {
                 let _ = reply.try_send(self.shed(percent));
             }
             Order::Reload { settings, gate, reply } => {
-                self.reload(&settings, gate);
-                let _ = reply.try_send(());
+                let _ = reply.try_send(self.reload(&settings, gate));
             }
             Order::Depart { reply } => {
                 self.follow_life();
                 self.depart_all();
                 let _ = reply.try_send(());
             }
-            order if self.orders.walks.len() < limits::ORDERS_WAITING_MAX => self.orders.walks.push_back(Walk::new(order)),
-            _ => {}
+            Order::Disconnect { who, reply } => self.begin_walk(Task::Disconnect { who, reply }, 0),
+            Order::CloseRevoked { reply } => self.begin_walk(Task::CloseRevoked { reply }, 0),
+            Order::List { who, from, limit, reply } => self.begin_walk(Task::List { who, limit, reply }, from),
+        }
+    }
+
+    /// One that is too many is dropped, which whoever waits for its answer sees.
+    fn begin_walk(&mut self, task: Task, at: usize) {
+        if self.orders.walks.len() < limits::ORDERS_WAITING_MAX {
+            self.orders.walks.push_back(Walk::new(task, at));
         }
     }
 
@@ -101,8 +108,8 @@ impl<N: Network> Shard<N> {
         if self.conns.get(key).is_none_or(|conn| !conn.is_open()) {
             return 1;
         }
-        match &walk.order {
-            Order::Disconnect { who, .. } => {
+        match &walk.task {
+            Task::Disconnect { who, .. } => {
                 let (is_meant, units) = self.is_meant(key, who);
                 if !is_meant {
                     return units;
@@ -110,7 +117,7 @@ impl<N: Network> Shard<N> {
                 walk.count += 1;
                 units + self.close_by_order(key, CloseReason::Disconnected)
             }
-            Order::CloseRevoked { .. } => {
+            Task::CloseRevoked { .. } => {
                 let is_revoked = self.conns[key].identity.as_deref().is_some_and(|identity| self.door.has_revoked(identity));
                 if !is_revoked {
                     return 1;
@@ -118,8 +125,7 @@ impl<N: Network> Shard<N> {
                 walk.count += 1;
                 1 + self.close_by_order(key, CloseReason::TokenRevoked)
             }
-            Order::Shed { .. } | Order::Depart { .. } => unreachable!("they are no walks of this kind"),
-            Order::List { who, .. } => {
+            Task::List { who, .. } => {
                 let (is_meant, units) = who.as_ref().map_or((true, 1), |who| self.is_meant(key, who));
                 if is_meant {
                     let seen = self.seen(key);
@@ -130,7 +136,6 @@ impl<N: Network> Shard<N> {
                 }
                 units + usize::from(is_meant) * (limits::ORDER_UNITS_PER_CLOSE + self.conns[key].subscriptions.len() / 16)
             }
-            Order::Reload { .. } => unreachable!("it was obeyed when it came"),
         }
     }
 
@@ -178,16 +183,12 @@ impl<N: Network> Shard<N> {
 
 /// Nobody need be there any more to hear it.
 fn answer(walk: Walk) {
-    match walk.order {
-        Order::Disconnect { reply, .. } | Order::CloseRevoked { reply } => {
+    match walk.task {
+        Task::Disconnect { reply, .. } | Task::CloseRevoked { reply } => {
             let _ = reply.try_send(walk.count);
         }
-        Order::Shed { .. } | Order::Depart { .. } => {}
-        Order::List { reply, .. } => {
+        Task::List { reply, .. } => {
             let _ = reply.try_send(walk.listed);
-        }
-        Order::Reload { reply, .. } => {
-            let _ = reply.try_send(());
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::auth::rules::{Access, Action};
 use crate::bus::ConnToken;
 use crate::config::SharedRules;
 use crate::config::rules::Found;
-use crate::fanout::paced::Paced;
+use crate::fanout::paced::{PaceRate, Paced};
 use crate::fanout::topics::{Member, TopicToken};
 use crate::limits;
 
@@ -32,10 +32,17 @@ pub(super) struct Recheck {
 #[derive(Debug)]
 struct Walk {
     slot: usize,
-    /// The topic under way, and how many of its members, from the first.
-    topic: Option<(TopicToken, usize)>,
+    /// The topic under way, and where in it.
+    topic: Option<(TopicToken, Place)>,
     /// Members are asked about even where the rule of their topic says what it said before.
     is_thorough: bool,
+}
+
+/// How many of a topic's members are left, from the first: first of those that are paced, rate by rate down, then of the others.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Paced { rate: PaceRate, left: usize },
+    Members { left: usize },
 }
 
 /// What ending a subscription costs, in units of looking at one.
@@ -114,59 +121,73 @@ impl<N: Network> Shard<N> {
                 return None;
             }
             let index = walk.slot as u32;
-            let left = if self.topics.contains(index) { self.walk_topic(index, &walk, &rules, budget) } else { 0 };
+            let place = if self.topics.contains(index) { self.walk_topic(index, &walk, &rules, budget) } else { None };
             spend(budget, 1);
-            if left == 0 {
-                (walk.slot, walk.topic) = (walk.slot + 1, None);
-            } else {
-                walk.topic = Some((self.topics.token(index), left));
+            match place {
+                None => (walk.slot, walk.topic) = (walk.slot + 1, None),
+                Some(place) => walk.topic = Some((self.topics.token(index), place)),
             }
         }
         Some(walk)
     }
 
-    /// Gives a topic its new rule, if it has come to it just now, and asks about its members. How many of them are left.
-    fn walk_topic(&mut self, index: u32, walk: &Walk, rules: &SharedRules, budget: &mut usize) -> usize {
+    /// Gives a topic its new rule, if it has come to it just now, and asks about its members. None: about all of them.
+    fn walk_topic(&mut self, index: u32, walk: &Walk, rules: &SharedRules, budget: &mut usize) -> Option<Place> {
         spend(budget, rules.find_units());
         let name = self.topics[index].name().clone();
         let found = rules.find(&name);
-        let mut left = match walk.topic {
-            Some((under_way, left)) if under_way == self.topics.token(index) => left,
+        let mut place = match walk.topic {
+            Some((under_way, place)) if under_way == self.topics.token(index) => place,
             Some(_) | None => {
                 let topic = &mut self.topics[index];
                 // Whose the channel is depends on the pattern as well.
                 let is_as_before = topic.rule.subscribe == found.1.subscribe && found.1.subscribe != Access::Owner;
                 topic.set_rule(found.1.clone());
                 if is_as_before && !walk.is_thorough {
-                    0
-                } else {
-                    self.look_at_paced(index, &name, found, budget);
-                    self.topics[index].members().len()
+                    return None;
                 }
+                self.place_below(index, None)
             }
         };
         while *budget > 0 {
-            left = left.min(self.topics[index].members().len());
-            if left == 0 {
-                break;
-            }
-            left -= 1;
-            let member = self.topics[index].members()[left];
+            let member = self.next_member(index, &mut place, budget)?;
             let (key, at) = (member.conn as usize, member.subscription as usize);
             let units = if self.conns[key].is_open() { self.look_at(key, at, &name, found) } else { 1 };
             spend(budget, units);
         }
-        left
+        Some(place)
     }
 
-    /// The same of members that are paced, of whom few topics have any: all at once, for their groups have no order that lasts from turn to turn.
-    fn look_at_paced(&mut self, index: u32, name: &str, found: Found<'_>, budget: &mut usize) {
-        let paced: Vec<Member> = self.topics.paced(index).into_iter().flat_map(Paced::members).collect();
-        for Member { conn, subscription } in paced {
-            let (key, at) = (conn as usize, subscription as usize);
-            let is_there = self.conns[key].subscriptions.get(at).is_some_and(|subscription| subscription.topic == index);
-            let units = if is_there && self.conns[key].is_open() { self.look_at(key, at, name, found) } else { 1 };
-            spend(budget, units);
+    fn next_member(&self, index: u32, place: &mut Place, budget: &mut usize) -> Option<Member> {
+        loop {
+            match place {
+                Place::Paced { rate, left } => {
+                    let members = self.topics.paced(index).map_or(&[][..], |paced| paced.members_at(*rate));
+                    *left = (*left).min(members.len());
+                    if *left > 0 {
+                        *left -= 1;
+                        return Some(members[*left]);
+                    }
+                    // Rates are as many as clients have thought of.
+                    spend(budget, self.topics.paced(index).map_or(0, Paced::rate_count));
+                    *place = self.place_below(index, Some(*rate));
+                }
+                Place::Members { left } => {
+                    let members = self.topics[index].members();
+                    *left = (*left).min(members.len());
+                    *left = left.checked_sub(1)?;
+                    return Some(members[*left]);
+                }
+            }
+        }
+    }
+
+    /// Where it goes on when all of this rate have been asked about; None: where it begins.
+    fn place_below(&self, index: u32, rate: Option<PaceRate>) -> Place {
+        let paced = self.topics.paced(index);
+        match paced.and_then(|paced| paced.rate_below(rate)) {
+            Some(rate) => Place::Paced { rate, left: usize::MAX },
+            None => Place::Members { left: self.topics[index].members().len() },
         }
     }
 

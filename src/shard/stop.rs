@@ -28,7 +28,7 @@ impl<N: Network> Shard<N> {
 
     /// The bus has ended: no more accepts, everybody gets what is due and then a close frame. Who is left of a drain is told 1012 like the others before.
     pub(super) fn stop(&mut self) {
-        if self.stage == Stage::Serving {
+        if self.stage == Stage::Serving || self.door_accepts.is_some() {
             // Whoever waits at the door is told.
             self.close_doors(limits::HANDSHAKES_MIN);
         }
@@ -53,7 +53,7 @@ impl<N: Network> Shard<N> {
     }
 
     /// Takes whoever waits, so many at most, and nobody after that.
-    pub(super) fn close_doors(&mut self, accepts_max: usize) {
+    fn close_doors(&mut self, accepts_max: usize) {
         for _ in 0..accepts_max {
             match self.net.accept() {
                 Accepted::Stream { stream, peer, is_proxied } => self.arrive(stream, peer, is_proxied),
@@ -61,9 +61,12 @@ impl<N: Network> Shard<N> {
                 Accepted::None | Accepted::Later => break,
             }
         }
+        self.shut_doors();
+    }
+
+    pub(super) fn shut_doors(&mut self) {
         self.net.close_listeners();
-        self.accept_ready = false;
-        self.accept_retry = None;
+        (self.accept_ready, self.accept_retry, self.door_accepts) = (false, None, None);
     }
 
     /// The shutdown deadline has passed: everybody goes as they are.

@@ -134,6 +134,50 @@ fn a_drain_asks_one_after_the_other_to_go() {
     assert_eq!(stage.closed(), [("restart", 51)]);
 }
 
+/// Whoever has more channels than a visit looks at gets what has come for each of them, though their laps have not been there yet.
+#[test]
+fn whoever_goes_with_many_channels_gets_what_is_due_on_each() {
+    const CHANNELS: usize = 50;
+    for stops in [false, true] {
+        let mut stage = Stage::new(settings());
+        let client = stage.connect("/ws", PLENTY);
+        for number in 0..CHANNELS {
+            stage.text(client, &json!({"type": "subscribe", "channel": format!("c{number}")}).to_string());
+        }
+        stage.turns(10);
+        assert_eq!(stage.clients[client].subscriptions.len(), CHANNELS);
+        for number in 0..CHANNELS {
+            stage.publish(&format!("c{number}"), 10);
+        }
+        if stops {
+            stage.rig.to_shard.push(ShardMessage::Stop).unwrap();
+        } else {
+            stage.rig.life.advance(life::Stage::Draining);
+            let (reply, _answer) = crossbeam_channel::bounded(1);
+            stage.rig.to_shard.push(ShardMessage::Order(Order::Depart { reply })).unwrap();
+        }
+        stage.turns(5);
+        assert_eq!(stage.clients[client].close, Some(if stops { 1001 } else { 1012 }));
+        assert_eq!(stage.messages(&[client]), [CHANNELS]);
+    }
+}
+
+/// However many wait at a door that is about to be closed, a turn takes some; all of them are answered.
+#[test]
+fn a_crowd_at_a_door_that_is_closed_is_let_in_turn_by_turn() {
+    let mut stage = Stage::new(settings());
+    let crowd: Vec<usize> = (0..1000).map(|_| stage.knock(&request("/ws", Format::Json), PLENTY)).collect();
+    stage.rig.life.advance(life::Stage::Draining);
+    stage.turn();
+    let accepted = stage.rig.metrics.accepted.get();
+    assert!((1..=200).contains(&accepted), "{accepted} in a turn");
+    assert_eq!(stage.rig.metrics.stage.get(), life::Stage::Serving as u64, "not before the door is closed");
+    stage.turns(20);
+    assert_eq!(stage.rig.metrics.stage.get(), life::Stage::Draining as u64);
+    assert_eq!(stage.rig.metrics.accepted.get(), 1000);
+    assert!(crowd.iter().all(|&client| stage.clients[client].refused.is_none()));
+}
+
 /// Somebody who takes nothing cannot be told, and the others do not wait for it beyond the deadline; nor does the thread sleep past it.
 #[test]
 fn whoever_takes_nothing_is_cut_when_the_time_to_stop_is_over() {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::stage::{PLENTY, Stage, settings};
 use campanile::auth::Gate;
+use campanile::auth::cache::Cache;
 use campanile::auth::pattern::Pattern;
 use campanile::auth::rules::Access;
 use campanile::bus::ShardMessage;
@@ -13,7 +14,7 @@ use crossbeam_channel::{Receiver, bounded};
 use serde_json::json;
 
 /// The order is in the inbox; the answer comes when it is in force.
-fn order(stage: &Stage, settings: &Settings, gate: Gate) -> Receiver<()> {
+fn order(stage: &Stage, settings: &Settings, gate: Gate) -> Receiver<Option<Cache>> {
     let (reply, answer) = bounded(1);
     stage.rig.to_shard.push(ShardMessage::Order(Order::Reload { settings: Arc::new(settings.clone()), gate, reply })).unwrap();
     answer
@@ -69,11 +70,20 @@ fn who_may_not_have_a_channel_any_more_is_told_and_hears_no_more_of_it() {
     assert_eq!(stage.closed(), [], "no connection was closed");
 }
 
-/// However many there are, a turn looks at some; messages go on meanwhile, and clients come and go.
+/// However many there are, a turn looks at some; messages go on meanwhile, and clients come and go. With a rate or without.
 #[test]
 fn a_crowd_is_asked_about_in_many_turns() {
+    for max_rate in [None, Some(5)] {
+        a_crowd_is_asked_about(max_rate);
+    }
+}
+
+fn a_crowd_is_asked_about(max_rate: Option<u16>) {
     const COUNT: usize = 20_000;
-    let mut stage = Stage::new(settings().with(|settings| settings.bounds.connections_max = COUNT + 10));
+    let mut stage = Stage::new(settings().with(|settings| {
+        settings.bounds.connections_max = COUNT + 10;
+        table("closed", settings, |rule| rule.max_rate = max_rate);
+    }));
     let open = stage.subscribers(2, "open");
     let crowd: Vec<usize> = (0..COUNT).map(|_| stage.connect("/ws/closed", PLENTY)).collect();
     stage.turns(3 * COUNT / 128);

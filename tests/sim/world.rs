@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use campanile::auth::cache::Cache;
 use campanile::auth::rules::Access;
 use campanile::auth::token::TokenReason;
 use campanile::bus::order::Order;
@@ -163,7 +164,7 @@ pub struct Simulation {
     /// As the shard has them: a reload may forbid channels, and allow them again.
     settings: Settings,
     /// What is still to be answered of them.
-    reloads: Vec<crossbeam_channel::Receiver<()>>,
+    reloads: Vec<crossbeam_channel::Receiver<Option<Cache>>>,
     /// Clients bring tokens. They expire by the clock on the wall, so nobody sets it then.
     has_tokens: bool,
 }

@@ -301,7 +301,8 @@ impl Feed {
     }
 
     pub fn deadline(&self) -> Option<MonotonicNs> {
-        self.retry_postponed_at.into_iter().chain(self.retry_refused_at).min()
+        let revocations = self.revocations.as_ref().and_then(Revocations::deadline);
+        [self.retry_postponed_at, self.retry_refused_at, revocations].into_iter().flatten().min()
     }
 
     pub fn send(&mut self, publisher: &mut Link, hub: &mut Hub, publish: Publish, now: MonotonicNs) {

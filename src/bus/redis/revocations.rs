@@ -2,7 +2,8 @@
 //! Owned by [`super::RedisBus`]; what it learns goes into the table that shards ask, and the control thread is told.
 //!
 //! The set is read whenever something may have been missed: the channel was subscribed anew, or the publishing connection, which reads it, was made anew.
-//! By ZSCAN, a part at a time, so that a long one holds up neither Redis nor the messages that are read in between.
+//! By ZSCAN, a part at a time, so that a long one holds up neither Redis nor the messages that are read in between. What Redis refuses to tell (while it
+//! loads, or until an operator allows it) is asked again.
 //!
 //! Invariant: a revocation is answered as stored only when Redis has answered all of its commands.
 
@@ -10,18 +11,21 @@ use redis::{ServerError, Value};
 use std::collections::HashMap;
 
 use super::awaiting::Asked;
-use super::fault::text_of;
+use super::fault::{Refusal, text_of};
 use super::link::{Answer, Link};
 use crate::auth::revoked::{Entered, Revocation};
 use crate::bus::revoke::{self, Revoke, RevokeError};
 use crate::clock::MonotonicNs;
 use crate::config::Settings;
-use crate::sys::unix_ms;
+use crate::sys::{monotonic_ns, unix_ms};
 use crate::wire::channel_name::RESERVED;
 
 /// Of the set and of the channel, followed by the prefix of the channels: servers that share a Redis and nothing else have different ones. No client
 /// can name it, whatever the prefix.
 pub const NAME: &str = RESERVED;
+/// What it does not tell now is asked for again after this long; what it does not allow, after this long.
+const RETRY_NS: u64 = 500_000_000;
+const REFUSED_RETRY_NS: u64 = 5_000_000_000;
 /// Entries that Redis is asked for at a time.
 const PART: &[u8] = b"512";
 
@@ -35,6 +39,10 @@ pub struct Revocations {
     is_reading: bool,
     /// Where the next part begins, if it was begun.
     cursor: Option<Vec<u8>>,
+    /// It was refused: not before.
+    not_before: MonotonicNs,
+    /// How it was refused last, which is said once.
+    refusal: String,
     /// By their number: what Redis has not answered yet, and how many answers of each are to come.
     under_way: HashMap<u64, (Revoke, usize)>,
     next: u64,
@@ -51,7 +59,17 @@ pub enum Question {
 impl Revocations {
     pub fn new(settings: &Settings, shared: revoke::Revocations) -> Revocations {
         let name = format!("{NAME}{}", settings.redis.prefix);
-        Revocations { name, shared, is_due: true, is_reading: false, cursor: None, under_way: HashMap::new(), next: 0 }
+        Revocations {
+            name,
+            shared,
+            is_due: true,
+            is_reading: false,
+            cursor: None,
+            not_before: 0,
+            refusal: String::new(),
+            under_way: HashMap::new(),
+            next: 0,
+        }
     }
 
     /// The Redis channel on which they are told.
@@ -61,7 +79,7 @@ impl Revocations {
 
     /// Something may have been missed.
     pub fn doubt(&mut self) {
-        self.is_due = true;
+        (self.is_due, self.not_before) = (true, 0);
     }
 
     /// Stores one and tells the others. The connection is ready.
@@ -72,14 +90,15 @@ impl Revocations {
         let (word, until) = (revoke.revocation.word(), revoke.until_s.to_string());
         let (name, past) = (self.name.as_bytes(), format!("({}", unix_ms() / 1000));
         link.ask(asked(), &[b"ZREMRANGEBYSCORE", name, b"-inf", past.as_bytes()], now);
-        link.ask(asked(), &[b"ZADD", name, until.as_bytes(), word.as_bytes()], now);
+        // Whoever does not know it yet must not shorten it for all.
+        link.ask(asked(), &[b"ZADD", name, b"GT", until.as_bytes(), word.as_bytes()], now);
         link.ask(asked(), &[b"PUBLISH", name, format!("{until} {word}").as_bytes()], now);
         self.under_way.insert(number, (revoke, 3));
     }
 
     /// Asks for the next part of the set, if there is one to be read. The connection is ready.
     pub fn read(&mut self, link: &mut Link, now: MonotonicNs) {
-        if self.is_reading {
+        if self.is_reading || now < self.not_before {
             return;
         }
         let cursor = match self.cursor.take() {
@@ -101,8 +120,14 @@ impl Revocations {
             Answer::Refused { error, .. } if error.code() == "NOAUTH" => return false,
             Answer::Refused { asked: Asked::Revocations(Question::Of(number)), error } => self.answered(*number, Some(self.advice(error))),
             Answer::Refused { asked: Asked::Revocations(Question::Read), error } => {
-                self.is_reading = false;
-                tracing::warn!("what is revoked cannot be read from Redis (ZSCAN): {}", self.advice(error));
+                let pause_ns = if Refusal::of(error) == Refusal::ForNow { RETRY_NS } else { REFUSED_RETRY_NS };
+                (self.is_due, self.is_reading, self.cursor) = (true, false, None);
+                self.not_before = monotonic_ns() + pause_ns;
+                let refusal = self.advice(error);
+                if self.refusal != refusal {
+                    tracing::warn!("what is revoked cannot be read from Redis (ZSCAN), and is asked for again: {refusal}");
+                    self.refusal = refusal;
+                }
             }
             _ => return false,
         }
@@ -128,9 +153,15 @@ impl Revocations {
         format!("{}{advice}", text_of(error))
     }
 
+    /// When [`Revocations::read`] is to be called though nothing happens.
+    pub fn deadline(&self) -> Option<MonotonicNs> {
+        (self.is_due && !self.is_reading && self.not_before > 0).then_some(self.not_before)
+    }
+
     /// A part of the set came.
     fn took(&mut self, value: &Value) {
         self.is_reading = false;
+        (self.not_before, self.refusal) = (0, String::new());
         let Value::Array(parts) = value else { return };
         let [Value::BulkString(cursor), Value::Array(entries)] = parts.as_slice() else { return };
         let mut is_news = false;
@@ -172,7 +203,7 @@ impl Revocations {
 
     /// The publishing connection is lost: what is not answered may be stored or not.
     pub fn lose(&mut self) {
-        (self.is_due, self.is_reading, self.cursor) = (true, false, None);
+        (self.is_due, self.is_reading, self.cursor, self.not_before) = (true, false, None, 0);
         for (_, (revoke, _)) in self.under_way.drain() {
             revoke.answer(Err(RevokeError::Unavailable));
         }
@@ -219,6 +250,22 @@ mod tests {
             revocations.took(&odd);
         }
         assert_eq!((shared.table.len(), revocations.cursor), (2, None));
+    }
+
+    #[test]
+    fn what_is_refused_is_asked_for_again_from_the_beginning() {
+        let (_, mut revocations) = revocations();
+        for (error, pause_ns) in [("LOADING", RETRY_NS), ("NOPERM", REFUSED_RETRY_NS)] {
+            (revocations.is_due, revocations.is_reading, revocations.cursor) = (false, true, None);
+            let Ok(Value::ServerError(error)) = redis::parse_redis_value(format!("-{error} no\r\n").as_bytes()) else { panic!("an error") };
+            let before = monotonic_ns();
+            assert!(revocations.takes(&Answer::Refused { asked: Asked::Revocations(Question::Read), error: &error }));
+            let due = revocations.deadline().expect("it is to be asked");
+            assert!(revocations.is_due && due >= before + pause_ns);
+            // Without a connection nobody is to be woken for it.
+            revocations.lose();
+            assert_eq!(revocations.deadline(), None);
+        }
     }
 
     #[test]

@@ -1,12 +1,13 @@
-//! When the memory of channels that are gone is given back to the kernel. Asked by the hub; knows nothing but their number.
+//! When the memory of what is gone is given back to the kernel: of channels (asked by the hub), of connections (by the control thread). It knows nothing
+//! but their number.
 //!
-//! It takes the allocator some ten milliseconds for a hundred thousand channels, during which no thread gets memory from the heap that is being
-//! looked through: so only after a flood has gone, and not before shards and upstream have let go of it, too.
+//! It takes the allocator some ten milliseconds for a hundred thousand of them, during which no thread gets memory from the heap that is being
+//! looked through: so only after a flood has gone, and not before everybody has let go of it.
 
 use crate::clock::MonotonicNs;
 
-/// Fewer channels than this (some ten megabytes) are not worth it.
-const CHANNELS_MIN: usize = 16 * 1024;
+/// Fewer than this (some ten megabytes) are not worth it.
+const COUNT_MIN: usize = 16 * 1024;
 const AFTER_NS: u64 = 10_000_000_000;
 
 #[derive(Debug, Default)]
@@ -18,9 +19,9 @@ pub struct Release {
 
 impl Release {
     /// There are so many now.
-    pub fn note(&mut self, channels: usize, now: MonotonicNs) {
-        self.peak = self.peak.max(channels);
-        if self.due.is_none() && self.peak >= CHANNELS_MIN && channels < self.peak / 4 {
+    pub fn note(&mut self, count: usize, now: MonotonicNs) {
+        self.peak = self.peak.max(count);
+        if self.due.is_none() && self.peak >= COUNT_MIN && count < self.peak / 4 {
             self.due = Some(now.saturating_add(AFTER_NS));
         }
     }
@@ -30,10 +31,10 @@ impl Release {
     }
 
     /// Whether to do it now; says so once.
-    pub fn take(&mut self, channels: usize, now: MonotonicNs) -> bool {
+    pub fn take(&mut self, count: usize, now: MonotonicNs) -> bool {
         let is_due = self.due.is_some_and(|due| due <= now);
         if is_due {
-            (self.peak, self.due) = (channels, None);
+            (self.peak, self.due) = (count, None);
         }
         is_due
     }
@@ -47,21 +48,21 @@ mod tests {
     fn memory_is_given_back_once_after_a_flood() {
         let mut release = Release::default();
         let mut told = Vec::new();
-        let mut step = |channels, now| {
-            release.note(channels, now);
-            if release.take(channels, now) {
+        let mut step = |count, now| {
+            release.note(count, now);
+            if release.take(count, now) {
                 told.push(now);
             }
             assert!(release.due().is_none_or(|due| due > now), "a deadline that has passed would spin");
         };
         for round in 0..3 {
             let begin = round * 10 * AFTER_NS;
-            [10, 100_000, 20_000, 10].into_iter().for_each(|channels| step(channels, begin));
+            [10, 100_000, 20_000, 10].into_iter().for_each(|count| step(count, begin));
             step(10, begin + AFTER_NS - 1);
             step(10, begin + AFTER_NS);
             step(10, begin + 3 * AFTER_NS);
             // Nobody misses what a few hold.
-            step(CHANNELS_MIN - 1, begin + 4 * AFTER_NS);
+            step(COUNT_MIN - 1, begin + 4 * AFTER_NS);
             step(0, begin + 5 * AFTER_NS);
         }
         assert_eq!(told, [AFTER_NS, 11 * AFTER_NS, 21 * AFTER_NS]);
