@@ -236,7 +236,11 @@ local function append(stream, place, args, epoch, last, expires, time)
   -- Behind the first nothing can be refused any more.
   for at = FIRST_PAYLOAD + 1, #args do
     local number = format(WHOLE, last + at - FIRST_PAYLOAD + 1)
-    redis.call('XADD', stream, 'MAXLEN', '~', args[3], epoch_text .. '-' .. number, 'd', args[at], 't', time)
+    if at < #args then
+      redis.call('XADD', stream, epoch_text .. '-' .. number, 'd', args[at], 't', time)
+    else
+      redis.call('XADD', stream, 'MAXLEN', '~', args[3], epoch_text .. '-' .. number, 'd', args[at], 't', time)
+    end
   end
   if expires then
     redis.call('PEXPIREAT', stream, expires_text)

@@ -98,7 +98,7 @@ fn urls(matches: &ArgMatches) -> anyhow::Result<Vec<String>> {
 fn install(connection: &mut redis::Connection, goal: Goal) -> Result<Found, String> {
     let mut install = Install::new(goal);
     loop {
-        let reply: redis::RedisResult<redis::Value> = install.command().into_iter().collect::<redis::Cmd>().query(connection);
+        let reply: redis::RedisResult<redis::Value> = redis::Cmd::new().arg(install.command()).query(connection);
         let ended = match &reply {
             Ok(value) => install.answered(Ok(value)),
             Err(error) => install.answered(Err(&servers::error_text(error).ok_or_else(|| servers::reason(error))?)),
