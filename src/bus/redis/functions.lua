@@ -24,8 +24,10 @@ local FIRST_PAYLOAD = 6
 -- Numbers between two looks at what is too old.
 local AGE_CHECK_NUMBERS = 64
 
-local function is_whole(number, low, high)
-  return number and number >= low and number <= high and number % 1 == 0
+-- The number that a text is, in the spelling that Redis has; nil: it is none, or one that is not exact.
+local function whole(text)
+  local number = text and find(text, '^%d+$') and tonumber(text)
+  return number and number <= EXACT_MAX and number or nil
 end
 
 -- Of a whole number. `%d` is quicker, and right where C's long has 64 bits.
@@ -51,7 +53,7 @@ end
 -- Names.
 
 -- What belongs to a stream's key, for those used last: finding it out costs more than the rest of the Lua.
--- Also what the meta hash last held, as texts and as numbers: `e` and `epoch`, `n` and `last`, `t`, `x` and `expires`.
+-- Also what the meta hash last held, as texts and as numbers: `e` and `epoch`, `n` and `last`, `t`, `x` and `expires`; and the epoch last `begun`.
 local places, places_count = {}, 0
 local PLACES_MAX = 4096
 
@@ -114,9 +116,9 @@ end
 
 -- Epochs.
 
--- Those begun a moment ago, by the meta hash, also of channels that have been deleted since: a millisecond is long enough to do both twice.
-local begun, begun_before, begun_turned = {}, {}, 0
-local BEGUN_MS = 100
+local function remember(place, epoch, epoch_text, last, last_text, time)
+  place.e, place.epoch, place.n, place.last, place.t = epoch_text, epoch, last_text, last, time
+end
 
 -- The meta hash as it stands: its epoch, last number and when the keys expire. Without the former two, it holds nothing to go on from.
 -- What stands beside an epoch and number that we have written ourselves, we have written with them.
@@ -124,19 +126,25 @@ local function state_of(place)
   local state = redis.call('HMGET', place.meta, 'e', 'n')
   if state[1] == place.e and state[2] == place.n then return place.epoch, place.last, place.expires end
   state = redis.call('HMGET', place.meta, 'e', 'n', 't', 'x')
-  local epoch, last, expires = tonumber(state[1]), tonumber(state[2]), tonumber(state[4])
-  if not is_whole(expires, 0, EXACT_MAX) then expires = nil end
-  if not is_whole(epoch, 1, EXACT_MAX) then return nil, nil, expires end
-  if not is_whole(last, 0, EXACT_MAX) then return epoch, nil, expires end
-  place.e, place.epoch, place.n, place.last, place.t, place.x, place.expires = state[1], epoch, state[2], last, state[3], state[4], expires
+  local epoch, last, expires = whole(state[1]), whole(state[2]), whole(state[4])
+  if not epoch or epoch == 0 then return nil, nil, expires end
+  -- A hash that somebody has put back, or written to, would have numbers given twice.
+  if not last or (epoch == place.epoch and last < place.last) then return epoch, nil, expires end
+  remember(place, epoch, state[1], last, state[2], state[3])
+  place.x, place.expires = state[4], expires
   return epoch, last, expires
 end
 
--- An epoch larger than the last one, and than whatever stands in the stream. Also finds out whether all that follows will be allowed.
--- Nil and an error: there can be none.
-local function larger_epoch(stream, meta, floor, now_ms)
+-- An epoch larger than the last one, than whatever stands in the stream, and than any that is remembered: keys that were deleted with their channel
+-- may come back within the millisecond. Also finds out whether all that follows will be allowed. Nil and an error: there can be none.
+local function larger_epoch(stream, place, floor, now_ms)
+  local meta = place.meta
   local refusal = forbidden('HSET', meta, 'e', '1') or forbidden('XADD', stream, '*', 'd', '') or forbidden('PEXPIREAT', meta, '1')
   if refusal then return nil, refusal end
+  for _, remembered in ipairs({ place.epoch or 0, place.begun or 0 }) do
+    -- Further ahead than that, somebody has put it there, and perhaps deleted it again.
+    if remembered <= now_ms + MONTH_MS then floor = math.max(floor, remembered) end
+  end
   local info = redis.pcall('XINFO', 'STREAM', stream)
   if info.err then
     if not find(info.err, 'no such key', 1, true) then return nil, info end
@@ -145,25 +153,24 @@ local function larger_epoch(stream, meta, floor, now_ms)
       if info[at] == 'last-generated-id' then floor = math.max(floor, tonumber(match(info[at + 1], '^%d+'))) end
     end
   end
-  if now_ms - begun_turned >= BEGUN_MS or now_ms < begun_turned then
-    begun, begun_before, begun_turned = {}, begun, now_ms
-  end
-  local epoch = math.max(now_ms, floor + 1, (begun[meta] or begun_before[meta] or 0) + 1)
+  local epoch = math.max(now_ms, floor + 1)
   if epoch > EXACT_MAX then
     return nil, redis.error_reply('BADSTREAM its last id or epoch is beyond all that can follow; delete ' .. stream .. ' and ' .. meta)
   end
-  -- What is further ahead than that will not be met by the clock soon.
-  if epoch <= now_ms + BEGUN_MS then begun[meta] = epoch end
+  place.begun = epoch
   return epoch
 end
 
-local function begin_epoch(stream, meta, floor, expires, now_ms)
-  local epoch, refusal = larger_epoch(stream, meta, floor, now_ms)
+local function begin_epoch(stream, place, floor, expires, now_ms)
+  local epoch, refusal = larger_epoch(stream, place, floor, now_ms)
   if not epoch then return nil, refusal end
   -- The stream keeps the time it has, if there is one.
   expires = math.max(expires or 0, now_ms)
-  redis.call('HSET', meta, 'e', format(WHOLE, epoch), 'n', '0', 't', format(WHOLE, now_ms), 'x', format(WHOLE, expires))
-  redis.call('PEXPIREAT', meta, format(WHOLE, expires + MONTH_MS))
+  local epoch_text, time, expires_text = format(WHOLE, epoch), format(WHOLE, now_ms), format(WHOLE, expires)
+  redis.call('HSET', place.meta, 'e', epoch_text, 'n', '0', 't', time, 'x', expires_text)
+  redis.call('PEXPIREAT', place.meta, format(WHOLE, expires + MONTH_MS))
+  remember(place, epoch, epoch_text, 0, '0', time)
+  place.x, place.expires = expires_text, expires
   return epoch
 end
 
@@ -248,7 +255,7 @@ local function append(stream, place, args, epoch, last, expires, time)
     place.x, place.expires = expires_text, expires
   end
   redis.call(args[1], args[2], message)
-  place.e, place.epoch, place.n, place.last, place.t = epoch_text, epoch, final_text, final, time
+  remember(place, epoch, epoch_text, final, final_text, time)
   return final
 end
 
@@ -257,15 +264,15 @@ local last_count, last_age, last_window, last_age_ms
 
 -- Nil: they can be. Where they were looked at anew, `last_age_ms` is the age.
 local function wrong_numbers(count, age, window, has_once)
-  local age_ms, window_ms = tonumber(age), tonumber(window)
-  -- Redis takes no other spelling.
-  if not find(count, '^[1-9]%d*$') or tonumber(count) > COUNT_MAX then
+  local count_number, age_ms, window_ms = whole(count), whole(age), whole(window)
+  -- It is handed on as it is, and Redis takes none that begins with a 0.
+  if not count_number or find(count, '^0') or count_number > COUNT_MAX then
     return redis.error_reply('BADARGS COUNT is how many messages are kept, 1 to ' .. format(WHOLE, COUNT_MAX))
   end
-  if not find(age, '^%d+$') or age_ms > TIME_MS_MAX then
+  if not age_ms or age_ms > TIME_MS_MAX then
     return redis.error_reply('BADARGS AGE_MS is how long they are kept, 0 (30 days) to ' .. format(WHOLE, TIME_MS_MAX))
   end
-  if not find(window, '^%d+$') or window_ms > TIME_MS_MAX or (has_once and window_ms == 0) then
+  if not window_ms or window_ms > TIME_MS_MAX or (has_once and window_ms == 0) then
     return redis.error_reply('BADARGS WINDOW_MS is how long ONCE is kept, 1 to ' .. format(WHOLE, TIME_MS_MAX) .. '; 0 without ONCE')
   end
   last_count, last_age, last_window = count, age, not has_once and window
@@ -311,7 +318,7 @@ local function publish(keys, args)
   local epoch, last, expires = state_of(place)
   local is_new = not last or last > EXACT_MAX - payloads
   if is_new then
-    epoch, refusal = larger_epoch(stream, place.meta, epoch or 0, now_ms)
+    epoch, refusal = larger_epoch(stream, place, epoch or 0, now_ms)
     if not epoch then return refusal end
     last = 0
   end
@@ -332,7 +339,7 @@ local function publish(keys, args)
   if not final then
     if is_new then return refusal end
     -- Another type or a missing right is told by this. Else what stands in the way is a larger id.
-    epoch, refusal = larger_epoch(stream, place.meta, epoch, now_ms)
+    epoch, refusal = larger_epoch(stream, place, epoch, now_ms)
     if not epoch then return refusal end
     final, refusal = append(stream, place, args, epoch, 0, expires_next, time)
     if not final then return refusal end
@@ -349,7 +356,7 @@ local function open(keys)
   local now_ms = now()
   local epoch, last, expires = state_of(place)
   if not last then
-    epoch, refusal = begin_epoch(keys[1], place.meta, epoch or 0, expires, now_ms)
+    epoch, refusal = begin_epoch(keys[1], place, epoch or 0, expires, now_ms)
     if not epoch then return refusal end
     return { epoch, 0, now_ms }
   end
@@ -361,22 +368,21 @@ local function open(keys)
     redis.call('PEXPIREAT', place.meta, format(WHOLE, now_ms + MONTH_MS))
     place.x, place.expires = nil, now_ms
   end
-  local time = tonumber(place.t)
-  return { epoch, last, is_whole(time, 0, EXACT_MAX) and time or 0 }
+  return { epoch, last, whole(place.t) or 0 }
 end
 
 -- Begins a larger epoch if the current one is the one expected; answers which it is then.
 local function renew(keys, args)
   local place, refusal = place_of(keys, 2)
   if not place then return refusal end
-  local expected = tonumber(args[1])
-  if #args ~= 1 or not is_whole(expected, 1, EXACT_MAX) then
+  local expected = whole(args[1])
+  if #args ~= 1 or not expected or expected == 0 then
     return redis.error_reply('BADARGS it takes EXPECTED_EPOCH')
   end
   local now_ms = now()
   local epoch, last, expires = state_of(place)
   if last and epoch ~= expected then return { epoch, last } end
-  epoch, refusal = begin_epoch(keys[1], place.meta, math.max(expected, epoch or 0), expires, now_ms)
+  epoch, refusal = begin_epoch(keys[1], place, math.max(expected, epoch or 0), expires, now_ms)
   if not epoch then return refusal end
   return { epoch, 0 }
 end
