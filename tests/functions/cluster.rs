@@ -40,14 +40,13 @@ fn install(arguments: &[&str]) -> (i32, String) {
 /// The channel's server among them, as Redis says.
 fn owner<'a>(servers: &'a mut [Connection], channel: &Channel) -> &'a mut Connection {
     let stream = channel.stream();
-    servers
-        .iter_mut()
-        .find(|redis| {
-            let slot = crate::number(&ask(redis, &["CLUSTER", "KEYSLOT", &stream]).unwrap());
-            assert_eq!(slot, u64::from(keys::slot(stream.as_bytes())), "{stream}");
-            !ask(redis, &["EXISTS", &stream]).is_err_and(|error| error.starts_with("MOVED "))
-        })
-        .expect("every slot has a server")
+    let mut is_owner = |redis: &mut Connection| {
+        let slot = crate::number(&ask(redis, &["CLUSTER", "KEYSLOT", &stream]).unwrap());
+        assert_eq!(slot, u64::from(keys::slot(stream.as_bytes())), "{stream}");
+        !ask(redis, &["EXISTS", &stream]).is_err_and(|error| error.starts_with("MOVED "))
+    };
+    let at = servers.iter_mut().position(&mut is_owner).expect("every slot has a server");
+    &mut servers[at]
 }
 
 #[test]
@@ -104,7 +103,8 @@ fn sharded_messages_come_to_the_channel_of_the_keys() {
         assert!(listener.read(&mut read).unwrap() > 0);
         assert!(read.starts_with(b"*3\r\n$10\r\nssubscribe\r\n"), "{}", String::from_utf8_lossy(&read));
         let publish = |redis: &mut Connection, command: &str, channel_name: &str| {
-            let words = ["campanile_publish_1", "2", &channel.stream(), &channel.meta(), command, channel_name, "10", "1000", "0", "sharded"];
+            let words =
+                ["campanile_publish_1", "2", &channel.stream(), &channel.meta(), command, channel_name, "10", "1000", "0", "sharded"];
             ask(redis, &[&["FCALL"], &words[..]].concat())
         };
         publish(redis, "SPUBLISH", &sharded).unwrap();

@@ -15,7 +15,15 @@ fn all_gone_within_a_millisecond_is_another_epoch() {
     for delete in [&["FLUSHALL"][..], &["DEL", &stream, &meta]] {
         let mut pipe = redis::pipe();
         for _ in 0..50 {
-            pipe.cmd("FCALL").arg("campanile_publish_1").arg(2).arg(&stream).arg(&meta).arg("PUBLISH").arg("n:news").arg(&[10, 1000, 0]).arg("x");
+            pipe.cmd("FCALL")
+                .arg("campanile_publish_1")
+                .arg(2)
+                .arg(&stream)
+                .arg(&meta)
+                .arg("PUBLISH")
+                .arg("n:news")
+                .arg(&[10, 1000, 0])
+                .arg("x");
             pipe.add_command(redis::Cmd::new().arg(delete).clone()).ignore();
         }
         let answers: Vec<[u64; 4]> = pipe.query(&mut redis).unwrap();
@@ -72,7 +80,9 @@ fn an_epoch_ends_where_numbers_could_repeat_or_nothing_could_follow() {
     ] {
         assert!(ends_by(&[what]), "{what:?}");
     }
-    for (field, text) in ["e", "n"].into_iter().flat_map(|field| ["", "x", "nan", "inf", "-inf", "1e400", "1e-3", "\0"].map(|text| (field, text))) {
+    for (field, text) in
+        ["e", "n"].into_iter().flat_map(|field| ["", "x", "nan", "inf", "-inf", "1e400", "1e-3", "\0"].map(|text| (field, text)))
+    {
         assert!(ends_by(&[&["HSET", "META", field, text]]), "{field} {text:?}");
     }
 }

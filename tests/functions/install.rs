@@ -38,7 +38,10 @@ fn hand_made(version: i64, functions: &[&str]) -> String {
     for function in functions {
         source += &format!("redis.register_function('{function}', function() return 'hand-made' end)\n");
     }
-    source + &format!("redis.register_function{{function_name='campanile_version', callback=function() return {version} end, flags={{'no-writes'}}}}")
+    source
+        + &format!(
+            "redis.register_function{{function_name='campanile_version', callback=function() return {version} end, flags={{'no-writes'}}}}"
+        )
 }
 
 #[test]
@@ -114,7 +117,7 @@ fn without_a_url_it_is_the_redis_of_the_settings() {
     assert!(stdout.starts_with(&format!("redis://:***@127.0.0.1:{}  loaded", server.port)) || stdout.contains("***"), "{stdout}");
     assert!(!stdout.contains("s3cret") && !stderr.contains("s3cret"));
     expect(run(&["--redis", &server.url().replace("s3cret", "wrong1")]), 1, &["failed"]);
-    expect(run(&["--redis", &format!("redis://127.0.0.1:{}", server.port)]), 1, &["NOAUTH"]);
+    expect(run(&["--redis", &format!("redis://127.0.0.1:{}", server.port)]), 1, &["unauthenticated", "put user and password into the URL"]);
     // By its unix socket, where no error may show the password either.
     let (code, stdout, _) = run(&["--redis", &format!("{}?pass=s3cret", server.unix_url())]);
     assert!(code == 0 && stdout.contains("is there") && !stdout.contains("s3cret"), "{stdout}");

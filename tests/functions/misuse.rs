@@ -55,8 +55,22 @@ fn wrong_calls_are_told_what_is_wrong_and_leave_nothing() {
         assert!(error.starts_with(&format!("{code} ")), "{words}: {error}");
         assert_eq!(CallError::of(&error), CallError::Misused);
     }
-    let wrong = ["-", "x", "-1", "1.5", "1e3", "0x10", "nan", "inf", "+5", "99999999999999999999", "99999999999999999999999999999999", "1000000000001"];
-    for (count, age, window) in wrong.iter().flat_map(|text| [(*text, "1000", "0"), ("10", text, "0"), ("10", "1000", text)]).chain([("0", "1", "1")])
+    let wrong = [
+        "-",
+        "x",
+        "-1",
+        "1.5",
+        "1e3",
+        "0x10",
+        "nan",
+        "inf",
+        "+5",
+        "99999999999999999999",
+        "99999999999999999999999999999999",
+        "1000000000001",
+    ];
+    for (count, age, window) in
+        wrong.iter().flat_map(|text| [(*text, "1000", "0"), ("10", text, "0"), ("10", "1000", text)]).chain([("0", "1", "1")])
     {
         let error = call(&mut redis, "campanile_publish_1", &format!("{keys} PUBLISH n:a {count} {age} {window} x")).unwrap_err();
         assert!(error.starts_with("BADARGS "), "{count} {age} {window}: {error}");
@@ -81,7 +95,9 @@ fn wrong_calls_are_told_what_is_wrong_and_leave_nothing() {
     assert_eq!(ask(&mut redis, &["DBSIZE"]), Ok(redis::Value::Int(0)));
     // After a good one, as what was found good is remembered.
     call(&mut redis, "campanile_publish_1", &format!("{keys} {good}")).unwrap();
-    for words in ["PUBLISH n:a 10 1000 x x", "PUBLISH n:a 10 -1 0 x", "PUBLISH n:b 10 1000 0 x", "SPUBLISH n:a 10 1000 0 x", "PUBLISH n:a 10 1000 0"] {
+    for words in
+        ["PUBLISH n:a 10 1000 x x", "PUBLISH n:a 10 -1 0 x", "PUBLISH n:b 10 1000 0 x", "SPUBLISH n:a 10 1000 0 x", "PUBLISH n:a 10 1000 0"]
+    {
         call(&mut redis, "campanile_publish_1", &format!("{keys} {words}")).unwrap_err();
     }
     assert!(call(&mut redis, "campanile_publish_1", &format!("3 {STREAM} {META} n:{{a}}:once:k {good}")).is_err(), "a window of 0");
@@ -113,7 +129,15 @@ fn ten_thousand_channels_in_turn() {
         let mut pipe = redis::pipe();
         for n in 0..10_000 {
             let (stream, meta) = (format!("n:{{c{n}}}:stream"), format!("n:{{c{n}}}:meta"));
-            pipe.cmd("FCALL").arg("campanile_publish_1").arg(2).arg(stream).arg(meta).arg("PUBLISH").arg(format!("n:c{n}")).arg(&[10, 1000, 0]).arg("x");
+            pipe.cmd("FCALL")
+                .arg("campanile_publish_1")
+                .arg(2)
+                .arg(stream)
+                .arg(meta)
+                .arg("PUBLISH")
+                .arg(format!("n:c{n}"))
+                .arg(&[10, 1000, 0])
+                .arg("x");
         }
         let answers: Vec<[u64; 4]> = pipe.query(&mut redis).unwrap();
         assert!(answers.iter().all(|answer| answer[1] == round && answer[2] == round), "{round}");
@@ -128,7 +152,15 @@ fn it_can_be_called_within_a_transaction() {
     let mut pipe = redis::pipe();
     pipe.atomic();
     for payload in ["a", "b"] {
-        pipe.cmd("FCALL").arg("campanile_publish_1").arg(2).arg(STREAM).arg(META).arg("PUBLISH").arg("n:a").arg(&[10, 1000, 0]).arg(payload);
+        pipe.cmd("FCALL")
+            .arg("campanile_publish_1")
+            .arg(2)
+            .arg(STREAM)
+            .arg(META)
+            .arg("PUBLISH")
+            .arg("n:a")
+            .arg(&[10, 1000, 0])
+            .arg(payload);
     }
     let answers: Vec<[u64; 4]> = pipe.query(&mut redis).unwrap();
     assert_eq!(answers.iter().map(|answer| answer[1]).collect::<Vec<_>>(), [1, 2]);

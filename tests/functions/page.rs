@@ -42,7 +42,8 @@ fn shell(block: &str, server: &RedisServer) -> String {
 #[test]
 fn the_example_of_redis_cli() {
     let server = server();
-    let [publish, ..] = blocks("sh").try_into().unwrap_or_else(|blocks: Vec<String>| [blocks[0].clone(), blocks[1].clone(), blocks[2].clone()]);
+    let [publish, ..] =
+        blocks("sh").try_into().unwrap_or_else(|blocks: Vec<String>| [blocks[0].clone(), blocks[1].clone(), blocks[2].clone()]);
     for number in 1..=2 {
         let answer = shell(&publish, &server);
         let lines: Vec<&str> = answer.lines().collect();
@@ -58,7 +59,8 @@ fn check_program(printed: &str, server: &RedisServer) {
     let orders: Vec<(String, Vec<String>)> = channel("orders:7").query(&mut redis).unwrap();
     assert_eq!(news.iter().map(|(_, fields)| fields[1].as_str()).collect::<Vec<_>>(), [r#"{"title":"Dong"}"#, r#"{"title":"Ding"}"#]);
     assert_eq!(orders.len(), 1);
-    let lines: Vec<String> = printed.lines().map(|line| line.replace([' ', '\'', '"'], "").to_lowercase().replace("is_repeat", "isrepeat")).collect();
+    let lines: Vec<String> =
+        printed.lines().map(|line| line.replace([' ', '\'', '"'], "").to_lowercase().replace("is_repeat", "isrepeat")).collect();
     let epoch = |entries: &[(String, Vec<String>)]| entries[0].0.split_once('-').unwrap().0.to_owned();
     let expected = [
         format!("{{epoch:{},seq:1,last:2,isrepeat:false}}", epoch(&news)),

@@ -67,12 +67,19 @@ impl CallError {
 
     fn of_text(text: &str) -> CallError {
         // Of what stands in the channel's name or in a key, only what comes behind could be mistaken for one of these.
-        const FORBIDDEN: &[&str] =
-            &["The user executing the script can't", "ACL failure in script", "This user has no permissions", "this user has no permissions"];
+        const FORBIDDEN: &[&str] = &[
+            "The user executing the script can't",
+            "ACL failure in script",
+            "This user has no permissions",
+            "this user has no permissions",
+        ];
         if text.starts_with("Function not found") {
             CallError::NoFunction
         } else if text.starts_with("unknown command") {
             CallError::NoFunctions
+        } else if text.starts_with("Protocol error: unauthenticated") {
+            // Instead of NOAUTH to a command of more than ten parts, or of a long one; then it hangs up.
+            CallError::LoggedOut
         } else if FORBIDDEN.iter().any(|begin| text.starts_with(begin)) {
             CallError::Forbidden
         } else {
@@ -141,17 +148,18 @@ mod tests {
             ("ERR Function not found", CallError::NoFunction),
             ("ERR unknown command 'FCALL', with args beginning with: 'x' ", CallError::NoFunctions),
             ("NOPERM this user has no permissions to access one of the keys used as arguments", CallError::Forbidden),
-            ("ERR The user executing the script can't run this command or subcommand script: p, on @user_function:4.", CallError::Forbidden),
+            (
+                "ERR The user executing the script can't run this command or subcommand script: p, on @user_function:4.",
+                CallError::Forbidden,
+            ),
             ("ERR The user executing the script can't publish to the channel mentioned in the command", CallError::Forbidden),
             ("ERR The user executing the script can't access at least one of the keys mentioned in the command", CallError::Forbidden),
             ("NOAUTH Authentication required.", CallError::LoggedOut),
+            ("ERR Protocol error: unauthenticated multibulk length", CallError::LoggedOut),
             ("LOADING Redis is loading the dataset in memory", CallError::Loading),
             ("READONLY You can't write against a read only replica.", CallError::ReadOnly),
             ("OOM command not allowed when used memory > 'maxmemory'.", CallError::OutOfMemory),
-            (
-                "BUSY Redis is busy running a script. You can only call FUNCTION KILL or SHUTDOWN NOSAVE.",
-                CallError::Busy,
-            ),
+            ("BUSY Redis is busy running a script. You can only call FUNCTION KILL or SHUTDOWN NOSAVE.", CallError::Busy),
             ("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.", CallError::MasterDown),
             ("CLUSTERDOWN The cluster is down", CallError::ClusterDown),
             ("TRYAGAIN Multiple keys request during rehashing of slot", CallError::TryAgain),

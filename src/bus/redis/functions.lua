@@ -186,7 +186,7 @@ local function trim_by_age(stream, epoch, last, oldest_ms)
     local of_epoch, number = match(entry[1], '^(%d+)-(%d+)$')
     local fields, time = entry[2], nil
     for at = 1, #fields, 2 do
-      if fields[at] == 't' then time = tonumber(fields[at + 1]) end
+      if fields[at] == 't' then time = whole(fields[at + 1]) end
     end
     return tonumber(of_epoch) == epoch and tonumber(number), not time or time < oldest_ms
   end
@@ -222,7 +222,7 @@ end
 -- Appends and publishes; returns the last number. Nil and an error: Redis has refused the first entry, and everything is as it was.
 -- `expires`: when the keys are to expire, nil if that need not be written.
 local function append(stream, place, args, epoch, last, expires, time)
-  local meta, final = place.meta, last + #args - FIRST_PAYLOAD + 1
+  local meta, final = place.meta, last + (#args - FIRST_PAYLOAD + 1)
   local epoch_text = epoch == place.epoch and place.e or format(WHOLE, epoch)
   local first_text = format(WHOLE, last + 1)
   local final_text = final == last + 1 and first_text or format(WHOLE, final)
@@ -242,7 +242,7 @@ local function append(stream, place, args, epoch, last, expires, time)
   end
   -- Behind the first nothing can be refused any more.
   for at = FIRST_PAYLOAD + 1, #args do
-    local number = format(WHOLE, last + at - FIRST_PAYLOAD + 1)
+    local number = format(WHOLE, last + (at - FIRST_PAYLOAD + 1))
     if at < #args then
       redis.call('XADD', stream, epoch_text .. '-' .. number, 'd', args[at], 't', time)
     else
@@ -324,7 +324,10 @@ local function publish(keys, args)
   end
   local final = last + payloads
   local is_looked_at = final % AGE_CHECK_NUMBERS < payloads
-  if is_looked_at and not is_new then trim_by_age(stream, epoch, last, now_ms - age_ms) end
+  if is_looked_at then
+    refusal = forbidden('XRANGE', stream, '-', '+') or forbidden('XTRIM', stream, 'MINID', '1')
+    if refusal then return refusal end
+  end
   -- At each look too, for a stream that was deleted: the next one of that name has no time to expire at.
   local expires_next = now_ms + age_ms + math.max(age_ms, MINUTE_MS)
   if is_new or is_looked_at or not expires or expires < now_ms + age_ms or expires > expires_next then
@@ -344,7 +347,8 @@ local function publish(keys, args)
     final, refusal = append(stream, place, args, epoch, 0, expires_next, time)
     if not final then return refusal end
   end
-  local first = final - payloads + 1
+  if is_looked_at then trim_by_age(stream, epoch, final, now_ms - age_ms) end
+  local first = final - (payloads - 1)
   if once then redis.call('SET', once, format('%s %s %s', place.e, format(WHOLE, first), place.n), 'PX', args[5]) end
   return { epoch, first, final, 0 }
 end

@@ -49,7 +49,9 @@ pub enum Found {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    #[error("it has the library `campanile` {version}, which has no {missing} any more: upgrade this Campanile, which knows version {VERSION}")]
+    #[error(
+        "it has the library `campanile` {version}, which has no {missing} any more: upgrade this Campanile, which knows version {VERSION}"
+    )]
     TooNew { version: i64, missing: &'static str },
     #[error("it has a library `campanile` that is not ours: it answers no {VERSION_FUNCTION}. FUNCTION DELETE campanile removes it")]
     Foreign,

@@ -124,6 +124,8 @@ fn words(found: Found) -> (&'static str, String) {
         Found::Replaced { older } => ("replaced", format!("version {ours}; it had {older}")),
         Found::Newer { version } => ("is there", format!("version {version}, newer than ours ({ours}), with all that we call")),
         Found::Nothing => ("none", "`campanile redis install` without --check loads it".to_owned()),
-        Found::Older { version } => ("older", format!("version {version}; `campanile redis install` without --check replaces it by {ours}")),
+        Found::Older { version } => {
+            ("older", format!("version {version}; `campanile redis install` without --check replaces it by {ours}"))
+        }
     }
 }

@@ -58,10 +58,9 @@ fn mode(connection: &mut Connection) -> Option<String> {
     let answer: Value = redis::cmd("HELLO").query(connection).ok()?;
     let pairs: Vec<(String, Value)> = match answer {
         Value::Map(pairs) => pairs.into_iter().filter_map(|(name, value)| Some((redis::from_redis_value(name).ok()?, value))).collect(),
-        Value::Array(items) => items
-            .chunks_exact(2)
-            .filter_map(|pair| Some((redis::from_redis_value(pair[0].clone()).ok()?, pair[1].clone())))
-            .collect(),
+        Value::Array(items) => {
+            items.chunks_exact(2).filter_map(|pair| Some((redis::from_redis_value(pair[0].clone()).ok()?, pair[1].clone()))).collect()
+        }
         _ => return None,
     };
     pairs.into_iter().find(|(name, _)| name == "mode").and_then(|(_, value)| redis::from_redis_value(value).ok())
@@ -136,9 +135,6 @@ e7d1 :30001@31001 myself,master - 0 0 1 connected 0-5460 [93-<-292f]
 nonsense
 ";
         let host = |host: &str| Some(host.to_owned());
-        assert_eq!(
-            masters(nodes),
-            [(host("host2.example.org"), 30002), (host("::1"), 30003), (host("127.0.0.1"), 30006), (None, 30001)]
-        );
+        assert_eq!(masters(nodes), [(host("host2.example.org"), 30002), (host("::1"), 30003), (host("127.0.0.1"), 30006), (None, 30001)]);
     }
 }
