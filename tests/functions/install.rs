@@ -1,6 +1,5 @@
 //! `campanile redis install`, as it is typed.
 
-use std::net::TcpListener;
 use std::process::Command;
 
 use campanile::bus::redis::library;
@@ -96,10 +95,8 @@ fn printed_it_can_be_loaded_by_other_means() {
 fn every_server_that_is_named_is_seen_to_and_none_holds_up_another() {
     let (one, two) = (RedisServer::start(), RedisServer::start());
     let nobody = format!("redis://127.0.0.1:{}", free_port());
-    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = |server: &RedisServer| server.url();
     let (code, stdout, _) = run(&["--redis", &url(&one), "--redis", &nobody, "--redis", &url(&two), "--redis", &url(&one)]);
-    drop(silent);
     let lines: Vec<&str> = stdout.lines().collect();
     assert_eq!((code, lines.len()), (1, 5), "{stdout}");
     assert!(lines[0].starts_with(&url(&one)) && lines[0].contains("  loaded    "), "{stdout}");
@@ -114,9 +111,9 @@ fn without_a_url_it_is_the_redis_of_the_settings() {
     expect(run(&[]), 2, &["which Redis? Give --redis URL"]);
     let (code, stdout, stderr) = run_with(&[], &[("CAMPANILE_REDIS", &server.url())]);
     assert_eq!(code, 0, "{stdout}{stderr}");
-    assert!(stdout.starts_with(&format!("redis://:***@127.0.0.1:{}  loaded", server.port)) || stdout.contains("***"), "{stdout}");
+    assert!(stdout.starts_with(&format!("redis://:***@127.0.0.1:{}  loaded", server.port)), "{stdout}");
     assert!(!stdout.contains("s3cret") && !stderr.contains("s3cret"));
-    expect(run(&["--redis", &server.url().replace("s3cret", "wrong1")]), 1, &["failed"]);
+    expect(run(&["--redis", &server.url().replace("s3cret", "wrong1")]), 1, &["does not take the user and password"]);
     expect(run(&["--redis", &format!("redis://127.0.0.1:{}", server.port)]), 1, &["unauthenticated", "put user and password into the URL"]);
     // By its unix socket, where no error may show the password either.
     let (code, stdout, _) = run(&["--redis", &format!("{}?pass=s3cret", server.unix_url())]);

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use redis::{Connection, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisError, Value};
+use redis::{Connection, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, RedisError, Value};
 
 use crate::config::mask;
 
@@ -112,6 +112,7 @@ pub fn error_text(error: &RedisError) -> Option<String> {
 pub fn reason(error: &RedisError) -> String {
     match error_text(error) {
         Some(text) => text,
+        None if error.kind() == ErrorKind::AuthenticationFailed => "it does not take the user and password of the URL".to_owned(),
         None if error.is_timeout() => format!("no answer in {} s", TIMEOUT.as_secs()),
         None => error.to_string(),
     }
