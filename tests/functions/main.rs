@@ -65,6 +65,9 @@ fn number(value: &Value) -> u64 {
     }
 }
 
+/// Its id, then names and values.
+type Entry = (String, Vec<(String, Vec<u8>)>);
+
 /// A channel as somebody publishes to it.
 #[derive(Debug, Clone, Copy)]
 struct Channel {
@@ -113,8 +116,7 @@ impl Channel {
 
     /// Ids and payloads, oldest first.
     fn entries(&self, connection: &mut Connection) -> Vec<(String, Vec<u8>)> {
-        let range: Vec<(String, Vec<(String, Vec<u8>)>)> =
-            redis::cmd("XRANGE").arg(self.stream()).arg("-").arg("+").query(connection).unwrap();
+        let range: Vec<Entry> = redis::cmd("XRANGE").arg(self.stream()).arg("-").arg("+").query(connection).unwrap();
         let payload = |fields: Vec<(String, Vec<u8>)>| fields.into_iter().find(|(name, _)| name == "d").map(|(_, data)| data);
         range.into_iter().map(|(id, fields)| (id, payload(fields).unwrap_or_default())).collect()
     }

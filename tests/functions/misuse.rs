@@ -175,3 +175,22 @@ fn resp3_is_answered_alike() {
     assert_eq!(news.say(&mut redis, "x").first, 1);
     assert_eq!(news.open(&mut redis).unwrap().1, 1);
 }
+
+/// What is remembered of names does not grow with what somebody makes up.
+#[test]
+fn names_that_are_made_up_fill_no_memory() {
+    let server = server();
+    let mut redis = connect(&server);
+    for (count, bytes) in [(3000, 20_000), (20_000, 900)] {
+        let mut pipe = redis::pipe();
+        for n in 0..count {
+            let name = format!("{n}{}", "x".repeat(bytes));
+            pipe.cmd("FCALL").arg("campanile_open_1").arg(2).arg(format!("n:{{{name}}}:stream")).arg("other").ignore();
+        }
+        let _ = pipe.exec(&mut redis).unwrap_err();
+    }
+    let info: String = redis::cmd("INFO").arg("memory").query(&mut redis).unwrap();
+    let used = info.lines().find_map(|line| line.strip_prefix("used_memory_vm_functions:")).unwrap().parse::<u64>().unwrap();
+    assert!(used < 64 * 1024 * 1024, "{used}");
+    assert_eq!(Channel::new("long ".repeat(1000).leak()).say(&mut redis, "x").first, 1);
+}

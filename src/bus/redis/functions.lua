@@ -56,6 +56,7 @@ end
 -- Also what the meta hash last held, as texts and as numbers: `e` and `epoch`, `n` and `last`, `t`, `x` and `expires`; and the epoch last `begun`.
 local places, places_count = {}, 0
 local PLACES_MAX = 4096
+local PLACE_BYTES_MAX = 1024
 
 local CODES = { ['25'] = '%', ['7B'] = '{', ['7D'] = '}' }
 local CODED = { ['%'] = '%25', ['{'] = '%7B', ['}'] = '%7D' }
@@ -66,11 +67,14 @@ local function new_place(stream)
   if not prefix then return nil end
   local name = gsub(encoded, '%%(%x%x)', CODES)
   if gsub(name, '[%%{}]', CODED) ~= encoded then return nil end
-  if places_count >= PLACES_MAX then places, places_count = {}, 0 end
   local sharded = prefix .. '{' .. encoded .. '}'
   local place = { meta = sharded .. ':meta', once = sharded .. ':once:', sharded = sharded, classic = prefix .. name, bare = name }
-  places[stream] = place
-  places_count = places_count + 1
+  -- No channel of a server has a name so long: whoever makes such up fills no memory.
+  if #stream <= PLACE_BYTES_MAX then
+    if places_count >= PLACES_MAX then places, places_count = {}, 0 end
+    places[stream] = place
+    places_count = places_count + 1
+  end
   return place
 end
 
