@@ -42,8 +42,7 @@ fn shell(block: &str, server: &RedisServer) -> String {
 #[test]
 fn the_example_of_redis_cli() {
     let server = server();
-    let [publish, ..] =
-        blocks("sh").try_into().unwrap_or_else(|blocks: Vec<String>| [blocks[0].clone(), blocks[1].clone(), blocks[2].clone()]);
+    let publish = blocks("sh").into_iter().find(|block| block.contains("campanile_publish_1")).expect("an example");
     for number in 1..=2 {
         let answer = shell(&publish, &server);
         let lines: Vec<&str> = answer.lines().collect();
@@ -68,6 +67,17 @@ fn check_program(printed: &str, server: &RedisServer) {
         format!("{{epoch:{},seq:1,last:1,isrepeat:true}}", epoch(&orders)),
     ];
     assert_eq!(lines, expected);
+}
+
+#[test]
+fn installing_prints_what_it_shows() {
+    let server = RedisServer::start();
+    let [console] = blocks("console").try_into().expect("one example");
+    let shown = here(&console, &server);
+    let (typed, expected) = shown.split_once('\n').unwrap();
+    let typed: Vec<&str> = typed.strip_prefix("$ campanile ").expect("a command").split(' ').collect();
+    let printed = output(Command::new(env!("CARGO_BIN_EXE_campanile")).args(typed));
+    assert_eq!(printed.trim_end(), expected.trim_end());
 }
 
 #[test]
