@@ -177,8 +177,10 @@ fn a_replica_refuses_and_so_does_one_that_has_lost_its_master() {
     assert_eq!(CallError::of(&news.publish(&mut redis, &[b"a"]).unwrap_err()), CallError::ReadOnly);
     assert_eq!(CallError::of(&news.open(&mut redis).unwrap_err()), CallError::ReadOnly);
 
-    let before = news.say(&mut connect(&master), "a");
-    ask(&mut connect(&master), &["WAIT", "1", &PATIENCE.as_millis().to_string()]).unwrap();
+    // WAIT is for what the same connection has written.
+    let mut publisher = connect(&master);
+    let before = news.say(&mut publisher, "a");
+    assert_eq!(ask(&mut publisher, &["WAIT", "1", &PATIENCE.as_millis().to_string()]), Ok(redis::Value::Int(1)));
     ask(&mut redis, &["CONFIG", "SET", "replica-serve-stale-data", "no"]).unwrap();
     master.kill();
     // Whoever reads there is told so; whoever writes, what he would have been told before.
