@@ -70,6 +70,7 @@ const MISNAMED: &[(&str, &[&str], &str)] = &[
     ("publish", &["--redis-url"], "--redis redis://127.0.0.1:6379"),
     ("subscribe", &["--port", "-p", "--host", "--server", "--listen"], "--url ws://127.0.0.1:8080/ws"),
     ("subscribe", &["--redis", "--redis-url"], "--url ws://127.0.0.1:8080/ws: a server's address, not that of Redis"),
+    ("redis", &["--redis-url", "--url"], "--redis redis://127.0.0.1:6379"),
     ("subscribe", &["--control"], "--url ws://127.0.0.1:8080/ws: the public address, not the control address"),
 ];
 
@@ -122,6 +123,7 @@ fn typed(matches: &ArgMatches) -> Vec<(&'static Setting, Vec<String>)> {
 /// What is secret of them: texts that should not stay where everybody on the host can read them.
 pub fn secrets(matches: &ArgMatches) -> Vec<String> {
     let mut secrets = Vec::new();
+    let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
     for (setting, texts) in typed(matches) {
         let Some(mask) = setting.secret else { continue };
         secrets.extend(texts.into_iter().filter(|text| mask(text) != *text));

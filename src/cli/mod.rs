@@ -10,6 +10,7 @@ pub mod flags;
 pub mod log;
 pub mod output;
 pub mod publish;
+pub mod redis;
 pub mod serve;
 pub mod subscribe;
 pub mod token;
@@ -62,6 +63,7 @@ const COMMANDS: &[Row] = &[
     (config::command, config::run),
     (token::command, token::run),
     (doctor::command, doctor::run),
+    (redis::command, redis::run),
     (|| Command::new("version").about("Print the version"), |_| version()),
 ];
 

@@ -6,6 +6,7 @@ pub mod chromium;
 pub mod client;
 pub mod crowd;
 pub mod frames;
+pub mod languages;
 pub mod redis;
 pub mod seccomp;
 pub mod server;

@@ -6,12 +6,16 @@
 //!
 //! From the socket up: [`target`] (URL), [`locate`] (which address next), [`socket`], [`link`] (connection), [`timing`] (its deadlines), [`resp`] (replies),
 //! [`awaiting`] (which command a reply answers), [`fault`] (what errors mean), [`names`], [`subscriptions`], [`publishes`], [`output_limit`]
-//! (how much may come back), [`feed`] (what comes in), [`revocations`], [`outlet`] (what goes out), [`health`] (what is logged).
+//! (how much may come back), [`feed`] (what comes in), [`revocations`], [`outlet`] (what goes out), [`health`] (what is logged). Of durable channels:
+//! [`keys`] (their names), [`library`] (the functions that publish), [`call_error`] (what their errors mean).
 
 pub mod awaiting;
+pub mod call_error;
 pub mod fault;
 pub mod feed;
 pub mod health;
+pub mod keys;
+pub mod library;
 pub mod link;
 pub mod locate;
 pub mod names;

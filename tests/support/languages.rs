@@ -1,0 +1,64 @@
+//! Python and Node with the libraries that `tests/clients/` asks for, installed under `target/` once.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+/// A virtual environment with the pinned libraries.
+pub fn python() -> &'static Path {
+    static HOME: OnceLock<PathBuf> = OnceLock::new();
+    HOME.get_or_init(|| {
+        installed("python", &["requirements.txt"], |home, sources| {
+            must(Command::new("python3").args(["-m", "venv", "--clear"]).arg(home), "python3 with venv (package `python3-venv`)");
+            let requirements = sources.join("requirements.txt");
+            let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"];
+            must(Command::new(home.join("bin/python")).args(pip).arg(requirements), "pip and the libraries of requirements.txt");
+        })
+    })
+}
+
+/// A directory with the script and `node_modules`.
+pub fn node() -> &'static Path {
+    static HOME: OnceLock<PathBuf> = OnceLock::new();
+    HOME.get_or_init(|| {
+        installed("node", &["package.json", "package-lock.json", "scenarios.js"], |home, sources| {
+            fs::create_dir_all(home).unwrap();
+            for name in ["package.json", "package-lock.json", "scenarios.js"] {
+                fs::copy(sources.join(name), home.join(name)).unwrap();
+            }
+            let npm = ["ci", "--no-audit", "--no-fund", "--ignore-scripts"];
+            must(Command::new("npm").args(npm).current_dir(home), "npm (package `npm`) and the libraries of package-lock.json");
+        })
+    })
+}
+
+/// The directory where `install` has put what these files ask for; done again only when one of them has changed.
+fn installed(language: &str, files: &[&str], install: impl FnOnce(&Path, &Path)) -> PathBuf {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(language);
+    let asked: String = files.iter().map(|name| fs::read_to_string(sources.join(name)).unwrap()).collect();
+    let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("clients-{language}"));
+    // Another test process may be doing the same.
+    let lock = File::create(home.with_extension("lock")).unwrap();
+    lock.lock().unwrap();
+    let done = home.join("installed");
+    if !fs::read_to_string(&done).is_ok_and(|text| text == asked) {
+        let _ = fs::remove_dir_all(&home);
+        install(&home, &sources);
+        fs::write(done, asked).unwrap();
+    }
+    home
+}
+
+/// Not installed is a failure that says what is missing, not a test that was skipped.
+fn must(command: &mut Command, needed: &str) {
+    let output = command.stdin(Stdio::null()).output();
+    let output = output.unwrap_or_else(|error| panic!("this test needs {needed}: {command:?}: {error}; scripts/test installs it"));
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(
+        output.status.success(),
+        "this test needs {needed}: {command:?} failed; without a package registry, set up a mirror for pip and npm\n{}{}",
+        text(&output.stdout),
+        text(&output.stderr)
+    );
+}
