@@ -31,12 +31,7 @@ impl Owner {
             let place = std::env::var_os("CAMPANILE_BENCH_FOLDER").map_or_else(std::env::temp_dir, Into::into);
             place.join(format!("campanile-bench-{}", std::process::id()))
         });
-        let settings = Settings {
-            data_dir: folder.clone(),
-            fsync: fsync.unwrap_or(Fsync::Always),
-            memory_bytes,
-            ..Settings::default()
-        };
+        let settings = Settings { data_dir: folder.clone(), fsync: fsync.unwrap_or(Fsync::Always), memory_bytes, ..Settings::default() };
         let (ring, bell) = bounded(1);
         let wake: Wake = Arc::new(move || {
             let _ = ring.try_send(());
@@ -111,10 +106,16 @@ fn append(criterion: &mut Criterion) {
             });
         });
     }
-    // One that waits for each, and many that wait for theirs while others are synced.
-    for together in [1, 64, 4096] {
-        group.bench_function(format!("always, {together} wait at a time"), |bencher| {
-            let mut owner = Owner::open(Some(Fsync::Always), 256 << 20);
+    // One that waits for each, and many that wait for theirs together.
+    for (name, fsync, together) in [
+        ("interval", second, 1),
+        ("interval", second, 64),
+        ("always", Fsync::Always, 1),
+        ("always", Fsync::Always, 64),
+        ("always", Fsync::Always, 4096),
+    ] {
+        group.bench_function(format!("{name}, {together} wait at a time"), |bencher| {
+            let mut owner = Owner::open(Some(fsync), 256 << 20);
             bencher.iter_custom(|messages| {
                 let begin = Instant::now();
                 let mut left = messages;

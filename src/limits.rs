@@ -255,7 +255,7 @@ pub mod journal {
     pub const BUFFER_BYTES: usize = 256 * 1024;
     pub const JOBS_MAX: usize = 1024;
     /// Buffers that are kept to be filled again.
-    pub const SPARE_BUFFERS_MAX: usize = 16;
+    pub const SPARE_BUFFERS_MAX: usize = 64;
     /// After a failure the writer tries again so often.
     pub const RETRY_AFTER: Duration = Duration::from_millis(200);
     /// Files may take so many times what is wanted of them, and two files.

@@ -66,8 +66,7 @@ impl Journal {
             None => self.create(channel)?,
         };
         let numbers = &mut self.channels[id].numbers;
-        *numbers =
-            Numbers { last_seq: numbers.last_seq + 1, count: history_count as u64, age_ms: millis(history_age), ..*numbers };
+        *numbers = Numbers { last_seq: numbers.last_seq + 1, count: history_count as u64, age_ms: millis(history_age), ..*numbers };
         let Numbers { epoch, born, last_seq: seq, .. } = *numbers;
         let home = if history_count == 0 {
             self.write_numbers(id);

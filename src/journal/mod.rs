@@ -131,6 +131,7 @@ pub struct Counts {
     pub messages: usize,
     pub memory_bytes: usize,
     pub keys: usize,
+    pub keys_bytes: usize,
     /// Keys that went before their window was over.
     pub keys_forgotten: u64,
     pub marks_bytes: usize,
@@ -151,8 +152,8 @@ pub struct Journal {
     keys: Keys,
     marks: Marks,
     disk: Option<Disk>,
-    /// Answered reads that nobody has fetched.
-    pages: VecDeque<(ReadId, Result<Page, ReadError>)>,
+    /// Answered reads that nobody has fetched, and what they count for in `reads`.
+    pages: VecDeque<(ReadId, Result<Page, ReadError>, usize)>,
     reads: reading::Account,
     rewrite: Rewrite,
     /// The next channel to be looked at for what is too old; 0: a new round begins at `sweep_at_ms`.
@@ -363,6 +364,7 @@ impl Journal {
             messages: self.entries.len(),
             memory_bytes: self.entries.bytes(),
             keys: self.keys.len(),
+            keys_bytes: self.keys.bytes(),
             keys_forgotten: self.keys.forgotten_early(),
             marks_bytes: self.marks.bytes(),
             disk_bytes: disk.map_or(0, |disk| disk.segments.bytes()),

@@ -1,9 +1,9 @@
 //! What goes out: pages of a channel, from memory at once, from files later.
 
+use super::Journal;
 use super::disk::reader::{Order, Reply};
 use super::entries::position;
 use super::page::{Page, ReadError, ReadId};
-use super::Journal;
 use crate::limits::journal::{READ_BYTES_MAX, READS_MAX};
 
 /// What is asked for: entries from a number on.
@@ -25,7 +25,7 @@ pub enum Reading {
     Later(ReadId),
 }
 
-/// Reads that are not answered.
+/// Reads whose answers were not fetched.
 #[derive(Debug, Default)]
 pub struct Account {
     last: ReadId,
@@ -43,13 +43,12 @@ impl Journal {
         }
         let begin = position(&self.entries, &channel.entries, range.from_seq);
         let mut bytes = 0;
-        let fits = |(at, kept): &(u32, &super::entries::Kept)| {
-            let is_first = bytes == 0;
-            bytes += kept.payload_bytes as usize + size_of_val(at);
-            is_first || bytes <= range.bytes_max
-        };
-        let entries = channel.entries.range(begin..).map(|&at| (at, self.entries.get(at))).take(range.count_max).take_while(fits);
-        let entries: Vec<_> = entries.collect();
+        let entries = channel.entries.range(begin..).map(|&at| (at, self.entries.get(at))).take(range.count_max);
+        let entries = entries.enumerate().take_while(|(place, (_, kept))| {
+            bytes += kept.payload_bytes as usize;
+            *place == 0 || bytes <= range.bytes_max
+        });
+        let entries: Vec<_> = entries.map(|(_, entry)| entry).collect();
         if entries.first().is_none_or(|(_, first)| first.payload.is_some()) {
             let mut page = Page::default();
             for (_, kept) in entries {
@@ -75,21 +74,16 @@ impl Journal {
     /// The answer to a read that was to come later. Each comes once, in the order in which they were asked for.
     pub fn next_page(&mut self) -> Option<(ReadId, Result<Page, ReadError>)> {
         self.take_replies();
-        let page = self.pages.pop_front();
-        if self.pages.is_empty() {
-            self.pages.shrink_to(64);
-        }
-        page
+        let (id, page, bytes) = self.pages.pop_front()?;
+        self.reads.count -= 1;
+        self.reads.bytes -= bytes;
+        Some((id, page))
     }
 
     pub(super) fn take_replies(&mut self) {
         while let Some(reply) = self.disk.as_ref().and_then(|disk| disk.reply()) {
             match reply {
-                Reply::Read { id, page, bytes } => {
-                    self.reads.count -= 1;
-                    self.reads.bytes -= bytes;
-                    self.pages.push_back((id, page));
-                }
+                Reply::Read { id, page, bytes } => self.pages.push_back((id, page, bytes)),
                 Reply::Loaded { segment, file } => self.rewrite_loaded(segment, file),
             }
         }

@@ -132,11 +132,26 @@ pub struct Numbers {
 pub enum Record<'a> {
     Entry(Entry<'a>),
     /// Where no entry says it: a channel without any, or with a new epoch.
-    Channel { channel: &'a str, numbers: Numbers },
+    Channel {
+        channel: &'a str,
+        numbers: Numbers,
+    },
     /// An idempotency key whose entry lies elsewhere or has gone.
-    Key { channel: &'a str, key: &'a str, born: u64, seq: u64, at_ms: u64 },
+    Key {
+        channel: &'a str,
+        key: &'a str,
+        born: u64,
+        seq: u64,
+        at_ms: u64,
+    },
     /// `epoch` is the channel's at that time.
-    Mark { user: &'a str, channel: &'a str, epoch: u64, seq: u64, at_ms: u64 },
+    Mark {
+        user: &'a str,
+        channel: &'a str,
+        epoch: u64,
+        seq: u64,
+        at_ms: u64,
+    },
     /// The journal was closed as it should be; nothing was under way.
     Closed,
 }
@@ -261,13 +276,9 @@ impl<'a> Fields<'a> {
                 Record::Entry(Entry { channel, seq, timestamp_ms, key, numbers, payload: std::mem::take(&mut self.0) })
             }
             CHANNEL => Record::Channel { channel: self.text()?, numbers: self.numbers()? },
-            KEY => Record::Key {
-                channel: self.text()?,
-                key: self.text()?,
-                born: self.number()?,
-                seq: self.number()?,
-                at_ms: self.number()?,
-            },
+            KEY => {
+                Record::Key { channel: self.text()?, key: self.text()?, born: self.number()?, seq: self.number()?, at_ms: self.number()? }
+            }
             MARK => Record::Mark {
                 user: self.text()?,
                 channel: self.text()?,
@@ -314,9 +325,16 @@ impl<'a> Fields<'a> {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scanned<'a> {
-    Record { at: usize, bytes: usize, record: Record<'a> },
+    Record {
+        at: usize,
+        bytes: usize,
+        record: Record<'a>,
+    },
     /// No record of these bytes can be read. One that reaches the end is what a write leaves that was cut off, or damage like any other.
-    Damage { from: usize, to: usize },
+    Damage {
+        from: usize,
+        to: usize,
+    },
 }
 
 /// Reads the records of a file from its first on.

@@ -20,9 +20,16 @@ pub enum Rewrite {
     Idle,
     Looking,
     Loading,
-    Writing { segment: u32, file: Vec<u8>, at: usize },
+    Writing {
+        segment: u32,
+        file: Vec<u8>,
+        at: usize,
+    },
     /// All of it is written; the file goes when that is synced.
-    Syncing { segment: u32, until: Ticket },
+    Syncing {
+        segment: u32,
+        until: Ticket,
+    },
 }
 
 impl Rewrite {

@@ -7,6 +7,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::journal::record::{self, Shown};
 
@@ -34,6 +35,9 @@ pub fn cannot(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Open
     move |source| OpenError::Io { what, path, source }
 }
 
+/// Whoever is just ending is waited for; a child that it was starting holds the lock for a moment too.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+
 #[derive(Debug)]
 pub struct Folder {
     pub path: PathBuf,
@@ -49,7 +53,13 @@ impl Folder {
         let lock_path = path.join("lock");
         let open = |path: &Path| OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
         let mut lock = open(&lock_path).map_err(cannot("cannot open", &lock_path))?;
-        match lock.try_lock() {
+        let deadline = Instant::now() + LOCK_PATIENCE;
+        let mut locked = lock.try_lock();
+        while matches!(locked, Err(TryLockError::WouldBlock)) && Instant::now() < deadline {
+            std::thread::sleep(LOCK_PATIENCE / 20);
+            locked = lock.try_lock();
+        }
+        match locked {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut text = String::new();

@@ -23,7 +23,7 @@ use self::segments::{Place, Segments, Ticket};
 use self::writer::{Ends, Job, Piece, Progress, Writer};
 use super::record::{HEADER_BYTES, Header, Record};
 use super::{Fsync, Wake};
-use crate::limits::journal::{BUFFER_BYTES, JOBS_MAX, SPARE_BUFFERS_MAX, UNSYNCED_BYTES_MAX};
+use crate::limits::journal::{BUFFER_BYTES, HOLLOW_DIVISOR, JOBS_MAX, SPARE_BUFFERS_MAX, UNSYNCED_BYTES_MAX};
 
 pub struct Disk {
     /// Of the segment that is written to; the next one's is made of it.
@@ -167,15 +167,19 @@ impl Disk {
         }
     }
 
-    /// Whether there is room for so many bytes more. A single larger record is taken when there is nothing else.
+    /// Whether there is room for so many bytes more. A single larger record is taken when there is nothing else. While files take far more than is
+    /// wanted of them, half of the room is left to rewriting them: a disk that is busy with what comes must not fill up with what has gone.
     pub fn admits(&self, bytes: usize) -> bool {
-        let waiting = self.head - self.progress.synced();
-        waiting == 0 || waiting + bytes as u64 <= UNSYNCED_BYTES_MAX as u64
+        let segments = &self.segments;
+        let is_bloated = segments.bytes() > (HOLLOW_DIVISOR + 1) * segments.live() + 4 * self.segment_bytes;
+        let bytes_max = if is_bloated { UNSYNCED_BYTES_MAX / 2 } else { UNSYNCED_BYTES_MAX };
+        let waiting = self.waiting_bytes();
+        waiting == 0 || waiting + bytes as u64 <= bytes_max as u64
     }
 
     /// Whether so little waits that work may be added which nobody waits for.
     pub fn is_at_ease(&self) -> bool {
-        !self.progress.is_failing() && self.head - self.progress.synced() <= UNSYNCED_BYTES_MAX as u64 / 4
+        !self.progress.is_failing() && self.waiting_bytes() <= UNSYNCED_BYTES_MAX as u64 * 3 / 4
     }
 
     pub fn progress(&self) -> &Progress {

@@ -11,9 +11,9 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::folder::segment_path;
 use super::segments::Place;
+use crate::journal::Wake;
 use crate::journal::page::{Page, ReadError, ReadId};
 use crate::journal::record::{self, Record};
-use crate::journal::Wake;
 
 /// Segments that are kept open between two reads.
 const FILES_MAX: usize = 8;
@@ -21,7 +21,11 @@ const FILES_MAX: usize = 8;
 #[derive(Debug)]
 pub enum Order {
     /// Entries of one channel, and how many bytes they are.
-    Read { id: ReadId, entries: Vec<(u64, Place)>, bytes: usize },
+    Read {
+        id: ReadId,
+        entries: Vec<(u64, Place)>,
+        bytes: usize,
+    },
     /// A whole segment, to be rewritten.
     Load(u32),
     Remove(u32),

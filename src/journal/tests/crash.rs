@@ -23,6 +23,8 @@ struct Run {
     fsync: Fsync,
     boot: u64,
     count: u64,
+    /// For messages of failures.
+    seed: u64,
 }
 
 /// What a run had when it crashed.
@@ -40,7 +42,7 @@ const CHANNELS: usize = 5;
 impl Run {
     fn new(test: &str, seed: u64, fsync: Fsync) -> Run {
         let random = fastrand::Rng::with_seed(seed);
-        Run { place: Place::new(test), shown: HashMap::new(), random, now_ms: NOW_MS, fsync, boot: 1, count: 0 }
+        Run { place: Place::new(test), shown: HashMap::new(), random, now_ms: NOW_MS, fsync, boot: 1, count: 0, seed }
     }
 
     fn open(&self) -> Owner {
@@ -136,7 +138,9 @@ impl Run {
 
     /// A place from `begin` to `end`, both among the places that a crash may end at.
     fn between(&mut self, begin: (u32, u32), end: (u32, u32)) -> (u32, u32) {
-        let bytes = |number: u32, segments: &[(u32, u64)]| segments.iter().find(|(other, _)| *other == number).map_or(0, |(_, bytes)| *bytes as u32);
+        let bytes = |number: u32, segments: &[(u32, u64)]| {
+            segments.iter().find(|(other, _)| *other == number).map_or(0, |(_, bytes)| *bytes as u32)
+        };
         let segments = self.segments();
         let segment = self.random.u32(begin.0..=end.0);
         let from = if segment == begin.0 { begin.1 } else { 0 };
@@ -157,7 +161,9 @@ impl Run {
             }
         }
         for ((channel, epoch, seq), payload) in kept {
-            assert_eq!(found.get(&(channel.clone(), *seq)), Some(payload), "{channel} {seq}");
+            let there = found.keys().filter(|(other, _)| other == channel).map(|(_, seq)| *seq).collect::<std::collections::BTreeSet<_>>();
+            let is_it = found.get(&(channel.clone(), *seq)) == Some(payload);
+            assert!(is_it, "seed {}: {channel} {seq} is not there, but {there:?}; epochs {epoch} and {}", self.seed, epochs[channel]);
             assert!(epochs[channel] >= *epoch);
         }
         // One name, one message: what is read under it, and what it is given to.
@@ -228,12 +234,13 @@ fn damage_costs_one_record_and_no_name_is_given_twice() {
             let segments = run.segments();
             let (segment, bytes) = segments[run.random.usize(0..segments.len())];
             let at = run.random.u64(0..bytes);
+            let damaged = record_at(&fs::read(segment_path(&run.place.0, segment)).unwrap(), at);
             let file = fs::OpenOptions::new().read(true).write(true).open(segment_path(&run.place.0, segment)).unwrap();
             let mut byte = [0];
             file.read_exact_at(&mut byte, at).unwrap();
             file.write_all_at(&[byte[0] ^ (1 << run.random.u8(0..8))], at).unwrap();
-            let damaged = record_at(&fs::read(segment_path(&run.place.0, segment)).unwrap(), at);
-            let kept: Vec<_> = crash.kept.into_iter().filter(|(_, payload)| !damaged.iter().any(|near| near.starts_with(payload))).collect();
+            let kept: Vec<_> =
+                crash.kept.into_iter().filter(|(_, payload)| !damaged.iter().any(|near| near.starts_with(payload))).collect();
             run.check(&kept);
             // The damage is still there, and is not found again as something new.
             run.check(&[]);

@@ -63,7 +63,7 @@ fn kill_often(fsync: &str, kills: usize) {
             .env(FOLDER, &place.0)
             .env(SETTLE, fsync)
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(Stdio::inherit())
             .spawn()
             .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
