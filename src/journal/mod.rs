@@ -7,7 +7,7 @@
 //! wake, once a second at least.
 //!
 //! Invariant: no two messages are ever shown under one number of one epoch, whatever crashes, if nothing is shown (to a publisher or a subscriber)
-//! before [`Journal::settled`] has reached its ticket. With [`Fsync::Interval`] that is when the kernel has it, some ten microseconds later, and after a
+//! before [`Journal::settled`] has reached its ticket. With [`Fsync::Interval`] that is when the kernel has it, some twenty microseconds later, and after a
 //! crash of the host all channels have a new epoch; with [`Fsync::Always`] when the disk has it, and epochs outlive that too.
 //!
 //! The files are our own. fjall and redb keep a tree for keys that are looked for and commit on the calling thread, which then waits for the disk (fjall
@@ -67,7 +67,7 @@ pub struct Settings {
     /// None: in memory alone.
     pub data_dir: Option<PathBuf>,
     pub fsync: Fsync,
-    /// What is known of kept messages, some 150 bytes each, and payloads. With files, payloads leave memory first, oldest first, then messages go;
+    /// What is known of kept messages, 136 bytes each, and payloads. With files, payloads leave memory first, oldest first, then messages go;
     /// without, messages go. What is not written yet stays, whatever this says (`UNSYNCED_BYTES_MAX`).
     pub memory_bytes: usize,
     /// Of files, as far as they hold what is kept; beyond it the oldest message goes. Files may take twice that and two segments.

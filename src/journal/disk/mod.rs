@@ -53,6 +53,9 @@ impl std::fmt::Debug for Disk {
     }
 }
 
+/// What a thread does.
+type Body = Box<dyn FnOnce() + Send>;
+
 impl Disk {
     /// Begins the segment that `header` is for; `segments` has those before.
     pub fn start(
@@ -74,12 +77,12 @@ impl Disk {
         let ends = Ends { jobs: writer_jobs, spare: writer_spare, orders: writer_orders, results: writer_results };
         let writer = Writer::new(folder, header.boot, fsync, ends, progress.clone(), wake.clone());
         let (reader_path, salt, reader_wake) = (path.clone(), header.salt, wake.clone());
-        let bodies: [(&str, Box<dyn FnOnce() + Send>); 3] = [
+        let bodies: [(&str, Body); 3] = [
             ("journal-write", Box::new(move || writer.run())),
             ("journal-sync", Box::new(move || writer::sync(&sync_orders, &sync_results))),
             ("journal-read", Box::new(move || reader::read(&reader_path, salt, &reader_orders, &reader_replies, &reader_wake))),
         ];
-        let start = |(name, body): (&str, Box<dyn FnOnce() + Send>)| std::thread::Builder::new().name(name.to_owned()).spawn(body);
+        let start = |(name, body): (&str, Body)| std::thread::Builder::new().name(name.to_owned()).spawn(body);
         let threads = bodies.into_iter().map(start).collect::<Result<_, _>>().map_err(cannot("cannot start a thread for", &path))?;
         let mut disk = Disk {
             header,

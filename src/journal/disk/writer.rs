@@ -382,3 +382,54 @@ impl Writer {
         (self.wake)();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crossbeam_channel::bounded;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(120);
+
+    /// The kernel marks what it could not sync as clean, so a second sync succeeds and the bytes are not there. Here they are taken away.
+    #[test]
+    fn what_a_failed_sync_has_dropped_is_written_again() {
+        let path = std::env::temp_dir().join(format!("campanile-journal-writer-{}", std::process::id()));
+        let folder = Folder::open(&path).unwrap();
+        let progress = Arc::new(Progress::default());
+        let ((jobs, writer_jobs), (spare, _spare)) = (bounded(8), bounded(8));
+        let ((writer_orders, orders), (results, writer_results)) = (bounded(1), bounded(1));
+        let (ring, bell) = bounded(100);
+        let ends = Ends { jobs: writer_jobs, spare, orders: writer_orders, results: writer_results };
+        let wake: Wake = Arc::new(move || ring.send(()).unwrap());
+        let writer = Writer::new(folder, 1, Fsync::Always, ends, progress.clone(), wake);
+        let thread = std::thread::spawn(move || writer.run());
+        let piece = |offset: u32, byte: u8| {
+            let end = Ticket::from(offset) + 100;
+            Job::Write(Piece { segment: 1, offset, bytes: vec![byte; 100], epoch_last: 0, end })
+        };
+        jobs.send(piece(0, 1)).unwrap();
+        let order = orders.recv_timeout(PATIENCE).unwrap();
+        assert_eq!((order.files.len(), order.folder.is_some(), progress.synced()), (1, true, 0));
+        jobs.send(piece(100, 2)).unwrap();
+        while progress.written() < 200 {
+            std::thread::yield_now();
+        }
+        let file = OpenOptions::new().write(true).open(segment_path(&path, 1)).unwrap();
+        file.set_len(0).unwrap();
+        results.send(Err(io::Error::from_raw_os_error(5))).unwrap();
+        bell.recv_timeout(PATIENCE).unwrap();
+        assert!(progress.failure().is_some_and(|failure| failure.contains("cannot sync") && failure.contains("Input/output error")));
+        let order = orders.recv_timeout(PATIENCE).unwrap();
+        assert!(order.folder.is_some() && progress.is_failing());
+        assert_eq!(std::fs::read(segment_path(&path, 1)).unwrap(), [[1; 100], [2; 100]].concat());
+        results.send(Ok(())).unwrap();
+        while progress.settled() < 200 {
+            bell.recv_timeout(PATIENCE).unwrap();
+        }
+        assert!(!progress.is_failing() && progress.synced() == 200);
+        jobs.send(Job::Stop(Instant::now() + PATIENCE)).unwrap();
+        thread.join().unwrap();
+        std::fs::remove_dir_all(&path).unwrap();
+    }
+}
