@@ -262,8 +262,9 @@ pub mod journal {
     pub const HOLLOW_DIVISOR: u64 = 2;
     /// Bytes of a file that are looked through in one turn while it is rewritten: half a millisecond.
     pub const REWRITE_BYTES_PER_TURN: usize = 256 * 1024;
-    /// Channels that are looked through for what is too old in one turn, and how often all are.
+    /// Channels that are looked through for what is too old in one turn, messages that go then or for one that comes, and how often all are looked through.
     pub const SWEEP_CHANNELS: u32 = 4096;
+    pub const SWEEP_MESSAGES: usize = 4096;
     pub const SWEEP_EVERY_MS: u64 = 1000;
     /// Reads that wait for the disk, and bytes of what they will bring; a single larger one is let through when there is no other.
     pub const READS_MAX: usize = 1024;

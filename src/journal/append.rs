@@ -10,7 +10,7 @@ use super::entries::{ChannelId, NO_PLACE};
 use super::keys::Key;
 use super::record::{ENTRY_BYTES, Entry, Numbers, Record};
 use super::{Journal, channel_weight, millis};
-use crate::limits::journal::KEY_BYTES_MAX;
+use crate::limits::journal::{KEY_BYTES_MAX, SWEEP_MESSAGES};
 
 #[derive(Debug, Clone, Copy)]
 pub struct Append<'a> {
@@ -87,7 +87,7 @@ impl Journal {
             self.keys.push(key);
             self.forget_keys_and_marks();
         }
-        self.trim(id);
+        self.trim(id, SWEEP_MESSAGES);
         self.keep_bounds();
         Ok(Appended { epoch, seq, is_repeat: false, ticket: self.head() })
     }
@@ -170,26 +170,25 @@ impl Journal {
         self.set_home(id, home);
     }
 
-    /// Drops what the channel's rule no longer wants.
-    pub(super) fn trim(&mut self, id: ChannelId) {
-        loop {
+    /// Drops what the channel's rule no longer wants, so many messages at most; returns how many.
+    pub(super) fn trim(&mut self, id: ChannelId, messages_max: usize) -> usize {
+        for trimmed in 0..messages_max {
             let channel = &self.channels[id];
-            let Some(&oldest) = channel.entries.front() else { return };
+            let Some(&oldest) = channel.entries.front() else { return trimmed };
             if channel.entries.len() as u64 > channel.numbers.count {
                 self.drop_oldest(id, self.head());
             } else if self.now_ms.saturating_sub(self.entries.get(oldest).timestamp_ms) > channel.numbers.age_ms {
                 self.drop_oldest(id, 0);
             } else {
-                return;
+                return trimmed;
             }
         }
+        messages_max
     }
 
     /// The same, if there is such a channel.
-    pub(super) fn trim_old(&mut self, id: ChannelId) {
-        if self.channels.get(id).is_some() {
-            self.trim(id);
-        }
+    pub(super) fn trim_old(&mut self, id: ChannelId, messages_max: usize) -> usize {
+        if self.channels.get(id).is_some() { self.trim(id, messages_max) } else { 0 }
     }
 
     fn drop_oldest(&mut self, id: ChannelId, cause: Ticket) {

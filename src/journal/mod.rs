@@ -43,7 +43,7 @@ use self::marks::{Mark, Marks};
 use self::page::{Page, ReadError, ReadId};
 use self::record::{Header, Numbers, Record};
 use self::rewrite::Rewrite;
-use crate::limits::journal::{SEGMENT_BYTES, SWEEP_CHANNELS, SWEEP_EVERY_MS};
+use crate::limits::journal::{SEGMENT_BYTES, SWEEP_CHANNELS, SWEEP_EVERY_MS, SWEEP_MESSAGES};
 
 pub use self::append::{Append, AppendError, Appended};
 pub use self::disk::folder::{OpenError, boot};
@@ -195,7 +195,7 @@ impl Journal {
         journal.disk = Some(Disk::start(folder, header, segment_bytes, segments, fsync, wake)?);
         renewed.into_iter().for_each(|id| journal.write_numbers(id));
         for id in 0..journal.channels.end() {
-            journal.trim_old(id);
+            journal.trim_old(id, usize::MAX);
         }
         journal.keep_bounds();
         journal.flush();
@@ -333,7 +333,7 @@ impl Journal {
         self.keep_bounds();
         self.rewrite();
         self.flush();
-        self.sweep != 0 || self.disk.as_ref().is_some_and(|disk| self.rewrite.is_busy(disk))
+        self.sweep != 0 || self.now_ms >= self.sweep_at_ms || self.disk.as_ref().is_some_and(|disk| self.rewrite.is_busy(disk))
     }
 
     /// Forgets what is too old, of some channels, and channels that are.
@@ -343,16 +343,23 @@ impl Journal {
         }
         let end = self.channels.end();
         let until = end.min(self.sweep + SWEEP_CHANNELS);
-        (self.sweep..until).for_each(|id| self.trim_old(id));
-        self.sweep = until;
+        let mut left = SWEEP_MESSAGES;
+        while self.sweep < until {
+            left -= self.trim_old(self.sweep, left);
+            if left == 0 {
+                return;
+            }
+            self.sweep += 1;
+        }
         if until < end {
             return;
         }
         (self.sweep, self.sweep_at_ms) = (0, self.now_ms + SWEEP_EVERY_MS);
         self.rewrite.look();
         let age_ms = millis(self.settings.channel_age);
-        while let Some((id, used_ms)) = self.channels.quietest().filter(|(_, used_ms)| self.now_ms.saturating_sub(*used_ms) > age_ms) {
-            debug_assert!(used_ms <= self.now_ms);
+        for _ in 0..SWEEP_CHANNELS {
+            let quietest = self.channels.quietest().filter(|(_, used_ms)| self.now_ms.saturating_sub(*used_ms) > age_ms);
+            let Some((id, _)) = quietest else { return };
             self.forget(id);
         }
     }

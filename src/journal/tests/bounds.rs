@@ -101,6 +101,23 @@ fn kept_messages_take_no_more_of_the_disk_than_they_may() {
     owner.close();
 }
 
+/// However much has grown too old or is not wanted any more, no turn and no message takes long over it.
+#[test]
+fn much_that_goes_at_once_goes_in_pieces() {
+    let mut owner = Owner::memory();
+    for _ in 0..3 * SWEEP_MESSAGES {
+        owner.append("news", b"x", 1_000_000);
+    }
+    owner.append("news", b"x", 10);
+    assert_eq!(owner.journal.counts().messages, 2 * SWEEP_MESSAGES + 1);
+    let now_ms = owner.now_ms + 2 * SWEEP_EVERY_MS;
+    let mut turns = 1;
+    while owner.journal.turn(now_ms) {
+        turns += 1;
+    }
+    assert_eq!((owner.journal.counts().messages, turns), (10, 2));
+}
+
 #[test]
 fn a_quiet_channel_goes_for_a_new_one_and_one_with_messages_does_not() {
     let mut owner = Owner::open(Settings { channels_max: 3, ..Settings::default() }, NOW_MS).unwrap();
