@@ -67,7 +67,7 @@ pub struct Settings {
     /// None: in memory alone.
     pub data_dir: Option<PathBuf>,
     pub fsync: Fsync,
-    /// What is known of kept messages, 136 bytes each, and payloads. With files, payloads leave memory first, oldest first, then messages go;
+    /// What is known of kept messages, 152 bytes each, and payloads. With files, payloads leave memory first, oldest first, then messages go;
     /// without, messages go. What is not written yet stays, whatever this says (`UNSYNCED_BYTES_MAX`).
     pub memory_bytes: usize,
     /// Of files, as far as they hold what is kept; beyond it the oldest message goes. Files may take twice that and two segments.
@@ -162,7 +162,7 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// With a `data_dir`, reads what is there: about a second for a gigabyte.
+    /// With a `data_dir`, reads what is there: three seconds for four million messages, 700 MB (with two cores busy otherwise).
     pub fn open(settings: Settings, now_ms: u64, wake: &Wake) -> Result<Journal, OpenError> {
         let mut journal = Journal {
             now_ms,

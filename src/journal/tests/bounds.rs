@@ -101,6 +101,11 @@ fn kept_messages_take_no_more_of_the_disk_than_they_may() {
     owner.close();
 }
 
+#[test]
+fn a_kept_message_takes_what_the_settings_say_beside_its_payload() {
+    assert_eq!(entries::KEPT_BYTES, 152);
+}
+
 /// However much has grown too old or is not wanted any more, no turn and no message takes long over it.
 #[test]
 fn much_that_goes_at_once_goes_in_pieces() {

@@ -137,6 +137,12 @@ impl Owner {
     }
 }
 
+/// It is opened on one thread and owned by another.
+const _: () = {
+    const fn goes_to_another_thread<T: Send>() {}
+    goes_to_another_thread::<Journal>();
+};
+
 fn state(epoch: u64, last_seq: u64, first_kept_seq: u64) -> State {
     State { epoch, last_seq, first_kept_seq }
 }
