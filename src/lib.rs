@@ -14,6 +14,7 @@
 //! * [`auth`]: who a client is, by its token
 //! * [`config`]: settings as typed, then checked; [`limits`]: every bound that is not one, named
 //! * [`listen`]: which sockets an address stands for; [`systemd`]: readiness, watchdog, given sockets
+//! * [`journal`]: durable channels of the embedded bus, in memory and in files
 //! * [`control`]: HTTP for operators; [`metrics`]: counters that one thread writes and others read
 //! * [`few`]: lists that mostly have one thing, [`paged`]: tables that grow by pages, [`by_name`]: of what has a name, the channels
 //! * [`addresses`]: whose quota a connection counts in
@@ -35,6 +36,7 @@ pub mod doctor;
 pub mod fanout;
 pub mod few;
 pub mod inbox;
+pub mod journal;
 pub mod life;
 pub mod limits;
 pub mod listen;

@@ -1,5 +1,5 @@
-//! Every bound that is not a setting, named, unit last: of the wire and the shards here, of tokens ([`auth`]), of the [`bus`], of [`redis`] and of the [`control`] port in
-//! a section each. What an operator may change stands in [`crate::config`].
+//! Every bound that is not a setting, named, unit last: of the wire and the shards here, of tokens ([`auth`]), of the [`bus`], of [`redis`], of the [`control`] port and
+//! of the [`journal`] in a section each. What an operator may change stands in [`crate::config`].
 
 /// Longest channel name in bytes, as clients write it (without the Redis prefix).
 pub const CHANNEL_NAME_BYTES_MAX: usize = 255;
@@ -241,6 +241,43 @@ pub mod control {
     const _: () = assert!(PAGE_CONNECTIONS_MAX * 500 + 2 * super::PAGE_TEXT_BYTES_MAX < ANSWER_BYTES_MAX);
     const _: () = assert!(PAGE_CHANNELS_MAX * (CHANNEL_NAME_BYTES_MAX * 6 + 500) < ANSWER_BYTES_MAX);
     const _: () = assert!(BODY_SLACK_BYTES > PUBLISH_CHANNELS_MAX * (CHANNEL_NAME_BYTES_MAX * 2 + 8));
+}
+
+/// Of the journal of durable channels.
+pub mod journal {
+    use std::time::Duration;
+
+    /// A file is sealed when it has so many bytes; a single larger record gets one of its own. Rewriting one takes as much memory for a moment.
+    pub const SEGMENT_BYTES: usize = 32 * 1024 * 1024;
+    /// Records that are not synced yet, in the queue and kept until they are; no more is taken.
+    pub const UNSYNCED_BYTES_MAX: usize = 64 * 1024 * 1024;
+    /// So many are synced before the interval is over.
+    pub const SYNC_BYTES: usize = UNSYNCED_BYTES_MAX / 4;
+    /// Records that are handed to the writer in one piece, and pieces that may wait for it.
+    pub const BUFFER_BYTES: usize = 256 * 1024;
+    pub const JOBS_MAX: usize = 1024;
+    /// Buffers that are kept to be filled again.
+    pub const SPARE_BUFFERS_MAX: usize = 64;
+    /// After a failure the writer tries again so often.
+    pub const RETRY_AFTER: Duration = Duration::from_millis(200);
+    /// Files may take so many times what is wanted of them, and two files.
+    pub const HOLLOW_DIVISOR: u64 = 2;
+    /// Bytes of a file that are looked through in one turn while it is rewritten: half a millisecond.
+    pub const REWRITE_BYTES_PER_TURN: usize = 256 * 1024;
+    /// Channels that are looked through for what is too old in one turn, messages that go then or for one that comes, and how often all are looked through.
+    pub const SWEEP_CHANNELS: u32 = 4096;
+    pub const SWEEP_MESSAGES: usize = 4096;
+    pub const SWEEP_EVERY_MS: u64 = 1000;
+    /// Reads that wait for the disk, and bytes of what they will bring; a single larger one is let through when there is no other.
+    pub const READS_MAX: usize = 1024;
+    pub const READ_BYTES_MAX: usize = 64 * 1024 * 1024;
+    /// Longest idempotency key.
+    pub const KEY_BYTES_MAX: usize = 255;
+    pub const MARKS_PER_USER_MAX: usize = 1000;
+    /// More epochs than may have been given within the last interval before a host crashed.
+    pub const EPOCHS_SKIPPED: u64 = 1 << 22;
+
+    const _: () = assert!(SEGMENT_BYTES + super::PAYLOAD_BYTES_MAX < 1 << 31);
 }
 
 /// What an allocation of so many bytes takes of the heap: 8 bytes before it, steps of 16, 32 at least (glibc's malloc).

@@ -46,6 +46,7 @@ const MODULES: &[&str] = &[
     "fanout",
     "few",
     "inbox",
+    "journal",
     "life",
     "limits",
     "listen",

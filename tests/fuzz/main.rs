@@ -8,6 +8,7 @@
 mod addresses;
 mod frames;
 mod head;
+mod journal;
 mod mutate;
 mod resp;
 mod routes;
