@@ -92,6 +92,8 @@ pub const FLUSH_UNITS_PER_WRITE: usize = 16;
 pub const SHORT_LAP_MEMBERS: usize = 8;
 /// Visits of one topic's lap before the next topic has its turn.
 pub const FLUSH_VISITS_PER_TOPIC: usize = 64;
+/// Laps that had to wait which begin in one turn: what one holds back is released then, a second's worth at most.
+pub const LAPS_BEGUN_PER_TURN: usize = 256;
 /// Bytes written that cost one more unit.
 pub const FLUSH_BYTES_PER_UNIT: usize = 4 * 1024;
 /// Subscriptions of a connection that a visit looks at for news whose lap has still to come by.
@@ -119,8 +121,19 @@ pub const LIMITED_COMMANDS_MAX: u32 = 5000;
 pub const ADMISSION_LOOK_NS: u64 = 500_000_000;
 /// The list of appended batches is swept of those already freed when it is longer than this.
 pub const APPENDED_BEFORE_SWEEP: usize = 4096;
-/// Most messages a second that `max_rate` may ask for, and so most groups of subscribers of a channel that have laps of their own.
+/// Most messages a second that `max_rate` may ask for.
 pub const MAX_RATE_MAX: u16 = 1000;
+/// What a client asks for is rounded down to one of these, so that a channel has few groups of subscribers with laps of their own: each message costs a look at each.
+pub const RATE_STEPS: [u16; 28] =
+    [1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100, 120, 150, 200, 250, 300, 400, 500, 600, 800, MAX_RATE_MAX];
+const _: () = {
+    let mut at = 1;
+    while at < RATE_STEPS.len() {
+        assert!(RATE_STEPS[at - 1] < RATE_STEPS[at]);
+        at += 1;
+    }
+    assert!(RATE_STEPS[0] == 1, "the lowest that may be asked for");
+};
 /// Ticks (100 ms) between two warnings that connections cannot be accepted.
 pub const ACCEPT_WARNING_TICKS: u32 = 600;
 

@@ -43,12 +43,16 @@ impl Rate {
 
     /// Whether it may happen now; if so, it counts. `even_at`: when all that has happened will be as if it had come one interval apart.
     pub fn take(&self, even_at: &mut Moment, now: Moment) -> bool {
-        let ahead = self.ahead(*even_at, now);
-        let may = ahead + self.interval <= self.most;
+        let may = self.may(*even_at, now);
         if may {
-            *even_at = now.wrapping_add(ahead + self.interval);
+            *even_at = now.wrapping_add(self.ahead(*even_at, now) + self.interval);
         }
         may
+    }
+
+    /// Whether it may; nothing counts.
+    pub fn may(&self, even_at: Moment, now: Moment) -> bool {
+        self.ahead(even_at, now) + self.interval <= self.most
     }
 
     /// Whether nothing of what has happened matters any more.

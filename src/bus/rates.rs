@@ -42,28 +42,44 @@ impl Rates {
         Rates { per_connection, per_user, ..Rates::default() }
     }
 
-    /// Whether a publish of a client may go on; if so, it counts. `per_channel`: what the channel's rule says.
-    pub fn take(&mut self, publish: &Publish, per_channel: Option<usize>, now: MonotonicNs) -> Result<(), TooMany> {
-        let Asker::Client(ReplyTo { shard, conn, .. }) = &publish.asker else { return Ok(()) };
-        self.count((Publisher::Connection as u8, (*shard, *conn)), Publisher::Connection, self.per_connection, now)?;
-        if let Some(client) = &publish.client {
-            self.count((Publisher::User as u8, client.user()), Publisher::User, self.per_user, now)?;
-        }
-        self.count((Publisher::Channel as u8, &*publish.channel), Publisher::Channel, per_channel, now)
+    /// Others, from the next publish on.
+    pub fn set_limits(&mut self, per_connection: Option<usize>, per_user: Option<usize>) {
+        (self.per_connection, self.per_user) = (per_connection, per_user);
     }
 
-    fn count(&mut self, who: impl Hash, of: Publisher, per_second: Option<usize>, now: MonotonicNs) -> Result<(), TooMany> {
-        let Some(per_second) = per_second else { return Ok(()) };
-        let (key, now) = (self.hasher.hash_one(who), moment(now));
+    /// Whether a publish of a client may go on; if so, it counts, and nowhere if not. `per_channel`: what the channel's rule says.
+    pub fn take(&mut self, publish: &Publish, per_channel: Option<usize>, now: MonotonicNs) -> Result<(), TooMany> {
+        let Asker::Client(ReplyTo { shard, conn, .. }) = &publish.asker else { return Ok(()) };
+        let connection = self.per_connection.map(|limit| (self.key(Publisher::Connection, (*shard, *conn)), Publisher::Connection, limit));
+        let user = publish.client.as_ref().zip(self.per_user);
+        let user = user.map(|(client, limit)| (self.key(Publisher::User, client.user()), Publisher::User, limit));
+        let channel = per_channel.map(|limit| (self.key(Publisher::Channel, &*publish.channel), Publisher::Channel, limit));
+        let (limited, now) = ([connection, user, channel], moment(now));
+        for &(key, of, per_second) in limited.iter().flatten() {
+            let even_at = self.buckets.get(&key).map_or(now, |bucket| bucket.even_at);
+            if !Rate::new(per_second, per_second).may(even_at, now) {
+                return Err(TooMany { of, per_second });
+            }
+        }
+        limited.iter().flatten().for_each(|&(key, _, per_second)| self.count(key, per_second, now));
+        Ok(())
+    }
+
+    fn key(&self, of: Publisher, who: impl Hash) -> u64 {
+        self.hasher.hash_one((of as u8, who))
+    }
+
+    fn count(&mut self, key: u64, per_second: usize, now: Moment) {
         if self.buckets.len() >= self.sweep_at.max(KEPT) {
             self.buckets.retain(|_, bucket| !bucket.rate.is_even(bucket.even_at, now));
             self.buckets.shrink_to(KEPT.max(2 * self.buckets.len()));
             self.sweep_at = 2 * self.buckets.len();
         }
-        let bucket = self.buckets.entry(key).or_insert(Bucket { rate: Rate::new(per_second, per_second), even_at: now });
         // It may be another one since a reload.
-        bucket.rate = Rate::new(per_second, per_second);
-        if bucket.rate.take(&mut bucket.even_at, now) { Ok(()) } else { Err(TooMany { of, per_second }) }
+        let rate = Rate::new(per_second, per_second);
+        let bucket = self.buckets.entry(key).or_insert(Bucket { rate, even_at: now });
+        bucket.rate = rate;
+        rate.take(&mut bucket.even_at, now);
     }
 }
 
@@ -103,6 +119,32 @@ mod tests {
         assert_eq!(taken(&mut rates, &publish("b", 1, None), Some(3), now + SECOND), 3, "a second later");
         let control = Publish::new("b", Vec::new(), Asker::Control(tokio::sync::oneshot::channel().0));
         assert_eq!(taken(&mut rates, &control, Some(3), now), 1000);
+    }
+
+    /// A channel that is full costs nobody what it may publish elsewhere.
+    #[test]
+    fn a_publish_that_is_refused_counts_nowhere() {
+        let mut rates = Rates::new(Some(10), Some(20));
+        let now = 1000 * SECOND;
+        let (full, other) = (publish("full", 1, Some("u")), publish("other", 1, Some("u")));
+        assert_eq!(taken(&mut rates, &full, Some(2), now), 2);
+        for _ in 0..100 {
+            assert_eq!(rates.take(&full, Some(2), now), Err(TooMany { of: Publisher::Channel, per_second: 2 }));
+        }
+        assert_eq!(taken(&mut rates, &other, None, now), 8, "of the connection's ten");
+        assert_eq!(taken(&mut rates, &publish("other", 2, Some("u")), None, now), 10, "of the user's twenty");
+    }
+
+    #[test]
+    fn a_reload_changes_what_may_be_published_from_then_on() {
+        let mut rates = Rates::new(None, None);
+        let now = 1000 * SECOND;
+        assert_eq!(taken(&mut rates, &publish("a", 1, Some("u")), None, now), 1000);
+        rates.set_limits(Some(5), Some(7));
+        assert_eq!(taken(&mut rates, &publish("a", 1, Some("u")), None, now), 5);
+        assert_eq!(taken(&mut rates, &publish("a", 2, Some("u")), None, now), 2);
+        rates.set_limits(Some(50), None);
+        assert!(taken(&mut rates, &publish("a", 1, Some("u")), None, now) >= 40);
     }
 
     #[test]

@@ -12,6 +12,9 @@ pub struct HubSettings {
     /// Of them, how many may be heard on behalf of one address.
     pub channels_of_address: usize,
     pub payload_bytes_max: usize,
+    /// Of a client, in a second.
+    pub publishes_per_connection: Option<usize>,
+    pub publishes_per_user: Option<usize>,
     /// What a shard's inbox takes.
     pub inbox_messages: usize,
     /// Batches in the inboxes of all shards together.
@@ -38,6 +41,8 @@ impl From<&Settings> for HubSettings {
             channels_max: settings.bounds.channels_max,
             channels_of_address: settings.bounds.channels_of_address(),
             payload_bytes_max: settings.bounds.payload_bytes_max,
+            publishes_per_connection: settings.bounds.publishes_per_connection,
+            publishes_per_user: settings.bounds.publishes_per_user,
             inbox_messages: settings.shards.inbox_messages,
             inbox_bytes_total: settings.bounds.inbox_bytes_total,
             history_bytes_total: settings.bounds.history_bytes_total,

@@ -34,6 +34,13 @@ pub struct ChannelRule {
     pub history_age: Duration,
 }
 
+impl ChannelRule {
+    /// Whether a channel's messages may have to wait for each other.
+    pub fn is_spaced(&self) -> bool {
+        self.broadcast_budget.is_some() || !self.coalesce.is_zero()
+    }
+}
+
 /// Which channels a table of `[[channels]]` is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Selector {

@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 
 use super::batch::{Batch, Channel};
 use super::cursor::Cursor;
+use super::held::{Held, Released};
 use crate::clock::MonotonicNs;
 use crate::limits::{BATCH_BYTES_MAX, SLICES_BEFORE_MERGE, SLICES_PER_WRITE, UNSERVED_LOGS_MAX};
 use crate::wire::event::GapReason;
@@ -33,12 +34,12 @@ pub struct Log {
     bytes_max: usize,
     /// Every socket that takes bytes has been offered everything below this number; what follows is not its reader's fault.
     served: u64,
-    /// What is gone below this number went because the channel may not be sent more, so whoever has not got it was not too slow.
-    passed_over: u64,
     /// Entries appended since the last merge.
     unmerged: usize,
     /// None while no socket is in the middle of a frame.
     cuts: Option<Box<Cuts>>,
+    /// What has come and is not to be sent yet; None as a rule.
+    held: Option<Box<Held>>,
     /// Everything below this number that is gone went because a bound was reached, this log's or that of all logs; what else is gone, everybody had.
     #[cfg(debug_assertions)]
     overrun: u64,
@@ -68,9 +69,9 @@ impl Log {
             bytes: 0,
             bytes_max,
             served: u64::MAX,
-            passed_over: 0,
             unmerged: 0,
             cuts: None,
+            held: None,
             #[cfg(debug_assertions)]
             overrun: 0,
         }
@@ -115,14 +116,25 @@ impl Log {
         self.entries.front().map_or(self.head, |oldest| oldest.batch.first())
     }
 
-    /// Where the newest message begins, or a gap that came after it; `head` when nothing is held.
+    /// The number of the newest message, whatever gaps came after it; without a message the tail.
     pub fn newest(&self) -> u64 {
-        self.entries.back().map_or(self.head, |newest| if newest.batch.is_gap() { newest.batch.first() } else { self.head - 1 })
+        let newest = self.entries.iter().rfind(|entry| !entry.batch.is_gap());
+        newest.map_or_else(|| self.tail(), |newest| newest.batch.end() - 1)
     }
 
-    /// Bytes held, limbo included.
+    pub fn has_messages(&self) -> bool {
+        self.entries.iter().rev().any(|entry| !entry.batch.is_gap())
+    }
+
+    /// How many entries there are from the one with the newest message on.
+    fn newest_entries(&self) -> usize {
+        self.entries.iter().rev().position(|entry| !entry.batch.is_gap()).map_or(self.entries.len(), |gaps| gaps + 1)
+    }
+
+    /// Bytes held, limbo and what is not released included.
     pub fn bytes(&self) -> usize {
-        self.bytes + self.cuts.as_ref().map_or(0, |cuts| cuts.limbo_bytes)
+        let limbo_bytes = self.cuts.as_ref().map_or(0, |cuts| cuts.limbo_bytes);
+        self.bytes + limbo_bytes + self.held.as_ref().map_or(0, |held| held.bytes())
     }
 
     pub fn is_empty(&self) -> bool {
@@ -131,7 +143,7 @@ impl Log {
 
     /// Nothing is held, for anybody.
     pub fn is_bare(&self) -> bool {
-        self.entries.is_empty() && self.cuts.is_none()
+        self.entries.is_empty() && self.cuts.is_none() && self.held.is_none()
     }
 
     /// Appends what the bus sent. A hole before it becomes a gap entry, for this reason; returns how many numbers the hole had. A batch
@@ -178,17 +190,53 @@ impl Log {
         }
     }
 
-    /// Drops what ends at this number or before, for whoever has not got it; the newest batch stays.
-    pub fn pass_over(&mut self, end: u64) {
-        while self.entries.len() > 1 && self.entries[0].batch.end() <= end {
-            self.drop_oldest();
-        }
-        self.passed_over = self.tail();
+    // What is held back.
+
+    /// The number after the last that has come, held back or not.
+    pub fn arrived(&self) -> u64 {
+        self.held.as_ref().map_or(self.head, |held| held.end())
     }
 
-    /// Whether whoever has not got what is gone was passed over.
-    pub fn has_passed_over(&self) -> bool {
-        self.tail() <= self.passed_over
+    /// Takes what the bus sent without showing it to anybody. A hole before it becomes a gap, as in [`Log::append`].
+    pub fn hold(&mut self, batch: Arc<Batch>, hole: GapReason) -> u64 {
+        if batch.end() <= self.arrived() {
+            return 0;
+        }
+        assert!(batch.first() >= self.arrived(), "batches never overlap in part");
+        let lost = self.hold_to(&batch.channel().clone(), batch.first(), hole);
+        self.held.as_mut().expect("it was made").push(batch);
+        lost
+    }
+
+    /// What lies between the last that has come and `next` is lost, which is not told yet, either; see [`Log::advance_head`].
+    pub fn hold_to(&mut self, channel: &Arc<Channel>, next: u64, reason: GapReason) -> u64 {
+        let held = self.held.get_or_insert_with(|| Box::new(Held::new(channel.clone(), self.head)));
+        let lost = next.saturating_sub(held.end());
+        if lost > 0 {
+            held.push(Batch::gap(channel, held.end(), next - 1, reason));
+        }
+        lost
+    }
+
+    pub fn held(&self) -> Option<&Held> {
+        self.held.as_deref()
+    }
+
+    pub fn held_mut(&mut self) -> Option<&mut Held> {
+        self.held.as_deref_mut()
+    }
+
+    /// From now on what was held back is in the log, like all else.
+    pub fn release(&mut self) -> Released {
+        let Some(mut held) = self.held.take() else { return Released { passed_over: 0, frames: 0 } };
+        let passed_over = self.advance_head(&held.channel().clone(), held.first(), GapReason::Budget);
+        let mut frames = u64::from(passed_over > 0);
+        while let Some(batch) = held.pop() {
+            frames += batch.message_count().max(1) as u64;
+            self.push(batch);
+        }
+        self.trim(self.bytes_max);
+        Released { passed_over, frames }
     }
 
     /// Counts again what the batches hold, now that more encodings may have been asked for, and trims.
@@ -197,6 +245,9 @@ impl Log {
             entry.bytes = entry.batch.bytes_held();
         }
         self.bytes = self.entries.iter().map(|entry| entry.bytes).sum();
+        if let Some(held) = &mut self.held {
+            held.measure();
+        }
         self.trim(self.bytes_max);
     }
 
@@ -210,6 +261,9 @@ impl Log {
             cuts.limbo.retain(|entry| entry.batch.end() > end);
             cuts.limbo_bytes = cuts.limbo.iter().map(|entry| entry.bytes).sum();
         }
+        if let Some(held) = &mut self.held {
+            held.drop_before(end);
+        }
     }
 
     /// Whether a batch that ends at `end` may still be held here.
@@ -218,9 +272,10 @@ impl Log {
     }
 
     /// Drops entries that nobody needs any more: all but the newest `count` messages that are younger than `age_ns`. Called when every
-    /// cursor has reached the head. `keeps_newest`: somebody will be sent the newest of all, whatever else is needed.
+    /// cursor has reached the head. `keeps_newest`: somebody will be sent the newest message, and what came after it, whatever else is
+    /// needed.
     pub fn retire(&mut self, count: usize, age_ns: u64, now: MonotonicNs, keeps_newest: bool) {
-        let kept = usize::from(keeps_newest);
+        let kept = if keeps_newest { self.newest_entries() } else { 0 };
         if count == 0 {
             while self.entries.len() > kept {
                 self.drop_oldest();
@@ -303,6 +358,17 @@ impl Log {
             Some(batch) if batch.is_gap() && batch.first() < seq => batch.end(),
             _ => seq,
         }
+    }
+
+    /// Whether there is something from the cursor on, and no message.
+    pub fn has_gaps_alone(&self, cursor: Cursor) -> bool {
+        (self.tail()..self.head).contains(&cursor.seq) && self.entries.range(self.index_of(cursor.seq)..).all(|entry| entry.batch.is_gap())
+    }
+
+    /// Where a gap ends that this number lies within and does not begin, and why there is one.
+    pub fn gap_around(&self, seq: u64) -> Option<(u64, GapReason)> {
+        let batch = self.find(seq).filter(|batch| batch.first() < seq)?;
+        Some((batch.end(), batch.gap_reason()?))
     }
 
     /// Whether the rest of a started frame can still be read.
@@ -493,5 +559,12 @@ mod tests {
         assert!(log.is_empty());
         log.advance_head(&channel, 8, GapReason::Inbox);
         assert_eq!((log.newest(), log.head()), (5, 8), "a gap is told in its place");
+        // However many come after it: the newest message is what it was.
+        log.append(message(8, 3000), GapReason::Inbox);
+        for next in 10..=12 {
+            log.advance_head(&channel, next, GapReason::Outage);
+        }
+        log.retire(0, 100, 3000, true);
+        assert_eq!((log.newest(), log.tail(), log.head()), (8, 8, 12));
     }
 }

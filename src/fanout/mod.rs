@@ -4,6 +4,7 @@
 pub mod batch;
 pub mod cursor;
 pub mod encoded;
+pub mod held;
 pub mod log;
 pub mod naming;
 pub mod paced;

@@ -36,15 +36,12 @@ pub fn judge(log: &Log, cursor: Cursor, policy: Overrun) -> Verdict {
     if cursor.seq >= log.tail() {
         return Verdict::Within;
     }
-    if log.has_passed_over() {
-        return Verdict::Jump(Lost { from: cursor.seq, to: log.tail() - 1, reason: GapReason::Budget });
-    }
     log.assert_overrun(cursor.seq);
     let next = match policy {
         Overrun::Disconnect => return Verdict::Disconnect,
         Overrun::Skip => log.tail(),
-        // The newest message; an empty log has nothing newer than its head.
-        Overrun::Latest => log.boundary_at(log.tail().max(log.head() - 1)),
+        // And whatever gaps came after it. An empty log has nothing newer than its head.
+        Overrun::Latest => log.newest(),
     };
     Verdict::Jump(Lost { from: cursor.seq, to: next - 1, reason: GapReason::Overrun })
 }

@@ -43,8 +43,7 @@ pub struct Topic {
     generation: u32,
     /// The bus is not allowed to have it any more: nobody is to be told `subscribed`.
     pub is_refused: bool,
-    /// Among the laps of its shard.
-    has_lap: bool,
+    marks: Marks,
     /// What the bus has been told.
     pub join_sent: bool,
     /// On the shard's list of topics whose interest is to be told to the bus.
@@ -55,6 +54,25 @@ pub struct Topic {
     head: u64,
     /// From the first message to when the last one is not needed any more.
     active: Option<Box<Active>>,
+}
+
+/// Two answers in a byte: a third one asked at each append would make a topic larger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Marks(u8);
+
+/// Among the laps of its shard.
+const HAS_LAP: u8 = 1;
+/// What comes may have to be held back.
+const IS_SPACED: u8 = 2;
+
+impl Marks {
+    fn has(self, mark: u8) -> bool {
+        self.0 & mark != 0
+    }
+
+    fn set(&mut self, mark: u8, is_so: bool) {
+        self.0 = if is_so { self.0 | mark } else { self.0 & !mark };
+    }
 }
 
 /// What a topic needs while there is something to send.
@@ -102,11 +120,12 @@ impl Topics {
     /// A new topic; the name must not be there yet.
     pub fn insert(&mut self, name: &str, rule: Arc<ChannelRule>) -> u32 {
         self.generations = self.generations.wrapping_add(1);
+        let marks = Marks(if rule.is_spaced() { IS_SPACED } else { 0 });
         self.slots.insert(Topic {
             naming: Naming::waiting(name),
             generation: self.generations,
             is_refused: false,
-            has_lap: false,
+            marks,
             join_sent: false,
             interest_queued: false,
             rule,
@@ -220,6 +239,18 @@ impl Topic {
             active.log.set_bytes_max(rule.log_bytes);
         }
         self.rule = rule;
+        self.settle_spaced();
+    }
+
+    /// Whether its laps keep a distance, or something that was held back when they did has still to go before all that comes.
+    pub fn is_spaced(&self) -> bool {
+        self.marks.has(IS_SPACED)
+    }
+
+    /// The rule is another one, or what was held back is released.
+    pub fn settle_spaced(&mut self) {
+        let is_spaced = self.rule.is_spaced() || self.log().is_some_and(|log| log.held().is_some());
+        self.marks.set(IS_SPACED, is_spaced);
     }
 
     /// The bus has answered the join: messages will come, the first of this number.
@@ -236,6 +267,7 @@ impl Topic {
         self.naming = Naming::served(channel);
         self.head = head;
         self.active = None;
+        self.settle_spaced();
     }
 
     /// None while nothing is to be sent or kept.
@@ -279,14 +311,24 @@ impl Topic {
         self.active.as_ref().map_or(self.head, |active| active.log.head())
     }
 
+    /// The number after the last that has come, which may be held back.
+    pub fn arrived(&self) -> u64 {
+        self.active.as_ref().map_or(self.head, |active| active.log.arrived())
+    }
+
     /// The oldest number that can still be read; the head when nothing can.
     pub fn tail(&self) -> u64 {
         self.active.as_ref().map_or(self.head, |active| active.log.tail())
     }
 
-    /// Where the newest message begins, or a gap that came after it; the head when the log has nothing.
+    /// See [`Log::newest`]; the head when the log has nothing.
     pub fn newest(&self) -> u64 {
         self.active.as_ref().map_or(self.head, |active| active.log.newest())
+    }
+
+    /// Whether the log has any, and not gaps alone.
+    pub fn has_messages(&self) -> bool {
+        self.active.as_ref().is_some_and(|active| active.log.has_messages())
     }
 
     /// See [`Log::boundary_at`].
@@ -350,8 +392,14 @@ impl Topic {
         let count = self.members().len() as u32;
         let active = self.active.as_mut().expect("something was appended");
         active.lap_remaining = count;
-        let enter = !self.has_lap && count > 0;
-        self.has_lap |= enter;
+        if count == 0 {
+            // Nobody whom a lap would have to come to: of those that are paced none needs more than the newest.
+            active.log.set_served(active.log.head());
+        }
+        let enter = !self.marks.has(HAS_LAP) && count > 0;
+        if enter {
+            self.marks.set(HAS_LAP, true);
+        }
         enter
     }
 
@@ -373,7 +421,7 @@ impl Topic {
 
     /// Everybody has been visited since the newest batch, in the part of a round that the walk has passed and the part before.
     pub fn end_lap(&mut self) {
-        self.has_lap = false;
+        self.marks.set(HAS_LAP, false);
         if let Some(active) = &mut self.active {
             active.lap_head = active.log.head();
             active.log.set_served(active.lap_head.min(active.lap_left).min(active.left_before));

@@ -94,6 +94,7 @@ impl<N: Network> Shard<N> {
         }
         conn.enter(Phase::Dead);
         conn.outbox = None;
+        self.dead_open += usize::from(conn.flags.has(Flags::COUNTED));
         self.charge_buffers(key);
         self.dead.push(key as u32);
     }
@@ -138,6 +139,7 @@ impl<N: Network> Shard<N> {
             let conn = self.conns.remove(key);
             self.buffer_bytes -= conn.charged_bytes as usize;
             if conn.flags.has(Flags::COUNTED) {
+                self.dead_open -= 1;
                 self.metrics.connections.dec();
                 self.connections.fetch_sub(1, Relaxed);
             }

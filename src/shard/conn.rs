@@ -128,7 +128,7 @@ pub struct Subscription {
     seq: u64,
     offset: u32,
     pub topic: u32,
-    /// Its place among the topic's members (of those with its rate, if it is paced), and five bits.
+    /// Its place among the topic's members (of those with its rate, if it is paced), and six bits.
     place: u32,
     /// Its place on the list of those that are behind.
     pub links: Links,
@@ -139,7 +139,8 @@ const LEFT: u32 = 1 << 30;
 const UNTOLD: u32 = 1 << 29;
 const PACED: u32 = 1 << 28;
 const OWED: u32 = 1 << 27;
-const BITS: u32 = LEAVING | LEFT | UNTOLD | PACED | OWED;
+const AHEAD: u32 = 1 << 26;
+const BITS: u32 = LEAVING | LEFT | UNTOLD | PACED | OWED | AHEAD;
 
 impl Subscription {
     /// A subscription that the bus has not confirmed yet sees nothing; its cursor keeps the number of its waiter instead.
@@ -165,13 +166,27 @@ impl Subscription {
         self.place & OWED != 0
     }
 
+    /// It began beyond the head of its log, behind what had come and was held back: some of that may be passed over.
+    pub fn set_ahead(&mut self, is_ahead: bool) {
+        self.place = if is_ahead { self.place | AHEAD } else { self.place & !AHEAD };
+    }
+
+    pub fn is_ahead(&self) -> bool {
+        self.place & AHEAD != 0
+    }
+
+    /// Whether something is to be asked before it is sent what its log has from its cursor on.
+    pub fn is_apart(&self) -> bool {
+        self.place & (PACED | AHEAD) != 0
+    }
+
     /// Its place among the topic's members.
     pub fn place(&self) -> u32 {
         self.place & !BITS
     }
 
     pub fn set_place(&mut self, place: u32) {
-        debug_assert_eq!(place & BITS, 0, "memory ends far below 2^27 members");
+        debug_assert_eq!(place & BITS, 0, "connections end far below 2^26");
         self.place = self.place & BITS | place;
     }
 

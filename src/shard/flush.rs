@@ -79,7 +79,8 @@ impl<N: Network> Shard<N> {
 
     /// Laps that had to wait begin.
     fn begin_due_laps(&mut self) {
-        while let Some(Lap { topic, rate }) = self.laps.next_due(self.now_ns) {
+        for _ in 0..limits::LAPS_BEGUN_PER_TURN {
+            let Some(Lap { topic, rate }) = self.laps.next_due(self.now_ns) else { break };
             match rate {
                 Some(rate) => self.on_paced_due(topic, rate),
                 None => self.on_rest_over(topic),
@@ -181,7 +182,11 @@ impl<N: Network> Shard<N> {
     fn after_flush(&mut self, key: usize) {
         match self.conns[key].phase {
             Phase::Ending | Phase::Shut => self.shut(key),
-            Phase::Finishing => self.say_goodbye(key),
+            Phase::Finishing => {
+                if !self.bring_held(key) {
+                    self.say_goodbye(key);
+                }
+            }
             Phase::Proxy | Phase::Handshake | Phase::Open | Phase::Closing | Phase::Dead => {}
         }
     }
@@ -222,7 +227,16 @@ impl<N: Network> Shard<N> {
             next = self.conns[key].next_behind(at);
             let subscription = &self.conns[key].subscriptions[at];
             let topic = subscription.topic;
-            if subscription.is_paced() && !subscription.is_mid_frame() {
+            if subscription.is_apart() && !subscription.is_mid_frame() {
+                if subscription.is_ahead() {
+                    if self.join_in(key, at) {
+                        // Like any other from now on.
+                        next = Some(at);
+                    } else {
+                        self.note_caught_up(key, at);
+                    }
+                    continue;
+                }
                 if self.go_to_newest(key, at) {
                     picked.push(at as u32);
                 } else {
@@ -398,8 +412,9 @@ impl<N: Network> Shard<N> {
             let subscription = &self.conns[key].subscriptions[at];
             let (is_mid_frame, is_paced, is_leaving) = (subscription.is_mid_frame(), subscription.is_paced(), subscription.is_leaving());
             if is_paced && was_given && matches!(source, Source::Log(_)) {
-                // That was its turn.
-                self.conns[key].subscriptions[at].set_owed(false);
+                // That was its turn, but for gaps that came after the newest message.
+                let is_owed = self.has_gaps_left(key, at);
+                self.conns[key].subscriptions[at].set_owed(is_owed);
             }
             if is_mid_frame {
                 cut = Some(at);

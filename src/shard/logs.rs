@@ -5,9 +5,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::Shard;
+use super::laps::Lap;
 use super::net::Network;
 use crate::clock::MonotonicNs;
 use crate::fanout::batch::{Batch, Channel};
+use crate::fanout::held::Released;
 use crate::fanout::log::Log;
 use crate::fanout::topics::{Topic, TopicToken, Topics};
 use crate::limits;
@@ -75,6 +77,28 @@ impl Logs {
         lost
     }
 
+    /// Takes a batch that is not to be sent yet; see [`Logs::append`].
+    pub fn hold(&mut self, topics: &mut Topics, token: TopicToken, batch: Arc<Batch>) -> u64 {
+        let end = batch.end();
+        let lost = self.change(topics, token.index, |log| log.hold(batch, GapReason::Inbox));
+        self.note_appended(topics, token.index, end);
+        lost
+    }
+
+    /// The same of numbers that are lost; see [`Logs::advance_head`].
+    pub fn hold_to(&mut self, topics: &mut Topics, token: TopicToken, channel: &Arc<Channel>, next: u64, reason: GapReason) -> u64 {
+        let lost = self.change(topics, token.index, |log| log.hold_to(channel, next, reason));
+        self.note_appended(topics, token.index, next);
+        lost
+    }
+
+    /// What was held back is there for everybody. The budget is the caller's to keep.
+    pub fn release(&mut self, topics: &mut Topics, index: u32) -> Released {
+        let released = self.change(topics, index, Log::release);
+        self.note_appended(topics, index, topics[index].head());
+        released
+    }
+
     /// Makes the log, if there is none yet: somebody is about to be behind in it.
     pub fn make(&mut self, topics: &mut Topics, index: u32) {
         self.change(topics, index, |_| ());
@@ -138,10 +162,12 @@ impl<N: Network> Shard<N> {
             return;
         }
         self.topics[index].is_refused = batch.gap_reason() == Some(GapReason::Refused);
-        let from = self.topics[index].head();
+        if self.topics[index].is_spaced() {
+            return self.on_spaced_batch(token, batch);
+        }
         let lost = self.logs.append(&mut self.topics, token, batch);
         self.metrics.inbox_lost.add(lost);
-        self.begin_lap(index, from);
+        self.begin_lap(index);
         self.logs.keep_budget(&mut self.topics);
     }
 
@@ -149,20 +175,23 @@ impl<N: Network> Shard<N> {
     pub(super) fn on_head(&mut self, token: TopicToken, seq: u64) {
         let Some(index) = self.topics.resolve(token) else { return };
         let Some(channel) = self.topics[index].channel().cloned() else { return };
-        let from = self.topics[index].head();
-        if seq < from {
+        if seq < self.topics[index].arrived() {
             return;
+        }
+        if self.topics[index].is_spaced() {
+            return self.on_spaced_head(token, &channel, seq);
         }
         let lost = self.logs.advance_head(&mut self.topics, token, &channel, seq + 1, GapReason::Inbox);
         self.metrics.inbox_lost.add(lost);
-        self.begin_lap(index, from);
+        self.begin_lap(index);
         self.logs.keep_budget(&mut self.topics);
     }
 
-    /// There is news from this number on.
-    pub(super) fn begin_lap(&mut self, index: u32, from: u64) {
+    /// There is news in a topic's log.
+    pub(super) fn begin_lap(&mut self, index: u32) {
         if self.topics[index].begin_lap() {
-            self.enter_lap(index, from);
+            let lap = Lap { topic: self.topics.token(index), rate: None };
+            self.laps.begin(lap, self.tenant(index), self.topics[index].members().len());
         }
         self.pace(index);
         // Without members there is no lap to free the log at its end.

@@ -151,6 +151,8 @@ pub struct Shard<N: Network> {
     interest: VecDeque<u32>,
     /// Dead connections, freed by `reap`.
     dead: Vec<u32>,
+    /// Those of them that still count as open connections.
+    dead_open: usize,
     orders: Orders,
 
     /// Those who are arriving, oldest first, and some who have arrived.
@@ -229,6 +231,7 @@ impl<N: Network> Shard<N> {
             laps: Laps::default(),
             interest: VecDeque::new(),
             dead: Vec::new(),
+            dead_open: 0,
             orders: Orders::default(),
             strangers: VecDeque::new(),
             accept_ready: false,

@@ -39,7 +39,7 @@ impl<N: Network> Shard<N> {
 
     fn begin_paced(&mut self, topic: TopicToken, begin: Begin) {
         match begin {
-            Begin::Now { rate, members } => self.laps.begin(Lap { topic, rate: Some(rate) }, self.tenant(topic.index), members),
+            Begin::Now { rate, members } => self.start_paced_lap(topic, rate, members),
             Begin::At { rate, due } => self.laps.look_at(Lap { topic, rate: Some(rate) }, due),
         }
     }
@@ -49,8 +49,13 @@ impl<N: Network> Shard<N> {
         let now_ns = self.now_ns;
         let paced = self.topics.resolve(topic).and_then(|index| self.topics.paced_mut(index));
         if let Some(members) = paced.and_then(|paced| paced.is_due(rate, now_ns)) {
-            self.laps.begin(Lap { topic, rate: Some(rate) }, self.tenant(topic.index), members);
+            self.start_paced_lap(topic, rate, members);
         }
+    }
+
+    fn start_paced_lap(&mut self, topic: TopicToken, rate: PaceRate, members: usize) {
+        self.laps.begin(Lap { topic, rate: Some(rate) }, self.tenant(topic.index), members);
+        self.spend_on_paced(topic.index, members);
     }
 
     /// One quantum of a group's lap; returns the units it cost.
@@ -119,11 +124,20 @@ impl<N: Network> Shard<N> {
         } else if from < newest {
             subscription.set_cursor(Cursor::at(newest));
             // With the logs full, even the newest one may be gone.
-            let reason = if newest < head { GapReason::MaxRate } else { GapReason::Overrun };
+            let reason = if topic.has_messages() { GapReason::MaxRate } else { GapReason::Overrun };
             let name = topic.name().clone();
             self.tell_lost(key, &name, Lost { from, to: newest - 1, reason });
         }
         newest.max(from) < head
+    }
+
+    /// Whether nothing but gaps follows what a subscription has been sent, or the frame that its socket has taken in part.
+    pub(super) fn has_gaps_left(&self, key: usize, at: usize) -> bool {
+        let subscription = &self.conns[key].subscriptions[at];
+        self.topics[subscription.topic].log().is_some_and(|log| {
+            let cursor = subscription.cursor();
+            log.has_gaps_alone(if cursor.is_mid_frame() { log.boundary_after(cursor) } else { cursor })
+        })
     }
 
     /// The rate of a subscription that has one.

@@ -52,7 +52,7 @@ impl<N: Network> Shard<N> {
         channel.subscribers.fetch_add(counted, Relaxed);
         if untold > 0 {
             self.logs.make(&mut self.topics, index);
-            self.begin_lap(index, seq + 1);
+            self.begin_lap(index);
         }
         for (key, at) in leaving {
             self.remove_subscription(key, at);

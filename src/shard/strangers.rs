@@ -15,9 +15,9 @@ use crate::wire::http::refusal::RefusalReason;
 impl<N: Network> Shard<N> {
     /// Whether somebody who comes now may have a place, if need be that of another one.
     pub(super) fn has_room_for_stranger(&mut self) -> bool {
-        // Who is dead gives its place back in this turn.
-        let taken = self.conns.len() - self.dead.len().min(self.conns.len());
-        let strangers = taken.saturating_sub(self.metrics.connections.get() as usize);
+        // Who is dead has given its place back, though it may take turns until it is taken out of all its channels.
+        let open = (self.metrics.connections.get() as usize).saturating_sub(self.dead_open);
+        let strangers = (self.conns.len() - self.dead.len()).saturating_sub(open);
         if strangers < self.settings.handshakes_max {
             return true;
         }

@@ -67,7 +67,7 @@ impl<N: Network> Shard<N> {
         let topic = topic.unwrap_or_else(|| self.topics.insert(name, self.rules.of(name).clone()));
         let member = Member { conn: key as u32, subscription: self.conns[key].subscriptions.len() as u32 };
         // Of the rule's rate and the client's own the smaller counts.
-        let rate = [self.topics[topic].rule.max_rate, max_rate].into_iter().flatten().min();
+        let rate = [self.topics[topic].rule.max_rate, max_rate.map(step_of)].into_iter().flatten().min();
         let place = match rate {
             None => self.topics[topic].add_member(member),
             Some(rate) => self.topics.make_paced(topic).add(rate, member),
@@ -92,8 +92,11 @@ impl<N: Network> Shard<N> {
         let topic = &self.topics[topic_index];
         let channel = topic.channel().cloned().expect("confirmed only when messages flow");
         let Start { cursor, recovered, lost } = Start::find(topic, channel.epoch, since);
+        let is_ahead = cursor.seq > topic.head();
         channel.subscribers.fetch_add(1, Relaxed);
-        self.conns[key].subscriptions[at].set_cursor(cursor);
+        let subscription = &mut self.conns[key].subscriptions[at];
+        subscription.set_cursor(cursor);
+        subscription.set_ahead(is_ahead);
         // The position from which the client goes on counting: whatever follows has a higher number.
         let seq = lost.map_or(cursor.seq, |lost| lost.from) - 1;
         let max_rate = self.pace_of(key, at);
@@ -115,9 +118,8 @@ impl<N: Network> Shard<N> {
         let Lost { from, to, reason } = lost;
         let skipped = match reason {
             GapReason::MaxRate => &self.metrics.messages_paced,
-            GapReason::Budget => &self.metrics.messages_over_budget,
             GapReason::Overrun | GapReason::Expired => &self.metrics.messages_skipped,
-            GapReason::Outage | GapReason::Inbox | GapReason::Dropped | GapReason::Refused => {
+            GapReason::Outage | GapReason::Inbox | GapReason::Dropped | GapReason::Refused | GapReason::Budget => {
                 unreachable!("everybody loses these, and is told by an entry of the log")
             }
         };
@@ -361,6 +363,11 @@ impl<N: Network> Shard<N> {
     }
 }
 
+/// The rate that a client is given which asks for this one.
+fn step_of(rate: PaceRate) -> PaceRate {
+    *limits::RATE_STEPS.iter().rfind(|&&step| step <= rate).expect("no rate is below the lowest")
+}
+
 fn channel_refused(channel: &str) -> String {
     format!("Redis does not let this server subscribe to the channel {channel}")
 }
@@ -384,9 +391,10 @@ struct Start {
 
 impl Start {
     fn find(topic: &Topic, epoch: u64, since: Option<Position>) -> Start {
-        let live = Start { cursor: Cursor::at(topic.head()), recovered: false, lost: None };
+        // What is held back has come: who starts here does not want it, and who has had it from another shard is told no lie.
+        let live = Start { cursor: Cursor::at(topic.arrived()), recovered: false, lost: None };
         match since {
-            Some(position) if position.epoch == epoch && position.seq < topic.head() => {
+            Some(position) if position.epoch == epoch && position.seq < topic.arrived() => {
                 let next = position.seq + 1;
                 let start = topic.boundary_at(next.max(topic.tail()));
                 let lost = (next < start).then(|| Lost { from: next, to: start - 1, reason: GapReason::Expired });

@@ -1,6 +1,7 @@
-//! The load generator, as it is typed: every scenario against the real server, and bad input. What it must find is in `faults.rs`.
+//! The load generator, as it is typed: every scenario against the real server, and bad input. What it must find is in `faults.rs`, what is limited in `limits.rs`.
 
 mod faults;
+mod limits;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener};

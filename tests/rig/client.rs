@@ -34,6 +34,8 @@ pub struct Client {
     /// Channels whose subscription the server ended.
     pub ended: Vec<String>,
     pub messages: usize,
+    /// Of each channel: how many, and the number of the last one.
+    pub got: HashMap<String, (u64, u64)>,
     pub gaps: usize,
     /// Subscriptions with a `max_rate`.
     paced: HashMap<String, Pace>,
@@ -102,6 +104,7 @@ impl Client {
             refreshed: 0,
             ended: Vec::new(),
             messages: 0,
+            got: HashMap::new(),
             gaps: 0,
             paced: HashMap::new(),
             now_ns: 0,
@@ -248,6 +251,8 @@ impl Client {
                 assert_eq!(event["data"]["c"].as_str(), Some(&*channel), "and to the channel");
                 assert_eq!(event["data"]["e"].as_u64(), Some(view.epoch), "and to the epoch");
                 self.messages += 1;
+                let got = self.got.entry(channel.clone()).or_default();
+                *got = (got.0 + 1, number("seq"));
                 self.check_pace(&channel);
             }
             "gap" => {

@@ -296,3 +296,40 @@ fn a_crowd_of_half_open_handshakes_keeps_nobody_out() {
     stage.turns(3);
     assert!((most..most + 10).all(|client| stage.clients[client].subscriptions["news"].seq == 1));
 }
+
+/// A crowd that is being taken out of its channels, which takes turns, makes no more room for those who are arriving than there is.
+#[test]
+fn a_mass_of_dead_connections_lets_no_more_strangers_wait() {
+    const STRANGERS: usize = campanile::limits::HANDSHAKES_MIN;
+    let mut stage = Stage::new(settings().with(|settings| {
+        settings.bounds.connections_max = 1000;
+        (settings.bounds.subscriptions_max, settings.bounds.commands_per_second) = (1000, None);
+    }));
+    let crowd: Vec<usize> = (0..100).map(|_| stage.connect("/ws", PLENTY)).collect();
+    stage.turns(10);
+    for &client in &crowd {
+        for channel in 0..400 {
+            stage.text(client, &format!(r#"{{"type":"subscribe","channel":"c{channel}"}}"#));
+        }
+        stage.turns(5);
+    }
+    stage.turns(50);
+    assert!(stage.rig.metrics.subscriptions.get() > 20_000, "{}", stage.rig.metrics.subscriptions.get());
+    for round in 0..2 * STRANGERS / 16 {
+        if round == STRANGERS / 16 - 1 {
+            // Now they are as many as there may be.
+            for &client in &crowd {
+                let pipe = &mut stage.wires.borrow_mut().pipes[client];
+                (pipe.reset, pipe.readable_edge) = (true, true);
+            }
+        }
+        for _ in 0..16 {
+            stage.knock("GET ", PLENTY);
+        }
+        stage.rig.shard.on_listener();
+        stage.turn();
+        let waiting = stage.rig.metrics.sockets.get() - stage.rig.metrics.connections.get();
+        assert!(waiting as usize <= STRANGERS + 16, "{waiting}");
+    }
+    assert!(refused(&stage, RefusalReason::Handshakes) as usize >= STRANGERS - 200);
+}

@@ -11,10 +11,11 @@ use crate::rig::client::{Client, payload};
 use crate::rig::net::{SimNet, Wires, request};
 use campanile::bus::{BusCommand, JoinRefusal, ShardMessage};
 use campanile::config::{Overrun, Settings};
-use campanile::fanout::batch::{BatchBuilder, Channel};
+use campanile::fanout::batch::{Batch, BatchBuilder, Channel};
 use campanile::fanout::topics::TopicToken;
 use campanile::wire::Format;
 use campanile::wire::close::CloseReason;
+use campanile::wire::event::GapReason;
 use campanile::wire::frame::{Opcode, encode_masked_frame};
 use campanile::wire::payload::Kind;
 
@@ -107,6 +108,15 @@ impl Stage {
         let mut builder = BatchBuilder::new(known.channel.clone(), known.seq);
         builder.push(Kind::Json, &payload(name, known.channel.epoch, known.seq, bytes), now_ns, now_unix_ms);
         self.rig.to_shard.push(ShardMessage::Batch { topic: known.topic, batch: builder.seal() }).expect("the inbox has room");
+    }
+
+    /// So many numbers of a channel are lost before they come here.
+    pub fn lose(&mut self, name: &str, count: u64) {
+        let known = self.channels.get_mut(name).expect("somebody has subscribed");
+        let from = known.seq + 1;
+        known.seq += count;
+        let batch = Batch::gap(&known.channel, from, known.seq, GapReason::Outage);
+        self.rig.to_shard.push(ShardMessage::Batch { topic: known.topic, batch }).expect("the inbox has room");
     }
 
     /// The channel's source counts anew.

@@ -2,8 +2,12 @@
 //! reset; the bus delays answers, loses batches on the way (as a full inbox does) and announces outages. After every step the
 //! clients' view is checked against the design's invariants. A failure prints its seed: `CAMPANILE_SIM_SEED=N cargo test --test sim`.
 
+mod crowd;
 #[path = "../rig/mod.rs"]
 mod rig;
+#[allow(dead_code)]
+#[path = "../scenarios/stage.rs"]
+mod stage;
 mod world;
 
 use world::Simulation;
@@ -50,6 +54,18 @@ fn a_wall_clock_that_steps_changes_nothing_but_timestamps() {
     for seed in seeds(0, 500) {
         let (stepping, steady) = (Simulation::new(seed).run(), Simulation::with_a_steady_wall_clock(seed).run());
         assert_eq!(stepping, steady, "CAMPANILE_SIM_SEED={seed}");
+    }
+}
+
+/// Channels of so many members that a lap takes many turns, under rules that limit them.
+#[test]
+fn no_channel_gets_more_than_its_rule_says_however_long_its_laps_are() {
+    for seed in seeds(0, 40) {
+        let result = std::panic::catch_unwind(|| crowd::Crowd::new(seed).run());
+        if let Err(panic) = result {
+            eprintln!("failed with CAMPANILE_SIM_SEED={seed}");
+            std::panic::resume_unwind(panic);
+        }
     }
 }
 

@@ -37,7 +37,17 @@ impl Server {
             bail!("--serve needs {} beside this program: cargo build builds both", program.display());
         }
         let mut command = Command::new(&program);
-        command.arg("serve").args(arguments.split_whitespace());
+        command.arg("serve");
+        // It is started elsewhere (below), and the path is typed here.
+        let mut is_path = false;
+        for word in arguments.split_whitespace() {
+            if is_path {
+                command.arg(std::path::absolute(word)?)
+            } else {
+                command.arg(word)
+            };
+            is_path = word == "--config";
+        }
         let mut default = |flag: &str, value: &str| {
             if !arguments.split_whitespace().any(|word| word == flag || word.starts_with(&format!("{flag}="))) {
                 command.args([flag, value]);

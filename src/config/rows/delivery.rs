@@ -58,6 +58,7 @@ pub(super) const PUBLISHES_PER_CONNECTION: Setting = Setting {
     help: "Messages that one connection may publish in a second, as many at once after a rest. The next one is answered with the error rate_limited.",
     accepted: "none, or 1 to 10000",
     value: one!(bounds.publishes_per_connection, text => parse::limit(text, RATE_PER_SECOND_MAX), value => show_limit(*value)),
+    live: true,
     ..ROW
 };
 
@@ -68,5 +69,6 @@ pub(super) const PUBLISHES_PER_USER: Setting = Setting {
     help: "Messages that all connections of one user may publish through this server in a second, as many at once after a rest. The next one is answered with the error rate_limited.",
     accepted: "none, or 1 to 10000",
     value: one!(bounds.publishes_per_user, text => parse::limit(text, RATE_PER_SECOND_MAX), value => show_limit(*value)),
+    live: true,
     ..ROW
 };

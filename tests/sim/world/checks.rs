@@ -109,7 +109,8 @@ impl Simulation {
                     self.client_reads(at, usize::MAX);
                 }
             }
-            if round % 20 == 0 {
+            // Together more than the largest batch to everybody is worth, of the channel with a budget; and then no time for another heartbeat.
+            if round % 2 == 0 && round < 350 {
                 self.pass_time(100);
             }
             self.turn();

@@ -55,6 +55,8 @@ fn settings_of(rule: ChannelRule, channels_max: usize) -> HubSettings {
         channels_max,
         channels_of_address: usize::MAX,
         payload_bytes_max: 100_000,
+        publishes_per_connection: None,
+        publishes_per_user: None,
         inbox_bytes_total: 1 << 30,
         history_bytes_total: 1 << 30,
         history_keeps_channels: false,
