@@ -1,6 +1,8 @@
 //! Every bound that is not a setting, named, unit last: of the wire and the shards here, of tokens ([`auth`]), of the [`bus`], of [`redis`], of the [`control`] port and
 //! of the [`journal`] in a section each. What an operator may change stands in [`crate::config`].
 
+/// By which a message is known again.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 256;
 /// Longest channel name in bytes, as clients write it (without the Redis prefix).
 pub const CHANNEL_NAME_BYTES_MAX: usize = 255;
 /// Longest `id` string a client may put on a command.
@@ -70,6 +72,10 @@ pub const ORDERS_WAITING_MAX: usize = 64;
 /// What asking again whether subscriptions are allowed may cost in one turn, in comparisons with a pattern (a tenth of a microsecond to half of one): half a
 /// millisecond at the worst.
 pub const RECHECK_UNITS_PER_TURN: usize = 1024;
+/// Pages of what is older than its logs that a shard may have asked for and not got.
+pub const PAGES_ASKED_MAX: usize = 16;
+/// What part of its logs' bound such pages may take besides.
+pub const PAGES_PART: usize = 4;
 /// Room for connections that a shard keeps when they have gone.
 pub const SLOTS_KEPT: usize = 4096;
 /// Subscriptions of dead connections that a turn takes out of their channels.
@@ -163,6 +169,8 @@ pub mod auth {
 
 /// Of the bus thread.
 pub mod bus {
+    /// Numbers on a page of what is older than the logs.
+    pub const PAGE_NUMBERS: u64 = 32;
     /// Commands that wait for the bus thread; a full inbox gives the command back to whoever sends it. Publishes cannot fill it: joins and leaves have
     /// three quarters to themselves.
     pub const COMMANDS_MAX: usize = 16 * 1024;
@@ -214,6 +222,25 @@ pub mod redis {
     pub const WINDOW_BYTES_MAX: usize = 1024 * 1024;
     /// What Redis adds to a message of ours: `>3`, `message`, lengths and line ends.
     pub const MESSAGE_BYTES: usize = 64;
+
+    /// Of channels whose messages a stream keeps.
+    pub mod durable {
+        /// What an entry takes beside its payload, in a reply and here.
+        pub const ENTRY_BYTES: usize = 128;
+        /// The largest reply that is asked for.
+        pub const PAGE_BYTES_MAX: usize = 40 * 1024 * 1024;
+        /// Entries of a stream that are asked for at a time: some hundred microseconds for Redis, in which it serves nobody else.
+        pub const PAGE_ENTRIES_MAX: usize = 256;
+        /// Questions that may be unanswered.
+        pub const QUESTIONS_MAX: usize = 1024;
+        /// Messages that came before those that are missing, of all channels. Beyond it they are read from their streams once more.
+        pub const HELD_BYTES_MAX: usize = 32 * 1024 * 1024;
+        /// Pages that were read for shards and are kept for the next that asks.
+        pub const PAGES_KEPT_MAX: usize = 256;
+        pub const PAGES_KEPT_BYTES: usize = 16 * 1024 * 1024;
+        /// What was read and waits for room in the shards' inboxes; beyond it, and one reply more, nothing is read.
+        pub const READ_BYTES_MAX: usize = 32 * 1024 * 1024;
+    }
 }
 
 /// Of the control port.

@@ -123,6 +123,8 @@ pub struct ShardMetrics {
     pub accept_errors: Counter,
     /// Messages whose last byte the kernel accepted.
     pub messages_sent: Counter,
+    /// Of them, those that were older than their logs.
+    pub messages_replayed: Counter,
     pub bytes_sent: Counter,
     pub bytes_received: Counter,
     pub messages_received: Counter,
@@ -202,6 +204,20 @@ pub struct BusMetrics {
     pub routed: Counter,
     /// Messages that a route took and that went nowhere.
     pub unrouted: [Counter; Unrouted::ALL.len()],
+    /// Times that numbers of a durable channel were missing and were read from its stream.
+    pub repairs: Counter,
+    /// Messages that came in that way.
+    pub repaired: Counter,
+    /// Times that more came meanwhile than could be held, so that it was read from the stream again.
+    pub repairs_overflowed: Counter,
+    /// Messages of durable channels that came once more.
+    pub repeated: Counter,
+    /// Messages of an epoch before.
+    pub stale: Counter,
+    /// Messages on durable channels that were published without a number, and are not delivered.
+    pub unnumbered: Counter,
+    /// Messages that begin as those of durable channels do and are none.
+    pub envelopes_refused: Counter,
     pub batches: Counter,
     /// Messages not handed to a shard because its inbox was full.
     pub inbox_full: Counter,

@@ -33,8 +33,11 @@ fn commands() -> Vec<(&'static str, Command<'static>)> {
             Command { id: number(7), body: Body::Subscribe { channel: "prices:eur".into(), since: None, max_rate: Some(5) } },
         ),
         ("unsubscribe", Command { id: number(2), body: Body::Unsubscribe { channel: "user:123".into() } }),
-        ("publish", Command { id: number(3), body: Body::Publish { channel: "news".into(), payload: data.into() } }),
-        ("publish-bytes", Command { id: None, body: Body::Publish { channel: "news".into(), payload: b"\x00\xff\x10".into() } }),
+        ("publish", Command { id: number(3), body: Body::Publish { channel: "news".into(), payload: data.into(), idempotency_key: None } }),
+        (
+            "publish-bytes",
+            Command { id: None, body: Body::Publish { channel: "news".into(), payload: b"\x00\xff\x10".into(), idempotency_key: None } },
+        ),
         ("refresh", Command { id: number(6), body: Body::Refresh { token: "e30.e30.e30".into() } }),
         ("ping", Command { id: number(4), body: Body::Ping }),
     ]
@@ -54,8 +57,8 @@ fn each_event(check: &mut dyn FnMut(&str, &Event<'_>)) {
     check("subscribed-max-rate", &paced);
     check("unsubscribed", &Event::Unsubscribed { id: Some(&id(2)), channel: "user:123", reason: None });
     check("unsubscribed-not-allowed", &Event::Unsubscribed { id: None, channel: "room:7", reason: Some("not_allowed") });
-    check("published", &Event::Published { id: Some(&id(3)), channel: "news", seq: Some(42) });
-    check("published-no-seq", &Event::Published { id: None, channel: "news", seq: None });
+    check("published", &Event::Published { id: Some(&id(3)), channel: "news", seq: Some(42), is_repeat: false });
+    check("published-no-seq", &Event::Published { id: None, channel: "news", seq: None, is_repeat: false });
     check("refreshed", &Event::Refreshed { id: Some(&id(6)), expires_ms: TIMESTAMP_MS + 60_000 });
     check("expiring", &Event::Expiring { expires_ms: TIMESTAMP_MS + 60_000 });
     check("pong", &Event::Pong { id: Some(&id(4)) });
@@ -171,7 +174,7 @@ fn check_commands(vectors: &Vectors) -> Result<(), String> {
         let got = command::decode(false, &packed).map_err(|error| format!("{name}: {error:?}"))?;
         match (got.body, &expected.body) {
             // A map goes to the bus in the spelling it came in.
-            (Body::Publish { channel, payload }, Body::Publish { channel: expected_channel, payload: expected_payload })
+            (Body::Publish { channel, payload, .. }, Body::Publish { channel: expected_channel, payload: expected_payload, .. })
                 if vector.contains_key("json") =>
             {
                 assert_eq!(&channel, expected_channel);

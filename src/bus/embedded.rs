@@ -10,7 +10,7 @@ use mio::event::Event;
 use super::Creator;
 use super::flow::Start;
 use super::hub::{Hub, Outcome, Receipt};
-use super::question::{Publish, PublishError, Published};
+use super::question::{PageWanted, Publish, PublishError, Published};
 use super::revoke::Revoke;
 use super::upstream::Upstream;
 use crate::clock::MonotonicNs;
@@ -30,6 +30,9 @@ impl Upstream for Embedded {
     }
 
     fn publish(&mut self, hub: &mut Hub, publish: Publish, now: MonotonicNs) {
+        if publish.idempotency_key.is_some() {
+            return hub.published(publish, Err(PublishError::NotDurable));
+        }
         if hub.is_routed(&publish.channel) {
             let receipt = Receipt { received: now, timestamp_ms: crate::sys::unix_ms() };
             let outcome = hub.route(&publish.channel, &publish.payload, receipt, Some(Creator::of_publish(&publish.asker)));
@@ -50,6 +53,10 @@ impl Upstream for Embedded {
             }
         };
         hub.published(publish, result);
+    }
+
+    fn read_page(&mut self, hub: &mut Hub, wanted: PageWanted) {
+        hub.page(wanted.to, wanted.from, Vec::new());
     }
 
     /// There is no other node.

@@ -13,14 +13,14 @@ use super::delivery::Delivery;
 use super::flow::{Count, Counter, Flow, Onward, Start};
 use super::history::Histories;
 use super::lane::News;
-use super::question::{Answer, Asker, Publish, PublishError, Published, ReplyTo};
+use super::question::{Answer, Asker, PageReader, Publish, PublishError, Published, ReplyTo};
 use super::registry::{ChannelId, Entry, Interest, Registry, Request};
 use super::settings::HubSettings;
 use super::{ChannelInfo, ChannelPage, Creator, JoinRefusal, ShardMessage, ShardSender};
 use crate::clock::MonotonicNs;
-use crate::config::Mismatch;
 use crate::config::routes::Unrouted;
-use crate::fanout::batch::{Batch, BatchBuilder};
+use crate::config::{ChannelRule, Mismatch};
+use crate::fanout::batch::{Batch, BatchBuilder, Channel};
 use crate::fanout::naming::ChannelName;
 use crate::fanout::topics::TopicToken;
 use crate::limits::bus::SWEEP_CHANNELS;
@@ -43,6 +43,14 @@ const SWEEP_NS: u64 = 250_000_000;
 pub struct Receipt {
     pub received: MonotonicNs,
     pub timestamp_ms: u64,
+}
+
+/// A message that is kept somewhere.
+#[derive(Debug, Clone)]
+pub struct PageEntry {
+    pub seq: u64,
+    pub timestamp_ms: u64,
+    pub payload: Box<[u8]>,
 }
 
 /// What became of a message.
@@ -229,6 +237,16 @@ impl Hub {
         self.registry.find(name)
     }
 
+    /// How far it has been counted; None: it has not flowed.
+    pub fn count_of(&mut self, name: &str) -> Option<Count> {
+        self.find(name).and_then(|id| self.registry[id].count())
+    }
+
+    /// The rule of a channel, whether it is here or not.
+    pub fn rule_of(&self, name: &str) -> &ChannelRule {
+        self.registry.rule_of(name)
+    }
+
     /// Whether messages of this channel are numbered as they come.
     pub fn is_flowing(&mut self, name: &str) -> bool {
         self.find(name).is_some_and(|id| self.registry[id].flow == Flow::Flowing)
@@ -408,7 +426,7 @@ impl Hub {
         let batch = self.delivery.open(open, id, payload.len(), || BatchBuilder::new(channel.clone(), *seq + 1));
         batch.push(kind, payload, receipt.received, receipt.timestamp_ms);
         *seq += 1;
-        Outcome::Numbered(Published { epoch: Some(channel.epoch), seq: Some(*seq) })
+        Outcome::Numbered(Published::at(channel.epoch, *seq))
     }
 
     /// The numbers up to `to` stand for messages that are lost, so that nobody takes the channel for complete.
@@ -561,6 +579,42 @@ impl Hub {
             // The request may have been given up; then nobody wants to know.
             Asker::Control(sender) => drop(sender.send(answer)),
         }
+    }
+
+    /// A page that a shard has asked for: consecutive numbers, or nothing.
+    pub fn page(&mut self, to: PageReader, from: u64, batches: Vec<Arc<Batch>>) {
+        self.delivery.reply(to.shard, ShardMessage::Page { topic: to.topic, from, batches });
+    }
+
+    /// What is read as one page of a channel: these entries, and for numbers without one that they are gone.
+    pub fn paged(&self, channel: &Arc<Channel>, numbers: Range<u64>, entries: impl Iterator<Item = PageEntry>) -> Vec<Arc<Batch>> {
+        let rule = self.registry.rule_of(&channel.name);
+        let mut batches = Vec::new();
+        let mut open: Option<BatchBuilder> = None;
+        let mut next = numbers.start;
+        let gap = |from: u64, to: u64| Batch::gap(channel, from, to, GapReason::Expired);
+        for PageEntry { seq, timestamp_ms, payload } in entries.filter(|entry| numbers.contains(&entry.seq)) {
+            if seq < next {
+                continue;
+            }
+            let (kind, is_expected) = Looked::default().at(&payload, rule.payload);
+            let is_dropped = (!is_expected && rule.mismatch == Mismatch::Drop) || payload.len() > self.settings.payload_bytes_max;
+            if seq > next || is_dropped {
+                batches.extend(open.take().map(BatchBuilder::seal));
+                let to = if is_dropped { seq } else { seq - 1 };
+                batches.push(gap(next, to));
+                next = to + 1;
+            }
+            if !is_dropped {
+                open.get_or_insert_with(|| BatchBuilder::new(channel.clone(), seq)).push(kind, &payload, self.now, timestamp_ms);
+                next = seq + 1;
+            }
+        }
+        batches.extend(open.take().map(BatchBuilder::seal));
+        if next < numbers.end {
+            batches.push(gap(next, numbers.end - 1));
+        }
+        batches
     }
 
     /// Whether so many replies wait for a shard that no more commands should be taken.

@@ -111,6 +111,8 @@ pub enum BusCommand {
     Leave { shard: u16, topic: TopicToken, channel: ChannelName },
     /// Answered once, by the [`Answer`] that belongs to it.
     Ask(Question),
+    /// What is kept of a durable channel and older than the shard's log, from this number on. Answered by [`ShardMessage::Page`].
+    ReadPage { shard: u16, topic: TopicToken, channel: Arc<Channel>, from: u64 },
     /// Answered when all that has come before it is handed out.
     Settle(tokio::sync::oneshot::Sender<()>),
     /// For all nodes. Answered when it stands where they find it.
@@ -170,6 +172,12 @@ pub enum ShardMessage {
     Head {
         topic: TopicToken,
         seq: u64,
+    },
+    /// The answer to [`BusCommand::ReadPage`]: consecutive numbers from that one on, or nothing, where it cannot be had.
+    Page {
+        topic: TopicToken,
+        from: u64,
+        batches: Vec<Arc<Batch>>,
     },
     /// To what one of its connections has asked, which may be gone by now.
     Answer {

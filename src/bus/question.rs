@@ -12,6 +12,8 @@ use super::rates::TooMany;
 use super::shares::Ticket;
 use crate::auth::identity::Identity;
 use crate::config::routes::Unrouted;
+use crate::fanout::batch::Channel;
+use crate::fanout::topics::TopicToken;
 use crate::rate::Publisher;
 use crate::wire::command::Id;
 use crate::wire::payload::Expect;
@@ -52,6 +54,8 @@ pub struct Publish {
     pub asker: Asker,
     /// Who has sent it, where that is known.
     pub client: Option<Arc<Identity>>,
+    /// Of a durable channel: a message with the same one is published once.
+    pub idempotency_key: Option<Box<IdempotencyKey>>,
     /// Its part of what may be under way.
     #[expect(dead_code, reason = "held, not read")]
     pub(super) ticket: Ticket,
@@ -59,7 +63,7 @@ pub struct Publish {
 
 impl Publish {
     pub fn new(channel: impl Into<Box<str>>, payload: Vec<u8>, asker: Asker) -> Publish {
-        Publish { channel: channel.into(), payload, asker, client: None, ticket: Ticket::default() }
+        Publish { channel: channel.into(), payload, asker, client: None, idempotency_key: None, ticket: Ticket::default() }
     }
 
     /// The same, sent by this client.
@@ -73,16 +77,52 @@ impl Publish {
     }
 }
 
+/// A page of what is kept of a channel.
+#[derive(Debug)]
+pub struct PageWanted {
+    /// With the epoch that is meant.
+    pub channel: Arc<Channel>,
+    pub from: u64,
+    pub to: PageReader,
+}
+
+/// Who is to get it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageReader {
+    pub shard: u16,
+    pub topic: TopicToken,
+}
+
+/// By which a message that is published to a durable channel is known again. Seldom given: a box of its own keeps a [`Publish`] small.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdempotencyKey(Box<str>);
+
+impl IdempotencyKey {
+    pub fn boxed(text: &str) -> Box<IdempotencyKey> {
+        Box::new(IdempotencyKey(text.into()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// The number is None when this node does not serve the channel (Redis has it, but nobody here listens).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Published {
     pub epoch: Option<u64>,
     pub seq: Option<u64>,
+    /// It was published before, with the same idempotency key; this is the number that it got then.
+    pub is_repeat: bool,
 }
 
 impl Published {
     /// In no channel of this node by its own name.
-    pub const NOWHERE: Published = Published { epoch: None, seq: None };
+    pub const NOWHERE: Published = Published { epoch: None, seq: None, is_repeat: false };
+
+    pub const fn at(epoch: u64, seq: u64) -> Published {
+        Published { epoch: Some(epoch), seq: Some(seq), is_repeat: false }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -108,6 +148,12 @@ pub enum PublishError {
     /// Its publishers send too many.
     #[error("{} more than {} messages a second; nothing was published", who(.0.of), .0.per_second)]
     RateLimited(TooMany),
+    /// Redis has been restarted empty, or its functions were taken away: they are loaded again.
+    #[error("the functions of durable channels are not there yet; nothing was published. Try again, or run campanile redis install")]
+    NoLibrary,
+    /// Only durable channels know a message again.
+    #[error("an idempotency key is for durable channels, and this is none; nothing was published")]
+    NotDurable,
     #[error("Redis refused the publish: {0}")]
     Refused(String),
 }

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::embedded::Embedded;
 use super::hub::{Hub, RETRY_NS};
-use super::question::{PublishError, Question};
+use super::question::{PageReader, PageWanted, PublishError, Question};
 use super::queue::Queue;
 use super::rates::Rates;
 use super::redis::RedisBus;
@@ -188,6 +188,9 @@ impl Subscriber {
                 BusCommand::Join { shard, topic, channel, creator } => self.hub.join(shard, topic, channel, creator, now),
                 BusCommand::Leave { shard, topic, channel } => self.hub.leave(shard, topic, &channel, now),
                 BusCommand::Ask(question) => self.take_up(question, now),
+                BusCommand::ReadPage { shard, topic, channel, from } => {
+                    self.upstream.read_page(&mut self.hub, PageWanted { channel, from, to: PageReader { shard, topic } });
+                }
                 BusCommand::Settle(reply) => self.settling.push(reply),
                 BusCommand::Revoke(revoke) => self.upstream.revoke(revoke, now),
                 // The request may have been given up; then nobody wants to know.

@@ -9,7 +9,7 @@ use mio::event::Event;
 #[cfg(doc)]
 use super::flow::Start;
 use super::hub::Hub;
-use super::question::Publish;
+use super::question::{PageWanted, Publish};
 use super::revoke::Revoke;
 use crate::clock::MonotonicNs;
 
@@ -40,6 +40,9 @@ pub trait Upstream: Send {
 
     /// Stores what is revoked where all nodes find it, and tells them. It is answered at once or later.
     fn revoke(&mut self, revoke: Revoke, now: MonotonicNs);
+
+    /// Reads what is kept of a channel. [`Hub::page`] must be called for each, at once or later.
+    fn read_page(&mut self, hub: &mut Hub, wanted: PageWanted);
 
     /// Remembers what a socket is ready for; the work is done in [`Upstream::read`] and [`Upstream::write`].
     fn event(&mut self, event: &Event);

@@ -108,6 +108,8 @@ pub fn check(
         problems.push(error("redis_channel", message).accepted("Redis channels outside the prefix"));
     }
 
+    problems.extend(check_durable(settings, origin, rule_origin));
+
     let logs = std::iter::once((None, &settings.channels.default))
         .chain(settings.channels.tables.iter().map(|(selector, rule)| (Some(selector), rule)));
     for (selector, rule) in logs {
@@ -149,6 +151,26 @@ pub fn check(
         problems.push(error("buffer_bytes_total", message));
     }
     problems
+}
+
+/// Of channels whose messages a stream keeps.
+fn check_durable(settings: &Settings, origin: &dyn Fn(&str) -> Origin, rule_origin: &dyn Fn(&Selector, &str) -> Origin) -> Option<Problem> {
+    let default = &settings.channels.default;
+    let (key, origin, rule) = if default.durable {
+        ("durable", origin("durable"), default)
+    } else {
+        let (selector, rule) = settings.channels.tables.iter().find(|(_, rule)| rule.durable)?;
+        ("channels.durable", rule_origin(selector, "durable"), rule)
+    };
+    if settings.redis.url.is_none() {
+        let problem = Problem::warning(origin, key, "there is no Redis, so messages are kept by this process alone, until it ends");
+        return Some(problem.help("set redis"));
+    }
+    if rule.history_count == 0 {
+        let problem = Problem::error(origin, key, "a durable channel keeps no message, with history_count = 0");
+        return Some(problem.help("set history_count beside it: how many messages its stream keeps"));
+    }
+    crate::config::redis_url::check_durable_prefix(&settings.redis.prefix).err().map(|message| Problem::error(origin, key, message))
 }
 
 /// A total as the shards get it.

@@ -144,6 +144,7 @@ impl Default for ChannelRule {
             log_bytes: 1 << 20,
             history_count: 0,
             history_age: Duration::from_secs(300),
+            durable: false,
         }
     }
 }

@@ -55,6 +55,16 @@ pub fn lacks_password(url: &str) -> bool {
     url.into_connection_info().is_ok_and(|info| info.redis_settings().username().is_some() && info.redis_settings().password().is_none())
 }
 
+/// Whether channels with this prefix can be durable.
+pub fn check_durable_prefix(prefix: &str) -> Result<(), String> {
+    match prefix.contains('{') {
+        true => Err(format!(
+            "the prefix {prefix:?} holds a {{, so that the keys of a durable channel would not have the channel's hash slot; choose one without"
+        )),
+        false => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::mask;
@@ -116,5 +126,11 @@ mod tests {
         ] {
             assert_eq!(lacks_password(url), lacks, "{url}");
         }
+    }
+
+    #[test]
+    fn a_prefix_with_a_brace_is_refused() {
+        assert_eq!(check_durable_prefix("notifications:}"), Ok(()));
+        assert!(check_durable_prefix("a{b}:").unwrap_err().contains("\"a{b}:\""));
     }
 }

@@ -467,6 +467,15 @@ pub static SETTINGS: &[Setting] = &[
         ..ROW
     },
     Setting {
+        key: "durable",
+        section: Section::Channels,
+        placeholder: "BOOL",
+        help: "Messages get their numbers from a stream in Redis, which keeps history_count of them for history_age: after an outage nothing is missing that it holds, and whoever comes back finds it on every node.",
+        accepted: "true, false",
+        value: rule!("durable", durable, text => parse::boolean(text), value => Shown::Switch(*value)),
+        ..ROW
+    },
+    Setting {
         key: "connections_max",
         section: Section::Bounds,
         placeholder: "N",

@@ -32,6 +32,8 @@ pub struct ChannelRule {
     /// Messages kept for resume; 0: none.
     pub history_count: usize,
     pub history_age: Duration,
+    /// Messages are numbered and kept where all nodes find them, and what was missed is read there.
+    pub durable: bool,
 }
 
 impl ChannelRule {
@@ -131,6 +133,11 @@ fn first<R>(tables: &[(Selector, R)], channel: &str) -> Option<usize> {
 }
 
 impl ChannelRules {
+    /// Whether a channel may be durable.
+    pub fn has_durable(&self) -> bool {
+        self.default.durable || self.tables.iter().any(|(_, rule)| rule.durable)
+    }
+
     pub fn of(&self, channel: &str) -> &ChannelRule {
         self.find(channel).map_or(&self.default, |at| &self.tables[at].1)
     }

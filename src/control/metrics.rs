@@ -107,6 +107,11 @@ const SHARD_COUNTERS: &[Named<ShardMetrics>] = &[
         |m| &m.messages_over_budget,
     ),
     ("campanile_inbox_lost", "Messages lost because the shard's inbox was full, announced by a gap. Unit: messages.", |m| &m.inbox_lost),
+    (
+        "campanile_messages_replayed",
+        "Messages sent to clients that resumed beyond the log, read from where they are kept. Unit: messages.",
+        |m| &m.messages_replayed,
+    ),
     ("campanile_loop_turns", "Turns of the shard's loop. Unit: turns.", |m| &m.turns),
 ];
 
@@ -117,6 +122,27 @@ const BUS_COUNTERS: &[Named<BusMetrics>] = &[
     ("campanile_bus_dropped", "Messages dropped: wrong payload kind, too large, or no valid channel name. Unit: messages.", |m| &m.dropped),
     ("campanile_bus_mismatched", "Payloads not of the kind set for their channel, passed on as opaque. Unit: messages.", |m| &m.mismatched),
     ("campanile_bus_routed", "Messages that routes put into channels served here, one for each channel. Unit: messages.", |m| &m.routed),
+    ("campanile_bus_repairs", "Times that numbers of a durable channel were missing and were read from its stream. Unit: times.", |m| {
+        &m.repairs
+    }),
+    ("campanile_bus_repaired", "Messages of durable channels that were read from their streams. Unit: messages.", |m| &m.repaired),
+    (
+        "campanile_bus_repairs_overflowed",
+        "Times that more came during a repair than could be held, so that it was read from the stream once more. Unit: times.",
+        |m| &m.repairs_overflowed,
+    ),
+    ("campanile_bus_repeated", "Messages of durable channels that came once more. Unit: messages.", |m| &m.repeated),
+    ("campanile_bus_stale", "Messages of durable channels that were of an epoch before. Unit: messages.", |m| &m.stale),
+    (
+        "campanile_bus_unnumbered",
+        "Messages that were published to a durable channel without a number and are not delivered. Unit: messages.",
+        |m| &m.unnumbered,
+    ),
+    (
+        "campanile_bus_envelopes_refused",
+        "Messages of durable channels that were cut short, forged, or of another version. Unit: messages.",
+        |m| &m.envelopes_refused,
+    ),
     ("campanile_bus_batches", "Batches made. Unit: batches.", |m| &m.batches),
     ("campanile_bus_inbox_full", "Messages not handed to a shard because its inbox was full. Unit: messages.", |m| &m.inbox_full),
     (

@@ -24,7 +24,8 @@ use super::answer::{self, Problem};
 use super::listener::Peer;
 use super::{State, body, room};
 use crate::bus;
-use crate::bus::question::{Answer, Asker, Publish, PublishError, Published};
+use crate::bus::question::{Answer, Asker, IdempotencyKey, Publish, PublishError, Published};
+use crate::limits::IDEMPOTENCY_KEY_BYTES_MAX;
 use crate::limits::control::PUBLISH_CHANNELS_MAX;
 use crate::wire::channel_name;
 use crate::wire::json;
@@ -48,6 +49,8 @@ struct Wanted<'a> {
     payload: Option<Cow<'a, str>>,
     #[serde(borrow, default, deserialize_with = "present_text")]
     payload_base64: Option<Cow<'a, str>>,
+    #[serde(default, deserialize_with = "present")]
+    idempotency_key: Option<String>,
 }
 
 /// A field that is there is Some, even when it is null: `"data": null` publishes `null`.
@@ -67,6 +70,29 @@ enum Target {
     One(String),
     /// `channels`: answered with a list, in the same order.
     Many(Vec<String>),
+}
+
+/// What a sound request asks for.
+#[derive(Debug)]
+struct Asked {
+    target: Target,
+    payload: Vec<u8>,
+    idempotency_key: Option<String>,
+}
+
+impl Asked {
+    fn is_keyed(&self) -> bool {
+        self.idempotency_key.is_some()
+    }
+}
+
+impl Target {
+    fn channels(&self) -> &[String] {
+        match self {
+            Target::One(channel) => std::slice::from_ref(channel),
+            Target::Many(channels) => channels,
+        }
+    }
 }
 
 /// What is published and not answered, counted in kilobytes: the control port's share of what the bus takes ([`bus::CONTROL_SHARE`]), so that a
@@ -113,9 +139,11 @@ enum Failure {
 impl Failure {
     fn status(&self) -> StatusCode {
         match self {
-            Failure::Bus(PublishError::Unavailable | PublishError::Busy) | Failure::Ended => StatusCode::SERVICE_UNAVAILABLE,
+            Failure::Bus(PublishError::Unavailable | PublishError::Busy | PublishError::NoLibrary) | Failure::Ended => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Failure::Bus(PublishError::TooBig { .. } | PublishError::TooBigForRedis { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
-            Failure::Bus(PublishError::Mismatch(_) | PublishError::Unrouted(_)) => StatusCode::BAD_REQUEST,
+            Failure::Bus(PublishError::Mismatch(_) | PublishError::Unrouted(_) | PublishError::NotDurable) => StatusCode::BAD_REQUEST,
             Failure::Bus(PublishError::RateLimited(_)) => StatusCode::TOO_MANY_REQUESTS,
             Failure::Bus(PublishError::Refused(_)) => StatusCode::BAD_GATEWAY,
             Failure::NoAnswer(_) | Failure::NotTried => StatusCode::GATEWAY_TIMEOUT,
@@ -146,19 +174,17 @@ pub(super) async fn publish(Shared(state): Shared<Arc<State>>, request: Request)
     if let Some(peer) = head.extensions.get::<Peer>() {
         peer.has_body();
     }
-    let (target, payload) = read(collected.ok_or_else(too_big)?)?;
-    if payload.len() > payload_bytes_max {
+    let asked = read(collected.ok_or_else(too_big)?)?;
+    if asked.payload.len() > payload_bytes_max {
         return Err(too_big().into());
     }
-    let answer = match target {
-        Target::One(channel) => match publish_on(&state, std::slice::from_ref(&channel), payload).await.remove(0) {
-            Ok(published) => answer::json(StatusCode::OK, json!({ "channel": channel, "seq": published.seq, "epoch": published.epoch })),
-            Err(failure) => Problem::from(failure).into_response(),
+    let outcomes = publish_on(&state, &asked).await;
+    let answer = match &asked.target {
+        Target::One(channel) => match &outcomes[0] {
+            Ok(published) => answer::json(StatusCode::OK, json!(Shown::of(channel, published, asked.is_keyed()))),
+            Err(failure) => Problem::from(failure.clone()).into_response(),
         },
-        Target::Many(channels) => {
-            let outcomes = publish_on(&state, &channels, payload).await;
-            results(&channels, &outcomes)
-        }
+        Target::Many(channels) => results(channels, &outcomes, asked.is_keyed()),
     };
     Ok(room::hold(answer, (permit, room)))
 }
@@ -173,13 +199,14 @@ impl From<Failure> for Problem {
 fn refuse(error: impl Into<String>) -> Problem {
     let accepted = format!(
         "a JSON object with \"channel\": NAME or \"channels\": [1 to {PUBLISH_CHANNELS_MAX} NAMES], and one of \"data\": any JSON, \
-         \"payload\": a string published as it is, \"payload_base64\": bytes in base64"
+         \"payload\": a string published as it is, \"payload_base64\": bytes in base64; for durable channels \"idempotency_key\": a text that is \
+         published once"
     );
     Problem::bad_request(error, accepted)
 }
 
 /// The request as written → where to publish and what. The body goes before the payload is decoded: never more than two copies.
-fn read(body: Vec<u8>) -> Result<(Target, Vec<u8>), Problem> {
+fn read(body: Vec<u8>) -> Result<Asked, Problem> {
     for (mark, what) in [
         (&b"\xef\xbb\xbf"[..], "a byte order mark (EF BB BF): send it without"),
         (b"\xff\xfe", "the byte order mark of UTF-16 (FF FE): send UTF-8, without a mark"),
@@ -193,9 +220,12 @@ fn read(body: Vec<u8>) -> Result<(Target, Vec<u8>), Problem> {
     if body.trim_ascii_start().starts_with(b"[") {
         return Err(refuse("the body is an array"));
     }
-    let Wanted { channel, channels, data, payload, payload_base64 } =
+    let Wanted { channel, channels, data, payload, payload_base64, idempotency_key } =
         serde_json::from_slice(&body).map_err(|error| refuse(format!("the body is not what is accepted: {error}")))?;
     let target = target(channel, channels)?;
+    if idempotency_key.as_ref().is_some_and(|key| key.is_empty() || key.len() > IDEMPOTENCY_KEY_BYTES_MAX) {
+        return Err(refuse(format!("\"idempotency_key\" has not 1 to {IDEMPOTENCY_KEY_BYTES_MAX} bytes")));
+    }
     let decode = |text: &str| BASE64.decode(text).map_err(|error| refuse(format!("\"payload_base64\" is not base64: {error}")));
     let payload = match (data, payload, payload_base64) {
         (Some(data), None, None) => {
@@ -212,7 +242,7 @@ fn read(body: Vec<u8>) -> Result<(Target, Vec<u8>), Problem> {
         (None, None, None) => return Err(refuse("\"data\" is missing")),
         _ => return Err(refuse("more than one of \"data\", \"payload\" and \"payload_base64\" is given")),
     };
-    Ok((target, payload))
+    Ok(Asked { target, payload, idempotency_key })
 }
 
 fn target(channel: Option<String>, channels: Option<Vec<String>>) -> Result<Target, Problem> {
@@ -226,11 +256,7 @@ fn target(channel: Option<String>, channels: Option<Vec<String>>) -> Result<Targ
         (Some(_), Some(_)) => return Err(refuse("both \"channel\" and \"channels\" are given")),
         (None, None) => return Err(refuse("\"channel\" is missing")),
     };
-    let names = match &target {
-        Target::One(channel) => std::slice::from_ref(channel),
-        Target::Many(channels) => channels,
-    };
-    for name in names {
+    for name in target.channels() {
         channel_name::check(name).map_err(|bad| {
             let shown: String = name.chars().take(80).collect();
             Problem::bad_request(format!("{shown:?} cannot be a channel name"), bad.accepted())
@@ -243,15 +269,16 @@ fn target(channel: Option<String>, channels: Option<Vec<String>>) -> Result<Targ
 const INBOX_RETRY: Duration = Duration::from_millis(2);
 
 /// A publish in the bus thread's inbox, and its part of the [`Flow`].
-struct Asked<'a> {
+struct UnderWay<'a> {
     answered: oneshot::Receiver<Answer>,
     _part: SemaphorePermit<'a>,
 }
 
 /// Publishes on each channel in turn, as many at once as the control port's share takes. One outcome per channel, in order.
-async fn publish_on(state: &State, channels: &[String], payload: Vec<u8>) -> Vec<Outcome> {
+async fn publish_on(state: &State, wanted: &Asked) -> Vec<Outcome> {
     let deadline = Instant::now() + state.timeouts.bus;
-    let units = Flow::units(payload.len());
+    let units = Flow::units(wanted.payload.len());
+    let channels = wanted.target.channels();
     let mut asked = VecDeque::new();
     let mut outcomes = Vec::with_capacity(channels.len());
     for channel in channels {
@@ -271,10 +298,11 @@ async fn publish_on(state: &State, channels: &[String], payload: Vec<u8>) -> Vec
             continue;
         };
         let (reply, answered) = oneshot::channel();
-        let mut publish = Publish::new(channel.as_str(), payload.clone(), Asker::Control(reply));
+        let mut publish = Publish::new(channel.as_str(), wanted.payload.clone(), Asker::Control(reply));
+        publish.idempotency_key = wanted.idempotency_key.as_deref().map(IdempotencyKey::boxed);
         let answered = loop {
             // Not woken for each: the bus thread takes them together.
-            let Err(back) = state.bus.publish(publish) else { break Ok(Asked { answered, _part: part }) };
+            let Err(back) = state.bus.publish(publish) else { break Ok(UnderWay { answered, _part: part }) };
             publish = back;
             state.bus.wake();
             match asked.pop_front() {
@@ -292,7 +320,7 @@ async fn publish_on(state: &State, channels: &[String], payload: Vec<u8>) -> Vec
     outcomes
 }
 
-async fn outcome(state: &State, asked: Result<Asked<'_>, Failure>, deadline: Instant) -> Outcome {
+async fn outcome(state: &State, asked: Result<UnderWay<'_>, Failure>, deadline: Instant) -> Outcome {
     match tokio::time::timeout_at(deadline, asked?.answered).await {
         Ok(Ok(Answer::Published { result, .. })) => result.map_err(Failure::Bus),
         Ok(Err(_)) => Err(Failure::Ended),
@@ -304,20 +332,37 @@ async fn outcome(state: &State, asked: Result<Asked<'_>, Failure>, deadline: Ins
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Shown<'a> {
-    Published { channel: &'a str, seq: Option<u64>, epoch: Option<u64> },
-    Failed { channel: &'a str, error: String },
+    Published {
+        channel: &'a str,
+        seq: Option<u64>,
+        epoch: Option<u64>,
+        /// Where it could be.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        repeated: Option<bool>,
+    },
+    Failed {
+        channel: &'a str,
+        error: String,
+    },
+}
+
+impl<'a> Shown<'a> {
+    fn of(channel: &'a str, published: &Published, is_keyed: bool) -> Shown<'a> {
+        let Published { epoch, seq, is_repeat } = *published;
+        Shown::Published { channel, seq, epoch, repeated: is_keyed.then_some(is_repeat) }
+    }
 }
 
 /// 200 when all were published; else the status of the first failure, so that nobody who looks at the status alone takes a part for the
 /// whole. The results tell which to send again.
-fn results(channels: &[String], outcomes: &[Outcome]) -> Response {
+fn results(channels: &[String], outcomes: &[Outcome], is_keyed: bool) -> Response {
     let first_failure = outcomes.iter().find_map(|outcome| outcome.as_ref().err());
     let status = first_failure.map_or(StatusCode::OK, Failure::status);
     let results: Vec<_> = channels
         .iter()
         .zip(outcomes)
         .map(|(channel, outcome)| match outcome {
-            Ok(Published { seq, epoch }) => Shown::Published { channel, seq: *seq, epoch: *epoch },
+            Ok(published) => Shown::of(channel, published, is_keyed),
             Err(failure) => Shown::Failed { channel, error: failure.to_string() },
         })
         .collect();
@@ -337,9 +382,9 @@ mod tests {
     use super::*;
 
     fn payload_of(body: &str) -> Vec<u8> {
-        let (target, payload) = read(body.as_bytes().to_vec()).unwrap();
-        assert_eq!(target, Target::One("c".into()));
-        payload
+        let asked = read(body.as_bytes().to_vec()).unwrap();
+        assert_eq!(asked.target, Target::One("c".into()));
+        asked.payload
     }
 
     #[test]

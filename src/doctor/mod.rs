@@ -250,10 +250,8 @@ impl Need<'_> {
 
     /// What the logs may take so that the bound holds.
     fn smaller_logs(&self, available: u64) -> String {
-        let bound = memory_bound(self.settings);
-        let copies = bound.logs / (self.settings.bounds.log_bytes_total as u64).max(1);
-        let room = available.saturating_sub(self.bound() - bound.logs) / copies.max(1);
-        match room >> 20 {
+        let others = self.bound() - self.settings.bounds.log_bytes_total as u64;
+        match available.saturating_sub(others) >> 20 {
             0..64 => "more memory, or smaller bounds (--connections-max, --buffer-bytes-total, --log-bytes-total)".into(),
             mib => format!("--log-bytes-total {mib}M"),
         }

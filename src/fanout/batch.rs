@@ -318,7 +318,7 @@ impl BatchBuilder {
         self.messages.push(Message { end: u32::try_from(self.bytes.len()).expect("payloads are bounded"), kind });
         let end_seq = self.first + self.messages.len() as u64;
         match self.runs.last_mut() {
-            Some(run) if run.received == received => run.end_seq = end_seq,
+            Some(run) if run.received == received && run.timestamp_ms == timestamp_ms => run.end_seq = end_seq,
             _ => self.runs.push(Run { end_seq, received, timestamp_ms }),
         }
     }

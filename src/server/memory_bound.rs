@@ -5,14 +5,17 @@ use serde::Serialize;
 
 use crate::auth::identity::{USER_BYTES_MAX, heap_bytes_max};
 use crate::auth::revoked;
+use crate::bus::redis::durable::Durables;
 use crate::bus::{CONTROL_SHARE, ShardMessage};
 use crate::config::{AuthMode, RedisSubscribe, Settings};
 use crate::control;
 use crate::limits::auth::{CACHE_BYTES_TOTAL, REFRESHES_WAITING_MAX, REVOKED_MAX};
 use crate::limits::bus::PUBLISH_BYTES_MAX;
 use crate::limits::redis::WINDOW_BYTES_MAX;
+use crate::limits::redis::durable::{HELD_BYTES_MAX, PAGES_KEPT_BYTES, READ_BYTES_MAX};
 use crate::limits::{
-    APPENDED_BEFORE_SWEEP, BATCH_BYTES_MAX, BUFFER_FLOOR_BYTES, CHANNEL_NAME_BYTES_MAX, WAITER_BYTES_MAX, WAITERS_FLOOR, heap_bytes,
+    APPENDED_BEFORE_SWEEP, BATCH_BYTES_MAX, BUFFER_FLOOR_BYTES, CHANNEL_NAME_BYTES_MAX, PAGES_PART, WAITER_BYTES_MAX, WAITERS_FLOOR,
+    heap_bytes,
 };
 use crate::wire::framing::Encoding;
 
@@ -55,7 +58,7 @@ pub struct MemoryBound {
     pub publishes: u64,
     /// Requests on the control port: heads, bodies, answers.
     pub control: u64,
-    /// `history_bytes_total` where any channel has a history.
+    /// `history_bytes_total` where any channel has a history; and what is read from the streams of durable ones.
     pub history: u64,
     /// What is known of who is connected, and of the bearers of tokens that were verified before.
     pub tokens: u64,
@@ -89,9 +92,19 @@ pub fn memory_bound(settings: &Settings) -> MemoryBound {
         subscriptions: subscriptions_bound(settings),
         publishes: publishes_bytes_max(settings),
         control: control::memory_bound(settings.bounds.payload_bytes_max),
-        history: if has_history { settings.bounds.history_bytes_total as u64 } else { 0 },
+        history: if has_history { settings.bounds.history_bytes_total as u64 } else { 0 } + durables_bound(settings),
         tokens: tokens_bound(settings),
     }
+}
+
+/// Messages that are held back, entries that wait for room, one reply more, and pages on the bus and on shards.
+fn durables_bound(settings: &Settings) -> u64 {
+    if settings.redis.url.is_none() || !settings.channels.has_durable() {
+        return 0;
+    }
+    let reply = Durables::reply_bytes_max(settings.bounds.payload_bytes_max);
+    let on_shards = settings.bounds.log_bytes_total / PAGES_PART + settings.shards.count * reply;
+    (HELD_BYTES_MAX + READ_BYTES_MAX + PAGES_KEPT_BYTES + 2 * reply + on_shards) as u64
 }
 
 /// Each connection may have a token of its own, and some may have another one that waits to be verified.

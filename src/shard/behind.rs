@@ -154,11 +154,15 @@ impl<N: Network> Shard<N> {
         if subscription.waiter().is_some() || subscription.is_leaving() || subscription.is_paced() {
             return false;
         }
-        let topic = subscription.topic;
+        let (topic, is_on_pages) = (subscription.topic, subscription.is_on_pages());
         let is_behind = subscription.cursor().seq < self.topics[topic].head();
         if is_behind && !subscription.is_lagging() {
             self.conns[key].push_behind(at);
-            self.set_lagging(topic, false, false, true);
+            match is_on_pages {
+                // No log has to keep anything for it.
+                true => self.metrics.lagging.inc(),
+                false => self.set_lagging(topic, false, false, true),
+            }
         }
         is_behind
     }
@@ -198,6 +202,7 @@ impl<N: Network> Shard<N> {
             && subscription.topic == topic
             && subscription.is_lagging()
             && !subscription.is_paced()
+            && !subscription.is_on_pages()
         {
             let is_new = subscription.note_left();
             self.topics[topic].note_left(subscription.cursor().seq, is_new);

@@ -128,7 +128,7 @@ pub struct Subscription {
     seq: u64,
     offset: u32,
     pub topic: u32,
-    /// Its place among the topic's members (of those with its rate, if it is paced), and six bits.
+    /// Its place among the topic's members (of those with its rate, if it is paced), and seven bits.
     place: u32,
     /// Its place on the list of those that are behind.
     pub links: Links,
@@ -140,7 +140,8 @@ const UNTOLD: u32 = 1 << 29;
 const PACED: u32 = 1 << 28;
 const OWED: u32 = 1 << 27;
 const AHEAD: u32 = 1 << 26;
-const BITS: u32 = LEAVING | LEFT | UNTOLD | PACED | OWED | AHEAD;
+const ON_PAGES: u32 = 1 << 25;
+const BITS: u32 = LEAVING | LEFT | UNTOLD | PACED | OWED | AHEAD | ON_PAGES;
 
 impl Subscription {
     /// A subscription that the bus has not confirmed yet sees nothing; its cursor keeps the number of its waiter instead.
@@ -186,7 +187,7 @@ impl Subscription {
     }
 
     pub fn set_place(&mut self, place: u32) {
-        debug_assert_eq!(place & BITS, 0, "connections end far below 2^26");
+        debug_assert_eq!(place & BITS, 0, "connections end far below 2^25");
         self.place = self.place & BITS | place;
     }
 
@@ -224,6 +225,15 @@ impl Subscription {
 
     pub fn set_told(&mut self) {
         self.place &= !UNTOLD;
+    }
+
+    /// What it is sent next is older than the log of its topic.
+    pub fn is_on_pages(&self) -> bool {
+        self.place & ON_PAGES != 0
+    }
+
+    pub fn set_on_pages(&mut self, is_on_pages: bool) {
+        self.place = if is_on_pages { self.place | ON_PAGES } else { self.place & !ON_PAGES };
     }
 
     /// The waiter's number while the bus has not confirmed the subscription.

@@ -11,6 +11,7 @@ use super::conn::{Flags, Phase};
 use super::gather::{Due, Picked, Plan, Source};
 use super::laps::{Lap, Tenant};
 use super::net::{Network, Stream};
+use super::replay::Step;
 use crate::config::Overrun;
 use crate::fanout::cursor::Cursor;
 use crate::fanout::log::{Log, Slices};
@@ -194,7 +195,8 @@ impl<N: Network> Shard<N> {
     /// A connection whose socket takes nothing: has this log passed it? Policies other than to disconnect are asked when there is room again, so
     /// that one gap names all that was lost.
     fn judge_blocked(&mut self, key: usize, at: usize) {
-        if !self.conns[key].is_open() {
+        // What is on pages no log passes.
+        if !self.conns[key].is_open() || self.conns[key].subscriptions[at].is_on_pages() {
             return;
         }
         if self.judge(key, at) == Verdict::Disconnect {
@@ -227,6 +229,17 @@ impl<N: Network> Shard<N> {
             next = self.conns[key].next_behind(at);
             let subscription = &self.conns[key].subscriptions[at];
             let topic = subscription.topic;
+            if subscription.is_on_pages() {
+                match self.step_on_pages(key, at) {
+                    Step::Here => {
+                        picked.push(at as u32);
+                        continue;
+                    }
+                    Step::Awaited | Step::Done => continue,
+                    Step::CaughtUp => {}
+                }
+            }
+            let subscription = &self.conns[key].subscriptions[at];
             if subscription.is_apart() && !subscription.is_mid_frame() {
                 if subscription.is_ahead() {
                     if self.join_in(key, at) {
@@ -319,7 +332,7 @@ impl<N: Network> Shard<N> {
             return Written::Dead;
         }
         let (mut slices, mut plan) = (Slices::new(), Plan::new());
-        let total = due.gather(&self.topics, bytes_max, &mut slices, &mut plan);
+        let total = due.gather(&self.topics, &self.replays, bytes_max, &mut slices, &mut plan);
         if plan.is_empty() {
             return Written::Nothing;
         }
@@ -374,6 +387,8 @@ impl<N: Network> Shard<N> {
                         self.account_buffers(key);
                     }
                 }
+                Source::Page(at) if taken > 0 || bytes == 0 => self.take_off_page(key, at, taken),
+                Source::Page(_) => {}
                 Source::FrameRest(at) | Source::Log(at) => {
                     let metrics = &*self.metrics;
                     let sent = |count: u64, received: u64| {
@@ -408,6 +423,12 @@ impl<N: Network> Shard<N> {
         for &(source, bytes) in plan {
             let was_given = rest > 0;
             rest = rest.saturating_sub(bytes);
+            if let Source::Page(at) = source {
+                if was_given {
+                    self.conns[key].push_behind(at);
+                }
+                continue;
+            }
             let (Source::FrameRest(at) | Source::Log(at)) = source else { continue };
             let subscription = &self.conns[key].subscriptions[at];
             let (is_mid_frame, is_paced, is_leaving) = (subscription.is_mid_frame(), subscription.is_paced(), subscription.is_leaving());

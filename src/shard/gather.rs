@@ -5,6 +5,7 @@ use std::io::IoSlice;
 use smallvec::SmallVec;
 
 use super::conn::Subscription;
+use super::replay::Replays;
 use crate::fanout::log::Slices;
 use crate::fanout::topics::Topics;
 use crate::limits;
@@ -18,6 +19,8 @@ pub(super) enum Source {
     Outbox,
     /// Whole frames from a subscription's cursor on.
     Log(usize),
+    /// The same of what is older than the log.
+    Page(usize),
 }
 
 /// Each source with its bytes.
@@ -55,7 +58,7 @@ impl<'a> Due<'a> {
     ///
     /// # Panics
     /// If there is a [`Due::lost_frame`].
-    pub fn gather(self, topics: &'a Topics, bytes_max: usize, slices: &mut Slices<'a>, plan: &mut Plan) -> usize {
+    pub fn gather(self, topics: &'a Topics, replays: &'a Replays, bytes_max: usize, slices: &mut Slices<'a>, plan: &mut Plan) -> usize {
         let mut total = 0;
         if let Some(at) = self.mid_frame {
             let subscription = &self.subscriptions[at];
@@ -76,6 +79,15 @@ impl<'a> Due<'a> {
         let (first, others) = self.picked.split_at(usize::from(self.mid_frame.is_some()).min(self.picked.len()));
         for at in others.iter().chain(first).map(|&at| at as usize) {
             let subscription = &self.subscriptions[at];
+            if subscription.is_on_pages() {
+                if total < bytes_max && slices.len() < limits::SLICES_PER_WRITE {
+                    let (topic, seq) = (topics.token(subscription.topic), subscription.cursor().seq);
+                    let bytes = replays.gather(topic, seq, self.encoding, bytes_max - total, slices);
+                    plan.push((Source::Page(at), bytes));
+                    total += bytes;
+                }
+                continue;
+            }
             let Some(log) = topics[subscription.topic].log() else { continue };
             let cursor = if self.mid_frame == Some(at) { log.boundary_after(subscription.cursor()) } else { subscription.cursor() };
             // One that is paced has had its turn with the frame that it finishes.
@@ -136,8 +148,9 @@ mod tests {
     }
 
     fn gather<'a>(due: Due<'a>, topics: &'a Topics, bytes_max: usize) -> Gathered<'a> {
+        let replays = Box::leak(Box::<Replays>::default());
         let (mut slices, mut plan) = (Slices::new(), Plan::new());
-        let bytes = due.gather(topics, bytes_max, &mut slices, &mut plan);
+        let bytes = due.gather(topics, replays, bytes_max, &mut slices, &mut plan);
         Gathered { slices, plan, bytes }
     }
 

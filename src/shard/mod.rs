@@ -34,6 +34,7 @@ mod read;
 mod recheck;
 mod reload;
 mod renumber;
+mod replay;
 mod rests;
 mod rules;
 pub mod run;
@@ -77,6 +78,7 @@ use net::{Network, Readiness};
 use orders::Orders;
 use rate::{Moment, Rate, moment};
 use recheck::Recheck;
+use replay::Replays;
 use rests::Rest;
 use settings::ShardSettings;
 use sources::Sources;
@@ -147,6 +149,8 @@ pub struct Shard<N: Network> {
     ready: VecDeque<ConnToken>,
     /// Topics that have something for their members.
     laps: Laps,
+    /// What was read of channels beyond their logs.
+    replays: Replays,
     /// Topics whose first or last member came or went since the bus was told.
     interest: VecDeque<u32>,
     /// Dead connections, freed by `reap`.
@@ -229,6 +233,7 @@ impl<N: Network> Shard<N> {
             reading: VecDeque::new(),
             ready: VecDeque::new(),
             laps: Laps::default(),
+            replays: Replays::default(),
             interest: VecDeque::new(),
             dead: Vec::new(),
             dead_open: 0,
@@ -271,6 +276,7 @@ impl<N: Network> Shard<N> {
         self.abandon_overdue();
         self.flush_ready();
         self.tell_interest();
+        self.ask_for_pages();
         self.reap();
         self.publish_gauges();
     }

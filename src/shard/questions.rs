@@ -3,18 +3,19 @@
 use super::Shard;
 use super::net::Network;
 use crate::bus::ConnToken;
-use crate::bus::question::{Answer, Asker, Publish, PublishError, Published, ReplyTo};
+use crate::bus::question::{Answer, Asker, IdempotencyKey, Publish, PublishError, Published, ReplyTo};
 use crate::wire::command::{self, Asked, ErrorCode, Id};
 use crate::wire::event::Event;
 
 impl<N: Network> Shard<N> {
-    pub(super) fn publish(&mut self, key: usize, channel: &str, payload: Vec<u8>, id: Option<Id>) {
+    pub(super) fn publish(&mut self, key: usize, channel: &str, payload: Vec<u8>, idempotency_key: Option<&str>, id: Option<Id>) {
         if !self.may_publish(key, channel, id.as_ref()) {
             return;
         }
         let reply_to = self.reply_to(key, id);
         let client = self.conns[key].identity.clone();
-        let publish = Publish::new(channel, payload, Asker::Client(reply_to.clone())).by(client);
+        let mut publish = Publish::new(channel, payload, Asker::Client(reply_to.clone())).by(client);
+        publish.idempotency_key = idempotency_key.map(IdempotencyKey::boxed);
         if self.bus.publish_from(reply_to.conn, &mut self.publishers, publish).is_err() {
             let asked = Asked::of(command::PUBLISH, channel, reply_to.id.as_ref());
             return self.reply_error(key, asked, ErrorCode::Busy, "too many publishes are under way; try again");
@@ -40,14 +41,14 @@ impl<N: Network> Shard<N> {
 
     fn on_published(&mut self, key: usize, id: Option<&Id>, channel: &str, result: Result<Published, PublishError>) {
         match result {
-            Ok(published) => self.reply(key, &Event::Published { id, channel, seq: published.seq }),
+            Ok(published) => self.reply(key, &Event::Published { id, channel, seq: published.seq, is_repeat: published.is_repeat }),
             Err(error) => {
                 let code = match error {
-                    PublishError::Unavailable | PublishError::Refused(_) => ErrorCode::BusUnavailable,
+                    PublishError::Unavailable | PublishError::NoLibrary | PublishError::Refused(_) => ErrorCode::BusUnavailable,
                     PublishError::Busy => ErrorCode::Busy,
                     PublishError::RateLimited(_) => ErrorCode::RateLimited,
                     PublishError::TooBig { .. } | PublishError::TooBigForRedis { .. } => ErrorCode::PayloadTooBig,
-                    PublishError::Mismatch(_) | PublishError::Unrouted(_) => ErrorCode::BadPayload,
+                    PublishError::Mismatch(_) | PublishError::Unrouted(_) | PublishError::NotDurable => ErrorCode::BadPayload,
                 };
                 self.reply_error(key, Asked::of(command::PUBLISH, channel, id), code, &error.to_string());
             }

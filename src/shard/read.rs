@@ -219,7 +219,7 @@ impl<N: Network> Shard<N> {
         }
         let may = self.sources.may_command(key, moment(self.now_ns));
         if let Some(channel) = self.raw_channel(key) {
-            return if may { self.publish(key, &channel, message.to_vec(), None) } else { self.limit_command(key, Asked::default()) };
+            return if may { self.publish(key, &channel, message.to_vec(), None, None) } else { self.limit_command(key, Asked::default()) };
         }
         match command::decode(text, message) {
             Ok(command) if may => self.obey(key, command),
@@ -255,7 +255,9 @@ impl<N: Network> Shard<N> {
         match body {
             Body::Subscribe { channel, since, max_rate } => self.subscribe(key, &channel, id, Wish { since, max_rate }),
             Body::Unsubscribe { channel } => self.unsubscribe(key, &channel, id),
-            Body::Publish { channel, payload } => self.publish(key, &channel, payload.into_owned(), id),
+            Body::Publish { channel, payload, idempotency_key } => {
+                self.publish(key, &channel, payload.into_owned(), idempotency_key.as_deref(), id);
+            }
             Body::Refresh { token } => self.refresh(key, token.as_bytes(), id),
             Body::Ping => self.reply(key, &Event::Pong { id: id.as_ref() }),
         }

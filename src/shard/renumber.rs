@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::Shard;
 use super::net::Network;
+use super::waiters::Waiter;
 use crate::fanout::batch::Channel;
 use crate::fanout::cursor::Cursor;
 use crate::fanout::log::Slices;
@@ -21,6 +22,7 @@ impl<N: Network> Shard<N> {
         let Some(index) = self.topics.resolve(token) else { return };
         let Some(before) = self.topics[index].channel().cloned() else { return };
         let members: Vec<Member> = self.topics.all_members(index).collect();
+        self.replays.forget(token);
         let (mut holders, mut leaving) = (Vec::new(), Vec::new());
         for &Member { conn, subscription } in &members {
             let (key, at) = (conn as usize, subscription as usize);
@@ -60,11 +62,20 @@ impl<N: Network> Shard<N> {
         for key in holders {
             self.account_buffers(key);
         }
+        // Whoever waits for a page of the epoch before begins with the new one.
+        for Member { conn, subscription } in self.topics.all_members(index).collect::<Vec<_>>() {
+            let (key, at) = (conn as usize, subscription as usize);
+            if self.conns[key].subscriptions[at].waiter().is_some() && self.conns[key].is_open() {
+                let Waiter { id, since } = self.take_waiter(key, at);
+                self.confirm_from(key, at, id.as_ref(), since, false);
+            }
+        }
     }
 
     /// A member is no longer behind in the topic's log.
     fn step_out(&mut self, key: usize, at: usize) {
         self.forget_left(key, at);
+        self.step_off_pages(key, at);
         let subscription = &self.conns[key].subscriptions[at];
         if subscription.is_lagging() {
             let (topic, is_paced) = (subscription.topic, subscription.is_paced());

@@ -79,24 +79,36 @@ impl<N: Network> Shard<N> {
         }
         self.conns[key].add_subscription(subscription);
         if flows {
-            self.confirm(key, member.subscription as usize, id.as_ref(), since);
+            self.confirm(key, member.subscription as usize, id, since);
         } else {
             self.queue_interest(topic);
         }
     }
 
-    /// Messages flow: answers the subscription and sets its cursor.
-    fn confirm(&mut self, key: usize, at: usize, id: Option<&Id>, since: Option<Position>) {
+    /// Messages flow: answers the subscription and sets its cursor, when there is what it begins with.
+    fn confirm(&mut self, key: usize, at: usize, id: Option<Id>, since: Option<Position>) {
+        if let Err(Waiter { id, since }) = self.waits_for_page(key, at, Waiter::new(id, since)) {
+            self.confirm_from(key, at, id.as_ref(), since, true);
+        }
+    }
+
+    /// The same at once. `with_pages`: also from what is older than the log, if it is here.
+    pub(super) fn confirm_from(&mut self, key: usize, at: usize, id: Option<&Id>, since: Option<Position>, with_pages: bool) {
         let topic_index = self.conns[key].subscriptions[at].topic;
+        let on_page = if with_pages { self.first_on_page(topic_index, since) } else { None };
         self.logs.retire_if_idle(&mut self.topics, topic_index, self.now_ns);
         let topic = &self.topics[topic_index];
         let channel = topic.channel().cloned().expect("confirmed only when messages flow");
-        let Start { cursor, recovered, lost } = Start::find(topic, channel.epoch, since);
-        let is_ahead = cursor.seq > topic.head();
+        let Start { cursor, recovered, lost } = match on_page.filter(|_| !self.conns[key].subscriptions[at].is_paced()) {
+            Some((first, lost)) => Start { cursor: Cursor::at(first), recovered: lost.is_none(), lost },
+            None => Start::find(topic, channel.epoch, since),
+        };
+        let (is_ahead, is_on_pages) = (cursor.seq > topic.head(), cursor.seq < topic.tail());
         channel.subscribers.fetch_add(1, Relaxed);
         let subscription = &mut self.conns[key].subscriptions[at];
         subscription.set_cursor(cursor);
         subscription.set_ahead(is_ahead);
+        subscription.set_on_pages(is_on_pages);
         // The position from which the client goes on counting: whatever follows has a higher number.
         let seq = lost.map_or(cursor.seq, |lost| lost.from) - 1;
         let max_rate = self.pace_of(key, at);
@@ -138,7 +150,7 @@ impl<N: Network> Shard<N> {
     }
 
     /// A connection may have as many subscriptions as a channel has members: the shorter list is searched.
-    fn find_subscription(&self, key: usize, topic: u32) -> Option<usize> {
+    pub(super) fn find_subscription(&self, key: usize, topic: u32) -> Option<usize> {
         let subscriptions = &self.conns[key].subscriptions;
         let is_it = |at: usize| subscriptions[at].topic == topic && !subscriptions[at].is_leaving();
         if self.topics.member_count(topic) < subscriptions.len() {
@@ -151,6 +163,7 @@ impl<N: Network> Shard<N> {
 
     /// Ends a subscription, now or with the frame that the socket has taken in part.
     pub(super) fn leave(&mut self, key: usize, at: usize) {
+        self.step_off_pages(key, at);
         if self.conns[key].subscriptions[at].is_mid_frame() {
             let subscription = &mut self.conns[key].subscriptions[at];
             let (topic, is_paced, was) = (subscription.topic, subscription.is_paced(), subscription.is_lagging());
@@ -165,6 +178,7 @@ impl<N: Network> Shard<N> {
     }
 
     pub(super) fn remove_subscription(&mut self, key: usize, at: usize) {
+        self.step_off_pages(key, at);
         self.forget_left(key, at);
         if self.conns[key].subscriptions[at].is_paced() {
             self.remove_paced(key, at);
@@ -255,6 +269,7 @@ impl<N: Network> Shard<N> {
             topic.interest_queued = false;
             topic.join_sent = wanted;
             if !wanted {
+                self.replays.forget(self.topics.token(index));
                 let gone = self.topics.remove(index);
                 self.logs.forget(&gone);
             }
@@ -281,6 +296,7 @@ impl<N: Network> Shard<N> {
                 ShardMessage::Refused { topic, refusal } => self.on_refused(topic, refusal),
                 ShardMessage::Renumbered { topic, channel, seq } => self.on_renumbered(topic, channel, seq),
                 ShardMessage::Head { topic, seq } => self.on_head(topic, seq),
+                ShardMessage::Page { topic, from, batches } => self.on_page(topic, from, batches),
                 ShardMessage::Answer { conn, id, answer } => self.on_answer(conn, id.as_ref(), answer),
                 ShardMessage::Order(order) => self.take_order(order),
                 ShardMessage::Stop => self.stop(),
@@ -306,7 +322,7 @@ impl<N: Network> Shard<N> {
             let Waiter { id, since } = self.take_waiter(key, at);
             // A connection that is closing has left; one that is dead will be reaped, counted like any member.
             if self.conns[key].is_open() || self.conns[key].is_dead() {
-                self.confirm(key, at, id.as_ref(), since);
+                self.confirm(key, at, id, since);
             }
         }
     }

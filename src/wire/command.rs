@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::malformed::Malformed;
 use super::spelled::Spelled;
 use super::{channel_name, json};
-use crate::limits::{CHANNEL_NAME_BYTES_MAX, COMMAND_ID_BYTES_MAX, COMMAND_TYPE_BYTES_MAX, MAX_RATE_MAX};
+use crate::limits::{CHANNEL_NAME_BYTES_MAX, COMMAND_ID_BYTES_MAX, COMMAND_TYPE_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, MAX_RATE_MAX};
 use crate::named::named;
 
 /// The client's `id`, echoed in the reply: an unsigned integer or a string of at most 64 bytes.
@@ -49,6 +49,8 @@ pub enum Body<'a> {
     Publish {
         channel: Cow<'a, str>,
         payload: Cow<'a, [u8]>,
+        /// By which a durable channel knows it again.
+        idempotency_key: Option<Cow<'a, str>>,
     },
     /// Another token in place of the present one.
     Refresh {
@@ -174,9 +176,10 @@ const BAD_CHANNEL: &str = "`channel` must be given, as a string";
 const BAD_SINCE: &str = "`since` must be a map with `epoch` and `seq`, both unsigned integers below 2^53";
 const BAD_MAX_RATE: &str = "`max_rate` must be a whole number of messages a second from 1 to 1000";
 const BAD_TOKEN: &str = "`token` must be given, as a string";
+const BAD_IDEMPOTENCY_KEY: &str = "`idempotency_key` must be a string of 1 to 256 bytes";
 const NO_DATA: &str = "`data` must be given; it may be any value, null too";
 
-const _: () = assert!(COMMAND_ID_BYTES_MAX == 64 && MAX_RATE_MAX == 1000, "the messages above say so");
+const _: () = assert!(COMMAND_ID_BYTES_MAX == 64 && MAX_RATE_MAX == 1000 && IDEMPOTENCY_KEY_BYTES_MAX == 256, "the messages above say so");
 
 type Refusal = (ErrorCode, Cow<'static, str>);
 
@@ -203,6 +206,7 @@ struct Fields<'a> {
     since: Option<Spelled<'a>>,
     max_rate: Option<Spelled<'a>>,
     token: Option<Spelled<'a>>,
+    idempotency_key: Option<Spelled<'a>>,
 }
 
 impl<'a> Fields<'a> {
@@ -216,6 +220,7 @@ impl<'a> Fields<'a> {
             "since" => fields.since = Some(value),
             "max_rate" => fields.max_rate = Some(value),
             "token" => fields.token = Some(value),
+            "idempotency_key" => fields.idempotency_key = Some(value),
             _ => {}
         })?;
         Ok(fields)
@@ -238,7 +243,11 @@ impl<'a> Fields<'a> {
         Ok(match &*kind {
             SUBSCRIBE => Body::Subscribe { channel: self.channel()?, since: self.since()?, max_rate: self.max_rate()? },
             UNSUBSCRIBE => Body::Unsubscribe { channel: self.channel()? },
-            PUBLISH => Body::Publish { channel: self.channel()?, payload: self.data.ok_or_else(|| bad(NO_DATA))?.payload() },
+            PUBLISH => Body::Publish {
+                channel: self.channel()?,
+                payload: self.data.ok_or_else(|| bad(NO_DATA))?.payload(),
+                idempotency_key: self.idempotency_key()?,
+            },
             REFRESH => Body::Refresh { token: self.token.and_then(Spelled::text).ok_or_else(|| bad(BAD_TOKEN))? },
             PING => Body::Ping,
             _ => return Err((ErrorCode::UnknownType, Cow::Borrowed(UNKNOWN_TYPE))),
@@ -255,6 +264,12 @@ impl<'a> Fields<'a> {
         let Some(rate) = self.max_rate.filter(|rate| !rate.is_null()) else { return Ok(None) };
         let rate = rate.unsigned().and_then(|rate| u16::try_from(rate).ok());
         rate.filter(|rate| (1..=MAX_RATE_MAX).contains(rate)).map(Some).ok_or_else(|| bad(BAD_MAX_RATE))
+    }
+
+    fn idempotency_key(&self) -> Result<Option<Cow<'a, str>>, Refusal> {
+        let Some(key) = self.idempotency_key.filter(|key| !key.is_null()) else { return Ok(None) };
+        let key = key.text().filter(|key| (1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&key.len()));
+        key.map(Some).ok_or_else(|| bad(BAD_IDEMPOTENCY_KEY))
     }
 
     fn since(&self) -> Result<Option<Position>, Refusal> {
@@ -308,9 +323,11 @@ mod tests {
                 body: match body {
                     Body::Subscribe { channel, since, max_rate } => Body::Subscribe { channel: own(channel), since, max_rate },
                     Body::Unsubscribe { channel } => Body::Unsubscribe { channel: own(channel) },
-                    Body::Publish { channel, payload } => {
-                        Body::Publish { channel: own(channel), payload: Cow::Owned(payload.into_owned()) }
-                    }
+                    Body::Publish { channel, payload, idempotency_key } => Body::Publish {
+                        channel: own(channel),
+                        payload: Cow::Owned(payload.into_owned()),
+                        idempotency_key: idempotency_key.map(own),
+                    },
                     Body::Refresh { token } => Body::Refresh { token: own(token) },
                     Body::Ping => Body::Ping,
                 },
@@ -369,7 +386,9 @@ mod tests {
     #[test]
     fn what_is_plain_is_borrowed() {
         let message = br#"{"type":"publish","channel":"a","data":[1, 2]}"#;
-        let Body::Publish { channel: Cow::Borrowed("a"), payload: Cow::Borrowed(payload) } = decode(true, message).unwrap().body else {
+        let Body::Publish { channel: Cow::Borrowed("a"), payload: Cow::Borrowed(payload), idempotency_key: None } =
+            decode(true, message).unwrap().body
+        else {
             panic!("not borrowed");
         };
         assert_eq!(payload, b"[1, 2]");

@@ -59,6 +59,8 @@ pub enum Event<'a> {
         id: Option<&'a Id>,
         channel: &'a str,
         seq: Option<u64>,
+        /// It was published before, with the same idempotency key.
+        is_repeat: bool,
     },
     Pong {
         id: Option<&'a Id>,
@@ -164,10 +166,11 @@ fn fields<'a>(event: &Event<'a>, timestamp_ms: u64) -> Fields<'a> {
             fields.extend(reason.map(|reason| ("reason", Value::Text(reason))));
             fields.push(("timestamp", Value::Number(timestamp_ms)));
         }
-        Event::Published { id, channel, seq } => {
+        Event::Published { id, channel, seq, is_repeat } => {
             fields.extend(id_field(id));
             fields.push(("channel", Value::Text(channel)));
             fields.extend(seq.map(|seq| ("seq", Value::Number(seq))));
+            fields.extend(is_repeat.then_some(("repeated", Value::Flag(true))));
         }
         Event::Pong { id } => fields.extend(id_field(id)),
         Event::Refreshed { id, expires_ms } => {
@@ -279,8 +282,11 @@ mod tests {
                 Event::Unsubscribed { id: Some(&number), channel: "a", reason: None },
                 json!({"type": "unsubscribed", "id": u64::MAX, "channel": "a", "timestamp": timestamp}),
             ),
-            (Event::Published { id: None, channel: "a", seq: Some(5) }, json!({"type": "published", "channel": "a", "seq": 5})),
-            (Event::Published { id: None, channel: "a", seq: None }, json!({"type": "published", "channel": "a"})),
+            (
+                Event::Published { id: None, channel: "a", seq: Some(5), is_repeat: false },
+                json!({"type": "published", "channel": "a", "seq": 5}),
+            ),
+            (Event::Published { id: None, channel: "a", seq: None, is_repeat: false }, json!({"type": "published", "channel": "a"})),
             (Event::Pong { id: None }, json!({"type": "pong"})),
             (Event::Pong { id: Some(&number) }, json!({"type": "pong", "id": u64::MAX})),
             (

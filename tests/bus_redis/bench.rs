@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use campanile::addresses::Source;
-use campanile::bus::question::{Answer, Asker, Publish, PublishError, Published, Question};
+use campanile::bus::question::{Answer, Asker, IdempotencyKey, Publish, PublishError, Published, Question};
 use campanile::bus::redis::timing::Timing;
 use campanile::bus::thread::spawn_with_timing;
 use campanile::bus::{BusCommand, BusSender, Creator, ShardMessage};
@@ -86,7 +86,10 @@ impl FakeShard {
                     *head = batch.end() - 1;
                     self.topics.get_mut(&topic.index).unwrap().extend(describe(&batch));
                 }
-                ShardMessage::Renumbered { .. } => panic!("neither bus has numbers of its own"),
+                ShardMessage::Renumbered { topic, seq, .. } => {
+                    self.topics.get_mut(&topic.index).expect("no other numbers before any").push(format!("renumbered@{seq}"));
+                    self.heads.insert(topic.index, seq);
+                }
                 ShardMessage::Order(order) => panic!("the bus orders nothing: {order:?}"),
                 ShardMessage::Head { topic, seq } => {
                     self.topics.entry(topic.index).or_default().push(format!("head@{seq}"));
@@ -97,6 +100,7 @@ impl FakeShard {
                     self.topics.entry(topic.index).or_default().push("refused".to_owned());
                     assert!(!self.heads.contains_key(&topic.index), "refused after joined");
                 }
+                ShardMessage::Page { .. } => panic!("nobody has asked for a page"),
                 ShardMessage::Stop => self.is_stopped = true,
             }
         }
@@ -202,6 +206,15 @@ impl Bench {
 
     pub fn publish(&self, channel: &str, payload: &[u8]) -> Result<Published, PublishError> {
         self.publish_later(channel, payload)()
+    }
+
+    /// A message that is published once, however often it is sent.
+    pub fn publish_once(&self, channel: &str, payload: &[u8], key: &str) -> Result<Published, PublishError> {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let mut publish = Publish::new(channel, payload.into(), Asker::Control(sender));
+        publish.idempotency_key = Some(IdempotencyKey::boxed(key));
+        self.send(BusCommand::Ask(Question::Publish(publish)));
+        result(receiver)
     }
 
     pub fn publish_later(&self, channel: &str, payload: &[u8]) -> impl FnOnce() -> Result<Published, PublishError> + use<> {

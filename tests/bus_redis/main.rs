@@ -1,6 +1,7 @@
 //! The bus thread against a real `redis-server`, with inboxes in place of shards: subscribe, publish, kill, pause, log in.
 
 mod bench;
+mod durable;
 mod fake;
 mod login;
 mod outages;

@@ -13,7 +13,7 @@ use crate::support::{PATIENCE, RedisServer};
 fn the_embedded_bus_needs_nothing() {
     let mut bench = Bench::with_shards(settings(None), 2);
     bench.wait_ready(true);
-    assert_eq!(bench.publish("a", b"nobody hears"), Ok(Published { epoch: None, seq: None }));
+    assert_eq!(bench.publish("a", b"nobody hears"), Ok(Published::NOWHERE));
     bench.join(1, "a");
     bench.join_on(1, 9, "a");
     bench.wait_for(1, &["joined@0"]);
@@ -134,7 +134,7 @@ fn a_publish_learns_its_number() {
         let redis = RedisServer::start();
         let mut bench = Bench::new(settings(Some(format!("{}/?protocol={protocol}", redis.url()))));
         bench.wait_ready(true);
-        assert_eq!(bench.publish("quiet", b"nobody hears"), Ok(Published { epoch: None, seq: None }));
+        assert_eq!(bench.publish("quiet", b"nobody hears"), Ok(Published::NOWHERE));
         bench.join(1, "a");
         bench.wait_for(1, &["joined@0"]);
         redis.publisher().publish("notifications:a", b"somebody else's");

@@ -195,7 +195,7 @@ fn an_answer_finds_whoever_has_asked_and_nobody_else() {
         (client, reply_to)
     };
     let answer = |stage: &mut Stage, ReplyTo { conn, id, .. }: ReplyTo| {
-        let answer = Answer::Published { channel: "c".into(), result: Ok(Published { epoch: Some(7), seq: Some(1) }) };
+        let answer = Answer::Published { channel: "c".into(), result: Ok(Published::at(7, 1)) };
         stage.rig.to_shard.push(ShardMessage::Answer { conn, id, answer }).unwrap();
         stage.turns(2);
     };

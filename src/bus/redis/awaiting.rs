@@ -27,6 +27,12 @@ pub enum Asked {
     /// Numbered from 1 on each connection.
     Ping(u64),
     Publish,
+    /// Through the function that gives the message a number.
+    PublishDurable,
+    /// The question of this number about a durable channel, or the stream of one.
+    Durable(u32),
+    /// Whether our functions are there.
+    Library,
     /// On the publishing connection.
     Revocations(revocations::Question),
     Channels(Verb, Names),
@@ -63,6 +69,9 @@ impl Asked {
             Asked::Timeout | Asked::OutputLimit => "CONFIG GET",
             Asked::Ping(_) => "PING",
             Asked::Publish => "PUBLISH",
+            Asked::PublishDurable => "FCALL",
+            Asked::Durable(_) => "XRANGE",
+            Asked::Library => "FUNCTION LOAD",
             Asked::Revocations(revocations::Question::Of(_)) => "ZADD",
             Asked::Revocations(revocations::Question::Read) => "ZSCAN",
             Asked::Channels(verb, _) => verb.name(),

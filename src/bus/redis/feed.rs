@@ -7,6 +7,8 @@ use std::ops::Range;
 
 use super::awaiting;
 use super::awaiting::{Asked, Verb};
+use super::durable::Durables;
+use super::durable::envelope::{Envelope, MARK};
 use super::fault::{Fault, Refusal, with_advice};
 use super::link::{Answer, Link};
 use super::names::Names;
@@ -16,7 +18,7 @@ use super::subscriptions::{Readiness, Refused, Standing, Subscriptions};
 use super::timing::Timing;
 use crate::bus::flow::Start;
 use crate::bus::hub::{Hub, Outcome, Receipt};
-use crate::bus::question::{Publish, Published};
+use crate::bus::question::{Publish, PublishError, Published};
 use crate::bus::ration::Ration;
 use crate::bus::revoke;
 use crate::clock::{MonotonicNs, nanos};
@@ -26,11 +28,6 @@ use crate::wire::channel_name;
 
 /// What Redis does not take now is tried again after pauses that double so often: from 50 ms to 0.8 s.
 const POSTPONED_DOUBLINGS_MAX: u32 = 5;
-
-/// Pub/Sub counts nothing.
-fn flows(hub: &mut Hub, channel: &str) {
-    hub.flowing(channel, Start::Fresh);
-}
 
 #[derive(Debug)]
 pub struct Feed {
@@ -43,6 +40,7 @@ pub struct Feed {
     /// The hub's slots with channels that were wanted when the connection came up and are still to be shown to `subscriptions`.
     unshown: Range<usize>,
     pub publishes: Publishes,
+    pub durables: Durables,
     /// None: nobody has a token here.
     pub revocations: Option<Revocations>,
     timing: Timing,
@@ -82,6 +80,7 @@ impl Feed {
             subscriptions,
             unshown: 0..0,
             publishes: Publishes::default(),
+            durables: Durables::new(settings),
             revocations,
             timing,
             retry_postponed_at: None,
@@ -101,13 +100,14 @@ impl Feed {
             Some(_) => self.subscriptions.standing(&name),
         };
         match standing {
-            Standing::Subscribed => flows(hub, channel),
+            Standing::Subscribed => flows(&mut self.durables, hub, channel),
             Standing::Refused => hub.refuse(channel),
             Standing::Pending => {}
         }
     }
 
     pub fn unwant(&mut self, channel: &str, had_come: bool) {
+        self.durables.forget(channel);
         if self.pattern.is_none() && !self.routed.contains(channel) {
             self.subscriptions.unwant(&self.names.to_redis(channel), had_come);
         }
@@ -124,6 +124,7 @@ impl Feed {
     pub fn lose(&mut self, hub: &mut Hub) {
         // What is wanted from now on must not be taken for subscribed.
         self.subscriptions.disconnect();
+        self.durables.forget_all();
         self.unshown = 0..0;
         (self.retry_postponed_at, self.postponements, self.retry_refused_at) = (None, 0, None);
         for (publish, result) in self.publishes.subscription_lost() {
@@ -157,7 +158,10 @@ impl Feed {
             Answer::Confirmed { verb: Verb::Unsubscribe, name, was_asked } => {
                 let had_come = self.names.to_channel(name).is_some_and(|channel| hub.comes(channel));
                 if self.subscriptions.unsubscribed(name, was_asked, had_come) {
-                    self.tell(hub, name, Hub::interrupt_channel);
+                    self.tell(hub, name, |durables, hub, channel| {
+                        durables.forget(channel);
+                        hub.interrupt_channel(channel);
+                    });
                 }
             }
             Answer::Pong { number, lost } => {
@@ -177,12 +181,20 @@ impl Feed {
                 hub.metrics().protocol_errors.inc();
                 asked.into_iter().for_each(|asked| self.lost(hub, asked));
             }
-            Answer::Refused { .. } | Answer::Published | Answer::OutputLimit(_) | Answer::Revocations { .. } => {
-                hub.metrics().protocol_errors.inc()
-            }
+            Answer::Refused { .. }
+            | Answer::Published { .. }
+            | Answer::OutputLimit(_)
+            | Answer::Revocations { .. }
+            | Answer::Durable { .. }
+            | Answer::Library { .. } => hub.metrics().protocol_errors.inc(),
             Answer::Nothing => {}
         }
         Ok(())
+    }
+
+    /// What has waited for room in the shards' inboxes goes on.
+    pub fn go_on(&mut self, hub: &mut Hub) {
+        self.durables.go_on(hub);
     }
 
     #[inline]
@@ -193,6 +205,22 @@ impl Feed {
             return revocations.told(payload);
         }
         let channel = std::str::from_utf8(redis_channel).ok().and_then(|name| self.names.to_channel(name));
+        if payload.first() == Some(&MARK)
+            && let Some(channel) = channel
+            && let Some(Ok(envelope)) = Envelope::read(payload)
+            && !self.durables.has(channel)
+        {
+            // From a function of ours, on a channel whose rule here does not say so: the numbers are of no use.
+            return envelope.payloads().for_each(|payload| self.plain(hub, Some(channel), payload, receipt));
+        }
+        match channel {
+            Some(channel) if self.durables.has(channel) => self.durables.message(hub, channel, payload, receipt.received),
+            channel => self.plain(hub, channel, payload, receipt),
+        }
+    }
+
+    #[inline]
+    fn plain(&mut self, hub: &mut Hub, channel: Option<&str>, payload: &[u8], receipt: Receipt) {
         match channel.map(|channel| (channel, hub.find(channel))) {
             Some((channel, _)) if hub.is_routed(channel) => {
                 hub.route(channel, payload, receipt, None);
@@ -230,7 +258,10 @@ impl Feed {
     fn refused(&mut self, hub: &mut Hub, verb: Verb, names: &awaiting::Names, refusal: Refusal, reason: &str) {
         reason.clone_into(&mut self.refusal);
         for Refused { name, is_news } in self.subscriptions.refused(verb, names, refusal) {
-            self.tell(hub, &name, Hub::refuse);
+            self.tell(hub, &name, |durables, hub, channel| {
+                durables.forget(channel);
+                hub.refuse(channel);
+            });
             if !is_news {
                 continue;
             }
@@ -250,13 +281,13 @@ impl Feed {
     }
 
     /// Tells the hub what has become of the channels that a Redis name stands for.
-    fn tell(&self, hub: &mut Hub, name: &str, change: impl Fn(&mut Hub, &str)) {
+    fn tell(&mut self, hub: &mut Hub, name: &str, change: impl Fn(&mut Durables, &mut Hub, &str)) {
         if self.pattern.as_deref() == Some(name) {
             for channel in hub.channels().iter().filter(|channel| self.names.is_covered(&self.names.to_redis(channel))) {
-                change(hub, channel);
+                change(&mut self.durables, hub, channel);
             }
         } else if let Some(channel) = self.names.to_channel(name) {
-            change(hub, channel);
+            change(&mut self.durables, hub, channel);
         }
     }
 
@@ -301,14 +332,24 @@ impl Feed {
     }
 
     pub fn deadline(&self) -> Option<MonotonicNs> {
+        let durables = self.durables.deadline();
         let revocations = self.revocations.as_ref().and_then(Revocations::deadline);
-        [self.retry_postponed_at, self.retry_refused_at, revocations].into_iter().flatten().min()
+        [self.retry_postponed_at, self.retry_refused_at, revocations, durables].into_iter().flatten().min()
     }
 
     pub fn send(&mut self, publisher: &mut Link, hub: &mut Hub, publish: Publish, now: MonotonicNs) {
         let name = self.names.to_redis(&publish.channel);
-        publisher.ask(Asked::Publish, &[b"PUBLISH", name.as_bytes(), &publish.payload], now);
-        let is_flowing = hub.is_flowing(&publish.channel);
+        let rule = hub.rule_of(&publish.channel);
+        let is_durable = rule.durable;
+        if is_durable {
+            self.durables.publish(publisher, &publish, &name, rule, now);
+        } else if publish.idempotency_key.is_some() {
+            return hub.published(publish, Err(PublishError::NotDurable));
+        } else {
+            publisher.ask(Asked::Publish, &[b"PUBLISH", name.as_bytes(), &publish.payload], now);
+        }
+        // One that gets its number from Redis need not be watched for.
+        let is_flowing = !is_durable && hub.is_flowing(&publish.channel);
         let message_bytes = self.message_bytes(&publish);
         self.publishes.sent(publish, message_bytes, is_flowing);
     }
@@ -316,5 +357,14 @@ impl Feed {
     /// What Redis has to keep for each subscriber.
     pub fn message_bytes(&self, publish: &Publish) -> usize {
         self.names.redis_bytes_max(&publish.channel) + publish.payload.len() + MESSAGE_BYTES
+    }
+}
+
+/// Its messages come. Where its rule says so, a stream counts them; Pub/Sub counts nothing.
+fn flows(durables: &mut Durables, hub: &mut Hub, channel: &str) {
+    if hub.rule_of(channel).durable {
+        durables.begin(hub, channel);
+    } else {
+        hub.flowing(channel, Start::Fresh);
     }
 }

@@ -68,16 +68,6 @@ pub fn once(prefix: &str, channel: &str, key: &str) -> String {
     format!("{}:once:{key}", sharded_channel(prefix, channel))
 }
 
-/// Whether channels with this prefix can be durable.
-pub fn check_prefix(prefix: &str) -> Result<(), String> {
-    match prefix.contains('{') {
-        true => Err(format!(
-            "the prefix {prefix:?} holds a {{, so that the keys of a durable channel would not have the channel's hash slot; choose one without"
-        )),
-        false => Ok(()),
-    }
-}
-
 /// The hash slot of a key or of a sharded channel in Redis Cluster: of what stands in its first `{…}`, if anything does, else of the whole.
 pub fn slot(key: &[u8]) -> u16 {
     let position = |bytes: &[u8], brace: u8| bytes.iter().position(|&byte| byte == brace);
@@ -130,12 +120,6 @@ mod tests {
         {
             assert_eq!(channel_of_sharded("n:", other), None, "{other}");
         }
-    }
-
-    #[test]
-    fn a_prefix_with_a_brace_is_refused() {
-        assert_eq!(check_prefix("notifications:}"), Ok(()));
-        assert!(check_prefix("a{b}:").unwrap_err().contains("\"a{b}:\""));
     }
 
     #[test]

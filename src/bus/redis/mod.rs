@@ -1,4 +1,5 @@
-//! The bus through one Redis server: Pub/Sub on one connection, PUBLISH (and what is revoked) on a second one that is opened when first needed.
+//! The bus through one Redis server: Pub/Sub on one connection, PUBLISH (and what is revoked) on a second one that is opened when first needed, and a third
+//! on which streams of durable channels are read.
 //!
 //! Each is a [`Link`], which knows which command an answer belongs to, and has a [`Role`]: what its answers mean is the business of the [`Feed`]
 //! (subscriptions) or the [`Outlet`] (publishes). A bus of more servers has more links, not more kinds of them.
@@ -7,16 +8,19 @@
 //! From the socket up: [`target`] (URL), [`locate`] (which address next), [`socket`], [`link`] (connection), [`timing`] (its deadlines), [`resp`] (replies),
 //! [`awaiting`] (which command a reply answers), [`fault`] (what errors mean), [`names`], [`subscriptions`], [`publishes`], [`output_limit`]
 //! (how much may come back), [`feed`] (what comes in), [`revocations`], [`outlet`] (what goes out), [`health`] (what is logged). Of durable channels:
-//! [`keys`] (their names), [`library`] (the functions that publish), [`call_error`] (what their errors mean).
+//! [`durable`] (their numbers, and what is missing), [`keys`] (their names), [`library`] (the functions that publish), [`loading`] (into this server),
+//! [`call_error`] (what their errors mean).
 
 pub mod awaiting;
 pub mod call_error;
+pub mod durable;
 pub mod fault;
 pub mod feed;
 pub mod health;
 pub mod keys;
 pub mod library;
 pub mod link;
+pub mod loading;
 pub mod locate;
 pub mod names;
 pub mod outlet;
@@ -35,7 +39,7 @@ use mio::event::Event;
 use mio::{Registry, Token, Waker};
 
 use super::hub::{Hub, Receipt};
-use super::question::{Publish, PublishError};
+use super::question::{PageWanted, Publish, PublishError};
 use super::ration::Ration;
 use super::revoke::{self, Revoke, RevokeError};
 use super::upstream::{FIRST_TOKEN, Upstream};
@@ -44,10 +48,13 @@ use crate::config::Settings;
 use crate::limits::redis::{TURN_BYTES, VALUE_BYTES_MIN};
 use crate::sys;
 
+use awaiting::Asked;
+use durable::Durables;
 use fault::Fault;
 use feed::Feed;
 use health::{Health, Trouble};
-use link::Link;
+use link::{Answer, Link};
+use loading::Loading;
 use outlet::Outlet;
 use revocations::Revocations;
 use subscriptions::Readiness;
@@ -61,6 +68,8 @@ pub struct RedisBus {
     make_link: LinkParts,
     outlet: Outlet,
     feed: Feed,
+    /// The functions of durable channels, where there may be any.
+    library: Option<Loading>,
     health: Health,
     /// Of addresses and of publishing.
     warnings: Ration,
@@ -73,6 +82,8 @@ pub enum Role {
     Subscribed,
     /// What is published here goes out on it.
     Publishing,
+    /// What is kept of durable channels is read on it.
+    Reading,
 }
 
 #[derive(Debug)]
@@ -90,6 +101,8 @@ struct LinkParts {
     waker: Arc<Waker>,
     timing: Timing,
     value_bytes_max: usize,
+    /// Of what is kept of durable channels.
+    reply_bytes_max: usize,
 }
 
 impl RedisBus {
@@ -107,9 +120,17 @@ impl RedisBus {
         let health = Health::new(target.to_string(), sys::monotonic_ns());
         let mut bus = RedisBus {
             links: Vec::new(),
-            make_link: LinkParts { target, registry: Arc::new(registry), waker, timing, value_bytes_max },
+            make_link: LinkParts {
+                target,
+                registry: Arc::new(registry),
+                waker,
+                timing,
+                value_bytes_max,
+                reply_bytes_max: Durables::reply_bytes_max(settings.bounds.payload_bytes_max),
+            },
             outlet: Outlet::new(settings),
             feed: Feed::new(settings, revocations, timing),
+            library: settings.channels.has_durable().then(Loading::default),
             health,
             warnings: Ration::default(),
         };
@@ -121,16 +142,16 @@ impl RedisBus {
 
     fn open(&mut self, role: Role) -> &mut Link {
         let token = Token(FIRST_TOKEN + self.links.len());
-        self.links.push(RoleLink { role, link: self.make_link.link(token), told: None });
+        self.links.push(RoleLink { role, link: self.make_link.link(token, role), told: None });
         &mut self.links.last_mut().expect("it was pushed").link
     }
 
-    /// One to publish on, where there is none yet.
-    fn open_publishing(&mut self) {
-        if self.link(Role::Publishing).is_none() && self.is_subscribed() {
-            self.open(Role::Publishing);
-            let [subscribed, .., publishing] = self.links.as_mut_slice() else { unreachable!("the first is subscribed") };
-            publishing.link.learn_from(&subscribed.link);
+    /// One for this, where there is none yet.
+    fn open_beside(&mut self, role: Role) {
+        if self.link(role).is_none() && self.is_subscribed() {
+            self.open(role);
+            let [subscribed, .., beside] = self.links.as_mut_slice() else { unreachable!("the first is subscribed") };
+            beside.link.learn_from(&subscribed.link);
         }
     }
 
@@ -165,13 +186,15 @@ impl RedisBus {
         loop {
             // Before the first read: what came together with the answer to the log-in.
             self.take_answers(at, hub, now)?;
-            if bytes >= TURN_BYTES || hub.is_ahead() {
+            let is_full = self.links[at].role == Role::Reading && !self.feed.durables.has_room();
+            if bytes >= TURN_BYTES || hub.is_ahead() || is_full {
                 break;
             }
             let Some(count) = self.links[at].link.fill(now)? else { break };
             bytes += count;
         }
         if self.links[at].role == Role::Subscribed {
+            self.feed.durables.go_on(hub);
             self.feed.retry(now);
             self.judge(hub, now);
         }
@@ -189,6 +212,30 @@ impl RedisBus {
                     && let Some(answer) = link.next_answer()?
                 {
                     self.feed.take(hub, answer, receipt)?;
+                }
+                Ok(())
+            }
+            Role::Reading => {
+                while self.feed.durables.has_room()
+                    && !hub.is_ahead()
+                    && let Some(answer) = link.next_answer()?
+                {
+                    match answer {
+                        Answer::Durable { ticket, value } => self.feed.durables.answered(hub, ticket, Ok(value)),
+                        Answer::Refused { error, .. } if error.code() == "NOAUTH" => return Err(Fault::refused(error)),
+                        Answer::Refused { asked: Asked::Durable(ticket), error } => {
+                            if durable::is_without_library(error) {
+                                self.library.iter_mut().for_each(Loading::doubt);
+                            }
+                            self.feed.durables.answered(hub, ticket, Err(error));
+                        }
+                        Answer::Library { value } => self.library.iter_mut().for_each(|library| library.answered(Ok(&value), now)),
+                        Answer::Refused { asked: Asked::Library, error } => {
+                            self.library.iter_mut().for_each(|library| library.answered(Err(error), now));
+                        }
+                        Answer::Pong { .. } | Answer::Nothing => {}
+                        _ => hub.metrics().protocol_errors.inc(),
+                    }
                 }
                 Ok(())
             }
@@ -234,6 +281,10 @@ impl RedisBus {
                 self.follow(at, hub, now);
                 self.outlet.doubt();
             }
+            Role::Reading => {
+                *told = None;
+                self.library.iter_mut().for_each(Loading::doubt);
+            }
             Role::Publishing => {
                 *told = None;
                 self.outlet.ask(link, now);
@@ -274,6 +325,10 @@ impl RedisBus {
                 self.feed.lose(hub);
                 hub.metrics().channels_refused.set(0);
             }
+            Role::Reading => {
+                self.library.iter_mut().for_each(Loading::doubt);
+                self.feed.durables.connection_lost();
+            }
             Role::Publishing => {
                 // When Redis itself is away, the subscribed connection says so; this is for when only publishing fails.
                 if !was_ready && is_subscribed && told.as_ref() != Some(fault) && self.warnings.take(now).is_some() {
@@ -302,6 +357,17 @@ impl RedisBus {
                     self.judge(hub, now);
                 }
                 Ok(())
+            }
+            Role::Reading => {
+                if !self.links[at].link.is_ready() {
+                    self.read_link(at, hub, now)?;
+                }
+                let link = &mut self.links[at].link;
+                if link.is_ready() {
+                    self.library.iter_mut().for_each(|library| library.write(link, now));
+                    self.feed.durables.write(link, hub, now);
+                }
+                link.flush()
             }
             Role::Publishing => {
                 // One that was opened for a publish of this turn sets out at once.
@@ -346,7 +412,7 @@ impl Upstream for RedisBus {
     }
 
     fn takes(&mut self, publish: &Publish) -> bool {
-        self.open_publishing();
+        self.open_beside(Role::Publishing);
         match self.link(Role::Publishing) {
             Some(link) if link.is_ready() => self.outlet.has_room_for(&self.feed.publishes, self.feed.message_bytes(publish)),
             // While it connects, publishes wait for it. Where it cannot, or Redis is away, they are told so at once.
@@ -366,13 +432,18 @@ impl Upstream for RedisBus {
         }
     }
 
+    fn read_page(&mut self, hub: &mut Hub, wanted: PageWanted) {
+        self.feed.durables.read_page(hub, wanted);
+    }
+
     fn event(&mut self, event: &Event) {
         self.links.iter_mut().for_each(|link| link.link.event(event));
     }
 
     fn read(&mut self, hub: &mut Hub, now: MonotonicNs) -> bool {
+        self.feed.durables.begin_turn();
         (0..self.links.len()).for_each(|at| self.with(at, hub, now, Self::read_link));
-        hub.is_ahead() || self.links.iter().any(|link| link.link.is_readable())
+        hub.is_ahead() || self.feed.durables.is_spent() || self.links.iter().any(|link| link.link.is_readable())
     }
 
     fn revoke(&mut self, revoke: Revoke, now: MonotonicNs) {
@@ -386,13 +457,17 @@ impl Upstream for RedisBus {
     fn write(&mut self, hub: &mut Hub, now: MonotonicNs) {
         if self.feed.revocations.is_some() {
             // By it they are read.
-            self.open_publishing();
+            self.open_beside(Role::Publishing);
+        }
+        if self.library.is_some() {
+            self.open_beside(Role::Reading);
         }
         (0..self.links.len()).for_each(|at| self.with(at, hub, now, Self::write_link));
     }
 
     fn deadline(&self) -> Option<MonotonicNs> {
-        self.links.iter().map(|link| link.link.deadline()).chain(self.feed.deadline()).min()
+        let library = self.library.as_ref().and_then(Loading::deadline);
+        self.links.iter().map(|link| link.link.deadline()).chain(self.feed.deadline()).chain(library).min()
     }
 
     fn stop(&mut self, hub: &mut Hub) {
@@ -411,7 +486,11 @@ fn warn(line: Option<String>) {
 }
 
 impl LinkParts {
-    fn link(&self, token: Token) -> Link {
-        Link::new(self.target.clone(), token, self.registry.clone(), self.waker.clone(), self.timing, self.value_bytes_max)
+    fn link(&self, token: Token, role: Role) -> Link {
+        let value_bytes_max = match role {
+            Role::Subscribed | Role::Publishing => self.value_bytes_max,
+            Role::Reading => self.value_bytes_max.max(self.reply_bytes_max),
+        };
+        Link::new(self.target.clone(), token, self.registry.clone(), self.waker.clone(), self.timing, value_bytes_max)
     }
 }

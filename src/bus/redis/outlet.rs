@@ -1,7 +1,10 @@
 //! What goes out on the publishing connection: how much at once, and what its answers mean for the publishes under way. Sans-IO but for the
 //! commands it writes; owned by [`super::RedisBus`].
 
+use redis::ServerError;
+
 use super::awaiting::Asked;
+use super::durable;
 use super::fault::{Fault, text_of};
 use super::link::{Answer as Reply, Link};
 use super::output_limit::{self, OutputLimit};
@@ -9,6 +12,7 @@ use super::publishes::{Answer, Fenced, Publishes};
 use crate::bus::hub::Hub;
 #[cfg(doc)]
 use crate::bus::lane::Lane;
+use crate::bus::question::PublishError;
 use crate::clock::MonotonicNs;
 use crate::config::Settings;
 use crate::limits::bus::PUBLISHES_MAX;
@@ -81,24 +85,29 @@ impl Outlet {
         reply: Reply<'_>,
         is_subscribed: bool,
     ) -> Result<Option<Fenced>, Fault> {
-        let refusal = match reply {
+        let answer = match reply {
             Reply::OutputLimit(limit) => {
                 (self.limit, self.is_due) = (limit, false);
                 return Ok(None);
             }
-            Reply::Published => None,
+            Reply::Published { number } => Ok(number),
             Reply::Refused { error, .. } if error.code() == "NOAUTH" => return Err(Fault::refused(error)),
-            Reply::Refused { error, .. } => Some(text_of(error)),
+            Reply::Refused { error, .. } => Err(refusal(error)),
             Reply::Pong { .. } | Reply::Nothing => return Ok(None),
             Reply::Odd { asked: None } => {
                 hub.metrics().protocol_errors.inc();
                 return Ok(None);
             }
-            Reply::Odd { .. } | Reply::Message { .. } | Reply::Confirmed { .. } | Reply::Revocations { .. } => {
+            Reply::Odd { .. }
+            | Reply::Message { .. }
+            | Reply::Confirmed { .. }
+            | Reply::Revocations { .. }
+            | Reply::Durable { .. }
+            | Reply::Library { .. } => {
                 return Err(Fault::new("it answers what was not asked"));
             }
         };
-        let Some(Answer { done, needs_fence }) = publishes.answered(refusal, is_subscribed) else {
+        let Some(Answer { done, needs_fence }) = publishes.answered(answer, is_subscribed) else {
             return Err(Fault::new("it answers what was not asked"));
         };
         if let Some((publish, result)) = done {
@@ -106,4 +115,8 @@ impl Outlet {
         }
         Ok(needs_fence)
     }
+}
+
+fn refusal(error: &ServerError) -> PublishError {
+    if durable::is_without_library(error) { PublishError::NoLibrary } else { PublishError::Refused(text_of(error)) }
 }

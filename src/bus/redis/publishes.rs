@@ -115,14 +115,16 @@ impl Publishes {
         under_way.is_answered.then(|| self.done(id, Ok(published)))
     }
 
-    /// Redis answered the oldest PUBLISH. None: there was none. `is_connected`: the subscribed connection stands, and may bring the message yet.
-    pub fn answered(&mut self, refusal: Option<String>, is_connected: bool) -> Option<Answer> {
+    /// Redis answered the oldest of them, with a number where it gives one. None: there was none. `is_connected`: the subscribed connection stands, and may bring the message yet.
+    pub fn answered(&mut self, answer: Result<Option<Published>, PublishError>, is_connected: bool) -> Option<Answer> {
         let id = self.unanswered.pop_front()?;
-        if let Some(reason) = refusal {
-            return Some(Answer { done: Some(self.done(id, Err(PublishError::Refused(reason)))), needs_fence: None });
-        }
+        let number = match answer {
+            Ok(number) => number,
+            Err(error) => return Some(Answer { done: Some(self.done(id, Err(error))), needs_fence: None }),
+        };
         let under_way = self.under_way.get_mut(&id).expect("unanswered ids are under way");
         under_way.is_answered = true;
+        under_way.found = under_way.found.or(number);
         Some(match under_way.found {
             None if under_way.is_watched => Answer { done: None, needs_fence: Some(Fenced::Publish(id)) },
             found => {
@@ -216,7 +218,7 @@ mod tests {
     }
 
     fn number(seq: u64) -> Published {
-        Published { epoch: Some(1), seq: Some(seq) }
+        Published::at(1, seq)
     }
 
     #[test]
@@ -227,9 +229,9 @@ mod tests {
         assert!(publishes.seen("a", b"other", number(7)).is_none());
         assert!(publishes.seen("b", b"x", number(1)).is_none());
         assert!(publishes.seen("a", b"x", number(8)).is_none(), "not answered yet");
-        let (result, _) = done(publishes.answered(None, true));
+        let (result, _) = done(publishes.answered(Ok(None), true));
         assert_eq!(result, Ok(number(8)));
-        let id = needs_fence(publishes.answered(None, true));
+        let id = needs_fence(publishes.answered(Ok(None), true));
         publishes.fence(id, 1);
         let (_, result) = publishes.seen("a", b"y", number(9)).unwrap();
         assert_eq!(result, Ok(number(9)));
@@ -246,7 +248,7 @@ mod tests {
         let numbers: Vec<_> = (1..=3)
             .map(|seq| {
                 assert!(publishes.seen("a", b"same", number(seq)).is_none());
-                let (result, _) = done(publishes.answered(None, true));
+                let (result, _) = done(publishes.answered(Ok(None), true));
                 result.unwrap().seq
             })
             .collect();
@@ -258,9 +260,9 @@ mod tests {
         let mut publishes = Publishes::default();
         sent(&mut publishes, "a", "x");
         publishes.sent(publish("quiet", "x"), MESSAGE_BYTES, false);
-        let id = needs_fence(publishes.answered(None, true));
+        let id = needs_fence(publishes.answered(Ok(None), true));
         publishes.fence(id, 4);
-        let (result, fence) = done(publishes.answered(None, true));
+        let (result, fence) = done(publishes.answered(Ok(None), true));
         assert_eq!(fence, Some(Fenced::Bytes(MESSAGE_BYTES)), "nobody waits for it, but it counts");
         publishes.fence(fence.unwrap(), 4);
         assert_eq!(result, Ok(NO_NUMBER));
@@ -274,20 +276,20 @@ mod tests {
         let mut publishes = Publishes::default();
         sent(&mut publishes, "a", "x");
         sent(&mut publishes, "a", "y");
-        let id = needs_fence(publishes.answered(None, true));
+        let id = needs_fence(publishes.answered(Ok(None), true));
         publishes.fence(id, 1);
         let lost = publishes.subscription_lost();
         assert_eq!(lost.iter().map(|(_, result)| result.clone()).collect::<Vec<_>>(), [Ok(NO_NUMBER)]);
         let lost = publishes.connection_lost();
         assert_eq!(lost.iter().map(|(_, result)| result.clone()).collect::<Vec<_>>(), [Err(PublishError::Unavailable)]);
-        assert!(publishes.is_empty() && publishes.answered(None, true).is_none());
+        assert!(publishes.is_empty() && publishes.answered(Ok(None), true).is_none());
     }
 
     #[test]
     fn a_refusal_is_passed_on() {
         let mut publishes = Publishes::default();
         sent(&mut publishes, "a", "x");
-        let (result, _) = done(publishes.answered(Some("NOPERM".into()), true));
+        let (result, _) = done(publishes.answered(Err(PublishError::Refused("NOPERM".into())), true));
         assert_eq!(result, Err(PublishError::Refused("NOPERM".into())));
         assert!(!publishes.is_watching());
     }
@@ -303,11 +305,11 @@ mod tests {
         assert_eq!(returning(&publishes), 4);
         publishes.seen("a", b"seen before the answer", number(1));
         assert_eq!((returning(&publishes), publishes.len()), (3, 4));
-        publishes.answered(None, true).unwrap();
-        for fenced in (0..2).map(|_| needs_fence(publishes.answered(None, true))).collect::<Vec<_>>() {
+        publishes.answered(Ok(None), true).unwrap();
+        for fenced in (0..2).map(|_| needs_fence(publishes.answered(Ok(None), true))).collect::<Vec<_>>() {
             publishes.fence(fenced, 1);
         }
-        let (_, fenced) = done(publishes.answered(None, true));
+        let (_, fenced) = done(publishes.answered(Ok(None), true));
         publishes.fence(fenced.unwrap(), 1);
         assert_eq!((returning(&publishes), publishes.len()), (3, 2), "answered, but not back");
         assert!(publishes.seen("a", b"seen behind the answer", number(2)).is_some());
@@ -318,14 +320,14 @@ mod tests {
         // A lost connection takes along what it had; what is not answered may come back on the next one.
         publishes.sent(publish("b", "x"), MESSAGE_BYTES, false);
         publishes.sent(publish("b", "y"), MESSAGE_BYTES, false);
-        let (_, fenced) = done(publishes.answered(None, true));
+        let (_, fenced) = done(publishes.answered(Ok(None), true));
         publishes.fence(fenced.unwrap(), 2);
         assert!(publishes.subscription_lost().is_empty());
         assert_eq!(returning(&publishes), 1);
-        let (_, fenced) = done(publishes.answered(None, false));
+        let (_, fenced) = done(publishes.answered(Ok(None), false));
         assert_eq!((fenced, returning(&publishes)), (None, 0), "nothing is subscribed");
         sent(&mut publishes, "a", "x");
-        publishes.answered(Some("NOPERM".into()), true).unwrap();
+        publishes.answered(Err(PublishError::Refused("NOPERM".into())), true).unwrap();
         sent(&mut publishes, "a", "x");
         publishes.connection_lost();
         assert_eq!(returning(&publishes), 0);

@@ -227,7 +227,7 @@ pub(super) fn fake_bus(capacity: usize, published: Published) -> (BusSender, Opt
                             "big" => Err(PublishError::TooBig { bytes_max: 7 }),
                             "mismatched" => Err(PublishError::Mismatch(Expect::Json)),
                             "refused" => Err(PublishError::Refused("NOPERM".into())),
-                            "elsewhere" => Ok(Number { epoch: None, seq: None }),
+                            "elsewhere" => Ok(Number::NOWHERE),
                             "dropped" => continue,
                             "silent" => {
                                 unanswered.push(reply);
@@ -235,7 +235,7 @@ pub(super) fn fake_bus(capacity: usize, published: Published) -> (BusSender, Opt
                             }
                             _ => {
                                 seq += 1;
-                                Ok(Number { epoch: Some(77), seq: Some(seq) })
+                                Ok(Number::at(77, seq))
                             }
                         };
                         published.lock().unwrap().push((publish.channel.to_string(), publish.payload));
@@ -259,7 +259,7 @@ pub(super) fn fake_bus(capacity: usize, published: Published) -> (BusSender, Opt
                         let _ = reply.send(ChannelPage { channels, next: (to < CHANNELS).then_some(to) });
                     }
                     BusCommand::Stop => return,
-                    BusCommand::Join { .. } | BusCommand::Leave { .. } | BusCommand::Reload(_) => {
+                    BusCommand::Join { .. } | BusCommand::Leave { .. } | BusCommand::ReadPage { .. } | BusCommand::Reload(_) => {
                         panic!("the control thread serves no channel")
                     }
                 }

@@ -154,7 +154,7 @@ fn replies_and_stop_wait_for_room_in_order() {
     let conn = ConnToken { index: 0, generation: 0 };
     for seq in 1..=3 {
         let publish = Publish::new("a", b"x".into(), Asker::Client(ReplyTo { shard: 0, conn, id: None }));
-        bed.hub.published(publish, Ok(Published { epoch: Some(1), seq: Some(seq) }));
+        bed.hub.published(publish, Ok(Published::at(1, seq)));
     }
     bed.hub.stop();
     let mut got = Vec::new();

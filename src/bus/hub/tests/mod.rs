@@ -148,6 +148,7 @@ impl Bed {
                     format!("published {:?}", result.map(|published| published.seq))
                 }
                 ShardMessage::Order(order) => panic!("the bus orders nothing: {order:?}"),
+                ShardMessage::Page { .. } => panic!("nobody has asked for a page"),
                 ShardMessage::Stop => "stop".into(),
             })
             .collect()

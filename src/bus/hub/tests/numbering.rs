@@ -188,7 +188,7 @@ fn whatever_a_source_does_everybody_ends_where_it_stands() {
 
     fn take(bed: &mut Bed, (epoch, seq): (u64, u64), seed: u64) {
         let outcome = bed.message("a", b"x");
-        assert_eq!(outcome, Outcome::Numbered(Published { epoch: Some(epoch), seq: Some(seq) }), "seed {seed}");
+        assert_eq!(outcome, Outcome::Numbered(Published::at(epoch, seq)), "seed {seed}");
     }
 
     fn look(bed: &mut Bed, shard: usize, seen: &mut std::collections::HashMap<(u16, u32), (u64, u64)>, topics: &[(u16, u32)], seed: u64) {

@@ -1,11 +1,14 @@
 //! What came in on a connection that is logged in, each thing with the command that it answers.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use redis::{ServerError, Value};
 
 use super::Link;
+use crate::bus::question::Published;
 use crate::bus::redis::awaiting::{Asked, Awaiting, Verb};
+use crate::bus::redis::durable;
 use crate::bus::redis::fault::Fault;
 use crate::bus::redis::output_limit::OutputLimit;
 use crate::bus::redis::resp::Reply;
@@ -33,7 +36,19 @@ pub enum Answer<'a> {
         asked: Asked,
         error: &'a ServerError,
     },
-    Published,
+    /// The number is None where a message has none, or is found out otherwise.
+    Published {
+        number: Option<Published>,
+    },
+    /// To the question of this number about a durable channel.
+    Durable {
+        ticket: u32,
+        value: &'a Value,
+    },
+    /// To what was asked about our functions.
+    Library {
+        value: Cow<'a, Value>,
+    },
     /// What it says of the buffers of subscribers, or its default if it does not tell.
     OutputLimit(OutputLimit),
     /// To something asked about revocations.
@@ -62,7 +77,7 @@ impl Link {
             Reply::Push => Answer::Odd { asked: None },
             Reply::Pong => match self.awaiting.ponged() {
                 // Which of the answers to come is whose cannot be told any more.
-                Some((_, lost)) if lost.iter().any(|asked| matches!(asked, Asked::Publish | Asked::Revocations(_))) => {
+                Some((_, lost)) if lost.iter().any(is_numbered) => {
                     return Err(Fault::new("it did not answer a PUBLISH"));
                 }
                 Some((number, lost)) => Answer::Pong { number, lost },
@@ -82,7 +97,15 @@ impl Link {
                 (Some(Asked::OutputLimit), Reply::Other(value)) => Answer::OutputLimit(OutputLimit::read(value).unwrap_or_default()),
                 // Many a server keeps its configuration to itself.
                 (Some(Asked::OutputLimit), _) => Answer::OutputLimit(OutputLimit::default()),
-                (Some(Asked::Publish), Reply::Integer(_)) => Answer::Published,
+                (Some(Asked::Publish), Reply::Integer(_)) => Answer::Published { number: None },
+                (Some(Asked::PublishDurable), Reply::Other(value)) => match durable::published(value) {
+                    Some(number) => Answer::Published { number: Some(number) },
+                    None => Answer::Odd { asked: Some(Asked::PublishDurable) },
+                },
+                (Some(Asked::Durable(ticket)), Reply::Other(value)) => Answer::Durable { ticket, value },
+                (Some(Asked::Library), Reply::Other(value)) => Answer::Library { value: Cow::Borrowed(value) },
+                (Some(Asked::Library), Reply::Integer(number)) => Answer::Library { value: Cow::Owned(Value::Int(number)) },
+                (Some(Asked::Library), Reply::Okay) => Answer::Library { value: Cow::Owned(Value::Okay) },
                 (Some(Asked::Revocations(question)), Reply::Integer(_) | Reply::Okay) => Answer::Revocations { question, value: None },
                 (Some(Asked::Revocations(question)), Reply::Other(value)) => Answer::Revocations { question, value: Some(value) },
                 (Some(asked), Reply::Error(error)) => Answer::Refused { asked, error },
@@ -91,6 +114,11 @@ impl Link {
             },
         }))
     }
+}
+
+/// Commands whose answers are told apart by their order alone.
+fn is_numbered(asked: &Asked) -> bool {
+    matches!(asked, Asked::Publish | Asked::PublishDurable | Asked::Durable(_) | Asked::Library | Asked::Revocations(_))
 }
 
 fn confirmed<'a>(awaiting: &mut Awaiting, verb: Verb, name: &'a [u8]) -> Answer<'a> {

@@ -1,0 +1,83 @@
+//! Pages of streams for shards whose clients go on beyond the logs: which are to be read, who is to get each, and those read last.
+//!
+//! Invariants: of those who ask for a page while it is under way all get the one answer; what is kept is bounded.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use crate::bus::hub::Hub;
+use crate::bus::question::{PageReader, PageWanted};
+use crate::fanout::batch::{Batch, Channel};
+use crate::limits::bus::PAGE_NUMBERS;
+use crate::limits::redis::durable::{PAGES_KEPT_BYTES, PAGES_KEPT_MAX};
+
+#[derive(Debug, Default)]
+pub struct Pages {
+    /// By channel (as it is counted now) and first number.
+    readers: HashMap<Key, Vec<PageReader>>,
+    due: VecDeque<(Arc<Channel>, u64)>,
+    /// Whole ones, newest last.
+    kept: VecDeque<Kept>,
+    kept_bytes: usize,
+}
+
+/// The address stands for the channel and its epoch while somebody has it.
+type Key = (usize, u64);
+
+#[derive(Debug)]
+struct Kept {
+    channel: Arc<Channel>,
+    from: u64,
+    batches: Vec<Arc<Batch>>,
+    bytes: usize,
+}
+
+fn key(channel: &Arc<Channel>, from: u64) -> Key {
+    (Arc::as_ptr(channel) as usize, from)
+}
+
+impl Pages {
+    pub fn is_idle(&self) -> bool {
+        self.due.is_empty()
+    }
+
+    /// Somebody wants one: it is here, or is to be read.
+    pub fn want(&mut self, hub: &mut Hub, wanted: PageWanted) {
+        let PageWanted { channel, from, to } = wanted;
+        if let Some(kept) = self.kept.iter().find(|kept| kept.from == from && Arc::ptr_eq(&kept.channel, &channel)) {
+            return hub.page(to, from, kept.batches.clone());
+        }
+        let readers = self.readers.entry(key(&channel, from)).or_insert_with(|| {
+            self.due.push_back((channel.clone(), from));
+            Vec::new()
+        });
+        readers.push(to);
+    }
+
+    /// The next to be read.
+    pub fn next(&mut self) -> Option<(Arc<Channel>, u64)> {
+        self.due.pop_front()
+    }
+
+    /// It could not be read yet.
+    pub fn put_back(&mut self, channel: Arc<Channel>, from: u64) {
+        self.due.push_front((channel, from));
+    }
+
+    /// One is read, or cannot be.
+    pub fn done(&mut self, hub: &mut Hub, channel: Arc<Channel>, from: u64, batches: Vec<Arc<Batch>>) {
+        for reader in self.readers.remove(&key(&channel, from)).unwrap_or_default() {
+            hub.page(reader, from, batches.clone());
+        }
+        // One to which messages are still to come would be incomplete.
+        if batches.last().is_some_and(|last| last.end() >= from + PAGE_NUMBERS) {
+            let bytes = batches.iter().map(|batch| batch.bytes()).sum();
+            self.kept_bytes += bytes;
+            self.kept.push_back(Kept { channel, from, batches, bytes });
+        }
+        while self.kept.len() > PAGES_KEPT_MAX || self.kept_bytes > PAGES_KEPT_BYTES {
+            let Some(oldest) = self.kept.pop_front() else { break };
+            self.kept_bytes -= oldest.bytes;
+        }
+    }
+}

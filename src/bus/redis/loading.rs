@@ -1,0 +1,100 @@
+//! The functions of durable channels on the server of this bus: loaded when a connection is made anew, or when they were found missing. Sans-IO but for the
+//! commands it writes; owned by [`super::RedisBus`].
+
+use redis::{ServerError, Value};
+
+use super::awaiting::Asked;
+use super::fault::text_of;
+use super::library::{Failure, Found, Goal, Install};
+use super::link::Link;
+use crate::clock::MonotonicNs;
+
+/// Whoever does not let us load them is asked again after this long: an operator may have done it.
+const RETRY_NS: u64 = 5_000_000_000;
+
+#[derive(Debug, Default)]
+pub struct Loading {
+    state: State,
+    /// What the operator was told last.
+    told: String,
+}
+
+#[derive(Debug, Default)]
+enum State {
+    /// They may be there.
+    #[default]
+    Unknown,
+    Asking {
+        install: Install,
+        is_asked: bool,
+    },
+    There,
+    Refused {
+        retry_at: MonotonicNs,
+    },
+}
+
+impl Loading {
+    /// They may be gone.
+    pub fn doubt(&mut self) {
+        self.state = State::Unknown;
+    }
+
+    /// Sends what is to be sent, if they are not known to be there. The connection is ready.
+    pub fn write(&mut self, link: &mut Link, now: MonotonicNs) {
+        let is_due = match self.state {
+            State::Unknown => true,
+            State::Refused { retry_at } => now >= retry_at,
+            State::Asking { .. } | State::There => false,
+        };
+        if is_due {
+            self.state = State::Asking { install: Install::new(Goal::Load), is_asked: false };
+        }
+        if let State::Asking { install, is_asked } = &mut self.state
+            && !std::mem::replace(is_asked, true)
+        {
+            let command: Vec<&[u8]> = install.command().into_iter().map(str::as_bytes).collect();
+            link.ask(Asked::Library, &command, now);
+        }
+    }
+
+    /// The server has answered.
+    pub fn answered(&mut self, answer: Result<&Value, &ServerError>, now: MonotonicNs) {
+        let State::Asking { install, is_asked } = &mut self.state else { return };
+        *is_asked = false;
+        let error = answer.err().map(text_of);
+        let outcome = install.answered(answer.map_err(|_| error.as_deref().unwrap_or_default()));
+        match outcome {
+            None => {}
+            Some(Ok(found)) => {
+                (self.state, self.told) = (State::There, String::new());
+                match found {
+                    Found::Loaded => tracing::info!("the functions of durable channels are loaded into Redis"),
+                    Found::Replaced { older } => {
+                        tracing::info!("the functions of durable channels in Redis were of version {older}, and are replaced")
+                    }
+                    Found::Nothing | Found::Same | Found::Older { .. } | Found::Newer { .. } => {}
+                }
+            }
+            Some(Err(failure)) => self.refused(&failure, now),
+        }
+    }
+
+    fn refused(&mut self, failure: &Failure, now: MonotonicNs) {
+        self.state = State::Refused { retry_at: now + RETRY_NS };
+        let told = failure.to_string();
+        if self.told != told {
+            tracing::warn!(
+                "the functions of durable channels cannot be loaded into Redis, and nothing can be published to such a channel: {told}"
+            );
+            self.told = told;
+        }
+    }
+
+    pub fn deadline(&self) -> Option<MonotonicNs> {
+        match self.state {
+            State::Refused { retry_at } => Some(retry_at),
+            State::Unknown | State::Asking { .. } | State::There => None,
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! The whole server with durable channels on a real Redis: what clients miss and get, on this node and another, and what the control port says.
+
+mod support;
+
+use serde_json::{Value, json};
+use support::client::Client;
+use support::redis::RedisServer;
+use support::server::{Launch, Server};
+
+/// Logs of the smallest kind, so that what is older comes from the stream.
+fn launch(redis: &RedisServer, arguments: &[&str]) -> Launch {
+    let file = format!(
+        "redis = \"{}\"\nlog_bytes_per_channel = \"4k\"\npayload_bytes_max = \"4k\"\n[[channels]]\nprefix = \"feed:\"\ndurable = true\n\
+         history_count = 100000\nhistory_age = 3600\nsubscribe = \"anyone\"\npublish = \"anyone\"\n",
+        redis.url()
+    );
+    Launch::new(arguments).file(&file)
+}
+
+fn publish(server: &Server, channel: &str, data: &Value) -> Value {
+    let (status, answer) = server.post("/publish", json!({"channel": channel, "data": data}).to_string());
+    assert_eq!(status, 200, "{answer}");
+    answer
+}
+
+/// Its `subscribed`.
+fn subscribe(client: &mut Client, command: Value) -> Value {
+    client.command(command);
+    loop {
+        let event = client.event();
+        if event["type"] != "connected" {
+            return event;
+        }
+    }
+}
+
+/// The numbers and payloads of the next messages; a gap is an error.
+fn messages(client: &mut Client, count: usize) -> Vec<(u64, Value)> {
+    (0..count)
+        .map(|_| {
+            let event = client.event();
+            assert_eq!(event["type"], "notification", "{event}");
+            (event["seq"].as_u64().unwrap(), event["data"].clone())
+        })
+        .collect()
+}
+
+fn connect(server: &Server) -> Client {
+    Client::connect(server.listen, "/ws?format=json")
+}
+
+#[test]
+fn whoever_comes_back_gets_what_it_missed_wherever_it_comes_back() {
+    let redis = RedisServer::start();
+    let first = launch(&redis, &["--shards", "2"]).start();
+    let mut present = connect(&first);
+    assert_eq!(subscribe(&mut present, json!({"type": "subscribe", "channel": "feed:a"}))["type"], "subscribed");
+    let answer = publish(&first, "feed:a", &json!(1));
+    let (epoch, seq) = (answer["epoch"].as_u64().unwrap(), answer["seq"].as_u64().unwrap());
+    assert_eq!(seq, 1);
+    for number in 2..=500 {
+        publish(&first, "feed:a", &json!(number));
+    }
+    let expected: Vec<(u64, Value)> = (1..=500).map(|number| (number, json!(number))).collect();
+    assert_eq!(messages(&mut present, 500), expected);
+    // On the same node, and on one that has never heard of the channel.
+    let second = launch(&redis, &["--shards", "1"]).start();
+    for server in [&first, &second] {
+        for since in [0, 1, 31, 32, 33, 250, 499, 500] {
+            let mut back = connect(server);
+            let command = json!({"type": "subscribe", "channel": "feed:a", "since": {"epoch": epoch, "seq": since}, "id": since});
+            let subscribed = subscribe(&mut back, command);
+            assert_eq!((&subscribed["recovered"], &subscribed["seq"]), (&json!(true), &json!(since)), "{subscribed}");
+            assert_eq!(messages(&mut back, 500 - since), expected[since..]);
+        }
+    }
+    // And then what is new.
+    let mut back = connect(&second);
+    subscribe(&mut back, json!({"type": "subscribe", "channel": "feed:a", "since": {"epoch": epoch, "seq": 400}}));
+    publish(&first, "feed:a", &json!("new"));
+    assert_eq!(messages(&mut back, 101).last(), Some(&(501, json!("new"))));
+    assert!(second.metric("campanile_messages_replayed_total", "") > 0.0);
+    // A position of another epoch is none.
+    let mut other = connect(&second);
+    let subscribed = subscribe(&mut other, json!({"type": "subscribe", "channel": "feed:a", "since": {"epoch": epoch - 1, "seq": 400}}));
+    assert_eq!((&subscribed["recovered"], &subscribed["seq"]), (&json!(false), &json!(501)));
+}
+
+/// What the stream has given up is named.
+#[test]
+fn what_is_gone_from_the_stream_is_said() {
+    let redis = RedisServer::start();
+    let server = launch(&redis, &[]).start();
+    let mut epoch = 0;
+    for number in 1..=400 {
+        epoch = publish(&server, "feed:a", &json!(number))["epoch"].as_u64().unwrap();
+    }
+    assert_eq!(redis.command(&["XTRIM", "notifications:{feed:a}:stream", "MINID", &format!("{epoch}-301")]), ":300\r\n");
+    let mut back = connect(&server);
+    let subscribed = subscribe(&mut back, json!({"type": "subscribe", "channel": "feed:a", "since": {"epoch": epoch, "seq": 10}}));
+    assert_eq!((&subscribed["recovered"], &subscribed["seq"]), (&json!(false), &json!(10)), "{subscribed}");
+    let gap = back.event();
+    assert_eq!((&gap["type"], &gap["from"], &gap["to"], &gap["reason"]), (&json!("gap"), &json!(11), &json!(300), &json!("expired")));
+    let got = messages(&mut back, 100);
+    assert_eq!((got[0].0, got[99].0), (301, 400));
+}
+
+/// A crowd that comes back at once costs Redis a reading of each page, not one for each client.
+#[test]
+fn a_crowd_that_comes_back_is_served_from_the_same_pages() {
+    let redis = RedisServer::start();
+    let server = launch(&redis, &["--shards", "2"]).start();
+    let mut epoch = 0;
+    for number in 1..=200 {
+        epoch = publish(&server, "feed:a", &json!(number))["epoch"].as_u64().unwrap();
+    }
+    let mut clients: Vec<Client> = (0..200).map(|_| connect(&server)).collect();
+    let calls = || {
+        let stats = redis.command(&["INFO", "commandstats"]);
+        let calls = stats.split("cmdstat_xrange:calls=").nth(1).and_then(|rest| rest.split(',').next()?.parse::<u64>().ok());
+        calls.unwrap_or(0)
+    };
+    let before = calls();
+    for (at, client) in clients.iter_mut().enumerate() {
+        client.command(json!({"type": "subscribe", "channel": "feed:a", "since": {"epoch": epoch, "seq": 100 + at % 50}}));
+    }
+    for (at, client) in clients.iter_mut().enumerate() {
+        while client.event()["type"] != "subscribed" {}
+        let got = messages(client, 100 - at % 50);
+        assert_eq!((got[0].0, got.last().unwrap().0), (101 + at as u64 % 50, 200));
+    }
+    let read = calls() - before;
+    assert!((1..=12).contains(&read), "{read} readings of 4 pages");
+}
+
+/// A message that is sent again is published once, by whichever way.
+#[test]
+fn a_repeat_is_known() {
+    let redis = RedisServer::start();
+    let server = launch(&redis, &[]).start();
+    let body = |channel: &str| json!({"channel": channel, "data": 1, "idempotency_key": "order-7"}).to_string();
+    let (_, first) = server.post("/publish", body("feed:a"));
+    let (_, again) = server.post("/publish", body("feed:a"));
+    assert_eq!((&first["seq"], &first["repeated"], &again["seq"], &again["repeated"]), (&json!(1), &json!(false), &json!(1), &json!(true)));
+    let mut client = connect(&server);
+    let published =
+        subscribe(&mut client, json!({"type": "publish", "channel": "feed:a", "data": 1, "idempotency_key": "order-7", "id": 1}));
+    assert_eq!(published, json!({"type": "published", "id": 1, "channel": "feed:a", "seq": 1, "repeated": true}));
+    assert_eq!(server.post("/publish", body("plain")).0, 400);
+    client.command(json!({"type": "publish", "channel": "feed:a", "data": 1, "idempotency_key": ""}));
+    assert_eq!(client.event()["code"], "bad_command");
+}
+
+#[test]
+fn settings_that_cannot_be_are_an_error() {
+    for (file, words) in [
+        ("redis = \"redis://127.0.0.1:1\"\n[[channels]]\nprefix = \"a\"\ndurable = true\n", "history_count = 0"),
+        ("redis = \"redis://127.0.0.1:1\"\nprefix = \"a{b\"\nhistory_count = 5\ndurable = true\n", "holds a {"),
+    ] {
+        let (code, told) = Launch::new(&[]).file(file).fails();
+        assert!(code == 2 && told.contains(words), "{code} {told}");
+    }
+}
