@@ -171,6 +171,11 @@ pub mod auth {
 pub mod bus {
     /// Numbers on a page of what is older than the logs.
     pub const PAGE_NUMBERS: u64 = 32;
+    /// Pages that were read for shards and are kept for the next that asks.
+    pub const PAGES_KEPT_MAX: usize = 256;
+    pub const PAGES_KEPT_BYTES: usize = 16 * 1024 * 1024;
+    /// For how long a message of a durable channel is known again by its idempotency key.
+    pub const IDEMPOTENCY_WINDOW: std::time::Duration = std::time::Duration::from_secs(600);
     /// Commands that wait for the bus thread; a full inbox gives the command back to whoever sends it. Publishes cannot fill it: joins and leaves have
     /// three quarters to themselves.
     pub const COMMANDS_MAX: usize = 16 * 1024;
@@ -235,9 +240,6 @@ pub mod redis {
         pub const QUESTIONS_MAX: usize = 1024;
         /// Messages that came before those that are missing, of all channels. Beyond it they are read from their streams once more.
         pub const HELD_BYTES_MAX: usize = 32 * 1024 * 1024;
-        /// Pages that were read for shards and are kept for the next that asks.
-        pub const PAGES_KEPT_MAX: usize = 256;
-        pub const PAGES_KEPT_BYTES: usize = 16 * 1024 * 1024;
         /// What was read and waits for room in the shards' inboxes; beyond it, and one reply more, nothing is read.
         pub const READ_BYTES_MAX: usize = 32 * 1024 * 1024;
     }
@@ -298,6 +300,10 @@ pub mod journal {
     pub const JOBS_MAX: usize = 1024;
     /// Buffers that are kept to be filled again.
     pub const SPARE_BUFFERS_MAX: usize = 64;
+    /// With `fsync = "interval"`.
+    pub const SYNC_INTERVAL: Duration = Duration::from_secs(1);
+    /// What a server that stops waits for its disk.
+    pub const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
     /// After a failure the writer tries again so often.
     pub const RETRY_AFTER: Duration = Duration::from_millis(200);
     /// Files may take so many times what is wanted of them, and two files.

@@ -239,6 +239,15 @@ pub struct BusMetrics {
     pub history_bytes: Counter,
     /// Messages that history gave up for `history_bytes_total`, before their count or age said so.
     pub history_dropped: Counter,
+    /// Of durable channels without Redis: messages kept, what they take in memory (with idempotency keys) and in files, what is not synced yet, and 1 while
+    /// the disk takes nothing (gauges).
+    pub journal_messages: Counter,
+    pub journal_memory_bytes: Counter,
+    pub journal_disk_bytes: Counter,
+    pub journal_unsynced_bytes: Counter,
+    pub journal_failing: Counter,
+    /// Publishes to durable channels that could not be kept.
+    pub journal_refused: Counter,
     /// 1 while messages flow: connected and every wanted channel subscribed (gauge).
     pub ready: Counter,
     pub turns: Counter,

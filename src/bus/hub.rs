@@ -289,6 +289,14 @@ impl Hub {
         self.tell_joined(id);
     }
 
+    /// The same where nobody but the hub counts, whoever did before: numbers of a channel that was durable until a reload are not ours to go on with.
+    pub fn flowing_fresh(&mut self, name: &str) {
+        if let Some(Count { by: Counter::Source, .. }) = self.count_of(name) {
+            self.interrupt_channel(name);
+        }
+        self.flowing(name, Start::Fresh);
+    }
+
     /// The upstream is catching up with a channel: it will say [`Hub::flowing`] when it has, and hands in what was missed before.
     pub fn repairing(&mut self, name: &str) {
         if let Some(id) = self.find(name) {
@@ -474,7 +482,8 @@ impl Hub {
         entry.sealed = batch.end() - 1;
         self.metrics.batches.inc();
         self.metrics.inbox_full.add(self.delivery.hand_out(&entry.interest, &batch));
-        if entry.rule.history_count > 0 {
+        // What the journal keeps need not be kept twice, and need not keep the channel.
+        if entry.rule.history_count > 0 && !(entry.rule.durable && self.settings.history_keeps_channels) {
             self.histories.push(entry.history.get_or_insert_default(), id, batch, now, &entry.rule);
             self.keep_history_budget();
         }

@@ -7,7 +7,7 @@
 //! - [`delivery`]: what is on its way to shards, [`lane`]: the way to one of them, and what it is owed.
 //! - [`question`]: what connections and the control port ask. [`shares`]: whose publishes may be how many, [`rates`]: in a second; [`queue`]: in which order they go on.
 //! - [`order`]: what the control thread tells shards, past the bus; [`revoke`]: what it tells all nodes of revoked tokens.
-//! - [`upstream`]: the seam behind which messages come in: [`embedded`] (no Redis) or [`redis`] (one server; all that is Redis's own). [`ration`]: of lines in the log.
+//! - [`upstream`]: the seam behind which messages come in: [`embedded`] (no Redis; durable channels by [`crate::journal`]) or [`redis`] (one server; all that is Redis's own). [`pages`]: what is read of durable channels; [`ration`]: of lines in the log.
 #![forbid(unsafe_code)]
 
 pub mod delivery;
@@ -19,6 +19,7 @@ pub mod lane;
 pub mod lingering;
 pub mod order;
 pub mod pace;
+pub mod pages;
 pub mod question;
 pub mod queue;
 pub mod rates;

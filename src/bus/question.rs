@@ -14,6 +14,7 @@ use crate::auth::identity::Identity;
 use crate::config::routes::Unrouted;
 use crate::fanout::batch::Channel;
 use crate::fanout::topics::TopicToken;
+use crate::journal::AppendError;
 use crate::rate::Publisher;
 use crate::wire::command::Id;
 use crate::wire::payload::Expect;
@@ -154,6 +155,11 @@ pub enum PublishError {
     /// Only durable channels know a message again.
     #[error("an idempotency key is for durable channels, and this is none; nothing was published")]
     NotDurable,
+    /// Of a durable channel without Redis.
+    #[error("the message cannot be kept, so nothing was published: {0}")]
+    NotKept(AppendError),
+    #[error("the server stopped before the disk had the message; it may be there when it starts again")]
+    Unsettled,
     #[error("Redis refused the publish: {0}")]
     Refused(String),
 }

@@ -26,6 +26,7 @@ use super::{BusCommand, ShardSender};
 use crate::clock::{MonotonicNs, nanos};
 use crate::config::Settings;
 use crate::inbox::Inbox;
+use crate::journal::Wake;
 use crate::limits::bus::{TURN_COMMANDS, TURN_PUBLISH_BYTES, TURN_PUBLISHES};
 use crate::metrics::BusMetrics;
 use crate::sys::monotonic_ns;
@@ -68,7 +69,7 @@ impl std::fmt::Debug for Subscriber {
 }
 
 impl Subscriber {
-    /// Its sockets go to this registry, under the tokens of [`super::upstream`]. `shards[n]` is the inbox of shard `n`. A URL that cannot be used is an
+    /// Its sockets go to this registry, under the tokens of [`super::upstream`]. `shards[n]` is the inbox of shard `n`. A URL or a `data_dir` that cannot be used is an
     /// error here; a Redis that is away is not: it is looked for until it is there.
     pub fn new(
         settings: &Settings,
@@ -80,7 +81,12 @@ impl Subscriber {
         timing: Timing,
     ) -> anyhow::Result<Subscriber> {
         let upstream: Box<dyn Upstream> = match &settings.redis.url {
-            None => Box::new(Embedded),
+            None => {
+                let waker = Waker::new(registry, WAKER).context("the bus needs an eventfd; raise `ulimit -n`")?;
+                // Nothing is lost if it fails: the journal gets a turn once a second.
+                let wake: Wake = Arc::new(move || drop(waker.wake()));
+                Box::new(Embedded::new(settings, &wake).context("data_dir")?)
+            }
             Some(url) => {
                 let waker = Waker::new(registry, WAKER).context("the bus needs an eventfd; raise `ulimit -n`")?;
                 let registry = registry.try_clone().context("the bus needs a descriptor; raise `ulimit -n`")?;

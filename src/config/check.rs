@@ -108,6 +108,10 @@ pub fn check(
         problems.push(error("redis_channel", message).accepted("Redis channels outside the prefix"));
     }
 
+    if settings.redis.url.is_some() && settings.journal.data_dir.is_some() {
+        let problem = error("data_dir", "with redis it is Redis that keeps the messages of durable channels".to_owned());
+        problems.push(problem.help("leave out data_dir, or redis: then the embedded bus keeps them there"));
+    }
     problems.extend(check_durable(settings, origin, rule_origin));
 
     let logs = std::iter::once((None, &settings.channels.default))
@@ -153,7 +157,7 @@ pub fn check(
     problems
 }
 
-/// Of channels whose messages a stream keeps.
+/// Of channels whose messages are kept.
 fn check_durable(settings: &Settings, origin: &dyn Fn(&str) -> Origin, rule_origin: &dyn Fn(&Selector, &str) -> Origin) -> Option<Problem> {
     let default = &settings.channels.default;
     let (key, origin, rule) = if default.durable {
@@ -162,14 +166,11 @@ fn check_durable(settings: &Settings, origin: &dyn Fn(&str) -> Origin, rule_orig
         let (selector, rule) = settings.channels.tables.iter().find(|(_, rule)| rule.durable)?;
         ("channels.durable", rule_origin(selector, "durable"), rule)
     };
-    if settings.redis.url.is_none() {
-        let problem = Problem::warning(origin, key, "there is no Redis, so messages are kept by this process alone, until it ends");
-        return Some(problem.help("set redis"));
-    }
     if rule.history_count == 0 {
         let problem = Problem::error(origin, key, "a durable channel keeps no message, with history_count = 0");
-        return Some(problem.help("set history_count beside it: how many messages its stream keeps"));
+        return Some(problem.help("set history_count beside it: how many messages each channel keeps"));
     }
+    settings.redis.url.as_ref()?;
     crate::config::redis_url::check_durable_prefix(&settings.redis.prefix).err().map(|message| Problem::error(origin, key, message))
 }
 
@@ -273,6 +274,23 @@ mod tests {
             settings.redis.subscribe = RedisSubscribe::Pattern;
         };
         assert!(one(pattern).contains("a Redis pattern"));
+    }
+
+    #[test]
+    fn messages_are_kept_in_one_place() {
+        let both = |settings: &mut Settings| {
+            settings.redis.url = Some("redis://127.0.0.1:1".to_owned());
+            settings.journal.data_dir = Some("/var/lib/campanile".into());
+        };
+        assert!(one(both).starts_with("error: data_dir: "));
+        let durable = |history_count: usize| {
+            move |settings: &mut Settings| {
+                settings.channels.default.durable = true;
+                settings.channels.default.history_count = history_count;
+            }
+        };
+        assert_eq!(found(durable(1)), [""; 0]);
+        assert!(one(durable(0)).contains("history_count = 0"));
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use super::settings::{Addresses, Auth, Bounds, Clients, Logging, Redis, Shards};
-use super::{AuthMode, ChannelRule, FdTable, LogFilter, LogFormat, Mismatch, Overrun, Pin, RedisSubscribe, Share};
+use super::settings::{Addresses, Auth, Bounds, Clients, Journal, Logging, Redis, Shards};
+use super::{AuthMode, ChannelRule, FdTable, Fsync, LogFilter, LogFormat, Mismatch, Overrun, Pin, RedisSubscribe, Share};
 use crate::addresses::Networks;
 use crate::auth::rules::Access;
 use crate::limits::SHARDS_MAX;
@@ -40,6 +40,12 @@ impl Default for Redis {
             subscribe: RedisSubscribe::Exact,
             linger: Duration::from_secs(10),
         }
+    }
+}
+
+impl Default for Journal {
+    fn default() -> Journal {
+        Journal { data_dir: None, fsync: Fsync::Interval }
     }
 }
 

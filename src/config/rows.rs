@@ -136,6 +136,8 @@ mod admission;
 mod arrivals;
 /// How much of a channel is delivered, and how often.
 mod delivery;
+/// What is kept of it, and where.
+mod keeping;
 
 pub static SETTINGS: &[Setting] = &[
     arrivals::LISTEN,
@@ -237,6 +239,8 @@ pub static SETTINGS: &[Setting] = &[
         live: true,
         ..ROW
     },
+    keeping::DATA_DIR,
+    keeping::FSYNC,
     Setting {
         key: "shards",
         section: Section::Shards,
@@ -448,33 +452,9 @@ pub static SETTINGS: &[Setting] = &[
         value: rule!("log_bytes", log_bytes, text => size(text, 4 * K, G), value => Shown::Bytes(*value as u64)),
         ..ROW
     },
-    Setting {
-        key: "history_count",
-        section: Section::Channels,
-        placeholder: "N",
-        help: "Messages of a channel that this node keeps for clients that resume, as far as they fit log_bytes_per_channel. 0: only what the log still holds.",
-        accepted: "0 to 1000000",
-        value: rule!("history_count", history_count, text => parse::count(text, 0, 1_000_000), value => Shown::Number(*value as u64)),
-        ..ROW
-    },
-    Setting {
-        key: "history_age",
-        section: Section::Channels,
-        placeholder: "SECONDS",
-        help: "How long messages are kept for clients that resume, and a channel with a history after its last subscriber has left.",
-        accepted: "1 to 86400 seconds, or with a unit: 30s, 5m, 1h",
-        value: rule!("history_age", history_age, text => seconds(text, 1, DAY_S), value => show_seconds(*value)),
-        ..ROW
-    },
-    Setting {
-        key: "durable",
-        section: Section::Channels,
-        placeholder: "BOOL",
-        help: "Messages get their numbers from a stream in Redis, which keeps history_count of them for history_age: after an outage nothing is missing that it holds, and whoever comes back finds it on every node.",
-        accepted: "true, false",
-        value: rule!("durable", durable, text => parse::boolean(text), value => Shown::Switch(*value)),
-        ..ROW
-    },
+    keeping::HISTORY_COUNT,
+    keeping::HISTORY_AGE,
+    keeping::DURABLE,
     Setting {
         key: "connections_max",
         section: Section::Bounds,

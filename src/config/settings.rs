@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{AuthMode, ChannelRules, FdTable, LogFilter, LogFormat, RedisSubscribe, Route};
+use super::{AuthMode, ChannelRules, FdTable, Fsync, LogFilter, LogFormat, RedisSubscribe, Route};
 use crate::addresses::Networks;
 use crate::limits;
 use crate::listen::{Address, Listener};
@@ -15,6 +15,7 @@ use crate::wire::http::origin::AllowedOrigin;
 pub struct Settings {
     pub addresses: Addresses,
     pub redis: Redis,
+    pub journal: Journal,
     pub shards: Shards,
     pub clients: Clients,
     pub auth: Auth,
@@ -49,6 +50,14 @@ pub struct Redis {
     pub subscribe: RedisSubscribe,
     /// How long a channel without subscribers stays subscribed.
     pub linger: Duration,
+}
+
+/// Of durable channels on the embedded bus.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Journal {
+    /// None: in memory.
+    pub data_dir: Option<PathBuf>,
+    pub fsync: Fsync,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -18,6 +18,16 @@ named! {
 }
 
 named! {
+    /// When the disk has what is published to a durable channel.
+    Fsync {
+        /// Before its publisher is answered.
+        Always = "always",
+        /// Within a second.
+        Interval = "interval",
+    }
+}
+
+named! {
     FdTable {
         Auto = "auto",
         Shared = "shared",

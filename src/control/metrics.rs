@@ -157,6 +157,11 @@ const BUS_COUNTERS: &[Named<BusMetrics>] = &[
     ),
     ("campanile_bus_published", "Messages published through this process. Unit: messages.", |m| &m.published),
     ("campanile_bus_publish_errors", "Publishes that failed. Unit: messages.", |m| &m.publish_errors),
+    (
+        "campanile_bus_journal_refused",
+        "Messages for durable channels that were refused because they could not be kept. Unit: messages.",
+        |m| &m.journal_refused,
+    ),
     ("campanile_bus_connects", "Connections made to Redis. Unit: connections.", |m| &m.connects),
     ("campanile_bus_disconnects", "Connections to Redis lost. Unit: connections.", |m| &m.disconnects),
     ("campanile_bus_turns", "Turns of the bus thread's loop. Unit: turns.", |m| &m.turns),
@@ -171,6 +176,19 @@ const BUS_GAUGES: &[Named<BusMetrics>] = &[
         |m| &m.channels_refused,
     ),
     ("campanile_bus_history_bytes", "Memory held by the node's history now. Unit: bytes.", |m| &m.history_bytes),
+    ("campanile_bus_journal_messages", "Messages of durable channels kept without Redis now. Unit: messages.", |m| &m.journal_messages),
+    ("campanile_bus_journal_memory_bytes", "Memory held by messages and idempotency keys of durable channels now. Unit: bytes.", |m| {
+        &m.journal_memory_bytes
+    }),
+    ("campanile_bus_journal_disk_bytes", "What the files in data_dir hold now. Unit: bytes.", |m| &m.journal_disk_bytes),
+    ("campanile_bus_journal_unsynced_bytes", "What was published and is not synced to the disk now. Unit: bytes.", |m| {
+        &m.journal_unsynced_bytes
+    }),
+    (
+        "campanile_bus_journal_failing",
+        "Whether data_dir cannot be written to, so that durable messages are refused: 1 if so, else 0. Unit: none.",
+        |m| &m.journal_failing,
+    ),
     ("campanile_bus_ready", "Whether messages flow: 1 if so, else 0. Unit: none.", |m| &m.ready),
 ];
 

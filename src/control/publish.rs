@@ -25,6 +25,7 @@ use super::listener::Peer;
 use super::{State, body, room};
 use crate::bus;
 use crate::bus::question::{Answer, Asker, IdempotencyKey, Publish, PublishError, Published};
+use crate::journal::AppendError;
 use crate::limits::IDEMPOTENCY_KEY_BYTES_MAX;
 use crate::limits::control::PUBLISH_CHANNELS_MAX;
 use crate::wire::channel_name;
@@ -139,9 +140,15 @@ enum Failure {
 impl Failure {
     fn status(&self) -> StatusCode {
         match self {
-            Failure::Bus(PublishError::Unavailable | PublishError::Busy | PublishError::NoLibrary) | Failure::Ended => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Failure::Bus(PublishError::NotKept(AppendError::KeyTooLong)) => StatusCode::BAD_REQUEST,
+            Failure::Bus(
+                PublishError::Unavailable
+                | PublishError::Busy
+                | PublishError::NoLibrary
+                | PublishError::NotKept(AppendError::Full | AppendError::Failing(_) | AppendError::TooManyChannels)
+                | PublishError::Unsettled,
+            )
+            | Failure::Ended => StatusCode::SERVICE_UNAVAILABLE,
             Failure::Bus(PublishError::TooBig { .. } | PublishError::TooBigForRedis { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
             Failure::Bus(PublishError::Mismatch(_) | PublishError::Unrouted(_) | PublishError::NotDurable) => StatusCode::BAD_REQUEST,
             Failure::Bus(PublishError::RateLimited(_)) => StatusCode::TOO_MANY_REQUESTS,

@@ -103,6 +103,11 @@ impl Journal {
         Some(Appended { epoch: numbers.epoch, seq: found.seq, is_repeat: true, ticket: self.head() })
     }
 
+    /// Whether a message of this size is not refused for want of room in the queue to the disk.
+    pub fn has_room(&self, payload_bytes: usize) -> bool {
+        !matches!(self.admit(payload_bytes), Err(AppendError::Full))
+    }
+
     /// Whether so many bytes more are taken.
     pub(super) fn admit(&self, bytes: usize) -> Result<(), AppendError> {
         let Some(disk) = &self.disk else { return Ok(()) };
@@ -131,7 +136,7 @@ impl Journal {
     }
 
     /// Behind everything that was taken.
-    pub(super) fn head(&self) -> Ticket {
+    pub fn head(&self) -> Ticket {
         self.disk.as_ref().map_or(0, |disk| disk.head())
     }
 

@@ -10,9 +10,10 @@ use crate::bus::{CONTROL_SHARE, ShardMessage};
 use crate::config::{AuthMode, RedisSubscribe, Settings};
 use crate::control;
 use crate::limits::auth::{CACHE_BYTES_TOTAL, REFRESHES_WAITING_MAX, REVOKED_MAX};
-use crate::limits::bus::PUBLISH_BYTES_MAX;
+use crate::limits::bus::{PAGES_KEPT_BYTES, PUBLISH_BYTES_MAX};
+use crate::limits::journal;
 use crate::limits::redis::WINDOW_BYTES_MAX;
-use crate::limits::redis::durable::{HELD_BYTES_MAX, PAGES_KEPT_BYTES, READ_BYTES_MAX};
+use crate::limits::redis::durable::{HELD_BYTES_MAX, READ_BYTES_MAX};
 use crate::limits::{
     APPENDED_BEFORE_SWEEP, BATCH_BYTES_MAX, BUFFER_FLOOR_BYTES, CHANNEL_NAME_BYTES_MAX, PAGES_PART, WAITER_BYTES_MAX, WAITERS_FLOOR,
     heap_bytes,
@@ -26,6 +27,8 @@ pub(super) const CONNECTION_BYTES: u64 = 300;
 const CHANNEL_BYTES: u64 = 240;
 const LINGERING_BYTES: u64 = 336;
 const HISTORY_BYTES: u64 = 96;
+/// A channel in the journal, without its name; by what its tables hold of it.
+const JOURNAL_CHANNEL_BYTES: u64 = 256;
 /// A channel on one shard.
 const TOPIC_BYTES: u64 = 272;
 /// A channel that is subscribed in Redis, besides its name there.
@@ -60,15 +63,30 @@ pub struct MemoryBound {
     pub control: u64,
     /// `history_bytes_total` where any channel has a history; and what is read from the streams of durable ones.
     pub history: u64,
+    /// Durable channels without Redis: those that are known, as much as `history_bytes_total` of their messages, idempotency keys, and what is on its way to
+    /// the disk and back.
+    pub journal: u64,
     /// What is known of who is connected, and of the bearers of tokens that were verified before.
     pub tokens: u64,
 }
 
 impl MemoryBound {
     pub fn total(&self) -> u64 {
-        let MemoryBound { logs, making, buffers, inboxes, connections, channels, subscriptions, publishes, control, history, tokens } =
-            self;
-        logs + making + buffers + inboxes + connections + channels + subscriptions + publishes + control + history + tokens
+        let MemoryBound {
+            logs,
+            making,
+            buffers,
+            inboxes,
+            connections,
+            channels,
+            subscriptions,
+            publishes,
+            control,
+            history,
+            journal,
+            tokens,
+        } = self;
+        logs + making + buffers + inboxes + connections + channels + subscriptions + publishes + control + history + journal + tokens
     }
 }
 
@@ -92,6 +110,7 @@ pub fn memory_bound(settings: &Settings) -> MemoryBound {
         subscriptions: subscriptions_bound(settings),
         publishes: publishes_bytes_max(settings),
         control: control::memory_bound(settings.bounds.payload_bytes_max),
+        journal: journal_bound(settings),
         history: if has_history { settings.bounds.history_bytes_total as u64 } else { 0 } + durables_bound(settings),
         tokens: tokens_bound(settings),
     }
@@ -105,6 +124,19 @@ fn durables_bound(settings: &Settings) -> u64 {
     let reply = Durables::reply_bytes_max(settings.bounds.payload_bytes_max);
     let on_shards = settings.bounds.log_bytes_total / PAGES_PART + settings.shards.count * reply;
     (HELD_BYTES_MAX + READ_BYTES_MAX + PAGES_KEPT_BYTES + 2 * reply + on_shards) as u64
+}
+
+fn journal_bound(settings: &Settings) -> u64 {
+    let mut rules = std::iter::once(&settings.channels.default).chain(settings.channels.tables.iter().map(|(_, rule)| rule));
+    if settings.redis.url.is_some() || !rules.any(|rule| rule.durable) {
+        return 0;
+    }
+    let channels = 2 * settings.bounds.channels_max as u64 * (JOURNAL_CHANNEL_BYTES + heap_bytes(16 + CHANNEL_NAME_BYTES_MAX) as u64);
+    let on_its_way = match settings.journal.data_dir {
+        None => 0,
+        Some(_) => journal::UNSYNCED_BYTES_MAX + journal::READ_BYTES_MAX + 2 * journal::SEGMENT_BYTES,
+    };
+    channels + (settings.bounds.history_bytes_total + crate::journal::Settings::default().keys_bytes + on_its_way) as u64
 }
 
 /// Each connection may have a token of its own, and some may have another one that waits to be verified.

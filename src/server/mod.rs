@@ -29,6 +29,7 @@ use crate::config::{AuthMode, Host, Pin, Resolved, Settings, Sources, resolve_fd
 use crate::control::reload::Origin;
 use crate::control::{self, Control, Facts};
 use crate::inbox::{Inbox, InboxSender};
+use crate::journal::disk::folder::Folder;
 use crate::life::Life;
 use crate::listen::unix::SocketFile;
 use crate::listen::{self, Address, ControlSocket, Entrance, Handed, Listener, Opening};
@@ -131,6 +132,7 @@ impl Prepared {
             Some(given) => settings.with(|settings| settings.addresses.listen = given.listeners()),
             None => settings,
         };
+        check_data_dir(&settings, takes_over)?;
         let wanted = Arc::<Wanted>::default();
         let keys = settings.auth.own_keys()?;
         let mut fetched = Keys::default();
@@ -168,6 +170,18 @@ impl Prepared {
             life: Arc::default(),
         })
     }
+}
+
+/// What lies there is one process's: whoever else has it keeps it until it has ended, and with it all that it was given.
+fn check_data_dir(settings: &Settings, takes_over: bool) -> anyhow::Result<()> {
+    let Some(data_dir) = &settings.journal.data_dir else { return Ok(()) };
+    if takes_over {
+        bail!(
+            "--takeover: with data_dir ({}) two servers cannot run beside each other, as one process has the messages that are kept there;              restart the server instead: what it had accepted is there when it is back",
+            data_dir.display()
+        );
+    }
+    Folder::open(data_dir).context("data_dir").map(drop)
 }
 
 /// The keys of `jwks_url`, by which the clients of a server whose place is taken are to be let in.

@@ -92,6 +92,9 @@ pub fn start_block(started: &Started<'_>) -> String {
     if bound.history > 0 {
         line("", format!("+ history {}", show_bytes(bound.history)));
     }
+    if bound.journal > 0 {
+        line("", format!("+ durable channels {}", show_bytes(bound.journal)));
+    }
     if bound.tokens > 0 {
         line("", format!("+ tokens {}", show_bytes(bound.tokens)));
     }
@@ -203,7 +206,12 @@ fn identity(settings: &Settings) -> Option<String> {
 
 fn bus(settings: &Settings) -> String {
     let Some(url) = &settings.redis.url else {
-        return format!("{EMBEDDED}: this process only; --redis URL joins hosts");
+        let kept = settings
+            .journal
+            .data_dir
+            .as_ref()
+            .map_or(String::new(), |path| format!("; durable channels in {}, fsync {}", path.display(), settings.journal.fsync.name()));
+        return format!("{EMBEDDED}: this process only; --redis URL joins hosts{kept}");
     };
     let how = match settings.redis.subscribe {
         RedisSubscribe::Exact => "subscribing to channels in use",

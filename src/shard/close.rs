@@ -146,9 +146,24 @@ impl<N: Network> Shard<N> {
             self.metrics.sockets.dec();
             self.metrics.closed[conn.reason as usize].inc();
         }
-        // After a flood of them. Who is left may have one of the last places; then all of them stay.
         if self.conns.capacity() > limits::SLOTS_KEPT && self.conns.len() < self.conns.capacity() / 4 {
-            self.conns.shrink_to_fit();
+            self.give_places_back();
+        }
+    }
+
+    /// After a flood of connections. Who is left may have one of the last places; then all of them stay.
+    fn give_places_back(&mut self) {
+        let before = self.conns.capacity();
+        self.conns.shrink_to_fit();
+        let places = self.conns.capacity();
+        if places == before {
+            return;
+        }
+        self.sources.keep(places);
+        self.forget_strangers();
+        self.dead.shrink_to(limits::QUEUE_KEPT);
+        for queue in [&mut self.ready, &mut self.reading] {
+            queue.shrink_to(limits::QUEUE_KEPT);
         }
     }
 }

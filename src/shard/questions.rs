@@ -4,6 +4,7 @@ use super::Shard;
 use super::net::Network;
 use crate::bus::ConnToken;
 use crate::bus::question::{Answer, Asker, IdempotencyKey, Publish, PublishError, Published, ReplyTo};
+use crate::journal::AppendError;
 use crate::wire::command::{self, Asked, ErrorCode, Id};
 use crate::wire::event::Event;
 
@@ -44,8 +45,13 @@ impl<N: Network> Shard<N> {
             Ok(published) => self.reply(key, &Event::Published { id, channel, seq: published.seq, is_repeat: published.is_repeat }),
             Err(error) => {
                 let code = match error {
-                    PublishError::Unavailable | PublishError::NoLibrary | PublishError::Refused(_) => ErrorCode::BusUnavailable,
-                    PublishError::Busy => ErrorCode::Busy,
+                    PublishError::NotKept(AppendError::KeyTooLong) => ErrorCode::BadPayload,
+                    PublishError::Unavailable
+                    | PublishError::NoLibrary
+                    | PublishError::Refused(_)
+                    | PublishError::NotKept(AppendError::Failing(_) | AppendError::TooManyChannels)
+                    | PublishError::Unsettled => ErrorCode::BusUnavailable,
+                    PublishError::Busy | PublishError::NotKept(AppendError::Full) => ErrorCode::Busy,
                     PublishError::RateLimited(_) => ErrorCode::RateLimited,
                     PublishError::TooBig { .. } | PublishError::TooBigForRedis { .. } => ErrorCode::PayloadTooBig,
                     PublishError::Mismatch(_) | PublishError::Unrouted(_) | PublishError::NotDurable => ErrorCode::BadPayload,

@@ -98,6 +98,12 @@ impl Sources {
         debug_assert!(key < self.origins.len());
     }
 
+    /// Only so many places are left.
+    pub fn keep(&mut self, places: usize) {
+        self.origins.truncate(places);
+        self.origins.shrink_to_fit();
+    }
+
     pub fn source(&self, key: usize) -> Source {
         self.origins[key].source
     }

@@ -4,8 +4,6 @@
 //! Invariant: whoever is arriving is on the list once; who has arrived or gone is taken off it sooner or later, and the list never becomes longer than
 //! twice what the shard may have.
 
-use std::collections::VecDeque;
-
 use super::Shard;
 use super::net::Network;
 use crate::bus::ConnToken;
@@ -31,11 +29,16 @@ impl<N: Network> Shard<N> {
         false
     }
 
+    /// Takes those off the list who have arrived or gone.
+    pub(super) fn forget_strangers(&mut self) {
+        let strangers = std::mem::take(&mut self.strangers);
+        let is_arriving = |token: &ConnToken| self.resolve(*token).is_some_and(|key| self.conns[key].is_arriving());
+        self.strangers = strangers.into_iter().filter(is_arriving).collect();
+    }
+
     pub(super) fn note_stranger(&mut self, token: ConnToken) {
         if self.strangers.len() >= 2 * self.settings.handshakes_max {
-            let strangers = std::mem::take(&mut self.strangers);
-            let is_arriving = |token: &ConnToken| self.resolve(*token).is_some_and(|key| self.conns[key].is_arriving());
-            self.strangers = strangers.into_iter().filter(is_arriving).collect::<VecDeque<_>>();
+            self.forget_strangers();
         }
         // As a rule whoever came first has arrived.
         while let Some(&first) = self.strangers.front() {

@@ -5,7 +5,8 @@ use std::time::Duration;
 use campanile::bus::question::PublishError;
 use campanile::bus::redis::durable::envelope::{Envelope, MARK};
 use campanile::bus::redis::keys;
-use campanile::config::{ChannelRule, Settings};
+use campanile::config::routes::{FieldPath, Template};
+use campanile::config::{ChannelRule, Route, Settings};
 use redis::Connection;
 
 use crate::bench::{Bench, hurried, patient, settings};
@@ -309,4 +310,27 @@ fn keys_of_another_type_are_an_error_for_whoever_publishes() {
         assert!(matches!(&refused, Err(PublishError::Refused(reason)) if reason.contains("WRONGTYPE")), "{refused:?}");
     }
     assert_eq!(bench.publish("d3", b"x").unwrap().seq, Some(1), "the others go on");
+}
+
+/// A number that was spent on something else would be missing for the message that the stream gives it to.
+#[test]
+fn what_has_no_number_takes_none() {
+    let redis = RedisServer::start();
+    let settings = durable(&redis, 100).with(|settings| {
+        let route =
+            Route { from: "orders".into(), field: FieldPath::read("to").unwrap(), to: Template::read("{}").unwrap(), otherwise: None };
+        settings.routes.push(route);
+    });
+    let mut bench = Bench::new(settings);
+    bench.join(1, "d1");
+    bench.join(2, "plain");
+    bench.wait("both", |bench| !bench.words(1).is_empty() && !bench.words(2).is_empty());
+    bench.wait_ready(true);
+    let mut raw = redis.publisher();
+    raw.publish("notifications:d1", b"plain");
+    raw.publish("notifications:orders", br#"{"to":["d1","plain"]}"#);
+    raw.settle();
+    Publisher::new(&redis).publish("d1", &["numbered"]);
+    bench.wait_for(1, &["joined@0", "m:numbered#1"]);
+    assert_eq!((bench.words(2).len(), bench.metrics.unnumbered.get()), (2, 2));
 }

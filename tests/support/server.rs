@@ -279,6 +279,13 @@ impl Server {
         status.code().unwrap_or_else(|| panic!("killed by signal {:?}:\n{}", status.signal(), self.log()))
     }
 
+    /// As a crash ends it.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.has_ended = true;
+    }
+
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("our own child").is_none()
     }

@@ -2,8 +2,9 @@
 //!
 //! Invariant: a message is routed once. What a route brings to a channel that has a route of its own stays there, so no message goes in circles.
 
-use super::{Hub, Outcome, Receipt, Start};
+use super::{Hub, Outcome, Receipt};
 use crate::bus::Creator;
+use crate::bus::flow::Counter;
 use crate::bus::ration::Ration;
 use crate::bus::route::Routes;
 use crate::config::Route;
@@ -15,6 +16,8 @@ pub(super) struct Routing {
     routes: Routes,
     /// What the messages of this turn have cost.
     spent: usize,
+    /// Durable channels that the last message is for, where whoever routes it numbers theirs.
+    to_durable: Vec<String>,
     warnings: Ration,
 }
 
@@ -49,8 +52,13 @@ impl Hub {
         self.delivery.has_room_everywhere(payload_bytes)
     }
 
+    /// The durable channels that the message is for which was routed last.
+    pub fn take_routed_to_durable(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.routing.to_durable)
+    }
+
     /// Puts a message of a channel that has a route into the channels that it is for. `creator`: who has them made that nobody listens to and whose
-    /// rules ask for history; None: they are not.
+    /// rules ask for history; None: they are not. With one, durable channels are left to the caller ([`Hub::take_routed_to_durable`]).
     pub fn route(&mut self, name: &str, payload: &[u8], receipt: Receipt, creator: Option<Creator>) -> Outcome {
         self.count(payload.len());
         self.routing.spent += ROUTE_COST_BYTES + payload.len();
@@ -78,15 +86,26 @@ impl Hub {
         let mut is_wanted = false;
         for channel in &channels {
             self.routing.spent += ROUTE_COST_BYTES;
+            if creator.is_some() && self.registry.rule_of(channel).durable {
+                self.routing.spent += payload.len();
+                self.routing.to_durable.push(channel.clone());
+                is_wanted = true;
+                continue;
+            }
             let found = self.find(channel);
             let opened = || creator.and_then(|creator| self.open_for_history(channel, creator, receipt.received));
             let Some(id) = found.or_else(opened) else { continue };
             if creator.is_some() {
                 // One opened a moment ago flows before its `want` has come round.
-                self.flowing(channel, Start::Fresh);
+                self.flowing_fresh(channel);
             }
             self.routing.spent += payload.len();
             is_wanted = true;
+            if self.registry[id].count().is_some_and(|count| count.by == Counter::Source) {
+                // The numbers of a durable channel are its stream's: one that is spent here would be another message's there.
+                self.metrics.unnumbered.inc();
+                continue;
+            }
             if let Outcome::Numbered(_) = self.put(id, payload, receipt, &mut looked) {
                 self.metrics.routed.inc();
             }

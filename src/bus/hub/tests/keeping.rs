@@ -144,12 +144,12 @@ fn all_histories_together_are_bounded_and_the_oldest_go_first() {
 fn on_the_embedded_bus_channels_go_when_the_bound_takes_their_history() {
     let rule = ChannelRule { history_count: 10, ..rule() };
     let settings = HubSettings { history_bytes_total: 20_000, history_keeps_channels: true, ..settings_of(rule, 100_000) };
-    let mut bed = bed_with(settings, &[100]);
+    let (mut bed, mut embedded) = (bed_with(settings, &[100]), embedded());
     let mut now = T0;
     for number in 0..1000 {
         let (reply, _) = tokio::sync::oneshot::channel();
         let publish = Publish::new(format!("c{number}"), vec![b'x'; 900], Asker::Control(reply));
-        Embedded.publish(&mut bed.hub, publish, now);
+        embedded.publish(&mut bed.hub, publish, now);
         bed.hub.flush(now);
         now += LINGER_NS / 100;
         bed.hub.expire(now);

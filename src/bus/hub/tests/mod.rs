@@ -92,6 +92,12 @@ fn creator(address: u8, connection: u32) -> Creator {
     Creator { source: Source::of(([192, 0, 2, address], 4000).into()), shard: 0, connection }
 }
 
+/// In memory.
+fn embedded() -> Embedded {
+    let wake: crate::journal::Wake = Arc::new(|| ());
+    Embedded::new(&crate::config::Settings::default(), &wake).unwrap()
+}
+
 fn somebody() -> Creator {
     creator(1, 1)
 }

@@ -228,10 +228,11 @@ fn whatever_a_source_does_everybody_ends_where_it_stands() {
 fn the_embedded_bus_numbers_what_somebody_hears_or_history_keeps() {
     fn publish(bed: &mut Bed, channel: &str, now: MonotonicNs) -> Option<u64> {
         let (sender, mut receiver) = tokio::sync::oneshot::channel();
-        Embedded.publish(&mut bed.hub, Publish::new(channel, b"x".into(), Asker::Control(sender)), now);
+        let mut embedded = embedded();
+        embedded.publish(&mut bed.hub, Publish::new(channel, b"x".into(), Asker::Control(sender)), now);
         while let Some(request) = bed.hub.next_request() {
             if let Request::Want(channel) = request {
-                Embedded.want(&mut bed.hub, &channel);
+                embedded.want(&mut bed.hub, &channel);
             }
         }
         bed.hub.flush(now);

@@ -18,7 +18,6 @@
 //! from the stream again; what is held and what was read and waits for room are bounded.
 
 pub mod envelope;
-mod pages;
 mod reading;
 
 pub use reading::{is_without_library, published};
@@ -30,7 +29,6 @@ use redis::{ServerError, Value};
 use smallvec::{SmallVec, smallvec};
 
 use self::envelope::{Bad, Envelope};
-use self::pages::Pages;
 use self::reading::{Entry, Standing};
 use super::awaiting::Asked;
 use super::fault::{Refusal, with_advice};
@@ -39,6 +37,7 @@ use super::library;
 use super::link::Link;
 use crate::bus::flow::{Count, Counter, Start};
 use crate::bus::hub::{Hub, Outcome, PageEntry, Receipt};
+use crate::bus::pages::Pages;
 use crate::bus::question::{PageWanted, Publish};
 use crate::bus::ration::Ration;
 use crate::clock::MonotonicNs;
@@ -467,7 +466,7 @@ impl Durables {
         }
         while self.asked.len() < QUESTIONS_MAX
             && self.has_room()
-            && let Some((channel, from)) = self.pages.next()
+            && let Some((channel, from)) = self.pages.take_due()
         {
             let ticket = self.take_ticket();
             let (stream, first) = (keys::stream(&self.prefix, &channel.name), format!("{}-{from}", channel.epoch));

@@ -1,4 +1,5 @@
-//! Pages of streams for shards whose clients go on beyond the logs: which are to be read, who is to get each, and those read last.
+//! Pages of durable channels for shards whose clients go on beyond the logs: which are to be read, who is to get each, and those read last. Owned by whatever
+//! keeps the channels: [`super::redis::durable`], [`super::embedded`].
 //!
 //! Invariants: of those who ask for a page while it is under way all get the one answer; what is kept is bounded.
 
@@ -8,8 +9,7 @@ use std::sync::Arc;
 use crate::bus::hub::Hub;
 use crate::bus::question::{PageReader, PageWanted};
 use crate::fanout::batch::{Batch, Channel};
-use crate::limits::bus::PAGE_NUMBERS;
-use crate::limits::redis::durable::{PAGES_KEPT_BYTES, PAGES_KEPT_MAX};
+use crate::limits::bus::{PAGE_NUMBERS, PAGES_KEPT_BYTES, PAGES_KEPT_MAX};
 
 #[derive(Debug, Default)]
 pub struct Pages {
@@ -55,7 +55,7 @@ impl Pages {
     }
 
     /// The next to be read.
-    pub fn next(&mut self) -> Option<(Arc<Channel>, u64)> {
+    pub fn take_due(&mut self) -> Option<(Arc<Channel>, u64)> {
         self.due.pop_front()
     }
 

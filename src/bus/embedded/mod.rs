@@ -1,42 +1,68 @@
-//! The bus without Redis: one process, memory only, same semantics. A publish is a message, numbered at once.
+//! The bus without Redis: one process, same semantics. A publish is a message, numbered at once; that of a durable channel by the journal, and shown when
+//! the journal has it ([`durable`]).
 //!
 //! A channel that nobody here listens to has no number (`seq` is None, the message goes nowhere), just as with Redis. Where the
 //! channel's rule asks for history, the first publish opens the channel and its history keeps it alive, so that
 //! a subscriber who comes later can resume; it is forgotten, within a linger, when history holds none of its messages any more (they
 //! are older than `history_age`, or gone for `history_bytes_total`).
 
+pub mod durable;
+#[cfg(test)]
+mod tests;
+
 use mio::event::Event;
 
+use self::durable::Durables;
 use super::Creator;
-use super::flow::Start;
 use super::hub::{Hub, Outcome, Receipt};
 use super::question::{PageWanted, Publish, PublishError, Published};
 use super::revoke::Revoke;
 use super::upstream::Upstream;
 use crate::clock::MonotonicNs;
+use crate::config::Settings;
+use crate::journal::{OpenError, Wake};
 
-#[derive(Debug, Default)]
-pub struct Embedded;
+#[derive(Debug)]
+pub struct Embedded {
+    durables: Durables,
+}
+
+impl Embedded {
+    /// Reads what `data_dir` has. `wake` gives the bus a turn.
+    pub fn new(settings: &Settings, wake: &Wake) -> Result<Embedded, OpenError> {
+        Ok(Embedded { durables: Durables::open(settings, wake)? })
+    }
+}
 
 impl Upstream for Embedded {
     fn want(&mut self, hub: &mut Hub, channel: &str) {
-        hub.flowing(channel, Start::Fresh);
+        if hub.rule_of(channel).durable {
+            return self.durables.want(channel);
+        }
+        hub.flowing_fresh(channel);
     }
 
     fn unwant(&mut self, _: &mut Hub, _: &str, _: bool) {}
 
-    fn takes(&mut self, _: &Publish) -> bool {
-        true
+    fn takes(&mut self, publish: &Publish) -> bool {
+        self.durables.takes(publish.payload.len())
     }
 
     fn publish(&mut self, hub: &mut Hub, publish: Publish, now: MonotonicNs) {
+        let receipt = Receipt { received: now, timestamp_ms: crate::sys::unix_ms() };
+        let is_routed = hub.is_routed(&publish.channel);
+        if !is_routed && hub.rule_of(&publish.channel).durable {
+            return self.durables.publish(hub, publish, receipt);
+        }
         if publish.idempotency_key.is_some() {
             return hub.published(publish, Err(PublishError::NotDurable));
         }
-        if hub.is_routed(&publish.channel) {
-            let receipt = Receipt { received: now, timestamp_ms: crate::sys::unix_ms() };
+        if is_routed {
             let outcome = hub.route(&publish.channel, &publish.payload, receipt, Some(Creator::of_publish(&publish.asker)));
-            let result = result(hub, outcome);
+            let (result, to_durable) = (result(hub, outcome), hub.take_routed_to_durable());
+            if !to_durable.is_empty() {
+                return self.durables.publish_routed(hub, publish, to_durable, receipt, result);
+            }
             return hub.published(publish, result);
         }
         let id = hub.find(&publish.channel).or_else(|| hub.open_for_history(&publish.channel, Creator::of_publish(&publish.asker), now));
@@ -47,8 +73,8 @@ impl Upstream for Embedded {
             }
             Some(id) => {
                 // A channel opened a moment ago flows before its `want` has come round.
-                hub.flowing(&publish.channel, Start::Fresh);
-                let outcome = hub.message(id, &publish.payload, Receipt { received: now, timestamp_ms: crate::sys::unix_ms() });
+                hub.flowing_fresh(&publish.channel);
+                let outcome = hub.message(id, &publish.payload, receipt);
                 result(hub, outcome)
             }
         };
@@ -56,7 +82,7 @@ impl Upstream for Embedded {
     }
 
     fn read_page(&mut self, hub: &mut Hub, wanted: PageWanted) {
-        hub.page(wanted.to, wanted.from, Vec::new());
+        self.durables.read_page(hub, wanted);
     }
 
     /// There is no other node.
@@ -66,18 +92,22 @@ impl Upstream for Embedded {
 
     fn event(&mut self, _: &Event) {}
 
-    fn read(&mut self, hub: &mut Hub, _: MonotonicNs) -> bool {
+    fn read(&mut self, hub: &mut Hub, now: MonotonicNs) -> bool {
         hub.set_ready(true);
-        false
+        self.durables.begin_turn(hub, now)
     }
 
-    fn write(&mut self, _: &mut Hub, _: MonotonicNs) {}
+    fn write(&mut self, hub: &mut Hub, now: MonotonicNs) {
+        self.durables.end_turn(hub, now);
+    }
 
     fn deadline(&self) -> Option<MonotonicNs> {
-        None
+        self.durables.deadline()
     }
 
-    fn stop(&mut self, _: &mut Hub) {}
+    fn stop(&mut self, hub: &mut Hub) {
+        self.durables.close(hub);
+    }
 }
 
 /// What its publisher is told.
