@@ -13,14 +13,14 @@ use super::delivery::Delivery;
 use super::flow::{Count, Counter, Flow, Onward, Start};
 use super::history::Histories;
 use super::lane::News;
-use super::question::{Answer, Asker, PageReader, Publish, PublishError, Published, ReplyTo};
+use super::question::{Answer, Asker, Publish, PublishError, Published, ReplyTo};
 use super::registry::{ChannelId, Entry, Interest, Registry, Request};
 use super::settings::HubSettings;
 use super::{ChannelInfo, ChannelPage, Creator, JoinRefusal, ShardMessage, ShardSender};
 use crate::clock::MonotonicNs;
 use crate::config::routes::Unrouted;
 use crate::config::{ChannelRule, Mismatch};
-use crate::fanout::batch::{Batch, BatchBuilder, Channel};
+use crate::fanout::batch::{Batch, BatchBuilder};
 use crate::fanout::naming::ChannelName;
 use crate::fanout::topics::TopicToken;
 use crate::limits::bus::SWEEP_CHANNELS;
@@ -29,8 +29,11 @@ use crate::sys;
 use crate::wire::event::GapReason;
 use crate::wire::payload::{Expect, Looked};
 
+mod joining;
+mod paging;
 mod routing;
 
+pub use paging::PageEntry;
 use routing::Routing;
 
 /// A full inbox is tried again after this long, or at the next flush.
@@ -43,14 +46,6 @@ const SWEEP_NS: u64 = 250_000_000;
 pub struct Receipt {
     pub received: MonotonicNs,
     pub timestamp_ms: u64,
-}
-
-/// A message that is kept somewhere.
-#[derive(Debug, Clone)]
-pub struct PageEntry {
-    pub seq: u64,
-    pub timestamp_ms: u64,
-    pub payload: Box<[u8]>,
 }
 
 /// What became of a message.
@@ -139,90 +134,9 @@ impl Hub {
 
     // Interest.
 
-    /// A shard has its first subscriber of a channel. `Joined` (or `Refused`) follows.
-    pub fn join(&mut self, shard: u16, topic: TopicToken, name: impl Into<ChannelName>, creator: Creator, now: MonotonicNs) {
-        self.now = now;
-        let id = match self.heard(name.into(), creator) {
-            Ok(id) => id,
-            Err(refusal) => return self.delivery.reply(shard, ShardMessage::Refused { topic, refusal }),
-        };
-        let entry = &mut self.registry[id];
-        entry.interest.push(Interest { shard, topic, is_answered: false });
-        if entry.flow == Flow::Flowing {
-            self.tell_joined(id);
-        }
-    }
-
     /// How many messages a second clients may publish to a channel.
     pub fn publishes_per_second(&self, name: &str) -> Option<usize> {
         self.registry.rule_of(name).publishes_per_second
-    }
-
-    /// The channel of this name, which somebody is to hear from now on; made if need be.
-    fn heard(&mut self, name: ChannelName, creator: Creator) -> Result<ChannelId, JoinRefusal> {
-        let found = self.find(&name);
-        if let Some(id) = found {
-            if self.registry[id].flow == Flow::Refused {
-                return Err(JoinRefusal::NotAllowed);
-            }
-            if !self.registry[id].interest.is_empty() {
-                return Ok(id);
-            }
-        }
-        self.registry.may_hear(creator.source)?;
-        let id = match found {
-            Some(id) => id,
-            None => self.create(name, creator).ok_or(JoinRefusal::ChannelsMax)?,
-        };
-        self.registry.hear(id, creator.source);
-        Ok(id)
-    }
-
-    /// A shard has no subscriber any more. Unknown tokens are ignored: the join was refused.
-    pub fn leave(&mut self, shard: u16, topic: TopicToken, name: &str, now: MonotonicNs) {
-        self.now = now;
-        let Some(id) = self.find(name) else { return };
-        let interest = &mut self.registry[id].interest;
-        let Some(index) = interest.iter().position(|interest| interest.shard == shard && interest.topic == topic) else { return };
-        interest.swap_remove(index);
-        let is_last = interest.is_empty();
-        self.delivery.forget(shard, topic);
-        if is_last {
-            self.registry.unhear(id, now);
-        }
-    }
-
-    /// Opens a channel for a message that nobody listens to, if its rule asks for history.
-    pub fn open_for_history(&mut self, name: &str, creator: Creator, now: MonotonicNs) -> Option<ChannelId> {
-        self.now = now;
-        if self.settings.rules.of(name).history_count == 0 {
-            return None;
-        }
-        let id = self.create(name.into(), creator)?;
-        self.registry.set_idle(id, now);
-        Some(id)
-    }
-
-    /// None: `channels_max` is reached and none of them only lingers.
-    fn create(&mut self, name: ChannelName, creator: Creator) -> Option<ChannelId> {
-        while self.registry.is_full() {
-            let id = self.registry.first_to_go()?;
-            self.metrics.channels_evicted.inc();
-            self.forget(id);
-        }
-        let id = self.registry.insert(name, creator, self.now);
-        self.metrics.channels.set(self.registry.len() as u64);
-        Some(id)
-    }
-
-    fn forget(&mut self, id: ChannelId) {
-        self.seal(id, self.now);
-        let mut entry = self.registry.remove(id, self.now);
-        if let Some(history) = &mut entry.history {
-            self.histories.drop_all(history);
-            self.keep_history_budget();
-        }
-        self.metrics.channels.set(self.registry.len() as u64);
     }
 
     /// What the upstream is to be told next.
@@ -588,42 +502,6 @@ impl Hub {
             // The request may have been given up; then nobody wants to know.
             Asker::Control(sender) => drop(sender.send(answer)),
         }
-    }
-
-    /// A page that a shard has asked for: consecutive numbers, or nothing.
-    pub fn page(&mut self, to: PageReader, from: u64, batches: Vec<Arc<Batch>>) {
-        self.delivery.reply(to.shard, ShardMessage::Page { topic: to.topic, from, batches });
-    }
-
-    /// What is read as one page of a channel: these entries, and for numbers without one that they are gone.
-    pub fn paged(&self, channel: &Arc<Channel>, numbers: Range<u64>, entries: impl Iterator<Item = PageEntry>) -> Vec<Arc<Batch>> {
-        let rule = self.registry.rule_of(&channel.name);
-        let mut batches = Vec::new();
-        let mut open: Option<BatchBuilder> = None;
-        let mut next = numbers.start;
-        let gap = |from: u64, to: u64| Batch::gap(channel, from, to, GapReason::Expired);
-        for PageEntry { seq, timestamp_ms, payload } in entries.filter(|entry| numbers.contains(&entry.seq)) {
-            if seq < next {
-                continue;
-            }
-            let (kind, is_expected) = Looked::default().at(&payload, rule.payload);
-            let is_dropped = (!is_expected && rule.mismatch == Mismatch::Drop) || payload.len() > self.settings.payload_bytes_max;
-            if seq > next || is_dropped {
-                batches.extend(open.take().map(BatchBuilder::seal));
-                let to = if is_dropped { seq } else { seq - 1 };
-                batches.push(gap(next, to));
-                next = to + 1;
-            }
-            if !is_dropped {
-                open.get_or_insert_with(|| BatchBuilder::new(channel.clone(), seq)).push(kind, &payload, self.now, timestamp_ms);
-                next = seq + 1;
-            }
-        }
-        batches.extend(open.take().map(BatchBuilder::seal));
-        if next < numbers.end {
-            batches.push(gap(next, numbers.end - 1));
-        }
-        batches
     }
 
     /// Whether so many replies wait for a shard that no more commands should be taken.

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use crate::bus::hub::Hub;
+use crate::bus::hub::{Hub, PageEntry};
 use crate::bus::question::{PageReader, PageWanted};
 use crate::fanout::batch::{Batch, Channel};
 use crate::limits::bus::{PAGE_NUMBERS, PAGES_KEPT_BYTES, PAGES_KEPT_MAX};
@@ -62,6 +62,17 @@ impl Pages {
     /// It could not be read yet.
     pub fn put_back(&mut self, channel: Arc<Channel>, from: u64) {
         self.due.push_front((channel, from));
+    }
+
+    /// What is kept from this number on has been read. It is a page as far as the channel has come (`last`), and no number in it is missing but what is gone.
+    pub fn read(&mut self, hub: &mut Hub, channel: Arc<Channel>, from: u64, last: u64, entries: Vec<PageEntry>) {
+        let end = match entries.first() {
+            Some(first) if first.seq < from + PAGE_NUMBERS => (from + PAGE_NUMBERS).min(last + 1),
+            // Nothing of the page is left: what is there next says how much is gone.
+            first => first.map_or(last + 1, |first| first.seq.min(last + 1)).max(from + 1),
+        };
+        let batches = hub.paged(&channel, from..end, entries);
+        self.done(hub, channel, from, batches);
     }
 
     /// One is read, or cannot be.

@@ -288,7 +288,7 @@ impl Durables {
             };
             let end = unread.from + PAGE_NUMBERS;
             if unread.next >= end || unread.next > last {
-                self.page_done(hub, unread, last);
+                self.pages.read(hub, unread.channel, unread.from, last, unread.entries);
                 return true;
             }
             let Unread { channel, next, .. } = &unread;
@@ -296,7 +296,7 @@ impl Durables {
             let range = Range { channel: &channel.name, epoch: channel.epoch, from_seq: *next, count_max, bytes_max: usize::MAX };
             match journal.read(&range) {
                 Ok(Reading::Page(page)) if page.is_empty() => {
-                    self.page_done(hub, unread, last);
+                    self.pages.read(hub, unread.channel, unread.from, last, unread.entries);
                     return true;
                 }
                 Ok(Reading::Page(page)) => unread.add(&page),
@@ -324,7 +324,7 @@ impl Durables {
             // It was trimmed meanwhile.
             Ok(page) if page.is_empty() => {
                 let last = last_of(hub, &unread.channel).unwrap_or(0);
-                return self.page_done(hub, unread, last);
+                return self.pages.read(hub, unread.channel, unread.from, last, unread.entries);
             }
             Ok(page) => unread.add(&page),
             Err(error) => {
@@ -348,21 +348,6 @@ impl Durables {
             }
             ReadError::Unknown | ReadError::OtherEpoch { .. } | ReadError::Busy => false,
         }
-    }
-
-    /// As far as the channel has come, and no number in it is missing but what is gone.
-    fn page_done(&mut self, hub: &mut Hub, unread: Unread, last: u64) {
-        let Unread { channel, from, entries, .. } = unread;
-        let first = entries.first().map(|first| first.seq);
-        let batches = match first {
-            // Nothing of the page is left: what is there next says how much is gone.
-            _ if first.is_none_or(|first| first >= from + PAGE_NUMBERS) => {
-                let next = first.map_or(last + 1, |first| first.min(last + 1));
-                hub.paged(&channel, from..next.max(from + 1), std::iter::empty())
-            }
-            _ => hub.paged(&channel, from..(from + PAGE_NUMBERS).min(last + 1), entries.into_iter()),
-        };
-        self.pages.done(hub, channel, from, batches);
     }
 
     // The end.

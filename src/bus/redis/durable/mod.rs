@@ -17,6 +17,7 @@
 //! Invariants: a channel's numbers go to the hub in order, each once, as a message or as lost; nothing is skipped in silence: what cannot be held is read
 //! from the stream again; what is held and what was read and waits for room are bounded.
 
+mod applying;
 pub mod envelope;
 mod reading;
 
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use redis::{ServerError, Value};
 use smallvec::{SmallVec, smallvec};
 
+use self::applying::{Applied, apply, put, takes};
 use self::envelope::{Bad, Envelope};
 use self::reading::{Entry, Standing};
 use super::awaiting::Asked;
@@ -36,7 +38,7 @@ use super::keys;
 use super::library;
 use super::link::Link;
 use crate::bus::flow::{Count, Counter, Start};
-use crate::bus::hub::{Hub, Outcome, PageEntry, Receipt};
+use crate::bus::hub::{Hub, Receipt};
 use crate::bus::pages::Pages;
 use crate::bus::question::{PageWanted, Publish};
 use crate::bus::ration::Ration;
@@ -132,17 +134,6 @@ impl Held {
     }
 }
 
-/// How far a message got.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Applied {
-    /// To its end, or it was known.
-    Whole,
-    /// The shards have no room for the rest of it.
-    NoRoom,
-    /// Numbers before it are missing, or it is of another epoch than what came before.
-    Beyond,
-}
-
 impl Durables {
     pub fn new(settings: &Settings) -> Durables {
         let (prefix, payload_bytes_max) = (settings.redis.prefix.as_str(), settings.bounds.payload_bytes_max);
@@ -171,18 +162,9 @@ impl Durables {
         PAGE_BYTES_MAX.max(PAGE_NUMBERS as usize * (payload_bytes_max + ENTRY_BYTES))
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.channels.is_empty()
-    }
-
     #[inline]
     pub fn has(&self, channel: &str) -> bool {
         !self.channels.is_empty() && self.channels.contains_key(channel)
-    }
-
-    /// Whether all of them are live.
-    pub fn are_live(&self) -> bool {
-        self.due.is_empty() && self.asked.is_empty() && self.stalled.is_empty()
     }
 
     // Coming and going.
@@ -492,24 +474,17 @@ impl Durables {
     /// A page came, or is refused.
     fn page_read(&mut self, hub: &mut Hub, channel: Arc<Channel>, from: u64, answer: Result<&Value, &ServerError>) {
         let last = hub.count_of(&channel.name).filter(|count| count.epoch == channel.epoch).map(|count| count.seq);
-        let batches = match (answer, last) {
+        match (answer, last) {
             (Ok(value), Some(last)) => {
-                let entries = reading::entries(value);
-                let is_gone = entries.first().is_none_or(|first| first.seq >= from + PAGE_NUMBERS);
-                let next = entries.first().map_or(last + 1, |first| first.seq.min(last + 1));
-                let end = if is_gone { next.max(from + 1) } else { (from + PAGE_NUMBERS).min(last + 1) };
-                let entries = entries.into_iter().filter_map(|Entry { seq, timestamp_ms, payload }| {
-                    payload.ok().map(|payload| PageEntry { seq, timestamp_ms, payload })
-                });
-                hub.paged(&channel, from..end, entries)
+                let entries = reading::entries(value).into_iter().filter_map(Entry::kept).collect();
+                self.pages.read(hub, channel, from, last, entries);
             }
             (Err(error), Some(_)) if Refusal::of(error) == Refusal::ForNow => {
                 self.retry_at = Some(monotonic_ns() + RETRY_NS);
-                return self.pages.put_back(channel, from);
+                self.pages.put_back(channel, from);
             }
-            (Ok(_) | Err(_), _) => Vec::new(),
-        };
-        self.pages.done(hub, channel, from, batches);
+            (Ok(_) | Err(_), _) => self.pages.done(hub, channel, from, Vec::new()),
+        }
     }
 
     /// Redis has answered one of them.
@@ -609,58 +584,5 @@ impl Durables {
         hub.flowing(channel, Start::Fresh);
         self.set_state(channel, State::Live);
         self.advance(hub, channel);
-    }
-}
-
-/// Gives the hub what of an envelope is next, as far as there is room.
-fn apply(hub: &mut Hub, channel: &str, envelope: &Envelope<'_>, received: MonotonicNs, turn_bytes: &mut usize) -> Applied {
-    let Some(Count { epoch, mut seq, by }) = hub.count_of(channel) else { return Applied::Whole };
-    let receipt = Receipt { received, timestamp_ms: envelope.timestamp_ms };
-    if by == Counter::Hub {
-        // The stream cannot be asked, so its numbers are of no use.
-        envelope.payloads().for_each(|payload| put(hub, channel, 0, payload, receipt));
-        return Applied::Whole;
-    }
-    if envelope.epoch != epoch {
-        if envelope.epoch > epoch {
-            return Applied::Beyond;
-        }
-        // Of before; it was told when the epoch was renewed.
-        hub.metrics().stale.inc();
-        return Applied::Whole;
-    }
-    if envelope.first > seq + 1 {
-        return Applied::Beyond;
-    }
-    for (number, payload) in (envelope.first..).zip(envelope.payloads()) {
-        if number <= seq {
-            hub.metrics().repeated.inc();
-            continue;
-        }
-        if !takes(hub, channel, payload.len(), turn_bytes) {
-            return Applied::NoRoom;
-        }
-        put(hub, channel, number, payload, receipt);
-        seq = number;
-    }
-    Applied::Whole
-}
-
-/// Whether a message of this size may be handed on now; then it counts.
-fn takes(hub: &mut Hub, channel: &str, bytes: usize, turn_bytes: &mut usize) -> bool {
-    // However large, one finds room in an inbox that is empty.
-    let takes = *turn_bytes > 0 && hub.has_room_for(channel, bytes);
-    if takes {
-        *turn_bytes = turn_bytes.saturating_sub(bytes + ENTRY_BYTES);
-    }
-    takes
-}
-
-/// The next message of a channel. One that cannot be delivered takes its number all the same.
-fn put(hub: &mut Hub, channel: &str, seq: u64, payload: &[u8], receipt: Receipt) {
-    let Some(id) = hub.find(channel) else { return };
-    match hub.message(id, payload, receipt) {
-        Outcome::Mismatched(_) => hub.lose(channel, seq, GapReason::Dropped),
-        Outcome::Numbered(_) | Outcome::Unwanted | Outcome::TooBig | Outcome::Routed | Outcome::Unrouted(_) => {}
     }
 }

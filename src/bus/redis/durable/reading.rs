@@ -2,6 +2,7 @@
 
 use redis::{ServerError, Value};
 
+use crate::bus::hub::PageEntry;
 use crate::bus::question::Published;
 use crate::limits::redis::durable::ENTRY_BYTES;
 use crate::wire::event::GapReason;
@@ -43,6 +44,12 @@ pub struct Entry {
 impl Entry {
     pub fn payload_bytes(&self) -> usize {
         self.payload.as_ref().map_or(0, |payload| payload.len())
+    }
+
+    /// As a message that is kept, if it is one.
+    pub fn kept(self) -> Option<PageEntry> {
+        let Entry { seq, timestamp_ms, payload } = self;
+        payload.ok().map(|payload| PageEntry { seq, timestamp_ms, payload })
     }
 
     pub fn bytes(&self) -> usize {
