@@ -34,17 +34,6 @@ fn subscribe(client: &mut Client, command: Value) -> Value {
     }
 }
 
-/// The numbers and payloads of the next messages; a gap is an error.
-fn messages(client: &mut Client, count: usize) -> Vec<(u64, Value)> {
-    (0..count)
-        .map(|_| {
-            let event = client.event();
-            assert_eq!(event["type"], "notification", "{event}");
-            (event["seq"].as_u64().unwrap(), event["data"].clone())
-        })
-        .collect()
-}
-
 fn connect(server: &Server) -> Client {
     Client::connect(server.listen, "/ws?format=json")
 }
@@ -62,7 +51,7 @@ fn whoever_comes_back_gets_what_it_missed_wherever_it_comes_back() {
         publish(&first, "feed:a", &json!(number));
     }
     let expected: Vec<(u64, Value)> = (1..=500).map(|number| (number, json!(number))).collect();
-    assert_eq!(messages(&mut present, 500), expected);
+    assert_eq!(present.messages(500), expected);
     // On the same node, and on one that has never heard of the channel.
     let second = launch(&redis, &["--shards", "1"]).start();
     for server in [&first, &second] {
@@ -71,14 +60,14 @@ fn whoever_comes_back_gets_what_it_missed_wherever_it_comes_back() {
             let command = json!({"type": "subscribe", "channel": "feed:a", "since": {"epoch": epoch, "seq": since}, "id": since});
             let subscribed = subscribe(&mut back, command);
             assert_eq!((&subscribed["recovered"], &subscribed["seq"]), (&json!(true), &json!(since)), "{subscribed}");
-            assert_eq!(messages(&mut back, 500 - since), expected[since..]);
+            assert_eq!(back.messages(500 - since), expected[since..]);
         }
     }
     // And then what is new.
     let mut back = connect(&second);
     subscribe(&mut back, json!({"type": "subscribe", "channel": "feed:a", "since": {"epoch": epoch, "seq": 400}}));
     publish(&first, "feed:a", &json!("new"));
-    assert_eq!(messages(&mut back, 101).last(), Some(&(501, json!("new"))));
+    assert_eq!(back.messages(101).last(), Some(&(501, json!("new"))));
     assert!(second.metric("campanile_messages_replayed_total", "") > 0.0);
     // A position of another epoch is none.
     let mut other = connect(&second);
@@ -101,7 +90,7 @@ fn what_is_gone_from_the_stream_is_said() {
     assert_eq!((&subscribed["recovered"], &subscribed["seq"]), (&json!(false), &json!(10)), "{subscribed}");
     let gap = back.event();
     assert_eq!((&gap["type"], &gap["from"], &gap["to"], &gap["reason"]), (&json!("gap"), &json!(11), &json!(300), &json!("expired")));
-    let got = messages(&mut back, 100);
+    let got = back.messages(100);
     assert_eq!((got[0].0, got[99].0), (301, 400));
 }
 
@@ -126,7 +115,7 @@ fn a_crowd_that_comes_back_is_served_from_the_same_pages() {
     }
     for (at, client) in clients.iter_mut().enumerate() {
         while client.event()["type"] != "subscribed" {}
-        let got = messages(client, 100 - at % 50);
+        let got = client.messages(100 - at % 50);
         assert_eq!((got[0].0, got.last().unwrap().0), (101 + at as u64 % 50, 200));
     }
     let read = calls() - before;

@@ -62,17 +62,6 @@ fn subscribe(server: &Server, channel: &str, since: Option<(u64, u64)>) -> (Clie
     }
 }
 
-/// The numbers and payloads of the next messages; a gap is an error.
-fn messages(client: &mut Client, count: usize) -> Vec<(u64, Value)> {
-    (0..count)
-        .map(|_| {
-            let event = client.event();
-            assert_eq!(event["type"], "notification", "{event}");
-            (event["seq"].as_u64().unwrap(), event["data"].clone())
-        })
-        .collect()
-}
-
 #[test]
 fn everything_goes_on_after_a_restart() {
     for shards in ["1", "2"] {
@@ -85,7 +74,7 @@ fn everything_goes_on_after_a_restart() {
             assert_eq!(publish(&first, "feed:a", &json!(number)), (epoch, number));
         }
         let expected: Vec<(u64, Value)> = (1..=300).map(|number| (number, json!(number))).collect();
-        assert_eq!(messages(&mut present, 300), expected);
+        assert_eq!(present.messages(300), expected);
         // A channel that nobody hears is numbered too.
         let quiet = publish(&first, "feed:quiet", &json!("x"));
         assert_eq!(quiet.1, 1);
@@ -103,13 +92,13 @@ fn everything_goes_on_after_a_restart() {
         for since in [0, 1, 31, 32, 33, 250, 299, 300] {
             let (mut back, subscribed) = subscribe(&second, "feed:a", Some((epoch, since)));
             assert_eq!((&subscribed["recovered"], &subscribed["seq"]), (&json!(true), &json!(since)), "{subscribed}");
-            let got = messages(&mut back, 301 - since as usize);
+            let got = back.messages(301 - since as usize);
             assert_eq!(got[..got.len() - 1], expected[since as usize..]);
             assert_eq!(got.last(), Some(&(301, json!("once"))));
         }
         let (mut back, _) = subscribe(&second, "feed:a", Some((epoch, 301)));
         assert_eq!(publish(&second, "feed:a", &json!("new")), (epoch, 302));
-        assert_eq!(messages(&mut back, 1), [(302, json!("new"))]);
+        assert_eq!(back.messages(1), [(302, json!("new"))]);
         assert_eq!(publish(&second, "feed:quiet", &json!("y")), (quiet.0, 2));
         assert_eq!(subscribe(&second, "feed:a", Some((epoch - 1, 3))).1["recovered"], json!(false));
         assert!(second.metric("campanile_messages_replayed_total", "") > 0.0);
@@ -181,7 +170,7 @@ fn a_server_that_is_killed_has_what_it_acknowledged() {
         assert_eq!(end_epoch, epoch);
         let (mut back, subscribed) = subscribe(&server, "feed:a", Some((epoch, 0)));
         assert_eq!(subscribed["recovered"], json!(true), "{subscribed}");
-        let all = messages(&mut back, end as usize);
+        let all = back.messages(end as usize);
         assert_eq!(all.iter().map(|(seq, _)| *seq).collect::<Vec<_>>(), (1..=end).collect::<Vec<_>>());
         for (seq, data) in &known {
             assert_eq!(&all[*seq as usize - 1].1, data, "number {seq}");
@@ -223,11 +212,11 @@ fn in_memory_and_by_a_route() {
     assert_eq!(seq, 2);
     let (_, first) = server.post("/publish", json!({"channel": "all", "data": {"n": 3}}).to_string());
     assert_eq!(first["seq"], Value::Null);
-    assert_eq!(messages(&mut rest, 1), [(1, json!({"n": 3}))]);
+    assert_eq!(rest.messages(1), [(1, json!({"n": 3}))]);
     let (mut back, subscribed) = subscribe(&server, "feed:a", Some((epoch, 0)));
     assert_eq!(subscribed["recovered"], json!(true));
     server.post("/publish", json!({"channel": "all", "data": {"to": "a", "n": 4}}).to_string());
-    let got = messages(&mut back, 3);
+    let got = back.messages(3);
     assert_eq!(got.iter().map(|(seq, _)| *seq).collect::<Vec<_>>(), [1, 2, 3]);
     assert_eq!((&got[0].1["n"], &got[1].1, &got[2].1["n"]), (&json!(1), &json!(2), &json!(4)));
     assert_eq!(publish(&server, "feed:b", &json!(5)).1, 2);

@@ -86,6 +86,17 @@ impl Client {
         self.stream.shutdown(std::net::Shutdown::Write).unwrap();
     }
 
+    /// The numbers and payloads of the next messages; anything else is an error.
+    pub fn messages(&mut self, count: usize) -> Vec<(u64, Value)> {
+        (0..count)
+            .map(|_| {
+                let event = self.event();
+                assert_eq!(event["type"], "notification", "{event}");
+                (event["seq"].as_u64().unwrap(), event["data"].clone())
+            })
+            .collect()
+    }
+
     pub fn command(&mut self, command: Value) {
         self.send(&frames::frame(frames::TEXT, command.to_string().as_bytes()));
     }
