@@ -1,4 +1,4 @@
-//! What comes in on the subscribed connection to Redis, and what it means for the hub: messages, confirmations, refusals, pongs. Owned by [`super::RedisBus`].
+//! What comes in on the subscribed connection to Redis, and what it means for the hub: messages, confirmations, refusals, pongs. Owned by [`super::server::Server`].
 //!
 //! Redis names and channels are the same thing but for the prefix (exact mode), or one pattern stands for all channels under the prefix.
 

@@ -1,5 +1,5 @@
 //! What the operator is told about the connection to Redis: one line when it is lost or refuses us, one when all is well again, one for each new
-//! reason in between; not more than a few a minute, whatever happens. Sans-IO: lines out, written to the log by [`super::RedisBus`].
+//! reason in between; not more than a few a minute, whatever happens. Sans-IO: lines out, written to the log by [`super::server::Server`].
 
 use crate::bus::ration::Ration;
 use crate::clock::MonotonicNs;

@@ -1,5 +1,5 @@
 //! One non-blocking connection to a Redis server on the bus thread's `Poll`: resolve, connect, TLS, log in, keep alive, back off.
-//! Owned and driven by [`super::RedisBus`]; it knows which command a reply answers, and nothing of what channels are.
+//! Owned and driven by [`super::server::Server`]; it knows which command a reply answers, and nothing of what channels are.
 //!
 //! An address that fails before the log-in is over is followed by the next one of its name at once. After any other error the owner calls
 //! [`Link::fail`]: socket, TLS session and decoder go, and a new try is due after a jittered pause.

@@ -1,5 +1,5 @@
 //! The functions of durable channels on the server of this bus: loaded when a connection is made anew, or when they were found missing. Sans-IO but for the
-//! commands it writes; owned by [`super::RedisBus`].
+//! commands it writes; owned by [`super::server::Server`].
 
 use redis::{ServerError, Value};
 

@@ -1,5 +1,5 @@
 //! What goes out on the publishing connection: how much at once, and what its answers mean for the publishes under way. Sans-IO but for the
-//! commands it writes; owned by [`super::RedisBus`].
+//! commands it writes; owned by [`super::server::Server`].
 
 use redis::ServerError;
 

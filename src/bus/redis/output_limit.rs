@@ -1,5 +1,5 @@
 //! What Redis keeps for a subscriber that has not read it yet, and what follows from it for what we publish. Sans-IO; asked by
-//! [`super::RedisBus`].
+//! [`super::server::Server`].
 //!
 //! Beyond `client-output-buffer-limit pubsub HARD SOFT SECONDS` Redis closes the subscriber's connection, at once or after so many seconds.
 //! Whatever we publish and listen to ourselves comes back through such a buffer. So what is on its way there is bounded far below both, or a

@@ -1,4 +1,4 @@
-//! Publishes under way through Redis, and how each finds its number. Sans-IO; owned by [`super::RedisBus`].
+//! Publishes under way through Redis, and how each finds its number. Sans-IO; owned by [`super::server::Server`].
 //!
 //! PUBLISH goes out on its own connection; its message comes back on the subscribed one, like anybody's. The first message on the channel
 //! with the same payload, seen since, is taken for it. When the PUBLISH is answered, the message is on its way to us if

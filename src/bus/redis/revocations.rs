@@ -1,5 +1,5 @@
 //! Revoked tokens, as all nodes know them by Redis: a sorted set of what is revoked, by when it ends, and a channel of the same name on which each is told at once.
-//! Owned by [`super::RedisBus`]; what it learns goes into the table that shards ask, and the control thread is told.
+//! Owned by [`super::server::Server`]; what it learns goes into the table that shards ask, and the control thread is told.
 //!
 //! The set is read whenever something may have been missed: the channel was subscribed anew, or the publishing connection, which reads it, was made anew.
 //! By ZSCAN, a part at a time, so that a long one holds up neither Redis nor the messages that are read in between. What Redis refuses to tell (while it

@@ -1,5 +1,5 @@
 //! Channels whose messages a stream keeps: each message has a number of the stream's, and none is missing here that the stream still holds. Sans-IO but
-//! for the commands it writes; owned by [`super::RedisBus`].
+//! for the commands it writes; owned by [`super::server::Server`].
 //!
 //! ```text
 //!  subscribed ──► Asking ──► Repairing ──► Live ──► Repairing: a number is missing

@@ -1,0 +1,482 @@
+//! One Redis server: Pub/Sub on one connection, PUBLISH (and what is revoked) on a second one that is opened when first needed, and a third on which
+//! streams of durable channels are read. Owned and driven by [`super::RedisBus`], through the methods of [`Upstream`] by the same names.
+//!
+//! Each is a [`Link`], which knows which command an answer belongs to, and has a [`Role`]: what its answers mean is the business of the [`Feed`]
+//! (subscriptions) or the [`Outlet`] (publishes).
+//! When a subscribed connection is lost, every channel that flowed gets one number for what was missed as soon as it flows again.
+
+use std::sync::Arc;
+
+use mio::event::Event;
+use mio::{Registry, Token, Waker};
+
+use super::awaiting::Asked;
+use super::durable::{self, Durables};
+use super::fault::Fault;
+use super::feed::Feed;
+use super::health::{Health, Trouble};
+use super::link::{Answer, Link};
+use super::loading::Loading;
+use super::outlet::Outlet;
+use super::revocations::Revocations;
+use super::subscriptions::Readiness;
+use super::target::Target;
+use super::timing::Timing;
+use crate::bus::hub::{Hub, Receipt};
+use crate::bus::question::{PageWanted, Publish, PublishError};
+use crate::bus::ration::Ration;
+use crate::bus::revoke::{self, Revoke, RevokeError};
+#[cfg(doc)]
+use crate::bus::upstream::Upstream;
+use crate::clock::MonotonicNs;
+use crate::config::Settings;
+use crate::limits::redis::{TURN_BYTES, VALUE_BYTES_MIN};
+use crate::sys;
+
+#[derive(Debug)]
+pub struct Server {
+    /// Of its first link; each has one of its own.
+    first_token: usize,
+    /// Messages flow.
+    is_ready: bool,
+    /// The first is subscribed; one to publish on follows when it is first needed. 
+    links: Vec<RoleLink>,
+    make_link: LinkParts,
+    outlet: Outlet,
+    feed: Feed,
+    /// The functions of durable channels, where there may be any.
+    library: Option<Loading>,
+    health: Health,
+    /// Of addresses and of publishing.
+    warnings: Ration,
+}
+
+/// What a connection is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Messages come in on it.
+    Subscribed,
+    /// What is published here goes out on it.
+    Publishing,
+    /// What is kept of durable channels is read on it.
+    Reading,
+}
+
+#[derive(Debug)]
+struct RoleLink {
+    role: Role,
+    link: Link,
+    /// Why it could not connect, as last logged.
+    told: Option<Fault>,
+}
+
+#[derive(Debug)]
+struct LinkParts {
+    target: Arc<Target>,
+    registry: Arc<Registry>,
+    waker: Arc<Waker>,
+    timing: Timing,
+    value_bytes_max: usize,
+    /// Of what is kept of durable channels.
+    reply_bytes_max: usize,
+}
+
+impl Server {
+    /// A URL that cannot be used is an error; a server that cannot be reached is not.
+    pub fn new(
+        url: &str,
+        settings: &Settings,
+        revocations: revoke::Revocations,
+        timing: Timing,
+        (registry, waker): (Arc<Registry>, Arc<Waker>),
+        first_token: usize,
+    ) -> anyhow::Result<Server> {
+        let target = Arc::new(Target::from_url(url)?);
+        let value_bytes_max = settings.bounds.payload_bytes_max.saturating_add(64 * 1024).max(VALUE_BYTES_MIN);
+        let health = Health::new(target.to_string(), sys::monotonic_ns());
+        let mut server = Server {
+            first_token,
+            is_ready: false,
+            links: Vec::new(),
+            make_link: LinkParts {
+                target,
+                registry,
+                waker,
+                timing,
+                value_bytes_max,
+                reply_bytes_max: Durables::reply_bytes_max(settings.bounds.payload_bytes_max),
+            },
+            outlet: Outlet::new(settings),
+            feed: Feed::new(settings, revocations, timing),
+            library: settings.channels.has_durable().then(Loading::default),
+            health,
+            warnings: Ration::default(),
+        };
+        server.open(Role::Subscribed);
+        Ok(server)
+    }
+
+    // The links.
+
+    fn open(&mut self, role: Role) -> &mut Link {
+        let token = Token(self.first_token + self.links.len());
+        self.links.push(RoleLink { role, link: self.make_link.link(token, role), told: None });
+        &mut self.links.last_mut().expect("it was pushed").link
+    }
+
+    /// One for this, where there is none yet.
+    fn open_beside(&mut self, role: Role) {
+        if self.link(role).is_none() && self.is_subscribed() {
+            self.open(role);
+            let [subscribed, .., beside] = self.links.as_mut_slice() else { unreachable!("the first is subscribed") };
+            beside.link.learn_from(&subscribed.link);
+        }
+    }
+
+    fn link(&self, role: Role) -> Option<&Link> {
+        self.links.iter().find(|link| link.role == role).map(|found| &found.link)
+    }
+
+    fn link_mut(&mut self, role: Role) -> Option<&mut Link> {
+        self.links.iter_mut().find(|link| link.role == role).map(|found| &mut found.link)
+    }
+
+    /// Whether messages can come in.
+    fn is_subscribed(&self) -> bool {
+        self.link(Role::Subscribed).is_some_and(Link::is_ready)
+    }
+
+    /// Does something with one link; whatever goes wrong with it ends the connection, and no other.
+    fn with(&mut self, at: usize, hub: &mut Hub, now: MonotonicNs, work: fn(&mut Self, usize, &mut Hub, MonotonicNs) -> Result<(), Fault>) {
+        if let Err(fault) = work(self, at, hub, now) {
+            self.lose_link(at, hub, &fault, now);
+        }
+    }
+
+    fn read_link(&mut self, at: usize, hub: &mut Hub, now: MonotonicNs) -> Result<(), Fault> {
+        if self.links[at].link.drive(now)? {
+            self.connected(at, hub, now);
+        }
+        if !self.links[at].link.is_ready() {
+            return Ok(());
+        }
+        let mut bytes = 0;
+        loop {
+            // Before the first read: what came together with the answer to the log-in.
+            self.take_answers(at, hub, now)?;
+            let is_full = self.links[at].role == Role::Reading && !self.feed.durables.has_room();
+            if bytes >= TURN_BYTES || hub.is_ahead() || is_full {
+                break;
+            }
+            let Some(count) = self.links[at].link.fill(now)? else { break };
+            bytes += count;
+        }
+        if self.links[at].role == Role::Subscribed {
+            self.feed.durables.go_on(hub);
+            self.feed.retry(now);
+            self.judge(now);
+        }
+        Ok(())
+    }
+
+    /// What the last read brought.
+    fn take_answers(&mut self, at: usize, hub: &mut Hub, now: MonotonicNs) -> Result<(), Fault> {
+        let is_subscribed = self.is_subscribed();
+        let RoleLink { role, link, .. } = &mut self.links[at];
+        match role {
+            Role::Subscribed => {
+                let receipt = Receipt { received: sys::monotonic_ns(), timestamp_ms: sys::unix_ms() };
+                while !hub.is_ahead()
+                    && let Some(answer) = link.next_answer()?
+                {
+                    self.feed.take(hub, answer, receipt)?;
+                }
+                Ok(())
+            }
+            Role::Reading => {
+                while self.feed.durables.has_room()
+                    && !hub.is_ahead()
+                    && let Some(answer) = link.next_answer()?
+                {
+                    match answer {
+                        Answer::Durable { ticket, value } => self.feed.durables.answered(hub, ticket, Ok(value)),
+                        Answer::Refused { error, .. } if error.code() == "NOAUTH" => return Err(Fault::refused(error)),
+                        Answer::Refused { asked: Asked::Durable(ticket), error } => {
+                            if durable::is_without_library(error) {
+                                self.library.iter_mut().for_each(Loading::doubt);
+                            }
+                            self.feed.durables.answered(hub, ticket, Err(error));
+                        }
+                        Answer::Library { value } => self.library.iter_mut().for_each(|library| library.answered(Ok(&value), now)),
+                        Answer::Refused { asked: Asked::Library, error } => {
+                            self.library.iter_mut().for_each(|library| library.answered(Err(error), now));
+                        }
+                        Answer::Pong { .. } | Answer::Nothing => {}
+                        _ => hub.metrics().protocol_errors.inc(),
+                    }
+                }
+                Ok(())
+            }
+            Role::Publishing => {
+                let mut fenced = Vec::new();
+                let mut take_one = || {
+                    let Some(reply) = link.next_answer()? else { return Ok(false) };
+                    if self.feed.revocations.as_mut().is_some_and(|revocations| revocations.takes(&reply)) {
+                        return Ok(true);
+                    }
+                    fenced.extend(self.outlet.take(&mut self.feed.publishes, hub, reply, is_subscribed)?);
+                    Ok(true)
+                };
+                let result = loop {
+                    match take_one() {
+                        Ok(true) => {}
+                        Ok(false) => break Ok(()),
+                        Err(fault) => break Err(fault),
+                    }
+                };
+                // Also of those that were answered before what went wrong. One PING serves all of them.
+                if !fenced.is_empty() {
+                    let ping = self.link_mut(Role::Subscribed).expect("it is the first").ping(now);
+                    fenced.into_iter().for_each(|fenced| self.feed.publishes.fence(fenced, ping));
+                }
+                result
+            }
+        }
+    }
+
+    fn connected(&mut self, at: usize, hub: &mut Hub, now: MonotonicNs) {
+        hub.metrics().connects.inc();
+        let RoleLink { role, link, told } = &mut self.links[at];
+        match role {
+            Role::Subscribed => {
+                for (place, fault) in link.passed_over() {
+                    if self.warnings.take(now).is_none() {
+                        break;
+                    }
+                    tracing::warn!("{} of {} is of no use: {fault}. Using another address of that name", place, self.make_link.target);
+                }
+                self.feed.restart(hub);
+                self.follow(at, hub, now);
+                self.outlet.doubt();
+            }
+            Role::Reading => {
+                *told = None;
+                self.library.iter_mut().for_each(Loading::doubt);
+            }
+            Role::Publishing => {
+                *told = None;
+                self.outlet.ask(link, now);
+                self.feed.revocations.iter_mut().for_each(Revocations::doubt);
+            }
+        }
+    }
+
+    /// The publishing connections go where the subscribed one is.
+    fn follow(&mut self, subscribed: usize, hub: &mut Hub, now: MonotonicNs) {
+        for at in (0..self.links.len()).filter(|&at| at != subscribed) {
+            // Two addresses of one name need not be one server: what is published on another may never come back.
+            if self.links[at].link.is_ready() && self.links[at].link.address() != self.links[subscribed].link.address() {
+                self.lose_link(at, hub, &Fault::new("its messages would not come back: we subscribe elsewhere now"), now);
+            }
+            let [publishing, subscribed] = self.links.get_disjoint_mut([at, subscribed]).expect("two different links");
+            publishing.link.learn_from(&subscribed.link);
+            publishing.link.retry_at_once(now);
+        }
+    }
+
+    fn lose_link(&mut self, at: usize, hub: &mut Hub, fault: &Fault, now: MonotonicNs) {
+        let is_subscribed = self.is_subscribed();
+        let RoleLink { role, link, told } = &mut self.links[at];
+        let was_ready = link.is_ready();
+        if was_ready {
+            hub.metrics().disconnects.inc();
+        }
+        if fault.is_violation() {
+            hub.metrics().protocol_errors.inc();
+        }
+        link.fail(fault, now);
+        match role {
+            Role::Subscribed => {
+                warn(self.health.trouble(Trouble::Away, &fault.reason, now));
+                self.is_ready = false;
+                hub.interrupt();
+                self.feed.lose(hub);
+            }
+            Role::Reading => {
+                self.library.iter_mut().for_each(Loading::doubt);
+                self.feed.durables.connection_lost();
+            }
+            Role::Publishing => {
+                // When Redis itself is away, the subscribed connection says so; this is for when only publishing fails.
+                if !was_ready && is_subscribed && told.as_ref() != Some(fault) && self.warnings.take(now).is_some() {
+                    tracing::warn!("publishing through {} does not work: {fault}. Trying again until it does", self.make_link.target);
+                    *told = Some(fault.clone());
+                }
+                self.outlet.lose(&mut self.feed.publishes, hub);
+                self.feed.revocations.iter_mut().for_each(Revocations::lose);
+            }
+        }
+    }
+
+    fn write_link(&mut self, at: usize, hub: &mut Hub, now: MonotonicNs) -> Result<(), Fault> {
+        match self.links[at].role {
+            Role::Subscribed => {
+                let link = &mut self.links[at].link;
+                loop {
+                    let has_written = self.feed.write(link, hub, now);
+                    link.flush()?;
+                    if !has_written || link.out_bytes() > 0 {
+                        break;
+                    }
+                }
+                // What was asked of us since may have changed it.
+                if link.is_ready() {
+                    self.judge(now);
+                }
+                Ok(())
+            }
+            Role::Reading => {
+                if !self.links[at].link.is_ready() {
+                    self.read_link(at, hub, now)?;
+                }
+                let link = &mut self.links[at].link;
+                if link.is_ready() {
+                    self.library.iter_mut().for_each(|library| library.write(link, now));
+                    self.feed.durables.write(link, hub, now);
+                }
+                link.flush()
+            }
+            Role::Publishing => {
+                // One that was opened for a publish of this turn sets out at once.
+                if !self.links[at].link.is_ready() {
+                    self.read_link(at, hub, now)?;
+                }
+                let link = &mut self.links[at].link;
+                self.outlet.ask_anew(link, now);
+                if link.is_ready() {
+                    self.feed.revocations.iter_mut().for_each(|revocations| revocations.read(link, now));
+                }
+                link.flush()
+            }
+        }
+    }
+
+    /// Whether messages flow, for `/readyz`, and what the operator is to hear of it.
+    fn judge(&mut self, now: MonotonicNs) {
+        let readiness = self.feed.readiness();
+        self.is_ready = readiness == Readiness::Ready;
+        match readiness {
+            Readiness::Ready => {
+                if let Some(line) = self.health.well(self.feed.refused_count(), now) {
+                    tracing::info!("{line}");
+                }
+            }
+            Readiness::Recovering => {}
+            Readiness::RefusedForNow => warn(self.health.trouble(Trouble::RefusesForNow, self.feed.refusal(), now)),
+            Readiness::RefusedForGood => warn(self.health.trouble(Trouble::RefusesEverything, self.feed.refusal(), now)),
+        }
+    }
+}
+
+impl Server {
+    /// Whether messages flow.
+    pub fn is_ready(&self) -> bool {
+        self.is_ready
+    }
+
+    /// How many Redis names it refuses for good.
+    pub fn refused_count(&self) -> usize {
+        if self.is_subscribed() { self.feed.refused_count() } else { 0 }
+    }
+
+    pub fn want(&mut self, hub: &mut Hub, channel: &str) {
+        self.feed.want(hub, channel);
+    }
+
+    pub fn unwant(&mut self, channel: &str, had_come: bool) {
+        self.feed.unwant(channel, had_come);
+    }
+
+    pub fn takes(&mut self, publish: &Publish) -> bool {
+        self.open_beside(Role::Publishing);
+        match self.link(Role::Publishing) {
+            Some(link) if link.is_ready() => self.outlet.has_room_for(&self.feed.publishes, self.feed.message_bytes(publish)),
+            // While it connects, publishes wait for it. Where it cannot, or Redis is away, they are told so at once.
+            Some(link) => link.is_backing_off() || !self.is_subscribed(),
+            None => true,
+        }
+    }
+
+    pub fn publish(&mut self, hub: &mut Hub, publish: Publish, now: MonotonicNs) {
+        let bytes_max = self.outlet.message_bytes_max();
+        match self.links.iter_mut().find(|link| link.role == Role::Publishing).map(|found| &mut found.link) {
+            Some(_) if publish.payload.len() > bytes_max => {
+                hub.published(publish, Err(PublishError::TooBigForRedis { bytes_max }));
+            }
+            Some(link) if link.is_ready() => self.feed.send(link, hub, publish, now),
+            _ => hub.published(publish, Err(PublishError::Unavailable)),
+        }
+    }
+
+    pub fn read_page(&mut self, hub: &mut Hub, wanted: PageWanted) {
+        self.feed.durables.read_page(hub, wanted);
+    }
+
+    pub fn event(&mut self, event: &Event) {
+        self.links.iter_mut().for_each(|link| link.link.event(event));
+    }
+
+    pub fn read(&mut self, hub: &mut Hub, now: MonotonicNs) -> bool {
+        self.feed.durables.begin_turn();
+        (0..self.links.len()).for_each(|at| self.with(at, hub, now, Self::read_link));
+        hub.is_ahead() || self.feed.durables.is_spent() || self.links.iter().any(|link| link.link.is_readable())
+    }
+
+    pub fn revoke(&mut self, revoke: Revoke, now: MonotonicNs) {
+        let link = self.links.iter_mut().find(|link| link.role == Role::Publishing && link.link.is_ready());
+        match (&mut self.feed.revocations, link) {
+            (Some(revocations), Some(found)) => revocations.send(&mut found.link, revoke, now),
+            _ => revoke.answer(Err(RevokeError::Unavailable)),
+        }
+    }
+
+    pub fn write(&mut self, hub: &mut Hub, now: MonotonicNs) {
+        if self.feed.revocations.is_some() {
+            // By it they are read.
+            self.open_beside(Role::Publishing);
+        }
+        if self.library.is_some() {
+            self.open_beside(Role::Reading);
+        }
+        (0..self.links.len()).for_each(|at| self.with(at, hub, now, Self::write_link));
+    }
+
+    pub fn deadline(&self) -> Option<MonotonicNs> {
+        let library = self.library.as_ref().and_then(Loading::deadline);
+        self.links.iter().map(|link| link.link.deadline()).chain(self.feed.deadline()).chain(library).min()
+    }
+
+    pub fn stop(&mut self, hub: &mut Hub) {
+        for (publish, result) in self.feed.publishes.subscription_lost() {
+            hub.published(publish, result);
+        }
+        self.outlet.lose(&mut self.feed.publishes, hub);
+        self.feed.revocations.iter_mut().for_each(Revocations::lose);
+    }
+}
+
+fn warn(line: Option<String>) {
+    if let Some(line) = line {
+        tracing::warn!("{line}");
+    }
+}
+
+impl LinkParts {
+    fn link(&self, token: Token, role: Role) -> Link {
+        let value_bytes_max = match role {
+            Role::Subscribed | Role::Publishing => self.value_bytes_max,
+            Role::Reading => self.value_bytes_max.max(self.reply_bytes_max),
+        };
+        Link::new(self.target.clone(), token, self.registry.clone(), self.waker.clone(), self.timing, value_bytes_max)
+    }
+}
