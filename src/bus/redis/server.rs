@@ -39,7 +39,7 @@ pub struct Server {
     first_token: usize,
     /// Messages flow.
     is_ready: bool,
-    /// The first is subscribed; one to publish on follows when it is first needed. 
+    /// The first is subscribed; one to publish on follows when it is first needed.
     links: Vec<RoleLink>,
     make_link: LinkParts,
     outlet: Outlet,

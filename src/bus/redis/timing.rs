@@ -34,6 +34,12 @@ impl Default for Timing {
 }
 
 impl Timing {
+    /// A connection that was of use for so long did not fail, however it ended: what is cut once a second (by an operator, a proxy, an output buffer that
+    /// overflows) comes back within the shortest pause each time.
+    pub fn lasted_ns(&self) -> u64 {
+        10 * nanos(self.backoff_min)
+    }
+
     /// How long to wait after so many failures in a row.
     pub fn pause_ns(&self, attempts: u32) -> u64 {
         let doubled = nanos(self.backoff_min).saturating_mul(1 << attempts.saturating_sub(1).min(20));
