@@ -140,7 +140,7 @@ impl Run {
             preflight::check_realtime()?;
         }
         let priority = options.realtime.then_some(preflight::REDIS_FIRST);
-        let redis = (options.redis.as_deref() == Some("own")).then(|| children::Redis::start(priority, options.durable)).transpose()?;
+        let redis = (options.redis.as_deref() == Some("own")).then(|| children::Redis::start(priority, needs.keeps_redis)).transpose()?;
         if let Some(url) = options.redis.as_deref().filter(|_| redis.is_none()) {
             super::publish::redis::probe(url)?;
         }

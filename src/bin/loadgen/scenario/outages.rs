@@ -12,6 +12,7 @@ use crate::crowd::Habits;
 use crate::pick::Pick;
 use crate::report::Report;
 use crate::run::{Run, whole};
+use crate::target::Needs;
 
 /// With channels that are durable, and a Redis of its own.
 pub fn durable(options: &Options) -> Options {
@@ -19,7 +20,8 @@ pub fn durable(options: &Options) -> Options {
 }
 
 pub fn run(options: &Options, breaks: Breaks, every_seconds: f64, channels: u32) -> Result<Report> {
-    whole("outages", &durable(options), channels, |run| outages(run, breaks, Duration::from_secs_f64(every_seconds)))
+    let needs = Needs { keeps_redis: true, ..channels.into() };
+    whole("outages", &durable(options), needs, |run| outages(run, breaks, Duration::from_secs_f64(every_seconds)))
 }
 
 fn outages(run: &mut Run, breaks: Breaks, every: Duration) -> Result<()> {
