@@ -90,6 +90,8 @@ pub const RESUBSCRIBE_ALL_SECONDS: usize = 8;
 pub const WAITERS_FLOOR: usize = 256;
 /// The most that one of them takes, with the longest `id`.
 pub const WAITER_BYTES_MAX: usize = 224;
+/// Channels of one `subscribe`.
+pub const SUBSCRIBE_CHANNELS_MAX: usize = 128;
 /// Work units of one flush stage; a visit that writes nothing costs 1, a write [`FLUSH_UNITS_PER_WRITE`].
 /// What comes meanwhile waits for so long: some hundred microseconds.
 pub const FLUSH_UNITS_PER_TURN: usize = 1024;

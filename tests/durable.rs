@@ -150,3 +150,35 @@ fn settings_that_cannot_be_are_an_error() {
         assert!(code == 2 && told.contains(words), "{code} {told}");
     }
 }
+
+/// The newest message of a durable channel is in its stream, whether anybody has heard the channel here or not.
+#[test]
+fn the_newest_message_comes_at_once_on_any_node() {
+    let redis = RedisServer::start();
+    let first = launch(&redis, &["--shards", "2"]).start();
+    for number in 1..=100 {
+        publish(&first, "feed:a", &json!(number));
+    }
+    let second = launch(&redis, &["--shards", "1"]).start();
+    for server in [&first, &second] {
+        let mut client = connect(server);
+        let entries = json!([{"channel": "feed:a", "latest": true}, {"channel": "feed:none", "latest": true}]);
+        client.command(json!({"type": "subscribe", "channels": entries, "id": 1}));
+        let mut subscribed = Vec::new();
+        while subscribed.len() < 2 {
+            let event = client.event();
+            match event["type"].as_str() {
+                Some("subscribed") => subscribed.push((event["channel"].clone(), event["seq"].clone(), event["recovered"].clone())),
+                Some("connected") => {}
+                _ => assert_eq!((&event["channel"], &event["data"]), (&json!("feed:a"), &json!(100)), "{event}"),
+            }
+        }
+        subscribed.sort_by_key(|(channel, ..)| channel.to_string());
+        assert_eq!(subscribed[0], (json!("feed:a"), json!(99), json!(false)));
+        assert_eq!((&subscribed[1].0, &subscribed[1].2), (&json!("feed:none"), &json!(false)));
+    }
+    let mut client = connect(&second);
+    subscribe(&mut client, json!({"type": "subscribe", "channel": "feed:a", "latest": true}));
+    publish(&first, "feed:a", &json!("next"));
+    assert_eq!(client.messages(2), [(100, json!(100)), (101, json!("next"))]);
+}

@@ -18,6 +18,7 @@ pub mod peer;
 pub mod proxy;
 pub mod spelled;
 pub mod transcode;
+pub mod wish;
 
 use crate::named::named;
 

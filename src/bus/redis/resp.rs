@@ -77,7 +77,7 @@ impl std::fmt::Debug for Decoder {
 impl Decoder {
     /// A value of more than `value_bytes_max` bytes is a violation.
     pub fn new(value_bytes_max: usize) -> Decoder {
-        Decoder { buffer: Vec::new(), start: 0, end: 0, values: Values::new(), fed: 0, held: Value::Nil, value_bytes_max }
+        Decoder { buffer: Vec::new(), start: 0, end: 0, values: Values::default(), fed: 0, held: Value::Nil, value_bytes_max }
     }
 
     /// Reads once from `source` into the buffer. Bounded: what must be whole to be taken out is limited as it is announced.

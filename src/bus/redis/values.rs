@@ -17,6 +17,7 @@ const LINE_BYTES_MAX: usize = 32;
 /// Room for so many items is made on an announcement; for more as they come.
 const ITEMS_AT_ONCE: usize = 256;
 
+#[derive(Default)]
 pub struct Values {
     /// Arrays that are not complete, each within the one before.
     open: Vec<Open>,
@@ -48,10 +49,6 @@ pub enum Step {
 }
 
 impl Values {
-    pub fn new() -> Values {
-        Values { open: Vec::new(), parser: Parser::new(), is_parsing: false }
-    }
-
     /// Takes a piece of these bytes.
     pub fn step(&mut self, input: &[u8], value_bytes_max: usize) -> Result<Step, Violation> {
         let kind = match input.first() {
