@@ -173,6 +173,12 @@ pub mod auth {
 pub mod bus {
     /// Numbers on a page of what is older than the logs.
     pub const PAGE_NUMBERS: u64 = 32;
+    /// Messages of one answer to `history`; fewer where they are large.
+    pub const HISTORY_MESSAGES_MAX: usize = 256;
+    /// Payloads of one such answer, unless the first alone is larger.
+    pub const HISTORY_BYTES_MAX: usize = 256 * 1024;
+    /// Such answers under way; the next is refused.
+    pub const HISTORIES_ASKED_MAX: usize = 256;
     /// Pages that were read for shards and are kept for the next that asks.
     pub const PAGES_KEPT_MAX: usize = 256;
     pub const PAGES_KEPT_BYTES: usize = 16 * 1024 * 1024;

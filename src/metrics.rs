@@ -125,6 +125,8 @@ pub struct ShardMetrics {
     pub messages_sent: Counter,
     /// Of them, those that were older than their logs.
     pub messages_replayed: Counter,
+    /// Sent in answers to `history`.
+    pub messages_recalled: Counter,
     pub bytes_sent: Counter,
     pub bytes_received: Counter,
     pub messages_received: Counter,

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use super::ConnToken;
 use super::rates::TooMany;
+use super::recall::{HistoryError, HistoryPage, Recall};
 use super::shares::Ticket;
 use crate::auth::identity::Identity;
 use crate::config::routes::Unrouted;
@@ -39,12 +40,14 @@ pub enum Asker {
 #[derive(Debug)]
 pub enum Question {
     Publish(Publish),
+    History(HistoryAsked),
 }
 
 /// To each question its own.
 #[derive(Debug)]
 pub enum Answer {
     Published { channel: Box<str>, result: Result<Published, PublishError> },
+    History { channel: Box<str>, result: Result<HistoryPage, HistoryError> },
 }
 
 /// It goes in through [`BusSender::publish`](super::BusSender::publish) or [`BusSender::publish_from`](super::BusSender::publish_from).
@@ -76,6 +79,13 @@ impl Publish {
     pub fn is_given_up(&self) -> bool {
         matches!(&self.asker, Asker::Control(sender) if sender.is_closed())
     }
+}
+
+/// What is kept of a channel.
+#[derive(Debug)]
+pub struct HistoryAsked {
+    pub recall: Recall,
+    pub asker: Asker,
 }
 
 /// A page of what is kept of a channel.

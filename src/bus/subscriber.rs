@@ -217,6 +217,8 @@ impl Subscriber {
 
     fn take_up(&mut self, question: Question, now: u64) {
         match question {
+            Question::History(asked) if self.hub.rule_of(&asked.recall.channel).durable => self.upstream.recall(&mut self.hub, asked),
+            Question::History(asked) => self.hub.recall(asked),
             Question::Publish(publish) => {
                 let bytes_max = self.hub.payload_bytes_max();
                 let per_channel = self.hub.publishes_per_second(&publish.channel);

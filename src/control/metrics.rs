@@ -112,6 +112,9 @@ const SHARD_COUNTERS: &[Named<ShardMetrics>] = &[
         "Messages sent to clients that resumed beyond the log, read from where they are kept. Unit: messages.",
         |m| &m.messages_replayed,
     ),
+    ("campanile_messages_recalled", "Messages sent to clients that asked for a channel's history. Unit: messages.", |m| {
+        &m.messages_recalled
+    }),
     ("campanile_loop_turns", "Turns of the shard's loop. Unit: turns.", |m| &m.turns),
 ];
 

@@ -202,7 +202,7 @@ impl<N: Network> Shard<N> {
     }
 
     /// Whoever asks faster than it reads the answers is not read until it has.
-    fn after_reply(&mut self, key: usize) {
+    pub(super) fn after_reply(&mut self, key: usize) {
         self.mark_ready(key);
         let conn = &mut self.conns[key];
         if conn.outbox_unsent() > limits::OUTBOX_PAUSE_BYTES {
@@ -254,6 +254,7 @@ impl<N: Network> Shard<N> {
         match body {
             Body::Subscribe { channel, wish } => self.subscribe(key, &channel, id, wish),
             Body::SubscribeAll { channels } => self.subscribe_all(key, &channels, id.as_ref()),
+            Body::History { channel, range, limit } => self.recall(key, &channel, range, limit, id),
             Body::Unsubscribe { channel } => self.unsubscribe(key, &channel, id),
             Body::Publish { channel, payload, idempotency_key } => {
                 self.publish(key, &channel, payload.into_owned(), idempotency_key.as_deref(), id);

@@ -8,10 +8,12 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
+use super::history::HistoryRange;
 use super::malformed::Malformed;
 use super::spelled::Spelled;
 use super::wish::{Begin, Wish};
 use super::{channel_name, json};
+use crate::limits::bus::HISTORY_MESSAGES_MAX;
 use crate::limits::{
     CHANNEL_NAME_BYTES_MAX, COMMAND_ID_BYTES_MAX, COMMAND_TYPE_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, MAX_RATE_MAX, SUBSCRIBE_CHANNELS_MAX,
 };
@@ -25,7 +27,7 @@ pub enum Id {
 }
 
 /// A message's place in its channel's history. Both fit 53 bits, so that every JSON reader gets them exactly.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 pub struct Position {
     pub epoch: u64,
     pub seq: u64,
@@ -49,6 +51,12 @@ pub enum Body<'a> {
     },
     Unsubscribe {
         channel: Cow<'a, str>,
+    },
+    /// What is kept of a channel.
+    History {
+        channel: Cow<'a, str>,
+        range: HistoryRange,
+        limit: usize,
     },
     /// `payload` is what goes to the bus ([`Spelled::payload`] of `data`).
     Publish {
@@ -143,6 +151,7 @@ impl Command<'_> {
             Body::Subscribe { channel, .. } => (SUBSCRIBE, Some(channel)),
             Body::SubscribeAll { .. } => (SUBSCRIBE, None),
             Body::Unsubscribe { channel } => (UNSUBSCRIBE, Some(channel)),
+            Body::History { channel, .. } => (HISTORY, Some(channel)),
             Body::Publish { channel, .. } => (PUBLISH, Some(channel)),
             Body::Refresh { .. } => (REFRESH, None),
             Body::Ping => (PING, None),
@@ -159,12 +168,13 @@ impl CommandError<'_> {
 
 pub const SUBSCRIBE: &str = "subscribe";
 pub const UNSUBSCRIBE: &str = "unsubscribe";
+pub const HISTORY: &str = "history";
 pub const PUBLISH: &str = "publish";
 pub const REFRESH: &str = "refresh";
 pub const PING: &str = "ping";
 
 /// Every value of `type` that [`decode`] takes.
-pub const TYPES: [&str; 5] = [SUBSCRIBE, UNSUBSCRIBE, PUBLISH, REFRESH, PING];
+pub const TYPES: [&str; 6] = [SUBSCRIBE, UNSUBSCRIBE, HISTORY, PUBLISH, REFRESH, PING];
 
 /// Decodes a text message as JSON, a binary one as MessagePack.
 ///
@@ -190,12 +200,17 @@ pub fn decode(text: bool, message: &[u8]) -> Result<Command<'_>, CommandError<'_
     }
 }
 
+/// Of `history`, where no `limit` is given.
+pub const HISTORY_MESSAGES_DEFAULT: usize = 100;
+
 const BAD_ID: &str = "`id` must be an unsigned integer or a string of at most 64 bytes";
-const BAD_TYPE: &str = "`type` must be given, as a string: subscribe, unsubscribe, publish, refresh or ping";
-const UNKNOWN_TYPE: &str = "this `type` is not known here: subscribe, unsubscribe, publish, refresh and ping are";
+const BAD_TYPE: &str = "`type` must be given, as a string: subscribe, unsubscribe, history, publish, refresh or ping";
+const UNKNOWN_TYPE: &str = "this `type` is not known here: subscribe, unsubscribe, history, publish, refresh and ping are";
 const BAD_CHANNEL: &str = "`channel` must be given, as a string";
 const BAD_CHANNELS: &str = "`channels` must be a list of 1 to 128 maps, each with a `channel`; then `channel` stands in them alone";
 const BAD_ENTRY: &str = "each of `channels` must be a map with a `channel`, a string";
+const BAD_BEFORE: &str = "`before` must be a map with `epoch` and `seq`, both unsigned integers below 2^53, and not beside `since`";
+const BAD_LIMIT: &str = "`limit` must be a whole number of messages from 1 to 256";
 const BAD_LATEST: &str = "`latest` must be true or false";
 const BAD_SINCE: &str = "`since` must be a map with `epoch` and `seq`, both unsigned integers below 2^53";
 const BAD_MAX_RATE: &str = "`max_rate` must be a whole number of messages a second from 1 to 1000";
@@ -204,7 +219,11 @@ const BAD_IDEMPOTENCY_KEY: &str = "`idempotency_key` must be a string of 1 to 25
 const NO_DATA: &str = "`data` must be given; it may be any value, null too";
 
 const _: () = assert!(
-    COMMAND_ID_BYTES_MAX == 64 && MAX_RATE_MAX == 1000 && IDEMPOTENCY_KEY_BYTES_MAX == 256 && SUBSCRIBE_CHANNELS_MAX == 128,
+    COMMAND_ID_BYTES_MAX == 64
+        && MAX_RATE_MAX == 1000
+        && IDEMPOTENCY_KEY_BYTES_MAX == 256
+        && SUBSCRIBE_CHANNELS_MAX == 128
+        && HISTORY_MESSAGES_MAX == 256,
     "the messages above say so"
 );
 
@@ -232,6 +251,8 @@ struct Fields<'a> {
     channels: Option<Spelled<'a>>,
     data: Option<Spelled<'a>>,
     since: Option<Spelled<'a>>,
+    before: Option<Spelled<'a>>,
+    limit: Option<Spelled<'a>>,
     latest: Option<Spelled<'a>>,
     max_rate: Option<Spelled<'a>>,
     token: Option<Spelled<'a>>,
@@ -248,6 +269,8 @@ impl<'a> Fields<'a> {
             "channels" => fields.channels = Some(value),
             "data" => fields.data = Some(value),
             "since" => fields.since = Some(value),
+            "before" => fields.before = Some(value),
+            "limit" => fields.limit = Some(value),
             "latest" => fields.latest = Some(value),
             "max_rate" => fields.max_rate = Some(value),
             "token" => fields.token = Some(value),
@@ -277,6 +300,7 @@ impl<'a> Fields<'a> {
                 Some(channels) => Body::SubscribeAll { channels: self.entries(channels)? },
             },
             UNSUBSCRIBE => Body::Unsubscribe { channel: self.channel()? },
+            HISTORY => Body::History { channel: self.channel()?, range: self.range()?, limit: self.limit()? },
             PUBLISH => Body::Publish {
                 channel: self.channel()?,
                 payload: self.data.ok_or_else(|| bad(NO_DATA))?.payload(),
@@ -340,19 +364,39 @@ impl<'a> Fields<'a> {
         key.map(Some).ok_or_else(|| bad(BAD_IDEMPOTENCY_KEY))
     }
 
-    fn since(&self) -> Result<Option<Position>, Refusal> {
-        let Some(since) = self.since.filter(|since| !since.is_null()) else { return Ok(None) };
-        let (mut epoch, mut seq) = (None, None);
-        let complete = since.fields(&mut |key, value| match &*key {
-            "epoch" => epoch = value.unsigned(),
-            "seq" => seq = value.unsigned(),
-            _ => {}
-        });
-        let in_range = |number: Option<u64>| number.filter(|&number| number <= json::INTEGER_MAX);
-        match (complete, in_range(epoch), in_range(seq)) {
-            (Ok(()), Some(epoch), Some(seq)) => Ok(Some(Position { epoch, seq })),
-            _ => Err(bad(BAD_SINCE)),
+    fn range(&self) -> Result<HistoryRange, Refusal> {
+        match (self.since()?, position(self.before, BAD_BEFORE)?) {
+            (None, None) => Ok(HistoryRange::Newest),
+            (Some(since), None) => Ok(HistoryRange::After(since)),
+            (None, Some(before)) => Ok(HistoryRange::Before(before)),
+            (Some(_), Some(_)) => Err(bad(BAD_BEFORE)),
         }
+    }
+
+    fn limit(&self) -> Result<usize, Refusal> {
+        let Some(limit) = self.limit.filter(|limit| !limit.is_null()) else { return Ok(HISTORY_MESSAGES_DEFAULT) };
+        let limit = limit.unsigned().and_then(|limit| usize::try_from(limit).ok());
+        limit.filter(|limit| (1..=HISTORY_MESSAGES_MAX).contains(limit)).ok_or_else(|| bad(BAD_LIMIT))
+    }
+
+    fn since(&self) -> Result<Option<Position>, Refusal> {
+        position(self.since, BAD_SINCE)
+    }
+}
+
+/// None: it is not given.
+fn position(raw: Option<Spelled<'_>>, message: &'static str) -> Result<Option<Position>, Refusal> {
+    let Some(raw) = raw.filter(|raw| !raw.is_null()) else { return Ok(None) };
+    let (mut epoch, mut seq) = (None, None);
+    let complete = raw.fields(&mut |key, value| match &*key {
+        "epoch" => epoch = value.unsigned(),
+        "seq" => seq = value.unsigned(),
+        _ => {}
+    });
+    let in_range = |number: Option<u64>| number.filter(|&number| number <= json::INTEGER_MAX);
+    match (complete, in_range(epoch), in_range(seq)) {
+        (Ok(()), Some(epoch), Some(seq)) => Ok(Some(Position { epoch, seq })),
+        _ => Err(bad(message)),
     }
 }
 

@@ -8,6 +8,7 @@ pub mod command;
 pub mod event;
 pub mod frame;
 pub mod framing;
+pub mod history;
 pub mod http;
 pub mod inbound;
 pub mod json;

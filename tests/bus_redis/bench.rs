@@ -96,6 +96,7 @@ impl FakeShard {
                     self.heads.insert(topic.index, seq);
                 }
                 ShardMessage::Answer { answer: Answer::Published { result, .. }, .. } => self.published.push(result),
+                ShardMessage::Answer { answer, .. } => panic!("nobody has asked for {answer:?}"),
                 ShardMessage::Refused { topic, .. } => {
                     self.topics.entry(topic.index).or_default().push("refused".to_owned());
                     assert!(!self.heads.contains_key(&topic.index), "refused after joined");
@@ -285,7 +286,8 @@ impl Bench {
 }
 
 fn result(receiver: tokio::sync::oneshot::Receiver<Answer>) -> Result<Published, PublishError> {
-    let Answer::Published { result, .. } = receiver.blocking_recv().expect("every publish is answered");
+    let answer = receiver.blocking_recv().expect("every publish is answered");
+    let Answer::Published { result, .. } = answer else { panic!("{answer:?}") };
     result
 }
 

@@ -36,7 +36,7 @@ use mio::event::Event;
 use mio::{Registry, Waker};
 
 use super::hub::Hub;
-use super::question::{PageWanted, Publish};
+use super::question::{HistoryAsked, PageWanted, Publish};
 use super::revoke::{Revocations, Revoke};
 use super::upstream::{FIRST_TOKEN, Upstream};
 use crate::clock::MonotonicNs;
@@ -93,6 +93,10 @@ impl Upstream for RedisBus {
 
     fn read_page(&mut self, hub: &mut Hub, wanted: PageWanted) {
         self.server.read_page(hub, wanted);
+    }
+
+    fn recall(&mut self, hub: &mut Hub, asked: HistoryAsked) {
+        self.server.recall(hub, asked);
     }
 
     fn event(&mut self, event: &Event) {

@@ -23,8 +23,9 @@ use super::subscriptions::Readiness;
 use super::target::Target;
 use super::timing::Timing;
 use crate::bus::hub::{Hub, Receipt};
-use crate::bus::question::{PageWanted, Publish, PublishError};
+use crate::bus::question::{HistoryAsked, PageWanted, Publish, PublishError};
 use crate::bus::ration::Ration;
+use crate::bus::recall::{self, HistoryError};
 use crate::bus::revoke::{self, Revoke, RevokeError};
 #[cfg(doc)]
 use crate::bus::upstream::Upstream;
@@ -304,7 +305,7 @@ impl Server {
             }
             Role::Reading => {
                 self.library.iter_mut().for_each(Loading::doubt);
-                self.feed.durables.connection_lost();
+                self.feed.durables.connection_lost(hub);
             }
             Role::Publishing => {
                 // When Redis itself is away, the subscribed connection says so; this is for when only publishing fails.
@@ -420,6 +421,13 @@ impl Server {
 
     pub fn read_page(&mut self, hub: &mut Hub, wanted: PageWanted) {
         self.feed.durables.read_page(hub, wanted);
+    }
+
+    pub fn recall(&mut self, hub: &mut Hub, asked: HistoryAsked) {
+        match self.link(Role::Reading) {
+            Some(link) if link.is_ready() => self.feed.durables.recall(hub, asked),
+            _ => recall::answer(hub, asked.asker, &asked.recall.channel, Err(HistoryError::Unavailable)),
+        }
     }
 
     pub fn event(&mut self, event: &Event) {

@@ -32,6 +32,7 @@ fn owned(result: Result<Command<'_>, CommandError<'_>>) -> Decoded {
                         .collect(),
                 },
                 Body::Unsubscribe { channel } => Body::Unsubscribe { channel: own(channel) },
+                Body::History { channel, range, limit } => Body::History { channel: own(channel), range, limit },
                 Body::Publish { channel, payload, idempotency_key } => Body::Publish {
                     channel: own(channel),
                     payload: Cow::Owned(payload.into_owned()),
@@ -180,7 +181,7 @@ fn errors_say_what_is_accepted_and_carry_the_id() {
     for (command, code, message) in [
         (json!({"id": id}), ErrorCode::BadCommand, BAD_TYPE),
         (json!({"id": id, "type": 1}), ErrorCode::BadCommand, BAD_TYPE),
-        (json!({"id": id, "type": "history", "channel": "a"}), ErrorCode::UnknownType, UNKNOWN_TYPE),
+        (json!({"id": id, "type": "later", "channel": "a"}), ErrorCode::UnknownType, UNKNOWN_TYPE),
         (json!({"id": id, "type": "mark_read"}), ErrorCode::UnknownType, UNKNOWN_TYPE),
         (json!({"id": id, "type": "Subscribe"}), ErrorCode::UnknownType, UNKNOWN_TYPE),
         (json!({"id": id, "type": "subscribe"}), ErrorCode::BadCommand, BAD_CHANNEL),
@@ -270,7 +271,7 @@ fn an_error_names_the_command_and_the_channel_it_answers() {
     assert_eq!(named(json!({"type": "subscribe", "channel": ""})), (some("subscribe"), some("")));
     assert_eq!(named(json!({"type": "unsubscribe", "channel": "a\nb"})), (some("unsubscribe"), some("a\nb")));
     assert_eq!(named(json!({"type": "publish", "channel": "a"})), (some("publish"), some("a")));
-    assert_eq!(named(json!({"type": "history", "channel": "a", "id": 1})), (some("history"), some("a")));
+    assert_eq!(named(json!({"type": "later", "channel": "a", "id": 1})), (some("later"), some("a")));
     assert_eq!(named(json!({"type": "ping", "id": -1})), (some("ping"), None));
     assert_eq!(named(json!({"type": ["ping"], "channel": 5})), (None, None));
     // An answer is not to grow with what it answers.
@@ -312,8 +313,11 @@ proptest! {
     }
 
     #[test]
-    fn random_fields_never_panic(kind in "subscribe|unsubscribe|publish|refresh|ping|x", id in any_value(), channel in any_value(), data in any_value(), since in any_value()) {
-        let (json, msgpack) = both(&json!({"type": kind, "id": id, "channel": channel, "data": data, "since": since}));
+    fn random_fields_never_panic(kind in "subscribe|unsubscribe|history|publish|refresh|ping|x", id in any_value(), channel in any_value(), data in any_value(), since in any_value()) {
+        let many = [json!({"channel": channel, "since": since, "latest": data}), id.clone()];
+        let (json, msgpack) = both(&json!({"type": kind, "id": id, "channel": channel, "data": data, "since": since, "before": data, "limit": id}));
+        prop_assert_eq!(json.as_ref().err(), msgpack.as_ref().err());
+        let (json, msgpack) = both(&json!({"type": kind, "channels": many}));
         prop_assert_eq!(json.as_ref().err(), msgpack.as_ref().err());
     }
 
@@ -379,4 +383,27 @@ fn several_channels_are_read_each_by_itself() {
 
 fn command_of(command: &Value) -> Decoded {
     both(command).0
+}
+
+#[test]
+fn a_history_has_a_range_and_a_limit() {
+    let position = json!({"epoch": 7, "seq": 3});
+    let asked = |more: Value| {
+        let mut asked = json!({"type": "history", "channel": "a"});
+        asked.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        asked
+    };
+    let at = Position { epoch: 7, seq: 3 };
+    for (more, range, limit) in [
+        (json!({}), HistoryRange::Newest, HISTORY_MESSAGES_DEFAULT),
+        (json!({"since": position, "limit": 1}), HistoryRange::After(at), 1),
+        (json!({"before": position, "limit": 256}), HistoryRange::Before(at), 256),
+        (json!({"before": null, "since": null, "limit": null}), HistoryRange::Newest, HISTORY_MESSAGES_DEFAULT),
+    ] {
+        assert_eq!(command(&asked(more)).body, Body::History { channel: "a".into(), range, limit });
+    }
+    let both = json!({"since": position, "before": position});
+    for more in [json!({"limit": 0}), json!({"limit": 257}), json!({"limit": "5"}), json!({"before": 7}), both] {
+        assert_eq!(error(&asked(more.clone())).code, ErrorCode::BadCommand, "{more}");
+    }
 }
