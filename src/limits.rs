@@ -173,6 +173,10 @@ pub mod auth {
 pub mod bus {
     /// Numbers on a page of what is older than the logs.
     pub const PAGE_NUMBERS: u64 = 32;
+    /// How long a publish waits until Redis (or the disk, or a shard) takes it, before it is refused.
+    pub const PUBLISH_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+    /// How often it is looked whether some have waited for so long.
+    pub const PUBLISH_LOOK: std::time::Duration = std::time::Duration::from_millis(100);
     /// Messages of one answer to `history`; fewer where they are large.
     pub const HISTORY_MESSAGES_MAX: usize = 256;
     /// Payloads of one such answer, unless the first alone is larger.

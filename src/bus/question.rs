@@ -4,6 +4,7 @@
 //! A new question is a variant of [`Question`], taken up in [`super::subscriber`], and one of [`Answer`], told in `shard/questions.rs`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -143,6 +144,9 @@ pub enum PublishError {
     Unavailable,
     #[error("too many publishes are under way; try again")]
     Busy,
+    /// It was never sent.
+    #[error("Redis, the disk or this server itself is too slow to take it; nothing was published within {} s, try again", .0.as_secs())]
+    Late(Duration),
     #[error("the payload is larger than {bytes_max} bytes")]
     TooBig { bytes_max: usize },
     #[error(

@@ -144,6 +144,7 @@ impl Failure {
             Failure::Bus(
                 PublishError::Unavailable
                 | PublishError::Busy
+                | PublishError::Late(_)
                 | PublishError::NoLibrary
                 | PublishError::NotKept(AppendError::Full | AppendError::Failing(_) | AppendError::TooManyChannels)
                 | PublishError::Unsettled,

@@ -97,7 +97,7 @@ impl<N: Network> Shard<N> {
                     | PublishError::Refused(_)
                     | PublishError::NotKept(AppendError::Failing(_) | AppendError::TooManyChannels)
                     | PublishError::Unsettled => ErrorCode::BusUnavailable,
-                    PublishError::Busy | PublishError::NotKept(AppendError::Full) => ErrorCode::Busy,
+                    PublishError::Busy | PublishError::Late(_) | PublishError::NotKept(AppendError::Full) => ErrorCode::Busy,
                     PublishError::RateLimited(_) => ErrorCode::RateLimited,
                     PublishError::TooBig { .. } | PublishError::TooBigForRedis { .. } => ErrorCode::PayloadTooBig,
                     PublishError::Mismatch(_) | PublishError::Unrouted(_) | PublishError::NotDurable => ErrorCode::BadPayload,

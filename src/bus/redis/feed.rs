@@ -186,7 +186,8 @@ impl Feed {
             | Answer::OutputLimit(_)
             | Answer::Revocations { .. }
             | Answer::Durable { .. }
-            | Answer::Library { .. } => hub.metrics().protocol_errors.inc(),
+            | Answer::Library { .. }
+            | Answer::Memory { .. } => hub.metrics().protocol_errors.inc(),
             Answer::Nothing => {}
         }
         Ok(())

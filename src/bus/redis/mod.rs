@@ -4,11 +4,12 @@
 //! [`awaiting`] (which command a reply answers), [`fault`] (what errors mean), [`names`], [`subscriptions`], [`publishes`], [`output_limit`]
 //! (how much may come back), [`feed`] (what comes in), [`revocations`], [`outlet`] (what goes out), [`health`] (what is logged), [`server`] (the links to one
 //! server). Of durable channels: [`durable`] (their numbers, and what is missing), [`keys`] (their names), [`library`] (the functions that publish),
-//! [`loading`] (into this server), [`call_error`] (what their errors mean).
+//! [`loading`] (into this server), [`call_error`] (what their errors mean), [`eviction`] (whether it would throw them away).
 
 pub mod awaiting;
 pub mod call_error;
 pub mod durable;
+pub mod eviction;
 pub mod fault;
 pub mod feed;
 pub mod health;

@@ -103,7 +103,8 @@ impl Outlet {
             | Reply::Confirmed { .. }
             | Reply::Revocations { .. }
             | Reply::Durable { .. }
-            | Reply::Library { .. } => {
+            | Reply::Library { .. }
+            | Reply::Memory { .. } => {
                 return Err(Fault::new("it answers what was not asked"));
             }
         };

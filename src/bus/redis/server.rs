@@ -12,6 +12,7 @@ use mio::{Registry, Token, Waker};
 
 use super::awaiting::Asked;
 use super::durable::{self, Durables};
+use super::eviction::Eviction;
 use super::fault::Fault;
 use super::feed::Feed;
 use super::health::{Health, Trouble};
@@ -47,6 +48,7 @@ pub struct Server {
     feed: Feed,
     /// The functions of durable channels, where there may be any.
     library: Option<Loading>,
+    eviction: Eviction,
     health: Health,
     /// Of addresses and of publishing.
     warnings: Ration,
@@ -110,6 +112,7 @@ impl Server {
             outlet: Outlet::new(settings),
             feed: Feed::new(settings, revocations, timing),
             library: settings.channels.has_durable().then(Loading::default),
+            eviction: Eviction::default(),
             health,
             warnings: Ration::default(),
         };
@@ -212,6 +215,7 @@ impl Server {
                         Answer::Refused { asked: Asked::Library, error } => {
                             self.library.iter_mut().for_each(|library| library.answered(Err(error), now));
                         }
+                        Answer::Memory { value } => warn(self.eviction.answered(value)),
                         Answer::Pong { .. } | Answer::Nothing => {}
                         _ => hub.metrics().protocol_errors.inc(),
                     }
@@ -262,6 +266,7 @@ impl Server {
             }
             Role::Reading => {
                 *told = None;
+                link.ask(Asked::Memory, &[b"INFO", b"memory"], now);
                 self.library.iter_mut().for_each(Loading::doubt);
             }
             Role::Publishing => {
