@@ -151,7 +151,7 @@ impl<'a> Target<'a> {
             let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         }
         let shown = mask::url(url);
-        let connection = redis::Client::open(url)
+        let connection = super::redis::client(url, &settings.redis.tls())
             .and_then(|client| client.get_connection_with_timeout(TIMEOUT))
             .and_then(|connection| {
                 connection.set_read_timeout(Some(TIMEOUT))?;

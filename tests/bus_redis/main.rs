@@ -11,4 +11,5 @@ mod routing;
 mod silence;
 #[path = "../support/redis.rs"]
 mod support;
+mod tls;
 mod traffic;

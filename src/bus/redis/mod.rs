@@ -1,6 +1,6 @@
 //! The bus through Redis: what it is asked goes to the [`Server`] that has the channel. There is one; a bus of more has more of them, not more kinds of them.
 //!
-//! From the socket up: [`target`] (URL), [`locate`] (which address next), [`socket`], [`link`] (connection), [`timing`] (its deadlines), [`resp`] (replies, of [`values`]),
+//! From the socket up: [`target`] (URL), [`tls`] (certificates), [`locate`] (which address next), [`socket`], [`link`] (connection), [`timing`] (its deadlines), [`resp`] (replies, of [`values`]),
 //! [`awaiting`] (which command a reply answers), [`fault`] (what errors mean), [`names`], [`subscriptions`], [`publishes`], [`output_limit`]
 //! (how much may come back), [`feed`] (what comes in), [`revocations`], [`outlet`] (what goes out), [`health`] (what is logged), [`server`] (the links to one
 //! server). Of durable channels: [`durable`] (their numbers, and what is missing), [`keys`] (their names), [`library`] (the functions that publish),
@@ -29,6 +29,7 @@ pub mod socket;
 pub mod subscriptions;
 pub mod target;
 pub mod timing;
+pub mod tls;
 pub mod values;
 
 use std::sync::Arc;

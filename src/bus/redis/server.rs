@@ -94,7 +94,7 @@ impl Server {
         (registry, waker): (Arc<Registry>, Arc<Waker>),
         first_token: usize,
     ) -> anyhow::Result<Server> {
-        let target = Arc::new(Target::from_url(url)?);
+        let target = Arc::new(Target::new(url, &settings.redis.tls())?);
         let value_bytes_max = settings.bounds.payload_bytes_max.saturating_add(64 * 1024).max(VALUE_BYTES_MIN);
         let health = Health::new(target.to_string(), sys::monotonic_ns());
         let mut server = Server {
