@@ -42,13 +42,21 @@ pub fn patient() -> Timing {
         answer: PATIENCE,
         backoff_min: Duration::from_millis(10),
         backoff_max: Duration::from_millis(100),
+        probe_every: Duration::from_millis(100),
+        probe_patience: PATIENCE,
         refused_retry: Duration::from_millis(50),
     }
 }
 
 /// Notices within half a second that a Redis hangs.
 pub fn hurried() -> Timing {
-    Timing { connect: Duration::from_secs(1), ping_after: Duration::from_millis(200), answer: Duration::from_millis(300), ..patient() }
+    Timing {
+        connect: Duration::from_secs(1),
+        ping_after: Duration::from_millis(200),
+        answer: Duration::from_millis(300),
+        probe_patience: Duration::from_millis(500),
+        ..patient()
+    }
 }
 
 /// A shard that only keeps what it is told.

@@ -5,6 +5,7 @@ mod durable;
 mod fake;
 mod login;
 mod outages;
+mod probing;
 mod publishing;
 mod refusals;
 mod routing;

@@ -35,6 +35,8 @@ pub enum Asked {
     Library,
     /// What it does when its memory is full.
     Memory,
+    /// A message that is to come back.
+    Probe,
     /// On the publishing connection.
     Revocations(revocations::Question),
     Channels(Verb, Names),
@@ -75,6 +77,7 @@ impl Asked {
             Asked::Durable(_) => "XRANGE",
             Asked::Library => "FUNCTION LOAD",
             Asked::Memory => "INFO memory",
+            Asked::Probe => "FCALL of a probe",
             Asked::Revocations(revocations::Question::Of(_)) => "ZADD",
             Asked::Revocations(revocations::Question::Read) => "ZSCAN",
             Asked::Channels(verb, _) => verb.name(),

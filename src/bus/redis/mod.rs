@@ -4,7 +4,7 @@
 //! [`awaiting`] (which command a reply answers), [`fault`] (what errors mean), [`names`], [`subscriptions`], [`publishes`], [`output_limit`]
 //! (how much may come back), [`feed`] (what comes in), [`revocations`], [`outlet`] (what goes out), [`health`] (what is logged), [`server`] (the links to one
 //! server). Of durable channels: [`durable`] (their numbers, and what is missing), [`keys`] (their names), [`library`] (the functions that publish),
-//! [`loading`] (into this server), [`call_error`] (what their errors mean), [`eviction`] (whether it would throw them away).
+//! [`loading`] (into this server), [`call_error`] (what their errors mean), [`eviction`] (whether it would throw them away), [`probe`] (whether they come through).
 
 pub mod awaiting;
 pub mod call_error;
@@ -21,6 +21,7 @@ pub mod locate;
 pub mod names;
 pub mod outlet;
 pub mod output_limit;
+pub mod probe;
 pub mod publishes;
 pub mod resp;
 pub mod revocations;

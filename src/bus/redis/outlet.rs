@@ -104,7 +104,8 @@ impl Outlet {
             | Reply::Revocations { .. }
             | Reply::Durable { .. }
             | Reply::Library { .. }
-            | Reply::Memory { .. } => {
+            | Reply::Memory { .. }
+            | Reply::Probed => {
                 return Err(Fault::new("it answers what was not asked"));
             }
         };

@@ -19,6 +19,7 @@ use super::health::{Health, Trouble};
 use super::link::{Answer, Link};
 use super::loading::Loading;
 use super::outlet::Outlet;
+use super::probe::{Probe, Verdict};
 use super::revocations::Revocations;
 use super::subscriptions::Readiness;
 use super::target::Target;
@@ -178,6 +179,10 @@ impl Server {
         if self.links[at].role == Role::Subscribed {
             self.feed.durables.go_on(hub);
             self.feed.retry(now);
+            if self.feed.probe.as_ref().is_some_and(|probe| probe.is_lost(now)) {
+                hub.metrics().probes_lost.inc();
+                return Err(Fault::new("a message that it has published for us did not come: the subscription is of no use"));
+            }
             self.judge(now);
         }
         Ok(())
@@ -214,6 +219,19 @@ impl Server {
                         Answer::Library { value } => self.library.iter_mut().for_each(|library| library.answered(Ok(&value), now)),
                         Answer::Refused { asked: Asked::Library, error } => {
                             self.library.iter_mut().for_each(|library| library.answered(Err(error), now));
+                        }
+                        Answer::Probed => {
+                            if let Some(probe) = &mut self.feed.probe {
+                                probe.answered(Ok(()), hub.metrics());
+                            }
+                        }
+                        Answer::Refused { asked: Asked::Probe, error } => {
+                            if durable::is_without_library(error) {
+                                self.library.iter_mut().for_each(Loading::doubt);
+                            }
+                            if let Some(probe) = &mut self.feed.probe {
+                                probe.answered(Err(error), hub.metrics());
+                            }
                         }
                         Answer::Memory { value } => warn(self.eviction.answered(value)),
                         Answer::Pong { .. } | Answer::Nothing => {}
@@ -311,6 +329,7 @@ impl Server {
             Role::Reading => {
                 self.library.iter_mut().for_each(Loading::doubt);
                 self.feed.durables.connection_lost(hub);
+                self.feed.probe.iter_mut().for_each(Probe::connection_lost);
             }
             Role::Publishing => {
                 // When Redis itself is away, the subscribed connection says so; this is for when only publishing fails.
@@ -349,6 +368,7 @@ impl Server {
                 if link.is_ready() {
                     self.library.iter_mut().for_each(|library| library.write(link, now));
                     self.feed.durables.write(link, hub, now);
+                    self.feed.write_probe(link, now);
                 }
                 link.flush()
             }
@@ -371,6 +391,21 @@ impl Server {
     fn judge(&mut self, now: MonotonicNs) {
         let readiness = self.feed.readiness();
         self.is_ready = readiness == Readiness::Ready;
+        if self.is_ready
+            && let Some(verdict) = self.feed.probed()
+        {
+            match verdict {
+                Verdict::Well | Verdict::NotAllowed => {}
+                Verdict::Unknown => {
+                    self.is_ready = false;
+                    return;
+                }
+                Verdict::Refused(why) => {
+                    self.is_ready = false;
+                    return warn(self.health.trouble(Trouble::TakesNoMessages, why, now));
+                }
+            }
+        }
         match readiness {
             Readiness::Ready => {
                 if let Some(line) = self.health.well(self.feed.refused_count(), now) {

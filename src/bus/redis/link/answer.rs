@@ -49,6 +49,8 @@ pub enum Answer<'a> {
     Library {
         value: Cow<'a, Value>,
     },
+    /// A probe is taken.
+    Probed,
     /// What it says of its memory.
     Memory {
         value: &'a Value,
@@ -107,6 +109,7 @@ impl Link {
                     None => Answer::Odd { asked: Some(Asked::PublishDurable) },
                 },
                 (Some(Asked::Durable(ticket)), Reply::Other(value)) => Answer::Durable { ticket, value },
+                (Some(Asked::Probe), Reply::Other(_)) => Answer::Probed,
                 (Some(Asked::Memory), Reply::Other(value)) => Answer::Memory { value },
                 // Many a server keeps that to itself.
                 (Some(Asked::Memory), _) => Answer::Nothing,
