@@ -97,7 +97,9 @@ impl<N: Network> Shard<N> {
     pub(super) fn from(&self, topic: u32, begin: Begin) -> From {
         let topic = &self.topics[topic];
         let epoch = topic.channel().map_or(0, |channel| channel.epoch);
-        begin.from(epoch, topic.arrived() - 1)
+        // What is held back is newer than what is in the log, and a gap is no message.
+        let in_log = topic.log().filter(|log| log.held().is_none()).and_then(|log| log.newest_message());
+        begin.from(epoch, in_log.unwrap_or(topic.arrived() - 1))
     }
 
     /// The same at once. `with_pages`: also from what is older than the log, if it is here.
