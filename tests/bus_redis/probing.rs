@@ -105,3 +105,46 @@ fn without_the_right_to_probe_a_connection_counts_as_it_is() {
     bench.wait("it is refused again", |bench| bench.metrics.probes_refused.get() >= 3);
     assert_eq!((bench.metrics.ready.get(), bench.metrics.probes_good.get()), (1, 0));
 }
+
+/// Without its functions Redis takes no durable message, and whoever may not load them asks no more often for it.
+#[test]
+fn functions_that_are_gone_are_not_ready_and_not_a_flood() {
+    let redis = RedisServer::start();
+    redis.command(&["ACL", "SETUSER", "bell", "on", ">ring", "allchannels", "allkeys", "+@all", "-function"]);
+    let mut bench = Bench::with(durable(format!("redis://bell:ring@127.0.0.1:{}", redis.port)), 1, patient());
+    bench.wait("some refusals", |bench| bench.metrics.probes_refused.get() >= 5);
+    assert_eq!(bench.metrics.ready.get(), 0);
+    let stats = redis.command(&["INFO", "commandstats"]);
+    let calls = |name: &str| -> u64 {
+        let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{name}:"))?.split("rejected_calls=").nth(1));
+        line.and_then(|rest| rest.split(',').next()?.parse().ok()).unwrap_or(0)
+    };
+    // Once for each connection and five seconds; of calls as many as were counted and one.
+    assert!(calls("function|list") + calls("function|load") <= 30, "{stats}");
+    assert!(bench.metrics.turns.get() < 100_000, "{}", bench.metrics.turns.get());
+    // An operator loads them.
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_campanile")).args(["redis", "install", "--redis", &redis.url()]).output();
+    assert!(output.unwrap().status.success());
+    bench.wait_ready(true);
+}
+
+/// A connection that cannot be made keeps the thread from nothing, least of all from sleeping; and what was well once does not stay so.
+#[test]
+fn a_reading_connection_that_does_not_come_back_is_noticed() {
+    let redis = RedisServer::start();
+    let timing = campanile::bus::redis::timing::Timing { probe_patience: Duration::from_millis(300), ..patient() };
+    let mut bench = Bench::with(durable(redis.url()), 1, timing);
+    bench.wait_ready(true);
+    let mut connection = redis::Client::open(redis.url()).unwrap().get_connection().unwrap();
+    // Of all that it has, the subscribed one alone stays.
+    redis::cmd("CONFIG").arg(&["SET", "maxclients", "2"]).exec(&mut connection).unwrap();
+    redis::cmd("CLIENT").arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"]).exec(&mut connection).unwrap();
+    bench.wait_ready(false);
+    let before = bench.metrics.turns.get();
+    let begin = std::time::Instant::now();
+    bench.wait("a second", |_| begin.elapsed() > Duration::from_secs(1));
+    let turns = bench.metrics.turns.get() - before;
+    assert!(turns < 5000, "{turns} turns in a second");
+    redis::cmd("CONFIG").arg(&["SET", "maxclients", "100"]).exec(&mut connection).unwrap();
+    bench.wait_ready(true);
+}

@@ -219,7 +219,7 @@ impl Feed {
         if let Some(probe) = &mut self.probe
             && probe.redis_channel().as_bytes() == redis_channel
         {
-            return probe.came(payload, hub.metrics());
+            return probe.came(payload, hub.metrics(), receipt.received);
         }
         let channel = std::str::from_utf8(redis_channel).ok().and_then(|name| self.names.to_channel(name));
         if payload.first() == Some(&MARK)
@@ -319,9 +319,15 @@ impl Feed {
     }
 
     /// What a probe has told, where one can be sent: its own channel must come.
-    pub fn probed(&self) -> Option<&Verdict> {
+    pub fn probed(&mut self, now: MonotonicNs) -> Option<&Verdict> {
+        let is_refused = self.standing_of_probe(self.probe.as_ref()?) == Standing::Refused;
+        self.probe.as_mut().filter(|_| !is_refused).map(|probe| probe.verdict(now))
+    }
+
+    /// When the next one is to be sent, or the last one looked at. `is_sendable`: the connection for it stands.
+    pub fn probe_deadline(&self, is_sendable: bool) -> Option<MonotonicNs> {
         let probe = self.probe.as_ref()?;
-        (self.standing_of_probe(probe) != Standing::Refused).then(|| probe.verdict())
+        probe.deadline(is_sendable && self.standing_of_probe(probe) == Standing::Subscribed)
     }
 
     fn standing_of_probe(&self, probe: &Probe) -> Standing {
@@ -370,8 +376,7 @@ impl Feed {
     pub fn deadline(&self) -> Option<MonotonicNs> {
         let durables = self.durables.deadline();
         let revocations = self.revocations.as_ref().and_then(Revocations::deadline);
-        let probe = self.probe.as_ref().filter(|probe| self.standing_of_probe(probe) == Standing::Subscribed).map(Probe::deadline);
-        [self.retry_postponed_at, self.retry_refused_at, revocations, durables, probe].into_iter().flatten().min()
+        [self.retry_postponed_at, self.retry_refused_at, revocations, durables].into_iter().flatten().min()
     }
 
     pub fn send(&mut self, publisher: &mut Link, hub: &mut Hub, publish: Publish, now: MonotonicNs) {

@@ -6,9 +6,9 @@
 use redis::ServerError;
 
 use super::awaiting::Asked;
+use super::call_error::CallError;
 use super::durable::envelope::Envelope;
-use super::durable::is_without_library;
-use super::fault::{Refusal, text_of};
+use super::fault::text_of;
 use super::link::Link;
 use super::timing::Timing;
 use super::{keys, library};
@@ -18,6 +18,9 @@ use crate::metrics::BusMetrics;
 
 /// How long its stream is kept when no node probes any more; the function takes no shorter time for it than a minute.
 const KEPT_MS: &[u8] = b"60000";
+
+/// How soon it is tried again when the functions are not there.
+const RETRY_NS: u64 = 200_000_000;
 
 #[derive(Debug)]
 pub struct Probe {
@@ -31,6 +34,8 @@ pub struct Probe {
     sent: Option<Sent>,
     next_at: MonotonicNs,
     verdict: Verdict,
+    /// When the last one came back.
+    well_at: MonotonicNs,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -58,7 +63,7 @@ impl Probe {
         let channel = format!("__campanile__:probe:{:016x}", fastrand::u64(..));
         let redis_channel = format!("{prefix}{channel}").into();
         let (prefix, channel) = (prefix.into(), channel.into());
-        Probe { channel, redis_channel, prefix, timing, number: 0, sent: None, next_at: 0, verdict: Verdict::Unknown }
+        Probe { channel, redis_channel, prefix, timing, number: 0, sent: None, next_at: 0, verdict: Verdict::Unknown, well_at: 0 }
     }
 
     pub fn redis_channel(&self) -> &str {
@@ -75,8 +80,17 @@ impl Probe {
         (self.sent, self.next_at) = (None, 0);
     }
 
-    pub fn verdict(&self) -> &Verdict {
+    /// What holds now: that all was well does not hold for long.
+    pub fn verdict(&mut self, now: MonotonicNs) -> &Verdict {
+        if self.verdict == Verdict::Well && now >= self.stale_at() {
+            self.verdict = Verdict::Unknown;
+        }
         &self.verdict
+    }
+
+    /// By then another one has come back, or something is wrong.
+    fn stale_at(&self) -> MonotonicNs {
+        self.well_at + nanos(self.timing.probe_every) + 2 * nanos(self.timing.probe_patience)
     }
 
     /// Sends the next one when it is time. The connection is ready, and messages of the channel come.
@@ -95,39 +109,38 @@ impl Probe {
     }
 
     /// A message came on the channel.
-    pub fn came(&mut self, message: &[u8], metrics: &BusMetrics) {
+    pub fn came(&mut self, message: &[u8], metrics: &BusMetrics, now: MonotonicNs) {
         let is_it = |payload: &[u8]| payload == self.number.to_string().as_bytes();
         let Some(Ok(envelope)) = Envelope::read(message) else { return };
         if envelope.payloads().any(is_it)
             && let Some(sent) = &mut self.sent
         {
             sent.has_come = true;
-            self.conclude(metrics);
+            self.conclude(metrics, now);
         }
     }
 
     /// Redis has taken it, or not.
-    pub fn answered(&mut self, answer: Result<(), &ServerError>, metrics: &BusMetrics) {
+    pub fn answered(&mut self, answer: Result<(), &ServerError>, metrics: &BusMetrics, now: MonotonicNs) {
         let Some(sent) = &mut self.sent else { return };
         let error = match answer {
             Ok(()) => {
                 sent.is_answered = true;
-                return self.conclude(metrics);
+                return self.conclude(metrics, now);
             }
             Err(error) => error,
         };
         self.sent = None;
-        // They are being loaded; until they are there this is tried again and again.
-        if is_without_library(error) {
-            self.next_at = 0;
-            return;
-        }
         metrics.probes_refused.inc();
-        let is_not_allowed =
-            error.code() == "NOPERM" || error.details().is_some_and(|details| details.contains("NOPERM") || details.contains("can't "));
-        let verdict = match Refusal::of(error) {
-            Refusal::ForGood if is_not_allowed => Verdict::NotAllowed,
-            Refusal::ForGood | Refusal::ForNow => Verdict::Refused(text_of(error)),
+        let text = text_of(error);
+        let verdict = match CallError::of(&text) {
+            CallError::Forbidden => Verdict::NotAllowed,
+            // They are loaded anew, if they can be.
+            CallError::NoFunction => {
+                self.next_at = self.next_at.min(now + RETRY_NS);
+                Verdict::Refused(text)
+            }
+            _ => Verdict::Refused(text),
         };
         if verdict == Verdict::NotAllowed && self.verdict != verdict {
             tracing::warn!(
@@ -139,9 +152,9 @@ impl Probe {
         self.verdict = verdict;
     }
 
-    fn conclude(&mut self, metrics: &BusMetrics) {
+    fn conclude(&mut self, metrics: &BusMetrics, now: MonotonicNs) {
         if self.sent.is_some_and(|sent| sent.is_answered && sent.has_come) {
-            (self.sent, self.verdict) = (None, Verdict::Well);
+            (self.sent, self.verdict, self.well_at) = (None, Verdict::Well, now);
             metrics.probes_good.inc();
         }
     }
@@ -151,8 +164,13 @@ impl Probe {
         self.sent.is_some_and(|sent| sent.is_answered && !sent.has_come && now >= sent.at + nanos(self.timing.probe_patience))
     }
 
-    /// When [`Probe::write`] or [`Probe::is_lost`] is to be looked at.
-    pub fn deadline(&self) -> MonotonicNs {
-        self.sent.map_or(self.next_at, |sent| sent.at + nanos(self.timing.probe_patience))
+    /// When something is to be looked at. `is_sendable`: [`Probe::write`] would be called.
+    pub fn deadline(&self, is_sendable: bool) -> Option<MonotonicNs> {
+        let next = match self.sent {
+            None => is_sendable.then_some(self.next_at),
+            Some(sent) => (sent.is_answered && !sent.has_come).then_some(sent.at + nanos(self.timing.probe_patience)),
+        };
+        let stale = (self.verdict == Verdict::Well).then_some(self.stale_at());
+        next.into_iter().chain(stale).min()
     }
 }

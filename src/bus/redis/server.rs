@@ -222,7 +222,7 @@ impl Server {
                         }
                         Answer::Probed => {
                             if let Some(probe) = &mut self.feed.probe {
-                                probe.answered(Ok(()), hub.metrics());
+                                probe.answered(Ok(()), hub.metrics(), now);
                             }
                         }
                         Answer::Refused { asked: Asked::Probe, error } => {
@@ -230,7 +230,7 @@ impl Server {
                                 self.library.iter_mut().for_each(Loading::doubt);
                             }
                             if let Some(probe) = &mut self.feed.probe {
-                                probe.answered(Err(error), hub.metrics());
+                                probe.answered(Err(error), hub.metrics(), now);
                             }
                         }
                         Answer::Memory { value } => warn(self.eviction.answered(value)),
@@ -285,7 +285,7 @@ impl Server {
             Role::Reading => {
                 *told = None;
                 link.ask(Asked::Memory, &[b"INFO", b"memory"], now);
-                self.library.iter_mut().for_each(Loading::doubt);
+                self.library.iter_mut().for_each(Loading::restart);
             }
             Role::Publishing => {
                 *told = None;
@@ -327,7 +327,7 @@ impl Server {
                 self.feed.lose(hub);
             }
             Role::Reading => {
-                self.library.iter_mut().for_each(Loading::doubt);
+                self.library.iter_mut().for_each(Loading::restart);
                 self.feed.durables.connection_lost(hub);
                 self.feed.probe.iter_mut().for_each(Probe::connection_lost);
             }
@@ -368,7 +368,9 @@ impl Server {
                 if link.is_ready() {
                     self.library.iter_mut().for_each(|library| library.write(link, now));
                     self.feed.durables.write(link, hub, now);
-                    self.feed.write_probe(link, now);
+                    if self.library.as_ref().is_some_and(Loading::is_settled) {
+                        self.feed.write_probe(link, now);
+                    }
                 }
                 link.flush()
             }
@@ -392,7 +394,7 @@ impl Server {
         let readiness = self.feed.readiness();
         self.is_ready = readiness == Readiness::Ready;
         if self.is_ready
-            && let Some(verdict) = self.feed.probed()
+            && let Some(verdict) = self.feed.probed(now)
         {
             match verdict {
                 Verdict::Well | Verdict::NotAllowed => {}
@@ -501,7 +503,9 @@ impl Server {
 
     pub fn deadline(&self) -> Option<MonotonicNs> {
         let library = self.library.as_ref().and_then(Loading::deadline);
-        self.links.iter().map(|link| link.link.deadline()).chain(self.feed.deadline()).chain(library).min()
+        let is_probing = self.library.as_ref().is_some_and(Loading::is_settled) && self.link(Role::Reading).is_some_and(Link::is_ready);
+        let probe = self.feed.probe_deadline(is_probing);
+        self.links.iter().map(|link| link.link.deadline()).chain(self.feed.deadline()).chain(library).chain(probe).min()
     }
 
     pub fn stop(&mut self, hub: &mut Hub) {
