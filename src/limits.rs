@@ -90,6 +90,8 @@ pub const RESUBSCRIBE_ALL_SECONDS: usize = 8;
 pub const WAITERS_FLOOR: usize = 256;
 /// The most that one of them takes, with the longest `id`.
 pub const WAITER_BYTES_MAX: usize = 224;
+/// Channels of one `subscribe`.
+pub const SUBSCRIBE_CHANNELS_MAX: usize = 128;
 /// Work units of one flush stage; a visit that writes nothing costs 1, a write [`FLUSH_UNITS_PER_WRITE`].
 /// What comes meanwhile waits for so long: some hundred microseconds.
 pub const FLUSH_UNITS_PER_TURN: usize = 1024;
@@ -171,6 +173,16 @@ pub mod auth {
 pub mod bus {
     /// Numbers on a page of what is older than the logs.
     pub const PAGE_NUMBERS: u64 = 32;
+    /// How long a publish waits until Redis (or the disk, or a shard) takes it, before it is refused.
+    pub const PUBLISH_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+    /// How often it is looked whether some have waited for so long.
+    pub const PUBLISH_LOOK: std::time::Duration = std::time::Duration::from_millis(100);
+    /// Messages of one answer to `history`; fewer where they are large.
+    pub const HISTORY_MESSAGES_MAX: usize = 256;
+    /// Payloads of one such answer, unless the first alone is larger.
+    pub const HISTORY_BYTES_MAX: usize = 256 * 1024;
+    /// Such answers under way; the next is refused.
+    pub const HISTORIES_ASKED_MAX: usize = 256;
     /// Pages that were read for shards and are kept for the next that asks.
     pub const PAGES_KEPT_MAX: usize = 256;
     pub const PAGES_KEPT_BYTES: usize = 16 * 1024 * 1024;

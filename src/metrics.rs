@@ -125,6 +125,8 @@ pub struct ShardMetrics {
     pub messages_sent: Counter,
     /// Of them, those that were older than their logs.
     pub messages_replayed: Counter,
+    /// Sent in answers to `history`.
+    pub messages_recalled: Counter,
     pub bytes_sent: Counter,
     pub bytes_received: Counter,
     pub messages_received: Counter,
@@ -225,6 +227,10 @@ pub struct BusMetrics {
     pub publish_errors: Counter,
     /// Publishes of clients that were one too many in a second.
     pub publishes_limited: [Counter; Publisher::ALL.len()],
+    /// Messages that were published to try whether they come back: that did, that did not, that Redis has not taken.
+    pub probes_good: Counter,
+    pub probes_lost: Counter,
+    pub probes_refused: Counter,
     pub connects: Counter,
     pub disconnects: Counter,
     /// Replies from Redis that could not be understood.

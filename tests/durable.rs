@@ -150,3 +150,76 @@ fn settings_that_cannot_be_are_an_error() {
         assert!(code == 2 && told.contains(words), "{code} {told}");
     }
 }
+
+/// The newest message of a durable channel is in its stream, whether anybody has heard the channel here or not.
+#[test]
+fn the_newest_message_comes_at_once_on_any_node() {
+    let redis = RedisServer::start();
+    let first = launch(&redis, &["--shards", "2"]).start();
+    for number in 1..=100 {
+        publish(&first, "feed:a", &json!(number));
+    }
+    let second = launch(&redis, &["--shards", "1"]).start();
+    for server in [&first, &second] {
+        let mut client = connect(server);
+        let entries = json!([{"channel": "feed:a", "latest": true}, {"channel": "feed:none", "latest": true}]);
+        client.command(json!({"type": "subscribe", "channels": entries, "id": 1}));
+        let mut subscribed = Vec::new();
+        while subscribed.len() < 2 {
+            let event = client.event();
+            match event["type"].as_str() {
+                Some("subscribed") => subscribed.push((event["channel"].clone(), event["seq"].clone(), event["recovered"].clone())),
+                Some("connected") => {}
+                _ => assert_eq!((&event["channel"], &event["data"]), (&json!("feed:a"), &json!(100)), "{event}"),
+            }
+        }
+        subscribed.sort_by_key(|(channel, ..)| channel.to_string());
+        assert_eq!(subscribed[0], (json!("feed:a"), json!(99), json!(false)));
+        assert_eq!((&subscribed[1].0, &subscribed[1].2), (&json!("feed:none"), &json!(false)));
+    }
+    let mut client = connect(&second);
+    subscribe(&mut client, json!({"type": "subscribe", "channel": "feed:a", "latest": true}));
+    publish(&first, "feed:a", &json!("next"));
+    assert_eq!(client.messages(2), [(100, json!(100)), (101, json!("next"))]);
+}
+
+/// The command publishes as a back end does: through the function where the file says that the channel is durable.
+#[test]
+fn the_command_publishes_to_durable_channels() {
+    let redis = RedisServer::start();
+    let server = launch(&redis, &["--shards", "1"]).start();
+    let mut client = connect(&server);
+    subscribe(&mut client, json!({"type": "subscribe", "channel": "feed:a"}));
+    let directory = redis.directory.join("command");
+    std::fs::create_dir_all(&directory).unwrap();
+    let file = directory.join("campanile.toml");
+    std::fs::write(&file, "[[channels]]\nprefix = \"feed:\"\ndurable = true\nhistory_count = 100\nhistory_age = 3600\n").unwrap();
+    let publish = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_campanile"));
+        let output = command.arg("publish").args(arguments).args(["--config", file.to_str().unwrap()]).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (url, control) = (redis.url(), server.control.to_string());
+    let (code, said, _) = publish(&["feed:a", "1", "--redis", &url]);
+    let epoch = said.strip_prefix("published to feed:a: epoch ").and_then(|rest| rest.strip_suffix(", seq 1\n")).expect("its number");
+    assert!(code == Some(0) && epoch.parse::<u64>().is_ok(), "{said}");
+    for (way, more) in [(["--redis", &url], ""), (["--redis", &url], ", published before"), (["--control", &control], ", published before")]
+    {
+        let (code, said, wrong) = publish(&["feed:a", "2", "--idempotency-key", "two", way[0], way[1]]);
+        assert_eq!((code, said), (Some(0), format!("published to feed:a: epoch {epoch}, seq 2{more}\n")), "{wrong}");
+    }
+    assert_eq!(client.messages(2), [(1, json!(1)), (2, json!(2))]);
+    let (code, _, wrong) = publish(&["news", "x", "--idempotency-key", "k", "--redis", &url]);
+    assert!(code == Some(2) && wrong.contains("is for durable channels"), "{wrong}");
+    redis.command(&["FUNCTION", "FLUSH"]);
+    let (code, _, wrong) = publish(&["feed:a", "3", "--redis", &url]);
+    assert!(code == Some(1) && wrong.contains("run campanile redis install"), "{wrong}");
+}
+
+/// Streams that go by themselves when memory is short are no place for what must not be lost.
+#[test]
+fn a_redis_that_throws_streams_away_is_warned_of() {
+    let redis = RedisServer::with_arguments(&["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]);
+    let server = launch(&redis, &["--shards", "1"]).start();
+    assert!(server.log_when("maxmemory-policy allkeys-lru").contains("noeviction"));
+}

@@ -9,11 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use campanile::named::Named;
 use campanile::wire::close::{CloseReason, Reconnect};
-use campanile::wire::command::{self, Asked, Body, Command, ErrorCode, Id, Position};
+use campanile::wire::command::{self, Asked, Body, Command, Entry, ErrorCode, Id, Position};
 use campanile::wire::event::{self, Event, EventType, GapReason};
 use campanile::wire::framing::Encoding;
+use campanile::wire::history::{HistoryRange, Message};
 use campanile::wire::http::refusal::RefusalReason;
 use campanile::wire::payload::{Expect, Kind, classify, encode_notification};
+use campanile::wire::wish::{Begin, Wish};
 use campanile::wire::{Format, frame, transcode};
 
 const DOCUMENT: &str = include_str!("../docs/protocol.md");
@@ -26,11 +28,47 @@ fn commands() -> Vec<(&'static str, Command<'static>)> {
     let since = Some(Position { epoch: EPOCH, seq: 41 });
     let data = br#"{"title":"Ding","n":[1,-2,0.5]}"#;
     vec![
-        ("subscribe", Command { id: number(1), body: Body::Subscribe { channel: "user:123".into(), since: None, max_rate: None } }),
-        ("subscribe-since", Command { id: text("resume-1"), body: Body::Subscribe { channel: "user:123".into(), since, max_rate: None } }),
+        ("subscribe", Command { id: number(1), body: Body::Subscribe { channel: "user:123".into(), wish: Wish::default() } }),
+        (
+            "subscribe-since",
+            Command {
+                id: text("resume-1"),
+                body: Body::Subscribe { channel: "user:123".into(), wish: Wish { begin: Begin::of(since, false), max_rate: None } },
+            },
+        ),
         (
             "subscribe-max-rate",
-            Command { id: number(7), body: Body::Subscribe { channel: "prices:eur".into(), since: None, max_rate: Some(5) } },
+            Command {
+                id: number(7),
+                body: Body::Subscribe { channel: "prices:eur".into(), wish: Wish { begin: Begin::Live, max_rate: Some(5) } },
+            },
+        ),
+        (
+            "subscribe-latest",
+            Command {
+                id: number(8),
+                body: Body::Subscribe { channel: "prices:eur".into(), wish: Wish { begin: Begin::Newest, max_rate: None } },
+            },
+        ),
+        (
+            "subscribe-channels",
+            Command {
+                id: number(9),
+                body: Body::SubscribeAll {
+                    channels: vec![
+                        Entry::Good { channel: "news".into(), wish: Wish::default() },
+                        Entry::Good { channel: "user:123".into(), wish: Wish { begin: Begin::of(since, false), max_rate: None } },
+                        Entry::Good { channel: "prices:eur".into(), wish: Wish { begin: Begin::Newest, max_rate: Some(5) } },
+                    ],
+                },
+            },
+        ),
+        (
+            "history",
+            Command {
+                id: number(10),
+                body: Body::History { channel: "news".into(), range: HistoryRange::Before(Position { epoch: EPOCH, seq: 41 }), limit: 50 },
+            },
         ),
         ("unsubscribe", Command { id: number(2), body: Body::Unsubscribe { channel: "user:123".into() } }),
         ("publish", Command { id: number(3), body: Body::Publish { channel: "news".into(), payload: data.into(), idempotency_key: None } }),
@@ -57,6 +95,12 @@ fn each_event(check: &mut dyn FnMut(&str, &Event<'_>)) {
     check("subscribed-max-rate", &paced);
     check("unsubscribed", &Event::Unsubscribed { id: Some(&id(2)), channel: "user:123", reason: None });
     check("unsubscribed-not-allowed", &Event::Unsubscribed { id: None, channel: "room:7", reason: Some("not_allowed") });
+    let message = |seq, payload| Message { seq, timestamp_ms: TIMESTAMP_MS, kind: Kind::Json, payload };
+    let messages = [message(39, br#"{"title":"Ding"}"#), message(40, br#""Dong""#)];
+    check(
+        "history",
+        &Event::History { id: Some(&id(10)), channel: "news", epoch: Some(EPOCH), recovered: None, messages: &messages, has_more: true },
+    );
     check("published", &Event::Published { id: Some(&id(3)), channel: "news", seq: Some(42), is_repeat: false });
     check("published-no-seq", &Event::Published { id: None, channel: "news", seq: None, is_repeat: false });
     check("refreshed", &Event::Refreshed { id: Some(&id(6)), expires_ms: TIMESTAMP_MS + 60_000 });

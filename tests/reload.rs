@@ -185,6 +185,38 @@ fn files_that_change_are_read_by_themselves() {
     assert!(!server.log().contains(SECRET), "{}", server.log());
 }
 
+/// As on a network whose file server is away: whoever reads it waits, and nobody else does.
+#[test]
+fn a_file_that_does_not_answer_holds_up_nobody() {
+    use std::os::unix::fs::OpenOptionsExt;
+
+    let launch = Launch::new(&[]).file("auth = \"jwt\"\ntoken_keys = [\"key.pem\"]\n");
+    let key = launch.directory.join("key.pem");
+    std::fs::create_dir_all(&launch.directory).unwrap();
+    std::fs::write(&key, KEYS[0].1).unwrap();
+    let mut server = launch.start();
+    let path = format!("/ws?format=json&token={}", token(KEYS[0].0));
+    let mut client = Client::connect(server.listen, &path);
+    assert_eq!(client.event()["type"], "connected");
+    let pipe = key.with_extension("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    std::fs::rename(&pipe, &key).unwrap();
+    // It can be opened so once somebody reads it; nothing is ever written.
+    let writer = std::cell::OnceCell::new();
+    server.eventually("it is read", |_| {
+        let opened = std::fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&key);
+        opened.is_ok_and(|file| writer.set(file).is_ok())
+    });
+    server.signal(libc::SIGHUP);
+    assert_eq!(server.get("/healthz").0, 200);
+    assert_eq!(status(&server, &path), 101, "the keys of before");
+    client.command(json!({"type": "ping", "id": 1}));
+    assert_eq!(client.event()["type"], "pong");
+    assert_eq!((reloads(&server, "good"), reloads(&server, "failed")), (0.0, 0.0), "it is still being read");
+    server.terminate();
+    assert_eq!(server.exit_code(), 0, "{}", server.log());
+}
+
 /// However often it is asked for, one reload follows the other, and the server goes on.
 #[test]
 fn a_flood_of_hangups_is_a_few_reloads() {

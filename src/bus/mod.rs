@@ -7,7 +7,7 @@
 //! - [`delivery`]: what is on its way to shards, [`lane`]: the way to one of them, and what it is owed.
 //! - [`question`]: what connections and the control port ask. [`shares`]: whose publishes may be how many, [`rates`]: in a second; [`queue`]: in which order they go on.
 //! - [`order`]: what the control thread tells shards, past the bus; [`revoke`]: what it tells all nodes of revoked tokens.
-//! - [`upstream`]: the seam behind which messages come in: [`embedded`] (no Redis; durable channels by [`crate::journal`]) or [`redis`] (one server; all that is Redis's own). [`pages`]: what is read of durable channels; [`ration`]: of lines in the log.
+//! - [`upstream`]: the seam behind which messages come in: [`embedded`] (no Redis; durable channels by [`crate::journal`]) or [`redis`] (one server; all that is Redis's own). [`pages`]: what is read of durable channels for those who resume; [`recall`]: for those who ask for their history; [`ration`]: of lines in the log.
 #![forbid(unsafe_code)]
 
 pub mod delivery;
@@ -24,6 +24,7 @@ pub mod question;
 pub mod queue;
 pub mod rates;
 pub mod ration;
+pub mod recall;
 pub mod redis;
 pub mod registry;
 pub mod revoke;

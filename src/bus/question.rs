@@ -4,11 +4,13 @@
 //! A new question is a variant of [`Question`], taken up in [`super::subscriber`], and one of [`Answer`], told in `shard/questions.rs`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use super::ConnToken;
 use super::rates::TooMany;
+use super::recall::{HistoryError, HistoryPage, Recall};
 use super::shares::Ticket;
 use crate::auth::identity::Identity;
 use crate::config::routes::Unrouted;
@@ -39,12 +41,14 @@ pub enum Asker {
 #[derive(Debug)]
 pub enum Question {
     Publish(Publish),
+    History(HistoryAsked),
 }
 
 /// To each question its own.
 #[derive(Debug)]
 pub enum Answer {
     Published { channel: Box<str>, result: Result<Published, PublishError> },
+    History { channel: Box<str>, result: Result<HistoryPage, HistoryError> },
 }
 
 /// It goes in through [`BusSender::publish`](super::BusSender::publish) or [`BusSender::publish_from`](super::BusSender::publish_from).
@@ -76,6 +80,13 @@ impl Publish {
     pub fn is_given_up(&self) -> bool {
         matches!(&self.asker, Asker::Control(sender) if sender.is_closed())
     }
+}
+
+/// What is kept of a channel.
+#[derive(Debug)]
+pub struct HistoryAsked {
+    pub recall: Recall,
+    pub asker: Asker,
 }
 
 /// A page of what is kept of a channel.
@@ -133,6 +144,9 @@ pub enum PublishError {
     Unavailable,
     #[error("too many publishes are under way; try again")]
     Busy,
+    /// It was never sent.
+    #[error("Redis, the disk or this server itself is too slow to take it; nothing was published within {} s, try again", .0.as_secs())]
+    Late(Duration),
     #[error("the payload is larger than {bytes_max} bytes")]
     TooBig { bytes_max: usize },
     #[error(

@@ -7,6 +7,7 @@ use std::collections::{HashMap, VecDeque};
 
 use super::ConnToken;
 use super::question::{Asker, Publish, ReplyTo};
+use crate::clock::MonotonicNs;
 use crate::limits::bus::{PUBLISH_COST_BYTES, SOURCE_TURN_BYTES};
 
 #[derive(Debug, Default)]
@@ -22,19 +23,20 @@ pub struct Queue {
 /// The publishes of one source.
 #[derive(Debug, Default)]
 struct Line {
-    publishes: VecDeque<Publish>,
+    /// With when each came, the oldest first.
+    publishes: VecDeque<(MonotonicNs, Publish)>,
     credit: usize,
 }
 
 impl Line {
     fn cost(&self) -> Option<usize> {
-        self.publishes.front().map(|publish| publish.payload.len() + PUBLISH_COST_BYTES)
+        self.publishes.front().map(|(_, publish)| publish.payload.len() + PUBLISH_COST_BYTES)
     }
 
     fn pop(&mut self) -> Option<Publish> {
         let cost = self.cost()?;
         self.credit = self.credit.saturating_sub(cost);
-        let publish = self.publishes.pop_front();
+        let publish = self.publishes.pop_front().map(|(_, publish)| publish);
         if self.publishes.is_empty() {
             // Nobody saves up for a burst, and a burst's room is given back.
             *self = Line::default();
@@ -44,17 +46,17 @@ impl Line {
 }
 
 impl Queue {
-    pub fn push(&mut self, publish: Publish) {
+    pub fn push(&mut self, publish: Publish, now: MonotonicNs) {
         self.len += 1;
         match &publish.asker {
-            Asker::Control(_) => self.control.publishes.push_back(publish),
+            Asker::Control(_) => self.control.publishes.push_back((now, publish)),
             Asker::Client(ReplyTo { shard, conn, .. }) => {
                 let source = (*shard, *conn);
                 let line = self.clients.entry(source).or_insert_with(|| {
                     self.ring.push_back(source);
                     Line::default()
                 });
-                line.publishes.push_back(publish);
+                line.publishes.push_back((now, publish));
             }
         }
     }
@@ -86,7 +88,28 @@ impl Queue {
             line.credit += SOURCE_TURN_BYTES;
             self.pass();
         }
-        self.current().publishes.front()
+        self.current().publishes.front().map(|(_, publish)| publish)
+    }
+
+    /// Takes out those that came before this moment, whose ever turn it is.
+    pub fn overdue(&mut self, before: MonotonicNs) -> Vec<Publish> {
+        let mut overdue = Vec::new();
+        let mut take = |line: &mut Line| {
+            while line.publishes.front().is_some_and(|(came, _)| *came < before) {
+                overdue.extend(line.pop());
+            }
+            line.publishes.is_empty()
+        };
+        take(&mut self.control);
+        self.ring.retain(|source| {
+            let is_empty = take(self.clients.get_mut(source).expect("the ring names lines"));
+            if is_empty {
+                self.clients.remove(source);
+            }
+            !is_empty
+        });
+        self.len -= overdue.len();
+        overdue
     }
 
     /// Takes out what [`Queue::front`] showed.
@@ -154,9 +177,9 @@ mod tests {
     #[test]
     fn one_behind_a_flood_waits_for_a_turn_and_not_for_the_flood() {
         let mut queue = Queue::default();
-        (0..1000).for_each(|_| queue.push(client(1, 60_000)));
-        queue.push(client(2, 10));
-        queue.push(control(10));
+        (0..1000).for_each(|_| queue.push(client(1, 60_000), 0));
+        queue.push(client(2, 10), 0);
+        queue.push(control(10), 0);
         assert_eq!((queue.len(), queue.sources()), (1002, 3));
         let order = drain(&mut queue);
         let place = |who: u8| order.iter().position(|&(from, _)| from == who).unwrap();
@@ -169,9 +192,9 @@ mod tests {
     #[test]
     fn turns_are_measured_in_bytes_and_the_control_port_has_every_other() {
         let mut queue = Queue::default();
-        (0..100).for_each(|_| queue.push(client(1, 100_000)));
-        (0..10_000).for_each(|_| queue.push(client(2, 1000)));
-        (0..1000).for_each(|_| queue.push(control(10_000)));
+        (0..100).for_each(|_| queue.push(client(1, 100_000), 0));
+        (0..10_000).for_each(|_| queue.push(client(2, 1000), 0));
+        (0..1000).for_each(|_| queue.push(control(10_000), 0));
         let mut bytes = HashMap::new();
         for (who, payload_bytes) in drain(&mut queue) {
             *bytes.entry(who).or_insert(0) += payload_bytes;
@@ -186,8 +209,8 @@ mod tests {
     #[test]
     fn passing_leads_to_everybody() {
         let mut queue = Queue::default();
-        (1..=3).for_each(|index| queue.push(client(index, 10)));
-        queue.push(control(10));
+        (1..=3).for_each(|index| queue.push(client(index, 10), 0));
+        queue.push(control(10), 0);
         let mut met = std::collections::HashSet::new();
         for _ in 0..2 * queue.sources() {
             met.insert(queue.front().unwrap().payload[0]);
@@ -199,14 +222,14 @@ mod tests {
     #[test]
     fn the_control_port_alone_and_last_of_all() {
         let mut queue = Queue::default();
-        (0..3).for_each(|_| queue.push(control(10)));
+        (0..3).for_each(|_| queue.push(control(10), 0));
         assert_eq!(drain(&mut queue).len(), 3);
-        queue.push(client(1, 10));
-        queue.push(control(100_000));
-        queue.push(control(100_000));
+        queue.push(client(1, 10), 0);
+        queue.push(control(100_000), 0);
+        queue.push(control(100_000), 0);
         assert_eq!(drain(&mut queue).len(), 3);
-        queue.push(client(1, 100_000));
-        queue.push(control(10));
+        queue.push(client(1, 100_000), 0);
+        queue.push(control(10), 0);
         assert_eq!(drain(&mut queue).len(), 2);
         assert!(queue.is_empty() && queue.sources() == 0);
     }
@@ -214,8 +237,23 @@ mod tests {
     #[test]
     fn order_within_a_source_is_kept() {
         let mut queue = Queue::default();
-        (1..=50).for_each(|size| queue.push(client(1, size * 3000)));
+        (1..=50).for_each(|size| queue.push(client(1, size * 3000), 0));
         let sizes: Vec<usize> = drain(&mut queue).into_iter().map(|(_, size)| size).collect();
         assert!(sizes.is_sorted() && sizes.len() == 50);
+    }
+
+    /// Whoever has waited for too long is answered, in whose turn it never was.
+    #[test]
+    fn what_waits_for_too_long_is_taken_out_of_every_line() {
+        let mut queue = Queue::default();
+        for now in [10, 20, 30] {
+            queue.push(client(1, 10), now);
+            queue.push(control(10), now);
+        }
+        queue.push(client(2, 10), 10);
+        assert!(queue.overdue(10).is_empty());
+        assert_eq!((queue.overdue(11).len(), queue.len(), queue.sources()), (3, 4, 2));
+        assert_eq!((queue.overdue(30).len(), queue.len()), (2, 2));
+        assert_eq!((drain(&mut queue).len(), queue.len(), queue.clients.len()), (2, 0, 0));
     }
 }

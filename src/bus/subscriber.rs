@@ -27,7 +27,7 @@ use crate::clock::{MonotonicNs, nanos};
 use crate::config::Settings;
 use crate::inbox::Inbox;
 use crate::journal::Wake;
-use crate::limits::bus::{TURN_COMMANDS, TURN_PUBLISH_BYTES, TURN_PUBLISHES};
+use crate::limits::bus::{PUBLISH_LOOK, PUBLISH_PATIENCE, TURN_COMMANDS, TURN_PUBLISH_BYTES, TURN_PUBLISHES};
 use crate::metrics::BusMetrics;
 use crate::sys::monotonic_ns;
 
@@ -40,6 +40,7 @@ pub struct Subscriber {
     rates: Rates,
     turn_publishes: usize,
     turn_publish_bytes: usize,
+    look_for_overdue_at: MonotonicNs,
     /// A shard has no room for the publishes that wait: look again soon.
     is_held_up: bool,
     stop_timeout_ns: u64,
@@ -102,6 +103,7 @@ impl Subscriber {
             // A quarter of an inbox: publishes go on while half of it is free.
             turn_publishes: TURN_PUBLISHES.min(settings.shards.inbox_messages / 4).max(1),
             turn_publish_bytes: TURN_PUBLISH_BYTES.min(settings.bounds.inbox_bytes_total / settings.shards.count / 4),
+            look_for_overdue_at: 0,
             is_held_up: false,
             settling: Vec::new(),
             stop_timeout_ns: nanos(settings.clients.shutdown_timeout),
@@ -159,7 +161,8 @@ impl Subscriber {
             Life::Over => return None,
         }
         let held_up = self.is_held_up.then_some(now + RETRY_NS);
-        let due = [self.hub.deadline(now), self.upstream.deadline(), held_up].into_iter().flatten().min();
+        let overdue = (!self.queue.is_empty()).then_some(self.look_for_overdue_at);
+        let due = [self.hub.deadline(now), self.upstream.deadline(), held_up, overdue].into_iter().flatten().min();
         due.map(|due| due.saturating_sub(now))
     }
 
@@ -217,6 +220,8 @@ impl Subscriber {
 
     fn take_up(&mut self, question: Question, now: u64) {
         match question {
+            Question::History(asked) if self.hub.rule_of(&asked.recall.channel).durable => self.upstream.recall(&mut self.hub, asked),
+            Question::History(asked) => self.hub.recall(asked),
             Question::Publish(publish) => {
                 let bytes_max = self.hub.payload_bytes_max();
                 let per_channel = self.hub.publishes_per_second(&publish.channel);
@@ -226,7 +231,7 @@ impl Subscriber {
                 } else if publish.payload.len() > bytes_max {
                     self.hub.published(publish, Err(PublishError::TooBig { bytes_max }));
                 } else {
-                    self.queue.push(publish);
+                    self.queue.push(publish, now);
                 }
             }
         }
@@ -234,6 +239,12 @@ impl Subscriber {
 
     /// Hands publishes to the upstream, in turns, as far as it takes them and the shards that will get them have room.
     fn pass_publishes(&mut self, now: u64) {
+        if !self.queue.is_empty() && now >= self.look_for_overdue_at {
+            self.look_for_overdue_at = now + nanos(PUBLISH_LOOK);
+            for publish in self.queue.overdue(now.saturating_sub(nanos(PUBLISH_PATIENCE))) {
+                self.hub.published(publish, Err(PublishError::Late(PUBLISH_PATIENCE)));
+            }
+        }
         let (mut count, mut bytes, mut held_up) = (0, 0, 0);
         while let Some(publish) = self.queue.front() {
             let payload_bytes = publish.payload.len();

@@ -9,7 +9,7 @@ use mio::event::Event;
 #[cfg(doc)]
 use super::flow::Start;
 use super::hub::Hub;
-use super::question::{PageWanted, Publish};
+use super::question::{HistoryAsked, PageWanted, Publish};
 use super::revoke::Revoke;
 use crate::clock::MonotonicNs;
 
@@ -43,6 +43,9 @@ pub trait Upstream: Send {
 
     /// Reads what is kept of a channel. [`Hub::page`] must be called for each, at once or later.
     fn read_page(&mut self, hub: &mut Hub, wanted: PageWanted);
+
+    /// Reads what is kept of a durable channel, for somebody who asks for its history. Each must be answered ([`super::recall::answer`]), at once or later.
+    fn recall(&mut self, hub: &mut Hub, asked: HistoryAsked);
 
     /// Remembers what a socket is ready for; the work is done in [`Upstream::read`] and [`Upstream::write`].
     fn event(&mut self, event: &Event);

@@ -15,8 +15,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{BadSettings, BadUsage, check_channel, flags, output};
+use crate::bus::redis::{keys, library};
 use crate::config::{Settings, load, mask};
 use crate::control::client::{Answered, Client};
+use crate::limits::IDEMPOTENCY_KEY_BYTES_MAX;
+use crate::limits::bus::IDEMPOTENCY_WINDOW;
 
 /// How long a server may take to answer before it is taken for gone.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -25,8 +28,9 @@ const LONG_ABOUT: &str = "\
 Publish a message.
 
 With --redis it goes through Redis, as any Redis client would publish it: to the Redis channel
-PREFIX + CHANNEL, or to CHANNEL itself if it is one of --redis-channel. Without, it goes to the
-control address of a running server.
+PREFIX + CHANNEL, or to CHANNEL itself if it is one of --redis-channel; where the file's rule for
+CHANNEL says durable, by the function that numbers and keeps it. Without, it goes to the control
+address of a running server.
 
 Through control, a payload that is JSON is sent as that value, other text as a string, other bytes
 as bytes.";
@@ -35,6 +39,7 @@ Examples:
   campanile publish news '{\"headline\":\"Bells\"}'
   campanile publish news 'plain text' --control 127.0.0.1:9090
   campanile publish user:123 '{\"unread\":4}' --redis redis://127.0.0.1:6379
+  campanile publish orders:7 '{\"paid\":true}' --idempotency-key order-7-paid
   tail -f app.log | campanile publish logs - --lines";
 
 pub fn command() -> Command {
@@ -58,6 +63,13 @@ pub fn command() -> Command {
                 .action(ArgAction::SetTrue)
                 .help("Every line of stdin is one message, sent when it is complete, without its line break"),
         )
+        .arg(
+            Arg::new("idempotency-key")
+                .long("idempotency-key")
+                .value_name("KEY")
+                .conflicts_with("lines")
+                .help("Of a durable channel: publish it once, however often this is said; known again for ten minutes"),
+        )
         .arg(flags::file())
         .args(
             flags::some(&["redis", "prefix", "redis_channel", "control", "control_token"])
@@ -78,7 +90,11 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let settings = load(&sources, None).map_err(BadSettings)?.settings;
     let channel = matches.get_one::<String>("channel").expect("clap requires it");
     check_channel(channel)?;
-    let mut target = if through_redis { Target::redis(&settings, channel)? } else { Target::control(&settings, channel) };
+    let key = matches.get_one::<String>("idempotency-key").map(String::as_str);
+    if let Some(key) = key.filter(|key| !(1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&key.len())) {
+        return Err(BadUsage(format!("--idempotency-key takes 1 to {IDEMPOTENCY_KEY_BYTES_MAX} bytes; this has {}", key.len())).into());
+    }
+    let mut target = if through_redis { Target::redis(&settings, channel, key)? } else { Target::control(&settings, channel, key) };
 
     let payload = matches.get_one::<OsString>("payload").expect("it has a default");
     if matches.get_flag("lines") {
@@ -109,19 +125,33 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
 
 /// Where messages go.
 enum Target<'a> {
-    Redis { connection: Box<redis::Connection>, channel: &'a str, redis_channel: String },
-    Control { client: Client, channel: &'a str },
+    Redis {
+        connection: Box<redis::Connection>,
+        channel: &'a str,
+        redis_channel: String,
+    },
+    /// By the function of durable channels.
+    Durable {
+        connection: Box<redis::Connection>,
+        channel: &'a str,
+        call: redis::Cmd,
+    },
+    Control {
+        client: Client,
+        channel: &'a str,
+        key: Option<&'a str>,
+    },
 }
 
 impl<'a> Target<'a> {
-    fn redis(settings: &Settings, channel: &'a str) -> anyhow::Result<Target<'a>> {
+    fn redis(settings: &Settings, channel: &'a str, key: Option<&str>) -> anyhow::Result<Target<'a>> {
         let url = settings.redis.url.as_deref().expect("the flag was given and read");
         if url.starts_with("rediss://") {
             // An error says that the program has one already, which is as good.
             let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         }
         let shown = mask::url(url);
-        let connection = redis::Client::open(url)
+        let connection = super::redis::client(url, &settings.redis.tls())
             .and_then(|client| client.get_connection_with_timeout(TIMEOUT))
             .and_then(|connection| {
                 connection.set_read_timeout(Some(TIMEOUT))?;
@@ -133,12 +163,21 @@ impl<'a> Target<'a> {
                 let why = if error.is_timeout() { format!("no answer in {} s", TIMEOUT.as_secs()) } else { error.to_string() };
                 anyhow::anyhow!("Redis cannot be reached at {shown} ({why}): is it running, is the URL right?")
             })?;
-        Ok(Target::Redis { connection, channel, redis_channel: redis_channel(settings, channel) })
+        let redis_channel = redis_channel(settings, channel);
+        if settings.channels.of(channel).durable {
+            return Ok(Target::Durable { connection, channel, call: call(settings, channel, &redis_channel, key) });
+        }
+        if key.is_some() {
+            return Err(
+                BadUsage(format!("--idempotency-key is for durable channels, and no rule of the file says that {channel} is one")).into()
+            );
+        }
+        Ok(Target::Redis { connection, channel, redis_channel })
     }
 
-    fn control(settings: &Settings, channel: &'a str) -> Target<'a> {
+    fn control(settings: &Settings, channel: &'a str, key: Option<&'a str>) -> Target<'a> {
         let token = settings.addresses.control_token.as_deref();
-        Target::Control { client: Client::new(&settings.addresses.control, token, TIMEOUT), channel }
+        Target::Control { client: Client::new(&settings.addresses.control, token, TIMEOUT), channel, key }
     }
 
     /// Publishes one message and says what became of it.
@@ -153,9 +192,18 @@ impl<'a> Target<'a> {
                 let plural = if receivers == 1 { "" } else { "s" };
                 Ok(format!("published to {channel} (Redis channel {redis_channel}): {receivers} receiver{plural}"))
             }
-            Target::Control { client, channel } => {
+            Target::Durable { connection, channel, call } => {
+                let answer: Vec<u64> = call.clone().arg(payload).query(connection).map_err(|error| {
+                    let advice = if error.to_string().contains("Function not found") { "; run campanile redis install" } else { "" };
+                    anyhow::anyhow!("Redis did not take the message for {channel}: {error}{advice}")
+                })?;
+                let [epoch, _, seq, is_repeat] = answer[..] else { bail!("the function campanile_publish_1 answers {answer:?}") };
+                Ok(numbered(channel, epoch, seq, is_repeat > 0))
+            }
+            Target::Control { client, channel, key } => {
                 let address = client.address();
-                let body = serde_json::to_vec(&body(channel, payload)).expect("texts and checked JSON can always be written");
+                let body = serde_json::to_vec(&Body { idempotency_key: *key, ..body(channel, payload) })
+                    .expect("texts and checked JSON can always be written");
                 let Answered { status, body: text } = client.post("/publish", &body).with_context(|| {
                     format!(
                         "the server cannot be reached: is `campanile serve` running? control address {address} (--control ADDR changes it)"
@@ -170,12 +218,32 @@ impl<'a> Target<'a> {
                     _ => bail!("the server at {address} refused the message ({status}): {}", answer.reason(&text)),
                 }
                 Ok(match answer.seq {
+                    Some(seq) if key.is_some() => numbered(channel, answer.epoch.unwrap_or_default(), seq, answer.repeated),
                     Some(seq) => format!("published to {channel}: seq {seq}"),
                     None => format!("published to {channel}; no seq: most likely nobody on that server listens to it"),
                 })
             }
         }
     }
+}
+
+fn numbered(channel: &str, epoch: u64, seq: u64, is_repeat: bool) -> String {
+    let before = if is_repeat { ", published before" } else { "" };
+    format!("published to {channel}: epoch {epoch}, seq {seq}{before}")
+}
+
+/// Of the function, but for the payload.
+fn call(settings: &Settings, channel: &str, redis_channel: &str, key: Option<&str>) -> redis::Cmd {
+    let (prefix, rule) = (&settings.redis.prefix, settings.channels.of(channel));
+    let mut call = redis::cmd("FCALL");
+    call.arg(library::PUBLISH).arg(if key.is_some() { 3 } else { 2 });
+    call.arg(keys::stream(prefix, channel)).arg(keys::meta(prefix, channel));
+    if let Some(key) = key {
+        call.arg(keys::once(prefix, channel, key));
+    }
+    let window_ms = if key.is_some() { IDEMPOTENCY_WINDOW.as_millis() } else { 0 };
+    call.arg("PUBLISH").arg(redis_channel).arg(rule.history_count).arg(rule.history_age.as_millis() as u64).arg(window_ms as u64);
+    call
 }
 
 /// The Redis channel of a channel as clients name it.
@@ -190,6 +258,8 @@ fn redis_channel(settings: &Settings, channel: &str) -> String {
 #[derive(Debug, Serialize)]
 struct Body<'a> {
     channel: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idempotency_key: Option<&'a str>,
     #[serde(flatten)]
     content: Content<'a>,
 }
@@ -208,12 +278,15 @@ fn body<'a>(channel: &'a str, payload: &'a [u8]) -> Body<'a> {
         Ok(text) => serde_json::from_str(text).map_or(Content::Payload(text), Content::Data),
         Err(_) => Content::PayloadBase64(STANDARD.encode(payload)),
     };
-    Body { channel, content }
+    Body { channel, idempotency_key: None, content }
 }
 
 #[derive(Debug, Default, Deserialize)]
 struct Answer {
     seq: Option<u64>,
+    epoch: Option<u64>,
+    #[serde(default)]
+    repeated: bool,
     error: Option<serde_json::Value>,
     message: Option<String>,
 }

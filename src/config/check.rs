@@ -7,7 +7,7 @@ use super::host::Host;
 use super::parse::{show_cores, show_size};
 use super::problem::{Origin, Problem};
 use super::rules::Selector;
-use super::{FdTable, Pin, RedisSubscribe, Settings, Share, redis_url};
+use super::{FdTable, Pin, RedisSubscribe, RedisTls, Settings, Share, redis_url};
 use crate::listen::{Address, Listener};
 
 /// What surprises about `[::]`.
@@ -108,6 +108,17 @@ pub fn check(
         problems.push(error("redis_channel", message).accepted("Redis channels outside the prefix"));
     }
 
+    let RedisTls { ca, cert, key } = &settings.redis.tls();
+    let is_over_tls = settings.redis.url.as_deref().is_some_and(|url| url.starts_with("rediss://"));
+    if let Some((setting, _)) =
+        [("redis_ca", ca), ("redis_cert", cert), ("redis_key", key)].iter().find(|(_, file)| file.is_some()).filter(|_| !is_over_tls)
+    {
+        let problem = error(setting, "it is for a Redis over TLS, and redis is no rediss:// URL".to_owned());
+        problems.push(problem.help("write rediss:// if the server speaks TLS there, or leave it out"));
+    }
+    if let (Some(_), None, missing, there) | (None, Some(_), there, missing) = (cert, key, "redis_key", "redis_cert") {
+        problems.push(error(there, format!("it is of no use without {missing}")).help("give both, or neither"));
+    }
     if settings.redis.url.is_some() && settings.journal.data_dir.is_some() {
         let problem = error("data_dir", "with redis it is Redis that keeps the messages of durable channels".to_owned());
         problems.push(problem.help("leave out data_dir, or redis: then the embedded bus keeps them there"));

@@ -35,6 +35,9 @@ impl Default for Redis {
     fn default() -> Redis {
         Redis {
             url: None,
+            tls_ca: None,
+            tls_cert: None,
+            tls_key: None,
             prefix: "notifications:".to_owned(),
             channels: vec!["notifications".to_owned()],
             subscribe: RedisSubscribe::Exact,

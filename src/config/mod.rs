@@ -37,5 +37,5 @@ pub use layers::{FileChoice, Loaded, Origins, Sources, load};
 pub use log_filter::LogFilter;
 pub use routes::Route;
 pub use rules::{ChannelRule, ChannelRules, Selector, SharedRules};
-pub use settings::{Auth, Bounds, Clients, Pin, Settings, Share};
+pub use settings::{Auth, Bounds, Clients, Pin, RedisTls, Settings, Share};
 pub use words::{AuthMode, FdTable, Fsync, LogFormat, Mismatch, Overrun, RedisSubscribe};

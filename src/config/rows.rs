@@ -200,6 +200,9 @@ pub static SETTINGS: &[Setting] = &[
         secret: Some(mask::url),
         ..ROW
     },
+    keeping::REDIS_CA,
+    keeping::REDIS_CERT,
+    keeping::REDIS_KEY,
     Setting {
         key: "prefix",
         section: Section::Redis,

@@ -44,12 +44,32 @@ pub struct Addresses {
 pub struct Redis {
     /// None: the embedded bus.
     pub url: Option<String>,
+    /// See [`RedisTls`].
+    pub tls_ca: Option<PathBuf>,
+    pub tls_cert: Option<PathBuf>,
+    pub tls_key: Option<PathBuf>,
     pub prefix: String,
     /// Outside of the prefix.
     pub channels: Vec<String>,
     pub subscribe: RedisSubscribe,
     /// How long a channel without subscribers stays subscribed.
     pub linger: Duration,
+}
+
+/// Files in PEM, for a Redis over TLS.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RedisTls {
+    /// Who vouches for the server, or its own certificate. None: the system's root certificates.
+    pub ca: Option<PathBuf>,
+    /// As whom this server shows itself.
+    pub cert: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+}
+
+impl Redis {
+    pub fn tls(&self) -> RedisTls {
+        RedisTls { ca: self.tls_ca.clone(), cert: self.tls_cert.clone(), key: self.tls_key.clone() }
+    }
 }
 
 /// Of durable channels on the embedded bus.

@@ -112,6 +112,9 @@ const SHARD_COUNTERS: &[Named<ShardMetrics>] = &[
         "Messages sent to clients that resumed beyond the log, read from where they are kept. Unit: messages.",
         |m| &m.messages_replayed,
     ),
+    ("campanile_messages_recalled", "Messages sent to clients that asked for a channel's history. Unit: messages.", |m| {
+        &m.messages_recalled
+    }),
     ("campanile_loop_turns", "Turns of the shard's loop. Unit: turns.", |m| &m.turns),
 ];
 
@@ -131,6 +134,17 @@ const BUS_COUNTERS: &[Named<BusMetrics>] = &[
         "Times that more came during a repair than could be held, so that it was read from the stream once more. Unit: times.",
         |m| &m.repairs_overflowed,
     ),
+    (
+        "campanile_bus_probes_good",
+        "Messages published to a channel of the node's own that came back, every 5 s where there are durable channels. Unit: messages.",
+        |m| &m.probes_good,
+    ),
+    (
+        "campanile_bus_probes_lost",
+        "Those that Redis has taken and that did not come back, after which the subscribed connection is made anew. Unit: messages.",
+        |m| &m.probes_lost,
+    ),
+    ("campanile_bus_probes_refused", "Those that Redis has not taken. Unit: messages.", |m| &m.probes_refused),
     ("campanile_bus_repeated", "Messages of durable channels that came once more. Unit: messages.", |m| &m.repeated),
     ("campanile_bus_stale", "Messages of durable channels that were of an epoch before. Unit: messages.", |m| &m.stale),
     (

@@ -17,6 +17,7 @@ mod connections;
 mod disconnect;
 mod drain;
 mod health;
+mod history;
 mod hosts;
 mod info;
 pub mod jwks;

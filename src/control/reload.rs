@@ -268,13 +268,14 @@ pub(super) async fn reload(state: &Arc<State>, why: &str) -> Result<Report, Fail
         notifier.tell(&[NotifyState::Reloading].into_iter().chain(now).collect::<Vec<_>>());
     }
     // Before they are read: what changes in the meantime is seen.
-    let look = Look::at(&reload.files());
+    let look = Look::aside(reload.files()).await;
     let reading = state.clone();
     let read = tokio::task::spawn_blocking(move || read(&reading.reload)).await;
     let outcome = match read.unwrap_or_else(|_| Err(vec!["reading the settings panicked; this is a bug, please report it".to_owned()])) {
         Ok((settings, access, report)) => {
             install(state, settings, access).await;
-            *lock(&reload.looked) = look.and(&reload.files());
+            let look = look.and(reload.files()).await;
+            *lock(&reload.looked) = look;
             reload.fetch_asked.store(true, Relaxed);
             Ok(report)
         }

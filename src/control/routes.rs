@@ -12,7 +12,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 
 use super::{
-    State, answer, channels, connections, disconnect, drain, health, hosts, info, metrics, publish, reload, revoke, room, tally, token,
+    State, answer, channels, connections, disconnect, drain, health, history, hosts, info, metrics, publish, reload, revoke, room, tally,
+    token,
 };
 
 struct Route {
@@ -61,6 +62,13 @@ static ROUTES: &[Route] = &[
         help: "the channels served now, ?from=N&limit=1..1000",
         is_costly: true,
         handler: |method| on(method, channels::channels),
+    },
+    Route {
+        method: Method::GET,
+        path: "/history",
+        help: "what is kept of a channel, ?channel=NAME&limit=1..256&since=EPOCH-SEQ (or before)",
+        is_costly: true,
+        handler: |method| on(method, history::history),
     },
     Route {
         method: Method::GET,

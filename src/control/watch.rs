@@ -34,17 +34,23 @@ impl Look {
         Look(files.iter().map(|file| (file.clone(), stamp(file))).collect())
     }
 
+    /// The same, looked at by a thread of its own: a file system that does not answer (NFS whose server is away) holds up nobody else.
+    pub(super) async fn aside(files: Vec<PathBuf>) -> Look {
+        tokio::task::spawn_blocking(move || Look::at(&files)).await.unwrap_or_default()
+    }
+
     /// Whether there was a file.
     pub(super) fn had(&self, file: &Path) -> bool {
         self.0.get(file).is_some_and(Option::is_some)
     }
 
-    /// The same, and what has come to be looked at since as it is now.
-    pub(super) fn and(mut self, files: &[PathBuf]) -> Look {
-        for file in files {
-            self.0.entry(file.clone()).or_insert_with(|| stamp(file));
-        }
+    /// The same of these files; those that have come to be looked at since are as they are now.
+    pub(super) async fn and(mut self, files: Vec<PathBuf>) -> Look {
         self.0.retain(|file, _| files.contains(file));
+        let new: Vec<PathBuf> = files.into_iter().filter(|file| !self.0.contains_key(file)).collect();
+        if !new.is_empty() {
+            self.0.append(&mut Look::aside(new).await.0);
+        }
         self
     }
 
@@ -83,7 +89,7 @@ pub(super) async fn watch(state: Arc<State>) {
         if !state.reload.in_force().settings.addresses.reload_on_change {
             continue;
         }
-        let now = Look::at(&state.reload.files());
+        let now = Look::aside(state.reload.files()).await;
         let is_changed = lock(&state.reload.looked).is_other(&now);
         if is_changed && now == before {
             let _ = reload(&state, "a file has changed").await;
@@ -150,6 +156,7 @@ mod tests {
 
     #[test]
     fn what_was_read_is_known_and_what_is_gone_is_remembered() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let folder = Folder::new("known");
         let (file, other) = (folder.0.join("f"), folder.0.join("g"));
         std::fs::write(&file, "one").unwrap();
@@ -162,7 +169,7 @@ mod tests {
         look.update(&Look::at(std::slice::from_ref(&file)));
         assert!(look.had(&file));
         std::fs::write(&other, "new").unwrap();
-        let look = look.and(std::slice::from_ref(&other));
+        let look = runtime.block_on(look.and(vec![other.clone()]));
         assert!(look.had(&other) && !look.had(&file) && !look.is_other(&Look::at(std::slice::from_ref(&other))));
     }
 }

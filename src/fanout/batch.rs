@@ -144,6 +144,20 @@ impl Batch {
         }
     }
 
+    /// Number, time and payload of each message; nothing of a gap.
+    pub fn entries(&self) -> impl Iterator<Item = (u64, u64, &[u8])> {
+        let (bytes, messages, runs): (&[u8], &[Message], &[Run]) = match &self.content {
+            Content::Messages { bytes, messages, runs } => (bytes, messages, runs),
+            Content::Gap { .. } => (&[], &[], &[]),
+        };
+        let (mut begin, mut run) = (0, 0);
+        messages.iter().zip(self.first..).map(move |(message, seq)| {
+            run += usize::from(runs[run].end_seq <= seq);
+            let payload = &bytes[std::mem::replace(&mut begin, message.end as usize)..message.end as usize];
+            (seq, runs[run].timestamp_ms, payload)
+        })
+    }
+
     /// Bytes that the batch takes of the heap before anything is encoded, and its place in a list.
     pub fn bytes(&self) -> usize {
         let content = match &self.content {

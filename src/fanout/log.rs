@@ -118,8 +118,13 @@ impl Log {
 
     /// The number of the newest message, whatever gaps came after it; without a message the tail.
     pub fn newest(&self) -> u64 {
+        self.newest_message().unwrap_or_else(|| self.tail())
+    }
+
+    /// The same. None: there is no message.
+    pub fn newest_message(&self) -> Option<u64> {
         let newest = self.entries.iter().rfind(|entry| !entry.batch.is_gap());
-        newest.map_or_else(|| self.tail(), |newest| newest.batch.end() - 1)
+        newest.map(|newest| newest.batch.end() - 1)
     }
 
     pub fn has_messages(&self) -> bool {

@@ -255,6 +255,12 @@ impl Journal {
         (segments, renewed)
     }
 
+    /// Epoch and last number of a channel, if it has any.
+    pub fn peek(&self, channel: &str) -> Option<(u64, u64)> {
+        let Numbers { epoch, last_seq, .. } = self.channels[self.channels.find(channel)?].numbers;
+        Some((epoch, last_seq))
+    }
+
     /// Where a channel stands; from now on it has an epoch.
     pub fn state(&mut self, channel: &str) -> Result<State, AppendError> {
         let id = match self.channels.find(channel) {

@@ -8,7 +8,6 @@ use super::identify::Caller;
 use super::net::{Accepted, Network};
 use super::rate::moment;
 use super::sources::Standing;
-use super::subscribe::Wish;
 use super::timers::Timer;
 use super::wheel::TICKS_PER_SECOND;
 use super::{Shard, pack};
@@ -26,6 +25,7 @@ use crate::wire::http::refusal::{Refusal, RefusalReason};
 use crate::wire::http::upgrade::Upgrade;
 use crate::wire::http::{self, Outcome, Rules, answer};
 use crate::wire::peer::Peer;
+use crate::wire::wish::Wish;
 
 impl<N: Network> Shard<N> {
     /// Takes waiting connections. What is too many is refused later, with an HTTP answer, once the head has been read. A door that is being closed is

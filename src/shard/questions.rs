@@ -2,11 +2,15 @@
 
 use super::Shard;
 use super::net::Network;
-use crate::bus::ConnToken;
-use crate::bus::question::{Answer, Asker, IdempotencyKey, Publish, PublishError, Published, ReplyTo};
+use crate::bus::hub::PageEntry;
+use crate::bus::question::{Answer, Asker, HistoryAsked, IdempotencyKey, Publish, PublishError, Published, Question, ReplyTo};
+use crate::bus::recall::{HistoryError, HistoryPage, Recall};
+use crate::bus::{BusCommand, ConnToken};
 use crate::journal::AppendError;
 use crate::wire::command::{self, Asked, ErrorCode, Id};
 use crate::wire::event::Event;
+use crate::wire::history::{HistoryRange, Message};
+use crate::wire::payload::Looked;
 
 impl<N: Network> Shard<N> {
     pub(super) fn publish(&mut self, key: usize, channel: &str, payload: Vec<u8>, idempotency_key: Option<&str>, id: Option<Id>) {
@@ -24,6 +28,47 @@ impl<N: Network> Shard<N> {
         self.bus.wake();
     }
 
+    /// Whoever may subscribe may ask for what is kept.
+    pub(super) fn recall(&mut self, key: usize, channel: &str, range: HistoryRange, limit: usize, id: Option<Id>) {
+        if !self.may_recall(key, channel, id.as_ref()) {
+            return;
+        }
+        let reply_to = self.reply_to(key, id);
+        let id = reply_to.id.clone();
+        let asked = HistoryAsked { recall: Recall { channel: channel.into(), range, limit }, asker: Asker::Client(reply_to) };
+        if self.bus.push(BusCommand::Ask(Question::History(asked))).is_err() {
+            let asked = Asked::of(command::HISTORY, channel, id.as_ref());
+            return self.reply_error(key, asked, ErrorCode::Busy, "the bus has too much to do; try again");
+        }
+        self.bus.wake();
+    }
+
+    fn on_history(&mut self, key: usize, id: Option<&Id>, channel: &str, result: Result<HistoryPage, HistoryError>) {
+        match result {
+            Ok(HistoryPage { epoch, messages, has_more, is_recovered: recovered }) => {
+                let expect = self.rules.of(channel).payload;
+                let told = |entry: &PageEntry| (entry.seq, entry.timestamp_ms, Looked::default().at(&entry.payload, expect).0);
+                let messages: Vec<Message<'_>> = messages
+                    .iter()
+                    .map(|entry| {
+                        let (seq, timestamp_ms, kind) = told(entry);
+                        Message { seq, timestamp_ms, kind, payload: &entry.payload }
+                    })
+                    .collect();
+                self.metrics.messages_recalled.add(messages.len() as u64);
+                self.reply(key, &Event::History { id, channel, epoch, recovered, messages: &messages, has_more });
+                self.after_reply(key);
+            }
+            Err(error) => {
+                let code = match error {
+                    HistoryError::Busy => ErrorCode::Busy,
+                    HistoryError::Unavailable | HistoryError::Refused(_) => ErrorCode::BusUnavailable,
+                };
+                self.reply_error(key, Asked::of(command::HISTORY, channel, id), code, &error.to_string());
+            }
+        }
+    }
+
     /// How the answer to a question finds this connection.
     fn reply_to(&self, key: usize, id: Option<Id>) -> ReplyTo {
         ReplyTo { shard: self.index, conn: self.token(key), id }
@@ -37,6 +82,7 @@ impl<N: Network> Shard<N> {
         }
         match answer {
             Answer::Published { channel, result } => self.on_published(key, id, &channel, result),
+            Answer::History { channel, result } => self.on_history(key, id, &channel, result),
         }
     }
 
@@ -51,7 +97,7 @@ impl<N: Network> Shard<N> {
                     | PublishError::Refused(_)
                     | PublishError::NotKept(AppendError::Failing(_) | AppendError::TooManyChannels)
                     | PublishError::Unsettled => ErrorCode::BusUnavailable,
-                    PublishError::Busy | PublishError::NotKept(AppendError::Full) => ErrorCode::Busy,
+                    PublishError::Busy | PublishError::Late(_) | PublishError::NotKept(AppendError::Full) => ErrorCode::Busy,
                     PublishError::RateLimited(_) => ErrorCode::RateLimited,
                     PublishError::TooBig { .. } | PublishError::TooBigForRedis { .. } => ErrorCode::PayloadTooBig,
                     PublishError::Mismatch(_) | PublishError::Unrouted(_) | PublishError::NotDurable => ErrorCode::BadPayload,

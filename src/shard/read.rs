@@ -5,12 +5,11 @@ use super::close::goodbye;
 use super::conn::{Flags, Phase};
 use super::net::{Network, Received, Stream};
 use super::rate::moment;
-use super::subscribe::Wish;
 use crate::fanout::naming::ChannelName;
 use crate::limits;
 use crate::wire::Format;
 use crate::wire::close::CloseReason;
-use crate::wire::command::{self, Asked, Body, Command, ErrorCode};
+use crate::wire::command::{self, Asked, Body, Command, Entry, ErrorCode, Id};
 use crate::wire::event::Event;
 use crate::wire::http::refusal::{Refusal, RefusalReason};
 use crate::wire::inbound;
@@ -203,7 +202,7 @@ impl<N: Network> Shard<N> {
     }
 
     /// Whoever asks faster than it reads the answers is not read until it has.
-    fn after_reply(&mut self, key: usize) {
+    pub(super) fn after_reply(&mut self, key: usize) {
         self.mark_ready(key);
         let conn = &mut self.conns[key];
         if conn.outbox_unsent() > limits::OUTBOX_PAUSE_BYTES {
@@ -253,13 +252,38 @@ impl<N: Network> Shard<N> {
     fn obey(&mut self, key: usize, command: Command<'_>) {
         let Command { id, body } = command;
         match body {
-            Body::Subscribe { channel, since, max_rate } => self.subscribe(key, &channel, id, Wish { since, max_rate }),
+            Body::Subscribe { channel, wish } => self.subscribe(key, &channel, id, wish),
+            Body::SubscribeAll { channels } => self.subscribe_all(key, &channels, id.as_ref()),
+            Body::History { channel, range, limit } => self.recall(key, &channel, range, limit, id),
             Body::Unsubscribe { channel } => self.unsubscribe(key, &channel, id),
             Body::Publish { channel, payload, idempotency_key } => {
                 self.publish(key, &channel, payload.into_owned(), idempotency_key.as_deref(), id);
             }
             Body::Refresh { token } => self.refresh(key, token.as_bytes(), id),
             Body::Ping => self.reply(key, &Event::Pong { id: id.as_ref() }),
+        }
+    }
+
+    /// Each channel counts as a command, and is answered by itself.
+    fn subscribe_all(&mut self, key: usize, channels: &[Entry<'_>], id: Option<&Id>) {
+        for (place, entry) in channels.iter().enumerate() {
+            if !self.conns[key].is_heard() {
+                return;
+            }
+            let channel = match entry {
+                Entry::Good { channel, .. } => Some(channel),
+                Entry::Bad { channel, .. } => channel.as_ref(),
+            };
+            let asked = Asked { id, command: Some(command::SUBSCRIBE), channel: channel.map(|channel| channel.as_ref()) };
+            // The first one was paid for with the command.
+            if place > 0 && !self.sources.may_command(key, moment(self.now_ns)) {
+                self.limit_command(key, asked);
+                continue;
+            }
+            match entry {
+                Entry::Good { channel, wish } => self.subscribe(key, channel, id.cloned(), *wish),
+                Entry::Bad { code, message, .. } => self.reply_error(key, asked, *code, message),
+            }
         }
     }
 }

@@ -66,8 +66,8 @@ impl<N: Network> Shard<N> {
         for Member { conn, subscription } in self.topics.all_members(index).collect::<Vec<_>>() {
             let (key, at) = (conn as usize, subscription as usize);
             if self.conns[key].subscriptions[at].waiter().is_some() && self.conns[key].is_open() {
-                let Waiter { id, since } = self.take_waiter(key, at);
-                self.confirm_from(key, at, id.as_ref(), since, false);
+                let Waiter { id, begin } = self.take_waiter(key, at);
+                self.confirm_from(key, at, id.as_ref(), begin, false);
             }
         }
     }

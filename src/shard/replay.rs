@@ -23,9 +23,9 @@ use crate::fanout::policy::Lost;
 use crate::fanout::topics::TopicToken;
 use crate::limits;
 use crate::limits::bus::PAGE_NUMBERS;
-use crate::wire::command::Position;
 use crate::wire::event::GapReason;
 use crate::wire::framing::Encoding;
+use crate::wire::wish::From;
 
 /// The topic, and the number with which the page begins.
 type Place = (TopicToken, u64);
@@ -151,8 +151,8 @@ impl Replays {
 
 impl<N: Network> Shard<N> {
     /// Whether what follows this position is older than the log, and may be kept elsewhere.
-    pub(super) fn is_on_pages(&self, topic: u32, since: Option<Position>) -> Option<u64> {
-        let since = since?;
+    pub(super) fn is_on_pages(&self, topic: u32, from: From) -> Option<u64> {
+        let since = from.position()?;
         let found = &self.topics[topic];
         let is_kept = found.rule.durable && found.channel().is_some_and(|channel| channel.epoch == since.epoch);
         (is_kept && since.seq + 1 < found.tail()).then_some(since.seq + 1)
@@ -164,26 +164,26 @@ impl<N: Network> Shard<N> {
         if self.conns[key].subscriptions[at].is_paced() {
             return Err(waiter);
         }
-        let Some(seq) = self.is_on_pages(topic, waiter.since) else { return Err(waiter) };
+        let Some(seq) = self.is_on_pages(topic, self.from(topic, waiter.begin)) else { return Err(waiter) };
         let token = self.topics.token(topic);
         if self.replays.batch(token, seq).is_some() {
             return Err(waiter);
         }
-        let Waiter { id, since } = waiter;
-        match self.waiters.insert(Waiter::new(id.clone(), since)) {
+        let Waiter { id, begin } = waiter;
+        match self.waiters.insert(Waiter::new(id.clone(), begin)) {
             Some(number) => {
                 self.conns[key].subscriptions[at].forget_waiter(number);
                 self.replays.want(token, seq, self.token(key));
                 Ok(())
             }
             // Too many wait: what is gone from the log is said to be gone.
-            None => Err(Waiter::new(id, since)),
+            None => Err(Waiter::new(id, begin)),
         }
     }
 
     /// Where a subscription begins whose first page is here: the number of the first message, and what before it is lost.
-    pub(super) fn first_on_page(&self, topic: u32, since: Option<Position>) -> Option<(u64, Option<Lost>)> {
-        let seq = self.is_on_pages(topic, since)?;
+    pub(super) fn first_on_page(&self, topic: u32, from: From) -> Option<(u64, Option<Lost>)> {
+        let seq = self.is_on_pages(topic, from)?;
         let batch = self.replays.batch(self.topics.token(topic), seq)?;
         Some(match batch.gap_reason() {
             None => (seq, None),
@@ -285,9 +285,13 @@ impl<N: Network> Shard<N> {
             let Some(key) = self.resolve(conn).filter(|&key| self.conns[key].is_open()) else { continue };
             let Some(at) = self.find_subscription(key, index) else { continue };
             if self.conns[key].subscriptions[at].waiter().is_some() {
-                let Waiter { id, since } = self.take_waiter(key, at);
-                let had_come = self.replays.pages.contains_key(&(topic, from));
-                self.confirm_from(key, at, id.as_ref(), since, had_come);
+                let Waiter { id, begin } = self.take_waiter(key, at);
+                if self.replays.pages.contains_key(&(topic, from)) {
+                    // The newest message may be another one by now, on another page.
+                    self.confirm(key, at, id, begin);
+                } else {
+                    self.confirm_from(key, at, id.as_ref(), begin, false);
+                }
             } else if self.conns[key].subscriptions[at].is_on_pages() && !self.replays.pages.contains_key(&(topic, from)) {
                 self.give_pages_up(key, at);
             }

@@ -118,7 +118,13 @@ impl<N: Network> Shard<N> {
         };
         let end = rest.end(rule);
         if end <= now_ns {
-            self.rests.remove(&index);
+            // What is held back has its time now, whatever came between its end and the look at it.
+            if self.topics[index].log().is_some_and(|log| log.held().is_some()) {
+                self.laps.look_at(Lap { topic: token, rate: None }, now_ns);
+                self.rests.insert(index, Rest { look_at: now_ns, ..rest });
+            } else {
+                self.rests.remove(&index);
+            }
             return;
         }
         let look_at = if rest.look_at > now_ns { rest.look_at } else { end };

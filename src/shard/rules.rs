@@ -36,6 +36,13 @@ impl<N: Network> Shard<N> {
         false
     }
 
+    /// The same of reading what is kept.
+    pub(super) fn may_recall(&mut self, key: usize, channel: &str, id: Option<&Id>) -> bool {
+        let Err(why) = self.may(key, channel, Action::Subscribe) else { return true };
+        self.refuse_by_rule(key, Asked::of(command::HISTORY, channel, id), ErrorCode::NotAllowed, why);
+        false
+    }
+
     /// The same of publishing.
     pub(super) fn may_publish(&mut self, key: usize, channel: &str, id: Option<&Id>) -> bool {
         let Err(why) = self.may(key, channel, Action::Publish) else { return true };

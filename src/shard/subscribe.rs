@@ -16,8 +16,9 @@ use crate::fanout::paced::PaceRate;
 use crate::fanout::policy::Lost;
 use crate::fanout::topics::{Member, Topic, TopicToken};
 use crate::limits;
-use crate::wire::command::{self, Asked, ErrorCode, Id, Position};
+use crate::wire::command::{self, Asked, ErrorCode, Id};
 use crate::wire::event::{Event, GapReason};
+use crate::wire::wish::{Begin, From, Wish};
 
 impl<N: Network> Shard<N> {
     pub(super) fn subscribe(&mut self, key: usize, name: &str, id: Option<Id>, wish: Wish) {
@@ -28,7 +29,7 @@ impl<N: Network> Shard<N> {
 
     /// The same, whatever the channel's rule says about who may.
     pub(super) fn subscribe_unasked(&mut self, key: usize, name: &str, id: Option<Id>, wish: Wish) {
-        let Wish { since, max_rate } = wish;
+        let Wish { begin, max_rate } = wish;
         let topic = self.topics.find(name);
         if topic.is_some_and(|topic| self.find_subscription(key, topic).is_some()) {
             return self.reply_error(
@@ -59,7 +60,7 @@ impl<N: Network> Shard<N> {
             return self.reply_error(key, Asked::of(command::SUBSCRIBE, name, id.as_ref()), ErrorCode::RateLimited, &message);
         }
         let flows = topic.is_some_and(|topic| self.topics[topic].channel().is_some());
-        let waiter = if flows { Some(NO_WAITER) } else { self.waiters.insert(Waiter::new(id.clone(), since)) };
+        let waiter = if flows { Some(NO_WAITER) } else { self.waiters.insert(Waiter::new(id.clone(), begin)) };
         let Some(waiter) = waiter else {
             let message = "too many subscriptions wait for the bus; try again in a moment";
             return self.reply_error(key, Asked::of(command::SUBSCRIBE, name, id.as_ref()), ErrorCode::Busy, message);
@@ -79,29 +80,39 @@ impl<N: Network> Shard<N> {
         }
         self.conns[key].add_subscription(subscription);
         if flows {
-            self.confirm(key, member.subscription as usize, id, since);
+            self.confirm(key, member.subscription as usize, id, begin);
         } else {
             self.queue_interest(topic);
         }
     }
 
     /// Messages flow: answers the subscription and sets its cursor, when there is what it begins with.
-    fn confirm(&mut self, key: usize, at: usize, id: Option<Id>, since: Option<Position>) {
-        if let Err(Waiter { id, since }) = self.waits_for_page(key, at, Waiter::new(id, since)) {
-            self.confirm_from(key, at, id.as_ref(), since, true);
+    pub(super) fn confirm(&mut self, key: usize, at: usize, id: Option<Id>, begin: Begin) {
+        if let Err(Waiter { id, begin }) = self.waits_for_page(key, at, Waiter::new(id, begin)) {
+            self.confirm_from(key, at, id.as_ref(), begin, true);
         }
     }
 
+    /// Where in a channel that flows that is.
+    pub(super) fn from(&self, topic: u32, begin: Begin) -> From {
+        let topic = &self.topics[topic];
+        let epoch = topic.channel().map_or(0, |channel| channel.epoch);
+        // What is held back is newer than what is in the log, and a gap is no message.
+        let in_log = topic.log().filter(|log| log.held().is_none()).and_then(|log| log.newest_message());
+        begin.from(epoch, in_log.unwrap_or(topic.arrived() - 1))
+    }
+
     /// The same at once. `with_pages`: also from what is older than the log, if it is here.
-    pub(super) fn confirm_from(&mut self, key: usize, at: usize, id: Option<&Id>, since: Option<Position>, with_pages: bool) {
+    pub(super) fn confirm_from(&mut self, key: usize, at: usize, id: Option<&Id>, begin: Begin, with_pages: bool) {
         let topic_index = self.conns[key].subscriptions[at].topic;
-        let on_page = if with_pages { self.first_on_page(topic_index, since) } else { None };
+        let from = self.from(topic_index, begin);
+        let on_page = if with_pages { self.first_on_page(topic_index, from) } else { None };
         self.logs.retire_if_idle(&mut self.topics, topic_index, self.now_ns);
         let topic = &self.topics[topic_index];
         let channel = topic.channel().cloned().expect("confirmed only when messages flow");
         let Start { cursor, recovered, lost } = match on_page.filter(|_| !self.conns[key].subscriptions[at].is_paced()) {
-            Some((first, lost)) => Start { cursor: Cursor::at(first), recovered: lost.is_none(), lost },
-            None => Start::find(topic, channel.epoch, since),
+            Some((first, lost)) => Start { cursor: Cursor::at(first), recovered: lost.is_none(), lost }.reached(from),
+            None => Start::find(topic, channel.epoch, from),
         };
         let (is_ahead, is_on_pages) = (cursor.seq > topic.head(), cursor.seq < topic.tail());
         channel.subscribers.fetch_add(1, Relaxed);
@@ -319,10 +330,10 @@ impl<N: Network> Shard<N> {
         let members: Vec<Member> = self.topics.all_members(index).collect();
         for Member { conn, subscription } in members {
             let (key, at) = (conn as usize, subscription as usize);
-            let Waiter { id, since } = self.take_waiter(key, at);
+            let Waiter { id, begin } = self.take_waiter(key, at);
             // A connection that is closing has left; one that is dead will be reaped, counted like any member.
             if self.conns[key].is_open() || self.conns[key].is_dead() {
-                self.confirm(key, at, id, since);
+                self.confirm(key, at, id, begin);
             }
         }
     }
@@ -331,7 +342,7 @@ impl<N: Network> Shard<N> {
 impl<N: Network> Shard<N> {
     pub(super) fn take_waiter(&mut self, key: usize, at: usize) -> Waiter {
         let subscription = &mut self.conns[key].subscriptions[at];
-        let Some(waiter) = subscription.waiter() else { return Waiter::new(None, None) };
+        let Some(waiter) = subscription.waiter() else { return Waiter::new(None, Begin::Live) };
         subscription.forget_waiter(NO_WAITER);
         self.waiters.remove(waiter)
     }
@@ -388,15 +399,6 @@ fn channel_refused(channel: &str) -> String {
     format!("Redis does not let this server subscribe to the channel {channel}")
 }
 
-/// What a client asks of a subscription.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Wish {
-    /// From where on.
-    pub since: Option<Position>,
-    /// No more than so many messages a second.
-    pub max_rate: Option<PaceRate>,
-}
-
 /// Where a subscription starts.
 struct Start {
     cursor: Cursor,
@@ -406,17 +408,25 @@ struct Start {
 }
 
 impl Start {
-    fn find(topic: &Topic, epoch: u64, since: Option<Position>) -> Start {
+    fn find(topic: &Topic, epoch: u64, from: From) -> Start {
         // What is held back has come: who starts here does not want it, and who has had it from another shard is told no lie.
         let live = Start { cursor: Cursor::at(topic.arrived()), recovered: false, lost: None };
-        match since {
+        match from.position() {
             Some(position) if position.epoch == epoch && position.seq < topic.arrived() => {
                 let next = position.seq + 1;
                 let start = topic.boundary_at(next.max(topic.tail()));
                 let lost = (next < start).then(|| Lost { from: next, to: start - 1, reason: GapReason::Expired });
-                Start { cursor: Cursor::at(start), recovered: lost.is_none(), lost }
+                Start { cursor: Cursor::at(start), recovered: lost.is_none(), lost }.reached(from)
             }
             _ => live,
+        }
+    }
+
+    /// Who wants the newest message alone has missed nothing, and is not told that it is not kept.
+    fn reached(self, from: From) -> Start {
+        match from {
+            From::Now | From::After(_) => self,
+            From::BeforeNewest(_) => Start { cursor: self.cursor, recovered: false, lost: None },
         }
     }
 }

@@ -4,7 +4,8 @@
 use slab::Slab;
 
 use crate::limits;
-use crate::wire::command::{Id, Position};
+use crate::wire::command::Id;
+use crate::wire::wish::Begin;
 
 const _: () = assert!(2 * size_of::<Option<Waiter>>() + limits::heap_bytes(limits::COMMAND_ID_BYTES_MAX) <= limits::WAITER_BYTES_MAX);
 
@@ -12,7 +13,7 @@ const _: () = assert!(2 * size_of::<Option<Waiter>>() + limits::heap_bytes(limit
 #[derive(Debug)]
 pub(super) struct Waiter {
     pub id: Option<Id>,
-    pub since: Option<Position>,
+    pub begin: Begin,
 }
 
 /// A waiter's number for a subscription with neither id nor position: nothing to remember.
@@ -26,12 +27,12 @@ pub(super) struct Waiters {
 }
 
 impl Waiter {
-    pub fn new(id: Option<Id>, since: Option<Position>) -> Waiter {
-        Waiter { id, since }
+    pub fn new(id: Option<Id>, begin: Begin) -> Waiter {
+        Waiter { id, begin }
     }
 
     fn is_needed(&self) -> bool {
-        self.id.is_some() || self.since.is_some()
+        self.id.is_some() || self.begin != Begin::Live
     }
 
     /// With the slot that the table keeps free when it has just grown.
@@ -61,7 +62,7 @@ impl Waiters {
 
     pub fn remove(&mut self, number: u32) -> Waiter {
         if number == NO_WAITER {
-            return Waiter::new(None, None);
+            return Waiter::new(None, Begin::Live);
         }
         let waiter = self.waiting.remove(number as usize);
         self.bytes -= waiter.bytes();
@@ -80,13 +81,13 @@ mod tests {
     #[test]
     fn waiters_have_an_account_that_comes_to_nothing_again() {
         let mut waiters = Waiters::new(100_000);
-        let text = |number: usize| Waiter::new(Some(Id::Text("x".repeat(number % 65).into())), None);
+        let text = |number: usize| Waiter::new(Some(Id::Text("x".repeat(number % 65).into())), Begin::Live);
         let mut numbers = Vec::new();
         while let Some(number) = waiters.insert(text(numbers.len())) {
             numbers.push(number);
         }
         assert!(numbers.len() > limits::WAITERS_FLOOR && waiters.bytes <= 100_000);
-        assert_eq!(waiters.insert(Waiter::new(None, None)), Some(NO_WAITER), "nothing to remember takes no room");
+        assert_eq!(waiters.insert(Waiter::new(None, Begin::Live)), Some(NO_WAITER), "nothing to remember takes no room");
         for number in numbers {
             waiters.remove(number);
         }

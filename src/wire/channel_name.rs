@@ -11,8 +11,10 @@ pub enum Bad {
     Reserved,
 }
 
-/// What begins with this is the servers' own in Redis: on such a channel they tell each other which tokens are revoked.
-pub const RESERVED: &str = "__campanile__:revoked:";
+/// What begins with this is the servers' own in Redis: on such channels they tell each other which tokens are revoked, and try whether messages come through.
+pub const RESERVED: &str = "__campanile__:";
+/// Of the former.
+pub const REVOKED: &str = "__campanile__:revoked:";
 
 /// 1 to 255 bytes, no control characters: what may stand in a Redis command, a path and a query.
 pub fn check(name: &str) -> Result<(), Bad> {
@@ -32,7 +34,7 @@ impl Bad {
         match self {
             Bad::Empty | Bad::TooLong => "A channel name must have 1 to 255 bytes.",
             Bad::ControlCharacter => "A channel name must not contain control characters.",
-            Bad::Reserved => "A channel name must not begin with __campanile__:revoked:, which is the servers' own.",
+            Bad::Reserved => "A channel name must not begin with __campanile__:, which is the servers' own.",
         }
     }
 }
@@ -54,6 +56,7 @@ mod tests {
         }
         assert_eq!(check(""), Err(Bad::Empty));
         assert_eq!(check("__campanile__:revoked:"), Err(Bad::Reserved));
-        assert_eq!(check("__campanile__:revoked"), Ok(()));
+        assert_eq!(check("__campanile__:revoked"), Err(Bad::Reserved));
+        assert_eq!(check("__campanile__"), Ok(()));
     }
 }

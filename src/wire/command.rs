@@ -8,10 +8,15 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
+use super::history::HistoryRange;
 use super::malformed::Malformed;
 use super::spelled::Spelled;
+use super::wish::{Begin, Wish};
 use super::{channel_name, json};
-use crate::limits::{CHANNEL_NAME_BYTES_MAX, COMMAND_ID_BYTES_MAX, COMMAND_TYPE_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, MAX_RATE_MAX};
+use crate::limits::bus::HISTORY_MESSAGES_MAX;
+use crate::limits::{
+    CHANNEL_NAME_BYTES_MAX, COMMAND_ID_BYTES_MAX, COMMAND_TYPE_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, MAX_RATE_MAX, SUBSCRIBE_CHANNELS_MAX,
+};
 use crate::named::named;
 
 /// The client's `id`, echoed in the reply: an unsigned integer or a string of at most 64 bytes.
@@ -22,7 +27,7 @@ pub enum Id {
 }
 
 /// A message's place in its channel's history. Both fit 53 bits, so that every JSON reader gets them exactly.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 pub struct Position {
     pub epoch: u64,
     pub seq: u64,
@@ -38,12 +43,20 @@ pub struct Command<'a> {
 pub enum Body<'a> {
     Subscribe {
         channel: Cow<'a, str>,
-        since: Option<Position>,
-        /// No more than so many messages a second.
-        max_rate: Option<u16>,
+        wish: Wish,
+    },
+    /// Several at once; each is answered by itself, also one that is refused.
+    SubscribeAll {
+        channels: Vec<Entry<'a>>,
     },
     Unsubscribe {
         channel: Cow<'a, str>,
+    },
+    /// What is kept of a channel.
+    History {
+        channel: Cow<'a, str>,
+        range: HistoryRange,
+        limit: usize,
     },
     /// `payload` is what goes to the bus ([`Spelled::payload`] of `data`).
     Publish {
@@ -57,6 +70,21 @@ pub enum Body<'a> {
         token: Cow<'a, str>,
     },
     Ping,
+}
+
+/// One of several channels to subscribe to.
+#[derive(Debug, PartialEq)]
+pub enum Entry<'a> {
+    Good {
+        channel: Cow<'a, str>,
+        wish: Wish,
+    },
+    /// Also one that is no valid name.
+    Bad {
+        channel: Option<Cow<'a, str>>,
+        code: ErrorCode,
+        message: Cow<'static, str>,
+    },
 }
 
 named! {
@@ -121,7 +149,9 @@ impl Command<'_> {
     pub fn asked(&self) -> Asked<'_> {
         let (command, channel) = match &self.body {
             Body::Subscribe { channel, .. } => (SUBSCRIBE, Some(channel)),
+            Body::SubscribeAll { .. } => (SUBSCRIBE, None),
             Body::Unsubscribe { channel } => (UNSUBSCRIBE, Some(channel)),
+            Body::History { channel, .. } => (HISTORY, Some(channel)),
             Body::Publish { channel, .. } => (PUBLISH, Some(channel)),
             Body::Refresh { .. } => (REFRESH, None),
             Body::Ping => (PING, None),
@@ -138,12 +168,13 @@ impl CommandError<'_> {
 
 pub const SUBSCRIBE: &str = "subscribe";
 pub const UNSUBSCRIBE: &str = "unsubscribe";
+pub const HISTORY: &str = "history";
 pub const PUBLISH: &str = "publish";
 pub const REFRESH: &str = "refresh";
 pub const PING: &str = "ping";
 
 /// Every value of `type` that [`decode`] takes.
-pub const TYPES: [&str; 5] = [SUBSCRIBE, UNSUBSCRIBE, PUBLISH, REFRESH, PING];
+pub const TYPES: [&str; 6] = [SUBSCRIBE, UNSUBSCRIBE, HISTORY, PUBLISH, REFRESH, PING];
 
 /// Decodes a text message as JSON, a binary one as MessagePack.
 ///
@@ -151,7 +182,7 @@ pub const TYPES: [&str; 5] = [SUBSCRIBE, UNSUBSCRIBE, PUBLISH, REFRESH, PING];
 /// message that is not well-formed nothing is believed: what looks like its id may be the first part of something else
 /// (`07` begins like the number 0), and an answer with another command's id would be taken for that command's.
 pub fn decode(text: bool, message: &[u8]) -> Result<Command<'_>, CommandError<'_>> {
-    let fields = Fields::collect(text, message).map_err(|malformed| {
+    let fields = Spelled::message(text, message).and_then(Fields::collect).map_err(|malformed| {
         let (code, message) = not_a_map(text, malformed);
         CommandError { id: None, command: None, channel: None, code, message }
     })?;
@@ -169,17 +200,32 @@ pub fn decode(text: bool, message: &[u8]) -> Result<Command<'_>, CommandError<'_
     }
 }
 
+/// Of `history`, where no `limit` is given.
+pub const HISTORY_MESSAGES_DEFAULT: usize = 100;
+
 const BAD_ID: &str = "`id` must be an unsigned integer or a string of at most 64 bytes";
-const BAD_TYPE: &str = "`type` must be given, as a string: subscribe, unsubscribe, publish, refresh or ping";
-const UNKNOWN_TYPE: &str = "this `type` is not known here: subscribe, unsubscribe, publish, refresh and ping are";
+const BAD_TYPE: &str = "`type` must be given, as a string: subscribe, unsubscribe, history, publish, refresh or ping";
+const UNKNOWN_TYPE: &str = "this `type` is not known here: subscribe, unsubscribe, history, publish, refresh and ping are";
 const BAD_CHANNEL: &str = "`channel` must be given, as a string";
+const BAD_CHANNELS: &str = "`channels` must be a list of 1 to 128 maps, each with a `channel`; then `channel` stands in them alone";
+const BAD_ENTRY: &str = "each of `channels` must be a map with a `channel`, a string";
+const BAD_BEFORE: &str = "`before` must be a map with `epoch` and `seq`, both unsigned integers below 2^53, and not beside `since`";
+const BAD_LIMIT: &str = "`limit` must be a whole number of messages from 1 to 256";
+const BAD_LATEST: &str = "`latest` must be true or false";
 const BAD_SINCE: &str = "`since` must be a map with `epoch` and `seq`, both unsigned integers below 2^53";
 const BAD_MAX_RATE: &str = "`max_rate` must be a whole number of messages a second from 1 to 1000";
 const BAD_TOKEN: &str = "`token` must be given, as a string";
 const BAD_IDEMPOTENCY_KEY: &str = "`idempotency_key` must be a string of 1 to 256 bytes";
 const NO_DATA: &str = "`data` must be given; it may be any value, null too";
 
-const _: () = assert!(COMMAND_ID_BYTES_MAX == 64 && MAX_RATE_MAX == 1000 && IDEMPOTENCY_KEY_BYTES_MAX == 256, "the messages above say so");
+const _: () = assert!(
+    COMMAND_ID_BYTES_MAX == 64
+        && MAX_RATE_MAX == 1000
+        && IDEMPOTENCY_KEY_BYTES_MAX == 256
+        && SUBSCRIBE_CHANNELS_MAX == 128
+        && HISTORY_MESSAGES_MAX == 256,
+    "the messages above say so"
+);
 
 type Refusal = (ErrorCode, Cow<'static, str>);
 
@@ -202,22 +248,30 @@ struct Fields<'a> {
     kind: Option<Spelled<'a>>,
     id: Option<Spelled<'a>>,
     channel: Option<Spelled<'a>>,
+    channels: Option<Spelled<'a>>,
     data: Option<Spelled<'a>>,
     since: Option<Spelled<'a>>,
+    before: Option<Spelled<'a>>,
+    limit: Option<Spelled<'a>>,
+    latest: Option<Spelled<'a>>,
     max_rate: Option<Spelled<'a>>,
     token: Option<Spelled<'a>>,
     idempotency_key: Option<Spelled<'a>>,
 }
 
 impl<'a> Fields<'a> {
-    fn collect(text: bool, message: &'a [u8]) -> Result<Fields<'a>, Malformed> {
+    fn collect(message: Spelled<'a>) -> Result<Fields<'a>, Malformed> {
         let mut fields = Fields::default();
-        Spelled::message(text, message)?.fields(&mut |key, value| match &*key {
+        message.fields(&mut |key, value| match &*key {
             "type" => fields.kind = Some(value),
             "id" => fields.id = Some(value),
             "channel" => fields.channel = Some(value),
+            "channels" => fields.channels = Some(value),
             "data" => fields.data = Some(value),
             "since" => fields.since = Some(value),
+            "before" => fields.before = Some(value),
+            "limit" => fields.limit = Some(value),
+            "latest" => fields.latest = Some(value),
             "max_rate" => fields.max_rate = Some(value),
             "token" => fields.token = Some(value),
             "idempotency_key" => fields.idempotency_key = Some(value),
@@ -241,8 +295,12 @@ impl<'a> Fields<'a> {
     fn body(&self) -> Result<Body<'a>, Refusal> {
         let kind = self.kind.and_then(Spelled::text).ok_or_else(|| bad(BAD_TYPE))?;
         Ok(match &*kind {
-            SUBSCRIBE => Body::Subscribe { channel: self.channel()?, since: self.since()?, max_rate: self.max_rate()? },
+            SUBSCRIBE => match self.channels.filter(|channels| !channels.is_null()) {
+                None => Body::Subscribe { channel: self.channel()?, wish: self.wish()? },
+                Some(channels) => Body::SubscribeAll { channels: self.entries(channels)? },
+            },
             UNSUBSCRIBE => Body::Unsubscribe { channel: self.channel()? },
+            HISTORY => Body::History { channel: self.channel()?, range: self.range()?, limit: self.limit()? },
             PUBLISH => Body::Publish {
                 channel: self.channel()?,
                 payload: self.data.ok_or_else(|| bad(NO_DATA))?.payload(),
@@ -260,6 +318,40 @@ impl<'a> Fields<'a> {
         Ok(channel)
     }
 
+    /// Several channels. What is wrong with one is its own matter.
+    fn entries(&self, channels: Spelled<'a>) -> Result<Vec<Entry<'a>>, Refusal> {
+        if self.channel.is_some() {
+            return Err(bad(BAD_CHANNELS));
+        }
+        let (mut entries, mut count) = (Vec::new(), 0);
+        let is_list = channels.elements(&mut |entry| {
+            count += 1;
+            if count <= SUBSCRIBE_CHANNELS_MAX {
+                entries.push(Fields::collect(entry).map_or_else(|_| Entry::refused(None, bad(BAD_ENTRY)), |fields| fields.entry()));
+            }
+        });
+        match is_list {
+            Ok(()) if (1..=SUBSCRIBE_CHANNELS_MAX).contains(&count) => Ok(entries),
+            Ok(()) | Err(_) => Err(bad(BAD_CHANNELS)),
+        }
+    }
+
+    fn entry(&self) -> Entry<'a> {
+        match self.channel().and_then(|channel| Ok((channel, self.wish()?))) {
+            Ok((channel, wish)) => Entry::Good { channel, wish },
+            Err(refusal) => Entry::refused(self.echo().1, refusal),
+        }
+    }
+
+    fn wish(&self) -> Result<Wish, Refusal> {
+        Ok(Wish { begin: Begin::of(self.since()?, self.latest()?), max_rate: self.max_rate()? })
+    }
+
+    fn latest(&self) -> Result<bool, Refusal> {
+        let Some(latest) = self.latest.filter(|latest| !latest.is_null()) else { return Ok(false) };
+        latest.flag().ok_or_else(|| bad(BAD_LATEST))
+    }
+
     fn max_rate(&self) -> Result<Option<u16>, Refusal> {
         let Some(rate) = self.max_rate.filter(|rate| !rate.is_null()) else { return Ok(None) };
         let rate = rate.unsigned().and_then(|rate| u16::try_from(rate).ok());
@@ -272,19 +364,45 @@ impl<'a> Fields<'a> {
         key.map(Some).ok_or_else(|| bad(BAD_IDEMPOTENCY_KEY))
     }
 
-    fn since(&self) -> Result<Option<Position>, Refusal> {
-        let Some(since) = self.since.filter(|since| !since.is_null()) else { return Ok(None) };
-        let (mut epoch, mut seq) = (None, None);
-        let complete = since.fields(&mut |key, value| match &*key {
-            "epoch" => epoch = value.unsigned(),
-            "seq" => seq = value.unsigned(),
-            _ => {}
-        });
-        let in_range = |number: Option<u64>| number.filter(|&number| number <= json::INTEGER_MAX);
-        match (complete, in_range(epoch), in_range(seq)) {
-            (Ok(()), Some(epoch), Some(seq)) => Ok(Some(Position { epoch, seq })),
-            _ => Err(bad(BAD_SINCE)),
+    fn range(&self) -> Result<HistoryRange, Refusal> {
+        match (self.since()?, position(self.before, BAD_BEFORE)?) {
+            (None, None) => Ok(HistoryRange::Newest),
+            (Some(since), None) => Ok(HistoryRange::After(since)),
+            (None, Some(before)) => Ok(HistoryRange::Before(before)),
+            (Some(_), Some(_)) => Err(bad(BAD_BEFORE)),
         }
+    }
+
+    fn limit(&self) -> Result<usize, Refusal> {
+        let Some(limit) = self.limit.filter(|limit| !limit.is_null()) else { return Ok(HISTORY_MESSAGES_DEFAULT) };
+        let limit = limit.unsigned().and_then(|limit| usize::try_from(limit).ok());
+        limit.filter(|limit| (1..=HISTORY_MESSAGES_MAX).contains(limit)).ok_or_else(|| bad(BAD_LIMIT))
+    }
+
+    fn since(&self) -> Result<Option<Position>, Refusal> {
+        position(self.since, BAD_SINCE)
+    }
+}
+
+/// None: it is not given.
+fn position(raw: Option<Spelled<'_>>, message: &'static str) -> Result<Option<Position>, Refusal> {
+    let Some(raw) = raw.filter(|raw| !raw.is_null()) else { return Ok(None) };
+    let (mut epoch, mut seq) = (None, None);
+    let complete = raw.fields(&mut |key, value| match &*key {
+        "epoch" => epoch = value.unsigned(),
+        "seq" => seq = value.unsigned(),
+        _ => {}
+    });
+    let in_range = |number: Option<u64>| number.filter(|&number| number <= json::INTEGER_MAX);
+    match (complete, in_range(epoch), in_range(seq)) {
+        (Ok(()), Some(epoch), Some(seq)) => Ok(Some(Position { epoch, seq })),
+        _ => Err(bad(message)),
+    }
+}
+
+impl Entry<'_> {
+    fn refused(channel: Option<Cow<'_, str>>, (code, message): Refusal) -> Entry<'_> {
+        Entry::Bad { channel, code, message }
     }
 }
 

@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 
 use super::command::{Asked, ErrorCode, Id};
 use super::framing::Encoding;
+use super::history::{self, Message};
 use super::{Format, json, msgpack};
 use crate::named::named;
 
@@ -55,6 +56,15 @@ pub enum Event<'a> {
         channel: &'a str,
         reason: Option<&'a str>,
     },
+    History {
+        id: Option<&'a Id>,
+        channel: &'a str,
+        epoch: Option<u64>,
+        /// Of messages after a position.
+        recovered: Option<bool>,
+        messages: &'a [Message<'a>],
+        has_more: bool,
+    },
     Published {
         id: Option<&'a Id>,
         channel: &'a str,
@@ -91,6 +101,7 @@ named! {
         Connected = "connected",
         Subscribed = "subscribed",
         Unsubscribed = "unsubscribed",
+        History = "history",
         Published = "published",
         Pong = "pong",
         Refreshed = "refreshed",
@@ -107,6 +118,7 @@ impl Event<'_> {
             Event::Connected { .. } => EventType::Connected,
             Event::Subscribed { .. } => EventType::Subscribed,
             Event::Unsubscribed { .. } => EventType::Unsubscribed,
+            Event::History { .. } => EventType::History,
             Event::Published { .. } => EventType::Published,
             Event::Pong { .. } => EventType::Pong,
             Event::Refreshed { .. } => EventType::Refreshed,
@@ -137,6 +149,7 @@ enum Value<'a> {
     Text(&'a str),
     Number(u64),
     Flag(bool),
+    Messages(&'a [Message<'a>]),
 }
 
 /// `error` has six fields, `subscribed` with an id seven, and one more where it has a rate.
@@ -165,6 +178,14 @@ fn fields<'a>(event: &Event<'a>, timestamp_ms: u64) -> Fields<'a> {
             fields.push(("channel", Value::Text(channel)));
             fields.extend(reason.map(|reason| ("reason", Value::Text(reason))));
             fields.push(("timestamp", Value::Number(timestamp_ms)));
+        }
+        Event::History { id, channel, epoch, recovered, messages, has_more } => {
+            fields.extend(id_field(id));
+            fields.push(("channel", Value::Text(channel)));
+            fields.extend(epoch.map(|epoch| ("epoch", Value::Number(epoch))));
+            fields.extend(recovered.map(|recovered| ("recovered", Value::Flag(recovered))));
+            fields.push(("messages", Value::Messages(messages)));
+            fields.push(("more", Value::Flag(has_more)));
         }
         Event::Published { id, channel, seq, is_repeat } => {
             fields.extend(id_field(id));
@@ -210,6 +231,7 @@ fn write_msgpack(fields: &Fields<'_>, out: &mut Vec<u8>) {
             Value::Text(text) => msgpack::write_str(out, text),
             Value::Number(number) => msgpack::write_uint(out, number),
             Value::Flag(flag) => msgpack::write_bool(out, flag),
+            Value::Messages(messages) => history::write_msgpack(messages, out),
         }
     }
 }
@@ -224,6 +246,7 @@ fn write_json(fields: &Fields<'_>, out: &mut Vec<u8>) {
             Value::Text(text) => json::write_str(out, text),
             Value::Number(number) => json::write_uint(out, number),
             Value::Flag(flag) => json::write_bool(out, flag),
+            Value::Messages(messages) => history::write_json(messages, out),
         }
     }
     out.push(b'}');

@@ -8,6 +8,7 @@ pub mod command;
 pub mod event;
 pub mod frame;
 pub mod framing;
+pub mod history;
 pub mod http;
 pub mod inbound;
 pub mod json;
@@ -18,6 +19,7 @@ pub mod peer;
 pub mod proxy;
 pub mod spelled;
 pub mod transcode;
+pub mod wish;
 
 use crate::named::named;
 

@@ -145,7 +145,7 @@ pub const fn notification_bytes_guess(format: Format, channel: &str, payload_byt
     body_bytes_guess(format, channel, payload_bytes) + SPARE
 }
 
-fn write_msgpack_data(kind: Kind, payload: &[u8], out: &mut Vec<u8>) {
+pub(super) fn write_msgpack_data(kind: Kind, payload: &[u8], out: &mut Vec<u8>) {
     match kind {
         Kind::Msgpack => out.extend_from_slice(payload),
         Kind::Json => {
@@ -161,7 +161,7 @@ fn write_msgpack_data(kind: Kind, payload: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-fn write_json_data(kind: Kind, payload: &[u8], out: &mut Vec<u8>) {
+pub(super) fn write_json_data(kind: Kind, payload: &[u8], out: &mut Vec<u8>) {
     match kind {
         Kind::Json => out.extend_from_slice(payload),
         Kind::Msgpack => {

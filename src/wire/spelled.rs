@@ -56,6 +56,19 @@ impl<'a> Spelled<'a> {
         }
     }
 
+    pub fn flag(self) -> Option<bool> {
+        match self {
+            Spelled::Json(value) => match value.trim_matches([' ', '\t', '\r', '\n']) {
+                "true" => Some(true),
+                "false" => Some(false),
+                _ => None,
+            },
+            Spelled::Msgpack([0xc3]) => Some(true),
+            Spelled::Msgpack([0xc2]) => Some(false),
+            Spelled::Msgpack(_) => None,
+        }
+    }
+
     pub fn unsigned(self) -> Option<u64> {
         match self {
             Spelled::Json(value) => json::unsigned(value),

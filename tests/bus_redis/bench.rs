@@ -42,13 +42,21 @@ pub fn patient() -> Timing {
         answer: PATIENCE,
         backoff_min: Duration::from_millis(10),
         backoff_max: Duration::from_millis(100),
+        probe_every: Duration::from_millis(100),
+        probe_patience: PATIENCE,
         refused_retry: Duration::from_millis(50),
     }
 }
 
 /// Notices within half a second that a Redis hangs.
 pub fn hurried() -> Timing {
-    Timing { connect: Duration::from_secs(1), ping_after: Duration::from_millis(200), answer: Duration::from_millis(300), ..patient() }
+    Timing {
+        connect: Duration::from_secs(1),
+        ping_after: Duration::from_millis(200),
+        answer: Duration::from_millis(300),
+        probe_patience: Duration::from_millis(500),
+        ..patient()
+    }
 }
 
 /// A shard that only keeps what it is told.
@@ -96,6 +104,7 @@ impl FakeShard {
                     self.heads.insert(topic.index, seq);
                 }
                 ShardMessage::Answer { answer: Answer::Published { result, .. }, .. } => self.published.push(result),
+                ShardMessage::Answer { answer, .. } => panic!("nobody has asked for {answer:?}"),
                 ShardMessage::Refused { topic, .. } => {
                     self.topics.entry(topic.index).or_default().push("refused".to_owned());
                     assert!(!self.heads.contains_key(&topic.index), "refused after joined");
@@ -285,7 +294,8 @@ impl Bench {
 }
 
 fn result(receiver: tokio::sync::oneshot::Receiver<Answer>) -> Result<Published, PublishError> {
-    let Answer::Published { result, .. } = receiver.blocking_recv().expect("every publish is answered");
+    let answer = receiver.blocking_recv().expect("every publish is answered");
+    let Answer::Published { result, .. } = answer else { panic!("{answer:?}") };
     result
 }
 

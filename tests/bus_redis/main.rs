@@ -5,10 +5,12 @@ mod durable;
 mod fake;
 mod login;
 mod outages;
+mod probing;
 mod publishing;
 mod refusals;
 mod routing;
 mod silence;
 #[path = "../support/redis.rs"]
 mod support;
+mod tls;
 mod traffic;

@@ -155,3 +155,22 @@ fn a_publish_that_nobody_waits_for_any_more_is_not_published_late() {
     assert!(done.join().unwrap());
     assert!(!bench.words(1).iter().any(|word| word.starts_with("m:given up")));
 }
+
+/// A Redis that takes nothing keeps nobody waiting for ever: what was not sent is refused, and what was sent is answered when it is.
+#[test]
+fn who_waits_for_a_slow_redis_is_told_in_time() {
+    let redis = RedisServer::start();
+    let mut bench = Bench::new(settings(Some(redis.url())));
+    bench.wait_ready(true);
+    assert!(bench.publish("c", b"x").is_ok());
+    redis.pause();
+    // More than may be under way at once.
+    let mut waiting: Vec<_> = (0..30).map(|_| bench.publish_later("c", &[b'x'; 100_000])).collect();
+    let last: Vec<_> = waiting.split_off(15).into_iter().map(|result| result()).collect();
+    assert!(last.iter().all(|result| matches!(result, Err(PublishError::Late(_)))), "{last:?}");
+    redis.resume();
+    let first: Vec<_> = waiting.into_iter().map(|result| result()).collect();
+    assert!(first[0].is_ok(), "{first:?}");
+    assert!(first.iter().all(|result| matches!(result, Ok(_) | Err(PublishError::Late(_)))), "{first:?}");
+    assert!(bench.publish("c", b"x").is_ok());
+}

@@ -1,5 +1,6 @@
-//! The load generator, as it is typed: every scenario against the real server, and bad input. What it must find is in `faults.rs`, what is limited in `limits.rs`.
+//! The load generator, as it is typed: every scenario against the real server, and bad input. What it must find is in `faults.rs`, what is limited in `limits.rs`, what is durable in `durable.rs`.
 
+mod durable;
 mod faults;
 mod limits;
 

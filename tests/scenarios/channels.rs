@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::stage::{LOG_BYTES, PLENTY, Stage, settings, settings_with};
+use super::stage::{LOG_BYTES, PLENTY, REFUSED, Stage, settings, settings_with};
 use crate::rig::client::Client;
 use crate::rig::net::request;
 use campanile::addresses::Source;
@@ -37,6 +37,77 @@ fn history_keeps_its_age_when_the_wall_clock_steps() {
         stage.pass(AGE / 2);
         assert!(!resume(&mut stage), "{step_ms} ms: all of it has");
     }
+}
+
+/// A price, a score: the newest message comes at once, whether it is kept or not nobody is told of a gap, and what follows follows.
+#[test]
+fn who_wants_the_newest_message_has_it_at_once() {
+    let mut settings = settings();
+    settings.channels.default.history_count = 100;
+    let mut stage = Stage::new(settings);
+    stage.subscribers(1, "c");
+    (0..5).for_each(|_| stage.publish("c", 50));
+    stage.turns(2);
+    let newest = |stage: &mut Stage, asked: serde_json::Value| {
+        let client = stage.connect("/ws", PLENTY);
+        stage.turns(2);
+        stage.text(client, &asked.to_string());
+        stage.turns(3);
+        let subscribed = stage.clients[client].answers[0].clone();
+        (client, subscribed["seq"].as_u64(), subscribed["recovered"].as_bool(), stage.messages(&[client])[0])
+    };
+    let ask =
+        |since: serde_json::Value, latest: bool| json!({"type": "subscribe", "channel": "c", "latest": latest, "since": since, "id": 1});
+    let (client, seq, recovered, messages) = newest(&mut stage, ask(json!(null), true));
+    assert_eq!((seq, recovered, messages), (Some(4), Some(false), 1));
+    stage.publish("c", 50);
+    stage.turns(2);
+    assert_eq!(stage.messages(&[client]), [2]);
+    // A position counts as long as its epoch does.
+    let (_, seq, recovered, messages) = newest(&mut stage, ask(json!({"epoch": 7, "seq": 2}), true));
+    assert_eq!((seq, recovered, messages), (Some(2), Some(true), 4));
+    let (_, seq, recovered, messages) = newest(&mut stage, ask(json!({"epoch": 6, "seq": 2}), true));
+    assert_eq!((seq, recovered, messages), (Some(5), Some(false), 1));
+    let (_, seq, _, messages) = newest(&mut stage, ask(json!({"epoch": 6, "seq": 2}), false));
+    assert_eq!((seq, messages), (Some(6), 0));
+
+    // Where nothing is kept, and where there has been nothing.
+    let mut stage = Stage::new(self::settings());
+    stage.subscribers(1, "c");
+    let (_, seq, _, messages) = newest(&mut stage, ask(json!(null), true));
+    assert_eq!((seq, messages), (Some(0), 0));
+    stage.publish("c", 50);
+    stage.turns(2);
+    let (client, seq, _, messages) = newest(&mut stage, ask(json!(null), true));
+    assert_eq!((seq, messages, stage.clients[client].gaps), (Some(1), 0, 0));
+}
+
+/// Each of several channels is answered by itself: what is wrong with one is no matter of the others, and each counts as a command.
+#[test]
+fn several_channels_are_subscribed_to_at_once() {
+    let mut settings = settings();
+    settings.bounds.commands_per_second = Some(1000);
+    let mut stage = Stage::new(settings);
+    let client = stage.connect("/ws", PLENTY);
+    stage.turns(2);
+    let channels = json!([{"channel": "a"}, {"channel": "a"}, {"channel": "b", "max_rate": 0}, {"channel": "c"}, {}, {"channel": REFUSED}]);
+    stage.text(client, &json!({"type": "subscribe", "channels": channels, "id": "all"}).to_string());
+    stage.turns(4);
+    let answers = &stage.clients[client].answers;
+    let mut told: Vec<_> =
+        answers.iter().map(|answer| (answer["channel"].as_str(), answer["code"].as_str(), answer["id"].as_str())).collect();
+    told.sort();
+    let all = Some("all");
+    let expected = [
+        (None, Some("bad_command"), all),
+        (Some("a"), None, all),
+        (Some("a"), Some("already_subscribed"), all),
+        (Some("b"), Some("bad_command"), all),
+        (Some("c"), None, all),
+        (Some(REFUSED), Some("too_many_channels"), all),
+    ];
+    assert_eq!(told, expected);
+    assert_eq!(stage.rig.metrics.subscriptions.get(), 2);
 }
 
 /// A connection that subscribes to a new name as often as it can keeps the bus busy with nothing else.

@@ -6,6 +6,7 @@ mod channels;
 mod ends;
 mod orders;
 mod pacing;
+mod pages;
 mod reload;
 mod replies;
 #[path = "../rig/mod.rs"]

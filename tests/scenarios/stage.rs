@@ -36,6 +36,8 @@ pub struct Stage {
     pub rig: Rig<SimNet>,
     pub channels: BTreeMap<String, Known>,
     pub clients: Vec<Client>,
+    /// What is older than the logs, as it was asked for: topic and first number.
+    pub pages_asked: Vec<(TopicToken, u64)>,
 }
 
 pub struct Known {
@@ -48,7 +50,7 @@ impl Stage {
     pub fn new(settings: Settings) -> Stage {
         let wires = Wires::new();
         let rig = Rig::new(SimNet::of(&wires), &settings, 1 << 16);
-        Stage { wires, rig, channels: BTreeMap::new(), clients: Vec::new() }
+        Stage { wires, rig, channels: BTreeMap::new(), clients: Vec::new(), pages_asked: Vec::new() }
     }
 
     /// A client at the door; returns its number.
@@ -119,6 +121,11 @@ impl Stage {
         self.rig.to_shard.push(ShardMessage::Batch { topic: known.topic, batch }).expect("the inbox has room");
     }
 
+    /// A page that was asked for; with nothing on it, it cannot be had.
+    pub fn bring_page(&mut self, topic: TopicToken, from: u64, batches: Vec<Arc<Batch>>) {
+        self.rig.to_shard.push(ShardMessage::Page { topic, from, batches }).expect("the inbox has room");
+    }
+
     /// The channel's source counts anew.
     pub fn renumber(&mut self, name: &str, epoch: u64, seq: u64) {
         let known = self.channels.get_mut(name).expect("somebody has subscribed");
@@ -153,6 +160,10 @@ impl Stage {
     /// The bus answers, the edges are told, the shard has its turn, the clients read what has arrived.
     pub fn turn(&mut self) {
         while let Some(command) = self.rig.from_shard.try_recv() {
+            if let BusCommand::ReadPage { topic, from, .. } = command {
+                self.pages_asked.push((topic, from));
+                continue;
+            }
             let BusCommand::Join { topic, channel, .. } = command else { continue };
             if &*channel == REFUSED {
                 self.rig.to_shard.push(ShardMessage::Refused { topic, refusal: JoinRefusal::ChannelsMax }).expect("the inbox has room");

@@ -123,6 +123,56 @@ pub enum Scenario {
         #[arg(long, value_parser = parse_number, value_name = "SECONDS", default_value_t = 1.0)]
         outage: f64,
     },
+    /// The way to durable channels breaks again and again: everybody must have everything, once and in order (needs --serve; starts its own Redis)
+    Outages {
+        #[command(flatten)]
+        options: Options,
+        /// What breaks
+        #[arg(long, value_name = "WHAT", default_value = "pubsub")]
+        breaks: Breaks,
+        /// How often
+        #[arg(long, value_parser = parse_positive, value_name = "SECONDS", default_value_t = 1.0)]
+        every: f64,
+        /// How many channels clients and messages are spread over
+        #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+        channels: u32,
+    },
+    /// The server's subscriptions are lost at once, and messages are missed: how soon all is as it was (needs --serve; starts its own Redis)
+    Repair {
+        #[command(flatten)]
+        options: Options,
+        /// How many channels
+        #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+        channels: u32,
+        /// How many of them each client has
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        channels_per_client: u32,
+        /// Messages that are missed of each
+        #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+        missed: u32,
+    },
+    /// Clients publish to a durable channel as fast as they are answered, by turns with redis-benchmark (needs --serve; starts its own Redis)
+    Publishers {
+        #[command(flatten)]
+        options: Options,
+        /// Messages that each client has under way
+        #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        pipeline: u32,
+    },
+    /// All clients but --stay are away while messages are published to their durable channels, come back at once and ask for them (needs --serve; starts its own Redis)
+    Return {
+        #[command(flatten)]
+        options: Options,
+        /// How many channels those who come back are spread over
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        channels: u32,
+        /// Messages that each of them misses
+        #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        missed: u32,
+        /// Clients beside them that stay, on a channel of their own
+        #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+        stay: u32,
+    },
     /// A second server takes the place of the first, which drains, while messages flow (needs --serve; its own Redis unless --redis names one)
     Restart {
         #[command(flatten)]
@@ -191,7 +241,10 @@ pub struct Options {
     /// The server has rules for who may subscribe, by the tokens' claim `channels` with --auth, and limits of addresses and clients
     #[arg(long, requires = "serve", help_heading = "Target")]
     pub rules: bool,
-    /// Start the same server without --auth and --rules as well, take turns with it, and print the ratio (connect, broadcast, burst)
+    /// Channels are durable: the server has a rule that says so, and messages go through the function that numbers and keeps them
+    #[arg(long, requires = "serve", help_heading = "Target")]
+    pub durable: bool,
+    /// Start the same server without --auth, --rules and --durable as well, take turns with it, and print the ratio (connect, broadcast, burst)
     #[arg(long, requires = "serve", conflicts_with = "floor", help_heading = "Target")]
     pub beside_open: bool,
     /// Of a Campanile: each subscription wants no more than so many messages a second, the newest. What is passed over counts as announced
@@ -300,6 +353,17 @@ pub enum Auth {
     Es256,
 }
 
+/// What breaks on the way of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Breaks {
+    /// The server's subscribed connection (CLIENT KILL TYPE pubsub)
+    Pubsub,
+    /// Redis is killed and starts again from its append-only file
+    Redis,
+    /// The server is killed, and another one takes its place, to which its clients come back
+    Server,
+}
+
 /// How clients leave their channels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Leave {
@@ -360,11 +424,24 @@ impl Scenario {
             Scenario::Churn { options, .. }
             | Scenario::Slow { options, .. }
             | Scenario::Failover { options, .. }
+            | Scenario::Outages { options, .. }
+            | Scenario::Repair { options, .. }
+            | Scenario::Publishers { options, .. }
+            | Scenario::Return { options, .. }
             | Scenario::Restart { options, .. }
             | Scenario::Handshakes { options, .. }
             | Scenario::Reload { options, .. } => Some(options),
             Scenario::FloorServer { .. } => None,
         }
+    }
+
+    /// It starts one whether it is told to or not.
+    fn has_own_redis(&self) -> bool {
+        matches!(self, Scenario::Failover { .. } | Scenario::Restart { .. }) || self.is_of_durable_channels()
+    }
+
+    fn is_of_durable_channels(&self) -> bool {
+        matches!(self, Scenario::Outages { .. } | Scenario::Repair { .. } | Scenario::Return { .. } | Scenario::Publishers { .. })
     }
 
     /// What is wrong with the command line as a whole.
@@ -439,6 +516,30 @@ impl Scenario {
             Scenario::Failover { .. } if options.through.is_some_and(|through| through != Through::Redis) => {
                 Some("failover publishes through Redis: leave --through away".to_owned())
             }
+            _ if self.is_of_durable_channels() && options.serve.is_none() => {
+                Some("this scenario needs a server and a Redis that it has started: give --serve ARGS (even --serve '')".to_owned())
+            }
+            _ if self.is_of_durable_channels()
+                && (options.redis.as_deref().is_some_and(|url| url != "own")
+                    || options.through.is_some_and(|way| way != Through::Redis)) =>
+            {
+                Some("this scenario starts its own Redis and publishes through it: leave --redis and --through away".to_owned())
+            }
+            Scenario::Outages { channels, .. } if *channels > options.clients => {
+                Some(format!("there are {} clients, so no more than as many channels (--channels {channels})", options.clients))
+            }
+            Scenario::Repair { channels, channels_per_client, .. }
+                if u64::from(options.clients) * u64::from(*channels_per_client) < u64::from(*channels)
+                    || channels_per_client > channels =>
+            {
+                Some(format!(
+                    "{} clients with {channels_per_client} channels each do not have {channels} (--clients, --channels-per-client, --channels)",
+                    options.clients
+                ))
+            }
+            Scenario::Return { stay, channels, .. } if u64::from(*stay) + u64::from(*channels) > u64::from(options.clients) => {
+                Some(format!("of {} clients {stay} stay, which leaves fewer than --channels {channels} to come back", options.clients))
+            }
             Scenario::Restart { .. } if options.serve.is_none() => {
                 Some("restart replaces the server, so it starts both: give --serve ARGS (even --serve '')".to_owned())
             }
@@ -448,10 +549,10 @@ impl Scenario {
             Scenario::Restart { .. } if options.through.is_some_and(|through| through != Through::Redis) => {
                 Some("restart publishes through Redis, which both servers have: leave --through away".to_owned())
             }
-            _ if options.through == Some(Through::Redis)
-                && options.redis.is_none()
-                && !matches!(self, Scenario::Failover { .. } | Scenario::Restart { .. }) =>
-            {
+            _ if options.durable && options.redis.is_none() && !self.has_own_redis() => {
+                Some("--durable publishes by a function of Redis: give --redis URL or --redis own".to_owned())
+            }
+            _ if options.through == Some(Through::Redis) && options.redis.is_none() && !self.has_own_redis() => {
                 Some("--through redis needs --redis URL or --redis own".to_owned())
             }
             _ => None,

@@ -129,6 +129,13 @@ impl Server {
         true
     }
 
+    /// SIGKILL: nothing is said to anybody.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.has_ended = true;
+    }
+
     pub fn last_words(&self) -> String {
         let log = self.log.lock().map(|log| log[log.len().saturating_sub(LOG_LINES)..].join("\n"));
         log.unwrap_or_default()
@@ -166,10 +173,12 @@ fn free_port() -> u16 {
     ports.take(20_000).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap_or(6380)
 }
 
-/// A `redis-server` on a free port, without files.
+/// A `redis-server` on a free port, without files, unless it is to keep what it has.
 #[derive(Debug)]
 pub struct Redis {
     port: u16,
+    /// In an append-only file.
+    keeps: bool,
     /// Real-time priority.
     priority: Option<i32>,
     child: Option<Child>,
@@ -177,11 +186,11 @@ pub struct Redis {
 }
 
 impl Redis {
-    pub fn start(priority: Option<i32>) -> anyhow::Result<Redis> {
+    pub fn start(priority: Option<i32>, keeps: bool) -> anyhow::Result<Redis> {
         let port = free_port();
         let directory = std::env::temp_dir().join(format!("loadgen-redis-{}-{port}", std::process::id()));
         std::fs::create_dir_all(&directory)?;
-        let mut redis = Redis { port, priority, child: None, directory };
+        let mut redis = Redis { port, keeps, priority, child: None, directory };
         redis.restart()?;
         Ok(redis)
     }
@@ -201,7 +210,8 @@ impl Redis {
     /// Starts it (again), on the same port.
     pub fn restart(&mut self) -> anyhow::Result<()> {
         let mut command = Command::new("redis-server");
-        command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
+        command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
+        command.args(["--appendonly", if self.keeps { "yes" } else { "no" }]);
         command.arg("--dir").arg(&self.directory).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         sys::end_with_caller(&mut command);
         command.process_group(0);

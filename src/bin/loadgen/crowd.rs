@@ -42,6 +42,8 @@ pub struct Habits {
     pub keeps_positions: bool,
     /// Who is told to come back after a while (close code 1012) does, and resumes.
     pub comes_back: bool,
+    /// Whose connection is lost comes back, and resumes.
+    pub returns: bool,
     /// Shares of clients that will read slowly or never, 0 to 1.
     pub slow_share: f64,
     pub never_share: f64,
@@ -149,6 +151,7 @@ impl Crowd {
             published: published.clone(),
             keeps_positions: habits.keeps_positions,
             comes_back: habits.comes_back,
+            returns: habits.returns,
             slow_receive_bytes: habits.slow_receive_bytes,
             slow_read_bytes: habits.slow_read_bytes.max(1),
             slow_pause: habits.slow_pause,
@@ -239,8 +242,14 @@ impl Crowd {
         self.tell(|_| Command::Spin(spinning));
     }
 
+    /// All drop at once, and come back at once.
     pub fn storm(&self) {
-        self.tell(|_| Command::Storm);
+        self.go_away(Duration::ZERO);
+    }
+
+    /// All drop at once, and come back after so long, resuming.
+    pub fn go_away(&self, time: Duration) {
+        self.tell(|_| Command::Storm { away: time });
     }
 
     pub fn churn(&self, per_second: f64) {

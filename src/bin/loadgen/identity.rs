@@ -15,6 +15,7 @@ use campanile::auth::mint::Signer;
 use serde_json::json;
 
 use super::args::{Auth, Options};
+use super::publish::redis::{KEPT_MESSAGES, KEPT_MS};
 
 /// Longer than any run, the broadcast to a million included.
 const LIFETIME: Duration = Duration::from_secs(2 * 3600);
@@ -46,9 +47,9 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// None: nobody is asked, and there are no rules.
+    /// None: nobody is asked, and there are no rules. The clients' table comes last.
     pub fn of(options: &Options) -> anyhow::Result<Option<Gate>> {
-        if options.auth.is_none() && !options.rules {
+        if options.auth.is_none() && !options.rules && !options.durable {
             return Ok(None);
         }
         let directory = std::env::temp_dir().join(format!("loadgen-gate-{}", std::process::id()));
@@ -70,6 +71,11 @@ impl Gate {
         }
         if options.rules {
             gate.add_rules(options.clients);
+        } else if options.durable {
+            gate.settings.push_str(&format!("[[channels]]\nprefix = {:?}\n", gate.channel));
+        }
+        if options.durable {
+            gate.settings.push_str(&format!("durable = true\nhistory_count = {KEPT_MESSAGES}\nhistory_age = {}\n", KEPT_MS / 1000));
         }
         std::fs::write(gate.file(), &gate.settings)?;
         Ok(Some(gate))

@@ -77,6 +77,12 @@ fn run(scenario: Scenario) -> anyhow::Result<ExitCode> {
         Scenario::Fair(options) => (scenario::fair::run(&options)?, options),
         Scenario::Storm(options) => (scenario::storm::run(&options)?, options),
         Scenario::Failover { options, outage } => (scenario::failover::run(&options, outage)?, options),
+        Scenario::Outages { options, breaks, every, channels } => (scenario::outages::run(&options, breaks, every, channels)?, options),
+        Scenario::Repair { options, channels, channels_per_client, missed } => {
+            (scenario::repair::run(&options, channels, channels_per_client, missed)?, options)
+        }
+        Scenario::Publishers { options, pipeline } => (scenario::publishers::run(&options, pipeline)?, options),
+        Scenario::Return { options, channels, missed, stay } => (scenario::coming_back::run(&options, channels, missed, stay)?, options),
         Scenario::Restart { options, drain_rate } => (scenario::restart::run(&options, drain_rate)?, options),
         Scenario::Reload { options, channels, channels_per_client } => {
             (scenario::reload::run(&options, channels, channels_per_client)?, options)

@@ -16,7 +16,7 @@ use super::process::{self, Snapshot};
 use super::progress::Progress;
 use super::publish::client::{ClientRoute, TEMPLATE};
 use super::publish::http::HttpRoute;
-use super::publish::redis::RedisRoute;
+use super::publish::redis::{RedisRoute, Way};
 use super::publish::{Publisher, Route, Schedule};
 use super::report::Report;
 use super::report::series::Series;
@@ -47,6 +47,9 @@ pub struct Run {
     pub server: Option<children::Server>,
     /// What the server asks its clients.
     gate: Option<Gate>,
+    needs: Needs,
+    /// Its channels are durable.
+    pub is_durable: bool,
     open: Option<Open>,
     pub redis: Option<children::Redis>,
     pub redis_url: Option<String>,
@@ -90,13 +93,14 @@ pub struct Open {
     server_id: Option<u32>,
     server: Option<children::Server>,
     redis: Option<children::Redis>,
+    is_durable: bool,
 }
 
 impl Open {
     /// The same server once more, without what is asked of clients.
     fn start(options: &Options, target: &Target, needs: &Needs) -> anyhow::Result<Open> {
         let priority = options.realtime.then_some(preflight::REDIS_FIRST);
-        let redis = (options.redis.as_deref() == Some("own")).then(|| children::Redis::start(priority)).transpose()?;
+        let redis = (options.redis.as_deref() == Some("own")).then(|| children::Redis::start(priority, false)).transpose()?;
         let redis_url = redis.as_ref().map(children::Redis::url);
         let arguments = options.serve.as_deref().context("--beside-open needs --serve")?;
         let server = children::Server::start(arguments, redis_url.as_deref(), options.clients, needs, None)?;
@@ -107,6 +111,7 @@ impl Open {
             server_id: Some(server.id()),
             server: Some(server),
             redis,
+            is_durable: false,
         })
     }
 }
@@ -135,7 +140,7 @@ impl Run {
             preflight::check_realtime()?;
         }
         let priority = options.realtime.then_some(preflight::REDIS_FIRST);
-        let redis = (options.redis.as_deref() == Some("own")).then(|| children::Redis::start(priority)).transpose()?;
+        let redis = (options.redis.as_deref() == Some("own")).then(|| children::Redis::start(priority, needs.keeps_redis)).transpose()?;
         if let Some(url) = options.redis.as_deref().filter(|_| redis.is_none()) {
             super::publish::redis::probe(url)?;
         }
@@ -173,6 +178,7 @@ impl Run {
         // Before this thread takes its core: whatever is started later inherits that.
         let open = options.beside_open.then(|| Open::start(&options, &target, &needs)).transpose()?;
         let report = Report::new(scenario, &target, &options);
+        let is_durable = options.durable;
         // Its own polling must not run where the server does; whatever is started from here on inherits this.
         if let Some(&id) = options.cores.0.first() {
             core_affinity::set_for_current(core_affinity::CoreId { id });
@@ -186,12 +192,26 @@ impl Run {
             size,
             server,
             gate,
+            needs,
+            is_durable,
             open,
             redis,
             redis_url,
             server_id,
             report,
         })
+    }
+
+    /// The server is killed, and another one starts at its addresses.
+    pub fn replace_server(&mut self) -> anyhow::Result<()> {
+        let mut old = self.server.take().context("there is no server to replace")?;
+        old.kill();
+        let arguments = self.options.serve.as_deref().unwrap_or_default();
+        let arguments = format!("{arguments} --listen {} --control {}", old.clients, old.control);
+        let server = children::Server::start(&arguments, self.redis_url.as_deref(), self.options.clients, &self.needs, self.gate.as_ref())?;
+        self.server_id = Some(server.id());
+        self.server = Some(server);
+        Ok(())
     }
 
     /// Clients bring other tokens from now on, if they bring any.
@@ -217,6 +237,7 @@ impl Run {
         std::mem::swap(&mut self.server_id, &mut open.server_id);
         std::mem::swap(&mut self.server, &mut open.server);
         std::mem::swap(&mut self.redis, &mut open.redis);
+        std::mem::swap(&mut self.is_durable, &mut open.is_durable);
     }
 
     pub fn through(&self) -> Through {
@@ -224,14 +245,15 @@ impl Run {
     }
 
     /// The way messages take, ready to be used.
-    pub fn route(&self, crowd: &Crowd) -> anyhow::Result<Box<dyn Route>> {
+    pub fn route(&self, crowd: &Crowd, survives: bool) -> anyhow::Result<Box<dyn Route>> {
         // One that has subscribers: with Zipf's law the last ones may have none.
         let heard = crowd.subscribers.iter().rposition(|subscribers| *subscribers > 0).unwrap_or(0) as u32;
         let channels = self.target.channels.clone();
         Ok(match self.through() {
             Through::Redis => {
                 let url = self.redis_url.as_deref().context("--through redis needs --redis URL or --redis own")?;
-                let mut route = RedisRoute::connect(url, &self.options.prefix, channels.clone())?;
+                let way = if self.is_durable { Way::Durable { is_once: survives } } else { Way::Plain };
+                let mut route = RedisRoute::connect(url, way, &self.options.prefix, channels.clone())?;
                 let begin = Instant::now();
                 while !route.is_heard(heard)? && !stop::is_asked() {
                     anyhow::ensure!(
@@ -487,8 +509,8 @@ impl Run {
         beside: Option<Schedule>,
         mut meanwhile: impl FnMut(&mut Run, u64),
     ) -> anyhow::Result<Round> {
-        let route = self.route(crowd)?;
-        let beside = beside.map(|schedule| Ok::<_, anyhow::Error>((self.route(crowd)?, schedule))).transpose()?;
+        let route = self.route(crowd, schedule.survives)?;
+        let beside = beside.map(|schedule| Ok::<_, anyhow::Error>((self.route(crowd, schedule.survives)?, schedule))).transpose()?;
         // Forget what connecting brought; frames and bytes of this round alone count.
         let counts_before = crowd.collect(false)?.counts;
         crowd.spin(self.options.spin);

@@ -24,11 +24,13 @@ pub struct Needs {
     pub per_client: u32,
     /// Of a Campanile, instead of `/ws`.
     pub path: Option<&'static str>,
+    /// A Redis of the run's own has again what it had when it is killed.
+    pub keeps_redis: bool,
 }
 
 impl From<u32> for Needs {
     fn from(channels: u32) -> Needs {
-        Needs { channels, per_client: 1, path: None }
+        Needs { channels, per_client: 1, path: None, keeps_redis: false }
     }
 }
 

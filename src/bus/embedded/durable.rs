@@ -7,15 +7,20 @@
 //! Invariants: no number is shown before the journal has settled it; a channel's numbers go to the hub in order, each once. What the hub has no room for
 //! holds up the line, and with it publishers: what is settled is not lost to subscribers for want of room.
 
+#[path = "recalling.rs"]
+mod recalling;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::recalling::Recalling;
 use crate::bus::flow::{Count, Counter, Start};
 use crate::bus::hub::{Hub, PageEntry, Receipt};
 use crate::bus::pages::Pages;
 use crate::bus::question::{PageWanted, Publish, PublishError, Published};
 use crate::bus::ration::Ration;
+use crate::bus::recall::Recalls;
 use crate::clock::MonotonicNs;
 use crate::config::{self, ChannelRule, Mismatch};
 use crate::fanout::batch::Channel;
@@ -39,6 +44,9 @@ pub struct Durables {
     /// Channels that are wanted and new, and that the journal could not take in yet.
     unopened: VecDeque<Box<str>>,
     pages: Pages,
+    recalls: Recalls,
+    /// Those of which a part comes from files.
+    recalling: HashMap<ReadId, Recalling>,
     /// Those of which a part comes from files.
     reading: HashMap<ReadId, Unread>,
     /// What may be handed on in a turn, as of publishes: whether an inbox has room is known again when the turn is over.
@@ -114,6 +122,8 @@ impl Durables {
             waiting: VecDeque::new(),
             unopened: VecDeque::new(),
             pages: Pages::default(),
+            recalls: Recalls::default(),
+            recalling: HashMap::new(),
             reading: HashMap::new(),
             turn_publishes,
             turn_publish_bytes,
@@ -225,9 +235,12 @@ impl Durables {
         while let Some((id, page)) = self.journal.as_mut().and_then(Journal::next_page) {
             if let Some(unread) = self.reading.remove(&id) {
                 self.page_read(hub, unread, page);
+            } else if let Some(recalling) = self.recalling.remove(&id) {
+                self.recall_read(hub, recalling, page);
             }
         }
         self.read_pages(hub);
+        self.read_recalls(hub);
         self.settle(hub, now);
         has_more
     }
@@ -247,7 +260,7 @@ impl Durables {
 
     /// Shows what is settled, as far as there is room for it.
     fn settle(&mut self, hub: &mut Hub, now: MonotonicNs) {
-        self.room_at = (!self.pages.is_idle()).then_some(now + ROOM_NS);
+        self.room_at = (!self.pages.is_idle() || !self.recalls.is_idle()).then_some(now + ROOM_NS);
         let Some(settled) = self.journal.as_ref().map(Journal::settled) else { return };
         while let Some(Waiting { what, .. }) = self.waiting.front().filter(|waiting| waiting.ticket <= settled) {
             if let Some((channel, bytes)) = what.message() {
@@ -377,6 +390,15 @@ impl Durables {
 }
 
 impl What {
+    /// The number that a message of this channel has.
+    fn number_of(&self, of: &str) -> Option<u64> {
+        match self {
+            What::Publish { publish, appended, .. } if !appended.is_repeat && &*publish.channel == of => Some(appended.seq),
+            What::Routed { channel, appended, .. } if &**channel == of => Some(appended.seq),
+            What::Publish { .. } | What::Routed { .. } | What::Flow { .. } | What::Answer { .. } => None,
+        }
+    }
+
     /// Of a message that goes to the hub: its channel and its size.
     fn message(&self) -> Option<(&str, usize)> {
         match self {

@@ -15,7 +15,7 @@ use mio::event::Event;
 use self::durable::Durables;
 use super::Creator;
 use super::hub::{Hub, Outcome, Receipt};
-use super::question::{PageWanted, Publish, PublishError, Published};
+use super::question::{HistoryAsked, PageWanted, Publish, PublishError, Published};
 use super::revoke::Revoke;
 use super::upstream::Upstream;
 use crate::clock::MonotonicNs;
@@ -83,6 +83,10 @@ impl Upstream for Embedded {
 
     fn read_page(&mut self, hub: &mut Hub, wanted: PageWanted) {
         self.durables.read_page(hub, wanted);
+    }
+
+    fn recall(&mut self, hub: &mut Hub, asked: HistoryAsked) {
+        self.durables.recall(hub, asked);
     }
 
     /// There is no other node.

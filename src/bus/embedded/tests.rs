@@ -85,7 +85,7 @@ impl Bed {
         let mut awaited = self.answers.pop_front().unwrap();
         loop {
             if let Ok(answer) = awaited.try_recv() {
-                let Answer::Published { result, .. } = answer;
+                let Answer::Published { result, .. } = answer else { panic!("{answer:?}") };
                 return result;
             }
             self.turn();

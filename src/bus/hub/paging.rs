@@ -3,16 +3,18 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::Hub;
+use super::{ChannelId, Hub};
 use crate::bus::ShardMessage;
-use crate::bus::question::PageReader;
+use crate::bus::question::{HistoryAsked, PageReader};
+use crate::bus::recall::{self, HistoryPage, Numbers, Recall};
 use crate::config::Mismatch;
 use crate::fanout::batch::{Batch, BatchBuilder, Channel};
+use crate::wire::command::Position;
 use crate::wire::event::GapReason;
 use crate::wire::payload::Looked;
 
 /// A message that is kept somewhere.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PageEntry {
     pub seq: u64,
     pub timestamp_ms: u64,
@@ -23,6 +25,24 @@ impl Hub {
     /// A page that a shard has asked for: consecutive numbers, or nothing.
     pub fn page(&mut self, to: PageReader, from: u64, batches: Vec<Arc<Batch>>) {
         self.delivery.reply(to.shard, ShardMessage::Page { topic: to.topic, from, batches });
+    }
+
+    /// What this node keeps of a channel, for somebody who asks for its history.
+    pub fn recall(&mut self, HistoryAsked { recall, asker }: HistoryAsked) {
+        let page = self.find(&recall.channel).and_then(|id| self.recalled(id, &recall));
+        recall::answer(self, asker, &recall.channel, Ok(page.unwrap_or_default()));
+    }
+
+    /// None: nothing of it was ever counted.
+    fn recalled(&self, id: ChannelId, recall: &Recall) -> Option<HistoryPage> {
+        let entry = &self.registry[id];
+        let newest = Position { epoch: entry.channel()?.epoch, seq: entry.sealed };
+        let batches = entry.history.as_ref().map_or_else(Vec::new, |history| self.histories.batches(history));
+        let Numbers { from, to } = recall.numbers(newest).unwrap_or(Numbers { from: 1, to: 0 });
+        let near = batches.iter().filter(|batch| batch.first() <= to && batch.end() > from);
+        let kept = |(seq, timestamp_ms, payload): (u64, u64, &[u8])| PageEntry { seq, timestamp_ms, payload: payload.into() };
+        let found = near.flat_map(|batch| batch.entries()).filter(|(seq, ..)| (from..=to).contains(seq)).take(recall.limit).map(kept);
+        Some(recall.page(newest, found.collect()))
     }
 
     /// What is read as one page of a channel: these entries, and for numbers without one that they are gone.

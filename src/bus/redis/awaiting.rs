@@ -33,6 +33,10 @@ pub enum Asked {
     Durable(u32),
     /// Whether our functions are there.
     Library,
+    /// What it does when its memory is full.
+    Memory,
+    /// A message that is to come back.
+    Probe,
     /// On the publishing connection.
     Revocations(revocations::Question),
     Channels(Verb, Names),
@@ -72,6 +76,8 @@ impl Asked {
             Asked::PublishDurable => "FCALL",
             Asked::Durable(_) => "XRANGE",
             Asked::Library => "FUNCTION LOAD",
+            Asked::Memory => "INFO memory",
+            Asked::Probe => "FCALL of a probe",
             Asked::Revocations(revocations::Question::Of(_)) => "ZADD",
             Asked::Revocations(revocations::Question::Read) => "ZSCAN",
             Asked::Channels(verb, _) => verb.name(),

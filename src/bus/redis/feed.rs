@@ -12,6 +12,7 @@ use super::durable::envelope::{Envelope, MARK};
 use super::fault::{Fault, Refusal, with_advice};
 use super::link::{Answer, Link};
 use super::names::Names;
+use super::probe::{Probe, Verdict};
 use super::publishes::Publishes;
 use super::revocations::Revocations;
 use super::subscriptions::{Readiness, Refused, Standing, Subscriptions};
@@ -41,6 +42,8 @@ pub struct Feed {
     unshown: Range<usize>,
     pub publishes: Publishes,
     pub durables: Durables,
+    /// Where there may be durable channels.
+    pub probe: Option<Probe>,
     /// None: nobody has a token here.
     pub revocations: Option<Revocations>,
     timing: Timing,
@@ -73,6 +76,11 @@ impl Feed {
         if let Some(revocations) = &revocations {
             subscriptions.want_beside(revocations.channel());
         }
+        let probe = settings.channels.has_durable().then(|| Probe::new(settings, timing));
+        // In pattern mode it comes with the prefix.
+        if let Some(probe) = probe.as_ref().filter(|_| pattern.is_none()) {
+            subscriptions.want_beside(probe.redis_channel());
+        }
         Feed {
             names,
             pattern,
@@ -81,6 +89,7 @@ impl Feed {
             unshown: 0..0,
             publishes: Publishes::default(),
             durables: Durables::new(settings),
+            probe,
             revocations,
             timing,
             retry_postponed_at: None,
@@ -119,6 +128,7 @@ impl Feed {
         let (slots, channels) = if self.pattern.is_none() { (hub.slots(), hub.channel_count() - known) } else { (0, 0) };
         self.unshown = 0..slots;
         self.subscriptions.restart(channels);
+        self.probe.iter_mut().for_each(Probe::restart);
     }
 
     pub fn lose(&mut self, hub: &mut Hub) {
@@ -186,7 +196,9 @@ impl Feed {
             | Answer::OutputLimit(_)
             | Answer::Revocations { .. }
             | Answer::Durable { .. }
-            | Answer::Library { .. } => hub.metrics().protocol_errors.inc(),
+            | Answer::Library { .. }
+            | Answer::Memory { .. }
+            | Answer::Probed => hub.metrics().protocol_errors.inc(),
             Answer::Nothing => {}
         }
         Ok(())
@@ -203,6 +215,11 @@ impl Feed {
             && revocations.channel().as_bytes() == redis_channel
         {
             return revocations.told(payload);
+        }
+        if let Some(probe) = &mut self.probe
+            && probe.redis_channel().as_bytes() == redis_channel
+        {
+            return probe.came(payload, hub.metrics(), receipt.received);
         }
         let channel = std::str::from_utf8(redis_channel).ok().and_then(|name| self.names.to_channel(name));
         if payload.first() == Some(&MARK)
@@ -292,11 +309,36 @@ impl Feed {
     }
 
     pub fn readiness(&self) -> Readiness {
-        let is_refused = |revocations: &Revocations| self.subscriptions.standing(revocations.channel()) == Standing::Refused;
+        let own = [self.revocations.as_ref().map(Revocations::channel), self.probe.as_ref().map(Probe::redis_channel)];
+        let refused = own.into_iter().flatten().filter(|name| self.subscriptions.standing(name) == Standing::Refused).count();
         match self.subscriptions.readiness() {
             // Messages flow without.
-            Readiness::RefusedForGood if self.refused_count() == 1 && self.revocations.as_ref().is_some_and(is_refused) => Readiness::Ready,
+            Readiness::RefusedForGood if refused > 0 && self.refused_count() == refused => Readiness::Ready,
             readiness => readiness,
+        }
+    }
+
+    /// What a probe has told, where one can be sent: its own channel must come.
+    pub fn probed(&mut self, now: MonotonicNs) -> Option<&Verdict> {
+        let is_refused = self.standing_of_probe(self.probe.as_ref()?) == Standing::Refused;
+        self.probe.as_mut().filter(|_| !is_refused).map(|probe| probe.verdict(now))
+    }
+
+    /// When the next one is to be sent, or the last one looked at. `is_sendable`: the connection for it stands.
+    pub fn probe_deadline(&self, is_sendable: bool) -> Option<MonotonicNs> {
+        let probe = self.probe.as_ref()?;
+        probe.deadline(is_sendable && self.standing_of_probe(probe) == Standing::Subscribed)
+    }
+
+    fn standing_of_probe(&self, probe: &Probe) -> Standing {
+        self.subscriptions.standing(self.pattern.as_deref().unwrap_or(probe.redis_channel()))
+    }
+
+    /// Sends a probe when it is time, on the connection on which streams are read.
+    pub fn write_probe(&mut self, link: &mut Link, now: MonotonicNs) {
+        let is_subscribed = self.probe.as_ref().is_some_and(|probe| self.standing_of_probe(probe) == Standing::Subscribed);
+        if is_subscribed && let Some(probe) = &mut self.probe {
+            probe.write(link, now);
         }
     }
 

@@ -13,6 +13,7 @@ pub enum Trouble {
     Away,
     RefusesForNow,
     RefusesEverything,
+    TakesNoMessages,
 }
 
 #[derive(Debug)]
@@ -54,6 +55,7 @@ impl Health {
             Trouble::Away if begins => "Redis is lost",
             Trouble::Away => "Redis cannot be reached",
             Trouble::RefusesForNow => "Redis takes no subscriptions now",
+            Trouble::TakesNoMessages => "Redis takes no messages of durable channels",
             Trouble::RefusesEverything => "Redis refuses everything that is to be subscribed",
         };
         let before = if unsaid > 0 { format!(" ({unsaid} outages before this one were too many to be told)") } else { String::new() };

@@ -208,7 +208,7 @@ impl Link {
     /// Closes, and schedules the next try.
     pub fn fail(&mut self, fault: &Fault, now: MonotonicNs) {
         // A connection that lasted was a success; one that was lost right away must not be retried in a tight loop.
-        if matches!(self.phase, Phase::Ready { since } if now - since >= nanos(self.timing.backoff_max)) {
+        if matches!(self.phase, Phase::Ready { since } if now - since >= self.timing.lasted_ns()) {
             self.attempts = 0;
         }
         if self.is_ready() && fault.kind == FaultKind::Closed {

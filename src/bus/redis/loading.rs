@@ -35,9 +35,25 @@ enum State {
 }
 
 impl Loading {
-    /// They may be gone.
-    pub fn doubt(&mut self) {
+    /// The connection is another one: what was known was of the one before.
+    pub fn restart(&mut self) {
         self.state = State::Unknown;
+    }
+
+    /// They are gone. Whoever does not let us load them is not asked more often for that.
+    pub fn doubt(&mut self) {
+        match self.state {
+            State::There => self.state = State::Unknown,
+            State::Unknown | State::Asking { .. } | State::Refused { .. } => {}
+        }
+    }
+
+    /// Whether all was tried that can be, for now.
+    pub fn is_settled(&self) -> bool {
+        match self.state {
+            State::There | State::Refused { .. } => true,
+            State::Unknown | State::Asking { .. } => false,
+        }
     }
 
     /// Sends what is to be sent, if they are not known to be there. The connection is ready.

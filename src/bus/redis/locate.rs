@@ -243,7 +243,7 @@ mod tests {
             let poll = Poll::new().unwrap();
             let waker = Arc::new(Waker::new(poll.registry(), Token(0)).unwrap());
             let timing = Timing { connect, ..Timing::default() };
-            let target = Arc::new(Target::from_url("redis://redis.example").unwrap());
+            let target = Arc::new(Target::new("redis://redis.example", &Default::default()).unwrap());
             let link = Link::new(target, Token(1), Arc::new(poll.registry().try_clone().unwrap()), waker, timing, 1 << 20);
             Rig { poll, link }
         }

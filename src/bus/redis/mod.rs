@@ -1,14 +1,15 @@
 //! The bus through Redis: what it is asked goes to the [`Server`] that has the channel. There is one; a bus of more has more of them, not more kinds of them.
 //!
-//! From the socket up: [`target`] (URL), [`locate`] (which address next), [`socket`], [`link`] (connection), [`timing`] (its deadlines), [`resp`] (replies),
+//! From the socket up: [`target`] (URL), [`tls`] (certificates), [`locate`] (which address next), [`socket`], [`link`] (connection), [`timing`] (its deadlines), [`resp`] (replies, of [`values`]),
 //! [`awaiting`] (which command a reply answers), [`fault`] (what errors mean), [`names`], [`subscriptions`], [`publishes`], [`output_limit`]
 //! (how much may come back), [`feed`] (what comes in), [`revocations`], [`outlet`] (what goes out), [`health`] (what is logged), [`server`] (the links to one
 //! server). Of durable channels: [`durable`] (their numbers, and what is missing), [`keys`] (their names), [`library`] (the functions that publish),
-//! [`loading`] (into this server), [`call_error`] (what their errors mean).
+//! [`loading`] (into this server), [`call_error`] (what their errors mean), [`eviction`] (whether it would throw them away), [`probe`] (whether they come through).
 
 pub mod awaiting;
 pub mod call_error;
 pub mod durable;
+pub mod eviction;
 pub mod fault;
 pub mod feed;
 pub mod health;
@@ -20,6 +21,7 @@ pub mod locate;
 pub mod names;
 pub mod outlet;
 pub mod output_limit;
+pub mod probe;
 pub mod publishes;
 pub mod resp;
 pub mod revocations;
@@ -28,6 +30,8 @@ pub mod socket;
 pub mod subscriptions;
 pub mod target;
 pub mod timing;
+pub mod tls;
+pub mod values;
 
 use std::sync::Arc;
 
@@ -35,7 +39,7 @@ use mio::event::Event;
 use mio::{Registry, Waker};
 
 use super::hub::Hub;
-use super::question::{PageWanted, Publish};
+use super::question::{HistoryAsked, PageWanted, Publish};
 use super::revoke::{Revocations, Revoke};
 use super::upstream::{FIRST_TOKEN, Upstream};
 use crate::clock::MonotonicNs;
@@ -92,6 +96,10 @@ impl Upstream for RedisBus {
 
     fn read_page(&mut self, hub: &mut Hub, wanted: PageWanted) {
         self.server.read_page(hub, wanted);
+    }
+
+    fn recall(&mut self, hub: &mut Hub, asked: HistoryAsked) {
+        self.server.recall(hub, asked);
     }
 
     fn event(&mut self, event: &Event) {

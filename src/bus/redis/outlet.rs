@@ -103,7 +103,9 @@ impl Outlet {
             | Reply::Confirmed { .. }
             | Reply::Revocations { .. }
             | Reply::Durable { .. }
-            | Reply::Library { .. } => {
+            | Reply::Library { .. }
+            | Reply::Memory { .. }
+            | Reply::Probed => {
                 return Err(Fault::new("it answers what was not asked"));
             }
         };

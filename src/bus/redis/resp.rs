@@ -1,14 +1,15 @@
 //! Replies and messages out of the bytes of a Redis connection, RESP2 and RESP3 alike. Sans-IO; owned by [`super::link`].
 //!
 //! Messages, which are nearly all there is, are found by a scan of the read buffer and lent out of it: 20 to 30 ns where
-//! `redis::Parser` takes about 1 µs. Everything else goes to `redis::Parser`, which may stop anywhere and go on with the next bytes. It is
-//! fed line by line: every RESP value ends with a line's end, so at the end of a value the parser holds nothing that the scan should see.
+//! `redis::Parser` takes about 1 µs. So are confirmations of subscriptions, of which a hundred thousand come together. Everything else is made a value by
+//! [`super::values`], which stops at the end of one.
 
 use std::io::{self, Read};
 use std::ops::Range;
 
-use redis::{Parser, PushKind, ServerError, Value};
+use redis::{PushKind, ServerError, Value};
 
+use super::values::{Step, Values};
 use crate::limits::READ_BYTES;
 
 /// One thing that Redis sent.
@@ -59,13 +60,12 @@ pub struct Decoder {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
-    parser: Parser,
-    /// Bytes the parser took of a value that is not complete yet; 0 between values.
+    values: Values,
+    /// Bytes that were taken of a value that is not complete yet; 0 between values.
     fed: usize,
-    /// What the last [`Reply`] of the parser lends from.
+    /// What the last [`Reply`] lends from, unless it was found by the scan.
     held: Value,
     value_bytes_max: usize,
-    scans: bool,
 }
 
 impl std::fmt::Debug for Decoder {
@@ -77,16 +77,10 @@ impl std::fmt::Debug for Decoder {
 impl Decoder {
     /// A value of more than `value_bytes_max` bytes is a violation.
     pub fn new(value_bytes_max: usize) -> Decoder {
-        Decoder { buffer: Vec::new(), start: 0, end: 0, parser: Parser::new(), fed: 0, held: Value::Nil, value_bytes_max, scans: true }
+        Decoder { buffer: Vec::new(), start: 0, end: 0, values: Values::default(), fed: 0, held: Value::Nil, value_bytes_max }
     }
 
-    /// Without the scan: everything goes through `redis::Parser`. For comparison in tests.
-    #[cfg(test)]
-    fn parser_only(value_bytes_max: usize) -> Decoder {
-        Decoder { scans: false, ..Decoder::new(value_bytes_max) }
-    }
-
-    /// Reads once from `source` into the buffer. Bounded: messages are limited by the scan, all else is taken out at once.
+    /// Reads once from `source` into the buffer. Bounded: what must be whole to be taken out is limited as it is announced.
     pub fn fill(&mut self, source: &mut impl Read) -> io::Result<Filled> {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
@@ -108,55 +102,37 @@ impl Decoder {
 
     /// The next complete value, or None until more is filled in. After a violation the connection is of no use.
     pub fn next_reply(&mut self) -> Result<Option<Reply<'_>>, Violation> {
-        if self.fed == 0 && self.scans {
+        if self.fed == 0 {
             match scan(&self.buffer[self.start..self.end], self.value_bytes_max)? {
                 Scan::Message { channel, payload, bytes } => {
                     let message = &self.buffer[self.start..self.start + bytes];
                     self.start += bytes;
                     return Ok(Some(Reply::Message { channel: &message[channel], payload: &message[payload] }));
                 }
+                Scan::Subscribed { name, bytes } => {
+                    let confirmation = &self.buffer[self.start..self.start + bytes];
+                    self.start += bytes;
+                    return Ok(Some(Reply::Subscribed { name: &confirmation[name] }));
+                }
                 Scan::Incomplete => return Ok(None),
                 Scan::Other => {}
             }
         }
-        // Without the scan the parser may hold further values itself.
-        while self.start < self.end || !self.scans {
-            let waiting = &self.buffer[self.start..self.end];
-            let line =
-                if self.scans { waiting.iter().position(|&byte| byte == b'\n').map_or(waiting.len(), |at| at + 1) } else { waiting.len() };
-            let mut line = Line(&waiting[..line]);
-            let before = line.0.len();
-            let parsed = self.parser.parse_value(&mut line);
-            let taken = before - line.0.len();
+        loop {
+            let step = self.values.step(&self.buffer[self.start..self.end], self.value_bytes_max)?;
+            let (Step::Taken(taken) | Step::Complete(taken, _)) = step else { return Ok(None) };
             self.start += taken;
             self.fed += taken;
-            match parsed {
-                // Whether it came in one piece or in many.
-                Ok(_) if self.fed > self.value_bytes_max => return Err(Violation::TooBig { bytes_max: self.value_bytes_max }),
-                Ok(value) => {
-                    self.fed = 0;
-                    self.held = value;
-                    return Ok(Some(reply(&self.held)));
-                }
-                Err(error) if !error.is_timeout() => return Err(Violation::NotRedis(error.detail().unwrap_or("unreadable").to_owned())),
-                Err(_) if self.fed > self.value_bytes_max => return Err(Violation::TooBig { bytes_max: self.value_bytes_max }),
-                Err(_) if self.start == self.end => break,
-                Err(_) => {}
+            // Whether it came in one piece or in many.
+            if self.fed > self.value_bytes_max {
+                return Err(Violation::TooBig { bytes_max: self.value_bytes_max });
+            }
+            if let Step::Complete(_, value) = step {
+                self.fed = 0;
+                self.held = value;
+                return Ok(Some(reply(&self.held)));
             }
         }
-        Ok(None)
-    }
-}
-
-/// A reader that would block at its end, which the parser takes for "not yet".
-struct Line<'a>(&'a [u8]);
-
-impl Read for Line<'_> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        if self.0.is_empty() {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        self.0.read(out)
     }
 }
 
@@ -166,7 +142,12 @@ enum Scan {
         payload: Range<usize>,
         bytes: usize,
     },
-    /// It begins like a message; more bytes are needed.
+    /// A subscription is confirmed.
+    Subscribed {
+        name: Range<usize>,
+        bytes: usize,
+    },
+    /// It begins like one of them; more bytes are needed.
     Incomplete,
     Other,
 }
@@ -197,7 +178,37 @@ fn scan(input: &[u8], value_bytes_max: usize) -> Result<Scan, Violation> {
         }
         return Ok(Scan::Message { channel, payload, bytes: at });
     }
+    for head in CONFIRMATION_HEADS {
+        if input.starts_with(head) {
+            return scan_confirmation(input, head.len());
+        }
+        if head.starts_with(input) {
+            return Ok(Scan::Incomplete);
+        }
+    }
     Ok(Scan::Other)
+}
+
+/// How confirmations begin; a name and a count follow.
+const CONFIRMATION_HEADS: [&[u8]; 2] = [b">3\r\n$9\r\nsubscribe\r\n", b"*3\r\n$9\r\nsubscribe\r\n"];
+/// A count, with its line's end.
+const COUNT_BYTES_MAX: usize = 24;
+
+fn scan_confirmation(input: &[u8], at: usize) -> Result<Scan, Violation> {
+    let name = match bulk_string(input, at) {
+        Bulk::At { content, is_complete: true } => content,
+        // It is found out there whether it ever can be.
+        Bulk::At { is_complete: false, .. } | Bulk::Other => return Ok(Scan::Other),
+        Bulk::Incomplete => return Ok(Scan::Incomplete),
+    };
+    let rest = &input[name.end + 2..];
+    match rest.iter().take(COUNT_BYTES_MAX).position(|&byte| byte == b'\n') {
+        Some(end) if rest[0] == b':' && end > 2 && rest[end - 1] == b'\r' && rest[1..end - 1].iter().all(u8::is_ascii_digit) => {
+            Ok(Scan::Subscribed { bytes: name.end + 2 + end + 1, name })
+        }
+        None if rest.len() < COUNT_BYTES_MAX => Ok(Scan::Incomplete),
+        Some(_) | None => Ok(Scan::Other),
+    }
 }
 
 enum Bulk {
@@ -300,6 +311,16 @@ pub fn write_command<'a>(out: &mut Vec<u8>, parts: impl ExactSizeIterator<Item =
 mod tests {
     use super::*;
 
+    /// What `redis::Parser` alone makes of `bytes`.
+    fn parsed(bytes: &[u8]) -> Vec<String> {
+        let (mut parser, mut line) = (redis::Parser::new(), crate::bus::redis::values::Line(bytes));
+        let mut found = Vec::new();
+        while let Ok(value) = parser.parse_value(&mut line) {
+            found.push(format!("{:?}", reply(&value)));
+        }
+        found
+    }
+
     /// Everything the decoder finds in `bytes`, which arrive cut at `cuts`.
     fn decode(mut decoder: Decoder, bytes: &[u8], cuts: &[usize]) -> Result<Vec<String>, Violation> {
         let mut found = Vec::new();
@@ -335,14 +356,20 @@ mod tests {
         stream.extend_from_slice(
             b"+OK\r\n+PONG\r\n:42\r\n-ERR no\r\n*2\r\n$4\r\npong\r\n$0\r\n\r\n%1\r\n$6\r\nserver\r\n$5\r\nredis\r\n$-1\r\n",
         );
+        // A page of a stream; and one of everything, in arrays and out of them.
+        let page = b"*2\r\n*2\r\n$3\r\n9-4\r\n*4\r\n$1\r\nd\r\n$4\r\nh\r\ni\r\n$1\r\nt\r\n$3\r\n170\r\n*2\r\n$3\r\n9-5\r\n*-1\r\n";
+        stream.extend_from_slice(page);
+        stream.extend_from_slice(
+            b"*7\r\n%1\r\n+a\r\n*1\r\n:1\r\n-ERR in it\r\n*0\r\n_\r\n,1.5\r\n=7\r\ntxt:a\r\n\r\n*1\r\n~1\r\n$2\r\n\r\n\r\n",
+        );
         stream
     }
 
     #[test]
     fn every_split_gives_what_the_parser_gives() {
         let stream = stream();
-        let whole = decode(Decoder::parser_only(1000), &stream, &[]).unwrap();
-        assert_eq!(whole.len(), 21);
+        let whole = parsed(&stream);
+        assert_eq!(whole.len(), 23);
         assert_eq!(decode(Decoder::new(1000), &stream, &[]).unwrap(), whole);
         for first in 0..stream.len() {
             assert_eq!(decode(Decoder::new(1000), &stream, &[first]).unwrap(), whole, "cut at {first}");
@@ -383,9 +410,9 @@ mod tests {
         ] {
             assert_eq!(decode(Decoder::new(1000), text, &[]), Err(Violation::TooBig { bytes_max: 1000 }));
         }
-        // Outside of messages the parser waits for what was announced, allocates only for what comes, and is cut off at the limit.
-        for head in ["$9999999999\r\n", "*999999999\r\n", "%999999999\r\n", ">999999999\r\n", "=999999999\r\n", "|9223372036854775807\r\n"]
-        {
+        assert_eq!(decode(Decoder::new(1000), b"$9999999999\r\n", &[]), Err(Violation::TooBig { bytes_max: 1000 }));
+        // Of what is no string it is waited for what was announced, room made only for what comes, and it is cut off at the limit.
+        for head in ["*999999999\r\n", "%999999999\r\n", ">999999999\r\n", "=999999999\r\n", "|9223372036854775807\r\n"] {
             let mut stream = head.as_bytes().to_vec();
             assert_eq!(decode(Decoder::new(1000), &stream, &[]), Ok(vec![]), "{head}");
             stream.extend(b":1\r\n".repeat(300));

@@ -12,19 +12,22 @@ use mio::{Registry, Token, Waker};
 
 use super::awaiting::Asked;
 use super::durable::{self, Durables};
+use super::eviction::Eviction;
 use super::fault::Fault;
 use super::feed::Feed;
 use super::health::{Health, Trouble};
 use super::link::{Answer, Link};
 use super::loading::Loading;
 use super::outlet::Outlet;
+use super::probe::{Probe, Verdict};
 use super::revocations::Revocations;
 use super::subscriptions::Readiness;
 use super::target::Target;
 use super::timing::Timing;
 use crate::bus::hub::{Hub, Receipt};
-use crate::bus::question::{PageWanted, Publish, PublishError};
+use crate::bus::question::{HistoryAsked, PageWanted, Publish, PublishError};
 use crate::bus::ration::Ration;
+use crate::bus::recall::{self, HistoryError};
 use crate::bus::revoke::{self, Revoke, RevokeError};
 #[cfg(doc)]
 use crate::bus::upstream::Upstream;
@@ -39,13 +42,14 @@ pub struct Server {
     first_token: usize,
     /// Messages flow.
     is_ready: bool,
-    /// The first is subscribed; one to publish on follows when it is first needed. 
+    /// The first is subscribed; one to publish on follows when it is first needed.
     links: Vec<RoleLink>,
     make_link: LinkParts,
     outlet: Outlet,
     feed: Feed,
     /// The functions of durable channels, where there may be any.
     library: Option<Loading>,
+    eviction: Eviction,
     health: Health,
     /// Of addresses and of publishing.
     warnings: Ration,
@@ -91,7 +95,7 @@ impl Server {
         (registry, waker): (Arc<Registry>, Arc<Waker>),
         first_token: usize,
     ) -> anyhow::Result<Server> {
-        let target = Arc::new(Target::from_url(url)?);
+        let target = Arc::new(Target::new(url, &settings.redis.tls())?);
         let value_bytes_max = settings.bounds.payload_bytes_max.saturating_add(64 * 1024).max(VALUE_BYTES_MIN);
         let health = Health::new(target.to_string(), sys::monotonic_ns());
         let mut server = Server {
@@ -109,6 +113,7 @@ impl Server {
             outlet: Outlet::new(settings),
             feed: Feed::new(settings, revocations, timing),
             library: settings.channels.has_durable().then(Loading::default),
+            eviction: Eviction::default(),
             health,
             warnings: Ration::default(),
         };
@@ -174,6 +179,10 @@ impl Server {
         if self.links[at].role == Role::Subscribed {
             self.feed.durables.go_on(hub);
             self.feed.retry(now);
+            if self.feed.probe.as_ref().is_some_and(|probe| probe.is_lost(now)) {
+                hub.metrics().probes_lost.inc();
+                return Err(Fault::new("a message that it has published for us did not come: the subscription is of no use"));
+            }
             self.judge(now);
         }
         Ok(())
@@ -211,6 +220,20 @@ impl Server {
                         Answer::Refused { asked: Asked::Library, error } => {
                             self.library.iter_mut().for_each(|library| library.answered(Err(error), now));
                         }
+                        Answer::Probed => {
+                            if let Some(probe) = &mut self.feed.probe {
+                                probe.answered(Ok(()), hub.metrics(), now);
+                            }
+                        }
+                        Answer::Refused { asked: Asked::Probe, error } => {
+                            if durable::is_without_library(error) {
+                                self.library.iter_mut().for_each(Loading::doubt);
+                            }
+                            if let Some(probe) = &mut self.feed.probe {
+                                probe.answered(Err(error), hub.metrics(), now);
+                            }
+                        }
+                        Answer::Memory { value } => warn(self.eviction.answered(value)),
                         Answer::Pong { .. } | Answer::Nothing => {}
                         _ => hub.metrics().protocol_errors.inc(),
                     }
@@ -261,7 +284,8 @@ impl Server {
             }
             Role::Reading => {
                 *told = None;
-                self.library.iter_mut().for_each(Loading::doubt);
+                link.ask(Asked::Memory, &[b"INFO", b"memory"], now);
+                self.library.iter_mut().for_each(Loading::restart);
             }
             Role::Publishing => {
                 *told = None;
@@ -303,8 +327,9 @@ impl Server {
                 self.feed.lose(hub);
             }
             Role::Reading => {
-                self.library.iter_mut().for_each(Loading::doubt);
-                self.feed.durables.connection_lost();
+                self.library.iter_mut().for_each(Loading::restart);
+                self.feed.durables.connection_lost(hub);
+                self.feed.probe.iter_mut().for_each(Probe::connection_lost);
             }
             Role::Publishing => {
                 // When Redis itself is away, the subscribed connection says so; this is for when only publishing fails.
@@ -343,6 +368,9 @@ impl Server {
                 if link.is_ready() {
                     self.library.iter_mut().for_each(|library| library.write(link, now));
                     self.feed.durables.write(link, hub, now);
+                    if self.library.as_ref().is_some_and(Loading::is_settled) {
+                        self.feed.write_probe(link, now);
+                    }
                 }
                 link.flush()
             }
@@ -365,6 +393,21 @@ impl Server {
     fn judge(&mut self, now: MonotonicNs) {
         let readiness = self.feed.readiness();
         self.is_ready = readiness == Readiness::Ready;
+        if self.is_ready
+            && let Some(verdict) = self.feed.probed(now)
+        {
+            match verdict {
+                Verdict::Well | Verdict::NotAllowed => {}
+                Verdict::Unknown => {
+                    self.is_ready = false;
+                    return;
+                }
+                Verdict::Refused(why) => {
+                    self.is_ready = false;
+                    return warn(self.health.trouble(Trouble::TakesNoMessages, why, now));
+                }
+            }
+        }
         match readiness {
             Readiness::Ready => {
                 if let Some(line) = self.health.well(self.feed.refused_count(), now) {
@@ -422,6 +465,13 @@ impl Server {
         self.feed.durables.read_page(hub, wanted);
     }
 
+    pub fn recall(&mut self, hub: &mut Hub, asked: HistoryAsked) {
+        match self.link(Role::Reading) {
+            Some(link) if link.is_ready() => self.feed.durables.recall(hub, asked),
+            _ => recall::answer(hub, asked.asker, &asked.recall.channel, Err(HistoryError::Unavailable)),
+        }
+    }
+
     pub fn event(&mut self, event: &Event) {
         self.links.iter_mut().for_each(|link| link.link.event(event));
     }
@@ -453,7 +503,9 @@ impl Server {
 
     pub fn deadline(&self) -> Option<MonotonicNs> {
         let library = self.library.as_ref().and_then(Loading::deadline);
-        self.links.iter().map(|link| link.link.deadline()).chain(self.feed.deadline()).chain(library).min()
+        let is_probing = self.library.as_ref().is_some_and(Loading::is_settled) && self.link(Role::Reading).is_some_and(Link::is_ready);
+        let probe = self.feed.probe_deadline(is_probing);
+        self.links.iter().map(|link| link.link.deadline()).chain(self.feed.deadline()).chain(library).chain(probe).min()
     }
 
     pub fn stop(&mut self, hub: &mut Hub) {

@@ -3,14 +3,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{anyhow, bail};
 use redis::{ConnectionAddr, ConnectionInfo};
 use rustls::ClientConfig;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::ServerName;
 
-use crate::config::redis_url;
+use super::tls;
+use crate::config::{RedisTls, redis_url};
 
 #[derive(Debug)]
 pub struct Target {
@@ -35,7 +34,8 @@ pub struct Tls {
 }
 
 impl Target {
-    pub fn from_url(url: &str) -> anyhow::Result<Target> {
+    /// `files`: for `rediss://`.
+    pub fn new(url: &str, files: &RedisTls) -> anyhow::Result<Target> {
         // The URL may hold a password: errors must not repeat it.
         let info: ConnectionInfo = url.parse().map_err(|error: redis::RedisError| {
             anyhow!(
@@ -48,7 +48,7 @@ impl Target {
             ConnectionAddr::Tcp(host, port) => Address::Tcp { host: host.clone(), port: *port, tls: None },
             ConnectionAddr::TcpTls { host, port, insecure, .. } => {
                 let name = ServerName::try_from(host.clone()).map_err(|_| anyhow!("`{host}` is no name that a certificate could carry"))?;
-                Address::Tcp { host: host.clone(), port: *port, tls: Some(Tls { config: tls_config(*insecure)?, name }) }
+                Address::Tcp { host: host.clone(), port: *port, tls: Some(Tls { config: tls::client_config(files, *insecure)?, name }) }
             }
             ConnectionAddr::Unix(path) => Address::Unix(path.clone()),
             other => bail!("Redis at `{other}` is not supported; use redis://, rediss:// or unix://"),
@@ -93,86 +93,32 @@ impl std::fmt::Display for Target {
     }
 }
 
-fn tls_config(insecure: bool) -> anyhow::Result<Arc<ClientConfig>> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
-    if insecure {
-        let verifier = Arc::new(AnyCertificate(provider));
-        return Ok(Arc::new(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()));
-    }
-    let mut roots = rustls::RootCertStore::empty();
-    let found = rustls_native_certs::load_native_certs();
-    let (usable, _) = roots.add_parsable_certificates(found.certs);
-    if usable == 0 {
-        let error = found.errors.first().map(|error| anyhow!("{error}")).unwrap_or_else(|| anyhow!("none were found"));
-        return Err(error).context(
-            "no root certificates to check the Redis server against; install the system's ca-certificates, or set SSL_CERT_FILE to a PEM file",
-        );
-    }
-    Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
-}
-
-/// `#insecure`: whoever answers is believed. Signatures are still checked, or the handshake itself would mean nothing.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn from_url(url: &str) -> anyhow::Result<Target> {
+        Target::new(url, &RedisTls::default())
+    }
+
     #[test]
     fn urls_are_read() {
-        let target = Target::from_url("redis://me:p%40ss@example.org:7000/3").unwrap();
+        let target = from_url("redis://me:p%40ss@example.org:7000/3").unwrap();
         assert!(matches!(&target.address, Address::Tcp { host, port: 7000, tls: None } if host == "example.org"));
         assert_eq!((target.username.as_deref(), target.password.as_deref(), target.db), (Some("me"), Some("p@ss"), 3));
         assert_eq!(target.to_string(), "redis://example.org:7000");
 
-        let target = Target::from_url("redis://:secret@[::1]").unwrap();
+        let target = from_url("redis://:secret@[::1]").unwrap();
         assert!(matches!(&target.address, Address::Tcp { host, port: 6379, .. } if host == "::1"));
         assert_eq!((target.username, target.password.as_deref()), (None, Some("secret")));
 
-        let target = Target::from_url("unix:///run/redis.sock?db=2&pass=x").unwrap();
+        let target = from_url("unix:///run/redis.sock?db=2&pass=x").unwrap();
         assert!(matches!(&target.address, Address::Unix(path) if path.to_str() == Some("/run/redis.sock")));
         assert_eq!((target.db, target.password.as_deref()), (2, Some("x")));
 
-        let target = Target::from_url("rediss://example.org#insecure").unwrap();
+        let target = from_url("rediss://example.org#insecure").unwrap();
         assert!(matches!(target.address, Address::Tcp { tls: Some(_), .. }));
-        assert!(Target::from_url("redis://h/?protocol=resp2").unwrap().resp2_only);
+        assert!(from_url("redis://h/?protocol=resp2").unwrap().resp2_only);
     }
 
     #[test]
@@ -180,7 +126,7 @@ mod tests {
         for url in
             ["localhost:6379", "http://me:hunter2@h", "redis://:hunter2@h/abc", "redis://:hunter2@0.0.0.0", "rediss://:hunter2@h#safe", ""]
         {
-            let error = format!("{:#}", Target::from_url(url).unwrap_err());
+            let error = format!("{:#}", from_url(url).unwrap_err());
             assert!(error.contains("redis://") && !error.contains("hunter2"), "{url}: {error}");
         }
     }

@@ -16,6 +16,9 @@ pub struct Timing {
     /// The longest pause before the second try; it doubles with each further one up to `backoff_max`.
     pub backoff_min: Duration,
     pub backoff_max: Duration,
+    /// How often it is tried whether durable messages come through, and after how long one that has not come is lost.
+    pub probe_every: Duration,
+    pub probe_patience: Duration,
     /// How often channels are asked for that Redis does not allow us: an operator may have changed it.
     pub refused_retry: Duration,
 }
@@ -28,12 +31,20 @@ impl Default for Timing {
             answer: Duration::from_secs(5),
             backoff_min: Duration::from_millis(50),
             backoff_max: Duration::from_secs(5),
+            probe_every: Duration::from_secs(5),
+            probe_patience: Duration::from_secs(5),
             refused_retry: Duration::from_secs(5),
         }
     }
 }
 
 impl Timing {
+    /// A connection that was of use for so long did not fail, however it ended: what is cut once a second (by an operator, a proxy, an output buffer that
+    /// overflows) comes back within the shortest pause each time.
+    pub fn lasted_ns(&self) -> u64 {
+        10 * nanos(self.backoff_min)
+    }
+
     /// How long to wait after so many failures in a row.
     pub fn pause_ns(&self, attempts: u32) -> u64 {
         let doubled = nanos(self.backoff_min).saturating_mul(1 << attempts.saturating_sub(1).min(20));

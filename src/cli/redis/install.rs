@@ -8,7 +8,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use super::servers::{self, Server};
 use crate::bus::redis::library::{self, Found, Goal, Install};
 use crate::cli::{BadSettings, BadUsage, flags, output};
-use crate::config::{load, mask, redis_url};
+use crate::config::{RedisTls, load, mask, redis_url};
 
 const LONG_ABOUT: &str = "\
 Load the functions by which durable messages are published.
@@ -49,8 +49,9 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     }
     let goal = if matches.get_flag("check") { Goal::Look } else { Goal::Load };
     let mut found: Vec<Server> = Vec::new();
-    for url in urls(matches)? {
-        for server in servers::reached_by(&url) {
+    let (urls, files) = urls(matches)?;
+    for url in urls {
+        for server in servers::reached_by(&url, &files) {
             if !found.iter().any(|known| known.name == server.name) {
                 found.push(server);
             }
@@ -82,17 +83,17 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
 }
 
 /// Those that were typed. Only without them are the settings read.
-fn urls(matches: &ArgMatches) -> anyhow::Result<Vec<String>> {
+fn urls(matches: &ArgMatches) -> anyhow::Result<(Vec<String>, RedisTls)> {
     let typed: Vec<String> = matches.get_many::<String>("--redis").unwrap_or_default().filter(|url| !url.is_empty()).cloned().collect();
     if typed.is_empty() {
         let settings = load(&flags::sources(matches), None).map_err(BadSettings)?.settings;
         let missing = || BadUsage("which Redis? Give --redis URL, or set redis in the file (CAMPANILE_REDIS)".to_owned());
-        return Ok(vec![settings.redis.url.ok_or_else(missing)?]);
+        return Ok((vec![settings.redis.url.clone().ok_or_else(missing)?], settings.redis.tls()));
     }
     for url in &typed {
         redis_url::check(url).map_err(|reason| BadUsage(format!("--redis {}: {reason}", mask::url(url))))?;
     }
-    Ok(typed)
+    Ok((typed, RedisTls::default()))
 }
 
 fn install(connection: &mut redis::Connection, goal: Goal) -> Result<Found, String> {

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use redis::{Connection, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, RedisError, Value};
+use redis::{Connection, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, Value};
 
-use crate::config::mask;
+use crate::config::{RedisTls, mask};
 
 /// How long a server may take to answer before it is taken for gone.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -18,14 +18,14 @@ pub struct Server {
 }
 
 /// The servers that have to be seen to. The URL has been checked.
-pub fn reached_by(url: &str) -> Vec<Server> {
+pub fn reached_by(url: &str, files: &RedisTls) -> Vec<Server> {
     if url.starts_with("rediss://") {
         // An error says that the program has one already, which is as good.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     }
     let alone = |connection| vec![Server { name: mask::url(url), connection }];
-    let info = match url.into_connection_info() {
-        Ok(info) => info,
+    let info = match super::client(url, files) {
+        Ok(client) => client.get_connection_info().clone(),
         Err(error) => return alone(Err(reason(&error))),
     };
     let mut connection = match connect(&info) {

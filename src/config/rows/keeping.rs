@@ -8,6 +8,49 @@ use crate::config::parse;
 use crate::config::table::{Section, Setting, Shown, Value};
 use crate::named::Named;
 
+/// The path of a PEM file, or nothing.
+macro_rules! pem_file {
+    ($field:ident) => {
+        Value::One {
+            parse: |settings, text| {
+                settings.redis.$field = (!text.is_empty()).then(|| PathBuf::from(text));
+                Ok(())
+            },
+            show: |settings| Shown::Text(settings.redis.$field.as_ref().map_or_else(String::new, |path| path.display().to_string())),
+        }
+    };
+}
+
+pub(super) const REDIS_CA: Setting = Setting {
+    key: "redis_ca",
+    section: Section::Redis,
+    placeholder: "FILE",
+    help: "Who vouches for a Redis over TLS (rediss://), in place of the system's root certificates: certificates in PEM. Also the server's own, self-signed or not, which is then believed as it stands.",
+    accepted: "the path of a PEM file",
+    value: pem_file!(tls_ca),
+    ..ROW
+};
+
+pub(super) const REDIS_CERT: Setting = Setting {
+    key: "redis_cert",
+    section: Section::Redis,
+    placeholder: "FILE",
+    help: "As whom this server shows itself to a Redis over TLS that asks (tls-auth-clients): a certificate in PEM, and those between it and its root. With redis_key.",
+    accepted: "the path of a PEM file",
+    value: pem_file!(tls_cert),
+    ..ROW
+};
+
+pub(super) const REDIS_KEY: Setting = Setting {
+    key: "redis_key",
+    section: Section::Redis,
+    placeholder: "FILE",
+    help: "The private key of redis_cert, in PEM (PKCS #8, PKCS #1 or SEC 1).",
+    accepted: "the path of a PEM file",
+    value: pem_file!(tls_key),
+    ..ROW
+};
+
 pub(super) const DATA_DIR: Setting = Setting {
     key: "data_dir",
     section: Section::Redis,

@@ -241,6 +241,10 @@ pub(super) fn fake_bus(capacity: usize, published: Published) -> (BusSender, Opt
                         published.lock().unwrap().push((publish.channel.to_string(), publish.payload));
                         let _ = reply.send(question::Answer::Published { channel: publish.channel, result });
                     }
+                    BusCommand::Ask(Question::History(asked)) => {
+                        let Asker::Control(reply) = asked.asker else { panic!("not a client") };
+                        let _ = reply.send(question::Answer::History { channel: asked.recall.channel, result: Ok(Default::default()) });
+                    }
                     BusCommand::Settle(reply) => {
                         let _ = reply.send(());
                     }

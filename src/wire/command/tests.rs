@@ -21,8 +21,18 @@ fn owned(result: Result<Command<'_>, CommandError<'_>>) -> Decoded {
         Ok(Command { id, body }) => Ok(Command {
             id,
             body: match body {
-                Body::Subscribe { channel, since, max_rate } => Body::Subscribe { channel: own(channel), since, max_rate },
+                Body::Subscribe { channel, wish } => Body::Subscribe { channel: own(channel), wish },
+                Body::SubscribeAll { channels } => Body::SubscribeAll {
+                    channels: channels
+                        .into_iter()
+                        .map(|entry| match entry {
+                            Entry::Good { channel, wish } => Entry::Good { channel: own(channel), wish },
+                            Entry::Bad { channel, code, message } => Entry::Bad { channel: channel.map(own), code, message },
+                        })
+                        .collect(),
+                },
                 Body::Unsubscribe { channel } => Body::Unsubscribe { channel: own(channel) },
+                Body::History { channel, range, limit } => Body::History { channel: own(channel), range, limit },
                 Body::Publish { channel, payload, idempotency_key } => Body::Publish {
                     channel: own(channel),
                     payload: Cow::Owned(payload.into_owned()),
@@ -72,13 +82,16 @@ fn every_type_is_read() {
     );
     assert_eq!(
         command(&json!({"type": "subscribe", "channel": "user:é", "id": 7})),
-        Command { id: id.clone(), body: Body::Subscribe { channel: "user:é".into(), since: None, max_rate: None } }
+        Command { id: id.clone(), body: Body::Subscribe { channel: "user:é".into(), wish: Wish::default() } }
     );
     assert_eq!(
         command(&json!({"since": {"seq": 0, "epoch": 9007199254740991u64, "x": [1]}, "channel": "a", "type": "subscribe"})),
         Command {
             id: None,
-            body: Body::Subscribe { channel: "a".into(), since: Some(Position { epoch: 9007199254740991, seq: 0 }), max_rate: None }
+            body: Body::Subscribe {
+                channel: "a".into(),
+                wish: Wish { begin: Begin::Since(Position { epoch: 9007199254740991, seq: 0 }), max_rate: None }
+            }
         }
     );
 }
@@ -105,7 +118,7 @@ fn escapes_in_keys_and_names_are_resolved() {
 #[test]
 fn unknown_fields_are_ignored_and_null_means_absent() {
     let full = json!({"type": "subscribe", "x": {"type": "ping"}, "channel": "a", "since": null, "id": null, "": 1});
-    assert_eq!(command(&full), Command { id: None, body: Body::Subscribe { channel: "a".into(), since: None, max_rate: None } });
+    assert_eq!(command(&full), Command { id: None, body: Body::Subscribe { channel: "a".into(), wish: Wish::default() } });
     // {1: 2, "type": "ping"}: a key that is no string is an unknown field too.
     assert_eq!(decode(false, b"\x82\x01\x02\xa4type\xa4ping").unwrap().body, Body::Ping);
 }
@@ -122,7 +135,7 @@ fn integers_may_come_as_floats_without_a_fraction() {
         let mut message = b"\x83\xa4type\xa9subscribe\xa7channel\xa1a\xa5since\x82\xa3seq\x01\xa5epoch".to_vec();
         msgpack::write_f64(&mut message, epoch);
         owned(decode(false, &message)).map(|command| match command.body {
-            Body::Subscribe { since: Some(since), .. } => since.epoch,
+            Body::Subscribe { wish: Wish { begin: Begin::Since(since), .. }, .. } => since.epoch,
             other => panic!("{other:?}"),
         })
     };
@@ -136,7 +149,10 @@ fn integers_may_come_as_floats_without_a_fraction() {
 fn a_rate_is_a_whole_number_of_messages_a_second() {
     let asked = |rate: Value| json!({"type": "subscribe", "channel": "a", "max_rate": rate});
     for (rate, expected) in [(json!(1), Some(1)), (json!(1000), Some(1000)), (json!(null), None)] {
-        assert_eq!(command(&asked(rate)).body, Body::Subscribe { channel: "a".into(), since: None, max_rate: expected });
+        assert_eq!(
+            command(&asked(rate)).body,
+            Body::Subscribe { channel: "a".into(), wish: Wish { begin: Begin::Live, max_rate: expected } }
+        );
     }
     for rate in [json!(0), json!(-1), json!(1001), json!(u64::MAX), json!(0.5), json!("5"), json!([5]), json!(true)] {
         assert_eq!((error(&asked(rate.clone())).message, error(&asked(rate)).code), (BAD_MAX_RATE.into(), ErrorCode::BadCommand));
@@ -165,7 +181,7 @@ fn errors_say_what_is_accepted_and_carry_the_id() {
     for (command, code, message) in [
         (json!({"id": id}), ErrorCode::BadCommand, BAD_TYPE),
         (json!({"id": id, "type": 1}), ErrorCode::BadCommand, BAD_TYPE),
-        (json!({"id": id, "type": "history", "channel": "a"}), ErrorCode::UnknownType, UNKNOWN_TYPE),
+        (json!({"id": id, "type": "later", "channel": "a"}), ErrorCode::UnknownType, UNKNOWN_TYPE),
         (json!({"id": id, "type": "mark_read"}), ErrorCode::UnknownType, UNKNOWN_TYPE),
         (json!({"id": id, "type": "Subscribe"}), ErrorCode::UnknownType, UNKNOWN_TYPE),
         (json!({"id": id, "type": "subscribe"}), ErrorCode::BadCommand, BAD_CHANNEL),
@@ -255,7 +271,7 @@ fn an_error_names_the_command_and_the_channel_it_answers() {
     assert_eq!(named(json!({"type": "subscribe", "channel": ""})), (some("subscribe"), some("")));
     assert_eq!(named(json!({"type": "unsubscribe", "channel": "a\nb"})), (some("unsubscribe"), some("a\nb")));
     assert_eq!(named(json!({"type": "publish", "channel": "a"})), (some("publish"), some("a")));
-    assert_eq!(named(json!({"type": "history", "channel": "a", "id": 1})), (some("history"), some("a")));
+    assert_eq!(named(json!({"type": "later", "channel": "a", "id": 1})), (some("later"), some("a")));
     assert_eq!(named(json!({"type": "ping", "id": -1})), (some("ping"), None));
     assert_eq!(named(json!({"type": ["ping"], "channel": 5})), (None, None));
     // An answer is not to grow with what it answers.
@@ -297,8 +313,11 @@ proptest! {
     }
 
     #[test]
-    fn random_fields_never_panic(kind in "subscribe|unsubscribe|publish|refresh|ping|x", id in any_value(), channel in any_value(), data in any_value(), since in any_value()) {
-        let (json, msgpack) = both(&json!({"type": kind, "id": id, "channel": channel, "data": data, "since": since}));
+    fn random_fields_never_panic(kind in "subscribe|unsubscribe|history|publish|refresh|ping|x", id in any_value(), channel in any_value(), data in any_value(), since in any_value()) {
+        let many = [json!({"channel": channel, "since": since, "latest": data}), id.clone()];
+        let (json, msgpack) = both(&json!({"type": kind, "id": id, "channel": channel, "data": data, "since": since, "before": data, "limit": id}));
+        prop_assert_eq!(json.as_ref().err(), msgpack.as_ref().err());
+        let (json, msgpack) = both(&json!({"type": kind, "channels": many}));
         prop_assert_eq!(json.as_ref().err(), msgpack.as_ref().err());
     }
 
@@ -328,5 +347,63 @@ proptest! {
                 prop_assert!(well_formed || (error.id.is_none() && error.command.is_none() && error.channel.is_none()), "{:?}", error);
             }
         }
+    }
+}
+
+#[test]
+fn several_channels_are_read_each_by_itself() {
+    let since = json!({"epoch": 7, "seq": 3});
+    let asked = json!({"type": "subscribe", "id": 1, "channels": [
+        {"channel": "a"}, {"channel": "b", "since": since, "latest": true, "max_rate": 5}, {"channel": "c\n"}, {"channel": "d", "latest": 1},
+        {"latest": true}, 7, {"channel": "e", "since": {"epoch": 7}},
+    ]});
+    let Body::SubscribeAll { channels } = command(&asked).body else { panic!("it is one") };
+    let good = |channel: &'static str, begin, max_rate| Entry::Good { channel: channel.into(), wish: Wish { begin, max_rate } };
+    assert_eq!(channels[0], good("a", Begin::Live, None));
+    assert_eq!(channels[1], good("b", Begin::SinceOrNewest(Position { epoch: 7, seq: 3 }), Some(5)));
+    let bad: Vec<_> = channels[2..]
+        .iter()
+        .map(|entry| match entry {
+            Entry::Bad { channel, code, .. } => (channel.as_deref(), *code),
+            Entry::Good { .. } => panic!("{entry:?}"),
+        })
+        .collect();
+    let command = ErrorCode::BadCommand;
+    let expected = [(Some("c\n"), ErrorCode::BadChannel), (Some("d"), command), (None, command), (None, command), (Some("e"), command)];
+    assert_eq!(bad, expected);
+    let many = |count: usize| json!({"type": "subscribe", "channels": vec![json!({"channel": "a"}); count]});
+    assert!(matches!(command_of(&many(SUBSCRIBE_CHANNELS_MAX)), Ok(Command { body: Body::SubscribeAll { .. }, .. })));
+    let beside = json!({"type": "subscribe", "channel": "a", "channels": [{"channel": "b"}]});
+    for refused in [many(0), many(SUBSCRIBE_CHANNELS_MAX + 1), beside, json!({"type": "subscribe", "channels": "a"})] {
+        assert_eq!(error(&refused).code, ErrorCode::BadCommand, "{refused}");
+    }
+    let null = json!({"type": "subscribe", "channel": "a", "channels": null, "latest": null});
+    assert!(matches!(command_of(&null), Ok(Command { body: Body::Subscribe { .. }, .. })));
+}
+
+fn command_of(command: &Value) -> Decoded {
+    both(command).0
+}
+
+#[test]
+fn a_history_has_a_range_and_a_limit() {
+    let position = json!({"epoch": 7, "seq": 3});
+    let asked = |more: Value| {
+        let mut asked = json!({"type": "history", "channel": "a"});
+        asked.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        asked
+    };
+    let at = Position { epoch: 7, seq: 3 };
+    for (more, range, limit) in [
+        (json!({}), HistoryRange::Newest, HISTORY_MESSAGES_DEFAULT),
+        (json!({"since": position, "limit": 1}), HistoryRange::After(at), 1),
+        (json!({"before": position, "limit": 256}), HistoryRange::Before(at), 256),
+        (json!({"before": null, "since": null, "limit": null}), HistoryRange::Newest, HISTORY_MESSAGES_DEFAULT),
+    ] {
+        assert_eq!(command(&asked(more)).body, Body::History { channel: "a".into(), range, limit });
+    }
+    let both = json!({"since": position, "before": position});
+    for more in [json!({"limit": 0}), json!({"limit": 257}), json!({"limit": "5"}), json!({"before": 7}), both] {
+        assert_eq!(error(&asked(more.clone())).code, ErrorCode::BadCommand, "{more}");
     }
 }

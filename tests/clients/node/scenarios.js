@@ -245,7 +245,7 @@ const scenarios = {
     await error("bad_command", { id: 4, type: "subscribe" });
     await error("bad_command", { id: 5, type: "subscribe", channel: ["news"] });
     await error("unknown_type", { id: "u", type: "dance" });
-    await error("unknown_type", { id: "h", type: "history", channel: "news", limit: 3 });
+    await error("unknown_type", { id: "h", type: "later", channel: "news", limit: 3 });
     await error("bad_channel", { id: 6, type: "subscribe", channel: "" });
     await error("bad_channel", { id: 7, type: "subscribe", channel: "x".repeat(256) });
     await error("bad_channel", { id: 8, type: "subscribe", channel: "a\nb" });

@@ -216,7 +216,7 @@ def errors_have_their_codes():
     error("bad_command", id=4, type="subscribe")
     error("bad_command", id=5, type="subscribe", channel=["news"])
     error("unknown_type", id="u", type="dance")
-    error("unknown_type", id="h", type="history", channel="news", limit=3)
+    error("unknown_type", id="h", type="later", channel="news", limit=3)
     error("bad_channel", id=6, type="subscribe", channel="")
     error("bad_channel", id=7, type="subscribe", channel="x" * 256)
     error("bad_channel", id=8, type="subscribe", channel="a\nb")

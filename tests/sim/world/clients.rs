@@ -142,6 +142,10 @@ impl Simulation {
                     let seq = self.rng.u64(0..known.seq + 3);
                     command["since"] = serde_json::json!({"epoch": known.channel.epoch, "seq": seq});
                 }
+                // The newest at once, where nothing better is known.
+                if at % 3 == 0 {
+                    command["latest"] = true.into();
+                }
                 let mut rate = (channel == "slow").then_some(SLOW_RATE);
                 if self.rng.u8(..3) == 0 {
                     let asked = *self.rng.choice(&RATES).unwrap();

@@ -35,11 +35,18 @@ pub trait Route: Send {
     fn restore(&mut self) -> anyhow::Result<()> {
         anyhow::bail!("this way cannot be restored")
     }
+
+    /// Whether what may have been published can be published again, and is there once.
+    fn is_repeatable(&self) -> bool {
+        false
+    }
 }
 
 #[derive(Debug)]
 pub struct Message {
     pub channel: u32,
+    /// Its number on that channel.
+    pub seq: u64,
     pub payload: Vec<u8>,
 }
 
@@ -55,7 +62,7 @@ pub struct Schedule {
     pub count: u64,
     pub bytes: usize,
     pub pick: Pick,
-    /// A route that breaks is restored, what was under way may be lost.
+    /// A route that breaks is restored. What was under way may be lost, or is sent again where that is safe.
     pub survives: bool,
 }
 
@@ -73,7 +80,7 @@ pub struct Published {
     pub seconds: f64,
     /// How late messages were handed over: what is to blame on the load generator, or on the core that it runs on.
     pub late_us: Histogram<u64>,
-    /// Batches whose fate is unknown, because the route broke.
+    /// How often the route broke with a batch under way. Its fate is unknown, unless it was sent again.
     pub broken: u64,
     pub error: Option<String>,
 }
@@ -159,10 +166,10 @@ fn run(mut route: Box<dyn Route>, schedule: &Schedule, published: &[AtomicU64], 
             result.late_us.saturating_record((now_ns - due_ns(number)) / 1000);
             let mut payload = Vec::with_capacity(schedule.bytes);
             Stamp { channel, seq, intended_ns: due_ns(number) }.write(schedule.bytes, &mut payload);
-            batch.push(Message { channel, payload });
+            batch.push(Message { channel, seq, payload });
             number += 1;
         }
-        if let Err(error) = route.publish(&batch) {
+        while let Err(error) = route.publish(&batch) {
             if !schedule.survives {
                 result.error = Some(format!("{error:#}"));
                 break;
@@ -171,6 +178,12 @@ fn run(mut route: Box<dyn Route>, schedule: &Schedule, published: &[AtomicU64], 
             while !progress.stop.load(Relaxed) && route.restore().is_err() {
                 std::thread::sleep(Duration::from_millis(20));
             }
+            if !route.is_repeatable() || progress.stop.load(Relaxed) {
+                break;
+            }
+        }
+        if result.error.is_some() {
+            break;
         }
         result.messages += batch.len() as u64;
         progress.sent.fetch_add(batch.len() as u64, Relaxed);

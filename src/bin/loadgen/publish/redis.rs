@@ -1,16 +1,33 @@
-//! Through Redis, as any Redis client would: PUBLISH, pipelined.
+//! Through Redis, as any Redis client would: PUBLISH, or the function of durable channels, pipelined.
 
 use std::time::Duration;
 
 use anyhow::Context;
+use campanile::bus::redis::keys;
 use redis::{Connection, ConnectionLike};
 
 use super::{Message, Route};
 use crate::target::Channels;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// What streams of durable channels keep; the server's rule says the same.
+pub const KEPT_MESSAGES: u32 = 20_000;
+pub const KEPT_MS: u32 = 3_600_000;
+/// A message that is sent again is known again for so long.
+const ONCE_MS: u32 = 600_000;
+
+/// How a message is published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    Plain,
+    /// By the function. `is_once`: with a key of its own, so that it may be sent again when no answer came.
+    Durable {
+        is_once: bool,
+    },
+}
 
 pub struct RedisRoute {
+    way: Way,
     url: String,
     prefix: String,
     channels: Channels,
@@ -20,9 +37,39 @@ pub struct RedisRoute {
 
 impl RedisRoute {
     /// `prefix` stands before the channel's name in Redis.
-    pub fn connect(url: &str, prefix: &str, channels: Channels) -> anyhow::Result<RedisRoute> {
+    pub fn connect(url: &str, way: Way, prefix: &str, channels: Channels) -> anyhow::Result<RedisRoute> {
         let connection = open(url)?;
-        Ok(RedisRoute { url: url.to_owned(), prefix: prefix.to_owned(), channels, connection, packed: Vec::new() })
+        Ok(RedisRoute { way, url: url.to_owned(), prefix: prefix.to_owned(), channels, connection, packed: Vec::new() })
+    }
+
+    /// All of one channel, in one call where that can be.
+    fn pack(&mut self, messages: &[Message]) {
+        let Some(first) = messages.first() else { return };
+        let name = self.channels.name(first.channel);
+        let redis_channel = format!("{}{name}", self.prefix);
+        let mut command = match self.way {
+            Way::Plain => redis::cmd("PUBLISH"),
+            Way::Durable { is_once } => {
+                let mut command = redis::cmd("FCALL");
+                command.arg("campanile_publish_1").arg(if is_once { 3 } else { 2 });
+                command.arg(keys::stream(&self.prefix, &name)).arg(keys::meta(&self.prefix, &name));
+                if is_once {
+                    // Of this process: the Redis may have seen others.
+                    let key = format!("loadgen-{}-{}", std::process::id(), first.seq);
+                    command.arg(keys::once(&self.prefix, &name, &key));
+                }
+                command.arg("PUBLISH");
+                command
+            }
+        };
+        command.arg(redis_channel);
+        if let Way::Durable { is_once } = self.way {
+            command.arg(KEPT_MESSAGES).arg(KEPT_MS).arg(if is_once { ONCE_MS } else { 0 });
+        }
+        for message in messages {
+            command.arg(&message.payload[..]);
+        }
+        command.write_packed_command(&mut self.packed);
     }
 
     /// Whether somebody is subscribed to the channel in Redis, by its name.
@@ -32,15 +79,27 @@ impl RedisRoute {
         let patterns: u64 = redis::cmd("PUBSUB").arg("NUMPAT").query(&mut self.connection)?;
         Ok(subscribers + patterns > 0)
     }
+
+    /// Cuts all subscriptions and publishes, as one step, with a call for each channel: its messages follow each other.
+    pub fn publish_unheard(&mut self, messages: &[Message]) -> anyhow::Result<()> {
+        self.packed.clear();
+        redis::cmd("MULTI").write_packed_command(&mut self.packed);
+        redis::cmd("CLIENT").arg(&["KILL", "TYPE", "pubsub"]).write_packed_command(&mut self.packed);
+        let calls = messages.chunk_by(|one, next| one.channel == next.channel);
+        let count = calls.map(|of_channel| self.pack(of_channel)).count();
+        redis::cmd("EXEC").write_packed_command(&mut self.packed);
+        let answers = self.connection.req_packed_commands(&self.packed, 0, count + 3).context("Redis broke off")?;
+        for answer in answers {
+            answer.extract_error().context("Redis did not take a message")?;
+        }
+        Ok(())
+    }
 }
 
 impl Route for RedisRoute {
     fn publish(&mut self, messages: &[Message]) -> anyhow::Result<()> {
         self.packed.clear();
-        for message in messages {
-            let name = format!("{}{}", self.prefix, self.channels.name(message.channel));
-            redis::cmd("PUBLISH").arg(name).arg(&message.payload[..]).write_packed_command(&mut self.packed);
-        }
+        messages.chunks(1).for_each(|message| self.pack(message));
         let answers = self.connection.req_packed_commands(&self.packed, 0, messages.len()).context("Redis broke off")?;
         for answer in answers {
             answer.extract_error().context("Redis did not take a message")?;
@@ -50,7 +109,13 @@ impl Route for RedisRoute {
 
     fn restore(&mut self) -> anyhow::Result<()> {
         self.connection = open(&self.url)?;
+        // It may still load what it has kept.
+        redis::cmd("PING").exec(&mut self.connection)?;
         Ok(())
+    }
+
+    fn is_repeatable(&self) -> bool {
+        self.way == Way::Durable { is_once: true }
     }
 }
 

@@ -244,6 +244,8 @@ pub struct Pairs {
     floor_sleeps: Vec<f64>,
     /// What a send takes that is one of a lap's, where the floor is paced.
     lap_send: Option<f64>,
+    /// Of the server and of another one.
+    p50_us: Vec<(f64, f64)>,
     server_p99_us: Vec<f64>,
     floor_p99_us: Vec<f64>,
     floor_lap_us: Vec<f64>,
@@ -280,10 +282,12 @@ impl Pairs {
         Pairs { other, ..Pairs::default() }
     }
 
-    /// Two servers' p99.
-    pub fn add_p99(&mut self, server_us: u64, other_us: u64) {
-        self.server_p99_us.push(server_us as f64);
-        self.floor_p99_us.push(other_us as f64);
+    /// Of two servers.
+    pub fn add_latencies(&mut self, server: &Histogram<u64>, other: &Histogram<u64>) {
+        let at = |histogram: &Histogram<u64>, percentile: f64| histogram.value_at_percentile(percentile) as f64;
+        self.p50_us.push((at(server, 50.0), at(other, 50.0)));
+        self.server_p99_us.push(at(server, 99.0));
+        self.floor_p99_us.push(at(other, 99.0));
     }
 
     pub fn add(&mut self, server: Option<f64>, floor: Option<f64>, server_p99_us: u64, laps: &Laps) {
@@ -341,11 +345,19 @@ impl Pairs {
                     "floor_sleeps": self.floor_sleeps, "lap_send": self.lap_send,
                     "floor_whole": self.floor_whole, "whole_ratio_median": whole.get(middle(&whole)),
                     "what": what, "unit": unit, "server": self.server, self.other.name(): self.floor, "ratios": ratios, "ratio_median": ratios[at], "ratio_min": lowest, "ratio_max": highest,
-                    "server_p99_us": self.server_p99_us, "floor_p99_us": self.floor_p99_us, "floor_lap_us": self.floor_lap_us,
+                    "p50_us": self.p50_us, "server_p99_us": self.server_p99_us, "floor_p99_us": self.floor_p99_us, "floor_lap_us": self.floor_lap_us,
                 }),
             );
         }
         let text = crate::progress::short_us;
+        if !self.p50_us.is_empty() {
+            let ratios: Vec<f64> = self.p50_us.iter().map(|(server, other)| server / other.max(1.0)).collect();
+            let (lowest, highest) = spread(&ratios);
+            let at = middle(&ratios);
+            let (server, other) = self.p50_us[at];
+            let ratio = format!("{:.2} × ({lowest:.2} to {highest:.2}): {}, {}", ratios[at], text(server), text(other));
+            report.headline(&format!("p50, against {}", self.other.words()), ratio);
+        }
         if !self.floor_p99_us.is_empty() {
             report.row(
                 &format!("p99: server, {}", self.other.name()),

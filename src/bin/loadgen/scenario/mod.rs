@@ -3,6 +3,7 @@
 pub mod broadcast;
 pub mod channels;
 pub mod churn;
+pub mod coming_back;
 pub mod connect;
 pub mod echo;
 pub mod failover;
@@ -12,7 +13,10 @@ pub mod handshakes;
 pub mod hold;
 pub mod mixed;
 pub mod open;
+pub mod outages;
+pub mod publishers;
 pub mod reload;
+pub mod repair;
 pub mod restart;
 pub mod slow;
 pub mod storm;

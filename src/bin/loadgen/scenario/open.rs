@@ -79,8 +79,7 @@ pub fn broadcast(run: &mut Run, schedule: &Schedule) -> Result<()> {
         if let Some((ours, other)) = round.cpu_per_delivery().zip(other.cpu_per_delivery()) {
             pairs.add_figures(ours, other);
         }
-        let p99 = |round: &Round| round.tally.latency_us.value_at_percentile(99.0);
-        pairs.add_p99(p99(&round), p99(&other));
+        pairs.add_latencies(&round.tally.latency_us, &other.tally.latency_us);
         match &mut all {
             Some(all) => all.add(&round),
             None => all = Some(round),

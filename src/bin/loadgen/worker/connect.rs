@@ -11,6 +11,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::{End, RETRY_US, TRIES_MAX, Worker};
 use crate::client::{Phase, Reading};
 
+/// Those whose connection was lost do not come back all at once.
+const RETURN_SPREAD_MS: u64 = 100;
+
 impl Worker {
     pub(super) fn is_connecting_due(&self) -> bool {
         (self.begun < self.begin_max || !self.again.is_empty()) && (self.tally.counts.connecting as usize) < self.plan.window
@@ -112,6 +115,10 @@ impl Worker {
             (_, End::AskedBack(delay_ms)) => {
                 self.clients[index].resumes = true;
                 self.come_back(index, delay_ms);
+            }
+            (Phase::Ready, End::Closed(1006) | End::Lost(_)) if self.plan.returns => {
+                self.clients[index].resumes = true;
+                self.come_back(index, index as u64 % RETURN_SPREAD_MS);
             }
             (Phase::Ready, end) => {
                 let code = match end {

@@ -1,6 +1,7 @@
 //! What scenarios ask of clients besides reading: being replaced, sending, reading slowly, dropping all at once, and being checked in the end.
 
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use campanile::sys;
 use campanile::wire::frame::Opcode;
@@ -109,15 +110,15 @@ impl Worker {
         self.buffer = buffer;
     }
 
-    pub(super) fn storm(&mut self) {
-        let (now_us, per_second) = (self.now_us(), self.plan.connects_per_second);
+    pub(super) fn storm(&mut self, away: Duration) {
+        let (begin_us, per_second) = (self.now_us() + away.as_micros() as u32, self.plan.connects_per_second);
         let mut dropped = 0.0;
         for index in 0..self.clients.len() {
             if self.clients[index].phase == Phase::Ready {
                 self.drop_stream(index);
                 self.clients[index].resumes = true;
                 let after_us = if per_second > 0.0 { dropped * 1e6 / per_second } else { 0.0 };
-                self.again.push_back((now_us + after_us as u32, index as u32));
+                self.again.push_back((begin_us + after_us as u32, index as u32));
                 dropped += 1.0;
             }
         }

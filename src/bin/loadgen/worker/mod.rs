@@ -57,6 +57,8 @@ pub struct Plan {
     pub keeps_positions: bool,
     /// Who is told to come back after a while does, and resumes.
     pub comes_back: bool,
+    /// Whose connection is lost comes back, and resumes.
+    pub returns: bool,
     /// SO_RCVBUF of slow clients, once they are slow.
     pub slow_receive_bytes: usize,
     pub slow_read_bytes: usize,
@@ -89,8 +91,10 @@ pub enum Command {
     SlowDown,
     /// They read everything that waits for them, to learn what became of their connections.
     CatchUp,
-    /// Drop every connection at once and connect again, resuming.
-    Storm,
+    /// Drop every connection at once and connect again after a while, resuming.
+    Storm {
+        away: Duration,
+    },
     /// Drop and replace this many connections per second; 0 ends it.
     Churn {
         per_second: f64,
@@ -298,7 +302,7 @@ impl Worker {
             Command::Unsubscribe => self.unsubscribe(),
             Command::SlowDown => self.slow_down(),
             Command::CatchUp => self.catch_up(),
-            Command::Storm => self.storm(),
+            Command::Storm { away } => self.storm(away),
             Command::Churn { per_second } => self.churn = Ticker::new(per_second),
             Command::Echo { per_second } => self.echo = Ticker::new(per_second),
             Command::Spin(spinning) => self.spinning = spinning,

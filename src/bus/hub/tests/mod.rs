@@ -153,6 +153,7 @@ impl Bed {
                 ShardMessage::Answer { answer: Answer::Published { result, .. }, .. } => {
                     format!("published {:?}", result.map(|published| published.seq))
                 }
+                ShardMessage::Answer { answer, .. } => panic!("nobody has asked for {answer:?}"),
                 ShardMessage::Order(order) => panic!("the bus orders nothing: {order:?}"),
                 ShardMessage::Page { .. } => panic!("nobody has asked for a page"),
                 ShardMessage::Stop => "stop".into(),

@@ -237,7 +237,7 @@ fn the_embedded_bus_numbers_what_somebody_hears_or_history_keeps() {
         }
         bed.hub.flush(now);
         {
-            let Answer::Published { result, .. } = receiver.try_recv().unwrap();
+            let Ok(Answer::Published { result, .. }) = receiver.try_recv() else { panic!("it is answered") };
             result.unwrap().seq
         }
     }

@@ -20,6 +20,7 @@
 mod applying;
 pub mod envelope;
 mod reading;
+mod recalling;
 
 pub use reading::{is_without_library, published};
 
@@ -42,12 +43,14 @@ use crate::bus::hub::{Hub, Receipt};
 use crate::bus::pages::Pages;
 use crate::bus::question::{PageWanted, Publish};
 use crate::bus::ration::Ration;
+use crate::bus::recall::{Recall, Recalls};
 use crate::clock::MonotonicNs;
 use crate::config::{ChannelRule, Settings};
 use crate::fanout::batch::Channel;
 use crate::limits::bus::PAGE_NUMBERS;
 use crate::limits::redis::durable::{ENTRY_BYTES, HELD_BYTES_MAX, PAGE_BYTES_MAX, PAGE_ENTRIES_MAX, QUESTIONS_MAX, READ_BYTES_MAX};
 use crate::sys::monotonic_ns;
+use crate::wire::command::Position;
 use crate::wire::event::GapReason;
 
 /// What Redis does not answer now is asked again after this long.
@@ -68,6 +71,7 @@ pub struct Durables {
     /// Those that wait for room, each once.
     stalled: VecDeque<Box<str>>,
     pages: Pages,
+    recalls: Recalls,
     /// Questions that are not answered, by number.
     asked: HashMap<u32, About>,
     next_ticket: u32,
@@ -86,6 +90,8 @@ pub struct Durables {
 enum About {
     Channel(Box<str>),
     Page(Arc<Channel>, u64),
+    /// Where its channel stands; known where its messages are asked for.
+    Recall(Recall, Option<Position>),
 }
 
 #[derive(Debug)]
@@ -146,6 +152,7 @@ impl Durables {
             due: VecDeque::new(),
             stalled: VecDeque::new(),
             pages: Pages::default(),
+            recalls: Recalls::default(),
             asked: HashMap::new(),
             next_ticket: 0,
             held_bytes: 0,
@@ -203,7 +210,8 @@ impl Durables {
     }
 
     /// The connection on which is asked is lost: all that it has not answered is asked again.
-    pub fn connection_lost(&mut self) {
+    pub fn connection_lost(&mut self, hub: &mut Hub) {
+        self.recalls.give_up(hub);
         for (ticket, about) in std::mem::take(&mut self.asked) {
             match about {
                 About::Channel(channel) => {
@@ -212,6 +220,7 @@ impl Durables {
                     }
                 }
                 About::Page(channel, from) => self.pages.put_back(channel, from),
+                About::Recall(..) => {}
             }
         }
     }
@@ -334,7 +343,7 @@ impl Durables {
     /// When [`Durables::go_on`] and [`Durables::write`] are to be called though nothing comes in.
     pub fn deadline(&self) -> Option<MonotonicNs> {
         let room = (!self.stalled.is_empty()).then(|| monotonic_ns() + ROOM_NS);
-        let retry = self.retry_at.filter(|_| !self.due.is_empty() || !self.pages.is_idle());
+        let retry = self.retry_at.filter(|_| !self.due.is_empty() || !self.pages.is_idle() || !self.recalls.is_idle());
         room.into_iter().chain(retry).min()
     }
 
@@ -419,6 +428,7 @@ impl Durables {
             return;
         }
         self.retry_at = None;
+        self.ask_recalls(link, hub, now);
         while self.asked.len() < QUESTIONS_MAX && self.has_room() {
             let Some(channel) = self.due.pop_front() else { break };
             let ticket = self.take_ticket();
@@ -492,6 +502,7 @@ impl Durables {
         let channel = match self.asked.remove(&ticket) {
             Some(About::Channel(channel)) => channel,
             Some(About::Page(channel, from)) => return self.page_read(hub, channel, from, answer),
+            Some(About::Recall(recall, newest)) => return self.recalled(hub, recall, newest, answer),
             None => return,
         };
         let Some(tracked) = self.channels.get_mut(&channel).filter(|tracked| tracked.ticket == Some(ticket)) else { return };

@@ -49,6 +49,12 @@ pub enum Answer<'a> {
     Library {
         value: Cow<'a, Value>,
     },
+    /// A probe is taken.
+    Probed,
+    /// What it says of its memory.
+    Memory {
+        value: &'a Value,
+    },
     /// What it says of the buffers of subscribers, or its default if it does not tell.
     OutputLimit(OutputLimit),
     /// To something asked about revocations.
@@ -103,6 +109,10 @@ impl Link {
                     None => Answer::Odd { asked: Some(Asked::PublishDurable) },
                 },
                 (Some(Asked::Durable(ticket)), Reply::Other(value)) => Answer::Durable { ticket, value },
+                (Some(Asked::Probe), Reply::Other(_)) => Answer::Probed,
+                (Some(Asked::Memory), Reply::Other(value)) => Answer::Memory { value },
+                // Many a server keeps that to itself.
+                (Some(Asked::Memory), _) => Answer::Nothing,
                 (Some(Asked::Library), Reply::Other(value)) => Answer::Library { value: Cow::Borrowed(value) },
                 (Some(Asked::Library), Reply::Integer(number)) => Answer::Library { value: Cow::Owned(Value::Int(number)) },
                 (Some(Asked::Library), Reply::Okay) => Answer::Library { value: Cow::Owned(Value::Okay) },

@@ -1,0 +1,176 @@
+//! Whether messages of durable channels really come through: every few seconds one is published to a channel of this node's own, by the function that publishes
+//! durable messages, and must come back to the subscribed connection. So a replica, a server that is loading or out of memory, one whose functions are gone, and a
+//! subscription that died without a word do not pass for a Redis that works, whatever answers PING. Sans-IO but for the command it writes; owned by
+//! [`super::feed::Feed`].
+
+use redis::ServerError;
+
+use super::awaiting::Asked;
+use super::call_error::CallError;
+use super::durable::envelope::Envelope;
+use super::fault::text_of;
+use super::link::Link;
+use super::timing::Timing;
+use super::{keys, library};
+use crate::clock::{MonotonicNs, nanos};
+use crate::config::Settings;
+use crate::metrics::BusMetrics;
+
+/// How long its stream is kept when no node probes any more; the function takes no shorter time for it than a minute.
+const KEPT_MS: &[u8] = b"60000";
+
+/// How soon it is tried again when the functions are not there.
+const RETRY_NS: u64 = 200_000_000;
+
+#[derive(Debug)]
+pub struct Probe {
+    /// As a client would name it, and could not: it is reserved.
+    channel: Box<str>,
+    redis_channel: Box<str>,
+    prefix: Box<str>,
+    timing: Timing,
+    /// Of the last one that was sent.
+    number: u64,
+    sent: Option<Sent>,
+    next_at: MonotonicNs,
+    verdict: Verdict,
+    /// When the last one came back.
+    well_at: MonotonicNs,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    at: MonotonicNs,
+    is_answered: bool,
+    has_come: bool,
+}
+
+/// What the last one told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// There was none on this connection.
+    Unknown,
+    Well,
+    /// Redis does not take it, and why: durable messages would fare the same.
+    Refused(String),
+    /// We may not; then it is not known, and the connection counts as it is.
+    NotAllowed,
+}
+
+impl Probe {
+    pub fn new(settings: &Settings, timing: Timing) -> Probe {
+        let prefix = settings.redis.prefix.as_str();
+        let channel = format!("__campanile__:probe:{:016x}", fastrand::u64(..));
+        let redis_channel = format!("{prefix}{channel}").into();
+        let (prefix, channel) = (prefix.into(), channel.into());
+        Probe { channel, redis_channel, prefix, timing, number: 0, sent: None, next_at: 0, verdict: Verdict::Unknown, well_at: 0 }
+    }
+
+    pub fn redis_channel(&self) -> &str {
+        &self.redis_channel
+    }
+
+    /// What was known was of another connection.
+    pub fn restart(&mut self) {
+        (self.sent, self.next_at, self.verdict) = (None, 0, Verdict::Unknown);
+    }
+
+    /// The connection on which it was sent is lost: it is sent again.
+    pub fn connection_lost(&mut self) {
+        (self.sent, self.next_at) = (None, 0);
+    }
+
+    /// What holds now: that all was well does not hold for long.
+    pub fn verdict(&mut self, now: MonotonicNs) -> &Verdict {
+        if self.verdict == Verdict::Well && now >= self.stale_at() {
+            self.verdict = Verdict::Unknown;
+        }
+        &self.verdict
+    }
+
+    /// By then another one has come back, or something is wrong.
+    fn stale_at(&self) -> MonotonicNs {
+        self.well_at + nanos(self.timing.probe_every) + 2 * nanos(self.timing.probe_patience)
+    }
+
+    /// Sends the next one when it is time. The connection is ready, and messages of the channel come.
+    pub fn write(&mut self, link: &mut Link, now: MonotonicNs) {
+        if self.sent.is_some() || now < self.next_at {
+            return;
+        }
+        self.number += 1;
+        let (stream, meta) = (keys::stream(&self.prefix, &self.channel), keys::meta(&self.prefix, &self.channel));
+        let payload = self.number.to_string();
+        let keys: [&[u8]; 5] = [b"FCALL", library::PUBLISH.as_bytes(), b"2", stream.as_bytes(), meta.as_bytes()];
+        let arguments: [&[u8]; 6] = [b"PUBLISH", self.redis_channel.as_bytes(), b"1", KEPT_MS, b"0", payload.as_bytes()];
+        link.ask(Asked::Probe, &[&keys[..], &arguments].concat(), now);
+        self.sent = Some(Sent { at: now, is_answered: false, has_come: false });
+        self.next_at = now + nanos(self.timing.probe_every);
+    }
+
+    /// A message came on the channel.
+    pub fn came(&mut self, message: &[u8], metrics: &BusMetrics, now: MonotonicNs) {
+        let is_it = |payload: &[u8]| payload == self.number.to_string().as_bytes();
+        let Some(Ok(envelope)) = Envelope::read(message) else { return };
+        if envelope.payloads().any(is_it)
+            && let Some(sent) = &mut self.sent
+        {
+            sent.has_come = true;
+            self.conclude(metrics, now);
+        }
+    }
+
+    /// Redis has taken it, or not.
+    pub fn answered(&mut self, answer: Result<(), &ServerError>, metrics: &BusMetrics, now: MonotonicNs) {
+        let Some(sent) = &mut self.sent else { return };
+        let error = match answer {
+            Ok(()) => {
+                sent.is_answered = true;
+                return self.conclude(metrics, now);
+            }
+            Err(error) => error,
+        };
+        self.sent = None;
+        metrics.probes_refused.inc();
+        let text = text_of(error);
+        let verdict = match CallError::of(&text) {
+            CallError::Forbidden => Verdict::NotAllowed,
+            // They are loaded anew, if they can be.
+            CallError::NoFunction => {
+                self.next_at = self.next_at.min(now + RETRY_NS);
+                Verdict::Refused(text)
+            }
+            _ => Verdict::Refused(text),
+        };
+        if verdict == Verdict::NotAllowed && self.verdict != verdict {
+            tracing::warn!(
+                "whether durable messages come through Redis cannot be tried, so /readyz says only that we are connected: {}. Give the user the rights of \
+                 docs/durable.md, with ~PREFIX* and &PREFIX*",
+                text_of(error)
+            );
+        }
+        self.verdict = verdict;
+    }
+
+    fn conclude(&mut self, metrics: &BusMetrics, now: MonotonicNs) {
+        if self.sent.is_some_and(|sent| sent.is_answered && sent.has_come) {
+            (self.sent, self.verdict, self.well_at) = (None, Verdict::Well, now);
+            metrics.probes_good.inc();
+        }
+    }
+
+    /// Redis has taken one long ago, and it has not come: what we have subscribed to does not come.
+    pub fn is_lost(&self, now: MonotonicNs) -> bool {
+        self.sent.is_some_and(|sent| sent.is_answered && !sent.has_come && now >= sent.at + nanos(self.timing.probe_patience))
+    }
+
+    /// When something is to be looked at. `is_sendable`: [`Probe::write`] would be called.
+    pub fn deadline(&self, is_sendable: bool) -> Option<MonotonicNs> {
+        let next = match self.sent {
+            None => is_sendable.then_some(self.next_at),
+            Some(sent) => (sent.is_answered && !sent.has_come).then_some(sent.at + nanos(self.timing.probe_patience)),
+        };
+        let stale = (self.verdict == Verdict::Well).then_some(self.stale_at());
+        next.into_iter().chain(stale).min()
+    }
+}
