@@ -35,6 +35,7 @@ impl Default for Redis {
     fn default() -> Redis {
         Redis {
             url: None,
+            beside: Vec::new(),
             prefix: "notifications:".to_owned(),
             channels: vec!["notifications".to_owned()],
             subscribe: RedisSubscribe::Exact,

@@ -44,12 +44,21 @@ pub struct Addresses {
 pub struct Redis {
     /// None: the embedded bus.
     pub url: Option<String>,
+    /// Of further servers, each with a part of the channels. There are none without a first.
+    pub beside: Vec<String>,
     pub prefix: String,
     /// Outside of the prefix.
     pub channels: Vec<String>,
     pub subscribe: RedisSubscribe,
     /// How long a channel without subscribers stays subscribed.
     pub linger: Duration,
+}
+
+impl Redis {
+    /// Of all servers, in their order.
+    pub fn urls(&self) -> impl Iterator<Item = &str> {
+        self.url.iter().chain(&self.beside).map(String::as_str)
+    }
 }
 
 /// Of durable channels on the embedded bus.

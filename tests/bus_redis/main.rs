@@ -8,6 +8,7 @@ mod outages;
 mod publishing;
 mod refusals;
 mod routing;
+mod servers;
 mod silence;
 #[path = "../support/redis.rs"]
 mod support;

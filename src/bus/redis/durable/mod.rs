@@ -74,6 +74,8 @@ pub struct Durables {
     /// Messages that came before their turn, and entries that wait for room.
     held_bytes: usize,
     read_bytes: usize,
+    held_bytes_max: usize,
+    read_bytes_max: usize,
     /// What may be handed on in this turn, in all: whether a shard's inbox has room is known again when the turn is over.
     turn_bytes_max: usize,
     turn_bytes: usize,
@@ -150,11 +152,20 @@ impl Durables {
             next_ticket: 0,
             held_bytes: 0,
             read_bytes: 0,
+            held_bytes_max: HELD_BYTES_MAX,
+            read_bytes_max: READ_BYTES_MAX,
             turn_bytes_max,
             turn_bytes: 0,
             retry_at: None,
             warnings: Ration::default(),
         }
+    }
+
+    /// There are so many of them, of as many servers: what is bounded for all of them is divided.
+    pub fn share_among(mut self, servers: usize) -> Durables {
+        self.turn_bytes_max /= servers;
+        (self.held_bytes_max, self.read_bytes_max) = (HELD_BYTES_MAX / servers, READ_BYTES_MAX / servers);
+        self
     }
 
     /// What the largest reply may take.
@@ -258,7 +269,7 @@ impl Durables {
     fn hold(&mut self, hub: &Hub, channel: &str, message: &[u8], received: MonotonicNs) {
         let Some(tracked) = self.channels.get_mut(channel) else { return };
         let held = Held { message: message.into(), received };
-        if self.held_bytes + held.bytes() > HELD_BYTES_MAX {
+        if self.held_bytes + held.bytes() > self.held_bytes_max {
             // It is in the stream, and so are those before it.
             self.held_bytes -= tracked.held.drain(..).map(|held| held.bytes()).sum::<usize>();
             tracked.has_overflowed = true;
@@ -410,7 +421,7 @@ impl Durables {
 
     /// Whether answers may be taken in.
     pub fn has_room(&self) -> bool {
-        self.read_bytes < READ_BYTES_MAX
+        self.read_bytes < self.read_bytes_max
     }
 
     /// Asks what is due, as far as there is room. The connection is ready.
