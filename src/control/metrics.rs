@@ -28,6 +28,7 @@ use super::{State, process};
 use crate::auth::token::TokenReason;
 use crate::config::Overrun;
 use crate::config::routes::Unrouted;
+use crate::config::words::EMBEDDED;
 use crate::metrics::{BusMetrics, Counter, LATENCY_BOUNDS_US, Latency, LoadCause, ShardMetrics};
 use crate::rate::Publisher;
 use crate::wire::close::CloseReason;
@@ -377,10 +378,16 @@ impl Scrape {
         for (name, help, read) in BUS_COUNTERS {
             page.counter(name, help, read(bus).get())?;
         }
+        let mut servers: Vec<(String, u64)> =
+            bus.servers.all().into_iter().map(|server| (server.name, u64::from(server.is_ready))).collect();
+        if servers.is_empty() {
+            // The embedded bus has none.
+            servers.push((EMBEDDED.to_owned(), bus.ready.get()));
+        }
         page.gauges(
             "campanile_bus_server_ready",
-            "Whether the messages of its channels flow, for each Redis: 1 if so, else 0. Unit: none.",
-            bus.servers.all().into_iter().map(|server| ([("url", server.name)], u64::from(server.is_ready))),
+            "Whether the messages of its channels flow, for each Redis, or for the embedded bus: 1 if so, else 0. Unit: none.",
+            servers.into_iter().map(|(url, is_ready)| ([("url", url)], is_ready)),
         )?;
         page.counters(
             "campanile_bus_unrouted",

@@ -185,6 +185,7 @@ fn a_durable_channel_that_is_left_while_its_stream_is_asked_is_unsubscribed() {
     let settings = settings(Some(redis.url())).with(|settings| {
         settings.channels.default.durable = true;
         settings.channels.default.history_count = 10;
+        settings.channels.default.history_age = Duration::from_millis(1);
         // What it needs to ask is not allowed, for now.
         settings.redis.linger = Duration::from_millis(1);
     });

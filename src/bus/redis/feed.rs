@@ -334,6 +334,10 @@ impl Feed {
 
     /// Tells the hub what has become of the channels that a Redis name stands for.
     fn tell(&mut self, hub: &mut Hub, name: &str, change: impl Fn(&mut Durables, &mut Hub, &str)) {
+        // It is nobody's channel, whatever rule would fit its name.
+        if self.probe.as_ref().is_some_and(|probe| probe.redis_channel() == name) {
+            return;
+        }
         if self.pattern.as_deref() == Some(name) {
             let is_meant = |channel: &str| self.part.has(channel) && self.names.is_covered(&self.names.to_redis(channel));
             for channel in hub.channels().iter().filter(|channel| is_meant(channel)) {
