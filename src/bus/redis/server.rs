@@ -464,11 +464,19 @@ impl Server {
     pub fn takes(&mut self, publish: &Publish) -> bool {
         self.open_beside(Role::Publishing);
         match self.link(Role::Publishing) {
-            Some(link) if link.is_ready() => self.outlet.has_room_for(&self.feed.publishes, self.feed.message_bytes(publish)),
+            Some(link) if link.is_ready() => {
+                !self.is_loading() && self.outlet.has_room_for(&self.feed.publishes, self.feed.message_bytes(publish))
+            }
             // While it connects, publishes wait for it. Where it cannot, or Redis is away, they are told so at once.
             Some(link) => link.is_backing_off() || !self.is_subscribed(),
             None => true,
         }
+    }
+
+    /// Whether the functions of durable channels are on their way into Redis: what is published before them is refused.
+    fn is_loading(&self) -> bool {
+        let is_settled = self.library.as_ref().is_none_or(Loading::is_settled);
+        !is_settled && self.link(Role::Reading).is_some_and(|link| !link.is_backing_off())
     }
 
     pub fn publish(&mut self, hub: &mut Hub, publish: Publish, now: MonotonicNs) {
