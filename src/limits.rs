@@ -222,7 +222,11 @@ pub mod bus {
 
 /// Of the connections to Redis.
 pub mod redis {
-    /// Bytes read in one turn before they are handed out and commands are served.
+    /// Servers of one bus.
+    pub const SERVERS_MAX: usize = 64;
+    /// Connections to one of them.
+    pub const LINKS_MAX: usize = 8;
+    /// Bytes read in one turn, of each connection, before they are handed out and commands are served.
     pub const TURN_BYTES: usize = 1024 * 1024;
     /// The largest value taken from Redis, whatever `payload_bytes_max` says: larger payloads are read, dropped and announced.
     pub const VALUE_BYTES_MIN: usize = 64 * 1024 * 1024;
@@ -277,6 +281,8 @@ pub mod control {
     pub const WAITING_MAX: usize = 64;
     /// What an answer to a publish may hold beyond the names of the request: a number and an epoch, or an error, for each.
     pub const RESULTS_BYTES_MAX: usize = 256 * 1024;
+    /// Redis servers that `/readyz` names.
+    pub const SERVERS_TOLD_MAX: usize = 8;
     /// Most channels on one page of `GET /channels`.
     pub const PAGE_CHANNELS_MAX: usize = 1000;
     /// Most connections on one page of `GET /connections`.

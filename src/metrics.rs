@@ -2,6 +2,7 @@
 //! they like, so counting costs no locked instruction. [`crate::control::metrics`] gives them their Prometheus names.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 
 use crate::auth::token::TokenReason;
 use crate::config::Overrun;
@@ -254,9 +255,40 @@ pub struct BusMetrics {
     pub journal_failing: Counter,
     /// Publishes to durable channels that could not be kept.
     pub journal_refused: Counter,
+    /// Messages that came by a server that does not have their channel.
+    pub misplaced: Counter,
     /// 1 while messages flow: connected and every wanted channel subscribed (gauge).
     pub ready: Counter,
     pub turns: Counter,
+    /// How it stands with each Redis.
+    pub servers: Servers,
+}
+
+/// Where messages come from. The bus writes it when it changes, others read it when they are asked: nothing on the way of a message touches it.
+#[derive(Debug, Default)]
+pub struct Servers(Mutex<Vec<ServerState>>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerState {
+    /// Where it is, without its password.
+    pub name: String,
+    /// The messages of its channels flow.
+    pub is_ready: bool,
+}
+
+impl Servers {
+    /// Call it from the owning thread only. `names` is asked where there are others than before.
+    pub fn tell(&self, ready: impl ExactSizeIterator<Item = bool>, names: impl FnOnce() -> Vec<String>) {
+        let mut servers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if servers.len() != ready.len() {
+            *servers = names().into_iter().map(|name| ServerState { name, is_ready: false }).collect();
+        }
+        servers.iter_mut().zip(ready).for_each(|(server, is_ready)| server.is_ready = is_ready);
+    }
+
+    pub fn all(&self) -> Vec<ServerState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 #[cfg(test)]

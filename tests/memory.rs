@@ -374,7 +374,7 @@ fn channels_subscribed_in_redis_take_what_the_line_adds() {
             settings.redis.prefix = "p".repeat(255);
         });
         let mut subscriptions = Subscriptions::default();
-        subscriptions.restart(0);
+        subscriptions.restart(false);
         let before = held();
         let mut out = Vec::new();
         for number in 0..count {

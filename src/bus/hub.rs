@@ -171,19 +171,14 @@ impl Hub {
         self.find(name).is_some_and(|id| self.registry[id].flow.takes_messages())
     }
 
-    /// How many channels are wanted.
-    pub fn channel_count(&self) -> usize {
-        self.registry.len()
-    }
-
     /// More than the highest slot of a channel.
     pub fn slots(&self) -> usize {
         self.registry.slots()
     }
 
-    /// The next channel in these slots whose messages do not come; the range goes on behind it.
-    pub fn next_still(&self, slots: &mut Range<usize>) -> Option<&str> {
-        let next = |slot| self.registry.get(slot).filter(|entry| !entry.flow.takes_messages());
+    /// The next channel in these slots whose messages do not come, of those that are meant; the range goes on behind it.
+    pub fn next_still(&self, slots: &mut Range<usize>, is_meant: impl Fn(&str) -> bool) -> Option<&str> {
+        let next = |slot| self.registry.get(slot).filter(|entry| !entry.flow.takes_messages() && is_meant(entry.name()));
         slots.find_map(next).map(|entry| &**entry.name())
     }
 
@@ -275,16 +270,30 @@ impl Hub {
         self.registry.iter().map(|entry| entry.name().clone()).collect()
     }
 
-    /// The upstream is lost: nothing flows. What came in before is handed out at the next flush.
-    pub fn interrupt(&mut self) {
+    /// The upstream is lost: nothing flows of the channels that are meant. What came in before is handed out at the next flush.
+    pub fn interrupt(&mut self, is_meant: impl Fn(&str) -> bool) {
         for entry in self.registry.iter_mut() {
-            if entry.flow.takes_messages() {
+            if entry.flow.takes_messages() && is_meant(entry.name()) {
                 entry.flow = Flow::Awaited;
             }
         }
     }
 
-    /// The same for one channel.
+    /// Of the channels that are meant something may have been missed that comes to them another way than their own. Where it flows and numbers are ours to
+    /// spend, one stands for it.
+    pub fn missed_in(&mut self, is_meant: impl Fn(&str) -> bool) {
+        for slot in 0..self.registry.slots() {
+            let Some(entry) = self.registry.get(slot) else { continue };
+            if let Some(Count { seq, by: Counter::Hub, .. }) = entry.count()
+                && entry.flow == Flow::Flowing
+                && is_meant(entry.name())
+            {
+                self.announce_lost(slot as ChannelId, seq + 1, GapReason::Outage, self.now);
+            }
+        }
+    }
+
+    /// [`Hub::interrupt`] for one channel.
     pub fn interrupt_channel(&mut self, name: &str) {
         if let Some(id) = self.find(name)
             && let entry = &mut self.registry[id]
@@ -298,6 +307,12 @@ impl Hub {
     pub fn count_unwanted(&self, payload_bytes: usize) {
         self.count(payload_bytes);
         self.metrics.unwanted.inc();
+    }
+
+    /// A message came in by a server that does not have its channel.
+    pub fn count_misplaced(&self, payload_bytes: usize) {
+        self.count(payload_bytes);
+        self.metrics.misplaced.inc();
     }
 
     /// A message came in on a channel whose name no client could write.

@@ -88,10 +88,10 @@ impl Subscriber {
                 let wake: Wake = Arc::new(move || drop(waker.wake()));
                 Box::new(Embedded::new(settings, &wake).context("data_dir")?)
             }
-            Some(url) => {
+            Some(_) => {
                 let waker = Waker::new(registry, WAKER).context("the bus needs an eventfd; raise `ulimit -n`")?;
                 let registry = registry.try_clone().context("the bus needs a descriptor; raise `ulimit -n`")?;
-                Box::new(RedisBus::new(url, settings, revocations, timing, registry, Arc::new(waker))?)
+                Box::new(RedisBus::new(settings, revocations, timing, registry, Arc::new(waker))?)
             }
         };
         Ok(Subscriber {
@@ -245,7 +245,7 @@ impl Subscriber {
                 self.hub.published(publish, Err(PublishError::Late(PUBLISH_PATIENCE)));
             }
         }
-        let (mut count, mut bytes, mut held_up) = (0, 0, 0);
+        let (mut count, mut bytes, mut held_up, mut passed) = (0, 0, 0, 0);
         while let Some(publish) = self.queue.front() {
             let payload_bytes = publish.payload.len();
             if publish.is_given_up() {
@@ -254,8 +254,17 @@ impl Subscriber {
                 continue;
             }
             // A shard that does not take its answers gets no more of them.
-            if self.hub.is_clogged() || !self.upstream.takes(publish) {
+            if self.hub.is_clogged() {
                 break;
+            }
+            if !self.upstream.takes(publish) {
+                passed += 1;
+                // What is for another server need not wait for this one: as with shards, everybody is met once, or in the next turn.
+                if !self.upstream.takes_in_parts() || passed > (2 * self.queue.sources()).min(TURN_PUBLISHES) {
+                    break;
+                }
+                self.queue.pass();
+                continue;
             }
             if self.hub.has_routed_enough()
                 || count == self.turn_publishes

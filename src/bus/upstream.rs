@@ -18,7 +18,7 @@ use crate::clock::MonotonicNs;
 pub const WAKER: Token = Token(usize::MAX - 4096);
 /// Of an upstream's sockets; so many of them are the bus's.
 pub const FIRST_TOKEN: usize = WAKER.0 + 1;
-const TOKENS: usize = 1024;
+pub(super) const TOKENS: usize = 1024;
 
 /// Whether an event with this token is the bus's.
 pub fn is_ours(token: Token) -> bool {
@@ -34,6 +34,11 @@ pub trait Upstream: Send {
 
     /// Whether this publish would be sent (or answered) at once. If not, it is asked again in the next turn and nothing overtakes it.
     fn takes(&mut self, publish: &Publish) -> bool;
+
+    /// Whether another publish may be taken while one is not: it goes elsewhere.
+    fn takes_in_parts(&self) -> bool {
+        false
+    }
 
     /// One that it takes. [`Hub::published`] must be called for each, at once or later.
     fn publish(&mut self, hub: &mut Hub, publish: Publish, now: MonotonicNs);

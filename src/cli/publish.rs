@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{BadSettings, BadUsage, check_channel, flags, output};
+use crate::bus::redis::placement::Placement;
 use crate::bus::redis::{keys, library};
 use crate::config::{Settings, load, mask};
 use crate::control::client::{Answered, Client};
@@ -145,7 +146,9 @@ enum Target<'a> {
 
 impl<'a> Target<'a> {
     fn redis(settings: &Settings, channel: &'a str, key: Option<&str>) -> anyhow::Result<Target<'a>> {
-        let url = settings.redis.url.as_deref().expect("the flag was given and read");
+        // Of several, the one that has the channel.
+        let server = Placement::of(settings.redis.urls().count()).server_of(channel);
+        let url = settings.redis.urls().nth(server).expect("the flag was given and read");
         if url.starts_with("rediss://") {
             // An error says that the program has one already, which is as good.
             let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();

@@ -92,7 +92,7 @@ pub fn check(
         let problem = error("fd_table", format!("no shard can have a descriptor table of its own: {refusal}"));
         problems.push(problem.accepted("shared, auto").help(ALLOW));
     }
-    if settings.redis.url.as_deref().is_some_and(redis_url::lacks_password) {
+    if settings.redis.urls().any(redis_url::lacks_password) {
         let problem = Problem::warning(origin("redis"), "redis", "it names a user and no password, so nobody is logged in");
         problems.push(problem.help("a password alone is written redis://:PASSWORD@host, with a colon before it"));
     }
@@ -109,7 +109,7 @@ pub fn check(
     }
 
     let RedisTls { ca, cert, key } = &settings.redis.tls();
-    let is_over_tls = settings.redis.url.as_deref().is_some_and(|url| url.starts_with("rediss://"));
+    let is_over_tls = settings.redis.urls().any(|url| url.starts_with("rediss://"));
     if let Some((setting, _)) =
         [("redis_ca", ca), ("redis_cert", cert), ("redis_key", key)].iter().find(|(_, file)| file.is_some()).filter(|_| !is_over_tls)
     {

@@ -35,6 +35,7 @@ impl Default for Redis {
     fn default() -> Redis {
         Redis {
             url: None,
+            beside: Vec::new(),
             tls_ca: None,
             tls_cert: None,
             tls_key: None,

@@ -162,8 +162,7 @@ impl Layers {
         for setting in SETTINGS {
             let name = setting.variable();
             let Some((_, text)) = variables.iter().find(|(other, text)| *other == name && !text.is_empty()) else { continue };
-            let texts: Vec<&str> = if setting.is_list() { text.split(',').map(str::trim).collect() } else { vec![text.trim()] };
-            self.apply(setting, &texts, Origin::Environment(name));
+            self.apply(setting, &setting.split(text), Origin::Environment(name));
         }
         for (name, text) in variables {
             self.unknown_variable(name, text);

@@ -131,7 +131,7 @@ fn rule_json(rule: &ChannelRule) -> Map<String, serde_json::Value> {
 }
 
 pub(super) fn toml_value(setting: &Setting, texts: &[String]) -> String {
-    if setting.is_list() {
+    if setting.is_always_list() || texts.len() > 1 {
         let items: Vec<String> = texts.iter().map(|text| toml_string(text)).collect();
         return format!("[{}]", items.join(", "));
     }

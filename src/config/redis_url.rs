@@ -6,6 +6,8 @@ use redis::IntoConnectionInfo;
 use rustls::pki_types::ServerName;
 
 use super::mask::is_plain;
+use super::settings::Redis;
+use crate::limits::redis::SERVERS_MAX;
 
 /// What the setting `redis` takes, for messages.
 pub const ACCEPTED: &str = "redis://[[user]:password@]host[:6379][/db], rediss://… (TLS), unix:///path/to/redis.sock[?db=0&user=…&pass=…], \
@@ -39,6 +41,46 @@ pub fn check(text: &str) -> Result<(), String> {
         }
         _ => Ok(()),
     }
+}
+
+/// Another server of the list. An empty text is none.
+pub fn push(redis: &mut Redis, text: &str) -> Result<(), String> {
+    if text.is_empty() {
+        return Ok(());
+    }
+    check(text)?;
+    let place = |url: &str| url.into_connection_info().map(|info| info.addr().clone()).ok();
+    if redis.urls().any(|known| place(known) == place(text)) {
+        return Err("this server is there already; each has a part of the channels".to_owned());
+    }
+    if redis.urls().count() == SERVERS_MAX {
+        return Err(format!("there may be {SERVERS_MAX} and no more"));
+    }
+    match redis.url {
+        None => redis.url = Some(text.to_owned()),
+        Some(_) => redis.beside.push(text.to_owned()),
+    }
+    Ok(())
+}
+
+/// URLs with blanks or commas between. A comma may be a part of one: another one begins only where a scheme does.
+pub fn split(text: &str) -> Vec<&str> {
+    let mut urls = Vec::new();
+    for word in text.split_whitespace() {
+        let mut rest = word.trim_matches(',');
+        while let Some((at, _)) = rest.match_indices(',').find(|(at, _)| begins_url(&rest[at + 1..])) {
+            urls.push(&rest[..at]);
+            rest = &rest[at + 1..];
+        }
+        urls.push(rest);
+    }
+    urls.retain(|url| !url.is_empty());
+    urls
+}
+
+fn begins_url(text: &str) -> bool {
+    text.split_once("://")
+        .is_some_and(|(scheme, _)| !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'+'))
 }
 
 /// `localhost`, `10.0.0.7`, `redis.internal:6379`: nothing that could be a password.
@@ -113,6 +155,35 @@ mod tests {
             let reason = check(text).unwrap_err();
             assert!(reason.contains("redis://") && !reason.contains("secret"), "{reason}");
         }
+    }
+
+    #[test]
+    fn several_stand_in_one_variable() {
+        for (text, urls) in [
+            ("redis://a", &["redis://a"][..]),
+            (" redis://a , redis://b ", &["redis://a", "redis://b"]),
+            ("redis://:p,w@a,rediss://b unix:///c,d", &["redis://:p,w@a", "rediss://b", "unix:///c,d"]),
+            ("a,b", &["a,b"]),
+            (",", &[]),
+        ] {
+            assert_eq!(split(text), urls, "{text}");
+        }
+    }
+
+    #[test]
+    fn several_are_kept_in_their_order_and_none_twice() {
+        let mut redis = crate::config::Settings::default().redis;
+        for url in ["", "redis://b", "redis://a"] {
+            assert_eq!(push(&mut redis, url), Ok(()));
+        }
+        assert_eq!(redis.urls().collect::<Vec<_>>(), ["redis://b", "redis://a"]);
+        for again in ["redis://b", "redis://:secret@b:6379/1"] {
+            assert!(push(&mut redis, again).unwrap_err().contains("there already"));
+        }
+        for number in 2..SERVERS_MAX {
+            assert_eq!(push(&mut redis, &format!("redis://h{number}")), Ok(()));
+        }
+        assert!(push(&mut redis, "redis://one-more").unwrap_err().contains("64 and no more"));
     }
 
     #[test]

@@ -183,19 +183,13 @@ pub static SETTINGS: &[Setting] = &[
         key: "redis",
         section: Section::Redis,
         placeholder: "URL",
-        help: "The Redis that messages come from. Without one, the embedded bus: same semantics, this process only.",
+        help: "The Redis that messages come from. Without one, the embedded bus: same semantics, this process only. May be given more than once, for servers that know nothing of each other: each has a part of the channels, by a hash of their names.",
         accepted: redis_url::ACCEPTED,
-        value: Value::One {
-            parse: |settings, text| {
-                if text.is_empty() {
-                    settings.redis.url = None;
-                    return Ok(());
-                }
-                redis_url::check(text)?;
-                settings.redis.url = Some(text.to_owned());
-                Ok(())
-            },
-            show: |settings| Shown::Text(settings.redis.url.clone().unwrap_or_default()),
+        value: Value::OneOrMore {
+            clear: |settings| (settings.redis.url, settings.redis.beside) = (None, Vec::new()),
+            push: |settings, text| redis_url::push(&mut settings.redis, text),
+            split: redis_url::split,
+            show: |settings| settings.redis.urls().map(str::to_owned).collect(),
         },
         secret: Some(mask::url),
         ..ROW

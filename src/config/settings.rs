@@ -44,6 +44,8 @@ pub struct Addresses {
 pub struct Redis {
     /// None: the embedded bus.
     pub url: Option<String>,
+    /// Of further servers, each with a part of the channels. There are none without a first.
+    pub beside: Vec<String>,
     /// See [`RedisTls`].
     pub tls_ca: Option<PathBuf>,
     pub tls_cert: Option<PathBuf>,
@@ -67,6 +69,11 @@ pub struct RedisTls {
 }
 
 impl Redis {
+    /// Of all servers, in their order.
+    pub fn urls(&self) -> impl Iterator<Item = &str> {
+        self.url.iter().chain(&self.beside).map(String::as_str)
+    }
+
     pub fn tls(&self) -> RedisTls {
         RedisTls { ca: self.tls_ca.clone(), cert: self.tls_cert.clone(), key: self.tls_key.clone() }
     }

@@ -48,6 +48,14 @@ pub enum Value {
         push: fn(&mut Settings, &str) -> Result<(), String>,
         show: fn(&Settings) -> Vec<String>,
     },
+    /// Mostly one, which is written as a text, and none as an empty one; several are a list.
+    OneOrMore {
+        clear: fn(&mut Settings),
+        push: fn(&mut Settings, &str) -> Result<(), String>,
+        /// Those of a variable of the environment.
+        split: fn(&str) -> Vec<&str>,
+        show: fn(&Settings) -> Vec<String>,
+    },
     Switch {
         set: fn(&mut Settings, bool),
         get: fn(&Settings) -> bool,
@@ -171,7 +179,7 @@ impl Setting {
     pub fn read(&self, settings: &mut Settings, text: &str) -> Result<(), String> {
         match self.value {
             Value::One { parse, .. } => parse(settings, text),
-            Value::Many { push, .. } => push(settings, text),
+            Value::Many { push, .. } | Value::OneOrMore { push, .. } => push(settings, text),
             Value::Switch { set, .. } => parse::boolean(text).map(|on| set(settings, on)),
             Value::Rule { parse, .. } => parse(&mut settings.channels.default, text),
         }
@@ -179,7 +187,7 @@ impl Setting {
 
     /// A list is emptied: the next source begins it anew.
     pub fn clear(&self, settings: &mut Settings) {
-        if let Value::Many { clear, .. } = self.value {
+        if let Value::Many { clear, .. } | Value::OneOrMore { clear, .. } = self.value {
             clear(settings);
         }
     }
@@ -189,6 +197,10 @@ impl Setting {
         match self.value {
             Value::One { show, .. } => show(settings),
             Value::Many { show, .. } => Shown::List(show(settings)),
+            Value::OneOrMore { show, .. } => match show(settings) {
+                mut texts if texts.len() < 2 => Shown::Text(texts.pop().unwrap_or_default()),
+                texts => Shown::List(texts),
+            },
             Value::Switch { get, .. } => Shown::Switch(get(settings)),
             Value::Rule { show, .. } => show(&settings.channels.default),
         }
@@ -208,7 +220,21 @@ impl Setting {
     }
 
     pub fn is_list(&self) -> bool {
+        matches!(self.value, Value::Many { .. } | Value::OneOrMore { .. })
+    }
+
+    /// Whether one alone is still written as a list.
+    pub fn is_always_list(&self) -> bool {
         matches!(self.value, Value::Many { .. })
+    }
+
+    /// The texts in a variable of the environment.
+    pub fn split<'a>(&self, text: &'a str) -> Vec<&'a str> {
+        match self.value {
+            Value::Many { .. } => text.split(',').map(str::trim).collect(),
+            Value::OneOrMore { split, .. } => split(text),
+            Value::One { .. } | Value::Switch { .. } | Value::Rule { .. } => vec![text.trim()],
+        }
     }
 
     /// Whether a reload brings another value into force.
@@ -353,7 +379,8 @@ mod tests {
     fn every_field_has_a_row_and_every_row_a_field() {
         let default = fields(&Settings::default());
         assert!(default.len() > 40 && default.contains_key("channels.default.overrun") && default.contains_key("addresses.listen"));
-        let mut read = BTreeMap::from([("channels.tables".to_owned(), "[[channels]]")]);
+        // The second and further of `redis` have a field of their own.
+        let mut read = BTreeMap::from([("channels.tables".to_owned(), "[[channels]]"), ("redis.beside".to_owned(), "redis")]);
         for setting in SETTINGS {
             let changed: Vec<String> =
                 fields(&other(setting)).into_iter().filter(|(way, text)| default[way] != *text).map(|(way, _)| way).collect();

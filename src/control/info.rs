@@ -32,7 +32,9 @@ pub(super) async fn info(Shared(state): Shared<Arc<State>>) -> Response {
         "fd_table": state.facts.fd_table.name(),
         "bus": {
             "kind": if settings.redis.url.is_some() { "redis" } else { EMBEDDED },
-            "url": settings.redis.url.as_deref().map(mask::url),
+            // With several, all of them are below.
+            "url": settings.redis.url.as_deref().filter(|_| settings.redis.beside.is_empty()).map(mask::url),
+            "servers": state.bus_metrics.servers.all().iter().map(|server| json!({"url": server.name, "ready": server.is_ready})).collect::<Vec<_>>(),
             "ready": state.bus_metrics.ready.get() != 0,
             "channels": state.bus_metrics.channels.get(),
         },

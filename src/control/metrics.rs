@@ -28,6 +28,7 @@ use super::{State, process};
 use crate::auth::token::TokenReason;
 use crate::config::Overrun;
 use crate::config::routes::Unrouted;
+use crate::config::words::EMBEDDED;
 use crate::metrics::{BusMetrics, Counter, LATENCY_BOUNDS_US, Latency, LoadCause, ShardMetrics};
 use crate::rate::Publisher;
 use crate::wire::close::CloseReason;
@@ -121,6 +122,11 @@ const SHARD_COUNTERS: &[Named<ShardMetrics>] = &[
 const BUS_COUNTERS: &[Named<BusMetrics>] = &[
     ("campanile_bus_messages", "Messages received from the bus (Redis, or the embedded one). Unit: messages.", |m| &m.messages),
     ("campanile_bus_received_bytes", "Payload bytes received from the bus. Unit: bytes.", |m| &m.bytes),
+    (
+        "campanile_bus_misplaced",
+        "Messages dropped because they came by a Redis that, of several, does not have their channel. Unit: messages.",
+        |m| &m.misplaced,
+    ),
     ("campanile_bus_unwanted", "Messages received for channels that nobody here listens to. Unit: messages.", |m| &m.unwanted),
     ("campanile_bus_dropped", "Messages dropped: wrong payload kind, too large, or no valid channel name. Unit: messages.", |m| &m.dropped),
     ("campanile_bus_mismatched", "Payloads not of the kind set for their channel, passed on as opaque. Unit: messages.", |m| &m.mismatched),
@@ -372,6 +378,17 @@ impl Scrape {
         for (name, help, read) in BUS_COUNTERS {
             page.counter(name, help, read(bus).get())?;
         }
+        let mut servers: Vec<(String, u64)> =
+            bus.servers.all().into_iter().map(|server| (server.name, u64::from(server.is_ready))).collect();
+        if servers.is_empty() {
+            // The embedded bus has none.
+            servers.push((EMBEDDED.to_owned(), bus.ready.get()));
+        }
+        page.gauges(
+            "campanile_bus_server_ready",
+            "Whether the messages of its channels flow, for each Redis, or for the embedded bus: 1 if so, else 0. Unit: none.",
+            servers.into_iter().map(|(url, is_ready)| ([("url", url)], is_ready)),
+        )?;
         page.counters(
             "campanile_bus_unrouted",
             "Messages of routed channels that went nowhere, by reason. Unit: messages.",
@@ -550,7 +567,7 @@ mod tests {
         let bus = BusMetrics::default();
         let named = addresses(&[BUS_GAUGES, BUS_COUNTERS], &bus).len() * size_of::<Counter>();
         assert_eq!(
-            named + size_of_val(&bus.unrouted) + size_of_val(&bus.publishes_limited),
+            named + size_of_val(&bus.unrouted) + size_of_val(&bus.publishes_limited) + size_of_val(&bus.servers),
             size_of::<BusMetrics>(),
             "a counter of the bus has no row here"
         );

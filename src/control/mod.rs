@@ -39,6 +39,7 @@ mod token;
 mod unix_agent;
 mod watch;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::pin::pin;
@@ -55,9 +56,9 @@ use crate::bus::BusSender;
 use crate::bus::revoke::Revocations;
 use crate::config::{FdTable, Settings};
 use crate::life::{Life, Stage};
-use crate::limits::control::{PUBLISHES_MAX, READS_MAX, WAITING_MAX};
+use crate::limits::control::{PUBLISHES_MAX, READS_MAX, SERVERS_TOLD_MAX, WAITING_MAX};
 use crate::listen::{Address, ControlSocket, Listener};
-use crate::metrics::{BusMetrics, ShardMetrics};
+use crate::metrics::{BusMetrics, ServerState, ShardMetrics};
 use crate::shard::load::HostLoad;
 use crate::systemd::Supervision;
 
@@ -203,7 +204,16 @@ impl State {
     }
 
     /// Why messages do not flow, or nobody is taken in, if that is so.
-    fn not_ready(&self) -> Option<&'static str> {
+    fn not_ready(&self) -> Option<Cow<'static, str>> {
+        let servers = self.bus_metrics.servers.all();
+        if servers.len() > 1 && self.bus_metrics.ready.get() == 0 && !self.life.is_at(Stage::Draining) {
+            return Some(without(&servers).into());
+        }
+        self.why_not_ready().map(Cow::Borrowed)
+    }
+
+    /// The same where there is one server.
+    fn why_not_ready(&self) -> Option<&'static str> {
         if self.life.is_at(Stage::Draining) {
             Some(self.life.stage().name())
         } else if self.settings.bounds.admission_unready && self.takes_nobody_in() {
@@ -218,6 +228,19 @@ impl State {
             Some("the embedded bus has not started yet")
         }
     }
+}
+
+/// Which of several servers bring nothing.
+fn without(servers: &[ServerState]) -> String {
+    let away: Vec<&str> = servers.iter().filter(|server| !server.is_ready).map(|server| server.name.as_str()).collect();
+    let told: Vec<&str> = away.iter().copied().take(SERVERS_TOLD_MAX).collect();
+    let more = if away.len() > told.len() { " and others" } else { "" };
+    format!(
+        "Redis at {}{more} ({} of {} servers) cannot be reached, or its channels are not yet subscribed, or refused; the log says why",
+        told.join(", "),
+        away.len(),
+        servers.len()
+    )
 }
 
 impl fmt::Debug for State {

@@ -116,14 +116,15 @@ pub fn memory_bound(settings: &Settings) -> MemoryBound {
     }
 }
 
-/// Messages that are held back, entries that wait for room, one reply more, and pages on the bus and on shards.
+/// Messages that are held back, entries that wait for room, one reply more of each server, and pages on the bus and on shards.
 fn durables_bound(settings: &Settings) -> u64 {
     if settings.redis.url.is_none() || !settings.channels.has_durable() {
         return 0;
     }
     let reply = Durables::reply_bytes_max(settings.bounds.payload_bytes_max);
     let on_shards = settings.bounds.log_bytes_total / PAGES_PART + settings.shards.count * reply;
-    (HELD_BYTES_MAX + READ_BYTES_MAX + PAGES_KEPT_BYTES + 2 * reply + on_shards) as u64
+    let servers = settings.redis.urls().count();
+    (HELD_BYTES_MAX + READ_BYTES_MAX + servers * (PAGES_KEPT_BYTES + 2 * reply) + on_shards) as u64
 }
 
 fn journal_bound(settings: &Settings) -> u64 {
@@ -177,7 +178,7 @@ fn channels_bound(settings: &Settings, has_history: bool) -> u64 {
 fn publishes_bytes_max(settings: &Settings) -> u64 {
     let payload = settings.bounds.payload_bytes_max;
     let held = (PUBLISH_BYTES_MAX - CONTROL_SHARE.bytes).max(payload) + CONTROL_SHARE.bytes.max(payload);
-    let writing = if settings.redis.url.is_some() { 2 * payload.max(WINDOW_BYTES_MAX) } else { 0 };
+    let writing = settings.redis.urls().count() * 2 * payload.max(WINDOW_BYTES_MAX);
     (held + writing) as u64
 }
 

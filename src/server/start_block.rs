@@ -5,6 +5,7 @@ use std::fmt::Write;
 use serde_json::{Map, Value, json};
 
 use super::memory_bound::{CONNECTION_BYTES, batch_bytes_max, memory_bound, show_bytes};
+use crate::bus::redis::placement::Placement;
 use crate::config::parse::{show_cores, show_pin};
 use crate::config::words::EMBEDDED;
 use crate::config::{AuthMode, Host, Pin, RedisSubscribe, Resolved, Settings, mask};
@@ -116,7 +117,10 @@ pub fn start_fields(started: &Started<'_>) -> Map<String, Value> {
         "auth": settings.auth.mode.name(),
         "shards": settings.shards.count,
         "pin": show_pin(&settings.shards.pin),
-        "bus": settings.redis.url.as_deref().map_or_else(|| EMBEDDED.to_owned(), mask::url),
+        "bus": match settings.redis.url {
+            None => EMBEDDED.to_owned(),
+            Some(_) => shown_urls(settings),
+        },
         "descriptors_soft": limit(host.descriptors_soft),
         "descriptors_hard": limit(host.descriptors_hard),
         "fd_table": table.table().name(),
@@ -148,7 +152,7 @@ pub fn next_steps(started: &Started<'_>, program: &str) -> String {
         AuthMode::Jwt => format!("{subscribe} --token \"$({})\"", token_command(settings, program)),
         AuthMode::None | AuthMode::Query => subscribe,
     };
-    let publish = match &settings.redis.url {
+    let publish = match settings.redis.urls().nth(Placement::of(settings.redis.urls().count()).server_of("news")) {
         Some(url) => format!("{} publish {}news '{{\"hello\":\"world\"}}'", redis_cli(url), settings.redis.prefix),
         None if settings.addresses.control == default.addresses.control => format!("{program} publish news '{{\"hello\":\"world\"}}'"),
         None => {
@@ -205,21 +209,29 @@ fn identity(settings: &Settings) -> Option<String> {
 }
 
 fn bus(settings: &Settings) -> String {
-    let Some(url) = &settings.redis.url else {
+    if settings.redis.url.is_none() {
         let kept = settings
             .journal
             .data_dir
             .as_ref()
             .map_or(String::new(), |path| format!("; durable channels in {}, fsync {}", path.display(), settings.journal.fsync.name()));
         return format!("{EMBEDDED}: this process only; --redis URL joins hosts{kept}");
-    };
+    }
     let how = match settings.redis.subscribe {
         RedisSubscribe::Exact => "subscribing to channels in use",
         RedisSubscribe::Pattern => "subscribing to the whole prefix",
     };
     let mut names = vec![format!("{}*", settings.redis.prefix)];
     names.extend(settings.redis.channels.iter().cloned());
-    format!("{}, channels {}, {how}", mask::url(url), names.join(" "))
+    let parts = match settings.redis.beside.len() {
+        0 => String::new(),
+        others => format!(" ({} servers, each with a part of the channels)", others + 1),
+    };
+    format!("{}{parts}, channels {}, {how}", shown_urls(settings), names.join(" "))
+}
+
+fn shown_urls(settings: &Settings) -> String {
+    settings.redis.urls().map(mask::url).collect::<Vec<_>>().join(", ")
 }
 
 fn show_limit(limit: u64) -> String {

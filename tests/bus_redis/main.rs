@@ -9,6 +9,7 @@ mod probing;
 mod publishing;
 mod refusals;
 mod routing;
+mod servers;
 mod silence;
 #[path = "../support/redis.rs"]
 mod support;

@@ -12,6 +12,7 @@ use super::durable::envelope::{Envelope, MARK};
 use super::fault::{Fault, Refusal, with_advice};
 use super::link::{Answer, Link};
 use super::names::Names;
+use super::placement::Part;
 use super::probe::{Probe, Verdict};
 use super::publishes::Publishes;
 use super::revocations::Revocations;
@@ -23,7 +24,7 @@ use crate::bus::question::{Publish, PublishError, Published};
 use crate::bus::ration::Ration;
 use crate::bus::revoke;
 use crate::clock::{MonotonicNs, nanos};
-use crate::config::{AuthMode, RedisSubscribe, Settings};
+use crate::config::{AuthMode, RedisSubscribe, Route, Settings};
 use crate::limits::redis::{MESSAGE_BYTES, OUT_BYTES};
 use crate::wire::channel_name;
 
@@ -32,11 +33,19 @@ const POSTPONED_DOUBLINGS_MAX: u32 = 5;
 
 #[derive(Debug)]
 pub struct Feed {
+    /// The channels that this server has: what comes of others is none of its business.
+    part: Part,
+    /// How it is called in lines that are not about it alone; empty where there is one.
+    at: String,
     names: Names,
     /// None: each channel is subscribed by itself.
     pattern: Option<String>,
     /// Channels that are subscribed by themselves whether anybody hears them or not: those whose messages are routed to others.
     routed: HashSet<Box<str>>,
+    /// Of the channels of this server that are routed to others. Where there is another server, those may be its.
+    routes: Vec<Route>,
+    /// Their messages have ceased to come since they last came.
+    has_missed_routed: bool,
     subscriptions: Subscriptions,
     /// The hub's slots with channels that were wanted when the connection came up and are still to be shown to `subscriptions`.
     unshown: Range<usize>,
@@ -57,22 +66,32 @@ pub struct Feed {
 }
 
 impl Feed {
-    pub fn new(settings: &Settings, revocations: revoke::Revocations, timing: Timing) -> Feed {
+    /// `revocations`: None if they are kept elsewhere. `servers`: as many have a feed. `at`: where this one is, for lines of the log.
+    pub fn new(
+        settings: &Settings,
+        revocations: Option<revoke::Revocations>,
+        timing: Timing,
+        (part, servers): (Part, usize),
+        at: String,
+    ) -> Feed {
         let names = Names::new(&settings.redis);
         let mut subscriptions = Subscriptions::default();
         let pattern = (settings.redis.subscribe == RedisSubscribe::Pattern).then(|| names.pattern());
         let mut routed = HashSet::new();
         if let Some(pattern) = &pattern {
             subscriptions.want_pattern(pattern);
-            for name in names.beside_pattern() {
+            for name in names.beside_pattern().filter(|name| part.has(name)) {
                 subscriptions.want_beside(name);
             }
         } else {
-            routed = settings.routes.iter().map(|route| route.from.clone()).collect();
+            routed = settings.routes.iter().map(|route| route.from.clone()).filter(|channel| part.has(channel)).collect();
             // They are the first to be subscribed: when any other channel flows, what is routed to it does.
             routed.iter().for_each(|channel| subscriptions.want_beside(&names.to_redis(channel)));
         }
-        let revocations = (settings.auth.mode == AuthMode::Jwt).then(|| Revocations::new(settings, revocations));
+        let mut routes = settings.routes.clone();
+        routes.retain(|route| part.has(&route.from));
+        let revocations =
+            revocations.filter(|_| settings.auth.mode == AuthMode::Jwt).map(|revocations| Revocations::new(settings, revocations));
         if let Some(revocations) = &revocations {
             subscriptions.want_beside(revocations.channel());
         }
@@ -82,13 +101,17 @@ impl Feed {
             subscriptions.want_beside(probe.redis_channel());
         }
         Feed {
+            part,
+            at,
             names,
             pattern,
             routed,
+            routes,
+            has_missed_routed: false,
             subscriptions,
             unshown: 0..0,
             publishes: Publishes::default(),
-            durables: Durables::new(settings),
+            durables: Durables::new(settings).share_among(servers),
             probe,
             revocations,
             timing,
@@ -116,6 +139,8 @@ impl Feed {
     }
 
     pub fn unwant(&mut self, channel: &str, had_come: bool) {
+        // Of one whose stream is being asked where it stands nothing flows yet, though it is subscribed.
+        let had_come = had_come || self.durables.has(channel);
         self.durables.forget(channel);
         if self.pattern.is_none() && !self.routed.contains(channel) {
             self.subscriptions.unwant(&self.names.to_redis(channel), had_come);
@@ -123,15 +148,15 @@ impl Feed {
     }
 
     /// A new connection: everything is to be subscribed.
-    pub fn restart(&mut self, hub: &mut Hub) {
-        let known = self.routed.iter().filter(|channel| hub.find(channel).is_some()).count();
-        let (slots, channels) = if self.pattern.is_none() { (hub.slots(), hub.channel_count() - known) } else { (0, 0) };
-        self.unshown = 0..slots;
-        self.subscriptions.restart(channels);
+    pub fn restart(&mut self, hub: &Hub) {
+        self.unshown = 0..if self.pattern.is_none() { hub.slots() } else { 0 };
+        self.subscriptions.restart(!self.unshown.is_empty());
         self.probe.iter_mut().for_each(Probe::restart);
     }
 
     pub fn lose(&mut self, hub: &mut Hub) {
+        hub.interrupt(|channel| self.part.has(channel));
+        self.has_missed_routed |= self.subscriptions.readiness() == Readiness::Ready && !self.routes.is_empty();
         // What is wanted from now on must not be taken for subscribed.
         self.subscriptions.disconnect();
         self.durables.forget_all();
@@ -146,7 +171,9 @@ impl Feed {
     pub fn write(&mut self, link: &mut Link, hub: &Hub, now: MonotonicNs) -> bool {
         let mut has_written = false;
         while link.is_ready() && link.out_bytes() < OUT_BYTES {
-            let unshown = || hub.next_still(&mut self.unshown).map(|channel| self.names.to_redis(channel).into());
+            // Of a durable one nothing flows before it is known where its stream stands; it is subscribed all the same. Routed ones are subscribed by themselves.
+            let is_meant = |channel: &str| self.part.has(channel) && !self.durables.has(channel) && !self.routed.contains(channel);
+            let unshown = || hub.next_still(&mut self.unshown, is_meant).map(|channel| self.names.to_redis(channel).into());
             let Some(asked) = self.subscriptions.write_next(link.out(), unshown) else { break };
             link.asked(asked, now);
             has_written = true;
@@ -164,9 +191,13 @@ impl Feed {
                 if self.subscriptions.subscribed(name, was_asked) {
                     self.tell(hub, name, flows);
                 }
+                if self.has_missed_routed && self.subscriptions.readiness() == Readiness::Ready {
+                    self.has_missed_routed = false;
+                    self.tell_missed_routed(hub);
+                }
             }
             Answer::Confirmed { verb: Verb::Unsubscribe, name, was_asked } => {
-                let had_come = self.names.to_channel(name).is_some_and(|channel| hub.comes(channel));
+                let had_come = self.names.to_channel(name).is_some_and(|channel| hub.comes(channel) || self.durables.has(channel));
                 if self.subscriptions.unsubscribed(name, was_asked, had_come) {
                     self.tell(hub, name, |durables, hub, channel| {
                         durables.forget(channel);
@@ -222,6 +253,9 @@ impl Feed {
             return probe.came(payload, hub.metrics(), receipt.received);
         }
         let channel = std::str::from_utf8(redis_channel).ok().and_then(|name| self.names.to_channel(name));
+        if channel.is_some_and(|channel| !self.part.has(channel)) {
+            return hub.count_misplaced(payload.len());
+        }
         if payload.first() == Some(&MARK)
             && let Some(channel) = channel
             && let Some(Ok(envelope)) = Envelope::read(payload)
@@ -288,7 +322,8 @@ impl Feed {
                     let before =
                         if unsaid > 0 { format!(" ({unsaid} channels before this one were too many to be told)") } else { String::new() };
                     tracing::warn!(
-                        "Redis does not let us {} `{name}`: {reason}. Its subscribers are told; it is asked for again every {:?}{before}",
+                        "Redis{} does not let us {} `{name}`: {reason}. Its subscribers are told; it is asked for again every {:?}{before}",
+                        self.at,
                         verb.name(),
                         self.timing.refused_retry,
                     );
@@ -299,13 +334,24 @@ impl Feed {
 
     /// Tells the hub what has become of the channels that a Redis name stands for.
     fn tell(&mut self, hub: &mut Hub, name: &str, change: impl Fn(&mut Durables, &mut Hub, &str)) {
+        // It is nobody's channel, whatever rule would fit its name.
+        if self.probe.as_ref().is_some_and(|probe| probe.redis_channel() == name) {
+            return;
+        }
         if self.pattern.as_deref() == Some(name) {
-            for channel in hub.channels().iter().filter(|channel| self.names.is_covered(&self.names.to_redis(channel))) {
+            let is_meant = |channel: &str| self.part.has(channel) && self.names.is_covered(&self.names.to_redis(channel));
+            for channel in hub.channels().iter().filter(|channel| is_meant(channel)) {
                 change(&mut self.durables, hub, channel);
             }
         } else if let Some(channel) = self.names.to_channel(name) {
             change(&mut self.durables, hub, channel);
         }
+    }
+
+    /// Channels of other servers may have missed what is routed to them from here; those of this one have been told of the outage itself.
+    fn tell_missed_routed(&self, hub: &mut Hub) {
+        let comes_to = |channel: &str, route: &Route| route.to.fits(channel) || route.otherwise.as_deref() == Some(channel);
+        hub.missed_in(|channel| !self.part.has(channel) && self.routes.iter().any(|route| comes_to(channel, route)));
     }
 
     pub fn readiness(&self) -> Readiness {

@@ -17,6 +17,8 @@ pub struct Loading {
     state: State,
     /// What the operator was told last.
     told: String,
+    /// How the server is called where there are others; else empty.
+    at: String,
 }
 
 #[derive(Debug, Default)]
@@ -35,6 +37,10 @@ enum State {
 }
 
 impl Loading {
+    pub fn new(at: String) -> Loading {
+        Loading { at, ..Loading::default() }
+    }
+
     /// The connection is another one: what was known was of the one before.
     pub fn restart(&mut self) {
         self.state = State::Unknown;
@@ -85,9 +91,9 @@ impl Loading {
             Some(Ok(found)) => {
                 (self.state, self.told) = (State::There, String::new());
                 match found {
-                    Found::Loaded => tracing::info!("the functions of durable channels are loaded into Redis"),
+                    Found::Loaded => tracing::info!("the functions of durable channels are loaded into Redis{}", self.at),
                     Found::Replaced { older } => {
-                        tracing::info!("the functions of durable channels in Redis were of version {older}, and are replaced")
+                        tracing::info!("the functions of durable channels in Redis{} were of version {older}, and are replaced", self.at)
                     }
                     Found::Nothing | Found::Same | Found::Older { .. } | Found::Newer { .. } => {}
                 }
@@ -101,7 +107,8 @@ impl Loading {
         let told = failure.to_string();
         if self.told != told {
             tracing::warn!(
-                "the functions of durable channels cannot be loaded into Redis, and nothing can be published to such a channel: {told}"
+                "the functions of durable channels cannot be loaded into Redis{}, and nothing can be published to such a channel of it: {told}",
+                self.at
             );
             self.told = told;
         }

@@ -1,4 +1,5 @@
-//! The bus through Redis: what it is asked goes to the [`Server`] that has the channel. There is one; a bus of more has more of them, not more kinds of them.
+//! The bus through Redis: what it is asked goes to the [`Server`] that has the channel ([`placement`]): the one, or one of several that know nothing of each
+//! other. Invariant: what befalls one server befalls its channels and no others.
 //!
 //! From the socket up: [`target`] (URL), [`tls`] (certificates), [`locate`] (which address next), [`socket`], [`link`] (connection), [`timing`] (its deadlines), [`resp`] (replies, of [`values`]),
 //! [`awaiting`] (which command a reply answers), [`fault`] (what errors mean), [`names`], [`subscriptions`], [`publishes`], [`output_limit`]
@@ -21,6 +22,7 @@ pub mod locate;
 pub mod names;
 pub mod outlet;
 pub mod output_limit;
+pub mod placement;
 pub mod probe;
 pub mod publishes;
 pub mod resp;
@@ -41,87 +43,126 @@ use mio::{Registry, Waker};
 use super::hub::Hub;
 use super::question::{HistoryAsked, PageWanted, Publish};
 use super::revoke::{Revocations, Revoke};
-use super::upstream::{FIRST_TOKEN, Upstream};
+use super::upstream::{FIRST_TOKEN, TOKENS, Upstream};
 use crate::clock::MonotonicNs;
 use crate::config::Settings;
+use crate::limits::redis::{LINKS_MAX, SERVERS_MAX};
 
-use server::Server;
+use placement::{Part, Placement};
+use server::{Seat, Server};
 use timing::Timing;
 
 #[derive(Debug)]
 pub struct RedisBus {
-    server: Server,
+    /// In the order of the settings, by which [`Placement`] counts them.
+    servers: Vec<Server>,
+    placement: Arc<Placement>,
+    /// The one that was read first in the last turn: what a flood of it leaves of the inboxes is not always the same one's.
+    first_read: usize,
 }
 
+/// Where what is no channel's is kept: revoked tokens.
+const FIRST: usize = 0;
+const _: () = assert!(SERVERS_MAX * LINKS_MAX <= TOKENS);
+
 impl RedisBus {
-    /// A URL that cannot be used is an error; a server that cannot be reached is not.
+    /// A URL that cannot be used is an error; a server that cannot be reached is not. There is one at least.
     pub fn new(
-        url: &str,
         settings: &Settings,
         revocations: Revocations,
         timing: Timing,
         registry: Registry,
         waker: Arc<Waker>,
     ) -> anyhow::Result<RedisBus> {
-        Ok(RedisBus { server: Server::new(url, settings, revocations, timing, (Arc::new(registry), waker), FIRST_TOKEN)? })
+        let urls: Vec<&str> = settings.redis.urls().collect();
+        let placement = Arc::new(Placement::of(urls.len()));
+        let registry = Arc::new(registry);
+        let server = |(number, url): (usize, &&str)| {
+            let seat =
+                Seat { part: Part::new(placement.clone(), number), servers: urls.len(), first_token: FIRST_TOKEN + number * LINKS_MAX };
+            let revocations = (number == FIRST).then(|| revocations.clone());
+            Server::new(url, settings, revocations, timing, (registry.clone(), waker.clone()), seat)
+        };
+        let servers = urls.iter().enumerate().map(server).collect::<anyhow::Result<_>>()?;
+        Ok(RedisBus { servers, placement, first_read: 0 })
+    }
+
+    /// The one that has the channel.
+    fn of(&mut self, channel: &str) -> &mut Server {
+        &mut self.servers[self.placement.server_of(channel)]
     }
 
     /// What the operator sees of it.
     fn tell(&self, hub: &Hub) {
-        hub.set_ready(self.server.is_ready());
-        hub.metrics().channels_refused.set(self.server.refused_count() as u64);
+        hub.set_ready(self.servers.iter().all(Server::is_ready));
+        hub.metrics().channels_refused.set(self.servers.iter().map(Server::refused_count).sum::<usize>() as u64);
+        hub.metrics().servers.tell(self.servers.iter().map(Server::is_ready), || self.servers.iter().map(Server::name).collect());
     }
 }
 
 impl Upstream for RedisBus {
     fn want(&mut self, hub: &mut Hub, channel: &str) {
-        self.server.want(hub, channel);
+        self.of(channel).want(hub, channel);
     }
 
     fn unwant(&mut self, _: &mut Hub, channel: &str, had_come: bool) {
-        self.server.unwant(channel, had_come);
+        self.of(channel).unwant(channel, had_come);
     }
 
     fn takes(&mut self, publish: &Publish) -> bool {
-        self.server.takes(publish)
+        self.of(&publish.channel).takes(publish)
+    }
+
+    fn takes_in_parts(&self) -> bool {
+        self.servers.len() > 1
     }
 
     fn publish(&mut self, hub: &mut Hub, publish: Publish, now: MonotonicNs) {
-        self.server.publish(hub, publish, now);
+        let server = self.placement.server_of(&publish.channel);
+        self.servers[server].publish(hub, publish, now);
     }
 
     fn revoke(&mut self, revoke: Revoke, now: MonotonicNs) {
-        self.server.revoke(revoke, now);
+        self.servers[FIRST].revoke(revoke, now);
     }
 
     fn read_page(&mut self, hub: &mut Hub, wanted: PageWanted) {
-        self.server.read_page(hub, wanted);
+        let server = self.placement.server_of(&wanted.channel.name);
+        self.servers[server].read_page(hub, wanted);
     }
 
     fn recall(&mut self, hub: &mut Hub, asked: HistoryAsked) {
-        self.server.recall(hub, asked);
+        let server = self.placement.server_of(&asked.recall.channel);
+        self.servers[server].recall(hub, asked);
     }
 
     fn event(&mut self, event: &Event) {
-        self.server.event(event);
+        if let Some(server) = self.servers.get_mut((event.token().0 - FIRST_TOKEN) / LINKS_MAX) {
+            server.event(event);
+        }
     }
 
     fn read(&mut self, hub: &mut Hub, now: MonotonicNs) -> bool {
-        let has_more = self.server.read(hub, now);
+        let count = self.servers.len();
+        self.first_read = (self.first_read + 1) % count;
+        let mut has_more = false;
+        for number in 0..count {
+            has_more |= self.servers[(self.first_read + number) % count].read(hub, now);
+        }
         self.tell(hub);
         has_more
     }
 
     fn write(&mut self, hub: &mut Hub, now: MonotonicNs) {
-        self.server.write(hub, now);
+        self.servers.iter_mut().for_each(|server| server.write(hub, now));
         self.tell(hub);
     }
 
     fn deadline(&self) -> Option<MonotonicNs> {
-        self.server.deadline()
+        self.servers.iter().filter_map(Server::deadline).min()
     }
 
     fn stop(&mut self, hub: &mut Hub) {
-        self.server.stop(hub);
+        self.servers.iter_mut().for_each(|server| server.stop(hub));
     }
 }

@@ -30,13 +30,14 @@ pub struct Outlet {
 }
 
 impl Outlet {
-    pub fn new(settings: &Settings) -> Outlet {
+    /// `servers`: as many have one, and what comes back of all of them goes into the same inboxes.
+    pub fn new(settings: &Settings, servers: usize) -> Outlet {
         Outlet {
             limit: OutputLimit::default(),
             was_asked: false,
             is_due: false,
-            publishes_max: PUBLISHES_MAX.min(settings.shards.inbox_messages / 2).max(1),
-            bytes_max: settings.bounds.inbox_bytes_total / settings.shards.count / 2,
+            publishes_max: (PUBLISHES_MAX.min(settings.shards.inbox_messages / 2) / servers).max(1),
+            bytes_max: settings.bounds.inbox_bytes_total / settings.shards.count / 2 / servers,
         }
     }
 

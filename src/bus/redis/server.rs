@@ -19,6 +19,7 @@ use super::health::{Health, Trouble};
 use super::link::{Answer, Link};
 use super::loading::Loading;
 use super::outlet::Outlet;
+use super::placement::Part;
 use super::probe::{Probe, Verdict};
 use super::revocations::Revocations;
 use super::subscriptions::Readiness;
@@ -35,6 +36,17 @@ use crate::clock::MonotonicNs;
 use crate::config::Settings;
 use crate::limits::redis::{TURN_BYTES, VALUE_BYTES_MIN};
 use crate::sys;
+
+/// Which of the servers of a bus it is.
+#[derive(Debug)]
+pub struct Seat {
+    /// The channels that it has.
+    pub part: Part,
+    /// How many there are.
+    pub servers: usize,
+    /// Of its first link; [`LINKS_MAX`](crate::limits::redis::LINKS_MAX) are its own.
+    pub first_token: usize,
+}
 
 #[derive(Debug)]
 pub struct Server {
@@ -90,14 +102,16 @@ impl Server {
     pub fn new(
         url: &str,
         settings: &Settings,
-        revocations: revoke::Revocations,
+        revocations: Option<revoke::Revocations>,
         timing: Timing,
         (registry, waker): (Arc<Registry>, Arc<Waker>),
-        first_token: usize,
+        Seat { part, servers, first_token }: Seat,
     ) -> anyhow::Result<Server> {
         let target = Arc::new(Target::new(url, &settings.redis.tls())?);
         let value_bytes_max = settings.bounds.payload_bytes_max.saturating_add(64 * 1024).max(VALUE_BYTES_MIN);
         let health = Health::new(target.to_string(), sys::monotonic_ns());
+        let at = if servers > 1 { format!(" at {target}") } else { String::new() };
+        let library = settings.channels.has_durable().then(|| Loading::new(at.clone()));
         let mut server = Server {
             first_token,
             is_ready: false,
@@ -110,9 +124,9 @@ impl Server {
                 value_bytes_max,
                 reply_bytes_max: Durables::reply_bytes_max(settings.bounds.payload_bytes_max),
             },
-            outlet: Outlet::new(settings),
-            feed: Feed::new(settings, revocations, timing),
-            library: settings.channels.has_durable().then(Loading::default),
+            outlet: Outlet::new(settings, servers),
+            feed: Feed::new(settings, revocations, timing, (part, servers), at),
+            library,
             eviction: Eviction::default(),
             health,
             warnings: Ration::default(),
@@ -233,7 +247,10 @@ impl Server {
                                 probe.answered(Err(error), hub.metrics(), now);
                             }
                         }
-                        Answer::Memory { value } => warn(self.eviction.answered(value)),
+                        Answer::Memory { value } => {
+                            let line = self.eviction.answered(value);
+                            warn(line.map(|line| format!("{line} ({})", self.make_link.target)));
+                        }
                         Answer::Pong { .. } | Answer::Nothing => {}
                         _ => hub.metrics().protocol_errors.inc(),
                     }
@@ -323,7 +340,6 @@ impl Server {
             Role::Subscribed => {
                 warn(self.health.trouble(Trouble::Away, &fault.reason, now));
                 self.is_ready = false;
-                hub.interrupt();
                 self.feed.lose(hub);
             }
             Role::Reading => {
@@ -427,6 +443,11 @@ impl Server {
         self.is_ready
     }
 
+    /// How it is called, without its password.
+    pub fn name(&self) -> String {
+        self.make_link.target.to_string()
+    }
+
     /// How many Redis names it refuses for good.
     pub fn refused_count(&self) -> usize {
         if self.is_subscribed() { self.feed.refused_count() } else { 0 }
@@ -443,11 +464,19 @@ impl Server {
     pub fn takes(&mut self, publish: &Publish) -> bool {
         self.open_beside(Role::Publishing);
         match self.link(Role::Publishing) {
-            Some(link) if link.is_ready() => self.outlet.has_room_for(&self.feed.publishes, self.feed.message_bytes(publish)),
+            Some(link) if link.is_ready() => {
+                !self.is_loading() && self.outlet.has_room_for(&self.feed.publishes, self.feed.message_bytes(publish))
+            }
             // While it connects, publishes wait for it. Where it cannot, or Redis is away, they are told so at once.
             Some(link) => link.is_backing_off() || !self.is_subscribed(),
             None => true,
         }
+    }
+
+    /// Whether the functions of durable channels are on their way into Redis: what is published before them is refused.
+    fn is_loading(&self) -> bool {
+        let is_settled = self.library.as_ref().is_none_or(Loading::is_settled);
+        !is_settled && self.link(Role::Reading).is_some_and(|link| !link.is_backing_off())
     }
 
     pub fn publish(&mut self, hub: &mut Hub, publish: Publish, now: MonotonicNs) {

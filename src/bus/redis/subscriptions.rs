@@ -29,9 +29,11 @@ pub struct Subscriptions {
     queue: VecDeque<Arc<str>>,
     unanswered: usize,
     subscribed: usize,
-    /// Names that were wanted when the connection came up, until they are confirmed or refused for good. Most of them have yet to be shown
+    /// Names that were wanted when the connection came up, until they are confirmed or refused for good: those that were shown
     /// ([`Subscriptions::write_next`]).
     recovering: usize,
+    /// Others of them have yet to be.
+    has_unshown: bool,
     /// Refused for now.
     postponed: Held,
     /// Names whose UNSUBSCRIBE was.
@@ -202,8 +204,7 @@ impl Subscriptions {
         if !self.names.contains_key(name) {
             if !had_come {
                 // It has not been shown since the connection came up.
-                debug_assert!(self.recovering > 0 || !self.is_connected, "{name} was neither settled nor remembered");
-                self.recovering = self.recovering.saturating_sub(1);
+                debug_assert!(self.has_unshown || !self.is_connected, "{name} was neither settled nor remembered");
                 return;
             }
             self.names.insert(name.into(), Subscription { state: State::Subscribed, ..Subscription::wanted(Kind::Channel) });
@@ -244,7 +245,7 @@ impl Subscriptions {
 
     /// The connection is lost: nothing is subscribed. Of the channels that are wanted those are remembered whose refusal the operator was told.
     pub fn disconnect(&mut self) {
-        self.is_connected = false;
+        (self.is_connected, self.has_unshown) = (false, false);
         self.unanswered = 0;
         self.subscribed = 0;
         self.queue = VecDeque::new();
@@ -258,11 +259,10 @@ impl Subscriptions {
         self.shrink();
     }
 
-    /// A new connection: everything wanted is to be subscribed, `channels` of them known to the hub.
-    pub fn restart(&mut self, channels: usize) {
+    /// A new connection: everything wanted is to be subscribed. `has_unshown`: channels of the hub among it.
+    pub fn restart(&mut self, has_unshown: bool) {
         self.disconnect();
-        self.is_connected = true;
-        self.recovering = channels + self.names.values().filter(|subscription| subscription.kind != Kind::Channel).count();
+        (self.is_connected, self.has_unshown) = (true, has_unshown);
         for (name, subscription) in &mut self.names {
             subscription.is_queued = true;
             self.queue.push_back(name.clone());
@@ -273,6 +273,7 @@ impl Subscriptions {
     fn recover(&mut self, name: Arc<str>) {
         if self.is_connected && !self.names.contains_key(&name) {
             self.names.insert(name.clone(), Subscription { is_recovering: true, is_queued: true, ..Subscription::wanted(Kind::Channel) });
+            self.recovering += 1;
             self.queue.push_back(name);
         }
     }
@@ -283,7 +284,7 @@ impl Subscriptions {
             Readiness::Recovering
         } else if !self.postponed.names.is_empty() {
             Readiness::RefusedForNow
-        } else if self.recovering > 0 {
+        } else if self.recovering > 0 || self.has_unshown {
             Readiness::Recovering
         } else if is_pattern_refused || (!self.refused.names.is_empty() && self.subscribed == 0) {
             Readiness::RefusedForGood
@@ -300,11 +301,11 @@ impl Subscriptions {
     /// Appends the next command; None: nothing to say, or enough is unanswered. `unshown` gives, one after the other, the names of channels that were wanted
     /// when the connection came up and do not flow; so many of them wait as Redis answers at a time, and the rest cost nothing here.
     pub fn write_next(&mut self, out: &mut Vec<u8>, mut unshown: impl FnMut() -> Option<Arc<str>>) -> Option<Asked> {
-        while self.queue.len() < COMMAND_NAMES_MAX
-            && self.unanswered + self.queue.len() < UNANSWERED_MAX
-            && let Some(name) = unshown()
-        {
-            self.recover(name);
+        while self.has_unshown && self.queue.len() < COMMAND_NAMES_MAX && self.unanswered + self.queue.len() < UNANSWERED_MAX {
+            match unshown() {
+                Some(name) => self.recover(name),
+                None => self.has_unshown = false,
+            }
         }
         let mut names = Names::new();
         let mut verb: Option<Verb> = None;

@@ -33,7 +33,7 @@ impl Rig {
         self.disconnect();
         self.awaiting = Awaiting::default();
         self.unshown = self.hub.keys().rev().cloned().collect();
-        self.subscriptions.restart(self.hub.len());
+        self.subscriptions.restart(!self.hub.is_empty());
     }
 
     fn want(&mut self, name: &str) -> Standing {

@@ -87,8 +87,10 @@ fn urls(matches: &ArgMatches) -> anyhow::Result<(Vec<String>, RedisTls)> {
     let typed: Vec<String> = matches.get_many::<String>("--redis").unwrap_or_default().filter(|url| !url.is_empty()).cloned().collect();
     if typed.is_empty() {
         let settings = load(&flags::sources(matches), None).map_err(BadSettings)?.settings;
-        let missing = || BadUsage("which Redis? Give --redis URL, or set redis in the file (CAMPANILE_REDIS)".to_owned());
-        return Ok((vec![settings.redis.url.clone().ok_or_else(missing)?], settings.redis.tls()));
+        if settings.redis.url.is_none() {
+            return Err(BadUsage("which Redis? Give --redis URL, or set redis in the file (CAMPANILE_REDIS)".to_owned()).into());
+        }
+        return Ok((settings.redis.urls().map(str::to_owned).collect(), settings.redis.tls()));
     }
     for url in &typed {
         redis_url::check(url).map_err(|reason| BadUsage(format!("--redis {}: {reason}", mask::url(url))))?;

@@ -187,11 +187,11 @@ fn an_outage_takes_one_number_from_channels_that_flowed() {
     bed.messages("a", 2);
     bed.hub.join(0, topic(2), "never-confirmed", somebody(), T0);
     bed.message("a", b"in the same read as the end");
-    bed.hub.interrupt();
+    bed.hub.interrupt(|_| true);
     bed.hub.flush(T0);
     bed.hub.join(0, topic(3), "a", somebody(), T0);
     assert_eq!(bed.got(0), ["joined 1 at 0", "batch 1 1..3", "batch 1 3..4"]);
-    bed.hub.interrupt(); // a second failure on the way back is still the same outage
+    bed.hub.interrupt(|_| true); // a second failure on the way back is still the same outage
     bed.hub.flowing("a", Start::Fresh);
     bed.hub.flowing("a", Start::Fresh);
     bed.hub.flowing("never-confirmed", Start::Fresh);
@@ -204,7 +204,7 @@ fn a_channel_that_is_refused_for_good_is_told_to_those_who_have_it_and_to_those_
     let mut bed = bed(&[100, 100]);
     bed.join(0, 1, "a");
     bed.messages("a", 2);
-    bed.hub.interrupt();
+    bed.hub.interrupt(|_| true);
     bed.hub.join(1, topic(2), "a", somebody(), T0);
     bed.hub.join(1, topic(3), "new", somebody(), T0);
     for name in ["a", "a", "new", "unknown"] {
@@ -215,7 +215,7 @@ fn a_channel_that_is_refused_for_good_is_told_to_those_who_have_it_and_to_those_
     assert_eq!(bed.got(1), ["refused 2 for good", "refused 3 for good"]);
     assert_eq!(bed.message("a", b"x"), Outcome::Unwanted);
     // An outage changes nothing; who asks now is answered at once.
-    bed.hub.interrupt();
+    bed.hub.interrupt(|_| true);
     bed.hub.join(1, topic(4), "a", somebody(), T0);
     assert_eq!(bed.got(1), ["refused 4 for good"]);
     // It is mended: whoever kept it goes on, with a number for what was missed.

@@ -36,10 +36,10 @@ fn coming_back_costs_no_number_where_the_source_counts() {
     let mut bed = bed(&[100]);
     bed.join_at(1, "a", at(7, 40));
     bed.messages("a", 1);
-    bed.hub.interrupt();
+    bed.hub.interrupt(|_| true);
     bed.hub.flowing("a", at(7, 41));
     bed.messages("a", 1);
-    bed.hub.interrupt();
+    bed.hub.interrupt(|_| true);
     bed.hub.flowing("a", at(7, 50));
     bed.messages("a", 1);
     assert_eq!(bed.got(0), ["joined 1 at 40", "batch 1 41..42", "batch 1 42..43", "gap 1 43..51 outage", "batch 1 51..52"]);
@@ -54,7 +54,7 @@ fn coming_back_costs_no_number_where_the_source_counts() {
 fn while_a_channel_is_repaired_nothing_is_announced_and_who_joins_waits() {
     let mut bed = bed(&[100]);
     bed.join_at(1, "a", at(7, 40));
-    bed.hub.interrupt();
+    bed.hub.interrupt(|_| true);
     bed.hub.repairing("a");
     bed.hub.join(0, topic(2), "a", somebody(), T0);
     bed.messages("a", 2);
@@ -67,7 +67,7 @@ fn while_a_channel_is_repaired_nothing_is_announced_and_who_joins_waits() {
     assert_eq!(bed.got(0), ["joined 2 at 46", "batch 1 47..48", "batch 2 47..48"]);
     // The connection is lost on the way: that is an outage like any.
     bed.hub.repairing("a");
-    bed.hub.interrupt();
+    bed.hub.interrupt(|_| true);
     assert_eq!(bed.message("a", b"x"), Outcome::Unwanted);
 }
 
@@ -84,7 +84,7 @@ fn another_epoch_is_told_to_all_who_have_joined_and_takes_the_history_along() {
     assert_eq!(bed.got(1), ["joined 2 at 40", "batch 2 41..42", "renumbered 2 at 3", "batch 2 4..5", "joined 3 at 4 4..5"]);
     assert_eq!(bed.epoch(), Some(8));
     // The source has lost its count.
-    bed.hub.interrupt();
+    bed.hub.interrupt(|_| true);
     bed.hub.flowing("a", Start::Fresh);
     assert_eq!(bed.got(0), ["renumbered 1 at 0"]);
     assert!(![Some(7), Some(8)].contains(&bed.epoch()));
@@ -97,7 +97,7 @@ fn another_epoch_is_told_to_all_who_have_joined_and_takes_the_history_along() {
 fn a_number_that_goes_back_does_not_name_two_messages() {
     let mut bed = bed(&[100]);
     bed.join_at(1, "a", at(7, 40));
-    bed.hub.interrupt();
+    bed.hub.interrupt(|_| true);
     bed.hub.flowing("a", at(7, 39));
     bed.messages("a", 1);
     assert_eq!(bed.got(0), ["joined 1 at 40", "renumbered 1 at 0", "batch 1 1..2"]);
@@ -145,7 +145,7 @@ fn whatever_a_source_does_everybody_ends_where_it_stands() {
                     (0..2).for_each(|shard| look(&mut bed, shard, &mut seen, &topics, seed));
                 }
                 2 => {
-                    bed.hub.interrupt();
+                    bed.hub.interrupt(|_| true);
                     flow = Flow::Awaited;
                 }
                 3 if random.bool() => (epoch, seq) = (epoch + 1, random.u64(0..50)),
@@ -295,7 +295,7 @@ fn whatever_happens_numbers_rise_and_holes_are_announced() {
                     let (shard, index, name) = topics.swap_remove(random.usize(0..topics.len()));
                     bed.hub.leave(shard, topic(index), name, now);
                 }
-                3 if random.u32(0..4) == 0 => bed.hub.interrupt(),
+                3 if random.u32(0..4) == 0 => bed.hub.interrupt(|_| true),
                 4 | 5 => bed.hub.flowing(name, Start::Fresh),
                 6 => bed.hub.flush(now),
                 7 => bed.hub.expire(now),

@@ -19,6 +19,7 @@
 
 mod applying;
 pub mod envelope;
+mod publishing;
 mod reading;
 mod recalling;
 
@@ -28,7 +29,6 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use redis::{ServerError, Value};
-use smallvec::{SmallVec, smallvec};
 
 use self::applying::{Applied, apply, put, takes};
 use self::envelope::{Bad, Envelope};
@@ -41,11 +41,11 @@ use super::link::Link;
 use crate::bus::flow::{Count, Counter, Start};
 use crate::bus::hub::{Hub, Receipt};
 use crate::bus::pages::Pages;
-use crate::bus::question::{PageWanted, Publish};
+use crate::bus::question::PageWanted;
 use crate::bus::ration::Ration;
 use crate::bus::recall::{Recall, Recalls};
 use crate::clock::MonotonicNs;
-use crate::config::{ChannelRule, Settings};
+use crate::config::Settings;
 use crate::fanout::batch::Channel;
 use crate::limits::bus::PAGE_NUMBERS;
 use crate::limits::redis::durable::{ENTRY_BYTES, HELD_BYTES_MAX, PAGE_BYTES_MAX, PAGE_ENTRIES_MAX, QUESTIONS_MAX, READ_BYTES_MAX};
@@ -55,8 +55,6 @@ use crate::wire::event::GapReason;
 
 /// What Redis does not answer now is asked again after this long.
 const RETRY_NS: u64 = 200_000_000;
-/// For how long a message is known again by its idempotency key.
-const IDEMPOTENCY_WINDOW_MS: &[u8] = b"600000";
 /// How soon it is looked again whether there is room in the shards' inboxes.
 const ROOM_NS: u64 = 2_000_000;
 
@@ -78,6 +76,8 @@ pub struct Durables {
     /// Messages that came before their turn, and entries that wait for room.
     held_bytes: usize,
     read_bytes: usize,
+    held_bytes_max: usize,
+    read_bytes_max: usize,
     /// What may be handed on in this turn, in all: whether a shard's inbox has room is known again when the turn is over.
     turn_bytes_max: usize,
     turn_bytes: usize,
@@ -157,11 +157,20 @@ impl Durables {
             next_ticket: 0,
             held_bytes: 0,
             read_bytes: 0,
+            held_bytes_max: HELD_BYTES_MAX,
+            read_bytes_max: READ_BYTES_MAX,
             turn_bytes_max,
             turn_bytes: 0,
             retry_at: None,
             warnings: Ration::default(),
         }
+    }
+
+    /// There are so many of them, of as many servers: what is bounded for all of them is divided.
+    pub fn share_among(mut self, servers: usize) -> Durables {
+        self.turn_bytes_max /= servers;
+        (self.held_bytes_max, self.read_bytes_max) = (HELD_BYTES_MAX / servers, READ_BYTES_MAX / servers);
+        self
     }
 
     /// What the largest reply may take.
@@ -267,7 +276,7 @@ impl Durables {
     fn hold(&mut self, hub: &Hub, channel: &str, message: &[u8], received: MonotonicNs) {
         let Some(tracked) = self.channels.get_mut(channel) else { return };
         let held = Held { message: message.into(), received };
-        if self.held_bytes + held.bytes() > HELD_BYTES_MAX {
+        if self.held_bytes + held.bytes() > self.held_bytes_max {
             // It is in the stream, and so are those before it.
             self.held_bytes -= tracked.held.drain(..).map(|held| held.bytes()).sum::<usize>();
             tracked.has_overflowed = true;
@@ -399,27 +408,11 @@ impl Durables {
         tracked.held = VecDeque::new();
     }
 
-    /// Publishes by the function that gives the message its number.
-    pub fn publish(&self, link: &mut Link, publish: &Publish, redis_channel: &str, rule: &ChannelRule, now: MonotonicNs) {
-        let channel = &publish.channel;
-        let (stream, meta) = (keys::stream(&self.prefix, channel), keys::meta(&self.prefix, channel));
-        let once = publish.idempotency_key.as_deref().map(|key| keys::once(&self.prefix, channel, key.as_str()));
-        let (count, age_ms) = (rule.history_count.to_string(), rule.history_age.as_millis().to_string());
-        let keys: &[u8] = if once.is_some() { b"3" } else { b"2" };
-        let mut command: SmallVec<[&[u8]; 12]> =
-            smallvec![b"FCALL".as_slice(), library::PUBLISH.as_bytes(), keys, stream.as_bytes(), meta.as_bytes()];
-        command.extend(once.as_ref().map(String::as_bytes));
-        let arguments: [&[u8]; 6] =
-            [b"PUBLISH", redis_channel.as_bytes(), count.as_bytes(), age_ms.as_bytes(), IDEMPOTENCY_WINDOW_MS, &publish.payload];
-        command.extend(arguments);
-        link.ask(Asked::PublishDurable, &command, now);
-    }
-
     // Asking Redis.
 
     /// Whether answers may be taken in.
     pub fn has_room(&self) -> bool {
-        self.read_bytes < READ_BYTES_MAX
+        self.read_bytes < self.read_bytes_max
     }
 
     /// Asks what is due, as far as there is room. The connection is ready.
