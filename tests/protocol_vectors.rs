@@ -26,11 +26,11 @@ fn commands() -> Vec<(&'static str, Command<'static>)> {
     let since = Some(Position { epoch: EPOCH, seq: 41 });
     let data = br#"{"title":"Ding","n":[1,-2,0.5]}"#;
     vec![
-        ("subscribe", Command { id: number(1), body: Body::Subscribe { channel: "user:123".into(), since: None, max_rate: None } }),
-        ("subscribe-since", Command { id: text("resume-1"), body: Body::Subscribe { channel: "user:123".into(), since, max_rate: None } }),
+        ("subscribe", Command { id: number(1), body: Body::Subscribe { channel: "user:123".into(), since: None, max_rate: None, unread: false } }),
+        ("subscribe-since", Command { id: text("resume-1"), body: Body::Subscribe { channel: "user:123".into(), since, max_rate: None, unread: false } }),
         (
             "subscribe-max-rate",
-            Command { id: number(7), body: Body::Subscribe { channel: "prices:eur".into(), since: None, max_rate: Some(5) } },
+            Command { id: number(7), body: Body::Subscribe { channel: "prices:eur".into(), since: None, max_rate: Some(5), unread: false } },
         ),
         ("unsubscribe", Command { id: number(2), body: Body::Unsubscribe { channel: "user:123".into() } }),
         ("publish", Command { id: number(3), body: Body::Publish { channel: "news".into(), payload: data.into(), idempotency_key: None } }),
@@ -48,12 +48,12 @@ fn each_event(check: &mut dyn FnMut(&str, &Event<'_>)) {
     let resume = Id::Text("resume-1".into());
     let id = Id::Number;
     let subscribed =
-        |id, recovered| Event::Subscribed { id: Some(id), channel: "user:123", epoch: EPOCH, seq: 41, recovered, max_rate: None };
+        |id, recovered| Event::Subscribed { id: Some(id), channel: "user:123", epoch: EPOCH, seq: 41, recovered, max_rate: None, unread: None };
     let (first, id_of_error) = (id(1), id(5));
     check("connected", &Event::Connected { client_id: "5f3a9c0e00000000002a", heartbeat_seconds: 30 });
     check("subscribed", &subscribed(&first, false));
     check("subscribed-resumed", &subscribed(&resume, true));
-    let paced = Event::Subscribed { id: Some(&id(7)), channel: "prices:eur", epoch: EPOCH, seq: 41, recovered: false, max_rate: Some(5) };
+    let paced = Event::Subscribed { id: Some(&id(7)), channel: "prices:eur", epoch: EPOCH, seq: 41, recovered: false, max_rate: Some(5), unread: None };
     check("subscribed-max-rate", &paced);
     check("unsubscribed", &Event::Unsubscribed { id: Some(&id(2)), channel: "user:123", reason: None });
     check("unsubscribed-not-allowed", &Event::Unsubscribed { id: None, channel: "room:7", reason: Some("not_allowed") });

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::ConnToken;
+use super::marks::{MarksQuestion, MarksResult, MarksWanted};
 use super::rates::TooMany;
 use super::shares::Ticket;
 use crate::auth::identity::Identity;
@@ -39,12 +40,14 @@ pub enum Asker {
 #[derive(Debug)]
 pub enum Question {
     Publish(Publish),
+    Marks(MarksQuestion),
 }
 
 /// To each question its own.
 #[derive(Debug)]
 pub enum Answer {
     Published { channel: Box<str>, result: Result<Published, PublishError> },
+    Marks { wanted: MarksWanted, result: MarksResult },
 }
 
 /// It goes in through [`BusSender::publish`](super::BusSender::publish) or [`BusSender::publish_from`](super::BusSender::publish_from).

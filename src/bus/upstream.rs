@@ -9,6 +9,7 @@ use mio::event::Event;
 #[cfg(doc)]
 use super::flow::Start;
 use super::hub::Hub;
+use super::marks::MarksQuestion;
 use super::question::{PageWanted, Publish};
 use super::revoke::Revoke;
 use crate::clock::MonotonicNs;
@@ -43,6 +44,9 @@ pub trait Upstream: Send {
 
     /// Reads what is kept of a channel. [`Hub::page`] must be called for each, at once or later.
     fn read_page(&mut self, hub: &mut Hub, wanted: PageWanted);
+
+    /// What is kept of how far users have read. [`Hub::answer_marks`] must be called for each, at once or later.
+    fn marks(&mut self, hub: &mut Hub, question: MarksQuestion, now: MonotonicNs);
 
     /// Remembers what a socket is ready for; the work is done in [`Upstream::read`] and [`Upstream::write`].
     fn event(&mut self, event: &Event);

@@ -21,6 +21,7 @@ mod hosts;
 mod info;
 pub mod jwks;
 mod listener;
+mod marks;
 mod memory;
 pub mod metrics;
 mod orders;

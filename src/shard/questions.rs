@@ -25,7 +25,7 @@ impl<N: Network> Shard<N> {
     }
 
     /// How the answer to a question finds this connection.
-    fn reply_to(&self, key: usize, id: Option<Id>) -> ReplyTo {
+    pub(super) fn reply_to(&self, key: usize, id: Option<Id>) -> ReplyTo {
         ReplyTo { shard: self.index, conn: self.token(key), id }
     }
 
@@ -37,6 +37,7 @@ impl<N: Network> Shard<N> {
         }
         match answer {
             Answer::Published { channel, result } => self.on_published(key, id, &channel, result),
+            Answer::Marks { wanted, result } => self.on_marks(key, id, wanted, result),
         }
     }
 

@@ -6,6 +6,7 @@ use super::conn::{Flags, Phase};
 use super::net::{Network, Received, Stream};
 use super::rate::moment;
 use super::subscribe::Wish;
+use super::waiters::Beginning;
 use crate::fanout::naming::ChannelName;
 use crate::limits;
 use crate::wire::Format;
@@ -253,11 +254,16 @@ impl<N: Network> Shard<N> {
     fn obey(&mut self, key: usize, command: Command<'_>) {
         let Command { id, body } = command;
         match body {
-            Body::Subscribe { channel, since, max_rate } => self.subscribe(key, &channel, id, Wish { since, max_rate }),
+            Body::Subscribe { channel, since, max_rate, unread } => {
+                let wish = Wish { begin: Beginning { since, counted: None }, max_rate };
+                if unread { self.subscribe_and_count(key, &channel, id, wish) } else { self.subscribe(key, &channel, id, wish) }
+            }
             Body::Unsubscribe { channel } => self.unsubscribe(key, &channel, id),
             Body::Publish { channel, payload, idempotency_key } => {
                 self.publish(key, &channel, payload.into_owned(), idempotency_key.as_deref(), id);
             }
+            Body::MarkRead { channel, epoch, seq } => self.mark_read(key, &channel, epoch, seq, id),
+            Body::Unread { channels } => self.count_unread(key, channels.iter().map(|channel| &**channel), id),
             Body::Refresh { token } => self.refresh(key, token.as_bytes(), id),
             Body::Ping => self.reply(key, &Event::Pong { id: id.as_ref() }),
         }

@@ -164,20 +164,20 @@ impl<N: Network> Shard<N> {
         if self.conns[key].subscriptions[at].is_paced() {
             return Err(waiter);
         }
-        let Some(seq) = self.is_on_pages(topic, waiter.since) else { return Err(waiter) };
+        let Some(seq) = self.is_on_pages(topic, waiter.begin.since) else { return Err(waiter) };
         let token = self.topics.token(topic);
         if self.replays.batch(token, seq).is_some() {
             return Err(waiter);
         }
-        let Waiter { id, since } = waiter;
-        match self.waiters.insert(Waiter::new(id.clone(), since)) {
+        let Waiter { id, begin } = waiter;
+        match self.waiters.insert(Waiter::new(id.clone(), begin)) {
             Some(number) => {
                 self.conns[key].subscriptions[at].forget_waiter(number);
                 self.replays.want(token, seq, self.token(key));
                 Ok(())
             }
             // Too many wait: what is gone from the log is said to be gone.
-            None => Err(Waiter::new(id, since)),
+            None => Err(Waiter::new(id, begin)),
         }
     }
 
@@ -285,9 +285,9 @@ impl<N: Network> Shard<N> {
             let Some(key) = self.resolve(conn).filter(|&key| self.conns[key].is_open()) else { continue };
             let Some(at) = self.find_subscription(key, index) else { continue };
             if self.conns[key].subscriptions[at].waiter().is_some() {
-                let Waiter { id, since } = self.take_waiter(key, at);
+                let Waiter { id, begin } = self.take_waiter(key, at);
                 let had_come = self.replays.pages.contains_key(&(topic, from));
-                self.confirm_from(key, at, id.as_ref(), since, had_come);
+                self.confirm_from(key, at, id.as_ref(), begin, had_come);
             } else if self.conns[key].subscriptions[at].is_on_pages() && !self.replays.pages.contains_key(&(topic, from)) {
                 self.give_pages_up(key, at);
             }

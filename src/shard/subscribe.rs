@@ -8,7 +8,7 @@ use super::Shard;
 use super::conn::Subscription;
 use super::net::Network;
 use super::rate::moment;
-use super::waiters::{NO_WAITER, Waiter};
+use super::waiters::{Beginning, NO_WAITER, Waiter};
 use crate::bus::{BusCommand, Creator, JoinRefusal, ShardMessage};
 use crate::fanout::batch::{Batch, Channel};
 use crate::fanout::cursor::Cursor;
@@ -28,7 +28,7 @@ impl<N: Network> Shard<N> {
 
     /// The same, whatever the channel's rule says about who may.
     pub(super) fn subscribe_unasked(&mut self, key: usize, name: &str, id: Option<Id>, wish: Wish) {
-        let Wish { since, max_rate } = wish;
+        let Wish { begin, max_rate } = wish;
         let topic = self.topics.find(name);
         if topic.is_some_and(|topic| self.find_subscription(key, topic).is_some()) {
             return self.reply_error(
@@ -59,7 +59,7 @@ impl<N: Network> Shard<N> {
             return self.reply_error(key, Asked::of(command::SUBSCRIBE, name, id.as_ref()), ErrorCode::RateLimited, &message);
         }
         let flows = topic.is_some_and(|topic| self.topics[topic].channel().is_some());
-        let waiter = if flows { Some(NO_WAITER) } else { self.waiters.insert(Waiter::new(id.clone(), since)) };
+        let waiter = if flows { Some(NO_WAITER) } else { self.waiters.insert(Waiter::new(id.clone(), begin)) };
         let Some(waiter) = waiter else {
             let message = "too many subscriptions wait for the bus; try again in a moment";
             return self.reply_error(key, Asked::of(command::SUBSCRIBE, name, id.as_ref()), ErrorCode::Busy, message);
@@ -79,21 +79,22 @@ impl<N: Network> Shard<N> {
         }
         self.conns[key].add_subscription(subscription);
         if flows {
-            self.confirm(key, member.subscription as usize, id, since);
+            self.confirm(key, member.subscription as usize, id, begin);
         } else {
             self.queue_interest(topic);
         }
     }
 
     /// Messages flow: answers the subscription and sets its cursor, when there is what it begins with.
-    fn confirm(&mut self, key: usize, at: usize, id: Option<Id>, since: Option<Position>) {
-        if let Err(Waiter { id, since }) = self.waits_for_page(key, at, Waiter::new(id, since)) {
-            self.confirm_from(key, at, id.as_ref(), since, true);
+    fn confirm(&mut self, key: usize, at: usize, id: Option<Id>, begin: Beginning) {
+        if let Err(Waiter { id, begin }) = self.waits_for_page(key, at, Waiter::new(id, begin)) {
+            self.confirm_from(key, at, id.as_ref(), begin, true);
         }
     }
 
     /// The same at once. `with_pages`: also from what is older than the log, if it is here.
-    pub(super) fn confirm_from(&mut self, key: usize, at: usize, id: Option<&Id>, since: Option<Position>, with_pages: bool) {
+    pub(super) fn confirm_from(&mut self, key: usize, at: usize, id: Option<&Id>, begin: Beginning, with_pages: bool) {
+        let since = begin.since;
         let topic_index = self.conns[key].subscriptions[at].topic;
         let on_page = if with_pages { self.first_on_page(topic_index, since) } else { None };
         self.logs.retire_if_idle(&mut self.topics, topic_index, self.now_ns);
@@ -112,7 +113,8 @@ impl<N: Network> Shard<N> {
         // The position from which the client goes on counting: whatever follows has a higher number.
         let seq = lost.map_or(cursor.seq, |lost| lost.from) - 1;
         let max_rate = self.pace_of(key, at);
-        self.reply(key, &Event::Subscribed { id, channel: &channel.name, epoch: channel.epoch, seq, recovered, max_rate });
+        let (name, epoch, unread) = (&channel.name, channel.epoch, begin.unread(channel.epoch, seq));
+        self.reply(key, &Event::Subscribed { id, channel: name, epoch, seq, recovered, max_rate, unread });
         if let Some(lost) = lost {
             self.tell_lost(key, &channel.name, lost);
         }
@@ -298,6 +300,7 @@ impl<N: Network> Shard<N> {
                 ShardMessage::Head { topic, seq } => self.on_head(topic, seq),
                 ShardMessage::Page { topic, from, batches } => self.on_page(topic, from, batches),
                 ShardMessage::Answer { conn, id, answer } => self.on_answer(conn, id.as_ref(), answer),
+                ShardMessage::Marks(news) => self.on_mark_news(&news),
                 ShardMessage::Order(order) => self.take_order(order),
                 ShardMessage::Stop => self.stop(),
             }
@@ -319,10 +322,10 @@ impl<N: Network> Shard<N> {
         let members: Vec<Member> = self.topics.all_members(index).collect();
         for Member { conn, subscription } in members {
             let (key, at) = (conn as usize, subscription as usize);
-            let Waiter { id, since } = self.take_waiter(key, at);
+            let Waiter { id, begin } = self.take_waiter(key, at);
             // A connection that is closing has left; one that is dead will be reaped, counted like any member.
             if self.conns[key].is_open() || self.conns[key].is_dead() {
-                self.confirm(key, at, id, since);
+                self.confirm(key, at, id, begin);
             }
         }
     }
@@ -331,7 +334,7 @@ impl<N: Network> Shard<N> {
 impl<N: Network> Shard<N> {
     pub(super) fn take_waiter(&mut self, key: usize, at: usize) -> Waiter {
         let subscription = &mut self.conns[key].subscriptions[at];
-        let Some(waiter) = subscription.waiter() else { return Waiter::new(None, None) };
+        let Some(waiter) = subscription.waiter() else { return Waiter::new(None, Beginning::default()) };
         subscription.forget_waiter(NO_WAITER);
         self.waiters.remove(waiter)
     }
@@ -392,7 +395,7 @@ fn channel_refused(channel: &str) -> String {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Wish {
     /// From where on.
-    pub since: Option<Position>,
+    pub begin: Beginning,
     /// No more than so many messages a second.
     pub max_rate: Option<PaceRate>,
 }

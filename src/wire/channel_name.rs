@@ -11,8 +11,8 @@ pub enum Bad {
     Reserved,
 }
 
-/// What begins with this is the servers' own in Redis: on such a channel they tell each other which tokens are revoked.
-pub const RESERVED: &str = "__campanile__:revoked:";
+/// What begins with this is the servers' own in Redis: on such channels they tell each other which tokens are revoked, and what users have read.
+pub const RESERVED: &str = "__campanile__:";
 
 /// 1 to 255 bytes, no control characters: what may stand in a Redis command, a path and a query.
 pub fn check(name: &str) -> Result<(), Bad> {
@@ -25,6 +25,19 @@ pub fn check(name: &str) -> Result<(), Bad> {
     }
 }
 
+/// The same in constants.
+pub const fn is_reserved(name: &str) -> bool {
+    let (name, reserved) = (name.as_bytes(), RESERVED.as_bytes());
+    let mut at = 0;
+    while at < reserved.len() {
+        if at >= name.len() || name[at] != reserved[at] {
+            return false;
+        }
+        at += 1;
+    }
+    true
+}
+
 impl Bad {
     /// What would have been taken, for clients.
     pub const fn accepted(self) -> &'static str {
@@ -32,7 +45,7 @@ impl Bad {
         match self {
             Bad::Empty | Bad::TooLong => "A channel name must have 1 to 255 bytes.",
             Bad::ControlCharacter => "A channel name must not contain control characters.",
-            Bad::Reserved => "A channel name must not begin with __campanile__:revoked:, which is the servers' own.",
+            Bad::Reserved => "A channel name must not begin with __campanile__:, which is the servers' own.",
         }
     }
 }
@@ -54,6 +67,6 @@ mod tests {
         }
         assert_eq!(check(""), Err(Bad::Empty));
         assert_eq!(check("__campanile__:revoked:"), Err(Bad::Reserved));
-        assert_eq!(check("__campanile__:revoked"), Ok(()));
+        assert_eq!(check("__campanile__"), Ok(()));
     }
 }

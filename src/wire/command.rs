@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::malformed::Malformed;
 use super::spelled::Spelled;
 use super::{channel_name, json};
-use crate::limits::{CHANNEL_NAME_BYTES_MAX, COMMAND_ID_BYTES_MAX, COMMAND_TYPE_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, MAX_RATE_MAX};
+use crate::limits::{CHANNEL_NAME_BYTES_MAX, COMMAND_ID_BYTES_MAX, COMMAND_TYPE_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, MAX_RATE_MAX, UNREAD_CHANNELS_MAX};
 use crate::named::named;
 
 /// The client's `id`, echoed in the reply: an unsigned integer or a string of at most 64 bytes.
@@ -41,6 +41,8 @@ pub enum Body<'a> {
         since: Option<Position>,
         /// No more than so many messages a second.
         max_rate: Option<u16>,
+        /// `subscribed` is to say how many messages the user has not read.
+        unread: bool,
     },
     Unsubscribe {
         channel: Cow<'a, str>,
@@ -51,6 +53,17 @@ pub enum Body<'a> {
         payload: Cow<'a, [u8]>,
         /// By which a durable channel knows it again.
         idempotency_key: Option<Cow<'a, str>>,
+    },
+    /// The user has read the channel up to this number.
+    MarkRead {
+        channel: Cow<'a, str>,
+        /// Which one the number is of, if the client says.
+        epoch: Option<u64>,
+        seq: u64,
+    },
+    /// How many messages of each the user has not read.
+    Unread {
+        channels: Vec<Cow<'a, str>>,
     },
     /// Another token in place of the present one.
     Refresh {
@@ -81,6 +94,12 @@ named! {
         PayloadTooBig = "payload_too_big",
         /// Not what the channel's `payload` setting says.
         BadPayload = "bad_payload",
+        /// Only durable channels have it.
+        NotDurable = "not_durable",
+        /// The connection is nobody's: it has come without a user.
+        NoUser = "no_user",
+        /// The number is of another epoch than the channel's.
+        OtherEpoch = "other_epoch",
         /// The bus is away (Redis not reachable); try again later.
         BusUnavailable = "bus_unavailable",
         /// Too much is under way; try again.
@@ -123,6 +142,8 @@ impl Command<'_> {
             Body::Subscribe { channel, .. } => (SUBSCRIBE, Some(channel)),
             Body::Unsubscribe { channel } => (UNSUBSCRIBE, Some(channel)),
             Body::Publish { channel, .. } => (PUBLISH, Some(channel)),
+            Body::MarkRead { channel, .. } => (MARK_READ, Some(channel)),
+            Body::Unread { .. } => (UNREAD, None),
             Body::Refresh { .. } => (REFRESH, None),
             Body::Ping => (PING, None),
         };
@@ -139,11 +160,13 @@ impl CommandError<'_> {
 pub const SUBSCRIBE: &str = "subscribe";
 pub const UNSUBSCRIBE: &str = "unsubscribe";
 pub const PUBLISH: &str = "publish";
+pub const MARK_READ: &str = "mark_read";
+pub const UNREAD: &str = "unread";
 pub const REFRESH: &str = "refresh";
 pub const PING: &str = "ping";
 
 /// Every value of `type` that [`decode`] takes.
-pub const TYPES: [&str; 5] = [SUBSCRIBE, UNSUBSCRIBE, PUBLISH, REFRESH, PING];
+pub const TYPES: [&str; 7] = [SUBSCRIBE, UNSUBSCRIBE, PUBLISH, MARK_READ, UNREAD, REFRESH, PING];
 
 /// Decodes a text message as JSON, a binary one as MessagePack.
 ///
@@ -170,16 +193,20 @@ pub fn decode(text: bool, message: &[u8]) -> Result<Command<'_>, CommandError<'_
 }
 
 const BAD_ID: &str = "`id` must be an unsigned integer or a string of at most 64 bytes";
-const BAD_TYPE: &str = "`type` must be given, as a string: subscribe, unsubscribe, publish, refresh or ping";
-const UNKNOWN_TYPE: &str = "this `type` is not known here: subscribe, unsubscribe, publish, refresh and ping are";
+const BAD_TYPE: &str = "`type` must be given, as a string: subscribe, unsubscribe, publish, mark_read, unread, refresh or ping";
+const UNKNOWN_TYPE: &str = "this `type` is not known here: subscribe, unsubscribe, publish, mark_read, unread, refresh and ping are";
 const BAD_CHANNEL: &str = "`channel` must be given, as a string";
 const BAD_SINCE: &str = "`since` must be a map with `epoch` and `seq`, both unsigned integers below 2^53";
 const BAD_MAX_RATE: &str = "`max_rate` must be a whole number of messages a second from 1 to 1000";
+const BAD_UNREAD: &str = "`unread` must be true or false";
+const BAD_CHANNELS_UNREAD: &str = "`channels` must be a list of 1 to 100 names of channels";
+const BAD_SEQ: &str = "`seq` must be given, as an unsigned integer below 2^53; `epoch` may be, as another one";
 const BAD_TOKEN: &str = "`token` must be given, as a string";
 const BAD_IDEMPOTENCY_KEY: &str = "`idempotency_key` must be a string of 1 to 256 bytes";
 const NO_DATA: &str = "`data` must be given; it may be any value, null too";
 
 const _: () = assert!(COMMAND_ID_BYTES_MAX == 64 && MAX_RATE_MAX == 1000 && IDEMPOTENCY_KEY_BYTES_MAX == 256, "the messages above say so");
+const _: () = assert!(UNREAD_CHANNELS_MAX == 100, "the message above says so");
 
 type Refusal = (ErrorCode, Cow<'static, str>);
 
@@ -202,9 +229,13 @@ struct Fields<'a> {
     kind: Option<Spelled<'a>>,
     id: Option<Spelled<'a>>,
     channel: Option<Spelled<'a>>,
+    channels: Option<Spelled<'a>>,
     data: Option<Spelled<'a>>,
     since: Option<Spelled<'a>>,
     max_rate: Option<Spelled<'a>>,
+    unread: Option<Spelled<'a>>,
+    epoch: Option<Spelled<'a>>,
+    seq: Option<Spelled<'a>>,
     token: Option<Spelled<'a>>,
     idempotency_key: Option<Spelled<'a>>,
 }
@@ -216,9 +247,13 @@ impl<'a> Fields<'a> {
             "type" => fields.kind = Some(value),
             "id" => fields.id = Some(value),
             "channel" => fields.channel = Some(value),
+            "channels" => fields.channels = Some(value),
             "data" => fields.data = Some(value),
             "since" => fields.since = Some(value),
             "max_rate" => fields.max_rate = Some(value),
+            "unread" => fields.unread = Some(value),
+            "epoch" => fields.epoch = Some(value),
+            "seq" => fields.seq = Some(value),
             "token" => fields.token = Some(value),
             "idempotency_key" => fields.idempotency_key = Some(value),
             _ => {}
@@ -241,13 +276,17 @@ impl<'a> Fields<'a> {
     fn body(&self) -> Result<Body<'a>, Refusal> {
         let kind = self.kind.and_then(Spelled::text).ok_or_else(|| bad(BAD_TYPE))?;
         Ok(match &*kind {
-            SUBSCRIBE => Body::Subscribe { channel: self.channel()?, since: self.since()?, max_rate: self.max_rate()? },
+            SUBSCRIBE => {
+                Body::Subscribe { channel: self.channel()?, since: self.since()?, max_rate: self.max_rate()?, unread: self.unread()? }
+            }
             UNSUBSCRIBE => Body::Unsubscribe { channel: self.channel()? },
             PUBLISH => Body::Publish {
                 channel: self.channel()?,
                 payload: self.data.ok_or_else(|| bad(NO_DATA))?.payload(),
                 idempotency_key: self.idempotency_key()?,
             },
+            MARK_READ => Body::MarkRead { channel: self.channel()?, epoch: self.epoch()?, seq: self.seq()? },
+            UNREAD => Body::Unread { channels: self.unread_channels()? },
             REFRESH => Body::Refresh { token: self.token.and_then(Spelled::text).ok_or_else(|| bad(BAD_TOKEN))? },
             PING => Body::Ping,
             _ => return Err((ErrorCode::UnknownType, Cow::Borrowed(UNKNOWN_TYPE))),
@@ -270,6 +309,39 @@ impl<'a> Fields<'a> {
         let Some(key) = self.idempotency_key.filter(|key| !key.is_null()) else { return Ok(None) };
         let key = key.text().filter(|key| (1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&key.len()));
         key.map(Some).ok_or_else(|| bad(BAD_IDEMPOTENCY_KEY))
+    }
+
+    fn unread(&self) -> Result<bool, Refusal> {
+        let Some(unread) = self.unread.filter(|unread| !unread.is_null()) else { return Ok(false) };
+        unread.flag().ok_or_else(|| bad(BAD_UNREAD))
+    }
+
+    fn epoch(&self) -> Result<Option<u64>, Refusal> {
+        let Some(epoch) = self.epoch.filter(|epoch| !epoch.is_null()) else { return Ok(None) };
+        epoch.unsigned().filter(|&epoch| epoch <= json::INTEGER_MAX).map(Some).ok_or_else(|| bad(BAD_SEQ))
+    }
+
+    fn seq(&self) -> Result<u64, Refusal> {
+        self.seq.and_then(Spelled::unsigned).filter(|&seq| seq <= json::INTEGER_MAX).ok_or_else(|| bad(BAD_SEQ))
+    }
+
+    fn unread_channels(&self) -> Result<Vec<Cow<'a, str>>, Refusal> {
+        let (mut channels, mut count, mut wrong) = (Vec::new(), 0, None);
+        let is_list = self.channels.ok_or_else(|| bad(BAD_CHANNELS_UNREAD))?.elements(&mut |element| {
+            count += 1;
+            match element.text() {
+                Some(channel) if count <= UNREAD_CHANNELS_MAX => match channel_name::check(&channel) {
+                    Ok(()) => channels.push(channel),
+                    Err(bad) => wrong = Some((ErrorCode::BadChannel, Cow::Borrowed(bad.accepted()))),
+                },
+                Some(_) | None => wrong = Some(bad(BAD_CHANNELS_UNREAD)),
+            }
+        });
+        match wrong {
+            Some(refusal) => Err(refusal),
+            None if is_list.is_err() || channels.is_empty() => Err(bad(BAD_CHANNELS_UNREAD)),
+            None => Ok(channels),
+        }
     }
 
     fn since(&self) -> Result<Option<Position>, Refusal> {

@@ -98,6 +98,14 @@ pub fn integral(number: f64) -> Option<u64> {
     (number.is_sign_positive() && number <= INTEGER_MAX as f64 && number.fract() == 0.0).then_some(number as u64)
 }
 
+pub fn flag(value: &str) -> Option<bool> {
+    match value.trim_matches([' ', '\t', '\n', '\r']) {
+        "true" => Some(true),
+        "false" => Some(false),
+        _ => None,
+    }
+}
+
 pub fn is_null(value: &str) -> bool {
     value == "null"
 }

@@ -84,6 +84,14 @@ pub fn is_container(value: &[u8]) -> bool {
     matches!(value.first(), Some(0x80..=0x9f | 0xdc..=0xdf))
 }
 
+pub fn flag(value: &[u8]) -> Option<bool> {
+    match value {
+        [0xc3] => Some(true),
+        [0xc2] => Some(false),
+        _ => None,
+    }
+}
+
 pub fn is_nil(value: &[u8]) -> bool {
     value == [Marker::Null.to_u8()]
 }

@@ -56,6 +56,13 @@ impl<'a> Spelled<'a> {
         }
     }
 
+    pub fn flag(self) -> Option<bool> {
+        match self {
+            Spelled::Json(value) => json::flag(value),
+            Spelled::Msgpack(value) => msgpack::flag(value),
+        }
+    }
+
     pub fn unsigned(self) -> Option<u64> {
         match self {
             Spelled::Json(value) => json::unsigned(value),

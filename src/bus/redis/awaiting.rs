@@ -31,6 +31,8 @@ pub enum Asked {
     PublishDurable,
     /// The question of this number about a durable channel, or the stream of one.
     Durable(u32),
+    /// The question of this number about what is kept of users.
+    Keeping(u32),
     /// Whether our functions are there.
     Library,
     /// On the publishing connection.
@@ -71,6 +73,7 @@ impl Asked {
             Asked::Publish => "PUBLISH",
             Asked::PublishDurable => "FCALL",
             Asked::Durable(_) => "XRANGE",
+            Asked::Keeping(_) => "ZMSCORE",
             Asked::Library => "FUNCTION LOAD",
             Asked::Revocations(revocations::Question::Of(_)) => "ZADD",
             Asked::Revocations(revocations::Question::Read) => "ZSCAN",

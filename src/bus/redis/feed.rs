@@ -10,6 +10,7 @@ use super::awaiting::{Asked, Verb};
 use super::durable::Durables;
 use super::durable::envelope::{Envelope, MARK};
 use super::fault::{Fault, Refusal, with_advice};
+use super::keeping;
 use super::link::{Answer, Link};
 use super::names::Names;
 use super::publishes::Publishes;
@@ -43,6 +44,8 @@ pub struct Feed {
     pub durables: Durables,
     /// None: nobody has a token here.
     pub revocations: Option<Revocations>,
+    /// On which nodes tell each other what users have read; None: nothing is kept of that.
+    marks_channel: Option<String>,
     timing: Timing,
     /// When, and after how many refusals in a row.
     retry_postponed_at: Option<MonotonicNs>,
@@ -73,6 +76,10 @@ impl Feed {
         if let Some(revocations) = &revocations {
             subscriptions.want_beside(revocations.channel());
         }
+        let marks_channel = settings.channels.has_durable().then(|| keeping::channel(&settings.redis.prefix));
+        if let Some(channel) = &marks_channel {
+            subscriptions.want_beside(channel);
+        }
         Feed {
             names,
             pattern,
@@ -82,6 +89,7 @@ impl Feed {
             publishes: Publishes::default(),
             durables: Durables::new(settings),
             revocations,
+            marks_channel,
             timing,
             retry_postponed_at: None,
             postponements: 0,
@@ -186,6 +194,7 @@ impl Feed {
             | Answer::OutputLimit(_)
             | Answer::Revocations { .. }
             | Answer::Durable { .. }
+            | Answer::Kept { .. }
             | Answer::Library { .. } => hub.metrics().protocol_errors.inc(),
             Answer::Nothing => {}
         }
@@ -203,6 +212,15 @@ impl Feed {
             && revocations.channel().as_bytes() == redis_channel
         {
             return revocations.told(payload);
+        }
+        if let Some(channel) = &self.marks_channel
+            && channel.as_bytes() == redis_channel
+        {
+            match keeping::news(payload) {
+                Some(news) => hub.mark_told(news),
+                None => hub.metrics().protocol_errors.inc(),
+            }
+            return;
         }
         let channel = std::str::from_utf8(redis_channel).ok().and_then(|name| self.names.to_channel(name));
         if payload.first() == Some(&MARK)
@@ -292,10 +310,11 @@ impl Feed {
     }
 
     pub fn readiness(&self) -> Readiness {
-        let is_refused = |revocations: &Revocations| self.subscriptions.standing(revocations.channel()) == Standing::Refused;
+        let own = [self.revocations.as_ref().map(Revocations::channel), self.marks_channel.as_deref()];
+        let is_refused = |channel: &&str| self.subscriptions.standing(channel) == Standing::Refused;
         match self.subscriptions.readiness() {
             // Messages flow without.
-            Readiness::RefusedForGood if self.refused_count() == 1 && self.revocations.as_ref().is_some_and(is_refused) => Readiness::Ready,
+            Readiness::RefusedForGood if self.refused_count() == own.into_iter().flatten().filter(is_refused).count() => Readiness::Ready,
             readiness => readiness,
         }
     }

@@ -4,7 +4,7 @@
 //! [`awaiting`] (which command a reply answers), [`fault`] (what errors mean), [`names`], [`subscriptions`], [`publishes`], [`output_limit`]
 //! (how much may come back), [`feed`] (what comes in), [`revocations`], [`outlet`] (what goes out), [`health`] (what is logged), [`server`] (the links to one
 //! server). Of durable channels: [`durable`] (their numbers, and what is missing), [`keys`] (their names), [`library`] (the functions that publish),
-//! [`loading`] (into this server), [`call_error`] (what their errors mean).
+//! [`loading`] (into this server), [`call_error`] (what their errors mean). Of users: [`keeping`] (how far they have read).
 
 pub mod awaiting;
 pub mod call_error;
@@ -12,6 +12,7 @@ pub mod durable;
 pub mod fault;
 pub mod feed;
 pub mod health;
+pub mod keeping;
 pub mod keys;
 pub mod library;
 pub mod link;
@@ -35,6 +36,7 @@ use mio::event::Event;
 use mio::{Registry, Waker};
 
 use super::hub::Hub;
+use super::marks::MarksQuestion;
 use super::question::{PageWanted, Publish};
 use super::revoke::{Revocations, Revoke};
 use super::upstream::{FIRST_TOKEN, Upstream};
@@ -92,6 +94,10 @@ impl Upstream for RedisBus {
 
     fn read_page(&mut self, hub: &mut Hub, wanted: PageWanted) {
         self.server.read_page(hub, wanted);
+    }
+
+    fn marks(&mut self, _: &mut Hub, question: MarksQuestion, now: MonotonicNs) {
+        self.server.marks(question, now);
     }
 
     fn event(&mut self, event: &Event) {

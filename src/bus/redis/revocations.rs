@@ -18,11 +18,11 @@ use crate::bus::revoke::{self, Revoke, RevokeError};
 use crate::clock::MonotonicNs;
 use crate::config::Settings;
 use crate::sys::{monotonic_ns, unix_ms};
-use crate::wire::channel_name::RESERVED;
 
 /// Of the set and of the channel, followed by the prefix of the channels: servers that share a Redis and nothing else have different ones. No client
 /// can name it, whatever the prefix.
-pub const NAME: &str = RESERVED;
+pub const NAME: &str = "__campanile__:revoked:";
+const _: () = assert!(crate::wire::channel_name::is_reserved(NAME), "no client can name it");
 /// What it does not tell now is asked for again after this long; what it does not allow, after this long.
 const RETRY_NS: u64 = 500_000_000;
 const REFUSED_RETRY_NS: u64 = 5_000_000_000;

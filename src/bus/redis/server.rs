@@ -1,5 +1,5 @@
 //! One Redis server: Pub/Sub on one connection, PUBLISH (and what is revoked) on a second one that is opened when first needed, and a third on which
-//! streams of durable channels are read. Owned and driven by [`super::RedisBus`], through the methods of [`Upstream`] by the same names.
+//! streams of durable channels are read, a fourth for what is kept of users. Owned and driven by [`super::RedisBus`], through the methods of [`Upstream`] by the same names.
 //!
 //! Each is a [`Link`], which knows which command an answer belongs to, and has a [`Role`]: what its answers mean is the business of the [`Feed`]
 //! (subscriptions) or the [`Outlet`] (publishes).
@@ -15,6 +15,7 @@ use super::durable::{self, Durables};
 use super::fault::Fault;
 use super::feed::Feed;
 use super::health::{Health, Trouble};
+use super::keeping::Keeping;
 use super::link::{Answer, Link};
 use super::loading::Loading;
 use super::outlet::Outlet;
@@ -23,6 +24,7 @@ use super::subscriptions::Readiness;
 use super::target::Target;
 use super::timing::Timing;
 use crate::bus::hub::{Hub, Receipt};
+use crate::bus::marks::MarksQuestion;
 use crate::bus::question::{PageWanted, Publish, PublishError};
 use crate::bus::ration::Ration;
 use crate::bus::revoke::{self, Revoke, RevokeError};
@@ -46,6 +48,7 @@ pub struct Server {
     feed: Feed,
     /// The functions of durable channels, where there may be any.
     library: Option<Loading>,
+    keeping: Keeping,
     health: Health,
     /// Of addresses and of publishing.
     warnings: Ration,
@@ -60,6 +63,8 @@ pub enum Role {
     Publishing,
     /// What is kept of durable channels is read on it.
     Reading,
+    /// What is kept of users is read and written on it.
+    Keeping,
 }
 
 #[derive(Debug)]
@@ -109,6 +114,7 @@ impl Server {
             outlet: Outlet::new(settings),
             feed: Feed::new(settings, revocations, timing),
             library: settings.channels.has_durable().then(Loading::default),
+            keeping: Keeping::new(settings),
             health,
             warnings: Ration::default(),
         };
@@ -217,6 +223,18 @@ impl Server {
                 }
                 Ok(())
             }
+            Role::Keeping => {
+                while let Some(answer) = link.next_answer()? {
+                    match answer {
+                        Answer::Kept { ticket, value } => self.keeping.answered(hub, ticket, Ok(&value)),
+                        Answer::Refused { error, .. } if error.code() == "NOAUTH" => return Err(Fault::refused(error)),
+                        Answer::Refused { asked: Asked::Keeping(ticket), error } => self.keeping.answered(hub, ticket, Err(error)),
+                        Answer::Pong { .. } | Answer::Nothing => {}
+                        _ => hub.metrics().protocol_errors.inc(),
+                    }
+                }
+                Ok(())
+            }
             Role::Publishing => {
                 let mut fenced = Vec::new();
                 let mut take_one = || {
@@ -263,6 +281,7 @@ impl Server {
                 *told = None;
                 self.library.iter_mut().for_each(Loading::doubt);
             }
+            Role::Keeping => *told = None,
             Role::Publishing => {
                 *told = None;
                 self.outlet.ask(link, now);
@@ -306,6 +325,7 @@ impl Server {
                 self.library.iter_mut().for_each(Loading::doubt);
                 self.feed.durables.connection_lost();
             }
+            Role::Keeping => self.keeping.connection_lost(),
             Role::Publishing => {
                 // When Redis itself is away, the subscribed connection says so; this is for when only publishing fails.
                 if !was_ready && is_subscribed && told.as_ref() != Some(fault) && self.warnings.take(now).is_some() {
@@ -343,6 +363,16 @@ impl Server {
                 if link.is_ready() {
                     self.library.iter_mut().for_each(|library| library.write(link, now));
                     self.feed.durables.write(link, hub, now);
+                }
+                link.flush()
+            }
+            Role::Keeping => {
+                if !self.links[at].link.is_ready() {
+                    self.read_link(at, hub, now)?;
+                }
+                let link = &mut self.links[at].link;
+                if link.is_ready() {
+                    self.keeping.write(link, hub, now);
                 }
                 link.flush()
             }
@@ -422,6 +452,10 @@ impl Server {
         self.feed.durables.read_page(hub, wanted);
     }
 
+    pub fn marks(&mut self, question: MarksQuestion, now: MonotonicNs) {
+        self.keeping.take(question, now);
+    }
+
     pub fn event(&mut self, event: &Event) {
         self.links.iter_mut().for_each(|link| link.link.event(event));
     }
@@ -448,12 +482,16 @@ impl Server {
         if self.library.is_some() {
             self.open_beside(Role::Reading);
         }
+        if self.keeping.is_wanted() {
+            self.open_beside(Role::Keeping);
+        }
+        self.keeping.expire(hub, now);
         (0..self.links.len()).for_each(|at| self.with(at, hub, now, Self::write_link));
     }
 
     pub fn deadline(&self) -> Option<MonotonicNs> {
         let library = self.library.as_ref().and_then(Loading::deadline);
-        self.links.iter().map(|link| link.link.deadline()).chain(self.feed.deadline()).chain(library).min()
+        self.links.iter().map(|link| link.link.deadline()).chain(self.feed.deadline()).chain(library).chain(self.keeping.deadline()).min()
     }
 
     pub fn stop(&mut self, hub: &mut Hub) {
@@ -461,6 +499,7 @@ impl Server {
             hub.published(publish, result);
         }
         self.outlet.lose(&mut self.feed.publishes, hub);
+        self.keeping.stop(hub);
         self.feed.revocations.iter_mut().for_each(Revocations::lose);
     }
 }
@@ -474,7 +513,7 @@ fn warn(line: Option<String>) {
 impl LinkParts {
     fn link(&self, token: Token, role: Role) -> Link {
         let value_bytes_max = match role {
-            Role::Subscribed | Role::Publishing => self.value_bytes_max,
+            Role::Subscribed | Role::Publishing | Role::Keeping => self.value_bytes_max,
             Role::Reading => self.value_bytes_max.max(self.reply_bytes_max),
         };
         Link::new(self.target.clone(), token, self.registry.clone(), self.waker.clone(), self.timing, value_bytes_max)

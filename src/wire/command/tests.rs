@@ -21,7 +21,9 @@ fn owned(result: Result<Command<'_>, CommandError<'_>>) -> Decoded {
         Ok(Command { id, body }) => Ok(Command {
             id,
             body: match body {
-                Body::Subscribe { channel, since, max_rate } => Body::Subscribe { channel: own(channel), since, max_rate },
+                Body::Subscribe { channel, since, max_rate, unread } => Body::Subscribe { channel: own(channel), since, max_rate, unread },
+                Body::MarkRead { channel, epoch, seq } => Body::MarkRead { channel: own(channel), epoch, seq },
+                Body::Unread { channels } => Body::Unread { channels: channels.into_iter().map(own).collect() },
                 Body::Unsubscribe { channel } => Body::Unsubscribe { channel: own(channel) },
                 Body::Publish { channel, payload, idempotency_key } => Body::Publish {
                     channel: own(channel),
@@ -72,13 +74,13 @@ fn every_type_is_read() {
     );
     assert_eq!(
         command(&json!({"type": "subscribe", "channel": "user:é", "id": 7})),
-        Command { id: id.clone(), body: Body::Subscribe { channel: "user:é".into(), since: None, max_rate: None } }
+        Command { id: id.clone(), body: Body::Subscribe { channel: "user:é".into(), since: None, max_rate: None, unread: false } }
     );
     assert_eq!(
         command(&json!({"since": {"seq": 0, "epoch": 9007199254740991u64, "x": [1]}, "channel": "a", "type": "subscribe"})),
         Command {
             id: None,
-            body: Body::Subscribe { channel: "a".into(), since: Some(Position { epoch: 9007199254740991, seq: 0 }), max_rate: None }
+            body: Body::Subscribe { channel: "a".into(), since: Some(Position { epoch: 9007199254740991, seq: 0 }), max_rate: None, unread: false }
         }
     );
 }
@@ -105,7 +107,7 @@ fn escapes_in_keys_and_names_are_resolved() {
 #[test]
 fn unknown_fields_are_ignored_and_null_means_absent() {
     let full = json!({"type": "subscribe", "x": {"type": "ping"}, "channel": "a", "since": null, "id": null, "": 1});
-    assert_eq!(command(&full), Command { id: None, body: Body::Subscribe { channel: "a".into(), since: None, max_rate: None } });
+    assert_eq!(command(&full), Command { id: None, body: Body::Subscribe { channel: "a".into(), since: None, max_rate: None, unread: false } });
     // {1: 2, "type": "ping"}: a key that is no string is an unknown field too.
     assert_eq!(decode(false, b"\x82\x01\x02\xa4type\xa4ping").unwrap().body, Body::Ping);
 }
@@ -136,7 +138,7 @@ fn integers_may_come_as_floats_without_a_fraction() {
 fn a_rate_is_a_whole_number_of_messages_a_second() {
     let asked = |rate: Value| json!({"type": "subscribe", "channel": "a", "max_rate": rate});
     for (rate, expected) in [(json!(1), Some(1)), (json!(1000), Some(1000)), (json!(null), None)] {
-        assert_eq!(command(&asked(rate)).body, Body::Subscribe { channel: "a".into(), since: None, max_rate: expected });
+        assert_eq!(command(&asked(rate)).body, Body::Subscribe { channel: "a".into(), since: None, max_rate: expected, unread: false });
     }
     for rate in [json!(0), json!(-1), json!(1001), json!(u64::MAX), json!(0.5), json!("5"), json!([5]), json!(true)] {
         assert_eq!((error(&asked(rate.clone())).message, error(&asked(rate)).code), (BAD_MAX_RATE.into(), ErrorCode::BadCommand));

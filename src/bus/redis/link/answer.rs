@@ -45,6 +45,11 @@ pub enum Answer<'a> {
         ticket: u32,
         value: &'a Value,
     },
+    /// To the question of this number about what is kept of users.
+    Kept {
+        ticket: u32,
+        value: Cow<'a, Value>,
+    },
     /// To what was asked about our functions.
     Library {
         value: Cow<'a, Value>,
@@ -103,6 +108,9 @@ impl Link {
                     None => Answer::Odd { asked: Some(Asked::PublishDurable) },
                 },
                 (Some(Asked::Durable(ticket)), Reply::Other(value)) => Answer::Durable { ticket, value },
+                (Some(Asked::Keeping(ticket)), Reply::Other(value)) => Answer::Kept { ticket, value: Cow::Borrowed(value) },
+                (Some(Asked::Keeping(ticket)), Reply::Integer(number)) => Answer::Kept { ticket, value: Cow::Owned(Value::Int(number)) },
+                (Some(Asked::Keeping(ticket)), Reply::Okay) => Answer::Kept { ticket, value: Cow::Owned(Value::Okay) },
                 (Some(Asked::Library), Reply::Other(value)) => Answer::Library { value: Cow::Borrowed(value) },
                 (Some(Asked::Library), Reply::Integer(number)) => Answer::Library { value: Cow::Owned(Value::Int(number)) },
                 (Some(Asked::Library), Reply::Okay) => Answer::Library { value: Cow::Owned(Value::Okay) },
@@ -118,7 +126,7 @@ impl Link {
 
 /// Commands whose answers are told apart by their order alone.
 fn is_numbered(asked: &Asked) -> bool {
-    matches!(asked, Asked::Publish | Asked::PublishDurable | Asked::Durable(_) | Asked::Library | Asked::Revocations(_))
+    matches!(asked, Asked::Publish | Asked::PublishDurable | Asked::Durable(_) | Asked::Keeping(_) | Asked::Library | Asked::Revocations(_))
 }
 
 fn confirmed<'a>(awaiting: &mut Awaiting, verb: Verb, name: &'a [u8]) -> Answer<'a> {
