@@ -11,6 +11,7 @@ use super::ConnToken;
 use super::rates::TooMany;
 use super::shares::Ticket;
 use crate::auth::identity::Identity;
+use crate::clock::MonotonicNs;
 use crate::config::routes::Unrouted;
 use crate::fanout::batch::Channel;
 use crate::fanout::topics::TopicToken;
@@ -57,6 +58,8 @@ pub struct Publish {
     pub client: Option<Arc<Identity>>,
     /// Of a durable channel: a message with the same one is published once.
     pub idempotency_key: Option<Box<IdempotencyKey>>,
+    /// By a bus that passes it on.
+    pub sent_again: SentAgain,
     /// Its part of what may be under way.
     #[expect(dead_code, reason = "held, not read")]
     pub(super) ticket: Ticket,
@@ -64,7 +67,7 @@ pub struct Publish {
 
 impl Publish {
     pub fn new(channel: impl Into<Box<str>>, payload: Vec<u8>, asker: Asker) -> Publish {
-        Publish { channel: channel.into(), payload, asker, client: None, idempotency_key: None, ticket: Ticket::default() }
+        Publish { channel: channel.into(), payload, asker, client: None, idempotency_key: None, sent_again: SentAgain::default(), ticket: Ticket::default() }
     }
 
     /// The same, sent by this client.
@@ -76,6 +79,13 @@ impl Publish {
     pub fn is_given_up(&self) -> bool {
         matches!(&self.asker, Asker::Control(sender) if sender.is_closed())
     }
+}
+
+/// How often a publish had to be sent again, because whom it was sent to had not executed it, and since when.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SentAgain {
+    pub times: u32,
+    pub since: Option<MonotonicNs>,
 }
 
 /// A page of what is kept of a channel.

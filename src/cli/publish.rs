@@ -15,8 +15,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{BadSettings, BadUsage, check_channel, flags, output};
-use crate::bus::redis::placement::Placement;
-use crate::config::{Settings, load, mask};
+use crate::bus::redis::cluster::map::Map;
+use crate::bus::redis::names::Names;
+use crate::bus::redis::{keys, placement};
+use crate::config::{Settings, load, mask, redis_url};
 use crate::control::client::{Answered, Client};
 
 /// How long a server may take to answer before it is taken for gone.
@@ -61,13 +63,13 @@ pub fn command() -> Command {
         )
         .arg(flags::file())
         .args(
-            flags::some(&["redis", "prefix", "redis_channel", "control", "control_token"])
+            flags::some(&["redis", "prefix", "redis_channel", "pubsub", "control", "control_token"])
                 .into_iter()
                 .map(|arg| arg.help_heading("Where to")),
         )
         .mut_arg("--redis", |arg| {
             let help = "Publish through this Redis instead of a server's control address";
-            let long_help = format!("{help}:\nredis://[[user]:password@]host[:6379][/db], rediss://… (TLS), unix:///path");
+            let long_help = format!("{help}:\nredis://[[user]:password@]host[:6379][/db], rediss://… (TLS), unix:///path,\nredis+cluster://host:6379[,host:6379]…; of several, the one that has the channel");
             arg.conflicts_with("--control").help(help).long_help(long_help)
         })
 }
@@ -110,33 +112,22 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
 
 /// Where messages go.
 enum Target<'a> {
-    Redis { connection: Box<redis::Connection>, channel: &'a str, redis_channel: String },
+    Redis { connection: Box<redis::Connection>, channel: &'a str, command: &'static str, redis_channel: String },
     Control { client: Client, channel: &'a str },
 }
 
 impl<'a> Target<'a> {
     fn redis(settings: &Settings, channel: &'a str) -> anyhow::Result<Target<'a>> {
         // Of several, the one that has the channel.
-        let server = Placement::of(settings.redis.urls().count()).server_of(channel);
+        let server = placement::hashed(channel, settings.redis.urls().count());
         let url = settings.redis.urls().nth(server).expect("the flag was given and read");
-        if url.starts_with("rediss://") {
-            // An error says that the program has one already, which is as good.
-            let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        }
-        let shown = mask::url(url);
-        let connection = redis::Client::open(url)
-            .and_then(|client| client.get_connection_with_timeout(TIMEOUT))
-            .and_then(|connection| {
-                connection.set_read_timeout(Some(TIMEOUT))?;
-                connection.set_write_timeout(Some(TIMEOUT))?;
-                Ok(Box::new(connection))
-            })
-            // The error's sources repeat its own words, so it is not kept as one.
-            .map_err(|error| {
-                let why = if error.is_timeout() { format!("no answer in {} s", TIMEOUT.as_secs()) } else { error.to_string() };
-                anyhow::anyhow!("Redis cannot be reached at {shown} ({why}): is it running, is the URL right?")
-            })?;
-        Ok(Target::Redis { connection, channel, redis_channel: redis_channel(settings, channel) })
+        let connection = match redis_url::seeds(url) {
+            Some(seeds) => connect_owner(&seeds, channel)?,
+            None => connect(url)?,
+        };
+        let names = Names::new(&settings.redis);
+        let command = std::str::from_utf8(names.publish_command()).expect("a command is ASCII");
+        Ok(Target::Redis { connection, channel, command, redis_channel: names.to_redis(channel) })
     }
 
     fn control(settings: &Settings, channel: &'a str) -> Target<'a> {
@@ -147,8 +138,8 @@ impl<'a> Target<'a> {
     /// Publishes one message and says what became of it.
     fn publish(&mut self, payload: &[u8]) -> anyhow::Result<String> {
         match self {
-            Target::Redis { connection, channel, redis_channel } => {
-                let receivers: u64 = redis::cmd("PUBLISH")
+            Target::Redis { connection, channel, command, redis_channel } => {
+                let receivers: u64 = redis::cmd(command)
                     .arg(&*redis_channel)
                     .arg(payload)
                     .query(connection)
@@ -181,13 +172,49 @@ impl<'a> Target<'a> {
     }
 }
 
-/// The Redis channel of a channel as clients name it.
-fn redis_channel(settings: &Settings, channel: &str) -> String {
-    match settings.redis.channels.iter().any(|name| name == channel) {
-        true => channel.to_owned(),
-        false => format!("{}{channel}", settings.redis.prefix),
+fn connect(url: &str) -> anyhow::Result<Box<redis::Connection>> {
+    if url.starts_with("rediss://") {
+        // An error says that the program has one already, which is as good.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     }
+    let shown = mask::url(url);
+    redis::Client::open(url)
+        .and_then(|client| client.get_connection_with_timeout(TIMEOUT))
+        .and_then(|connection| {
+            connection.set_read_timeout(Some(TIMEOUT))?;
+            connection.set_write_timeout(Some(TIMEOUT))?;
+            Ok(Box::new(connection))
+        })
+        // The error's sources repeat its own words, so it is not kept as one.
+        .map_err(|error| {
+            let why = if error.is_timeout() { format!("no answer in {} s", TIMEOUT.as_secs()) } else { error.to_string() };
+            anyhow::anyhow!("Redis cannot be reached at {shown} ({why}): is it running, is the URL right?")
+        })
 }
+
+/// The master of the channel's slot, as the first node says that can be reached.
+fn connect_owner(seeds: &[String], channel: &str) -> anyhow::Result<Box<redis::Connection>> {
+    let mut last = None;
+    for seed in seeds {
+        let mut connection = match connect(seed) {
+            Ok(connection) => connection,
+            Err(error) => {
+                last = Some(error);
+                continue;
+            }
+        };
+        let answer: redis::Value =
+            redis::cmd("CLUSTER").arg("SLOTS").query(&mut connection).map_err(|error| anyhow::anyhow!("{}: {error}", mask::url(seed)))?;
+        let slot = keys::slot_of(channel);
+        let map = Map::read(&answer, redis_url::host(seed).unwrap_or_default().as_str());
+        let masters = map.map(|map| map.masters).unwrap_or_default();
+        let owner = masters.into_iter().find(|master| master.slots.iter().any(|slots| slots.contains(&slot)));
+        let owner = owner.with_context(|| format!("the Cluster at {} has no master for the slot of {channel} ({slot})", mask::url(seed)))?;
+        return connect(&redis_url::at(seed, &owner.node.to_string()));
+    }
+    Err(last.expect("a URL names a node at least"))
+}
+
 
 /// The request of `POST /publish`.
 #[derive(Debug, Serialize)]

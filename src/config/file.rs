@@ -461,7 +461,7 @@ mod tests {
         assert!(problem("[[listen]]\naddress = \"127.0.0.1:1\"\nmode = 660\n").contains("no unix socket"));
         assert!(problem("[[listen]]\naddress = \"unix:///s\"\nowner = \"root\"\n").contains("it has address, mode, group"));
         assert!(problem("[[listen]]\naddress = \"unix:///s\"\nmode = 999\n").contains("no mode of a file"));
-        assert!(problem("[[redis]]\nurl = 1\n").contains("a list stands"));
+        assert!(problem("[[redis]]\nurl = 1\n").contains("a table stands"));
     }
 
     #[test]

@@ -7,10 +7,11 @@ use rustls::pki_types::ServerName;
 
 use super::mask::is_plain;
 use super::settings::Redis;
-use crate::limits::redis::SERVERS_MAX;
+use crate::limits::redis::{SEEDS_MAX, SERVERS_MAX};
 
 /// What the setting `redis` takes, for messages.
 pub const ACCEPTED: &str = "redis://[[user]:password@]host[:6379][/db], rediss://… (TLS), unix:///path/to/redis.sock[?db=0&user=…&pass=…], \
+                            redis+cluster://[[user]:password@]host:6379[,host:6379]… or rediss+cluster://… for a Cluster, \
                             or \"\" for the embedded bus; a password is percent-encoded";
 
 /// Whether Redis' own client understands the URL. The reason never quotes the text, which may hold a password.
@@ -20,6 +21,9 @@ pub fn check(text: &str) -> Result<(), String> {
         None => return Err("not a URL: there is no redis:// before it".to_owned()),
         Some((scheme, _)) => scheme,
     };
+    if let Some(seeds) = seeds(text) {
+        return check_seeds(text, &seeds);
+    }
     if !["redis", "rediss", "unix"].contains(&scheme) {
         return Err(format!("`{scheme}://` is not a scheme that Redis is reached by"));
     }
@@ -83,6 +87,46 @@ fn begins_url(text: &str) -> bool {
         .is_some_and(|(scheme, _)| !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'+'))
 }
 
+/// Of the URL of a Cluster: those of the nodes that it names, each with the log-in. None: it is none of a Cluster.
+pub fn seeds(url: &str) -> Option<Vec<String>> {
+    let (scheme, rest) = url.split_once("://")?;
+    let scheme = scheme.strip_suffix("+cluster").filter(|scheme| ["redis", "rediss"].contains(scheme))?;
+    let (login, places) = rest.rsplit_once('@').map_or(("", rest), |(login, places)| (login, places));
+    let at = if rest.contains('@') { "@" } else { "" };
+    Some(places.split(',').map(|place| format!("{scheme}://{login}{at}{}", place.trim_end_matches('/'))).collect())
+}
+
+/// The URL of another node, `place` being its `host:port`, where one logs in as at this one.
+pub fn at(seed: &str, place: &str) -> String {
+    let (scheme, rest) = seed.split_once("://").unwrap_or(("redis", seed));
+    let login = rest.rsplit_once('@').map_or(String::new(), |(login, _)| format!("{login}@"));
+    format!("{scheme}://{login}{place}")
+}
+
+pub fn host(url: &str) -> Option<String> {
+    match url.into_connection_info().ok()?.addr() {
+        redis::ConnectionAddr::Tcp(host, _) | redis::ConnectionAddr::TcpTls { host, .. } => Some(host.clone()),
+        _ => None,
+    }
+}
+
+fn check_seeds(url: &str, seeds: &[String]) -> Result<(), String> {
+    if seeds.len() > SEEDS_MAX {
+        return Err(format!("it names more than {SEEDS_MAX} nodes; a few are enough, as they know of the others"));
+    }
+    for (seed, place) in seeds.iter().zip(url.trim_end_matches('/').rsplit(['@', '/']).next().unwrap_or_default().split(',')) {
+        if place.is_empty() && seeds.len() > 1 {
+            return Err("there is a comma with no host beside it".to_owned());
+        }
+        check(seed)?;
+        let info = seed.as_str().into_connection_info().map_err(|_| "a node of it cannot be read".to_owned())?;
+        if info.redis_settings().db() != 0 {
+            return Err("a Cluster has no databases: leave the number out".to_owned());
+        }
+    }
+    Ok(())
+}
+
 /// `localhost`, `10.0.0.7`, `redis.internal:6379`: nothing that could be a password.
 fn is_host(text: &str) -> bool {
     let (name, port) = text.rsplit_once(':').map_or((text, None), |(name, port)| (name, Some(port)));
@@ -94,6 +138,9 @@ fn is_host(text: &str) -> bool {
 
 /// Whether a user is named without a password: nobody is logged in then, and most likely it is the password that stands there.
 pub fn lacks_password(url: &str) -> bool {
+    if let Some(seeds) = seeds(url) {
+        return seeds.first().is_some_and(|seed| lacks_password(seed));
+    }
     url.into_connection_info().is_ok_and(|info| info.redis_settings().username().is_some() && info.redis_settings().password().is_none())
 }
 
@@ -196,6 +243,37 @@ mod tests {
             ("redis://user:secret@host", false),
         ] {
             assert_eq!(lacks_password(url), lacks, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_cluster_is_named_by_some_of_its_nodes() {
+        for (url, nodes) in [
+            ("redis+cluster://h", &["redis://h"][..]),
+            ("redis+cluster://:p%40w@h:1,i:2,[::1]:3", &["redis://:p%40w@h:1", "redis://:p%40w@i:2", "redis://:p%40w@[::1]:3"]),
+            ("rediss+cluster://u:p@h:1/", &["rediss://u:p@h:1"]),
+        ] {
+            assert_eq!((check(url), seeds(url).as_deref()), (Ok(()), Some(&nodes.iter().map(|node| node.to_string()).collect::<Vec<_>>()[..])));
+        }
+        for (url, words) in [
+            ("redis+cluster://:secret@h:1,", "comma"),
+            ("redis+cluster://:secret@h:1,i:port", "read"),
+            ("redis+cluster://:secret@h:1/3", "no databases"),
+            ("redis+cluster://:secret@", "read"),
+            ("unix+cluster://secret", "not a scheme"),
+        ] {
+            let reason = check(url).expect_err(url);
+            assert!(reason.contains(words) && !reason.contains("secret"), "{url}: {reason}");
+        }
+        let many = format!("redis+cluster://{}", vec!["h"; SEEDS_MAX + 1].join(","));
+        assert!(check(&many).unwrap_err().contains("a few are enough"));
+        for (url, shown) in [
+            ("redis+cluster://u:secret@h:1,i:2", "redis+cluster://u:***@h:1,i:2"),
+            ("redis+cluster://h:1,i:2", "redis+cluster://h:1,i:2"),
+            ("redis+cluster://h:1,i", "redis+cluster://h:1,i"),
+            ("redis+cluster://h:1,:secret", "redis+cluster://h:1,:***"),
+        ] {
+            assert_eq!(mask::url(url), shown);
         }
     }
 

@@ -379,7 +379,8 @@ mod tests {
     fn every_field_has_a_row_and_every_row_a_field() {
         let default = fields(&Settings::default());
         assert!(default.len() > 40 && default.contains_key("channels.default.overrun") && default.contains_key("addresses.listen"));
-        let mut read = BTreeMap::from([("channels.tables".to_owned(), "[[channels]]")]);
+        let mut read =
+            BTreeMap::from([("channels.tables".to_owned(), "[[channels]]"), ("redis.beside".to_owned(), "redis, more than once")]);
         for setting in SETTINGS {
             let changed: Vec<String> =
                 fields(&other(setting)).into_iter().filter(|(way, text)| default[way] != *text).map(|(way, _)| way).collect();

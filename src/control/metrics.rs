@@ -28,7 +28,8 @@ use super::{State, process};
 use crate::auth::token::TokenReason;
 use crate::config::Overrun;
 use crate::config::routes::Unrouted;
-use crate::metrics::{BusMetrics, Counter, LATENCY_BOUNDS_US, Latency, LoadCause, ShardMetrics};
+use crate::config::words::EMBEDDED;
+use crate::metrics::{BusMetrics, Counter, LATENCY_BOUNDS_US, Latency, LoadCause, ServerState, ShardMetrics};
 use crate::rate::Publisher;
 use crate::wire::close::CloseReason;
 use crate::wire::command::ErrorCode;
@@ -118,6 +119,11 @@ const SHARD_COUNTERS: &[Named<ShardMetrics>] = &[
 const BUS_COUNTERS: &[Named<BusMetrics>] = &[
     ("campanile_bus_messages", "Messages received from the bus (Redis, or the embedded one). Unit: messages.", |m| &m.messages),
     ("campanile_bus_received_bytes", "Payload bytes received from the bus. Unit: bytes.", |m| &m.bytes),
+    (
+        "campanile_bus_redirected",
+        "Publishes that a node of a Cluster did not execute, because their slot was another's or was moving; they are sent again. Unit: messages.",
+        |m| &m.redirected,
+    ),
     (
         "campanile_bus_misplaced",
         "Messages dropped because they came by a Redis that, of several, does not have their channel. Unit: messages.",
@@ -363,10 +369,14 @@ impl Scrape {
         for (name, help, read) in BUS_COUNTERS {
             page.counter(name, help, read(bus).get())?;
         }
+        let mut servers = bus.servers.all();
+        if servers.is_empty() {
+            servers.push(ServerState { name: EMBEDDED.to_owned(), is_ready: bus.ready.get() != 0 });
+        }
         page.gauges(
             "campanile_bus_server_ready",
-            "Whether the messages of its channels flow, for each Redis: 1 if so, else 0. Unit: none.",
-            bus.servers.all().into_iter().map(|server| ([("url", server.name)], u64::from(server.is_ready))),
+            "Whether the messages of its channels flow, for each Redis (or the embedded bus): 1 if so, else 0. Unit: none.",
+            servers.into_iter().map(|server| ([("url", server.name)], u64::from(server.is_ready))),
         )?;
         page.counters(
             "campanile_bus_unrouted",

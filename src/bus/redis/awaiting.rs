@@ -35,6 +35,10 @@ pub enum Asked {
     Library,
     /// On the publishing connection.
     Revocations(revocations::Question),
+    /// Who the masters of the Cluster are.
+    Slots,
+    /// That the next command is for a slot which is not this node's yet.
+    Asking,
     Channels(Verb, Names),
 }
 
@@ -58,6 +62,17 @@ impl Verb {
     }
 }
 
+impl Verb {
+    /// As Redis has it.
+    pub const fn command(self, is_sharded: bool) -> &'static str {
+        match self {
+            Verb::Subscribe if is_sharded => "SSUBSCRIBE",
+            Verb::Unsubscribe if is_sharded => "SUNSUBSCRIBE",
+            Verb::Subscribe | Verb::Unsubscribe | Verb::PatternSubscribe => self.name(),
+        }
+    }
+}
+
 impl Asked {
     /// The command, for the operator.
     pub fn name(&self) -> &'static str {
@@ -74,6 +89,8 @@ impl Asked {
             Asked::Library => "FUNCTION LOAD",
             Asked::Revocations(revocations::Question::Of(_)) => "ZADD",
             Asked::Revocations(revocations::Question::Read) => "ZSCAN",
+            Asked::Slots => "CLUSTER SLOTS",
+            Asked::Asking => "ASKING",
             Asked::Channels(verb, _) => verb.name(),
         }
     }

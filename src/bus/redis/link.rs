@@ -294,6 +294,14 @@ impl Link {
         self.locator.address()
     }
 
+    /// It goes to another server from now on. It must be down.
+    pub fn retarget(&mut self, target: Arc<Target>) {
+        debug_assert!(!self.is_ready());
+        self.locator.retarget(target.clone());
+        self.target = target;
+        (self.without_hello_until, self.silence_max) = (0, None);
+    }
+
     /// Takes over what another connection to the same server has learned: where it is, and how it wants to be treated.
     pub fn learn_from(&mut self, other: &Link) {
         self.locator.learn_from(&other.locator);

@@ -4,6 +4,8 @@
 use redis::ServerError;
 
 use super::awaiting::Asked;
+use super::cluster::Redirect;
+use super::cluster::again::Returned;
 use super::durable;
 use super::fault::{Fault, text_of};
 use super::link::{Answer as Reply, Link};
@@ -19,6 +21,8 @@ use crate::limits::bus::PUBLISHES_MAX;
 
 #[derive(Debug)]
 pub struct Outlet {
+    /// In a Cluster: what a node has not executed, because it is another's to do or must wait. None: it is answered as it is.
+    returned: Option<Vec<Returned>>,
     limit: OutputLimit,
     /// Redis was asked for it, or cannot be asked.
     was_asked: bool,
@@ -27,18 +31,32 @@ pub struct Outlet {
     /// Under way at once. What comes back goes into the shards' inboxes: at most half of one ([`Lane::has_room_for`] leaves it free).
     publishes_max: usize,
     bytes_max: usize,
+    /// Of both, each of so many servers has its part.
+    servers: usize,
 }
 
 impl Outlet {
     /// `servers`: as many have one, and what comes back of all of them goes into the same inboxes.
-    pub fn new(settings: &Settings, servers: usize) -> Outlet {
+    pub fn new(settings: &Settings, servers: usize, is_cluster: bool) -> Outlet {
         Outlet {
+            returned: is_cluster.then(Vec::new),
             limit: OutputLimit::default(),
             was_asked: false,
             is_due: false,
-            publishes_max: (PUBLISHES_MAX.min(settings.shards.inbox_messages / 2) / servers).max(1),
-            bytes_max: settings.bounds.inbox_bytes_total / settings.shards.count / 2 / servers,
+            servers,
+            publishes_max: PUBLISHES_MAX.min(settings.shards.inbox_messages / 2),
+            bytes_max: settings.bounds.inbox_bytes_total / settings.shards.count / 2,
         }
+    }
+
+    /// There are so many servers now.
+    pub fn share_among(&mut self, servers: usize) {
+        self.servers = servers;
+    }
+
+    /// What is to be sent again.
+    pub fn take_returned(&mut self) -> Vec<Returned> {
+        self.returned.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// The largest message that Redis can keep for a subscriber.
@@ -47,9 +65,10 @@ impl Outlet {
     }
 
     pub fn has_room_for(&self, publishes: &Publishes, message_bytes: usize) -> bool {
-        let window = self.limit.window_bytes().min(self.bytes_max);
+        let window = self.limit.window_bytes().min(self.bytes_max / self.servers);
+        let publishes_max = (self.publishes_max / self.servers).max(1);
         let returning = publishes.returning_bytes();
-        !self.is_due && publishes.len() < self.publishes_max && (returning == 0 || returning + message_bytes <= window)
+        !self.is_due && publishes.len() < publishes_max && (returning == 0 || returning + message_bytes <= window)
     }
 
     /// Asks how much Redis keeps for subscribers. The connection is ready.
@@ -86,6 +105,7 @@ impl Outlet {
         reply: Reply<'_>,
         is_subscribed: bool,
     ) -> Result<Option<Fenced>, Fault> {
+        let mut redirect = None;
         let answer = match reply {
             Reply::OutputLimit(limit) => {
                 (self.limit, self.is_due) = (limit, false);
@@ -93,7 +113,10 @@ impl Outlet {
             }
             Reply::Published { number } => Ok(number),
             Reply::Refused { error, .. } if error.code() == "NOAUTH" => return Err(Fault::refused(error)),
-            Reply::Refused { error, .. } => Err(refusal(error)),
+            Reply::Refused { error, .. } => {
+                redirect = self.returned.as_ref().and_then(|_| Redirect::of(error));
+                Err(refusal(error))
+            }
             Reply::Pong { .. } | Reply::Nothing => return Ok(None),
             Reply::Odd { asked: None } => {
                 hub.metrics().protocol_errors.inc();
@@ -103,6 +126,7 @@ impl Outlet {
             | Reply::Message { .. }
             | Reply::Confirmed { .. }
             | Reply::Revocations { .. }
+            | Reply::Slots { .. }
             | Reply::Durable { .. }
             | Reply::Library { .. } => {
                 return Err(Fault::new("it answers what was not asked"));
@@ -111,8 +135,10 @@ impl Outlet {
         let Some(Answer { done, needs_fence }) = publishes.answered(answer, is_subscribed) else {
             return Err(Fault::new("it answers what was not asked"));
         };
-        if let Some((publish, result)) = done {
-            hub.published(publish, result);
+        match (done, redirect, &mut self.returned) {
+            (Some((publish, Err(error))), Some(redirect), Some(returned)) => returned.push(Returned { publish, redirect, error }),
+            (Some((publish, result)), _, _) => hub.published(publish, result),
+            (None, _, _) => {}
         }
         Ok(needs_fence)
     }

@@ -11,6 +11,8 @@ use mio::event::Event;
 use mio::{Registry, Token, Waker};
 
 use super::awaiting::Asked;
+use super::cluster::again::Returned;
+use super::cluster::map::Node;
 use super::durable::{self, Durables};
 use super::fault::Fault;
 use super::feed::Feed;
@@ -27,11 +29,12 @@ use crate::bus::hub::{Hub, Receipt};
 use crate::bus::question::{PageWanted, Publish, PublishError};
 use crate::bus::ration::Ration;
 use crate::bus::revoke::{self, Revoke, RevokeError};
+use crate::bus::upstream::FIRST_TOKEN;
 #[cfg(doc)]
 use crate::bus::upstream::Upstream;
 use crate::clock::MonotonicNs;
 use crate::config::Settings;
-use crate::limits::redis::{TURN_BYTES, VALUE_BYTES_MIN};
+use crate::limits::redis::{LINKS_MAX, TURN_BYTES, VALUE_BYTES_MIN};
 use crate::sys;
 
 /// Which of the servers of a bus it is.
@@ -43,6 +46,13 @@ pub struct Seat {
     pub servers: usize,
     /// Of its first link; [`LINKS_MAX`](crate::limits::redis::LINKS_MAX) are its own.
     pub first_token: usize,
+}
+
+impl Seat {
+    /// `number`: of the server.
+    pub fn new(part: Part, servers: usize, number: usize) -> Seat {
+        Seat { part, servers, first_token: FIRST_TOKEN + number * LINKS_MAX }
+    }
 }
 
 #[derive(Debug)]
@@ -94,19 +104,18 @@ struct LinkParts {
 }
 
 impl Server {
-    /// A URL that cannot be used is an error; a server that cannot be reached is not.
     pub fn new(
-        url: &str,
+        target: Arc<Target>,
         settings: &Settings,
         revocations: Option<revoke::Revocations>,
         timing: Timing,
         (registry, waker): (Arc<Registry>, Arc<Waker>),
         Seat { part, servers, first_token }: Seat,
-    ) -> anyhow::Result<Server> {
-        let target = Arc::new(Target::from_url(url)?);
+    ) -> Server {
         let value_bytes_max = settings.bounds.payload_bytes_max.saturating_add(64 * 1024).max(VALUE_BYTES_MIN);
         let health = Health::new(target.to_string(), sys::monotonic_ns());
-        let at = if servers > 1 { format!(" at {target}") } else { String::new() };
+        let is_cluster = part.is_of_cluster();
+        let at = if servers > 1 || is_cluster { format!(" at {target}") } else { String::new() };
         let library = settings.channels.has_durable().then(|| Loading::new(at.clone()));
         let mut server = Server {
             first_token,
@@ -120,14 +129,14 @@ impl Server {
                 value_bytes_max,
                 reply_bytes_max: Durables::reply_bytes_max(settings.bounds.payload_bytes_max),
             },
-            outlet: Outlet::new(settings, servers),
+            outlet: Outlet::new(settings, servers, is_cluster),
             feed: Feed::new(settings, revocations, timing, (part, servers), at),
             library,
             health,
             warnings: Ration::default(),
         };
         server.open(Role::Subscribed);
-        Ok(server)
+        server
     }
 
     // The links.
@@ -235,6 +244,15 @@ impl Server {
                 let mut fenced = Vec::new();
                 let mut take_one = || {
                     let Some(reply) = link.next_answer()? else { return Ok(false) };
+                    if let Answer::Refused { asked: Asked::Revocations(_), error } = &reply {
+                        self.feed.note_moved(error);
+                    }
+                    if let (None, Answer::Revocations { .. } | Answer::Refused { asked: Asked::Revocations(_), .. }) =
+                        (&self.feed.revocations, &reply)
+                    {
+                        // They are kept by another server since it was asked.
+                        return Ok(true);
+                    }
                     if self.feed.revocations.as_mut().is_some_and(|revocations| revocations.takes(&reply)) {
                         return Ok(true);
                     }
@@ -395,6 +413,76 @@ impl Server {
     /// Whether messages flow.
     pub fn is_ready(&self) -> bool {
         self.is_ready
+    }
+
+    // In a Cluster.
+
+    /// Where it is.
+    pub fn target(&self) -> &Target {
+        &self.make_link.target
+    }
+
+    /// Its slots have a new master: what was done there is done here from now on, as after an outage.
+    pub fn retarget(&mut self, target: Arc<Target>, hub: &mut Hub, now: MonotonicNs) {
+        self.health.retarget(target.to_string());
+        self.make_link.target = target.clone();
+        for at in 0..self.links.len() {
+            self.lose_link(at, hub, &Fault::new("its slots have another master now"), now);
+            let link = &mut self.links[at].link;
+            link.retarget(target.clone());
+            link.retry_at_once(now);
+        }
+    }
+
+    /// It is not subscribed, for whatever reason.
+    pub fn is_away(&self) -> bool {
+        !self.is_subscribed()
+    }
+
+    /// It is about to be connected, and has not failed to be.
+    pub fn is_arriving(&self) -> bool {
+        self.link(Role::Subscribed).is_some_and(|link| !link.is_ready() && !link.is_backing_off())
+    }
+
+    /// A publish that has time would be sent at once.
+    pub fn is_open_for(&mut self, publish: &Publish) -> bool {
+        self.takes(publish) && self.link(Role::Publishing).is_some_and(Link::is_ready)
+    }
+
+    /// Other channels are its own from now on ([`Feed::set_part`]).
+    pub fn set_part(&mut self, part: Part, servers: usize) {
+        self.outlet.share_among(servers);
+        self.feed.set_part(part, servers);
+    }
+
+    /// Whether something shows that the map is old, and who knows better.
+    pub fn take_is_old(&mut self) -> Option<Option<Node>> {
+        self.feed.take_is_old()
+    }
+
+    /// Publishes that it has not executed.
+    pub fn take_returned(&mut self) -> Vec<Returned> {
+        self.outlet.take_returned()
+    }
+
+    pub fn take_foreign_pages(&mut self) -> Vec<PageWanted> {
+        self.feed.durables.take_foreign_pages()
+    }
+
+    pub fn take_revocations(&mut self) -> Option<Revocations> {
+        self.feed.take_revocations()
+    }
+
+    pub fn give_revocations(&mut self, revocations: Revocations) {
+        self.feed.give_revocations(revocations);
+    }
+
+    /// One that it has to be asked to take, as its slot is not its own yet.
+    pub fn publish_asking(&mut self, hub: &mut Hub, publish: Publish, now: MonotonicNs) {
+        if let Some(link) = self.link_mut(Role::Publishing).filter(|link| link.is_ready()) {
+            link.ask(Asked::Asking, &[b"ASKING"], now);
+        }
+        self.publish(hub, publish, now);
     }
 
     /// How it is called, without its password.

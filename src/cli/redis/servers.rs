@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use redis::{Connection, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, RedisError, Value};
 
-use crate::config::mask;
+use crate::config::{mask, redis_url};
 
 /// How long a server may take to answer before it is taken for gone.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -19,6 +19,18 @@ pub struct Server {
 
 /// The servers that have to be seen to. The URL has been checked.
 pub fn reached_by(url: &str) -> Vec<Server> {
+    if let Some(seeds) = redis_url::seeds(url) {
+        // Any node that answers knows of the others.
+        let mut found = Vec::new();
+        for seed in &seeds {
+            let of_seed = reached_by(seed);
+            if of_seed.iter().any(|server| server.connection.is_ok()) {
+                return of_seed;
+            }
+            found.extend(of_seed);
+        }
+        return found;
+    }
     if url.starts_with("rediss://") {
         // An error says that the program has one already, which is as good.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();

@@ -130,7 +130,7 @@ fn info_says_what_runs_and_hides_the_password() {
     assert_eq!(info["fd_table"], "private");
     assert_eq!(info["listen"], json!(["127.0.0.1:8080"]));
     assert_eq!(info["control"], server.address.to_string());
-    assert_eq!(info["bus"], json!({ "kind": "redis", "url": "redis://app:***@127.0.0.1:6379/0", "ready": false, "channels": 0 }));
+    assert_eq!(info["bus"], json!({ "kind": "redis", "url": "redis://app:***@127.0.0.1:6379/0", "servers": [], "ready": false, "channels": 0 }));
     assert_eq!(info["shards"].as_array().unwrap().len(), 2);
     assert_eq!((&info["shards"][1]["connections"], &info["shards"][1]["subscriptions"]), (&json!(12), &json!(34)));
     assert_eq!((&info["shards"][0]["channels"], &info["shards"][1]["channels"]), (&json!(0), &json!(5)));

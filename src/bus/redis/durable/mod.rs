@@ -33,10 +33,13 @@ use self::applying::{Applied, apply, put, takes};
 use self::envelope::{Bad, Envelope};
 use self::reading::{Entry, Standing};
 use super::awaiting::Asked;
+use super::cluster::Redirect;
+use super::cluster::map::Node;
 use super::fault::{Refusal, with_advice};
 use super::keys;
 use super::library;
 use super::link::Link;
+use super::placement::Part;
 use crate::bus::flow::{Count, Counter, Start};
 use crate::bus::hub::{Hub, Receipt};
 use crate::bus::pages::Pages;
@@ -59,6 +62,10 @@ const ROOM_NS: u64 = 2_000_000;
 
 #[derive(Debug)]
 pub struct Durables {
+    /// The channels of this server.
+    part: Part,
+    /// In a Cluster: a stream is not here, and perhaps where it is.
+    is_old: Option<Option<Node>>,
     prefix: Box<str>,
     /// Of the stream, asked for at a time: so many of the largest fit what a reply may have.
     page_entries: usize,
@@ -76,6 +83,8 @@ pub struct Durables {
     read_bytes: usize,
     held_bytes_max: usize,
     read_bytes_max: usize,
+    /// Of the servers of the bus together.
+    turn_bytes_of_all: usize,
     /// What may be handed on in this turn, in all: whether a shard's inbox has room is known again when the turn is over.
     turn_bytes_max: usize,
     turn_bytes: usize,
@@ -137,11 +146,13 @@ impl Held {
 }
 
 impl Durables {
-    pub fn new(settings: &Settings) -> Durables {
+    pub fn new(settings: &Settings, part: Part) -> Durables {
         let (prefix, payload_bytes_max) = (settings.redis.prefix.as_str(), settings.bounds.payload_bytes_max);
         // A quarter of an inbox: there is room while half of it is free.
         let turn_bytes_max = settings.bounds.inbox_bytes_total / settings.shards.count / 4;
         Durables {
+            part,
+            is_old: None,
             prefix: prefix.into(),
             page_entries: (PAGE_BYTES_MAX / (payload_bytes_max + ENTRY_BYTES)).clamp(1, PAGE_ENTRIES_MAX),
             channels: HashMap::new(),
@@ -154,6 +165,7 @@ impl Durables {
             read_bytes: 0,
             held_bytes_max: HELD_BYTES_MAX,
             read_bytes_max: READ_BYTES_MAX,
+            turn_bytes_of_all: turn_bytes_max,
             turn_bytes_max,
             turn_bytes: 0,
             retry_at: None,
@@ -163,9 +175,37 @@ impl Durables {
 
     /// There are so many of them, of as many servers: what is bounded for all of them is divided.
     pub fn share_among(mut self, servers: usize) -> Durables {
-        self.turn_bytes_max /= servers;
-        (self.held_bytes_max, self.read_bytes_max) = (HELD_BYTES_MAX / servers, READ_BYTES_MAX / servers);
+        self.divide(servers);
         self
+    }
+
+    /// In a Cluster: other channels are this server's, of so many.
+    pub fn set_part(&mut self, part: Part, servers: usize) {
+        self.part = part;
+        self.divide(servers);
+    }
+
+    pub fn take_is_old(&mut self) -> Option<Option<Node>> {
+        self.is_old.take()
+    }
+
+    /// Pages that wait here though their channels are another server's by now.
+    pub fn take_foreign_pages(&mut self) -> Vec<PageWanted> {
+        self.pages.take_due_but(|channel| self.part.has(&channel.name))
+    }
+
+    fn divide(&mut self, servers: usize) {
+        self.turn_bytes_max = self.turn_bytes_of_all / servers;
+        (self.held_bytes_max, self.read_bytes_max) = (HELD_BYTES_MAX / servers, READ_BYTES_MAX / servers);
+    }
+
+    /// Whether it may be asked again, here or elsewhere; then it is noted whether the map is old.
+    fn is_for_now(&mut self, error: &ServerError) -> bool {
+        let redirect = Redirect::of(error).filter(|_| self.part.is_of_cluster());
+        if let Some(Redirect::Moved(node)) = &redirect {
+            self.is_old = Some(node.clone());
+        }
+        redirect.is_some() || Refusal::of(error) == Refusal::ForNow
     }
 
     /// What the largest reply may take.
@@ -402,7 +442,14 @@ impl Durables {
     }
 
     /// Publishes by the function that gives the message its number.
-    pub fn publish(&self, link: &mut Link, publish: &Publish, redis_channel: &str, rule: &ChannelRule, now: MonotonicNs) {
+    pub fn publish(
+        &self,
+        link: &mut Link,
+        publish: &Publish,
+        (command_within, redis_channel): (&[u8], &str),
+        rule: &ChannelRule,
+        now: MonotonicNs,
+    ) {
         let channel = &publish.channel;
         let (stream, meta) = (keys::stream(&self.prefix, channel), keys::meta(&self.prefix, channel));
         let once = publish.idempotency_key.as_deref().map(|key| keys::once(&self.prefix, channel, key.as_str()));
@@ -412,7 +459,7 @@ impl Durables {
             smallvec![b"FCALL".as_slice(), library::PUBLISH.as_bytes(), keys, stream.as_bytes(), meta.as_bytes()];
         command.extend(once.as_ref().map(String::as_bytes));
         let arguments: [&[u8]; 6] =
-            [b"PUBLISH", redis_channel.as_bytes(), count.as_bytes(), age_ms.as_bytes(), IDEMPOTENCY_WINDOW_MS, &publish.payload];
+            [command_within, redis_channel.as_bytes(), count.as_bytes(), age_ms.as_bytes(), IDEMPOTENCY_WINDOW_MS, &publish.payload];
         command.extend(arguments);
         link.ask(Asked::PublishDurable, &command, now);
     }
@@ -490,7 +537,7 @@ impl Durables {
                 let entries = reading::entries(value).into_iter().filter_map(Entry::kept).collect();
                 self.pages.read(hub, channel, from, last, entries);
             }
-            (Err(error), Some(_)) if Refusal::of(error) == Refusal::ForNow => {
+            (Err(error), Some(_)) if self.is_for_now(error) => {
                 self.retry_at = Some(monotonic_ns() + RETRY_NS);
                 self.pages.put_back(channel, from);
             }
@@ -581,7 +628,7 @@ impl Durables {
     }
 
     fn refused(&mut self, hub: &mut Hub, channel: &str, error: &ServerError) {
-        if Refusal::of(error) == Refusal::ForNow || reading::is_without_library(error) {
+        if self.is_for_now(error) || reading::is_without_library(error) {
             self.retry_at = Some(monotonic_ns() + RETRY_NS);
             return self.ask(channel);
         }

@@ -49,6 +49,10 @@ pub enum Answer<'a> {
     Library {
         value: Cow<'a, Value>,
     },
+    /// Who the masters of the Cluster are.
+    Slots {
+        value: &'a Value,
+    },
     /// What it says of the buffers of subscribers, or its default if it does not tell.
     OutputLimit(OutputLimit),
     /// To something asked about revocations.
@@ -103,6 +107,9 @@ impl Link {
                     None => Answer::Odd { asked: Some(Asked::PublishDurable) },
                 },
                 (Some(Asked::Durable(ticket)), Reply::Other(value)) => Answer::Durable { ticket, value },
+                (Some(Asked::Slots), Reply::Other(value)) => Answer::Slots { value },
+                // What follows it will be answered, whatever it says.
+                (Some(Asked::Asking), _) => Answer::Nothing,
                 (Some(Asked::Library), Reply::Other(value)) => Answer::Library { value: Cow::Borrowed(value) },
                 (Some(Asked::Library), Reply::Integer(number)) => Answer::Library { value: Cow::Owned(Value::Int(number)) },
                 (Some(Asked::Library), Reply::Okay) => Answer::Library { value: Cow::Owned(Value::Okay) },
@@ -118,7 +125,10 @@ impl Link {
 
 /// Commands whose answers are told apart by their order alone.
 fn is_numbered(asked: &Asked) -> bool {
-    matches!(asked, Asked::Publish | Asked::PublishDurable | Asked::Durable(_) | Asked::Library | Asked::Revocations(_))
+    matches!(
+        asked,
+        Asked::Publish | Asked::PublishDurable | Asked::Asking | Asked::Durable(_) | Asked::Library | Asked::Slots | Asked::Revocations(_)
+    )
 }
 
 fn confirmed<'a>(awaiting: &mut Awaiting, verb: Verb, name: &'a [u8]) -> Answer<'a> {
