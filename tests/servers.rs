@@ -79,6 +79,6 @@ fn servers_that_cannot_be_meant_are_refused_before_anything_starts() {
     let launch = support::server::Launch::new(&["--shards", "1"]);
     let launch = launch.file("redis = [\"redis://:hush@127.0.0.1:1\", \"redis://:hush@127.0.0.1:2\"]\n");
     let server = launch.start();
-    let log = server.log();
+    let log = server.log_when("servers, each");
     assert!(log.contains("redis://:***@127.0.0.1:1, redis://:***@127.0.0.1:2 (2 servers") && !log.contains("hush"), "{log}");
 }
