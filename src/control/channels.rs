@@ -8,7 +8,6 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::sync::oneshot;
 
 use super::State;
 use super::answer::{self, Problem};
@@ -38,18 +37,7 @@ pub(super) async fn channels(Shared(state): Shared<Arc<State>>, page: Result<Que
     if !(1..=PAGE_CHANNELS_MAX).contains(&page.limit) {
         return Err(Problem::bad_request(format!("limit={} is out of range", page.limit), accepted()));
     }
-    let unavailable = |error| Problem::new(StatusCode::SERVICE_UNAVAILABLE, error);
-
-    let (reply, answered) = oneshot::channel();
-    let command = BusCommand::ListChannels { from: page.from, limit: page.limit, reply };
-    state.bus.send(command).map_err(|_| unavailable("the bus has too much to do; try again"))?;
-    let page = tokio::time::timeout(state.timeouts.bus, answered)
-        .await
-        .map_err(|_| {
-            let error = format!("no answer from the bus within {} s", state.timeouts.bus.as_secs_f64());
-            Problem::new(StatusCode::GATEWAY_TIMEOUT, error)
-        })?
-        .map_err(|_| unavailable("the bus has ended: the server is stopping"))?;
+    let page = state.ask_bus(|reply| BusCommand::ListChannels { from: page.from, limit: page.limit, reply }).await?;
 
     let channels: Vec<_> = page
         .channels

@@ -8,10 +8,9 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::oneshot;
 
 use super::State;
-use super::answer::{self, Problem};
+use super::answer::Problem;
 use crate::bus::BusCommand;
 use crate::bus::question::{Answer, Asker, HistoryAsked, Question};
 use crate::bus::recall::{HistoryError, HistoryPage, Recall};
@@ -61,24 +60,14 @@ pub(super) async fn history(Shared(state): Shared<Arc<State>>, asked: Result<Que
         return Err(Problem::bad_request(format!("limit={limit} is out of range"), accepted()));
     }
     let range = range(&asked)?;
-    let unavailable = |error: &str| Problem::new(StatusCode::SERVICE_UNAVAILABLE, error);
-
-    let (reply, answered) = oneshot::channel();
     let recall = Recall { channel: asked.channel.as_str().into(), range, limit };
-    let question = Question::History(HistoryAsked { recall, asker: Asker::Control(reply) });
-    state.bus.send(BusCommand::Ask(question)).map_err(|_| unavailable("the bus has too much to do; try again"))?;
-    let answer = tokio::time::timeout(state.timeouts.bus, answered)
-        .await
-        .map_err(|_| {
-            let error = format!("no answer from the bus within {} s", state.timeouts.bus.as_secs_f64());
-            Problem::new(StatusCode::GATEWAY_TIMEOUT, error)
-        })?
-        .map_err(|_| unavailable("the bus has ended: the server is stopping"))?;
+    let question = |reply| BusCommand::Ask(Question::History(HistoryAsked { recall, asker: Asker::Control(reply) }));
+    let answer = state.ask_bus(question).await?;
     let Answer::History { result, .. } = answer else { unreachable!("each question has its own answer") };
     match result {
         Ok(page) => Ok(shown(&state, &asked.channel, &page)),
         Err(error @ (HistoryError::Busy | HistoryError::Unavailable)) => {
-            Ok(answer::retryable(unavailable(&error.to_string()).into_response()))
+            Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))
         }
         Err(error @ HistoryError::Refused(_)) => Err(Problem::new(StatusCode::BAD_GATEWAY, error.to_string())),
     }

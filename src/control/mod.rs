@@ -49,11 +49,12 @@ use std::time::{Duration, Instant};
 pub use orders::Orders;
 pub use room::memory_bound;
 
+use axum::http::StatusCode;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use crate::bus::BusSender;
 use crate::bus::revoke::Revocations;
+use crate::bus::{BusCommand, BusSender};
 use crate::config::{FdTable, Settings};
 use crate::life::{Life, Stage};
 use crate::limits::control::{PUBLISHES_MAX, READS_MAX, SERVERS_TOLD_MAX, WAITING_MAX};
@@ -61,6 +62,8 @@ use crate::listen::{Address, ControlSocket, Listener};
 use crate::metrics::{BusMetrics, ServerState, ShardMetrics};
 use crate::shard::load::HostLoad;
 use crate::systemd::Supervision;
+
+use answer::Problem;
 
 /// Exit code after a second signal: 128 + SIGINT, what a shell shows for an interrupted command.
 pub const EXIT_INTERRUPTED: i32 = 130;
@@ -226,6 +229,20 @@ impl State {
             Some("Redis cannot be reached, or its channels are not yet subscribed")
         } else {
             Some("the embedded bus has not started yet")
+        }
+    }
+
+    /// What the bus answers a question; `command` makes it of what takes the answer.
+    async fn ask_bus<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> BusCommand) -> Result<T, Problem> {
+        let unavailable = |error| Problem::new(StatusCode::SERVICE_UNAVAILABLE, error);
+        let (reply, answered) = oneshot::channel();
+        self.bus.send(command(reply)).map_err(|_| unavailable("the bus has too much to do; try again"))?;
+        match tokio::time::timeout(self.timeouts.bus, answered).await {
+            Ok(answer) => answer.map_err(|_| unavailable("the bus has ended: the server is stopping")),
+            Err(_) => {
+                let error = format!("no answer from the bus within {} s", self.timeouts.bus.as_secs_f64());
+                Err(Problem::new(StatusCode::GATEWAY_TIMEOUT, error))
+            }
         }
     }
 }
