@@ -1,14 +1,16 @@
 //! The command line: what is measured, with how many clients, and where the results go.
 
+mod values;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use campanile::limits::MAX_RATE_MAX;
-use campanile::named::Named;
 use campanile::wire::Format;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::stamp::STAMP_BYTES;
+pub use values::Cores;
+use values::{parse_format, parse_head_bytes, parse_number, parse_payload, parse_positive, parse_threads};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -373,48 +375,6 @@ pub enum Leave {
     Close,
 }
 
-/// A list of cores: `0,2-3`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Cores(pub Vec<usize>);
-
-impl std::str::FromStr for Cores {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Cores, String> {
-        let mut cores = Vec::new();
-        for part in text.split(',').filter(|part| !part.is_empty()) {
-            let (first, last) = part.split_once('-').unwrap_or((part, part));
-            match (first.trim().parse::<usize>(), last.trim().parse::<usize>()) {
-                (Ok(first), Ok(last)) if first <= last && last < 4096 => cores.extend(first..=last),
-                _ => return Err("cores are written like 0,2-3".to_owned()),
-            }
-        }
-        Ok(Cores(cores))
-    }
-}
-
-fn parse_number(text: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0).ok_or_else(|| "a number, 0 or more".to_owned())
-}
-
-fn parse_positive(text: &str) -> Result<f64, String> {
-    parse_number(text).ok().filter(|number| *number > 0.0).ok_or_else(|| "a number above 0".to_owned())
-}
-
-fn parse_head_bytes(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|bytes| (1..=64 * 1024).contains(bytes)).ok_or_else(|| "accepted are 1 to 65536 bytes".to_owned())
-}
-
-fn parse_threads(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|threads| (1..=4096).contains(threads)).ok_or_else(|| "accepted are 1 to 4096".to_owned())
-}
-
-fn parse_payload(text: &str) -> Result<usize, String> {
-    let accepted = STAMP_BYTES..=64 << 20;
-    let told = format!("accepted are {} to {} bytes: the stamp that is checked takes {STAMP_BYTES}", accepted.start(), accepted.end());
-    text.parse().ok().filter(|bytes| accepted.contains(bytes)).ok_or(told)
-}
-
 impl Scenario {
     fn options(&self) -> Option<&Options> {
         match self {
@@ -564,10 +524,6 @@ fn core_exists(core: usize) -> bool {
     core_affinity::get_core_ids().is_none_or(|ids| ids.iter().any(|id| id.id == core))
 }
 
-fn parse_format(text: &str) -> Result<Format, String> {
-    Format::from_name(text).ok_or_else(|| format!("accepted: {}", Format::NAMES))
-}
-
 /// `--json -`, `--html -`.
 pub fn is_stdout(path: &Path) -> bool {
     path == Path::new("-")
@@ -602,12 +558,5 @@ mod tests {
                 assert!(found > 0, "--{option} of {} is not on the page", scenario.get_name());
             }
         }
-    }
-
-    #[test]
-    fn cores_are_read() {
-        assert_eq!("0,2-3".parse(), Ok(Cores(vec![0, 2, 3])));
-        assert_eq!("".parse(), Ok(Cores(vec![])));
-        assert!("3-2".parse::<Cores>().is_err() && "x".parse::<Cores>().is_err());
     }
 }
