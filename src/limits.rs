@@ -224,8 +224,12 @@ pub mod bus {
 pub mod redis {
     /// Servers of one bus.
     pub const SERVERS_MAX: usize = 64;
+    /// Nodes of a Cluster, or Sentinels, that a URL names.
+    pub const SEEDS_MAX: usize = 64;
     /// Connections to one of them.
     pub const LINKS_MAX: usize = 8;
+    /// What a Cluster tells of its masters: a thousand nodes, and ranges of slots by the thousand.
+    pub const MAP_BYTES_MAX: usize = 4 * 1024 * 1024;
     /// Bytes read in one turn, of each connection, before they are handed out and commands are served.
     pub const TURN_BYTES: usize = 1024 * 1024;
     /// The largest value taken from Redis, whatever `payload_bytes_max` says: larger payloads are read, dropped and announced.
@@ -243,6 +247,32 @@ pub mod redis {
     pub const WINDOW_BYTES_MAX: usize = 1024 * 1024;
     /// What Redis adds to a message of ours: `>3`, `message`, lengths and line ends.
     pub const MESSAGE_BYTES: usize = 64;
+
+    /// Of Sentinels.
+    pub mod sentinel {
+        use std::time::Duration;
+
+        /// How often it is asked where the master is; and how soon while that one is lost.
+        pub const ASK_AGAIN: Duration = Duration::from_secs(1);
+        pub const ASK_LOST: Duration = Duration::from_millis(250);
+    }
+
+    /// Of a Cluster.
+    pub mod cluster {
+        use std::time::Duration;
+
+        /// How often it is asked who its masters are; and how soon, when something says that they are others.
+        pub const ASK_AGAIN: Duration = Duration::from_secs(30);
+        pub const ASK_SOON: Duration = Duration::from_millis(100);
+        /// The same while one of them is lost: a replica takes its place some seconds later.
+        pub const ASK_LOST: Duration = Duration::from_millis(250);
+        /// For how long a publish is sent again that a node has not executed.
+        pub const REDIRECT_PATIENCE: Duration = Duration::from_secs(10);
+        /// How often, at most.
+        pub const REDIRECTS_MAX: u32 = 64;
+        /// How soon; twice as long each time, four times.
+        pub const REDIRECT_PAUSE: Duration = Duration::from_millis(50);
+    }
 
     /// Of channels whose messages a stream keeps.
     pub mod durable {

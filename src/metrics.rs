@@ -255,6 +255,10 @@ pub struct BusMetrics {
     pub journal_failing: Counter,
     /// Publishes to durable channels that could not be kept.
     pub journal_refused: Counter,
+    /// Masters that have taken the place of another.
+    pub failovers: Counter,
+    /// Publishes that a node of a Cluster has not executed.
+    pub redirected: Counter,
     /// Messages that came by a server that does not have their channel.
     pub misplaced: Counter,
     /// 1 while messages flow: connected and every wanted channel subscribed (gauge).
@@ -277,13 +281,9 @@ pub struct ServerState {
 }
 
 impl Servers {
-    /// Call it from the owning thread only. `names` is asked where there are others than before.
-    pub fn tell(&self, ready: impl ExactSizeIterator<Item = bool>, names: impl FnOnce() -> Vec<String>) {
-        let mut servers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if servers.len() != ready.len() {
-            *servers = names().into_iter().map(|name| ServerState { name, is_ready: false }).collect();
-        }
-        servers.iter_mut().zip(ready).for_each(|(server, is_ready)| server.is_ready = is_ready);
+    /// Call it from the owning thread only.
+    pub fn tell(&self, states: impl Iterator<Item = (String, bool)>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = states.map(|(name, is_ready)| ServerState { name, is_ready }).collect();
     }
 
     pub fn all(&self) -> Vec<ServerState> {

@@ -223,3 +223,33 @@ fn a_redis_that_throws_streams_away_is_warned_of() {
     let server = launch(&redis, &["--shards", "1"]).start();
     assert!(server.log_when("maxmemory-policy allkeys-lru").contains("noeviction"));
 }
+
+/// A publish that replicas do not have is not acknowledged, and what others publish meanwhile is.
+#[test]
+fn replicas_are_waited_for() {
+    let redis = RedisServer::start();
+    let server = launch(&redis, &["--durable-wait", "1", "--shards", "1"]).start();
+    let mut client = connect(&server);
+    subscribe(&mut client, json!({"type": "subscribe", "channel": "feed:a"}));
+    let body = json!({"channel": "feed:a", "data": 1, "idempotency_key": "k"}).to_string();
+    let (status, answer) = server.post("/publish", &body);
+    assert_eq!(status, 503, "{answer}");
+    assert!(answer["error"].to_string().contains("0 of 1 replicas") || answer.to_string().contains("0 of 1 replicas"), "{answer}");
+    // It is there all the same, once.
+    assert_eq!(client.messages(1), [(1, json!(1))]);
+    assert_eq!(server.post("/publish", json!({"channel": "plain", "data": 1}).to_string()).0, 200, "a plain one waits for nobody");
+    let replica = RedisServer::with_arguments(&["--replicaof", "127.0.0.1", &redis.port.to_string(), "--repl-diskless-sync-delay", "0"]);
+    server.eventually("the replica is there", |_| replica.command(&["INFO", "replication"]).contains("master_link_status:up"));
+    // Redis counts a replica when it has reported back, which takes it up to a second.
+    server.eventually("it is taken", |server| server.post("/publish", &body).0 == 200);
+    let (_, answer) = server.post("/publish", &body);
+    assert_eq!((&answer["seq"], &answer["repeated"]), (&json!(1), &json!(true)), "{answer}");
+    for number in 2..=50 {
+        assert_eq!(publish(&server, "feed:a", &json!(number))["seq"], json!(number));
+    }
+    replica.pause();
+    let (status, answer) = server.post("/publish", json!({"channel": "feed:a", "data": 51}).to_string());
+    assert_eq!(status, 503, "{answer}");
+    replica.resume();
+    server.eventually("it is taken again", |server| server.post("/publish", &body).0 == 200);
+}

@@ -2,14 +2,14 @@
 
 mod support;
 
-use campanile::bus::redis::placement::Placement;
+use campanile::bus::redis::placement::hashed;
 use serde_json::{Value, json};
 use support::client::Client;
 use support::redis::RedisServer;
 use support::server::Server;
 
 fn name_of(server: usize) -> String {
-    (0..).map(|number| format!("room{number}")).find(|name| Placement::of(2).server_of(name) == server).unwrap()
+    (0..).map(|number| format!("room{number}")).find(|name| hashed(name, 2) == server).unwrap()
 }
 
 fn parsed(text: &str) -> Value {

@@ -309,6 +309,11 @@ impl Hub {
         self.metrics.unwanted.inc();
     }
 
+    /// A message came in that comes another way as well.
+    pub fn count_received(&self, payload_bytes: usize) {
+        self.count(payload_bytes);
+    }
+
     /// A message came in by a server that does not have its channel.
     pub fn count_misplaced(&self, payload_bytes: usize) {
         self.count(payload_bytes);

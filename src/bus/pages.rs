@@ -59,6 +59,22 @@ impl Pages {
         self.due.pop_front()
     }
 
+    /// Takes out those that wait to be read of other channels than these, with whoever wants them.
+    pub fn take_due_but(&mut self, is_ours: impl Fn(&Channel) -> bool) -> Vec<PageWanted> {
+        if self.due.iter().all(|(channel, _)| is_ours(channel)) {
+            return Vec::new();
+        }
+        let (ours, others): (VecDeque<_>, VecDeque<_>) =
+            std::mem::take(&mut self.due).into_iter().partition(|(channel, _)| is_ours(channel));
+        self.due = ours;
+        let mut wanted = Vec::new();
+        for (channel, from) in others {
+            let readers = self.readers.remove(&key(&channel, from)).unwrap_or_default();
+            wanted.extend(readers.into_iter().map(|to| PageWanted { channel: channel.clone(), from, to }));
+        }
+        wanted
+    }
+
     /// It could not be read yet.
     pub fn put_back(&mut self, channel: Arc<Channel>, from: u64) {
         self.due.push_front((channel, from));

@@ -13,6 +13,7 @@ use super::rates::TooMany;
 use super::recall::{HistoryError, HistoryPage, Recall};
 use super::shares::Ticket;
 use crate::auth::identity::Identity;
+use crate::clock::MonotonicNs;
 use crate::config::routes::Unrouted;
 use crate::fanout::batch::Channel;
 use crate::fanout::topics::TopicToken;
@@ -61,6 +62,8 @@ pub struct Publish {
     pub client: Option<Arc<Identity>>,
     /// Of a durable channel: a message with the same one is published once.
     pub idempotency_key: Option<Box<IdempotencyKey>>,
+    /// By a bus that passes it on.
+    pub sent_again: SentAgain,
     /// Its part of what may be under way.
     #[expect(dead_code, reason = "held, not read")]
     pub(super) ticket: Ticket,
@@ -68,7 +71,15 @@ pub struct Publish {
 
 impl Publish {
     pub fn new(channel: impl Into<Box<str>>, payload: Vec<u8>, asker: Asker) -> Publish {
-        Publish { channel: channel.into(), payload, asker, client: None, idempotency_key: None, ticket: Ticket::default() }
+        Publish {
+            channel: channel.into(),
+            payload,
+            asker,
+            client: None,
+            idempotency_key: None,
+            sent_again: SentAgain::default(),
+            ticket: Ticket::default(),
+        }
     }
 
     /// The same, sent by this client.
@@ -87,6 +98,13 @@ impl Publish {
 pub struct HistoryAsked {
     pub recall: Recall,
     pub asker: Asker,
+}
+
+/// How often a publish had to be sent again, because whom it was sent to had not executed it, and since when.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SentAgain {
+    pub times: u32,
+    pub since: Option<MonotonicNs>,
 }
 
 /// A page of what is kept of a channel.
@@ -176,6 +194,12 @@ pub enum PublishError {
     Unsettled,
     #[error("Redis refused the publish: {0}")]
     Refused(String),
+    /// It is there, and may be lost with its master.
+    #[error(
+        "the message is published, but {replicas} of {wanted} replicas (durable_wait) had it within a second, so a failover may lose it; \
+         publish it again with its idempotency key"
+    )]
+    NotReplicated { replicas: usize, wanted: usize },
 }
 
 fn who(of: Publisher) -> &'static str {

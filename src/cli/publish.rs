@@ -15,9 +15,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{BadSettings, BadUsage, check_channel, flags, output};
-use crate::bus::redis::placement::Placement;
-use crate::bus::redis::{keys, library};
-use crate::config::{Settings, load, mask};
+use crate::bus::question::PublishError;
+use crate::bus::redis::cluster::map::Map;
+use crate::bus::redis::names::Names;
+use crate::bus::redis::{keys, library, placement};
+use crate::config::{RedisTls, Settings, load, mask, redis_url};
 use crate::control::client::{Answered, Client};
 use crate::limits::IDEMPOTENCY_KEY_BYTES_MAX;
 use crate::limits::bus::IDEMPOTENCY_WINDOW;
@@ -73,13 +75,13 @@ pub fn command() -> Command {
         )
         .arg(flags::file())
         .args(
-            flags::some(&["redis", "prefix", "redis_channel", "control", "control_token"])
+            flags::some(&["redis", "prefix", "redis_channel", "pubsub", "control", "control_token"])
                 .into_iter()
                 .map(|arg| arg.help_heading("Where to")),
         )
         .mut_arg("--redis", |arg| {
             let help = "Publish through this Redis instead of a server's control address";
-            let long_help = format!("{help}:\nredis://[[user]:password@]host[:6379][/db], rediss://… (TLS), unix:///path");
+            let long_help = format!("{help}:\nredis://[[user]:password@]host[:6379][/db], rediss://… (TLS), unix:///path,\nredis+cluster://host:6379[,host:6379]…,\nredis+sentinel://host:26379[,host:26379]…/SERVICE; of several, the one that has the channel");
             arg.conflicts_with("--control").help(help).long_help(long_help)
         })
 }
@@ -129,6 +131,7 @@ enum Target<'a> {
     Redis {
         connection: Box<redis::Connection>,
         channel: &'a str,
+        command: &'static str,
         redis_channel: String,
     },
     /// By the function of durable channels.
@@ -136,6 +139,8 @@ enum Target<'a> {
         connection: Box<redis::Connection>,
         channel: &'a str,
         call: redis::Cmd,
+        /// Replicas that must have it.
+        replicas: usize,
     },
     Control {
         client: Client,
@@ -147,35 +152,34 @@ enum Target<'a> {
 impl<'a> Target<'a> {
     fn redis(settings: &Settings, channel: &'a str, key: Option<&str>) -> anyhow::Result<Target<'a>> {
         // Of several, the one that has the channel.
-        let server = Placement::of(settings.redis.urls().count()).server_of(channel);
+        let server = placement::hashed(channel, settings.redis.urls().count());
         let url = settings.redis.urls().nth(server).expect("the flag was given and read");
-        if url.starts_with("rediss://") {
-            // An error says that the program has one already, which is as good.
-            let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        }
-        let shown = mask::url(url);
-        let connection = super::redis::client(url, &settings.redis.tls())
-            .and_then(|client| client.get_connection_with_timeout(TIMEOUT))
-            .and_then(|connection| {
-                connection.set_read_timeout(Some(TIMEOUT))?;
-                connection.set_write_timeout(Some(TIMEOUT))?;
-                Ok(Box::new(connection))
-            })
-            // The error's sources repeat its own words, so it is not kept as one.
-            .map_err(|error| {
-                let why = if error.is_timeout() { format!("no answer in {} s", TIMEOUT.as_secs()) } else { error.to_string() };
-                anyhow::anyhow!("Redis cannot be reached at {shown} ({why}): is it running, is the URL right?")
-            })?;
-        let redis_channel = redis_channel(settings, channel);
+        let files = settings.redis.tls();
+        let connection = match (redis_url::seeds(url), redis_url::watched(url)) {
+            (Some(seeds), _) => connect_owner(&seeds, &files, channel)?,
+            (None, Some(watched)) => {
+                let master = super::redis::servers::master_of(&watched, &files);
+                connect(&master.map_err(|why| anyhow::anyhow!("{} has no master now: {why}", mask::url(url)))?, &files)?
+            }
+            (None, None) => connect(url, &files)?,
+        };
+        let names = Names::new(&settings.redis);
+        let command = std::str::from_utf8(names.publish_command()).expect("a command is ASCII");
+        let redis_channel = names.to_redis(channel);
         if settings.channels.of(channel).durable {
-            return Ok(Target::Durable { connection, channel, call: call(settings, channel, &redis_channel, key) });
+            return Ok(Target::Durable {
+                connection,
+                channel,
+                call: call(settings, channel, (command, &redis_channel), key),
+                replicas: settings.redis.durable_wait,
+            });
         }
         if key.is_some() {
             return Err(
                 BadUsage(format!("--idempotency-key is for durable channels, and no rule of the file says that {channel} is one")).into()
             );
         }
-        Ok(Target::Redis { connection, channel, redis_channel })
+        Ok(Target::Redis { connection, channel, command, redis_channel })
     }
 
     fn control(settings: &Settings, channel: &'a str, key: Option<&'a str>) -> Target<'a> {
@@ -186,8 +190,8 @@ impl<'a> Target<'a> {
     /// Publishes one message and says what became of it.
     fn publish(&mut self, payload: &[u8]) -> anyhow::Result<String> {
         match self {
-            Target::Redis { connection, channel, redis_channel } => {
-                let receivers: u64 = redis::cmd("PUBLISH")
+            Target::Redis { connection, channel, command, redis_channel } => {
+                let receivers: u64 = redis::cmd(command)
                     .arg(&*redis_channel)
                     .arg(payload)
                     .query(connection)
@@ -195,12 +199,19 @@ impl<'a> Target<'a> {
                 let plural = if receivers == 1 { "" } else { "s" };
                 Ok(format!("published to {channel} (Redis channel {redis_channel}): {receivers} receiver{plural}"))
             }
-            Target::Durable { connection, channel, call } => {
+            Target::Durable { connection, channel, call, replicas } => {
                 let answer: Vec<u64> = call.clone().arg(payload).query(connection).map_err(|error| {
                     let advice = if error.to_string().contains("Function not found") { "; run campanile redis install" } else { "" };
                     anyhow::anyhow!("Redis did not take the message for {channel}: {error}{advice}")
                 })?;
                 let [epoch, _, seq, is_repeat] = answer[..] else { bail!("the function campanile_publish_1 answers {answer:?}") };
+                let wanted = *replicas;
+                if wanted > 0 {
+                    let replicas: usize = redis::cmd("WAIT").arg(wanted).arg(1000).query(connection).unwrap_or(0);
+                    if replicas < wanted {
+                        bail!("{}", PublishError::NotReplicated { replicas, wanted });
+                    }
+                }
                 Ok(numbered(channel, epoch, seq, is_repeat > 0))
             }
             Target::Control { client, channel, key } => {
@@ -236,7 +247,7 @@ fn numbered(channel: &str, epoch: u64, seq: u64, is_repeat: bool) -> String {
 }
 
 /// Of the function, but for the payload.
-fn call(settings: &Settings, channel: &str, redis_channel: &str, key: Option<&str>) -> redis::Cmd {
+fn call(settings: &Settings, channel: &str, (command, redis_channel): (&str, &str), key: Option<&str>) -> redis::Cmd {
     let (prefix, rule) = (&settings.redis.prefix, settings.channels.of(channel));
     let mut call = redis::cmd("FCALL");
     call.arg(library::PUBLISH).arg(if key.is_some() { 3 } else { 2 });
@@ -245,16 +256,52 @@ fn call(settings: &Settings, channel: &str, redis_channel: &str, key: Option<&st
         call.arg(keys::once(prefix, channel, key));
     }
     let window_ms = if key.is_some() { IDEMPOTENCY_WINDOW.as_millis() } else { 0 };
-    call.arg("PUBLISH").arg(redis_channel).arg(rule.history_count).arg(rule.history_age.as_millis() as u64).arg(window_ms as u64);
+    call.arg(command).arg(redis_channel).arg(rule.history_count).arg(rule.history_age.as_millis() as u64).arg(window_ms as u64);
     call
 }
 
-/// The Redis channel of a channel as clients name it.
-fn redis_channel(settings: &Settings, channel: &str) -> String {
-    match settings.redis.channels.iter().any(|name| name == channel) {
-        true => channel.to_owned(),
-        false => format!("{}{channel}", settings.redis.prefix),
+fn connect(url: &str, files: &RedisTls) -> anyhow::Result<Box<redis::Connection>> {
+    if url.starts_with("rediss://") {
+        // An error says that the program has one already, which is as good.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     }
+    let shown = mask::url(url);
+    super::redis::client(url, files)
+        .and_then(|client| client.get_connection_with_timeout(TIMEOUT))
+        .and_then(|connection| {
+            connection.set_read_timeout(Some(TIMEOUT))?;
+            connection.set_write_timeout(Some(TIMEOUT))?;
+            Ok(Box::new(connection))
+        })
+        // The error's sources repeat its own words, so it is not kept as one.
+        .map_err(|error| {
+            let why = if error.is_timeout() { format!("no answer in {} s", TIMEOUT.as_secs()) } else { error.to_string() };
+            anyhow::anyhow!("Redis cannot be reached at {shown} ({why}): is it running, is the URL right?")
+        })
+}
+
+/// The master of the channel's slot, as the first node says that can be reached.
+fn connect_owner(seeds: &[String], files: &RedisTls, channel: &str) -> anyhow::Result<Box<redis::Connection>> {
+    let mut last = None;
+    for seed in seeds {
+        let mut connection = match connect(seed, files) {
+            Ok(connection) => connection,
+            Err(error) => {
+                last = Some(error);
+                continue;
+            }
+        };
+        let answer: redis::Value =
+            redis::cmd("CLUSTER").arg("SLOTS").query(&mut connection).map_err(|error| anyhow::anyhow!("{}: {error}", mask::url(seed)))?;
+        let slot = keys::slot_of(channel);
+        let map = Map::read(&answer, redis_url::host(seed).unwrap_or_default().as_str());
+        let masters = map.map(|map| map.masters).unwrap_or_default();
+        let owner = masters.into_iter().find(|master| master.slots.iter().any(|slots| slots.contains(&slot)));
+        let owner =
+            owner.with_context(|| format!("the Cluster at {} has no master for the slot of {channel} ({slot})", mask::url(seed)))?;
+        return connect(&redis_url::at(seed, &owner.node.to_string()), files);
+    }
+    Err(last.expect("a URL names a node at least"))
 }
 
 /// The request of `POST /publish`.
@@ -324,8 +371,8 @@ mod tests {
     #[test]
     fn a_channel_outside_the_prefix_keeps_its_name() {
         let settings = Settings::default();
-        assert_eq!(redis_channel(&settings, "user:123"), "notifications:user:123");
-        assert_eq!(redis_channel(&settings, "notifications"), "notifications");
+        assert_eq!(Names::new(&settings.redis).to_redis("user:123"), "notifications:user:123");
+        assert_eq!(Names::new(&settings.redis).to_redis("notifications"), "notifications");
     }
 
     #[test]

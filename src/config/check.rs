@@ -7,7 +7,7 @@ use super::host::Host;
 use super::parse::{show_cores, show_size};
 use super::problem::{Origin, Problem};
 use super::rules::Selector;
-use super::{FdTable, Pin, RedisSubscribe, RedisTls, Settings, Share, redis_url};
+use super::{FdTable, Pin, PubSub, RedisSubscribe, RedisTls, Settings, Share, redis_url};
 use crate::listen::{Address, Listener};
 
 /// What surprises about `[::]`.
@@ -100,6 +100,7 @@ pub fn check(
         let message = format!("{:?} holds a character that a Redis pattern gives a meaning", settings.redis.prefix);
         problems.push(error("prefix", message).help("choose another prefix, or redis_subscribe = \"exact\""));
     }
+    problems.extend(check_placement(settings, origin));
     // Such a channel would have two names for clients.
     if let Some(name) =
         settings.redis.channels.iter().find(|name| !settings.redis.prefix.is_empty() && name.starts_with(&settings.redis.prefix))
@@ -164,6 +165,35 @@ pub fn check(
             show_size(settings.bounds.message_bytes_max as u64)
         );
         problems.push(error("buffer_bytes_total", message));
+    }
+    problems
+}
+
+/// Of several servers, Clusters, and sharded Pub/Sub.
+fn check_placement(settings: &Settings, origin: &dyn Fn(&str) -> Origin) -> Vec<Problem> {
+    let redis = &settings.redis;
+    let mut problems = Vec::new();
+    let is_cluster = redis.urls().any(|url| redis_url::seeds(url).is_some());
+    if is_cluster && !redis.beside.is_empty() {
+        let problem = Problem::error(origin("redis"), "redis", "a Cluster stands beside other servers");
+        problems.push(problem.help("give the Cluster alone; it divides the channels among its masters"));
+    }
+    let is_sharded = redis.pubsub == PubSub::Sharded && redis.url.is_some();
+    if (is_cluster || is_sharded) && redis.prefix.contains('{') {
+        let message = format!("{:?} holds a {{, so that a channel's name would not have the channel's hash slot", redis.prefix);
+        problems.push(Problem::error(origin("prefix"), "prefix", message).help("choose a prefix without"));
+    }
+    if is_sharded && redis.subscribe == RedisSubscribe::Pattern {
+        let problem = Problem::error(origin("pubsub"), "pubsub", "sharded Pub/Sub of Redis has no patterns");
+        problems.push(problem.help("set redis_subscribe = \"exact\", or pubsub = \"classic\""));
+    }
+    if is_sharded && let Some(name) = redis.channels.iter().find(|name| name.contains(['{', '}', '%'])) {
+        let message = format!("with pubsub = \"sharded\", {name:?} would have another hash slot than its channel");
+        problems.push(Problem::error(origin("redis_channel"), "redis_channel", message).help("names without {, } and %"));
+    }
+    if is_sharded && let Some(name) = redis.channels.iter().find(|name| settings.channels.of(name).durable) {
+        let message = format!("with pubsub = \"sharded\", a durable channel cannot lie outside the prefix, and {name:?} is one");
+        problems.push(Problem::error(origin("redis_channel"), "redis_channel", message).help("leave it out of redis_channel"));
     }
     problems
 }
@@ -272,6 +302,35 @@ mod tests {
             .len(),
             0
         );
+    }
+
+    #[test]
+    fn what_a_cluster_or_sharded_messages_cannot_have_is_refused() {
+        let cluster = |settings: &mut Settings| settings.redis.url = Some("redis+cluster://h:1,i:2".to_owned());
+        let sharded = |settings: &mut Settings| {
+            cluster(settings);
+            settings.redis.pubsub = PubSub::Sharded;
+        };
+        assert!(found(cluster).is_empty() && found(sharded).is_empty(), "{:?}{:?}", found(cluster), found(sharded));
+        let beside = one(|settings| {
+            cluster(settings);
+            settings.redis.beside = vec!["redis://j".to_owned()];
+        });
+        assert!(beside.contains("the Cluster alone"), "{beside}");
+        let lone = one(|settings| settings.redis.url = Some("redis+cluster://secret@h:1,i:2".to_owned()));
+        assert!(lone.contains("redis://:PASSWORD@host") && !lone.contains("secret"), "{lone}");
+        for (change, words) in [
+            ((|settings| settings.redis.prefix = "a{b}:".to_owned()) as fn(&mut Settings), "hash slot"),
+            (|settings| settings.redis.subscribe = RedisSubscribe::Pattern, "no patterns"),
+            (|settings| settings.redis.channels = vec!["a{b".to_owned()], "another hash slot"),
+            (|settings| (settings.channels.default.durable, settings.channels.default.history_count) = (true, 1), "outside the prefix"),
+        ] {
+            let problem = one(|settings| {
+                sharded(settings);
+                change(settings);
+            });
+            assert!(problem.contains(words), "{problem}");
+        }
     }
 
     #[test]

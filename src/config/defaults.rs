@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::settings::{Addresses, Auth, Bounds, Clients, Journal, Logging, Redis, Shards};
-use super::{AuthMode, ChannelRule, FdTable, Fsync, LogFilter, LogFormat, Mismatch, Overrun, Pin, RedisSubscribe, Share};
+use super::{AuthMode, ChannelRule, FdTable, Fsync, LogFilter, LogFormat, Mismatch, Overrun, Pin, PubSub, RedisSubscribe, Share};
 use crate::addresses::Networks;
 use crate::auth::rules::Access;
 use crate::limits::SHARDS_MAX;
@@ -42,6 +42,8 @@ impl Default for Redis {
             prefix: "notifications:".to_owned(),
             channels: vec!["notifications".to_owned()],
             subscribe: RedisSubscribe::Exact,
+            pubsub: PubSub::Classic,
+            durable_wait: 0,
             linger: Duration::from_secs(10),
         }
     }

@@ -42,6 +42,10 @@ pub(super) fn is_plain(name: &str) -> bool {
 
 /// Without a login: `host:port/db`, where that is what it is. `:secret` and `user:secret` are what is left of a login whose host was forgotten.
 fn masked_place(place: &str) -> String {
+    if place.contains(',') {
+        // The nodes of a Cluster.
+        return place.split(',').map(masked_place).collect::<Vec<_>>().join(",");
+    }
     let (host, path) = place.split_at(place.find('/').unwrap_or(place.len()));
     match host.rsplit_once(':') {
         Some((name, port)) if !host.ends_with(']') && port.parse::<u16>().is_err() => format!("{name}:***"),

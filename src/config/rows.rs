@@ -9,7 +9,7 @@ use super::listen_url;
 use super::parse::{self, SECOND};
 use super::table::{Section, Setting, Shown, Value};
 use super::words::{AUTO, NONE};
-use super::{FdTable, LogFilter, LogFormat, Mismatch, Overrun, Pin, RedisSubscribe, mask, redis_url};
+use super::{FdTable, LogFilter, LogFormat, Mismatch, Overrun, Pin, PubSub, RedisSubscribe, mask, redis_url};
 use crate::auth::rules::Access;
 use crate::limits::{CONNECTIONS_MAX, PAYLOAD_BYTES_MAX, SHARDS_MAX, SUBSCRIPTIONS_MAX};
 use crate::named::Named;
@@ -226,6 +226,14 @@ pub static SETTINGS: &[Setting] = &[
         help: "How Redis is subscribed to. exact takes the channels that have subscribers here; pattern takes the whole prefix with one PSUBSCRIBE, for hosts that serve few channels to many.",
         ..word!(redis.subscribe: RedisSubscribe)
     },
+    Setting {
+        key: "pubsub",
+        section: Section::Redis,
+        placeholder: "KIND",
+        help: "Which Pub/Sub of Redis carries the messages. classic: PUBLISH; in a Cluster each message goes to every node. sharded (Redis 7): SPUBLISH to PREFIX{CHANNEL}, which costs the nodes of one slot only.",
+        ..word!(redis.pubsub: PubSub)
+    },
+    keeping::DURABLE_WAIT,
     Setting {
         key: "linger",
         section: Section::Redis,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{AuthMode, ChannelRules, FdTable, Fsync, LogFilter, LogFormat, RedisSubscribe, Route};
+use super::{AuthMode, ChannelRules, FdTable, Fsync, LogFilter, LogFormat, PubSub, RedisSubscribe, Route};
 use crate::addresses::Networks;
 use crate::limits;
 use crate::listen::{Address, Listener};
@@ -54,6 +54,9 @@ pub struct Redis {
     /// Outside of the prefix.
     pub channels: Vec<String>,
     pub subscribe: RedisSubscribe,
+    pub pubsub: PubSub,
+    /// Replicas that must have a durable message before it is acknowledged.
+    pub durable_wait: usize,
     /// How long a channel without subscribers stays subscribed.
     pub linger: Duration,
 }

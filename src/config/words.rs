@@ -18,6 +18,14 @@ named! {
 }
 
 named! {
+    /// Which of Redis's two kinds of Pub/Sub carries the messages.
+    PubSub {
+        Classic = "classic",
+        Sharded = "sharded",
+    }
+}
+
+named! {
     /// When the disk has what is published to a durable channel.
     Fsync {
         /// Before its publisher is answered.

@@ -122,6 +122,12 @@ const SHARD_COUNTERS: &[Named<ShardMetrics>] = &[
 const BUS_COUNTERS: &[Named<BusMetrics>] = &[
     ("campanile_bus_messages", "Messages received from the bus (Redis, or the embedded one). Unit: messages.", |m| &m.messages),
     ("campanile_bus_received_bytes", "Payload bytes received from the bus. Unit: bytes.", |m| &m.bytes),
+    ("campanile_bus_failovers", "Masters that took the place of another, as Sentinels or a Cluster say. Unit: masters.", |m| &m.failovers),
+    (
+        "campanile_bus_redirected",
+        "Publishes that a node of a Cluster did not execute, because their slot was another's or was moving; they are sent again. Unit: messages.",
+        |m| &m.redirected,
+    ),
     (
         "campanile_bus_misplaced",
         "Messages dropped because they came by a Redis that, of several, does not have their channel. Unit: messages.",

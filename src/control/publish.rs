@@ -146,6 +146,7 @@ impl Failure {
                 | PublishError::Busy
                 | PublishError::Late(_)
                 | PublishError::NoLibrary
+                | PublishError::NotReplicated { .. }
                 | PublishError::NotKept(AppendError::Full | AppendError::Failing(_) | AppendError::TooManyChannels)
                 | PublishError::Unsettled,
             )

@@ -5,10 +5,11 @@ use std::fmt::Write;
 use serde_json::{Map, Value, json};
 
 use super::memory_bound::{CONNECTION_BYTES, batch_bytes_max, memory_bound, show_bytes};
-use crate::bus::redis::placement::Placement;
+use crate::bus::redis::names::Names;
+use crate::bus::redis::placement;
 use crate::config::parse::{show_cores, show_pin};
 use crate::config::words::EMBEDDED;
-use crate::config::{AuthMode, Host, Pin, RedisSubscribe, Resolved, Settings, mask};
+use crate::config::{AuthMode, Host, Pin, RedisSubscribe, Resolved, Settings, mask, redis_url};
 use crate::listen::Listener;
 use crate::wire::framing::Encoding;
 
@@ -152,8 +153,18 @@ pub fn next_steps(started: &Started<'_>, program: &str) -> String {
         AuthMode::Jwt => format!("{subscribe} --token \"$({})\"", token_command(settings, program)),
         AuthMode::None | AuthMode::Query => subscribe,
     };
-    let publish = match settings.redis.urls().nth(Placement::of(settings.redis.urls().count()).server_of("news")) {
-        Some(url) => format!("{} publish {}news '{{\"hello\":\"world\"}}'", redis_cli(url), settings.redis.prefix),
+    let publish = match settings.redis.urls().nth(placement::hashed("news", settings.redis.urls().count())) {
+        // It finds the master.
+        Some(url) if redis_url::watched(url).is_some() => {
+            format!("{program} publish news '{{\"hello\":\"world\"}}' --redis '{}'", mask::url(url))
+        }
+        Some(url) => {
+            let names = Names::new(&settings.redis);
+            let command = String::from_utf8_lossy(names.publish_command()).to_lowercase();
+            let channel = names.to_redis("news");
+            let channel = if channel.contains('{') { format!("'{channel}'") } else { channel };
+            format!("{} {command} {channel} '{{\"hello\":\"world\"}}'", redis_cli(url))
+        }
         None if settings.addresses.control == default.addresses.control => format!("{program} publish news '{{\"hello\":\"world\"}}'"),
         None => {
             let control = Listener::at(settings.addresses.control.clone()).reachable();
@@ -178,6 +189,9 @@ fn token_command(settings: &Settings, program: &str) -> String {
 
 /// How redis-cli reaches that server; a password has to be put in by hand.
 fn redis_cli(url: &str) -> String {
+    if let Some(seed) = redis_url::seeds(url).and_then(|seeds| seeds.into_iter().next()) {
+        return format!("redis-cli -c -u {}", mask::url(&seed));
+    }
     match url.split_once("unix://") {
         Some((_, path)) => format!("redis-cli -s {}", path.split('?').next().unwrap_or(path)),
         None => format!("redis-cli -u {}", mask::url(url)),

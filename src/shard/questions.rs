@@ -94,6 +94,7 @@ impl<N: Network> Shard<N> {
                     PublishError::NotKept(AppendError::KeyTooLong) => ErrorCode::BadPayload,
                     PublishError::Unavailable
                     | PublishError::NoLibrary
+                    | PublishError::NotReplicated { .. }
                     | PublishError::Refused(_)
                     | PublishError::NotKept(AppendError::Failing(_) | AppendError::TooManyChannels)
                     | PublishError::Unsettled => ErrorCode::BusUnavailable,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use campanile::bus::question::PublishError;
-use campanile::bus::redis::placement::Placement;
+use campanile::bus::redis::placement::hashed;
 use campanile::config::routes::{FieldPath, Template};
 use campanile::config::{ChannelRule, RedisSubscribe, Route, Settings};
 
@@ -20,8 +20,7 @@ fn of_all(servers: &[RedisServer]) -> Settings {
 
 /// The first `count` of these names that this one of `servers` has.
 fn names(count: usize, server: usize, servers: usize) -> Vec<String> {
-    let placement = Placement::of(servers);
-    (0..).map(|number| format!("c{number}")).filter(|name| placement.server_of(name) == server).take(count).collect()
+    (0..).map(|number| format!("c{number}")).filter(|name| hashed(name, servers) == server).take(count).collect()
 }
 
 #[test]
@@ -71,7 +70,7 @@ fn one_that_is_killed_interrupts_its_channels_alone() {
     assert_eq!(bench.publish(&alive[1], b"y").unwrap().seq, Some(1));
     assert_eq!(bench.publish(&dead[1], b"z"), Err(PublishError::Unavailable));
     bench.join(1000, "late");
-    let late = Placement::of(2).server_of("late");
+    let late = hashed("late", 2);
     redis[0].restart();
     bench.wait_ready(true);
     bench.wait_for(1000, &["joined@0"]);
@@ -126,7 +125,7 @@ fn a_pattern_is_subscribed_on_each_and_brings_what_is_its() {
 fn what_is_routed_to_another_servers_channel_is_missed_there() {
     let mut redis = servers(2);
     let source = names(1, 0, 2).remove(0);
-    let target = (0..).map(|number| format!("user:{number}")).find(|name| Placement::of(2).server_of(name) == 1).unwrap();
+    let target = (0..).map(|number| format!("user:{number}")).find(|name| hashed(name, 2) == 1).unwrap();
     let settings = of_all(&redis).with(|settings| {
         let (field, to) = (FieldPath::read("id").unwrap(), Template::read("user:{}").unwrap());
         settings.routes = vec![Route { from: source.clone().into(), field, to, otherwise: None }];

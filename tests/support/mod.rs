@@ -10,3 +10,4 @@ pub mod languages;
 pub mod redis;
 pub mod seccomp;
 pub mod server;
+pub mod topology;

@@ -93,14 +93,12 @@ impl RedisServer {
     }
 
     fn try_command(&self, parts: &[&str]) -> std::io::Result<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        if let Some(password) = &self.password {
-            stream.write_all(&encoded(&["AUTH", password]))?;
-            read_answer(&mut stream)?;
-        }
-        stream.write_all(&encoded(parts))?;
-        read_answer(&mut stream)
+        try_command_at(self.port, self.password.as_deref(), parts)
+    }
+
+    /// It was not killed.
+    pub fn is_running(&self) -> bool {
+        self.child.is_some()
     }
 
     /// A connection that publishes as fast as it is asked to.
@@ -176,6 +174,18 @@ impl Drop for RedisServer {
         }
         let _ = std::fs::remove_dir_all(&self.directory);
     }
+}
+
+/// Sends one command on a connection of its own and returns the raw answer.
+pub fn try_command_at(port: u16, password: Option<&str>, parts: &[&str]) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    if let Some(password) = password {
+        stream.write_all(&encoded(&["AUTH", password]))?;
+        read_answer(&mut stream)?;
+    }
+    stream.write_all(&encoded(parts))?;
+    read_answer(&mut stream)
 }
 
 /// Publishes over one connection, pipelined.

@@ -128,7 +128,7 @@ pub struct Server {
     has_ended: bool,
     log: Arc<Mutex<String>>,
     agent: ureq::Agent,
-    directory: PathBuf,
+    pub directory: PathBuf,
     /// What the control port asks for.
     pub token: Option<String>,
 }

@@ -39,6 +39,16 @@ pub enum Asked {
     Probe,
     /// On the publishing connection.
     Revocations(revocations::Question),
+    /// Who the masters of the Cluster are.
+    Slots,
+    /// Where the master of a service is, of a Sentinel.
+    Master,
+    /// Whether it is a master.
+    Role,
+    /// How many replicas have what was published before.
+    Wait,
+    /// That the next command is for a slot which is not this node's yet.
+    Asking,
     Channels(Verb, Names),
 }
 
@@ -62,6 +72,17 @@ impl Verb {
     }
 }
 
+impl Verb {
+    /// As Redis has it.
+    pub const fn command(self, is_sharded: bool) -> &'static str {
+        match self {
+            Verb::Subscribe if is_sharded => "SSUBSCRIBE",
+            Verb::Unsubscribe if is_sharded => "SUNSUBSCRIBE",
+            Verb::Subscribe | Verb::Unsubscribe | Verb::PatternSubscribe => self.name(),
+        }
+    }
+}
+
 impl Asked {
     /// The command, for the operator.
     pub fn name(&self) -> &'static str {
@@ -80,6 +101,11 @@ impl Asked {
             Asked::Probe => "FCALL of a probe",
             Asked::Revocations(revocations::Question::Of(_)) => "ZADD",
             Asked::Revocations(revocations::Question::Read) => "ZSCAN",
+            Asked::Slots => "CLUSTER SLOTS",
+            Asked::Master => "SENTINEL MASTER",
+            Asked::Role => "ROLE",
+            Asked::Wait => "WAIT",
+            Asked::Asking => "ASKING",
             Asked::Channels(verb, _) => verb.name(),
         }
     }

@@ -70,6 +70,7 @@ pub fn with_advice(error: &ServerError) -> String {
         "LOADING" => "; it is still loading its data, which ends by itself",
         "BUSY" => "; a script runs for too long (SCRIPT KILL ends it)",
         "NOAUTH" => "; put the password into the URL: redis://:PASSWORD@HOST",
+        "MOVED" | "ASK" => "; it is a node of a Cluster, whose URL is redis+cluster://HOST:PORT",
         "WRONGPASS" => "; check user and password in the URL",
         "NOPERM" => "; the user needs +subscribe +unsubscribe +psubscribe +publish +ping and the channels (ACL SETUSER)",
         "ERR" if is_too_many(error) => "; raise `maxclients` in its configuration or disconnect others",

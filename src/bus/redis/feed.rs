@@ -5,8 +5,12 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
+use redis::ServerError;
+
 use super::awaiting;
 use super::awaiting::{Asked, Verb};
+use super::cluster::Redirect;
+use super::cluster::map::Node;
 use super::durable::Durables;
 use super::durable::envelope::{Envelope, MARK};
 use super::fault::{Fault, Refusal, with_advice};
@@ -24,7 +28,7 @@ use crate::bus::question::{Publish, PublishError, Published};
 use crate::bus::ration::Ration;
 use crate::bus::revoke;
 use crate::clock::{MonotonicNs, nanos};
-use crate::config::{AuthMode, RedisSubscribe, Route, Settings};
+use crate::config::{AuthMode, PubSub, RedisSubscribe, Route, Settings};
 use crate::limits::redis::{MESSAGE_BYTES, OUT_BYTES};
 use crate::wire::channel_name;
 
@@ -42,6 +46,9 @@ pub struct Feed {
     pattern: Option<String>,
     /// Channels that are subscribed by themselves whether anybody hears them or not: those whose messages are routed to others.
     routed: HashSet<Box<str>>,
+    /// In a Cluster: something shows that the map is old, and perhaps who knows better.
+    is_old: Option<Option<Node>>,
+    all_routes: Vec<Route>,
     /// Of the channels of this server that are routed to others. Where there is another server, those may be its.
     routes: Vec<Route>,
     /// Their messages have ceased to come since they last came.
@@ -75,7 +82,7 @@ impl Feed {
         at: String,
     ) -> Feed {
         let names = Names::new(&settings.redis);
-        let mut subscriptions = Subscriptions::default();
+        let mut subscriptions = Subscriptions::new(settings.redis.pubsub == PubSub::Sharded);
         let pattern = (settings.redis.subscribe == RedisSubscribe::Pattern).then(|| names.pattern());
         let mut routed = HashSet::new();
         if let Some(pattern) = &pattern {
@@ -93,14 +100,17 @@ impl Feed {
         let revocations =
             revocations.filter(|_| settings.auth.mode == AuthMode::Jwt).map(|revocations| Revocations::new(settings, revocations));
         if let Some(revocations) = &revocations {
-            subscriptions.want_beside(revocations.channel());
+            subscriptions.want_classic(revocations.channel());
         }
-        let probe = settings.channels.has_durable().then(|| Probe::new(settings, timing));
+        let probe = settings.channels.has_durable().then(|| Probe::new(settings, &names, &part, timing));
+        let durables = Durables::new(settings, part.clone()).share_among(servers);
         // In pattern mode it comes with the prefix.
         if let Some(probe) = probe.as_ref().filter(|_| pattern.is_none()) {
             subscriptions.want_beside(probe.redis_channel());
         }
         Feed {
+            all_routes: settings.routes.clone(),
+            is_old: None,
             part,
             at,
             names,
@@ -111,7 +121,7 @@ impl Feed {
             subscriptions,
             unshown: 0..0,
             publishes: Publishes::default(),
-            durables: Durables::new(settings).share_among(servers),
+            durables,
             probe,
             revocations,
             timing,
@@ -121,6 +131,68 @@ impl Feed {
             refusal: String::new(),
             warnings: Ration::default(),
         }
+    }
+
+    /// In a Cluster: other channels are this server's from now on. Whoever has the bus says of each that has moved that it is wanted here, or no more. `servers`:
+    /// how many there are.
+    pub fn set_part(&mut self, part: Part, servers: usize) {
+        self.part = part.clone();
+        self.durables.set_part(part, servers);
+        if let Some(probe) = self.probe.as_mut().filter(|probe| !probe.is_in(&self.part)) {
+            let before = probe.redis_channel().to_owned();
+            probe.move_to(&self.names, &self.part);
+            if self.pattern.is_none() {
+                self.subscriptions.unwant_beside(&before);
+                self.subscriptions.want_beside(probe.redis_channel());
+            }
+        }
+        self.routes.clone_from(&self.all_routes);
+        self.routes.retain(|route| self.part.has(&route.from));
+        if let Some(pattern) = &self.pattern {
+            debug_assert!(self.names.is_covered(pattern));
+            for name in self.names.beside_pattern() {
+                match self.part.has(name) {
+                    true => self.subscriptions.want_beside(name),
+                    false => self.subscriptions.unwant_beside(name),
+                }
+            }
+            return;
+        }
+        let routed: HashSet<Box<str>> = self.routes.iter().map(|route| route.from.clone()).collect();
+        for gone in self.routed.difference(&routed) {
+            self.subscriptions.unwant_beside(&self.names.to_redis(gone));
+        }
+        for new in routed.difference(&self.routed) {
+            self.subscriptions.want_beside(&self.names.to_redis(new));
+        }
+        self.routed = routed;
+    }
+
+    /// What is revoked is kept elsewhere from now on.
+    pub fn take_revocations(&mut self) -> Option<Revocations> {
+        let mut revocations = self.revocations.take()?;
+        revocations.lose();
+        self.subscriptions.unwant_beside(revocations.channel());
+        Some(revocations)
+    }
+
+    /// It is kept here from now on.
+    pub fn give_revocations(&mut self, mut revocations: Revocations) {
+        revocations.doubt();
+        self.subscriptions.want_classic(revocations.channel());
+        self.revocations = Some(revocations);
+    }
+
+    /// In a Cluster: whether an error shows that the map is old.
+    pub fn note_moved(&mut self, error: &ServerError) {
+        if let Some(Redirect::Moved(node)) = Redirect::of(error).filter(|_| self.part.is_of_cluster()) {
+            self.is_old = Some(node);
+        }
+    }
+
+    /// Whether something has shown that the map of the Cluster is old, and who knows better.
+    pub fn take_is_old(&mut self) -> Option<Option<Node>> {
+        self.is_old.take().or_else(|| self.durables.take_is_old())
     }
 
     pub fn want(&mut self, hub: &mut Hub, channel: &str) {
@@ -159,7 +231,7 @@ impl Feed {
         self.has_missed_routed |= self.subscriptions.readiness() == Readiness::Ready && !self.routes.is_empty();
         // What is wanted from now on must not be taken for subscribed.
         self.subscriptions.disconnect();
-        self.durables.forget_all();
+        self.durables.suspend_all();
         self.unshown = 0..0;
         (self.retry_postponed_at, self.postponements, self.retry_refused_at) = (None, 0, None);
         for (publish, result) in self.publishes.subscription_lost() {
@@ -197,10 +269,14 @@ impl Feed {
                 }
             }
             Answer::Confirmed { verb: Verb::Unsubscribe, name, was_asked } => {
-                let had_come = self.names.to_channel(name).is_some_and(|channel| hub.comes(channel) || self.durables.has(channel));
+                if !was_asked && self.part.is_of_cluster() {
+                    // Its slot has gone.
+                    self.is_old = Some(None);
+                }
+                let had_come = self.names.to_channel(name).is_some_and(|channel| hub.comes(&channel) || self.durables.has(&channel));
                 if self.subscriptions.unsubscribed(name, was_asked, had_come) {
                     self.tell(hub, name, |durables, hub, channel| {
-                        durables.forget(channel);
+                        durables.suspend(channel);
                         hub.interrupt_channel(channel);
                     });
                 }
@@ -216,7 +292,10 @@ impl Feed {
             // Only another log-in helps.
             Answer::Refused { error, .. } if error.code() == "NOAUTH" => return Err(Fault::refused(error)),
             Answer::Refused { asked: Asked::Channels(verb, names), error } => {
-                self.refused(hub, verb, &names, Refusal::of(error), &with_advice(error));
+                let is_elsewhere = self.part.is_of_cluster() && Redirect::of(error).is_some();
+                let refusal = if is_elsewhere { Refusal::ForNow } else { Refusal::of(error) };
+                self.note_moved(error);
+                self.refused(hub, verb, &names, refusal, &with_advice(error));
             }
             Answer::Odd { asked } => {
                 hub.metrics().protocol_errors.inc();
@@ -226,6 +305,9 @@ impl Feed {
             | Answer::Published { .. }
             | Answer::OutputLimit(_)
             | Answer::Revocations { .. }
+            | Answer::Topology { .. }
+            | Answer::Role { .. }
+            | Answer::Waited { .. }
             | Answer::Durable { .. }
             | Answer::Library { .. }
             | Answer::Memory { .. }
@@ -253,8 +335,10 @@ impl Feed {
             return probe.came(payload, hub.metrics(), receipt.received);
         }
         let channel = std::str::from_utf8(redis_channel).ok().and_then(|name| self.names.to_channel(name));
+        let channel = channel.as_deref();
         if channel.is_some_and(|channel| !self.part.has(channel)) {
-            return hub.count_misplaced(payload.len());
+            // In a Cluster it has moved a moment ago, or a pattern brings it by every node.
+            return if self.part.is_of_cluster() { hub.count_received(payload.len()) } else { hub.count_misplaced(payload.len()) };
         }
         if payload.first() == Some(&MARK)
             && let Some(channel) = channel
@@ -310,7 +394,7 @@ impl Feed {
         reason.clone_into(&mut self.refusal);
         for Refused { name, is_news } in self.subscriptions.refused(verb, names, refusal) {
             self.tell(hub, &name, |durables, hub, channel| {
-                durables.forget(channel);
+                durables.suspend(channel);
                 hub.refuse(channel);
             });
             if !is_news {
@@ -343,8 +427,8 @@ impl Feed {
             for channel in hub.channels().iter().filter(|channel| is_meant(channel)) {
                 change(&mut self.durables, hub, channel);
             }
-        } else if let Some(channel) = self.names.to_channel(name) {
-            change(&mut self.durables, hub, channel);
+        } else if let Some(channel) = self.names.to_channel(name).filter(|channel| self.part.has(channel)) {
+            change(&mut self.durables, hub, &channel);
         }
     }
 
@@ -430,11 +514,11 @@ impl Feed {
         let rule = hub.rule_of(&publish.channel);
         let is_durable = rule.durable;
         if is_durable {
-            self.durables.publish(publisher, &publish, &name, rule, now);
+            self.durables.publish(publisher, &publish, (self.names.publish_command(), &name), rule, now);
         } else if publish.idempotency_key.is_some() {
             return hub.published(publish, Err(PublishError::NotDurable));
         } else {
-            publisher.ask(Asked::Publish, &[b"PUBLISH", name.as_bytes(), &publish.payload], now);
+            publisher.ask(Asked::Publish, &[self.names.publish_command(), name.as_bytes(), &publish.payload], now);
         }
         // One that gets its number from Redis need not be watched for.
         let is_flowing = !is_durable && hub.is_flowing(&publish.channel);

@@ -34,6 +34,12 @@ impl Health {
         Health { target, since: Some(now), was_ever_up: false, was_away: true, is_told: false, reasons: Vec::new(), outages }
     }
 
+    /// It is about another server from now on.
+    pub fn retarget(&mut self, target: String) {
+        self.target = target;
+        self.reasons.clear();
+    }
+
     /// Messages do not flow, or still do not. Returns what is to be said about it.
     pub fn trouble(&mut self, trouble: Trouble, reason: &str, now: MonotonicNs) -> Option<String> {
         let begins = self.since.is_none();

@@ -70,6 +70,8 @@ pub struct Link {
     locator: Locator,
     /// It hung up on HELLO lately.
     without_hello_until: MonotonicNs,
+    /// It was taken: what is asked is answered on a subscribed connection as well.
+    is_resp3: bool,
     /// Whether CONFIG GET is worth a try.
     asks_timeout: bool,
     /// The server is known to close connections that were silent for so long.
@@ -115,6 +117,7 @@ impl Link {
             connect_deadline: 0,
             attempts: 0,
             without_hello_until: 0,
+            is_resp3: false,
             asks_timeout: true,
             silence_max: None,
             socket: None,
@@ -132,6 +135,11 @@ impl Link {
 
     pub fn is_ready(&self) -> bool {
         matches!(self.phase, Phase::Ready { .. })
+    }
+
+    /// Whether questions may be asked on a connection that has subscribed.
+    pub fn is_resp3(&self) -> bool {
+        self.is_resp3
     }
 
     /// Failed before, and waiting for the next try.
@@ -292,6 +300,14 @@ impl Link {
     /// Of the server that is connected or being tried.
     pub fn address(&self) -> Option<SocketAddr> {
         self.locator.address()
+    }
+
+    /// It goes to another server from now on. It must be down.
+    pub fn retarget(&mut self, target: Arc<Target>) {
+        debug_assert!(!self.is_ready());
+        self.locator.retarget(target.clone());
+        self.target = target;
+        (self.without_hello_until, self.silence_max) = (0, None);
     }
 
     /// Takes over what another connection to the same server has learned: where it is, and how it wants to be treated.

@@ -50,6 +50,12 @@ impl Locator {
         Locator { target, waker, resolver: None, places, place: None, preferred: None, faults }
     }
 
+    /// Another server is looked for.
+    pub fn retarget(&mut self, target: Arc<Target>) {
+        self.leave();
+        (self.target, self.resolver, self.preferred) = (target, None, None);
+    }
+
     /// A new round of tries begins.
     pub fn begin(&mut self) {
         self.faults.clear();

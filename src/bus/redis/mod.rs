@@ -1,5 +1,6 @@
 //! The bus through Redis: what it is asked goes to the [`Server`] that has the channel ([`placement`]): the one, or one of several that know nothing of each
-//! other. Invariant: what befalls one server befalls its channels and no others.
+//! other, or a master of a Cluster ([`cluster`]). Where it is, its URL says, or Sentinels do ([`sentinel`]). Invariant: what befalls one server befalls its channels
+//! and no others.
 //!
 //! From the socket up: [`target`] (URL), [`tls`] (certificates), [`locate`] (which address next), [`socket`], [`link`] (connection), [`timing`] (its deadlines), [`resp`] (replies, of [`values`]),
 //! [`awaiting`] (which command a reply answers), [`fault`] (what errors mean), [`names`], [`subscriptions`], [`publishes`], [`output_limit`]
@@ -9,10 +10,13 @@
 
 pub mod awaiting;
 pub mod call_error;
+pub mod cluster;
+pub mod discovery;
 pub mod durable;
 pub mod eviction;
 pub mod fault;
 pub mod feed;
+mod following;
 pub mod health;
 pub mod keys;
 pub mod library;
@@ -27,6 +31,8 @@ pub mod probe;
 pub mod publishes;
 pub mod resp;
 pub mod revocations;
+pub mod role;
+pub mod sentinel;
 pub mod server;
 pub mod socket;
 pub mod subscriptions;
@@ -38,32 +44,43 @@ pub mod values;
 use std::sync::Arc;
 
 use mio::event::Event;
-use mio::{Registry, Waker};
+use mio::{Registry, Token, Waker};
 
 use super::hub::Hub;
-use super::question::{HistoryAsked, PageWanted, Publish};
-use super::revoke::{Revocations, Revoke};
+use super::question::{HistoryAsked, PageWanted, Publish, PublishError};
+use super::recall::{self, HistoryError};
+use super::revoke::{Revocations, Revoke, RevokeError};
 use super::upstream::{FIRST_TOKEN, TOKENS, Upstream};
 use crate::clock::MonotonicNs;
 use crate::config::Settings;
+use crate::config::redis_url::{self, Watched};
 use crate::limits::redis::{LINKS_MAX, SERVERS_MAX};
 
-use placement::{Part, Placement};
+use following::Cluster;
+use placement::{Part, Placement, Slots};
+use sentinel::Watch;
 use server::{Seat, Server};
+use target::Target;
 use timing::Timing;
 
 #[derive(Debug)]
 pub struct RedisBus {
-    /// In the order of the settings, by which [`Placement`] counts them.
-    servers: Vec<Server>,
+    /// By their numbers, which [`Placement`] gives: in the order of the settings; in a Cluster as its masters come and go.
+    servers: Vec<Option<Server>>,
     placement: Arc<Placement>,
+    make: Make,
+    cluster: Option<Cluster>,
+    /// By the numbers of their servers: of those that Sentinels know the place of.
+    watches: Vec<Option<Watch>>,
     /// The one that was read first in the last turn: what a flood of it leaves of the inboxes is not always the same one's.
     first_read: usize,
+    /// What was told last of each server.
+    told: Vec<bool>,
 }
 
-/// Where what is no channel's is kept: revoked tokens.
+/// Of independent servers, where what is no channel's is kept: revoked tokens.
 const FIRST: usize = 0;
-const _: () = assert!(SERVERS_MAX * LINKS_MAX <= TOKENS);
+const _: () = assert!(SERVERS_MAX * LINKS_MAX < TOKENS);
 
 impl RedisBus {
     /// A URL that cannot be used is an error; a server that cannot be reached is not. There is one at least.
@@ -75,42 +92,129 @@ impl RedisBus {
         waker: Arc<Waker>,
     ) -> anyhow::Result<RedisBus> {
         let urls: Vec<&str> = settings.redis.urls().collect();
-        let placement = Arc::new(Placement::of(urls.len()));
-        let registry = Arc::new(registry);
-        let server = |(number, url): (usize, &&str)| {
-            let seat =
-                Seat { part: Part::new(placement.clone(), number), servers: urls.len(), first_token: FIRST_TOKEN + number * LINKS_MAX };
-            let revocations = (number == FIRST).then(|| revocations.clone());
-            Server::new(url, settings, revocations, timing, (registry.clone(), waker.clone()), seat)
+        let files = settings.redis.tls();
+        let target = |url: &str| Target::new(url, &files).map(Arc::new);
+        let targets = |urls: &[String]| urls.iter().map(|url| target(url)).collect::<anyhow::Result<Vec<_>>>();
+        let make = Make { settings: settings.clone(), revocations, timing, registry: Arc::new(registry), waker };
+        let cluster = match urls.first().and_then(|url| redis_url::seeds(url)) {
+            Some(seeds) => Some(Cluster::new(targets(&seeds)?, &make)),
+            None => None,
         };
-        let servers = urls.iter().enumerate().map(server).collect::<anyhow::Result<_>>()?;
-        Ok(RedisBus { servers, placement, first_read: 0 })
+        let placement = if cluster.is_some() { Placement::Slots(Slots::default()) } else { Placement::of(urls.len()) };
+        let mut bus = RedisBus {
+            servers: Vec::new(),
+            placement: Arc::new(placement),
+            make,
+            cluster,
+            watches: Vec::new(),
+            first_read: 0,
+            told: Vec::new(),
+        };
+        if bus.cluster.is_none() {
+            for (number, url) in urls.iter().enumerate() {
+                let watched = redis_url::watched(url);
+                let server = if watched.is_none() { Some(bus.independent(number, target(url)?)) } else { None };
+                let watch = match watched {
+                    Some(Watched { sentinels, login, service }) => {
+                        let named = (targets(&sentinels)?, Target::new(&login, &files)?, service);
+                        // The last token of its server.
+                        let token = Token(FIRST_TOKEN + (number + 1) * LINKS_MAX - 1);
+                        Some(Watch::new(named, token, bus.make.wakers(), timing))
+                    }
+                    None => None,
+                };
+                bus.servers.push(server);
+                bus.watches.push(watch);
+            }
+        }
+        Ok(bus)
     }
 
-    /// The one that has the channel.
-    fn of(&mut self, channel: &str) -> &mut Server {
-        &mut self.servers[self.placement.server_of(channel)]
+    /// One of several that know nothing of each other, or the only one.
+    fn independent(&self, number: usize, target: Arc<Target>) -> Server {
+        let servers = self.make.settings.redis.urls().count();
+        let revocations = (number == FIRST).then(|| self.make.revocations.clone());
+        let must_be_master = self.make.settings.redis.urls().nth(number).is_some_and(|url| redis_url::watched(url).is_some());
+        let seat = Seat { must_be_master, ..Seat::new(Part::new(self.placement.clone(), number), servers, number) };
+        self.make.server(target, revocations, seat)
+    }
+
+    /// The one that has the channel. None: its slot has no master now.
+    fn of(&mut self, channel: &str) -> Option<&mut Server> {
+        let number = self.placement.server_of(channel)?;
+        self.servers[number].as_mut()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Server> {
+        self.servers.iter().flatten()
+    }
+
+    fn all_mut(&mut self) -> impl Iterator<Item = &mut Server> {
+        self.servers.iter_mut().flatten()
+    }
+
+    /// Those that have channels.
+    fn serving(&self) -> impl Iterator<Item = &Server> {
+        let is_retiring = |number| self.cluster.as_ref().is_some_and(|cluster| cluster.is_retiring(number));
+        self.servers.iter().enumerate().filter(move |(number, _)| !is_retiring(*number)).filter_map(|(_, server)| server.as_ref())
     }
 
     /// What the operator sees of it.
-    fn tell(&self, hub: &Hub) {
-        hub.set_ready(self.servers.iter().all(Server::is_ready));
-        hub.metrics().channels_refused.set(self.servers.iter().map(Server::refused_count).sum::<usize>() as u64);
-        hub.metrics().servers.tell(self.servers.iter().map(Server::is_ready), || self.servers.iter().map(Server::name).collect());
+    fn tell(&mut self, hub: &Hub) {
+        let states: Vec<bool> = self.states().map(|(_, is_ready)| is_ready).collect();
+        hub.set_ready(states.iter().all(|&is_ready| is_ready));
+        hub.metrics().channels_refused.set(self.serving().map(Server::refused_count).sum::<usize>() as u64);
+        if states != self.told {
+            hub.metrics().servers.tell(self.states().map(|(named, is_ready)| (named.text(), is_ready)));
+            self.told = states;
+        }
+    }
+
+    /// Whether each of the servers is ready, and whether it is known which those are.
+    fn states(&self) -> impl Iterator<Item = (Named<'_>, bool)> {
+        let cluster = self.cluster.iter().map(|cluster| (Named::Text(cluster.name()), cluster.is_well()));
+        let unknown = self.watches.iter().zip(&self.servers).filter(|(_, server)| server.is_none());
+        let unknown = unknown.filter_map(|(watch, _)| watch.as_ref()).map(|watch| (Named::Text(watch.name()), false));
+        cluster.chain(unknown).chain(self.serving().map(|server| (Named::Server(server), server.is_ready())))
+    }
+}
+
+/// What has a name, which is made when it is told.
+enum Named<'a> {
+    Text(&'a str),
+    Server(&'a Server),
+}
+
+impl Named<'_> {
+    fn text(&self) -> String {
+        match self {
+            Named::Text(text) => (*text).to_owned(),
+            Named::Server(server) => server.name(),
+        }
     }
 }
 
 impl Upstream for RedisBus {
     fn want(&mut self, hub: &mut Hub, channel: &str) {
-        self.of(channel).want(hub, channel);
+        // Where there is none, the map that brings one has it wanted there.
+        if let Some(server) = self.of(channel) {
+            server.want(hub, channel);
+        }
     }
 
     fn unwant(&mut self, _: &mut Hub, channel: &str, had_come: bool) {
-        self.of(channel).unwant(channel, had_come);
+        if let Some(server) = self.of(channel) {
+            server.unwant(channel, had_come);
+        }
     }
 
     fn takes(&mut self, publish: &Publish) -> bool {
-        self.of(&publish.channel).takes(publish)
+        // Those that wait to be sent again are not overtaken.
+        if self.cluster.as_ref().is_some_and(|cluster| cluster.again.holds(&publish.channel)) {
+            return false;
+        }
+        let is_cluster = self.cluster.is_some();
+        self.of(&publish.channel).is_none_or(|server| !(is_cluster && server.is_arriving()) && server.takes(publish))
     }
 
     fn takes_in_parts(&self) -> bool {
@@ -118,51 +222,100 @@ impl Upstream for RedisBus {
     }
 
     fn publish(&mut self, hub: &mut Hub, publish: Publish, now: MonotonicNs) {
-        let server = self.placement.server_of(&publish.channel);
-        self.servers[server].publish(hub, publish, now);
+        match self.of(&publish.channel) {
+            Some(server) => server.publish(hub, publish, now),
+            None => hub.published(publish, Err(PublishError::Unavailable)),
+        }
     }
 
     fn revoke(&mut self, revoke: Revoke, now: MonotonicNs) {
-        self.servers[FIRST].revoke(revoke, now);
+        let number = self.cluster.as_ref().map_or(Some(FIRST), |cluster| cluster.revocations_at());
+        match number.and_then(|number| self.servers[number].as_mut()) {
+            Some(server) => server.revoke(revoke, now),
+            None => revoke.answer(Err(RevokeError::Unavailable)),
+        }
     }
 
     fn read_page(&mut self, hub: &mut Hub, wanted: PageWanted) {
-        let server = self.placement.server_of(&wanted.channel.name);
-        self.servers[server].read_page(hub, wanted);
+        match self.of(&wanted.channel.name) {
+            Some(server) => server.read_page(hub, wanted),
+            None => hub.page(wanted.to, wanted.from, Vec::new()),
+        }
     }
 
     fn recall(&mut self, hub: &mut Hub, asked: HistoryAsked) {
-        let server = self.placement.server_of(&asked.recall.channel);
-        self.servers[server].recall(hub, asked);
+        match self.of(&asked.recall.channel) {
+            Some(server) => server.recall(hub, asked),
+            None => recall::answer(hub, asked.asker, &asked.recall.channel, Err(HistoryError::Unavailable)),
+        }
     }
 
     fn event(&mut self, event: &Event) {
-        if let Some(server) = self.servers.get_mut((event.token().0 - FIRST_TOKEN) / LINKS_MAX) {
+        let number = (event.token().0 - FIRST_TOKEN) / LINKS_MAX;
+        if let Some(Some(server)) = self.servers.get_mut(number) {
             server.event(event);
+        }
+        if let Some(Some(watch)) = self.watches.get_mut(number) {
+            watch.event(event);
+        }
+        if let Some(cluster) = &mut self.cluster {
+            cluster.event(event);
         }
     }
 
     fn read(&mut self, hub: &mut Hub, now: MonotonicNs) -> bool {
         let count = self.servers.len();
-        self.first_read = (self.first_read + 1) % count;
+        self.first_read = (self.first_read + 1) % count.max(1);
         let mut has_more = false;
         for number in 0..count {
-            has_more |= self.servers[(self.first_read + number) % count].read(hub, now);
+            if let Some(server) = &mut self.servers[(self.first_read + number) % count] {
+                has_more |= server.read(hub, now);
+            }
         }
+        self.follow(hub, now);
+        self.follow_sentinels(hub, now);
         self.tell(hub);
         has_more
     }
 
     fn write(&mut self, hub: &mut Hub, now: MonotonicNs) {
-        self.servers.iter_mut().for_each(|server| server.write(hub, now));
+        self.send_again(hub, now);
+        self.all_mut().for_each(|server| server.write(hub, now));
         self.tell(hub);
     }
 
     fn deadline(&self) -> Option<MonotonicNs> {
-        self.servers.iter().filter_map(Server::deadline).min()
+        let cluster = self.cluster.as_ref().map(Cluster::deadline);
+        let watches = self.watches.iter().flatten().map(Watch::deadline);
+        self.all().filter_map(Server::deadline).chain(cluster).chain(watches).min()
     }
 
     fn stop(&mut self, hub: &mut Hub) {
-        self.servers.iter_mut().for_each(|server| server.stop(hub));
+        self.all_mut().for_each(|server| server.stop(hub));
+        if let Some(cluster) = &mut self.cluster {
+            for (publish, error) in cluster.again.end() {
+                hub.published(publish, Err(error));
+            }
+        }
+    }
+}
+
+/// What every server is made of.
+#[derive(Debug)]
+struct Make {
+    settings: Settings,
+    revocations: Revocations,
+    timing: Timing,
+    registry: Arc<Registry>,
+    waker: Arc<Waker>,
+}
+
+impl Make {
+    fn server(&self, target: Arc<Target>, revocations: Option<Revocations>, seat: Seat) -> Server {
+        Server::new(target, &self.settings, revocations, self.timing, self.wakers(), seat)
+    }
+
+    fn wakers(&self) -> (Arc<Registry>, Arc<Waker>) {
+        (self.registry.clone(), self.waker.clone())
     }
 }

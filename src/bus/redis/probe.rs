@@ -1,7 +1,7 @@
 //! Whether messages of durable channels really come through: every few seconds one is published to a channel of this node's own, by the function that publishes
 //! durable messages, and must come back to the subscribed connection. So a replica, a server that is loading or out of memory, one whose functions are gone, and a
-//! subscription that died without a word do not pass for a Redis that works, whatever answers PING. Sans-IO but for the command it writes; owned by
-//! [`super::feed::Feed`].
+//! subscription that died without a word do not pass for a Redis that works, whatever answers PING. In a Cluster each master has one, on a channel that lies in a
+//! slot of its own. Sans-IO but for the command it writes; owned by [`super::feed::Feed`].
 
 use redis::ServerError;
 
@@ -10,6 +10,8 @@ use super::call_error::CallError;
 use super::durable::envelope::Envelope;
 use super::fault::text_of;
 use super::link::Link;
+use super::names::Names;
+use super::placement::Part;
 use super::timing::Timing;
 use super::{keys, library};
 use crate::clock::{MonotonicNs, nanos};
@@ -19,6 +21,9 @@ use crate::metrics::BusMetrics;
 /// How long its stream is kept when no node probes any more; the function takes no shorter time for it than a minute.
 const KEPT_MS: &[u8] = b"60000";
 
+/// Names tried until one lies in a slot of this master: enough for one that has a single slot of all.
+const NAMES_MAX: usize = 16 * keys::SLOTS as usize;
+
 /// How soon it is tried again when the functions are not there.
 const RETRY_NS: u64 = 200_000_000;
 
@@ -27,6 +32,8 @@ pub struct Probe {
     /// As a client would name it, and could not: it is reserved.
     channel: Box<str>,
     redis_channel: Box<str>,
+    /// PUBLISH, or its like.
+    command: &'static [u8],
     prefix: Box<str>,
     timing: Timing,
     /// Of the last one that was sent.
@@ -58,12 +65,37 @@ pub enum Verdict {
 }
 
 impl Probe {
-    pub fn new(settings: &Settings, timing: Timing) -> Probe {
-        let prefix = settings.redis.prefix.as_str();
-        let channel = format!("__campanile__:probe:{:016x}", fastrand::u64(..));
-        let redis_channel = format!("{prefix}{channel}").into();
-        let (prefix, channel) = (prefix.into(), channel.into());
-        Probe { channel, redis_channel, prefix, timing, number: 0, sent: None, next_at: 0, verdict: Verdict::Unknown, well_at: 0 }
+    pub fn new(settings: &Settings, names: &Names, part: &Part, timing: Timing) -> Probe {
+        let (prefix, command) = (settings.redis.prefix.as_str().into(), names.publish_command());
+        let mut probe = Probe {
+            channel: Box::default(),
+            redis_channel: Box::default(),
+            command,
+            prefix,
+            timing,
+            number: 0,
+            sent: None,
+            next_at: 0,
+            verdict: Verdict::Unknown,
+            well_at: 0,
+        };
+        probe.move_to(names, part);
+        probe
+    }
+
+    /// Whether its channel lies where the server's channels do. If not, [`Probe::move_to`].
+    pub fn is_in(&self, part: &Part) -> bool {
+        part.has(&self.channel)
+    }
+
+    /// A channel that does. What was known was of another.
+    pub fn move_to(&mut self, names: &Names, part: &Part) {
+        let mut name = || format!("__campanile__:probe:{:016x}", fastrand::u64(..));
+        // On independent servers what is no client's channel may lie anywhere. A master without slots has no place for one.
+        let tries = if part.is_of_cluster() && !part.is_empty() { NAMES_MAX } else { 0 };
+        let channel = (0..tries).map(|_| name()).find(|channel| part.has(channel)).unwrap_or_else(&mut name);
+        (self.redis_channel, self.channel) = (names.to_redis(&channel).into(), channel.into());
+        self.restart();
     }
 
     pub fn redis_channel(&self) -> &str {
@@ -102,7 +134,7 @@ impl Probe {
         let (stream, meta) = (keys::stream(&self.prefix, &self.channel), keys::meta(&self.prefix, &self.channel));
         let payload = self.number.to_string();
         let keys: [&[u8]; 5] = [b"FCALL", library::PUBLISH.as_bytes(), b"2", stream.as_bytes(), meta.as_bytes()];
-        let arguments: [&[u8]; 6] = [b"PUBLISH", self.redis_channel.as_bytes(), b"1", KEPT_MS, b"0", payload.as_bytes()];
+        let arguments: [&[u8]; 6] = [self.command, self.redis_channel.as_bytes(), b"1", KEPT_MS, b"0", payload.as_bytes()];
         link.ask(Asked::Probe, &[&keys[..], &arguments].concat(), now);
         self.sent = Some(Sent { at: now, is_answered: false, has_come: false });
         self.next_at = now + nanos(self.timing.probe_every);

@@ -19,10 +19,11 @@ pub enum Reply<'a> {
         channel: &'a [u8],
         payload: &'a [u8],
     },
+    /// To a channel, sharded or not.
     Subscribed {
         name: &'a [u8],
     },
-    /// From a channel, or from a pattern.
+    /// From a channel, sharded or not, or from a pattern.
     Unsubscribed {
         name: &'a [u8],
     },
@@ -153,8 +154,14 @@ enum Scan {
 }
 
 /// How messages begin in RESP3 and RESP2, and how many strings follow; the last two are channel and payload.
-const MESSAGE_HEADS: [(&[u8], usize); 4] =
-    [(b">3\r\n$7\r\nmessage\r\n", 2), (b"*3\r\n$7\r\nmessage\r\n", 2), (b">4\r\n$8\r\npmessage\r\n", 3), (b"*4\r\n$8\r\npmessage\r\n", 3)];
+const MESSAGE_HEADS: [(&[u8], usize); 6] = [
+    (b">3\r\n$7\r\nmessage\r\n", 2),
+    (b"*3\r\n$7\r\nmessage\r\n", 2),
+    (b">4\r\n$8\r\npmessage\r\n", 3),
+    (b"*4\r\n$8\r\npmessage\r\n", 3),
+    (b">3\r\n$8\r\nsmessage\r\n", 2),
+    (b"*3\r\n$8\r\nsmessage\r\n", 2),
+];
 
 fn scan(input: &[u8], value_bytes_max: usize) -> Result<Scan, Violation> {
     for (head, strings) in MESSAGE_HEADS {
@@ -259,21 +266,22 @@ fn reply(value: &Value) -> Reply<'_> {
         Value::Int(number) => Reply::Integer(*number),
         Value::ServerError(error) => Reply::Error(error),
         Value::SimpleString(text) if text == "PONG" => Reply::Pong,
-        Value::Push { kind: PushKind::Message, data } => published(data, 2),
+        Value::Push { kind: PushKind::Message | PushKind::SMessage, data } => published(data, 2),
         Value::Push { kind: PushKind::PMessage, data } => published(data, 3),
-        Value::Push { kind: PushKind::Subscribe, data } => named(data, |name| Reply::Subscribed { name }),
-        Value::Push { kind: PushKind::Unsubscribe | PushKind::PUnsubscribe, data } => named(data, |name| Reply::Unsubscribed { name }),
+        Value::Push { kind: PushKind::Subscribe | PushKind::SSubscribe, data } => named(data, |name| Reply::Subscribed { name }),
+        Value::Push { kind: PushKind::Unsubscribe | PushKind::PUnsubscribe | PushKind::SUnsubscribe, data } => {
+            named(data, |name| Reply::Unsubscribed { name })
+        }
         Value::Push { kind: PushKind::PSubscribe, data } => named(data, |name| Reply::PatternSubscribed { name }),
         Value::Push { .. } => Reply::Push,
         Value::Array(items) => match items.split_first() {
             Some((Value::BulkString(kind), rest)) => match kind.as_slice() {
-                b"message" => published(rest, 2),
+                b"message" | b"smessage" => published(rest, 2),
                 b"pmessage" => published(rest, 3),
-                b"subscribe" => named(rest, |name| Reply::Subscribed { name }),
-                b"unsubscribe" | b"punsubscribe" => named(rest, |name| Reply::Unsubscribed { name }),
+                b"subscribe" | b"ssubscribe" => named(rest, |name| Reply::Subscribed { name }),
+                b"unsubscribe" | b"punsubscribe" | b"sunsubscribe" => named(rest, |name| Reply::Unsubscribed { name }),
                 b"psubscribe" => named(rest, |name| Reply::PatternSubscribed { name }),
                 b"pong" => Reply::Pong,
-                b"smessage" | b"ssubscribe" | b"sunsubscribe" => Reply::Push,
                 _ => Reply::Other(value),
             },
             _ => Reply::Other(value),
@@ -349,6 +357,9 @@ mod tests {
                 "3\r\n$11\r\nunsubscribe\r\n$1\r\na\r\n:0\r\n",
                 "3\r\n$10\r\npsubscribe\r\n$2\r\na*\r\n:1\r\n",
                 "1\r\n$7\r\nmessage\r\n",
+                "3\r\n$10\r\nssubscribe\r\n$1\r\na\r\n:1\r\n",
+                "3\r\n$8\r\nsmessage\r\n$1\r\na\r\n$5\r\nhe\r\no\r\n",
+                "3\r\n$12\r\nsunsubscribe\r\n$1\r\na\r\n:0\r\n",
             ] {
                 stream.extend_from_slice(format!("{mark}{text}").as_bytes());
             }
@@ -369,7 +380,7 @@ mod tests {
     fn every_split_gives_what_the_parser_gives() {
         let stream = stream();
         let whole = parsed(&stream);
-        assert_eq!(whole.len(), 23);
+        assert_eq!(whole.len(), 29);
         assert_eq!(decode(Decoder::new(1000), &stream, &[]).unwrap(), whole);
         for first in 0..stream.len() {
             assert_eq!(decode(Decoder::new(1000), &stream, &[first]).unwrap(), whole, "cut at {first}");

@@ -5,6 +5,8 @@
 //! (subscriptions) or the [`Outlet`] (publishes).
 //! When a subscribed connection is lost, every channel that flowed gets one number for what was missed as soon as it flows again.
 
+mod moving;
+
 use std::sync::Arc;
 
 use mio::event::Event;
@@ -22,6 +24,7 @@ use super::outlet::Outlet;
 use super::placement::Part;
 use super::probe::{Probe, Verdict};
 use super::revocations::Revocations;
+use super::role;
 use super::subscriptions::Readiness;
 use super::target::Target;
 use super::timing::Timing;
@@ -30,11 +33,12 @@ use crate::bus::question::{HistoryAsked, PageWanted, Publish, PublishError};
 use crate::bus::ration::Ration;
 use crate::bus::recall::{self, HistoryError};
 use crate::bus::revoke::{self, Revoke, RevokeError};
+use crate::bus::upstream::FIRST_TOKEN;
 #[cfg(doc)]
 use crate::bus::upstream::Upstream;
 use crate::clock::MonotonicNs;
 use crate::config::Settings;
-use crate::limits::redis::{TURN_BYTES, VALUE_BYTES_MIN};
+use crate::limits::redis::{LINKS_MAX, TURN_BYTES, VALUE_BYTES_MIN};
 use crate::sys;
 
 /// Which of the servers of a bus it is.
@@ -46,12 +50,22 @@ pub struct Seat {
     pub servers: usize,
     /// Of its first link; [`LINKS_MAX`](crate::limits::redis::LINKS_MAX) are its own.
     pub first_token: usize,
+    /// It was named as one, and is of no use if it is none.
+    pub must_be_master: bool,
+}
+
+impl Seat {
+    /// `number`: of the server.
+    pub fn new(part: Part, servers: usize, number: usize) -> Seat {
+        Seat { part, servers, first_token: FIRST_TOKEN + number * LINKS_MAX, must_be_master: false }
+    }
 }
 
 #[derive(Debug)]
 pub struct Server {
     /// Of its first link; each has one of its own.
     first_token: usize,
+    must_be_master: bool,
     /// Messages flow.
     is_ready: bool,
     /// The first is subscribed; one to publish on follows when it is first needed.
@@ -98,22 +112,22 @@ struct LinkParts {
 }
 
 impl Server {
-    /// A URL that cannot be used is an error; a server that cannot be reached is not.
     pub fn new(
-        url: &str,
+        target: Arc<Target>,
         settings: &Settings,
         revocations: Option<revoke::Revocations>,
         timing: Timing,
         (registry, waker): (Arc<Registry>, Arc<Waker>),
-        Seat { part, servers, first_token }: Seat,
-    ) -> anyhow::Result<Server> {
-        let target = Arc::new(Target::new(url, &settings.redis.tls())?);
+        Seat { part, servers, first_token, must_be_master }: Seat,
+    ) -> Server {
         let value_bytes_max = settings.bounds.payload_bytes_max.saturating_add(64 * 1024).max(VALUE_BYTES_MIN);
         let health = Health::new(target.to_string(), sys::monotonic_ns());
-        let at = if servers > 1 { format!(" at {target}") } else { String::new() };
+        let is_cluster = part.is_of_cluster();
+        let at = if servers > 1 || is_cluster { format!(" at {target}") } else { String::new() };
         let library = settings.channels.has_durable().then(|| Loading::new(at.clone()));
         let mut server = Server {
             first_token,
+            must_be_master,
             is_ready: false,
             links: Vec::new(),
             make_link: LinkParts {
@@ -124,7 +138,7 @@ impl Server {
                 value_bytes_max,
                 reply_bytes_max: Durables::reply_bytes_max(settings.bounds.payload_bytes_max),
             },
-            outlet: Outlet::new(settings, servers),
+            outlet: Outlet::new(settings, servers, is_cluster),
             feed: Feed::new(settings, revocations, timing, (part, servers), at),
             library,
             eviction: Eviction::default(),
@@ -132,7 +146,7 @@ impl Server {
             warnings: Ration::default(),
         };
         server.open(Role::Subscribed);
-        Ok(server)
+        server
     }
 
     // The links.
@@ -212,7 +226,13 @@ impl Server {
                 while !hub.is_ahead()
                     && let Some(answer) = link.next_answer()?
                 {
-                    self.feed.take(hub, answer, receipt)?;
+                    match answer {
+                        Answer::Role { value } => match role::no_master(value) {
+                            Some(why) => return Err(Fault::new(why)),
+                            None => {}
+                        },
+                        answer => self.feed.take(hub, answer, receipt)?,
+                    }
                 }
                 Ok(())
             }
@@ -240,6 +260,7 @@ impl Server {
                             }
                         }
                         Answer::Refused { asked: Asked::Probe, error } => {
+                            self.feed.note_moved(error);
                             if durable::is_without_library(error) {
                                 self.library.iter_mut().for_each(Loading::doubt);
                             }
@@ -261,6 +282,15 @@ impl Server {
                 let mut fenced = Vec::new();
                 let mut take_one = || {
                     let Some(reply) = link.next_answer()? else { return Ok(false) };
+                    if let Answer::Refused { asked: Asked::Revocations(_), error } = &reply {
+                        self.feed.note_moved(error);
+                    }
+                    if let (None, Answer::Revocations { .. } | Answer::Refused { asked: Asked::Revocations(_), .. }) =
+                        (&self.feed.revocations, &reply)
+                    {
+                        // They are kept by another server since it was asked.
+                        return Ok(true);
+                    }
                     if self.feed.revocations.as_mut().is_some_and(|revocations| revocations.takes(&reply)) {
                         return Ok(true);
                     }
@@ -294,6 +324,9 @@ impl Server {
                         break;
                     }
                     tracing::warn!("{} of {} is of no use: {fault}. Using another address of that name", place, self.make_link.target);
+                }
+                if self.must_be_master {
+                    link.ask(Asked::Role, &[b"ROLE"], now);
                 }
                 self.feed.restart(hub);
                 self.follow(at, hub, now);
@@ -397,6 +430,7 @@ impl Server {
                 }
                 let link = &mut self.links[at].link;
                 self.outlet.ask_anew(link, now);
+                self.outlet.write_wait(link, now);
                 if link.is_ready() {
                     self.feed.revocations.iter_mut().for_each(|revocations| revocations.read(link, now));
                 }
@@ -485,7 +519,12 @@ impl Server {
             Some(_) if publish.payload.len() > bytes_max => {
                 hub.published(publish, Err(PublishError::TooBigForRedis { bytes_max }));
             }
-            Some(link) if link.is_ready() => self.feed.send(link, hub, publish, now),
+            Some(link) if link.is_ready() => {
+                if hub.rule_of(&publish.channel).durable {
+                    self.outlet.sent_durable();
+                }
+                self.feed.send(link, hub, publish, now);
+            }
             _ => hub.published(publish, Err(PublishError::Unavailable)),
         }
     }

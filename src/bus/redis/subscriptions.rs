@@ -14,6 +14,7 @@ use indexmap::IndexSet;
 
 use super::awaiting::{Asked, Names, Verb};
 use super::fault::Refusal;
+use super::keys;
 use super::resp::write_command;
 use crate::limits::redis::{COMMAND_NAMES_MAX, REFUSED_RETRIES_MAX, UNANSWERED_MAX};
 
@@ -25,6 +26,8 @@ pub struct Subscriptions {
     /// Nearly everything hangs on it, if there is one.
     pattern: Option<Arc<str>>,
     is_connected: bool,
+    /// Channels are subscribed by SSUBSCRIBE. A command then takes names of one slot.
+    is_sharded: bool,
     /// Names whose state and wish differ, each once; they are looked at again when their turn comes.
     queue: VecDeque<Arc<str>>,
     unanswered: usize,
@@ -70,6 +73,8 @@ enum Kind {
     Channel,
     /// Stands beside the pattern, whether the hub has its channel or not.
     Beside,
+    /// The same, and never sharded: it is no channel of clients.
+    Classic,
     Pattern,
 }
 
@@ -134,6 +139,10 @@ impl Subscription {
 }
 
 impl Subscriptions {
+    pub fn new(is_sharded: bool) -> Subscriptions {
+        Subscriptions { is_sharded, ..Subscriptions::default() }
+    }
+
     /// A channel's name, which was not wanted.
     pub fn want(&mut self, name: &str) -> Standing {
         self.want_as(name, Kind::Channel)
@@ -142,6 +151,18 @@ impl Subscriptions {
     /// For good, whether the hub has its channel or not.
     pub fn want_beside(&mut self, name: &str) {
         self.want_as(name, Kind::Beside);
+    }
+
+    /// The same of one that is not for clients, and so is never sharded.
+    pub fn want_classic(&mut self, name: &str) {
+        self.want_as(name, Kind::Classic);
+    }
+
+    /// A name that was wanted for good is not any more.
+    pub fn unwant_beside(&mut self, name: &str) {
+        if self.names.contains_key(name) {
+            self.unwant(name, true);
+        }
     }
 
     /// There can be one.
@@ -309,6 +330,8 @@ impl Subscriptions {
         }
         let mut names = Names::new();
         let mut verb: Option<Verb> = None;
+        // Of a sharded command, else None.
+        let mut slot = None;
         let mut names_max = COMMAND_NAMES_MAX;
         while names.len() < names_max && self.unanswered + names.len() < UNANSWERED_MAX {
             let Some(name) = self.queue.pop_front() else { break };
@@ -321,11 +344,13 @@ impl Subscriptions {
                 continue;
             };
             let together_max = names_max.min(subscription.together_max.into());
-            if verb.is_some_and(|verb| verb != next_verb || names.len() >= together_max) {
+            let is_sharded = self.is_sharded && matches!(subscription.kind, Kind::Channel | Kind::Beside);
+            let next_slot = is_sharded.then(|| keys::slot(name.as_bytes()));
+            if verb.is_some_and(|verb| verb != next_verb || slot != next_slot || names.len() >= together_max) {
                 self.queue.push_front(name);
                 break;
             }
-            verb = Some(next_verb);
+            (verb, slot) = (Some(next_verb), next_slot);
             names_max = together_max;
             subscription.is_queued = false;
             subscription.state = match next_verb {
@@ -338,7 +363,8 @@ impl Subscriptions {
             names.push_back(name);
         }
         let verb = verb?;
-        let parts: Vec<&[u8]> = std::iter::once(verb.name().as_bytes()).chain(names.iter().map(|name| name.as_bytes())).collect();
+        let parts: Vec<&[u8]> =
+            std::iter::once(verb.command(slot.is_some()).as_bytes()).chain(names.iter().map(|name| name.as_bytes())).collect();
         write_command(out, parts.into_iter());
         self.unanswered += names.len();
         Some(Asked::Channels(verb, names))

@@ -65,6 +65,42 @@ impl Target {
 }
 
 impl Target {
+    /// Another node of the same Cluster: one logs in there as here.
+    pub fn at(&self, host: &str, port: u16) -> anyhow::Result<Target> {
+        let tls = match self.tls() {
+            Some(tls) => {
+                let name =
+                    ServerName::try_from(host.to_owned()).map_err(|_| anyhow!("`{host}` is no name that a certificate could carry"))?;
+                Some(Tls { config: tls.config.clone(), name })
+            }
+            None => None,
+        };
+        Ok(Target {
+            address: Address::Tcp { host: host.to_owned(), port, tls },
+            username: self.username.clone(),
+            password: self.password.clone(),
+            db: self.db,
+            resp2_only: self.resp2_only,
+        })
+    }
+
+    pub fn is_at(&self, host: &str, port: u16) -> bool {
+        matches!(&self.address, Address::Tcp { host: here, port: at, .. } if here == host && *at == port)
+    }
+
+    /// Whether both are at the same place.
+    pub fn is_where(&self, other: &Target) -> bool {
+        matches!(&other.address, Address::Tcp { host, port, .. } if self.is_at(host, *port))
+    }
+
+    /// Empty: a unix socket.
+    pub fn host(&self) -> &str {
+        match &self.address {
+            Address::Tcp { host, .. } => host,
+            Address::Unix(_) => "",
+        }
+    }
+
     /// None: it is spoken to in the clear.
     pub fn tls(&self) -> Option<&Tls> {
         match &self.address {

@@ -1,7 +1,7 @@
 //! `campanile redis …`: what is done to a Redis itself.
 
 mod install;
-mod servers;
+pub(super) mod servers;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,10 +1,12 @@
-//! Which servers a URL leads to: itself, or every master of its Cluster. Blocking; each is connected at once, so that one that is away is told about
+//! Which servers a URL leads to: itself, the master that Sentinels name, or every master of its Cluster. Blocking; each is connected at once, so that one that is away is told about
 //! with the others.
 
 use std::time::Duration;
 
 use redis::{Connection, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, Value};
 
+use crate::bus::redis::role;
+use crate::config::redis_url::{self, Watched};
 use crate::config::{RedisTls, mask};
 
 /// How long a server may take to answer before it is taken for gone.
@@ -19,6 +21,24 @@ pub struct Server {
 
 /// The servers that have to be seen to. The URL has been checked.
 pub fn reached_by(url: &str, files: &RedisTls) -> Vec<Server> {
+    if let Some(seeds) = redis_url::seeds(url) {
+        // Any node that answers knows of the others.
+        let mut found = Vec::new();
+        for seed in &seeds {
+            let of_seed = reached_by(seed, files);
+            if of_seed.iter().any(|server| server.connection.is_ok()) {
+                return of_seed;
+            }
+            found.extend(of_seed);
+        }
+        return found;
+    }
+    if let Some(watched) = redis_url::watched(url) {
+        return match master_of(&watched, files) {
+            Ok(url) => reached_by(&url, files),
+            Err(reason) => vec![Server { name: mask::url(url), connection: Err(reason) }],
+        };
+    }
     if url.starts_with("rediss://") {
         // An error says that the program has one already, which is as good.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
@@ -33,13 +53,59 @@ pub fn reached_by(url: &str, files: &RedisTls) -> Vec<Server> {
         Err(reason) => return alone(Err(reason)),
     };
     match mode(&mut connection).as_deref() {
-        Some("sentinel") => alone(Err("this is a Sentinel, which keeps no functions: name the servers that it watches".to_owned())),
+        Some("sentinel") => alone(Err(
+            "this is a Sentinel, which keeps no functions: the URL of what it watches is redis+sentinel://HOST:PORT/SERVICE".to_owned(),
+        )),
         Some("cluster") => match redis::cmd("CLUSTER").arg("NODES").query::<String>(&mut connection) {
             Ok(nodes) => masters(&nodes).into_iter().map(|address| server(&info, address)).collect(),
             Err(error) => alone(Err(format!("CLUSTER NODES, which names the masters: {}", reason(&error)))),
         },
         _ => alone(Ok(connection)),
     }
+}
+
+/// The URL of the master, as the first of the Sentinels says that knows it; and whether that is one.
+pub fn master_of(watched: &Watched, files: &RedisTls) -> Result<String, String> {
+    let mut reasons = Vec::new();
+    for sentinel in &watched.sentinels {
+        let asked = connected(sentinel, files).and_then(|mut connection| {
+            redis::cmd("SENTINEL")
+                .arg("GET-MASTER-ADDR-BY-NAME")
+                .arg(&watched.service)
+                .query(&mut connection)
+                .map_err(|error| reason(&error))
+        });
+        let why = match asked {
+            Ok(Some((host, port))) => {
+                let (host, port): (String, u16) = (host, port);
+                let host = if host.contains(':') { format!("[{host}]") } else { host };
+                let url = redis_url::of_master(&watched.login, &format!("{host}:{port}"));
+                match connected(&url, files).and_then(|mut connection| role(&mut connection)) {
+                    Ok(()) => return Ok(url),
+                    Err(why) => format!("the master that it names, {host}:{port}: {why}"),
+                }
+            }
+            Ok(None) => format!("it knows of no master called {}", watched.service),
+            Err(why) => why,
+        };
+        reasons.push(format!("{}: {why}", mask::url(sentinel)));
+    }
+    Err(reasons.join("; "))
+}
+
+fn role(connection: &mut Connection) -> Result<(), String> {
+    // Whoever may not ask is not told.
+    let answer: Value = redis::cmd("ROLE").query(connection).unwrap_or(Value::Nil);
+    role::no_master(&answer).map_or(Ok(()), Err)
+}
+
+fn connected(url: &str, files: &RedisTls) -> Result<Connection, String> {
+    if url.starts_with("rediss://") {
+        // An error says that the program has one already, which is as good.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    }
+    let client = super::client(url, files).map_err(|error| reason(&error))?;
+    connect(client.get_connection_info())
 }
 
 fn connect(info: &ConnectionInfo) -> Result<Connection, String> {

@@ -75,6 +75,22 @@ pub(super) const FSYNC: Setting = Setting {
     ..word!(journal.fsync: Fsync)
 };
 
+pub(super) const DURABLE_WAIT: Setting = Setting {
+    key: "durable_wait",
+    section: Section::Redis,
+    placeholder: "N",
+    help: "Replicas that must have a message of a durable channel before its publish is acknowledged (WAIT). Fewer within a second: the publisher is told that a failover may lose it.",
+    accepted: "0 to 100",
+    value: Value::One {
+        parse: |settings, text| {
+            settings.redis.durable_wait = parse::count(text, 0, 100)?;
+            Ok(())
+        },
+        show: |settings| Shown::Number(settings.redis.durable_wait as u64),
+    },
+    ..ROW
+};
+
 pub(super) const HISTORY_COUNT: Setting = Setting {
     key: "history_count",
     section: Section::Channels,

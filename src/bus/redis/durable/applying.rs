@@ -1,6 +1,7 @@
 //! Messages of a durable channel on their way to the hub: each number once, in order, and no faster than shards have room.
 
 use super::envelope::Envelope;
+use super::newest::Newest;
 use crate::bus::flow::{Count, Counter};
 use crate::bus::hub::{Hub, Outcome, Receipt};
 use crate::clock::MonotonicNs;
@@ -19,7 +20,14 @@ pub enum Applied {
 }
 
 /// Gives the hub what of an envelope is next, as far as there is room.
-pub fn apply(hub: &mut Hub, channel: &str, envelope: &Envelope<'_>, received: MonotonicNs, turn_bytes: &mut usize) -> Applied {
+pub fn apply(
+    hub: &mut Hub,
+    channel: &str,
+    envelope: &Envelope<'_>,
+    received: MonotonicNs,
+    turn_bytes: &mut usize,
+    newest: &mut Option<Newest>,
+) -> Applied {
     let Some(Count { epoch, mut seq, by }) = hub.count_of(channel) else { return Applied::Whole };
     let receipt = Receipt { received, timestamp_ms: envelope.timestamp_ms };
     if by == Counter::Hub {
@@ -47,6 +55,7 @@ pub fn apply(hub: &mut Hub, channel: &str, envelope: &Envelope<'_>, received: Mo
             return Applied::NoRoom;
         }
         put(hub, channel, number, payload, receipt);
+        *newest = Some(Newest::of_message(epoch, number, envelope.timestamp_ms, payload));
         seq = number;
     }
     Applied::Whole

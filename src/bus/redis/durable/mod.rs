@@ -18,7 +18,10 @@
 //! from the stream again; what is held and what was read and waits for room are bounded.
 
 mod applying;
+mod asking;
 pub mod envelope;
+mod moving;
+mod newest;
 mod publishing;
 mod reading;
 mod recalling;
@@ -28,27 +31,22 @@ pub use reading::{is_without_library, published};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use redis::{ServerError, Value};
-
 use self::applying::{Applied, apply, put, takes};
 use self::envelope::{Bad, Envelope};
-use self::reading::{Entry, Standing};
-use super::awaiting::Asked;
-use super::fault::{Refusal, with_advice};
-use super::keys;
-use super::library;
-use super::link::Link;
-use crate::bus::flow::{Count, Counter, Start};
+use self::newest::Newest;
+use self::reading::Entry;
+use super::cluster::map::Node;
+use super::placement::Part;
+use crate::bus::flow::{Count, Start};
 use crate::bus::hub::{Hub, Receipt};
 use crate::bus::pages::Pages;
-use crate::bus::question::PageWanted;
 use crate::bus::ration::Ration;
 use crate::bus::recall::{Recall, Recalls};
 use crate::clock::MonotonicNs;
 use crate::config::Settings;
 use crate::fanout::batch::Channel;
 use crate::limits::bus::PAGE_NUMBERS;
-use crate::limits::redis::durable::{ENTRY_BYTES, HELD_BYTES_MAX, PAGE_BYTES_MAX, PAGE_ENTRIES_MAX, QUESTIONS_MAX, READ_BYTES_MAX};
+use crate::limits::redis::durable::{ENTRY_BYTES, HELD_BYTES_MAX, PAGE_BYTES_MAX, PAGE_ENTRIES_MAX, READ_BYTES_MAX};
 use crate::sys::monotonic_ns;
 use crate::wire::command::Position;
 use crate::wire::event::GapReason;
@@ -60,10 +58,16 @@ const ROOM_NS: u64 = 2_000_000;
 
 #[derive(Debug)]
 pub struct Durables {
+    /// The channels of this server.
+    part: Part,
+    /// In a Cluster: a stream is not here, and perhaps where it is.
+    is_old: Option<Option<Node>>,
     prefix: Box<str>,
     /// Of the stream, asked for at a time: so many of the largest fit what a reply may have.
     page_entries: usize,
     channels: HashMap<Box<str>, Tracked>,
+    /// What was handed out last of those that do not come now.
+    remembered: HashMap<Box<str>, Remembered>,
     /// Those with a question to be asked, each once.
     due: VecDeque<Box<str>>,
     /// Those that wait for room, each once.
@@ -78,6 +82,8 @@ pub struct Durables {
     read_bytes: usize,
     held_bytes_max: usize,
     read_bytes_max: usize,
+    /// Of the servers of the bus together.
+    turn_bytes_of_all: usize,
     /// What may be handed on in this turn, in all: whether a shard's inbox has room is known again when the turn is over.
     turn_bytes_max: usize,
     turn_bytes: usize,
@@ -109,6 +115,16 @@ struct Tracked {
     held_when_asked: usize,
     /// Some that came could not be held.
     has_overflowed: bool,
+    newest: Option<Newest>,
+    /// Whether that is still what it was, is not known; and whether that must be known, because the master is another.
+    is_to_be_compared: bool,
+    is_doubtful: bool,
+}
+
+#[derive(Debug)]
+struct Remembered {
+    newest: Newest,
+    is_doubtful: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,6 +150,13 @@ struct Held {
     received: MonotonicNs,
 }
 
+impl Tracked {
+    /// What stands under this number must be this, if that is to be looked at.
+    fn compares_with(&self, epoch: u64, seq: u64) -> Option<Newest> {
+        self.newest.filter(|newest| self.is_to_be_compared && (newest.epoch, newest.seq) == (epoch, seq) && seq > 0)
+    }
+}
+
 impl Held {
     fn bytes(&self) -> usize {
         self.message.len() + size_of::<Held>()
@@ -141,14 +164,17 @@ impl Held {
 }
 
 impl Durables {
-    pub fn new(settings: &Settings) -> Durables {
+    pub fn new(settings: &Settings, part: Part) -> Durables {
         let (prefix, payload_bytes_max) = (settings.redis.prefix.as_str(), settings.bounds.payload_bytes_max);
         // A quarter of an inbox: there is room while half of it is free.
         let turn_bytes_max = settings.bounds.inbox_bytes_total / settings.shards.count / 4;
         Durables {
+            part,
+            is_old: None,
             prefix: prefix.into(),
             page_entries: (PAGE_BYTES_MAX / (payload_bytes_max + ENTRY_BYTES)).clamp(1, PAGE_ENTRIES_MAX),
             channels: HashMap::new(),
+            remembered: HashMap::new(),
             due: VecDeque::new(),
             stalled: VecDeque::new(),
             pages: Pages::default(),
@@ -159,18 +185,12 @@ impl Durables {
             read_bytes: 0,
             held_bytes_max: HELD_BYTES_MAX,
             read_bytes_max: READ_BYTES_MAX,
+            turn_bytes_of_all: turn_bytes_max,
             turn_bytes_max,
             turn_bytes: 0,
             retry_at: None,
             warnings: Ration::default(),
         }
-    }
-
-    /// There are so many of them, of as many servers: what is bounded for all of them is divided.
-    pub fn share_among(mut self, servers: usize) -> Durables {
-        self.turn_bytes_max /= servers;
-        (self.held_bytes_max, self.read_bytes_max) = (HELD_BYTES_MAX / servers, READ_BYTES_MAX / servers);
-        self
     }
 
     /// What the largest reply may take.
@@ -187,7 +207,8 @@ impl Durables {
 
     /// Its messages come from now on.
     pub fn begin(&mut self, hub: &mut Hub, channel: &str) {
-        self.forget(channel);
+        self.suspend(channel);
+        let remembered = self.remembered.remove(channel);
         // Whoever joins waits until it is known where it stands.
         hub.interrupt_channel(channel);
         let tracked = Tracked {
@@ -199,22 +220,41 @@ impl Durables {
             held: VecDeque::new(),
             held_when_asked: 0,
             has_overflowed: false,
+            newest: remembered.as_ref().map(|remembered| remembered.newest),
+            is_to_be_compared: remembered.is_some(),
+            is_doubtful: remembered.is_some_and(|remembered| remembered.is_doubtful),
         };
         self.channels.insert(channel.into(), tracked);
         self.ask(channel);
     }
 
-    /// They do not come any more.
+    /// Nobody wants them any more.
     pub fn forget(&mut self, channel: &str) {
-        if let Some(gone) = self.channels.remove(channel) {
+        self.suspend(channel);
+        self.remembered.remove(channel);
+    }
+
+    /// They do not come for now.
+    pub fn suspend(&mut self, channel: &str) {
+        if let Some((channel, gone)) = self.channels.remove_entry(channel) {
             self.held_bytes -= gone.held.iter().map(Held::bytes).sum::<usize>();
             self.read_bytes -= gone.read.iter().map(Entry::bytes).sum::<usize>();
+            self.remember(channel, &gone);
+        }
+    }
+
+    fn remember(&mut self, channel: Box<str>, gone: &Tracked) {
+        if let Some(newest) = gone.newest {
+            self.remembered.insert(channel, Remembered { newest, is_doubtful: gone.is_doubtful });
         }
     }
 
     /// The subscribed connection is lost: nothing comes. What is still to be answered does not count.
-    pub fn forget_all(&mut self) {
-        (self.channels, self.due, self.stalled) = Default::default();
+    pub fn suspend_all(&mut self) {
+        for (channel, gone) in std::mem::take(&mut self.channels) {
+            self.remember(channel, &gone);
+        }
+        (self.due, self.stalled) = Default::default();
         (self.held_bytes, self.read_bytes, self.retry_at) = (0, 0, None);
     }
 
@@ -243,9 +283,9 @@ impl Durables {
             Some(Err(bad)) => return self.note_bad(hub, channel, bad),
             None => return hub.metrics().unnumbered.inc(),
         };
-        let Some(tracked) = self.channels.get(channel) else { return };
+        let Some(tracked) = self.channels.get_mut(channel) else { return };
         if tracked.state == State::Live && tracked.held.is_empty() {
-            match apply(hub, channel, &envelope, received, &mut self.turn_bytes) {
+            match apply(hub, channel, &envelope, received, &mut self.turn_bytes, &mut tracked.newest) {
                 Applied::Whole => return,
                 stopped => self.stop_at(hub, channel, stopped),
             }
@@ -301,6 +341,9 @@ impl Durables {
     fn ask_anew(&mut self, hub: &mut Hub, channel: &str) {
         hub.repairing(channel);
         self.set_state(channel, State::Asking { is_new: false });
+        if let Some(tracked) = self.channels.get_mut(channel) {
+            tracked.is_to_be_compared = tracked.newest.is_some();
+        }
         self.ask(channel);
     }
 
@@ -365,13 +408,14 @@ impl Durables {
             }
             self.read_bytes -= entry.bytes();
             let Entry { seq, timestamp_ms, payload } = tracked.read.pop_front().expect("it was shown");
-            let Some(Count { seq: last, .. }) = hub.count_of(channel) else { continue };
+            let Some(Count { epoch, seq: last, .. }) = hub.count_of(channel) else { continue };
             if seq > last + 1 {
                 hub.lose(channel, seq - 1, GapReason::Expired);
             }
             match payload {
                 _ if seq <= last => {}
                 Ok(payload) => {
+                    tracked.newest = Some(Newest::of_message(epoch, seq, timestamp_ms, &payload));
                     put(hub, channel, seq, &payload, Receipt { received: monotonic_ns(), timestamp_ms });
                     hub.metrics().repaired.inc();
                 }
@@ -400,193 +444,11 @@ impl Durables {
         }
         while let Some(held) = tracked.held.front() {
             let Some(Ok(envelope)) = Envelope::read(&held.message) else { unreachable!("it was read before it was held") };
-            match apply(hub, channel, &envelope, held.received, &mut self.turn_bytes) {
+            match apply(hub, channel, &envelope, held.received, &mut self.turn_bytes, &mut tracked.newest) {
                 Applied::Whole => self.held_bytes -= tracked.held.pop_front().expect("it was shown").bytes(),
                 stopped => return self.stop_at(hub, channel, stopped),
             }
         }
         tracked.held = VecDeque::new();
-    }
-
-    // Asking Redis.
-
-    /// Whether answers may be taken in.
-    pub fn has_room(&self) -> bool {
-        self.read_bytes < self.read_bytes_max
-    }
-
-    /// Asks what is due, as far as there is room. The connection is ready.
-    pub fn write(&mut self, link: &mut Link, hub: &mut Hub, now: MonotonicNs) {
-        if self.retry_at.is_some_and(|retry_at| now < retry_at) {
-            return;
-        }
-        self.retry_at = None;
-        self.ask_recalls(link, hub, now);
-        while self.asked.len() < QUESTIONS_MAX && self.has_room() {
-            let Some(channel) = self.due.pop_front() else { break };
-            let ticket = self.take_ticket();
-            let Some(tracked) = self.channels.get_mut(&channel) else { continue };
-            if !std::mem::take(&mut tracked.is_due) {
-                continue;
-            }
-            let asked = Asked::Durable(ticket);
-            let (stream, meta) = (keys::stream(&self.prefix, &channel), keys::meta(&self.prefix, &channel));
-            let (stream, meta) = (stream.as_bytes(), meta.as_bytes());
-            match tracked.state {
-                State::Asking { is_new: false } => link.ask(asked, &[b"HMGET", meta, b"e", b"n"], now),
-                State::Asking { is_new: true } => link.ask(asked, &[b"FCALL", library::OPEN.as_bytes(), b"2", stream, meta], now),
-                State::Renewing { epoch } => {
-                    link.ask(asked, &[b"FCALL", library::RENEW.as_bytes(), b"2", stream, meta, epoch.to_string().as_bytes()], now);
-                }
-                State::Repairing { to } => {
-                    let Some(Count { epoch, seq, .. }) = hub.count_of(&channel) else { continue };
-                    let (from, to) = (format!("{epoch}-{}", seq + 1), format!("{epoch}-{to}"));
-                    let count = self.page_entries.to_string();
-                    link.ask(asked, &[b"XRANGE", stream, from.as_bytes(), to.as_bytes(), b"COUNT", count.as_bytes()], now);
-                }
-                State::Live => continue,
-            }
-            (tracked.ticket, tracked.held_when_asked) = (Some(ticket), tracked.held.len());
-            self.asked.insert(ticket, About::Channel(channel));
-        }
-        while self.asked.len() < QUESTIONS_MAX
-            && self.has_room()
-            && let Some((channel, from)) = self.pages.take_due()
-        {
-            let ticket = self.take_ticket();
-            let (stream, first) = (keys::stream(&self.prefix, &channel.name), format!("{}-{from}", channel.epoch));
-            // To the end of the epoch: where nothing of the page is left, what comes next says how much is gone.
-            let (last, count) = (format!("{}-{}", channel.epoch, u64::MAX), PAGE_NUMBERS.to_string());
-            let command = [b"XRANGE", stream.as_bytes(), first.as_bytes(), last.as_bytes(), b"COUNT", count.as_bytes()];
-            link.ask(Asked::Durable(ticket), &command, now);
-            self.asked.insert(ticket, About::Page(channel, from));
-        }
-    }
-
-    fn take_ticket(&mut self) -> u32 {
-        let ticket = self.next_ticket;
-        self.next_ticket = ticket.wrapping_add(1);
-        ticket
-    }
-
-    /// A shard wants what is kept of a channel.
-    pub fn read_page(&mut self, hub: &mut Hub, wanted: PageWanted) {
-        self.pages.want(hub, wanted);
-    }
-
-    /// A page came, or is refused.
-    fn page_read(&mut self, hub: &mut Hub, channel: Arc<Channel>, from: u64, answer: Result<&Value, &ServerError>) {
-        let last = hub.count_of(&channel.name).filter(|count| count.epoch == channel.epoch).map(|count| count.seq);
-        match (answer, last) {
-            (Ok(value), Some(last)) => {
-                let entries = reading::entries(value).into_iter().filter_map(Entry::kept).collect();
-                self.pages.read(hub, channel, from, last, entries);
-            }
-            (Err(error), Some(_)) if Refusal::of(error) == Refusal::ForNow => {
-                self.retry_at = Some(monotonic_ns() + RETRY_NS);
-                self.pages.put_back(channel, from);
-            }
-            (Ok(_) | Err(_), _) => self.pages.done(hub, channel, from, Vec::new()),
-        }
-    }
-
-    /// Redis has answered one of them.
-    pub fn answered(&mut self, hub: &mut Hub, ticket: u32, answer: Result<&Value, &ServerError>) {
-        let channel = match self.asked.remove(&ticket) {
-            Some(About::Channel(channel)) => channel,
-            Some(About::Page(channel, from)) => return self.page_read(hub, channel, from, answer),
-            Some(About::Recall(recall, newest)) => return self.recalled(hub, recall, newest, answer),
-            None => return,
-        };
-        let Some(tracked) = self.channels.get_mut(&channel).filter(|tracked| tracked.ticket == Some(ticket)) else { return };
-        tracked.ticket = None;
-        let state = tracked.state;
-        match (state, answer) {
-            (_, Err(error)) => self.refused(hub, &channel, error),
-            (State::Asking { .. } | State::Renewing { .. }, Ok(value)) => match Standing::read(value) {
-                Some(standing) => self.stands(hub, &channel, standing),
-                None => {
-                    self.set_state(&channel, State::Asking { is_new: true });
-                    self.ask(&channel);
-                }
-            },
-            (State::Repairing { to }, Ok(value)) => self.read(hub, &channel, to, value),
-            (State::Live, Ok(_)) => {}
-        }
-    }
-
-    /// The stream stands there.
-    fn stands(&mut self, hub: &mut Hub, channel: &str, Standing { epoch, last }: Standing) {
-        self.drop_forged(hub, channel, Standing { epoch, last });
-        match hub.count_of(channel) {
-            Some(Count { epoch: before, seq, by: Counter::Source }) if epoch < before || (epoch == before && last < seq) => {
-                // It has taken back what it had given: those numbers must not come again for others.
-                self.set_state(channel, State::Renewing { epoch });
-                return self.ask(channel);
-            }
-            Some(Count { epoch: before, by: Counter::Source, .. }) if epoch > before => {
-                // From its beginning, so that whoever is subscribed gets all of it.
-                hub.flowing(channel, Start::At { epoch, seq: 0 });
-            }
-            Some(Count { by: Counter::Source, .. }) => {}
-            Some(Count { by: Counter::Hub, .. }) | None => hub.flowing(channel, Start::At { epoch, seq: last }),
-        }
-        let seq = hub.count_of(channel).map_or(last, |count| count.seq);
-        if seq < last {
-            return self.repair(hub, channel, last);
-        }
-        hub.flowing(channel, Start::At { epoch, seq });
-        self.set_state(channel, State::Live);
-        self.advance(hub, channel);
-    }
-
-    /// What came before it was asked is in the stream, or is none of its messages.
-    fn drop_forged(&mut self, hub: &Hub, channel: &str, standing: Standing) {
-        let Some(tracked) = self.channels.get_mut(channel) else { return };
-        let count = std::mem::take(&mut tracked.held_when_asked).min(tracked.held.len());
-        let later = tracked.held.split_off(count);
-        let before = std::mem::replace(&mut tracked.held, later);
-        for held in before.into_iter().rev() {
-            let is_given = Envelope::read(&held.message).and_then(Result::ok).is_some_and(|envelope| {
-                envelope.epoch < standing.epoch || (envelope.epoch == standing.epoch && envelope.last() <= standing.last)
-            });
-            if is_given {
-                tracked.held.push_front(held);
-            } else {
-                self.held_bytes -= held.bytes();
-                hub.metrics().envelopes_refused.inc();
-            }
-        }
-    }
-
-    /// A page of the stream came.
-    fn read(&mut self, hub: &mut Hub, channel: &str, to: u64, value: &Value) {
-        let Some(tracked) = self.channels.get_mut(channel) else { return };
-        let mut entries = reading::entries(value);
-        hub.metrics().protocol_errors.add(entries.iter().filter(|entry| entry.payload.is_err()).count() as u64);
-        if entries.len() < self.page_entries && entries.last().is_none_or(|entry| entry.seq < to) {
-            // There is nothing more: what is missing then is lost.
-            entries.push(Entry { seq: to, timestamp_ms: 0, payload: Err(GapReason::Expired) });
-        }
-        self.read_bytes += entries.iter().map(Entry::bytes).sum::<usize>();
-        tracked.read.extend(entries);
-        self.advance(hub, channel);
-    }
-
-    fn refused(&mut self, hub: &mut Hub, channel: &str, error: &ServerError) {
-        if Refusal::of(error) == Refusal::ForNow || reading::is_without_library(error) {
-            self.retry_at = Some(monotonic_ns() + RETRY_NS);
-            return self.ask(channel);
-        }
-        if self.warnings.take(monotonic_ns()).is_some() {
-            tracing::warn!(
-                "where the durable channel `{channel}` stands cannot be asked, so that nothing of it can be recovered: {}",
-                with_advice(error)
-            );
-        }
-        // What comes is delivered all the same; what is missing is said.
-        hub.flowing(channel, Start::Fresh);
-        self.set_state(channel, State::Live);
-        self.advance(hub, channel);
     }
 }

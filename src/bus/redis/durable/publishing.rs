@@ -15,7 +15,14 @@ const IDEMPOTENCY_WINDOW_MS: &[u8] = b"600000";
 
 impl Durables {
     /// Publishes by the function that gives the message its number.
-    pub fn publish(&self, link: &mut Link, publish: &Publish, redis_channel: &str, rule: &ChannelRule, now: MonotonicNs) {
+    pub fn publish(
+        &self,
+        link: &mut Link,
+        publish: &Publish,
+        (command_within, redis_channel): (&[u8], &str),
+        rule: &ChannelRule,
+        now: MonotonicNs,
+    ) {
         let channel = &publish.channel;
         let (stream, meta) = (keys::stream(&self.prefix, channel), keys::meta(&self.prefix, channel));
         let once = publish.idempotency_key.as_deref().map(|key| keys::once(&self.prefix, channel, key.as_str()));
@@ -25,7 +32,7 @@ impl Durables {
             smallvec![b"FCALL".as_slice(), library::PUBLISH.as_bytes(), keys, stream.as_bytes(), meta.as_bytes()];
         command.extend(once.as_ref().map(String::as_bytes));
         let arguments: [&[u8]; 6] =
-            [b"PUBLISH", redis_channel.as_bytes(), count.as_bytes(), age_ms.as_bytes(), IDEMPOTENCY_WINDOW_MS, &publish.payload];
+            [command_within, redis_channel.as_bytes(), count.as_bytes(), age_ms.as_bytes(), IDEMPOTENCY_WINDOW_MS, &publish.payload];
         command.extend(arguments);
         link.ask(Asked::PublishDurable, &command, now);
     }

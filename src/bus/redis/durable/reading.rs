@@ -13,15 +13,17 @@ pub struct Standing {
     pub epoch: u64,
     /// The last number that was given.
     pub last: u64,
+    /// To a message of that time.
+    pub timestamp_ms: Option<u64>,
 }
 
 impl Standing {
     /// Of HMGET, or of a function. None: the channel has none yet.
     pub fn read(value: &Value) -> Option<Standing> {
         let Value::Array(fields) = value else { return None };
-        let [epoch, last, ..] = fields.as_slice() else { return None };
+        let [epoch, last, further @ ..] = fields.as_slice() else { return None };
         let (epoch, last) = (number(epoch)?, number(last)?);
-        (epoch > 0).then_some(Standing { epoch, last })
+        (epoch > 0).then_some(Standing { epoch, last, timestamp_ms: further.first().and_then(number) })
     }
 }
 
@@ -103,9 +105,10 @@ mod tests {
 
     #[test]
     fn a_standing_is_read_whoever_tells_it() {
-        let standing = Some(Standing { epoch: 1_795_659_799_162, last: 7 });
-        assert_eq!(Standing::read(&value("*2\r\n$13\r\n1795659799162\r\n$1\r\n7\r\n")), standing);
-        assert_eq!(Standing::read(&value("*3\r\n:1795659799162\r\n:7\r\n:0\r\n")), standing);
+        let standing = |timestamp_ms| Some(Standing { epoch: 1_795_659_799_162, last: 7, timestamp_ms });
+        assert_eq!(Standing::read(&value("*2\r\n$13\r\n1795659799162\r\n$1\r\n7\r\n")), standing(None));
+        assert_eq!(Standing::read(&value("*3\r\n:1795659799162\r\n:7\r\n:5\r\n")), standing(Some(5)));
+        assert_eq!(Standing::read(&value("*3\r\n$13\r\n1795659799162\r\n$1\r\n7\r\n$-1\r\n")), standing(None));
         for none in ["*2\r\n$-1\r\n$-1\r\n", "*0\r\n", "$-1\r\n", "*2\r\n$1\r\nx\r\n:1\r\n", "*2\r\n:0\r\n:1\r\n", ":1\r\n"] {
             assert_eq!(Standing::read(&value(none)), None, "{none}");
         }

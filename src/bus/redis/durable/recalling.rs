@@ -55,7 +55,7 @@ impl Durables {
     pub(super) fn recalled(&mut self, hub: &mut Hub, recall: Recall, newest: Option<Position>, answer: Result<&Value, &ServerError>) {
         let result = match (answer, newest) {
             (Ok(value), None) => match Standing::read(value) {
-                Some(Standing { epoch, last }) => return self.recalls.put_back(recall, Some(Position { epoch, seq: last })),
+                Some(Standing { epoch, last, .. }) => return self.recalls.put_back(recall, Some(Position { epoch, seq: last })),
                 None => Ok(HistoryPage::default()),
             },
             (Ok(value), Some(newest)) => {

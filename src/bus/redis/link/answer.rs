@@ -51,6 +51,18 @@ pub enum Answer<'a> {
     },
     /// A probe is taken.
     Probed,
+    /// Who the masters are.
+    Topology {
+        value: &'a Value,
+    },
+    /// So many replicas have what was published before.
+    Waited {
+        replicas: usize,
+    },
+    /// What it is itself.
+    Role {
+        value: &'a Value,
+    },
     /// What it says of its memory.
     Memory {
         value: &'a Value,
@@ -113,6 +125,13 @@ impl Link {
                 (Some(Asked::Memory), Reply::Other(value)) => Answer::Memory { value },
                 // Many a server keeps that to itself.
                 (Some(Asked::Memory), _) => Answer::Nothing,
+                (Some(Asked::Slots | Asked::Master), Reply::Other(value)) => Answer::Topology { value },
+                (Some(Asked::Wait), Reply::Integer(replicas)) => Answer::Waited { replicas: replicas.try_into().unwrap_or(0) },
+                (Some(Asked::Role), Reply::Other(value)) => Answer::Role { value },
+                // Whoever may not ask is not told.
+                (Some(Asked::Role), _) => Answer::Nothing,
+                // What follows it will be answered, whatever it says.
+                (Some(Asked::Asking), _) => Answer::Nothing,
                 (Some(Asked::Library), Reply::Other(value)) => Answer::Library { value: Cow::Borrowed(value) },
                 (Some(Asked::Library), Reply::Integer(number)) => Answer::Library { value: Cow::Owned(Value::Int(number)) },
                 (Some(Asked::Library), Reply::Okay) => Answer::Library { value: Cow::Owned(Value::Okay) },
@@ -128,7 +147,19 @@ impl Link {
 
 /// Commands whose answers are told apart by their order alone.
 fn is_numbered(asked: &Asked) -> bool {
-    matches!(asked, Asked::Publish | Asked::PublishDurable | Asked::Durable(_) | Asked::Library | Asked::Revocations(_))
+    matches!(
+        asked,
+        Asked::Publish
+            | Asked::PublishDurable
+            | Asked::Asking
+            | Asked::Durable(_)
+            | Asked::Library
+            | Asked::Slots
+            | Asked::Master
+            | Asked::Role
+            | Asked::Wait
+            | Asked::Revocations(_)
+    )
 }
 
 fn confirmed<'a>(awaiting: &mut Awaiting, verb: Verb, name: &'a [u8]) -> Answer<'a> {

@@ -34,7 +34,7 @@ impl Hello {
 
 impl Link {
     pub(super) fn greet(&mut self, now: MonotonicNs) {
-        self.phase = Phase::Greeting;
+        (self.phase, self.is_resp3) = (Phase::Greeting, false);
         if self.target.resp2_only || now < self.without_hello_until {
             return self.greet_in_resp2(now);
         }
@@ -104,7 +104,10 @@ impl Link {
                 (Some(Asked::Auth { is_named: false }), Reply::Error(error)) if is_password_superfluous(error) => self.introduce(now),
                 (Some(Asked::SetName), Reply::Error(error)) if !is_too_many(error) && error.code() != "NOAUTH" => {}
                 (_, Reply::Error(error)) => return Err(Fault::refused(error)),
-                (Some(Asked::Hello), _) => self.settle_in(now),
+                (Some(Asked::Hello), _) => {
+                    self.is_resp3 = true;
+                    self.settle_in(now);
+                }
                 (Some(Asked::Auth { .. }), _) => self.introduce(now),
                 _ => {}
             }
