@@ -56,14 +56,14 @@ pub enum Answer {
 #[derive(Debug)]
 pub struct Publish {
     pub channel: Box<str>,
-    pub payload: Vec<u8>,
+    pub payload: Box<[u8]>,
     pub asker: Asker,
     /// Who has sent it, where that is known.
     pub client: Option<Arc<Identity>>,
     /// Of a durable channel: a message with the same one is published once.
     pub idempotency_key: Option<Box<IdempotencyKey>>,
-    /// By a bus that passes it on.
-    pub sent_again: SentAgain,
+    /// By a bus that passes it on. None: it was not sent again.
+    pub sent_again: Option<Box<SentAgain>>,
     /// Its part of what may be under way.
     #[expect(dead_code, reason = "held, not read")]
     pub(super) ticket: Ticket,
@@ -73,11 +73,11 @@ impl Publish {
     pub fn new(channel: impl Into<Box<str>>, payload: Vec<u8>, asker: Asker) -> Publish {
         Publish {
             channel: channel.into(),
-            payload,
+            payload: payload.into(),
             asker,
             client: None,
             idempotency_key: None,
-            sent_again: SentAgain::default(),
+            sent_again: None,
             ticket: Ticket::default(),
         }
     }
@@ -101,10 +101,10 @@ pub struct HistoryAsked {
 }
 
 /// How often a publish had to be sent again, because whom it was sent to had not executed it, and since when.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SentAgain {
     pub times: u32,
-    pub since: Option<MonotonicNs>,
+    pub since: MonotonicNs,
 }
 
 /// A page of what is kept of a channel.

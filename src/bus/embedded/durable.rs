@@ -180,7 +180,7 @@ impl Durables {
         receipt: Receipt,
         result: Result<Published, PublishError>,
     ) {
-        let (payload, mut looked): (Arc<[u8]>, _) = (publish.payload.as_slice().into(), Looked::default());
+        let (payload, mut looked): (Arc<[u8]>, _) = (publish.payload[..].into(), Looked::default());
         let mut refused = None;
         let mut last = 0;
         for channel in channels {

@@ -201,7 +201,7 @@ impl<Q: Question> Discovery<Q> {
         self.failures = self.failures.saturating_add(1);
         let all = (self.seeds.len() + self.known.len()) as u32;
         // Each at once, once; then all of them again, by and by.
-        self.due = if self.failures % all == 0 { now + self.timing.pause_ns(self.failures / all) } else { now };
+        self.due = if self.failures.is_multiple_of(all) { now + self.timing.pause_ns(self.failures / all) } else { now };
         let trouble = format!("{target}: {fault}");
         // That one of them has hung up while nothing was asked is no trouble yet.
         if !was_quiet && self.trouble.as_ref() != Some(&trouble) && self.warnings.take(now).is_some() {

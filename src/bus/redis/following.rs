@@ -144,7 +144,7 @@ impl RedisBus {
                     Redirect::Later => cluster.discovery.ask_within(ASK_LOST, None),
                 }
                 hub.metrics().redirected.inc();
-                if let Err((publish, error)) = cluster.again.put(returned, now) {
+                if let Some((publish, error)) = cluster.again.put(returned, now) {
                     hub.published(publish, Err(error));
                 }
             }

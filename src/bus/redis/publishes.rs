@@ -103,7 +103,7 @@ impl Publishes {
     /// A message was numbered. Returns the publish that it completes.
     pub fn seen(&mut self, channel: &str, payload: &[u8], published: Published) -> Option<Done> {
         let ids = self.watched.get_mut(channel)?;
-        let index = ids.iter().position(|id| self.under_way[id].publish.payload == payload)?;
+        let index = ids.iter().position(|id| *self.under_way[id].publish.payload == *payload)?;
         let id = ids.remove(index).expect("it was found there");
         if ids.is_empty() {
             self.watched.remove(channel);

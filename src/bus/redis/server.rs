@@ -227,10 +227,7 @@ impl Server {
                     && let Some(answer) = link.next_answer()?
                 {
                     match answer {
-                        Answer::Role { value } => match role::no_master(value) {
-                            Some(why) => return Err(Fault::new(why)),
-                            None => {}
-                        },
+                        Answer::Role { value } => role::no_master(value).map_or(Ok(()), |why| Err(Fault::new(why)))?,
                         answer => self.feed.take(hub, answer, receipt)?,
                     }
                 }

@@ -238,7 +238,7 @@ pub(super) fn fake_bus(capacity: usize, published: Published) -> (BusSender, Opt
                                 Ok(Number::at(77, seq))
                             }
                         };
-                        published.lock().unwrap().push((publish.channel.to_string(), publish.payload));
+                        published.lock().unwrap().push((publish.channel.to_string(), publish.payload.into_vec()));
                         let _ = reply.send(question::Answer::Published { channel: publish.channel, result });
                     }
                     BusCommand::Ask(Question::History(asked)) => {

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::Redirect;
 use super::map::Node;
-use crate::bus::question::{Publish, PublishError};
+use crate::bus::question::{Publish, PublishError, SentAgain};
 use crate::clock::{MonotonicNs, nanos};
 use crate::limits::redis::cluster::{REDIRECT_PATIENCE, REDIRECT_PAUSE, REDIRECTS_MAX};
 
@@ -57,15 +57,14 @@ impl Again {
         self.waiting.is_empty()
     }
 
-    /// Err: it has been tried often enough.
-    pub fn put(&mut self, returned: Returned, now: MonotonicNs) -> Result<(), (Publish, PublishError)> {
+    /// Some: it has been tried often enough, and comes back.
+    pub fn put(&mut self, returned: Returned, now: MonotonicNs) -> Option<(Publish, PublishError)> {
         let Returned { mut publish, redirect, error } = returned;
-        let since = *publish.sent_again.since.get_or_insert(now);
-        let times = publish.sent_again.times;
+        let SentAgain { times, since } = publish.sent_again.as_deref().copied().unwrap_or(SentAgain { times: 0, since: now });
         if times >= REDIRECTS_MAX || now >= since + nanos(REDIRECT_PATIENCE) {
-            return Err((publish, error));
+            return Some((publish, error));
         }
-        publish.sent_again.times += 1;
+        publish.sent_again = Some(Box::new(SentAgain { times: times + 1, since }));
         let pause = nanos(REDIRECT_PAUSE) << times.min(4);
         let (ask, not_before) = match redirect {
             Redirect::Ask(Some(node)) => (Some(node), now),
@@ -74,7 +73,7 @@ impl Again {
         };
         *self.channels.entry(publish.channel.clone()).or_insert(0) += 1;
         self.waiting.push_back(Waiting { publish, error, not_before, ask });
-        Ok(())
+        None
     }
 
     /// The map is another one.
@@ -103,7 +102,8 @@ impl Again {
 
     /// Those that have waited for long enough, with what their publishers are told.
     pub fn overdue(&mut self, now: MonotonicNs) -> Vec<(Publish, PublishError)> {
-        let is_over = |waiting: &Waiting| waiting.publish.sent_again.since.is_some_and(|since| now >= since + nanos(REDIRECT_PATIENCE));
+        let is_over =
+            |waiting: &Waiting| waiting.publish.sent_again.as_ref().is_some_and(|again| now >= again.since + nanos(REDIRECT_PATIENCE));
         let (over, rest): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.waiting).into_iter().partition(is_over);
         self.waiting = rest;
         let over: Vec<_> = over.into_iter().map(|waiting| (waiting.publish, waiting.error)).collect();
@@ -134,26 +134,26 @@ impl Again {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bus::question::{Asker, SentAgain};
+    use crate::bus::question::Asker;
 
     const PAUSE_NS: u64 = REDIRECT_PAUSE.as_nanos() as u64;
 
-    fn returned(channel: &str, payload: &str, redirect: Redirect, sent_again: SentAgain) -> Returned {
+    fn returned(channel: &str, payload: &str, redirect: Redirect, sent_again: Option<SentAgain>) -> Returned {
         let mut publish = Publish::new(channel, payload.into(), Asker::Control(tokio::sync::oneshot::channel().0));
-        publish.sent_again = sent_again;
+        publish.sent_again = sent_again.map(Box::new);
         Returned { publish, redirect, error: PublishError::Refused("MOVED".to_owned()) }
     }
 
     fn due(again: &mut Again, now: MonotonicNs) -> Vec<(String, Option<Node>)> {
         let due = again.due(now, |_, _| true);
-        due.into_iter().map(|due| (String::from_utf8(due.publish.payload.clone()).unwrap(), due.ask)).collect()
+        due.into_iter().map(|due| (String::from_utf8(due.publish.payload.to_vec()).unwrap(), due.ask)).collect()
     }
 
     #[test]
     fn what_moved_waits_for_the_map_and_keeps_its_order() {
         let mut again = Again::default();
         for (channel, payload) in [("a", "1"), ("b", "2"), ("a", "3")] {
-            again.put(returned(channel, payload, Redirect::Moved(None), SentAgain::default()), 1).unwrap();
+            assert!(again.put(returned(channel, payload, Redirect::Moved(None), None), 1).is_none());
         }
         assert!(again.holds("a") && again.holds("b") && !again.holds("c"));
         assert!(due(&mut again, 1).is_empty());
@@ -161,7 +161,7 @@ mod tests {
         // The server of `a` takes nothing yet: the second of `a` waits for the first.
         let mut asked = Vec::new();
         let taken = again.due(2, |publish, _| {
-            asked.push(publish.payload.clone());
+            asked.push(publish.payload.to_vec());
             &*publish.channel == "b"
         });
         assert_eq!((taken.len(), asked), (1, vec![b"1".to_vec(), b"2".to_vec()]));
@@ -174,8 +174,8 @@ mod tests {
     fn a_node_that_is_to_be_asked_is_asked_at_once() {
         let mut again = Again::default();
         let node = Node { host: "h".to_owned(), port: 1 };
-        again.put(returned("a", "1", Redirect::Ask(Some(node.clone())), SentAgain::default()), 7).unwrap();
-        again.put(returned("b", "2", Redirect::Later, SentAgain::default()), 7).unwrap();
+        assert!(again.put(returned("a", "1", Redirect::Ask(Some(node.clone())), None), 7).is_none());
+        assert!(again.put(returned("b", "2", Redirect::Later, None), 7).is_none());
         assert_eq!(due(&mut again, 7), [("1".to_owned(), Some(node))]);
         assert_eq!(again.deadline(), Some(7 + PAUSE_NS));
         assert_eq!(due(&mut again, 7 + PAUSE_NS), [("2".to_owned(), None)]);
@@ -184,12 +184,12 @@ mod tests {
     #[test]
     fn nobody_waits_for_ever() {
         let mut again = Again::default();
-        let often = SentAgain { times: REDIRECTS_MAX, since: Some(0) };
-        assert!(again.put(returned("a", "1", Redirect::Moved(None), often), 1).is_err());
+        let often = Some(SentAgain { times: REDIRECTS_MAX, since: 0 });
+        assert!(again.put(returned("a", "1", Redirect::Moved(None), often), 1).is_some());
         let long = nanos(REDIRECT_PATIENCE);
-        assert!(again.put(returned("a", "1", Redirect::Later, SentAgain { times: 1, since: Some(0) }), long).is_err());
-        again.put(returned("a", "1", Redirect::Later, SentAgain { times: 1, since: Some(0) }), long - 1).unwrap();
-        again.put(returned("a", "2", Redirect::Later, SentAgain { times: 1, since: Some(5) }), long - 1).unwrap();
+        assert!(again.put(returned("a", "1", Redirect::Later, Some(SentAgain { times: 1, since: 0 })), long).is_some());
+        assert!(again.put(returned("a", "1", Redirect::Later, Some(SentAgain { times: 1, since: 0 })), long - 1).is_none());
+        assert!(again.put(returned("a", "2", Redirect::Later, Some(SentAgain { times: 1, since: 5 })), long - 1).is_none());
         assert_eq!(again.overdue(long).len(), 1);
         assert!(again.holds("a"));
         assert_eq!(again.end().len(), 1);
