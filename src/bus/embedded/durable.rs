@@ -15,8 +15,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::recalling::Recalling;
+use super::marks;
 use crate::bus::flow::{Count, Counter, Start};
 use crate::bus::hub::{Hub, PageEntry, Receipt};
+use crate::bus::marks::{MarkNews, MarksError, MarksQuestion, MarksResult};
 use crate::bus::pages::Pages;
 use crate::bus::question::{PageWanted, Publish, PublishError, Published};
 use crate::bus::ration::Ration;
@@ -83,6 +85,8 @@ enum What {
     Publish { publish: Publish, appended: Appended, receipt: Receipt },
     /// One that a route has brought.
     Routed { channel: Box<str>, payload: Arc<[u8]>, appended: Appended, receipt: Receipt },
+    /// The answer to what was asked of marks, and a mark that was set for it.
+    Marks { question: Box<MarksQuestion>, result: MarksResult, news: Option<MarkNews> },
     /// The answer to whoever has published those.
     Answer { publish: Publish, result: Result<Published, PublishError> },
 }
@@ -209,6 +213,18 @@ impl Durables {
     fn not_kept(&mut self, hub: &mut Hub, publish: Publish, error: AppendError) {
         hub.metrics().journal_refused.inc();
         hub.published(publish, Err(PublishError::NotKept(error)));
+    }
+
+    /// What is kept of how far users have read.
+    pub fn marks(&mut self, hub: &mut Hub, question: Box<MarksQuestion>) {
+        let Some(journal) = &mut self.journal else { return hub.answer_marks(*question, Err(MarksError::Stopping)) };
+        self.is_used = true;
+        let (result, news) = marks::answer(journal, &question);
+        if result.is_err() {
+            return hub.answer_marks(*question, result);
+        }
+        // Of a number that is told the journal has what it counts.
+        self.waiting.push_back(Waiting { ticket: journal.head(), what: What::Marks { question, result, news } });
     }
 
     /// A shard wants what is kept of a channel.
@@ -380,6 +396,7 @@ impl Durables {
             match what {
                 what if ticket <= settled => show(hub, what),
                 What::Publish { publish, .. } | What::Answer { publish, .. } => hub.published(publish, Err(PublishError::Unsettled)),
+                What::Marks { question, .. } => hub.answer_marks(*question, Err(MarksError::Stopping)),
                 What::Flow { .. } | What::Routed { .. } => {}
             }
         }
@@ -395,7 +412,7 @@ impl What {
         match self {
             What::Publish { publish, appended, .. } if !appended.is_repeat && &*publish.channel == of => Some(appended.seq),
             What::Routed { channel, appended, .. } if &**channel == of => Some(appended.seq),
-            What::Publish { .. } | What::Routed { .. } | What::Flow { .. } | What::Answer { .. } => None,
+            What::Publish { .. } | What::Routed { .. } | What::Flow { .. } | What::Answer { .. } | What::Marks { .. } => None,
         }
     }
 
@@ -404,7 +421,7 @@ impl What {
         match self {
             What::Publish { publish, appended, .. } if !appended.is_repeat => Some((&publish.channel, publish.payload.len())),
             What::Routed { channel, payload, .. } => Some((channel, payload.len())),
-            What::Publish { .. } | What::Flow { .. } | What::Answer { .. } => None,
+            What::Publish { .. } | What::Flow { .. } | What::Answer { .. } | What::Marks { .. } => None,
         }
     }
 }
@@ -453,6 +470,10 @@ fn show(hub: &mut Hub, what: What) {
         }
         What::Routed { channel, payload, appended, receipt } => hand_out(hub, &channel, &payload, appended, receipt),
         What::Answer { publish, result } => hub.published(publish, result),
+        What::Marks { question, result, news } => {
+            news.into_iter().for_each(|news| hub.mark_told(news));
+            hub.answer_marks(*question, result);
+        }
     }
 }
 

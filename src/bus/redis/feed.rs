@@ -10,6 +10,7 @@ use super::awaiting::{Asked, Verb};
 use super::durable::Durables;
 use super::durable::envelope::{Envelope, MARK};
 use super::fault::{Fault, Refusal, with_advice};
+use super::keeping;
 use super::link::{Answer, Link};
 use super::names::Names;
 use super::placement::Part;
@@ -53,6 +54,8 @@ pub struct Feed {
     pub durables: Durables,
     /// Where there may be durable channels.
     pub probe: Option<Probe>,
+    /// On which nodes tell each other what users have read; None: nothing is kept of that.
+    marks_channel: Option<Box<str>>,
     /// None: nobody has a token here.
     pub revocations: Option<Revocations>,
     timing: Timing,
@@ -100,6 +103,10 @@ impl Feed {
         if let Some(probe) = probe.as_ref().filter(|_| pattern.is_none()) {
             subscriptions.want_beside(probe.redis_channel());
         }
+        let marks_channel: Option<Box<str>> = settings.channels.has_durable().then(|| keeping::channel(&settings.redis.prefix).into());
+        if let Some(channel) = marks_channel.as_ref().filter(|_| pattern.is_none()) {
+            subscriptions.want_beside(channel);
+        }
         Feed {
             part,
             at,
@@ -113,6 +120,7 @@ impl Feed {
             publishes: Publishes::default(),
             durables: Durables::new(settings).share_among(servers),
             probe,
+            marks_channel,
             revocations,
             timing,
             retry_postponed_at: None,
@@ -227,6 +235,7 @@ impl Feed {
             | Answer::OutputLimit(_)
             | Answer::Revocations { .. }
             | Answer::Durable { .. }
+            | Answer::Kept { .. }
             | Answer::Library { .. }
             | Answer::Memory { .. }
             | Answer::Probed => hub.metrics().protocol_errors.inc(),
@@ -251,6 +260,14 @@ impl Feed {
             && probe.redis_channel().as_bytes() == redis_channel
         {
             return probe.came(payload, hub.metrics(), receipt.received);
+        }
+        if let Some(channel) = &self.marks_channel
+            && channel.as_bytes() == redis_channel
+        {
+            return match keeping::news(payload) {
+                Some(news) => hub.mark_told(news),
+                None => hub.metrics().protocol_errors.inc(),
+            };
         }
         let channel = std::str::from_utf8(redis_channel).ok().and_then(|name| self.names.to_channel(name));
         if channel.is_some_and(|channel| !self.part.has(channel)) {
@@ -334,8 +351,8 @@ impl Feed {
 
     /// Tells the hub what has become of the channels that a Redis name stands for.
     fn tell(&mut self, hub: &mut Hub, name: &str, change: impl Fn(&mut Durables, &mut Hub, &str)) {
-        // It is nobody's channel, whatever rule would fit its name.
-        if self.probe.as_ref().is_some_and(|probe| probe.redis_channel() == name) {
+        // Those are nobody's channels, whatever rule would fit their names.
+        if self.probe.as_ref().is_some_and(|probe| probe.redis_channel() == name) || self.marks_channel.as_deref() == Some(name) {
             return;
         }
         if self.pattern.as_deref() == Some(name) {
@@ -355,7 +372,8 @@ impl Feed {
     }
 
     pub fn readiness(&self) -> Readiness {
-        let own = [self.revocations.as_ref().map(Revocations::channel), self.probe.as_ref().map(Probe::redis_channel)];
+        let probe = self.probe.as_ref().map(Probe::redis_channel);
+        let own = [self.revocations.as_ref().map(Revocations::channel), probe, self.marks_channel.as_deref()];
         let refused = own.into_iter().flatten().filter(|name| self.subscriptions.standing(name) == Standing::Refused).count();
         match self.subscriptions.readiness() {
             // Messages flow without.

@@ -5,7 +5,8 @@
 //! [`awaiting`] (which command a reply answers), [`fault`] (what errors mean), [`names`], [`subscriptions`], [`publishes`], [`output_limit`]
 //! (how much may come back), [`feed`] (what comes in), [`revocations`], [`outlet`] (what goes out), [`health`] (what is logged), [`server`] (the links to one
 //! server). Of durable channels: [`durable`] (their numbers, and what is missing), [`keys`] (their names), [`library`] (the functions that publish),
-//! [`loading`] (into this server), [`call_error`] (what their errors mean), [`eviction`] (whether it would throw them away), [`probe`] (whether they come through).
+//! [`loading`] (into this server), [`call_error`] (what their errors mean), [`eviction`] (whether it would throw them away), [`probe`] (whether they come through). Of users:
+//! [`keeping`] (how far they have read).
 
 pub mod awaiting;
 pub mod call_error;
@@ -14,6 +15,7 @@ pub mod eviction;
 pub mod fault;
 pub mod feed;
 pub mod health;
+pub mod keeping;
 pub mod keys;
 pub mod library;
 pub mod link;
@@ -41,6 +43,7 @@ use mio::event::Event;
 use mio::{Registry, Waker};
 
 use super::hub::Hub;
+use super::marks::MarksQuestion;
 use super::question::{HistoryAsked, PageWanted, Publish};
 use super::revoke::{Revocations, Revoke};
 use super::upstream::{FIRST_TOKEN, TOKENS, Upstream};
@@ -48,6 +51,7 @@ use crate::clock::MonotonicNs;
 use crate::config::Settings;
 use crate::limits::redis::{LINKS_MAX, SERVERS_MAX};
 
+use keeping::Keeping;
 use placement::{Part, Placement};
 use server::{Seat, Server};
 use timing::Timing;
@@ -57,6 +61,8 @@ pub struct RedisBus {
     /// In the order of the settings, by which [`Placement`] counts them.
     servers: Vec<Server>,
     placement: Arc<Placement>,
+    /// What they keep of users.
+    keeping: Keeping,
     /// The one that was read first in the last turn: what a flood of it leaves of the inboxes is not always the same one's.
     first_read: usize,
 }
@@ -84,12 +90,20 @@ impl RedisBus {
             Server::new(url, settings, revocations, timing, (registry.clone(), waker.clone()), seat)
         };
         let servers = urls.iter().enumerate().map(server).collect::<anyhow::Result<_>>()?;
-        Ok(RedisBus { servers, placement, first_read: 0 })
+        let keeping = Keeping::new(settings, placement.clone(), urls.len());
+        Ok(RedisBus { servers, placement, keeping, first_read: 0 })
     }
 
     /// The one that has the channel.
     fn of(&mut self, channel: &str) -> &mut Server {
         &mut self.servers[self.placement.server_of(channel)]
+    }
+
+    /// Takes what the servers have answered about users.
+    fn collect(&mut self, hub: &mut Hub, now: MonotonicNs) {
+        for (number, server) in self.servers.iter_mut().enumerate().filter(|(_, server)| server.desk.has_news()) {
+            self.keeping.collect(number, &mut server.desk, hub, now);
+        }
     }
 
     /// What the operator sees of it.
@@ -136,6 +150,10 @@ impl Upstream for RedisBus {
         self.servers[server].recall(hub, asked);
     }
 
+    fn marks(&mut self, hub: &mut Hub, question: Box<MarksQuestion>, now: MonotonicNs) {
+        self.keeping.take(hub, question, |server| self.servers[server].can_keep(), now);
+    }
+
     fn event(&mut self, event: &Event) {
         if let Some(server) = self.servers.get_mut((event.token().0 - FIRST_TOKEN) / LINKS_MAX) {
             server.event(event);
@@ -149,20 +167,28 @@ impl Upstream for RedisBus {
         for number in 0..count {
             has_more |= self.servers[(self.first_read + number) % count].read(hub, now);
         }
+        self.collect(hub, now);
         self.tell(hub);
         has_more
     }
 
     fn write(&mut self, hub: &mut Hub, now: MonotonicNs) {
-        self.servers.iter_mut().for_each(|server| server.write(hub, now));
+        self.keeping.expire(hub, now);
+        for (number, server) in self.servers.iter_mut().enumerate() {
+            self.keeping.give(number, &mut server.desk);
+            server.write(hub, now);
+        }
+        // A connection that could not be written to has lost what it was given.
+        self.collect(hub, now);
         self.tell(hub);
     }
 
     fn deadline(&self) -> Option<MonotonicNs> {
-        self.servers.iter().filter_map(Server::deadline).min()
+        self.servers.iter().filter_map(Server::deadline).chain(self.keeping.deadline()).min()
     }
 
     fn stop(&mut self, hub: &mut Hub) {
         self.servers.iter_mut().for_each(|server| server.stop(hub));
+        self.keeping.stop(hub);
     }
 }

@@ -156,6 +156,7 @@ impl Bed {
                 ShardMessage::Answer { answer, .. } => panic!("nobody has asked for {answer:?}"),
                 ShardMessage::Order(order) => panic!("the bus orders nothing: {order:?}"),
                 ShardMessage::Page { .. } => panic!("nobody has asked for a page"),
+                ShardMessage::Marks(_) => panic!("nobody has asked about marks"),
                 ShardMessage::Stop => "stop".into(),
             })
             .collect()
