@@ -476,3 +476,68 @@ fn marks_of_a_user_are_bounded() {
     server.eventually("those of the epoch before are gone", |_| redis.command(&["ZCARD", key]) == ":601\r\n");
     assert_eq!(unread(&mut client, &["feed:a"]), [of("feed:a", epoch, 5, 3, 2)]);
 }
+
+/// What one connection has under way leaves room for others, and each question is answered.
+#[test]
+fn whoever_floods_is_told_busy_and_others_are_not() {
+    let redis = RedisServer::start();
+    let server = launch(&[&redis]).file(&format!("commands_per_second = 10000\n{RULES}")).start();
+    server.eventually("ready", Server::is_ready);
+    publish(&server, "feed:a", 5);
+    let (mut flood, mut other) = (connect(&server, "ann"), connect(&server, "ben"));
+    assert_eq!(mark(&mut other, "feed:a", 1)["seq"], 1);
+    redis.pause();
+    const COUNT: u64 = 3000;
+    for number in 0..COUNT {
+        flood.command(json!({"type": "mark_read", "channel": "feed:a", "seq": number % 6, "id": number}));
+    }
+    flood.command(json!({"type": "ping", "id": "behind"}));
+    let mut answers = std::collections::HashMap::new();
+    let mut busy = 0;
+    loop {
+        let event = flood.event();
+        match event["type"].as_str() {
+            Some("pong") => break,
+            Some("error") if event["code"] == "busy" => busy += 1,
+            _ => panic!("{event}"),
+        }
+        *answers.entry(event["id"].to_string()).or_insert(0) += 1;
+    }
+    assert!(busy > COUNT / 2, "{busy}");
+    other.command(json!({"type": "unread", "channels": ["feed:a"], "id": "u"}));
+    redis.resume();
+    assert_eq!(other.event()["channels"][0]["read"], 1, "there was room for it");
+    while answers.len() < COUNT as usize {
+        let event = flood.event();
+        assert!(event["type"] == "read" || event["code"] == "bus_unavailable", "{event}");
+        *answers.entry(event["id"].to_string()).or_insert(0) += 1;
+    }
+    assert!(answers.values().all(|&count| count == 1), "each is answered once");
+    assert_eq!(unread(&mut flood, &["feed:a"])[0]["read"], 5);
+}
+
+/// Names of users and channels as they may be, and as many channels as may be.
+#[test]
+fn names_are_taken_as_they_are() {
+    let redis = RedisServer::start();
+    let (first, second) = (start(&[&redis]), start(&[&redis]));
+    let channels: Vec<String> = (0..128).map(|number| format!("feed:{{}}% é {number}\u{2028}")).collect();
+    let names: Vec<&str> = channels.iter().map(String::as_str).collect();
+    let epoch = publish(&first, names[0], 3);
+    let user = "a{b}%25 c:é*";
+    let encoded: String = user.bytes().map(|byte| format!("%{byte:02x}")).collect();
+    let (mut here, mut there) = (connect(&first, &encoded), connect(&second, &encoded));
+    unread(&mut there, &names[..1]);
+    assert_eq!(mark(&mut here, names[0], 2), read(Some("m"), names[0], epoch, 2));
+    assert_eq!(there.event(), read(None, names[0], epoch, 2));
+    assert!(redis.command(&["EXISTS", "notifications:{a%7Bb%7D%2525 c:é*}:marks"]).starts_with(":1"));
+    let found = unread(&mut there, &names);
+    assert_eq!((found.len(), &found[0], &found[127]), (128, &of(names[0], epoch, 3, 2, 1), &nothing(names[127])));
+    let answer = ask(&mut here, json!({"type": "unread", "channels": vec!["feed:a"; 129]}));
+    assert_eq!(code(&answer), "bad_command");
+    // Each of them counts as a command.
+    let slow = launch(&[&redis]).file(&format!("commands_per_second = 1\nsubscriptions_max = 1\n{RULES}")).start();
+    slow.eventually("ready", Server::is_ready);
+    let answer = ask(&mut connect(&slow, "ann"), json!({"type": "unread", "channels": names, "id": 1}));
+    assert_eq!((code(&answer), &answer["command"], &answer["id"]), ("rate_limited", &json!("unread"), &json!(1)));
+}

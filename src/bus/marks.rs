@@ -103,13 +103,15 @@ pub enum MarksError {
     Busy,
     #[error("Redis refused it: {0}")]
     Refused(String),
+    #[error("the disk takes nothing, and within 4 seconds has not what would be told. What was to be marked may be; try again")]
+    Unsettled,
     #[error("what is read cannot be kept: {0}")]
     NotKept(AppendError),
     #[error("the server is stopping")]
     Stopping,
 }
 
-const _: () = assert!(MARKS_WAIT.as_secs() == 4, "the message above says so");
+const _: () = assert!(MARKS_WAIT.as_secs() == 4, "the messages above say so");
 
 /// A mark that was set, for the other connections of its user.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -96,7 +96,7 @@ fn problem(error: &MarksError) -> Problem {
         MarksError::NotDurable { .. } => StatusCode::BAD_REQUEST,
         MarksError::OtherEpoch { .. } => StatusCode::CONFLICT,
         MarksError::Refused(_) => StatusCode::BAD_GATEWAY,
-        MarksError::Late(_) => StatusCode::GATEWAY_TIMEOUT,
+        MarksError::Late(_) | MarksError::Unsettled => StatusCode::GATEWAY_TIMEOUT,
         MarksError::Unavailable | MarksError::Busy | MarksError::NotKept(_) | MarksError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
     };
     Problem::new(status, error.to_string())

@@ -14,6 +14,7 @@ use smallvec::SmallVec;
 
 use super::Shard;
 use super::net::Network;
+use super::rate::moment;
 use super::waiters::{Counted, Waiter};
 use crate::auth::identity::Identity;
 use crate::auth::rules::Action;
@@ -69,7 +70,11 @@ impl<N: Network> Shard<N> {
         }
     }
 
+    /// Each channel counts as a command, the first one with the command itself.
     pub(super) fn count_unread(&mut self, key: usize, channels: &[Cow<'_, str>], id: Option<Id>) {
+        if (1..channels.len()).any(|_| !self.sources.may_command(key, moment(self.now_ns))) {
+            return self.limit_command(key, Asked { id: id.as_ref(), command: Some(command::UNREAD), channel: None });
+        }
         if channels.iter().all(|channel| self.may_mark(key, channel, Asked::of(command::UNREAD, channel, id.as_ref()))) {
             let channels = channels.iter().map(|channel| channel.as_ref().into()).collect();
             self.ask_marks(key, MarksWanted::Unread { channels }, id);
@@ -146,6 +151,7 @@ impl<N: Network> Shard<N> {
             MarksError::Busy | MarksError::NotKept(AppendError::Full) => ErrorCode::Busy,
             MarksError::Unavailable
             | MarksError::Late(_)
+            | MarksError::Unsettled
             | MarksError::Refused(_)
             | MarksError::Stopping
             | MarksError::NotKept(AppendError::KeyTooLong | AppendError::TooManyChannels | AppendError::Failing(_)) => {

@@ -239,7 +239,7 @@ impl<N: Network> Shard<N> {
         first.find(|topic| topic.rule.raw_publish).map(|topic| topic.name().clone())
     }
 
-    fn limit_command(&mut self, key: usize, asked: Asked<'_>) {
+    pub(super) fn limit_command(&mut self, key: usize, asked: Asked<'_>) {
         self.metrics.commands_limited.inc();
         let per_second = self.settings.commands_per_second.unwrap_or_default();
         let message = format!("this connection sends more than {per_second} commands a second; nothing was done");

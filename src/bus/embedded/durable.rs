@@ -23,12 +23,12 @@ use crate::bus::pages::Pages;
 use crate::bus::question::{PageWanted, Publish, PublishError, Published};
 use crate::bus::ration::Ration;
 use crate::bus::recall::Recalls;
-use crate::clock::MonotonicNs;
+use crate::clock::{MonotonicNs, nanos};
 use crate::config::{self, ChannelRule, Mismatch};
 use crate::fanout::batch::Channel;
 use crate::journal::page::{Page, ReadError, ReadId};
 use crate::journal::{self, Append, AppendError, Appended, Fsync, Journal, OpenError, Range, Reading, State, Ticket, Wake};
-use crate::limits::bus::{IDEMPOTENCY_WINDOW, PAGE_NUMBERS, TURN_PUBLISH_BYTES, TURN_PUBLISHES};
+use crate::limits::bus::{IDEMPOTENCY_WINDOW, MARKS_WAIT, PAGE_NUMBERS, TURN_PUBLISH_BYTES, TURN_PUBLISHES};
 use crate::limits::journal::{CLOSE_PATIENCE, SYNC_INTERVAL};
 use crate::sys::{monotonic_ns, unix_ms};
 use crate::wire::payload::Looked;
@@ -60,6 +60,8 @@ pub struct Durables {
     next_turn_at: MonotonicNs,
     /// When what waits for room is looked at again.
     room_at: Option<MonotonicNs>,
+    /// When a question about marks has waited for too long.
+    overdue_at: Option<MonotonicNs>,
     warnings: Ration,
 }
 
@@ -85,8 +87,8 @@ enum What {
     Publish { publish: Publish, appended: Appended, receipt: Receipt },
     /// One that a route has brought.
     Routed { channel: Box<str>, payload: Arc<[u8]>, appended: Appended, receipt: Receipt },
-    /// The answer to what was asked of marks, and a mark that was set for it.
-    Marks { question: Box<MarksQuestion>, result: MarksResult, news: Option<MarkNews> },
+    /// The answer to what was asked of marks, a mark that was set for it, and when that has waited for too long.
+    Marks { question: Box<MarksQuestion>, result: MarksResult, news: Option<MarkNews>, give_up_at: MonotonicNs },
     /// The answer to whoever has published those.
     Answer { publish: Publish, result: Result<Published, PublishError> },
 }
@@ -134,6 +136,7 @@ impl Durables {
             left: Left { publishes: turn_publishes, bytes: turn_publish_bytes },
             next_turn_at: 0,
             room_at: None,
+            overdue_at: None,
             warnings: Ration::default(),
         })
     }
@@ -216,7 +219,7 @@ impl Durables {
     }
 
     /// What is kept of how far users have read.
-    pub fn marks(&mut self, hub: &mut Hub, question: Box<MarksQuestion>) {
+    pub fn marks(&mut self, hub: &mut Hub, question: Box<MarksQuestion>, now: MonotonicNs) {
         let Some(journal) = &mut self.journal else { return hub.answer_marks(*question, Err(MarksError::Stopping)) };
         self.is_used = true;
         let (result, news) = marks::answer(journal, &question);
@@ -224,7 +227,31 @@ impl Durables {
             return hub.answer_marks(*question, result);
         }
         // Of a number that is told the journal has what it counts.
-        self.waiting.push_back(Waiting { ticket: journal.head(), what: What::Marks { question, result, news } });
+        let give_up_at = now + nanos(MARKS_WAIT);
+        self.overdue_at.get_or_insert(give_up_at);
+        self.waiting.push_back(Waiting { ticket: journal.head(), what: What::Marks { question, result, news, give_up_at } });
+    }
+
+    /// Questions about marks that a disk holds up which takes nothing.
+    fn give_up_marks(&mut self, hub: &mut Hub, now: MonotonicNs) {
+        if self.overdue_at.is_none_or(|overdue_at| now < overdue_at) {
+            return;
+        }
+        self.overdue_at = None;
+        for Waiting { ticket, what } in std::mem::take(&mut self.waiting) {
+            match what {
+                What::Marks { question, give_up_at, .. } if give_up_at <= now => {
+                    hub.answer_marks(*question, Err(MarksError::Unsettled));
+                }
+                what => {
+                    if let What::Marks { give_up_at, .. } = what {
+                        // They came one after the other.
+                        self.overdue_at.get_or_insert(give_up_at);
+                    }
+                    self.waiting.push_back(Waiting { ticket, what });
+                }
+            }
+        }
     }
 
     /// A shard wants what is kept of a channel.
@@ -258,6 +285,7 @@ impl Durables {
         self.read_pages(hub);
         self.read_recalls(hub);
         self.settle(hub, now);
+        self.give_up_marks(hub, now);
         has_more
     }
 
@@ -271,7 +299,7 @@ impl Durables {
 
     pub fn deadline(&self) -> Option<MonotonicNs> {
         let turn = (self.is_used && self.journal.is_some()).then_some(self.next_turn_at);
-        [turn, self.room_at].into_iter().flatten().min()
+        [turn, self.room_at, self.overdue_at].into_iter().flatten().min()
     }
 
     /// Shows what is settled, as far as there is room for it.
@@ -470,7 +498,7 @@ fn show(hub: &mut Hub, what: What) {
         }
         What::Routed { channel, payload, appended, receipt } => hand_out(hub, &channel, &payload, appended, receipt),
         What::Answer { publish, result } => hub.published(publish, result),
-        What::Marks { question, result, news } => {
+        What::Marks { question, result, news, .. } => {
             news.into_iter().for_each(|news| hub.mark_told(news));
             hub.answer_marks(*question, result);
         }

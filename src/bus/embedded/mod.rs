@@ -96,8 +96,8 @@ impl Upstream for Embedded {
         revoke.answer(Ok(()));
     }
 
-    fn marks(&mut self, hub: &mut Hub, question: Box<MarksQuestion>, _: MonotonicNs) {
-        self.durables.marks(hub, question);
+    fn marks(&mut self, hub: &mut Hub, question: Box<MarksQuestion>, now: MonotonicNs) {
+        self.durables.marks(hub, question, now);
     }
 
     fn event(&mut self, _: &Event) {}

@@ -19,6 +19,7 @@ use crate::wire::payload::Expect;
 mod delivering;
 mod keeping;
 mod numbering;
+mod telling;
 
 const LINGER_NS: u64 = 1_000_000_000;
 const T0: MonotonicNs = 1_000_000_000_000;
