@@ -7,6 +7,8 @@ pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 256;
 pub const CHANNEL_NAME_BYTES_MAX: usize = 255;
 /// Longest `id` string a client may put on a command.
 pub const COMMAND_ID_BYTES_MAX: usize = 64;
+/// Connections of one user on one shard that are told of its marks; more are not.
+pub const MARK_READERS_PER_USER_MAX: usize = 32;
 /// Longest `type` that the `error` event for an unknown one repeats.
 pub const COMMAND_TYPE_BYTES_MAX: usize = 64;
 /// Deepest nesting accepted in a MessagePack or JSON value.
@@ -92,6 +94,8 @@ pub const WAITERS_FLOOR: usize = 256;
 pub const WAITER_BYTES_MAX: usize = 224;
 /// Channels of one `subscribe`.
 pub const SUBSCRIBE_CHANNELS_MAX: usize = 128;
+/// Channels of one `unread`.
+pub const UNREAD_CHANNELS_MAX: usize = SUBSCRIBE_CHANNELS_MAX;
 /// Work units of one flush stage; a visit that writes nothing costs 1, a write [`FLUSH_UNITS_PER_WRITE`].
 /// What comes meanwhile waits for so long: some hundred microseconds.
 pub const FLUSH_UNITS_PER_TURN: usize = 1024;
@@ -188,13 +192,21 @@ pub mod bus {
     pub const PAGES_KEPT_BYTES: usize = 16 * 1024 * 1024;
     /// For how long a message of a durable channel is known again by its idempotency key.
     pub const IDEMPOTENCY_WINDOW: std::time::Duration = std::time::Duration::from_secs(600);
-    /// Commands that wait for the bus thread; a full inbox gives the command back to whoever sends it. Publishes cannot fill it: joins and leaves have
-    /// three quarters to themselves.
+    /// Commands that wait for the bus thread; a full inbox gives the command back to whoever sends it. Publishes and marks cannot fill it: joins and
+    /// leaves have more than half to themselves.
     pub const COMMANDS_MAX: usize = 16 * 1024;
     /// Publishes from when they are accepted until they are answered; one more is answered `busy`.
     pub const PUBLISHES_MAX: usize = 4096;
     /// Bytes of their payloads; a single larger one is let through when nothing else is under way.
     pub const PUBLISH_BYTES_MAX: usize = 64 * 1024 * 1024;
+    /// Questions about marks from when they are accepted until they are answered, and bytes of the names in them; one more is answered `busy`.
+    pub const MARKS_MAX: usize = 2048;
+    pub const MARKS_BYTES_MAX: usize = 4 * 1024 * 1024;
+    /// For how long one of them may wait for Redis. The control port waits a little longer.
+    pub const MARKS_WAIT: std::time::Duration = std::time::Duration::from_secs(4);
+    /// Marks whose users' connections are still to be told, one for each user and channel, and how often they are.
+    pub const MARK_NEWS_MAX: usize = 4096;
+    pub const MARK_NEWS_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
     /// Replies that may wait for one shard before the bus thread stops taking commands.
     pub const REPLIES_MAX: usize = 16 * 1024;
     /// Commands served in one turn.
@@ -217,7 +229,7 @@ pub mod bus {
     /// Channels whose history is looked through for what is too old, at a time.
     pub const SWEEP_CHANNELS: usize = 4096;
 
-    const _: () = assert!(PUBLISHES_MAX <= COMMANDS_MAX / 4);
+    const _: () = assert!(PUBLISHES_MAX + MARKS_MAX < COMMANDS_MAX / 2);
 }
 
 /// Of the connections to Redis.
@@ -272,6 +284,25 @@ pub mod redis {
         pub const REDIRECTS_MAX: u32 = 64;
         /// How soon; twice as long each time, four times.
         pub const REDIRECT_PAUSE: Duration = Duration::from_millis(50);
+    }
+
+    /// Of what is kept of users.
+    pub mod keeping {
+        use std::time::Duration;
+
+        /// Commands that are with one server; whatever is asked of it next may go beyond with its own, [`UNREAD_CHANNELS_MAX`](crate::limits::UNREAD_CHANNELS_MAX)
+        /// times two.
+        pub const COMMANDS_MAX: usize = 1024;
+        /// What is to be done besides, of which nobody waits for the answer; beyond it other nodes are not told.
+        pub const ERRANDS_MAX: usize = 2048;
+        /// What Redis does not take now is asked again after this long.
+        pub const RETRY_AFTER: Duration = Duration::from_millis(500);
+        /// Marks of a user; beyond it those of epochs that are over go, then the lowest numbers.
+        pub const MARKS_PER_USER_MAX: usize = 1000;
+        /// So many more go then, so that it does not happen with each mark.
+        pub const MARKS_TRIMMED_MORE: usize = 50;
+        /// A user's marks go when none was set or asked for in so long.
+        pub const MARKS_AGE: Duration = Duration::from_secs(90 * 24 * 3600);
     }
 
     /// Of channels whose messages a stream keeps.

@@ -151,6 +151,8 @@ pub struct ShardMetrics {
     pub tokens_refused: [Counter; TokenReason::ALL.len()],
     /// Subscribes and publishes that a rule refused, and subscriptions that it ended.
     pub not_allowed: Counter,
+    /// Marks of users that their other connections were told.
+    pub marks_told: Counter,
     /// Tokens whose signature was checked.
     pub signatures: Counter,
     /// Tokens that had been verified before.
@@ -226,6 +228,12 @@ pub struct BusMetrics {
     pub inbox_full: Counter,
     pub published: Counter,
     pub publish_errors: Counter,
+    /// Marks set and counts of what is unread, for clients and for the control port; and those of both that failed.
+    pub marks_set: Counter,
+    pub marks_counted: Counter,
+    pub marks_failed: Counter,
+    /// Marks whose users' other connections were not told.
+    pub mark_news_dropped: Counter,
     /// Publishes of clients that were one too many in a second.
     pub publishes_limited: [Counter; Publisher::ALL.len()],
     /// Messages that were published to try whether they come back: that did, that did not, that Redis has not taken.

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use campanile::named::Named;
 use campanile::wire::close::{CloseReason, Reconnect};
 use campanile::wire::command::{self, Asked, Body, Command, Entry, ErrorCode, Id, Position};
-use campanile::wire::event::{self, Event, EventType, GapReason};
+use campanile::wire::event::{self, Event, EventType, GapReason, UnreadOf};
 use campanile::wire::framing::Encoding;
 use campanile::wire::history::{HistoryRange, Message};
 use campanile::wire::http::refusal::RefusalReason;
@@ -33,21 +33,21 @@ fn commands() -> Vec<(&'static str, Command<'static>)> {
             "subscribe-since",
             Command {
                 id: text("resume-1"),
-                body: Body::Subscribe { channel: "user:123".into(), wish: Wish { begin: Begin::of(since, false), max_rate: None } },
+                body: Body::Subscribe { channel: "user:123".into(), wish: Wish { begin: Begin::of(since, false), ..Wish::default() } },
             },
         ),
         (
             "subscribe-max-rate",
             Command {
                 id: number(7),
-                body: Body::Subscribe { channel: "prices:eur".into(), wish: Wish { begin: Begin::Live, max_rate: Some(5) } },
+                body: Body::Subscribe { channel: "prices:eur".into(), wish: Wish { max_rate: Some(5), ..Wish::default() } },
             },
         ),
         (
             "subscribe-latest",
             Command {
                 id: number(8),
-                body: Body::Subscribe { channel: "prices:eur".into(), wish: Wish { begin: Begin::Newest, max_rate: None } },
+                body: Body::Subscribe { channel: "prices:eur".into(), wish: Wish { begin: Begin::Newest, ..Wish::default() } },
             },
         ),
         (
@@ -57,8 +57,8 @@ fn commands() -> Vec<(&'static str, Command<'static>)> {
                 body: Body::SubscribeAll {
                     channels: vec![
                         Entry::Good { channel: "news".into(), wish: Wish::default() },
-                        Entry::Good { channel: "user:123".into(), wish: Wish { begin: Begin::of(since, false), max_rate: None } },
-                        Entry::Good { channel: "prices:eur".into(), wish: Wish { begin: Begin::Newest, max_rate: Some(5) } },
+                        Entry::Good { channel: "user:123".into(), wish: Wish { begin: Begin::of(since, false), ..Wish::default() } },
+                        Entry::Good { channel: "prices:eur".into(), wish: Wish { begin: Begin::Newest, max_rate: Some(5), unread: false } },
                     ],
                 },
             },
@@ -70,6 +70,15 @@ fn commands() -> Vec<(&'static str, Command<'static>)> {
                 body: Body::History { channel: "news".into(), range: HistoryRange::Before(Position { epoch: EPOCH, seq: 41 }), limit: 50 },
             },
         ),
+        (
+            "subscribe-unread",
+            Command {
+                id: number(11),
+                body: Body::Subscribe { channel: "user:123".into(), wish: Wish { unread: true, ..Wish::default() } },
+            },
+        ),
+        ("mark_read", Command { id: number(12), body: Body::MarkRead { channel: "user:123".into(), epoch: Some(EPOCH), seq: 41 } }),
+        ("unread", Command { id: number(13), body: Body::Unread { channels: vec!["user:123".into(), "news".into()] } }),
         ("unsubscribe", Command { id: number(2), body: Body::Unsubscribe { channel: "user:123".into() } }),
         ("publish", Command { id: number(3), body: Body::Publish { channel: "news".into(), payload: data.into(), idempotency_key: None } }),
         (
@@ -85,14 +94,23 @@ fn commands() -> Vec<(&'static str, Command<'static>)> {
 fn each_event(check: &mut dyn FnMut(&str, &Event<'_>)) {
     let resume = Id::Text("resume-1".into());
     let id = Id::Number;
-    let subscribed =
-        |id, recovered| Event::Subscribed { id: Some(id), channel: "user:123", epoch: EPOCH, seq: 41, recovered, max_rate: None };
+    let subscribed = |id, recovered| Event::Subscribed {
+        id: Some(id),
+        channel: "user:123",
+        epoch: EPOCH,
+        seq: 41,
+        recovered,
+        max_rate: None,
+        unread: None,
+    };
     let (first, id_of_error) = (id(1), id(5));
     check("connected", &Event::Connected { client_id: "5f3a9c0e00000000002a", heartbeat_seconds: 30 });
     check("subscribed", &subscribed(&first, false));
     check("subscribed-resumed", &subscribed(&resume, true));
-    let paced = Event::Subscribed { id: Some(&id(7)), channel: "prices:eur", epoch: EPOCH, seq: 41, recovered: false, max_rate: Some(5) };
-    check("subscribed-max-rate", &paced);
+    let (paced, counted) = (id(7), id(11));
+    let with = |id, channel, max_rate, unread| Event::Subscribed { id, channel, epoch: EPOCH, seq: 41, recovered: false, max_rate, unread };
+    check("subscribed-max-rate", &with(Some(&paced), "prices:eur", Some(5), None));
+    check("subscribed-unread", &with(Some(&counted), "user:123", None, Some(3)));
     check("unsubscribed", &Event::Unsubscribed { id: Some(&id(2)), channel: "user:123", reason: None });
     check("unsubscribed-not-allowed", &Event::Unsubscribed { id: None, channel: "room:7", reason: Some("not_allowed") });
     let message = |seq, payload| Message { seq, timestamp_ms: TIMESTAMP_MS, kind: Kind::Json, payload };
@@ -101,6 +119,13 @@ fn each_event(check: &mut dyn FnMut(&str, &Event<'_>)) {
         "history",
         &Event::History { id: Some(&id(10)), channel: "news", epoch: Some(EPOCH), recovered: None, messages: &messages, has_more: true },
     );
+    check("read", &Event::Read { id: Some(&id(12)), channel: "user:123", epoch: Some(EPOCH), seq: 41 });
+    check("read-elsewhere", &Event::Read { id: None, channel: "user:123", epoch: Some(EPOCH), seq: 42 });
+    let unread = [
+        UnreadOf { channel: "user:123", epoch: Some(EPOCH), last: 44, read: 41, unread: 3 },
+        UnreadOf { channel: "news", epoch: None, last: 0, read: 0, unread: 0 },
+    ];
+    check("unread", &Event::Unread { id: Some(&id(13)), channels: &unread });
     check("published", &Event::Published { id: Some(&id(3)), channel: "news", seq: Some(42), is_repeat: false });
     check("published-no-seq", &Event::Published { id: None, channel: "news", seq: None, is_repeat: false });
     check("refreshed", &Event::Refreshed { id: Some(&id(6)), expires_ms: TIMESTAMP_MS + 60_000 });
@@ -116,7 +141,7 @@ fn each_event(check: &mut dyn FnMut(&str, &Event<'_>)) {
 }
 
 /// Groups whose vectors carry everything that is needed to check them. Without these names nothing would notice a lost block.
-const INVALID: [&str; 12] = [
+const INVALID: [&str; 14] = [
     "not-a-map",
     "breaks-off",
     "id-malformed",
@@ -128,6 +153,8 @@ const INVALID: [&str; 12] = [
     "since",
     "max-rate",
     "no-data",
+    "no-seq",
+    "unread-channels",
     "no-token",
 ];
 const NOTIFICATIONS: [&str; 5] = ["json", "msgpack", "text", "bytes", "what-json-lacks"];

@@ -32,9 +32,11 @@ use crate::wire::payload::{Expect, Looked};
 mod joining;
 mod paging;
 mod routing;
+mod telling;
 
 pub use paging::PageEntry;
 use routing::Routing;
+use telling::Telling;
 
 /// A full inbox is tried again after this long, or at the next flush.
 pub const RETRY_NS: u64 = 2_000_000;
@@ -77,6 +79,7 @@ pub struct Hub {
     has_history: bool,
     histories: Histories,
     routing: Routing,
+    telling: Telling,
 }
 
 impl Hub {
@@ -92,6 +95,7 @@ impl Hub {
             sweep_at: 0,
             sweep_from: 0,
             histories: Histories::default(),
+            telling: Telling::default(),
         }
     }
 
@@ -452,7 +456,7 @@ impl Hub {
 
     // Time.
 
-    /// Forgets channels whose linger is over and history that is too old.
+    /// Forgets channels whose linger is over and history that is too old; hands out what is due.
     pub fn expire(&mut self, now: MonotonicNs) {
         self.now = now;
         while let Some((due, id)) = self.registry.next_due()
@@ -465,6 +469,7 @@ impl Hub {
                 self.forget(id);
             }
         }
+        self.tell_marks(now);
         if self.registry.releases_memory(now) {
             sys::release_free_memory();
         }
@@ -491,7 +496,7 @@ impl Hub {
         let retry = self.delivery.has_backlog().then_some(now + RETRY_NS);
         let linger = self.registry.next_due().map(|(due, _)| due);
         let sweep = (!self.histories.is_empty()).then_some(self.sweep_at);
-        [retry, linger, sweep, self.registry.release_due()].into_iter().flatten().min()
+        [retry, linger, sweep, self.registry.release_due(), self.telling.deadline()].into_iter().flatten().min()
     }
 
     // Answers.

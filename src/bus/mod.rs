@@ -6,6 +6,7 @@
 //! - [`registry`]: which channels there are, [`lingering`] those that nobody hears any more.
 //! - [`delivery`]: what is on its way to shards, [`lane`]: the way to one of them, and what it is owed.
 //! - [`question`]: what connections and the control port ask. [`shares`]: whose publishes may be how many, [`rates`]: in a second; [`queue`]: in which order they go on.
+//! - [`marks`]: what is asked about how far users have read.
 //! - [`order`]: what the control thread tells shards, past the bus; [`revoke`]: what it tells all nodes of revoked tokens.
 //! - [`upstream`]: the seam behind which messages come in: [`embedded`] (no Redis; durable channels by [`crate::journal`]) or [`redis`] (one server; all that is Redis's own). [`pages`]: what is read of durable channels for those who resume; [`recall`]: for those who ask for their history; [`ration`]: of lines in the log.
 #![forbid(unsafe_code)]
@@ -17,6 +18,7 @@ pub mod history;
 pub mod hub;
 pub mod lane;
 pub mod lingering;
+pub mod marks;
 pub mod order;
 pub mod pace;
 pub mod pages;
@@ -39,6 +41,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::addresses::Source;
+use marks::{MarkNews, MarksQuestion};
 use order::Order;
 use question::{Answer, Asker, Publish, Question, ReplyTo};
 use revoke::Revoke;
@@ -187,6 +190,8 @@ pub enum ShardMessage {
         id: Option<Id>,
         answer: Answer,
     },
+    /// Marks that were set, of users who may have a connection here.
+    Marks(Arc<[MarkNews]>),
     /// From the control thread.
     Order(Order),
     /// Send what is due, close with 1001, end.
@@ -198,6 +203,7 @@ pub enum ShardMessage {
 pub struct BusSender {
     inbox: InboxSender<BusCommand>,
     shares: Arc<Shares>,
+    marks: Arc<Shares>,
 }
 
 pub type ShardSender = InboxSender<ShardMessage>;
@@ -209,7 +215,8 @@ impl BusSender {
             count: (PUBLISHES_MAX - CONTROL_SHARE.count).min(inbox_messages / 4).max(1),
             bytes: PUBLISH_BYTES_MAX - CONTROL_SHARE.bytes,
         };
-        BusSender { inbox, shares: Arc::new(Shares::new(clients, CONTROL_SHARE)) }
+        let marks = Shares::new(marks::CLIENTS_SHARE, marks::CONTROL_SHARE);
+        BusSender { inbox, shares: Arc::new(Shares::new(clients, CONTROL_SHARE)), marks: Arc::new(marks) }
     }
 
     /// A publish of the control port, put in without waking the bus thread. Gives it back if too much is under way.
@@ -231,6 +238,33 @@ impl BusSender {
     fn push_publish(&self, publish: Publish) -> Result<(), Publish> {
         self.inbox.push(BusCommand::Ask(Question::Publish(publish))).map_err(|command| match command {
             BusCommand::Ask(Question::Publish(publish)) => Publish { ticket: Ticket::default(), ..publish },
+            _ => unreachable!("what was pushed comes back"),
+        })
+    }
+
+    /// A question of the control port about marks, put in without waking the bus thread. Gives it back if too much is under way.
+    pub fn ask_marks(&self, question: Box<MarksQuestion>) -> Result<(), Box<MarksQuestion>> {
+        match self.marks.for_control(question.bytes()) {
+            Some(ticket) => self.push_marks(question, ticket),
+            None => Err(question),
+        }
+    }
+
+    /// One of a shard's connections, likewise.
+    pub fn ask_marks_from(&self, conn: ConnToken, askers: &mut Publishers, question: Box<MarksQuestion>) -> Result<(), Box<MarksQuestion>> {
+        match askers.ticket(conn, question.bytes(), &self.marks) {
+            Some(ticket) => self.push_marks(question, ticket),
+            None => Err(question),
+        }
+    }
+
+    fn push_marks(&self, mut question: Box<MarksQuestion>, ticket: Ticket) -> Result<(), Box<MarksQuestion>> {
+        question.ticket = ticket;
+        self.inbox.push(BusCommand::Ask(Question::Marks(question))).map_err(|command| match command {
+            BusCommand::Ask(Question::Marks(mut question)) => {
+                question.ticket = Ticket::default();
+                question
+            }
             _ => unreachable!("what was pushed comes back"),
         })
     }

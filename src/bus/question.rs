@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::ConnToken;
+use super::marks::{MarksAnswer, MarksQuestion};
 use super::rates::TooMany;
 use super::recall::{HistoryError, HistoryPage, Recall};
 use super::shares::Ticket;
@@ -43,6 +44,7 @@ pub enum Asker {
 pub enum Question {
     Publish(Publish),
     History(HistoryAsked),
+    Marks(Box<MarksQuestion>),
 }
 
 /// To each question its own.
@@ -50,6 +52,7 @@ pub enum Question {
 pub enum Answer {
     Published { channel: Box<str>, result: Result<Published, PublishError> },
     History { channel: Box<str>, result: Result<HistoryPage, HistoryError> },
+    Marks(Box<MarksAnswer>),
 }
 
 /// It goes in through [`BusSender::publish`](super::BusSender::publish) or [`BusSender::publish_from`](super::BusSender::publish_from).

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use super::embedded::Embedded;
 use super::hub::{Hub, RETRY_NS};
+use super::marks::MarksError;
 use super::question::{PageReader, PageWanted, PublishError, Question};
 use super::queue::Queue;
 use super::rates::Rates;
@@ -232,6 +233,16 @@ impl Subscriber {
                     self.hub.published(publish, Err(PublishError::TooBig { bytes_max }));
                 } else {
                     self.queue.push(publish, now);
+                }
+            }
+            Question::Marks(question) => {
+                self.hub.note_marks_asked(&question);
+                match self.hub.not_durable(&question.wanted) {
+                    Some(channel) => {
+                        let error = MarksError::NotDurable { channel: channel.into() };
+                        self.hub.answer_marks(*question, Err(error));
+                    }
+                    None => self.upstream.marks(&mut self.hub, question, now),
                 }
             }
         }

@@ -9,6 +9,7 @@ use mio::event::Event;
 #[cfg(doc)]
 use super::flow::Start;
 use super::hub::Hub;
+use super::marks::MarksQuestion;
 use super::question::{HistoryAsked, PageWanted, Publish};
 use super::revoke::Revoke;
 use crate::clock::MonotonicNs;
@@ -51,6 +52,9 @@ pub trait Upstream: Send {
 
     /// Reads what is kept of a durable channel, for somebody who asks for its history. Each must be answered ([`super::recall::answer`]), at once or later.
     fn recall(&mut self, hub: &mut Hub, asked: HistoryAsked);
+
+    /// What is kept of how far users have read. [`Hub::answer_marks`] must be called for each, at once or later.
+    fn marks(&mut self, hub: &mut Hub, question: Box<MarksQuestion>, now: MonotonicNs);
 
     /// Remembers what a socket is ready for; the work is done in [`Upstream::read`] and [`Upstream::write`].
     fn event(&mut self, event: &Event);

@@ -116,6 +116,7 @@ const SHARD_COUNTERS: &[Named<ShardMetrics>] = &[
     ("campanile_messages_recalled", "Messages sent to clients that asked for a channel's history. Unit: messages.", |m| {
         &m.messages_recalled
     }),
+    ("campanile_marks_told", "Marks of users that their other connections here were told. Unit: events.", |m| &m.marks_told),
     ("campanile_loop_turns", "Turns of the shard's loop. Unit: turns.", |m| &m.turns),
 ];
 
@@ -187,6 +188,14 @@ const BUS_COUNTERS: &[Named<BusMetrics>] = &[
         "campanile_bus_journal_refused",
         "Messages for durable channels that were refused because they could not be kept. Unit: messages.",
         |m| &m.journal_refused,
+    ),
+    ("campanile_bus_marks_set", "Marks of how far users have read that were set through this process. Unit: marks.", |m| &m.marks_set),
+    ("campanile_bus_marks_counted", "Questions of how much users have not read that were answered. Unit: questions.", |m| &m.marks_counted),
+    ("campanile_bus_marks_failed", "Marks and questions of how much is unread that failed. Unit: questions.", |m| &m.marks_failed),
+    (
+        "campanile_bus_mark_news_dropped",
+        "Marks of which the user's other connections here were not told, as too many came at once. Unit: marks.",
+        |m| &m.mark_news_dropped,
     ),
     ("campanile_bus_connects", "Connections made to Redis. Unit: connections.", |m| &m.connects),
     ("campanile_bus_disconnects", "Connections to Redis lost. Unit: connections.", |m| &m.disconnects),

@@ -22,6 +22,7 @@ mod hosts;
 mod info;
 pub mod jwks;
 mod listener;
+mod marks;
 mod memory;
 pub mod metrics;
 mod orders;
@@ -237,6 +238,11 @@ impl State {
         let unavailable = |error| Problem::new(StatusCode::SERVICE_UNAVAILABLE, error);
         let (reply, answered) = oneshot::channel();
         self.bus.send(command(reply)).map_err(|_| unavailable("the bus has too much to do; try again"))?;
+        self.answer_of_bus(answered).await
+    }
+
+    async fn answer_of_bus<T>(&self, answered: oneshot::Receiver<T>) -> Result<T, Problem> {
+        let unavailable = |error| Problem::new(StatusCode::SERVICE_UNAVAILABLE, error);
         match tokio::time::timeout(self.timeouts.bus, answered).await {
             Ok(answer) => answer.map_err(|_| unavailable("the bus has ended: the server is stopping")),
             Err(_) => {

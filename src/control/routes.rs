@@ -12,8 +12,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 
 use super::{
-    State, answer, channels, connections, disconnect, drain, health, history, hosts, info, metrics, publish, reload, revoke, room, tally,
-    token,
+    State, answer, channels, connections, disconnect, drain, health, history, hosts, info, marks, metrics, publish, reload, revoke, room,
+    tally, token,
 };
 
 struct Route {
@@ -90,6 +90,20 @@ static ROUTES: &[Route] = &[
         help: "{\"channel\": NAME, \"data\": any JSON} publishes one message",
         is_costly: false,
         handler: |method| on(method, publish::publish),
+    },
+    Route {
+        method: Method::POST,
+        path: "/mark_read",
+        help: "{\"user\": NAME, \"channel\": NAME, \"seq\": N}: it has read the durable channel up to there",
+        is_costly: true,
+        handler: |method| on(method, marks::mark_read),
+    },
+    Route {
+        method: Method::GET,
+        path: "/unread",
+        help: "what a user has not read, ?user=NAME&channel=NAME (up to 128 of them)",
+        is_costly: true,
+        handler: |method| on(method, marks::unread),
     },
     Route {
         method: Method::POST,

@@ -273,9 +273,18 @@ impl Journal {
             }
         };
         self.channels.touch(id, self.now_ms);
+        Ok(self.state_of(id))
+    }
+
+    /// The same of one that is known; it gets no epoch by being looked at.
+    pub fn look(&self, channel: &str) -> Option<State> {
+        self.channels.find(channel).map(|id| self.state_of(id))
+    }
+
+    fn state_of(&self, id: ChannelId) -> State {
         let Numbers { epoch, last_seq, .. } = self.channels[id].numbers;
         let first_kept = self.channels[id].entries.front().map(|&at| self.entries.get(at).seq);
-        Ok(State { epoch, last_seq, first_kept_seq: first_kept.unwrap_or(last_seq + 1) })
+        State { epoch, last_seq, first_kept_seq: first_kept.unwrap_or(last_seq + 1) }
     }
 
     /// The user has read the channel up to this number, or up to the last if that is less. None: nobody knows the channel.

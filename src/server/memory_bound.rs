@@ -10,7 +10,7 @@ use crate::bus::{CONTROL_SHARE, ShardMessage};
 use crate::config::{AuthMode, RedisSubscribe, Settings};
 use crate::control;
 use crate::limits::auth::{CACHE_BYTES_TOTAL, REFRESHES_WAITING_MAX, REVOKED_MAX};
-use crate::limits::bus::{PAGES_KEPT_BYTES, PUBLISH_BYTES_MAX};
+use crate::limits::bus::{MARKS_BYTES_MAX, PAGES_KEPT_BYTES, PUBLISH_BYTES_MAX};
 use crate::limits::journal;
 use crate::limits::redis::WINDOW_BYTES_MAX;
 use crate::limits::redis::durable::{HELD_BYTES_MAX, READ_BYTES_MAX};
@@ -29,6 +29,8 @@ const LINGERING_BYTES: u64 = 336;
 const HISTORY_BYTES: u64 = 96;
 /// A channel in the journal, without its name; by what its tables hold of it.
 const JOURNAL_CHANNEL_BYTES: u64 = 256;
+/// What a shard has of a user whose connections it tells of marks, besides the name.
+const MARK_READER_BYTES: usize = 128;
 /// A channel on one shard.
 const TOPIC_BYTES: u64 = 272;
 /// A channel that is subscribed in Redis, besides its name there.
@@ -61,9 +63,9 @@ pub struct MemoryBound {
     pub publishes: u64,
     /// Requests on the control port: heads, bodies, answers.
     pub control: u64,
-    /// `history_bytes_total` where any channel has a history; and what is read from the streams of durable ones.
+    /// `history_bytes_total` where any channel has a history; and what is read from the streams of durable ones, and asked about who has read them.
     pub history: u64,
-    /// Durable channels without Redis: those that are known, as much as `history_bytes_total` of their messages, idempotency keys, and what is on its way to
+    /// Durable channels without Redis: those that are known, as much as `history_bytes_total` of their messages, idempotency keys, marks of what is read, and what is on its way to
     /// the disk and back.
     pub journal: u64,
     /// What is known of who is connected, and of the bearers of tokens that were verified before.
@@ -111,7 +113,9 @@ pub fn memory_bound(settings: &Settings) -> MemoryBound {
         publishes: publishes_bytes_max(settings),
         control: control::memory_bound(settings.bounds.payload_bytes_max),
         journal: journal_bound(settings),
-        history: if has_history { settings.bounds.history_bytes_total as u64 } else { 0 } + durables_bound(settings),
+        history: if has_history { settings.bounds.history_bytes_total as u64 } else { 0 }
+            + durables_bound(settings)
+            + marks_bound(settings),
         tokens: tokens_bound(settings),
     }
 }
@@ -127,6 +131,15 @@ fn durables_bound(settings: &Settings) -> u64 {
     (HELD_BYTES_MAX + READ_BYTES_MAX + servers * (PAGES_KEPT_BYTES + 2 * reply) + on_shards) as u64
 }
 
+/// The names in questions about marks: in the question, in the answer, and in commands and replies of a Redis; and whose connections shards tell.
+fn marks_bound(settings: &Settings) -> u64 {
+    if !settings.channels.has_durable() {
+        return 0;
+    }
+    let users = if settings.auth.mode == AuthMode::None { 0 } else { settings.bounds.connections_max };
+    (4 * MARKS_BYTES_MAX + users * (heap_bytes(USER_BYTES_MAX) + MARK_READER_BYTES)) as u64
+}
+
 fn journal_bound(settings: &Settings) -> u64 {
     let mut rules = std::iter::once(&settings.channels.default).chain(settings.channels.tables.iter().map(|(_, rule)| rule));
     if settings.redis.url.is_some() || !rules.any(|rule| rule.durable) {
@@ -137,7 +150,8 @@ fn journal_bound(settings: &Settings) -> u64 {
         None => 0,
         Some(_) => journal::UNSYNCED_BYTES_MAX + journal::READ_BYTES_MAX + 2 * journal::SEGMENT_BYTES,
     };
-    channels + (settings.bounds.history_bytes_total + crate::journal::Settings::default().keys_bytes + on_its_way) as u64
+    let kept = crate::journal::Settings::default();
+    channels + (settings.bounds.history_bytes_total + kept.keys_bytes + kept.marks_bytes + on_its_way) as u64
 }
 
 /// Each connection may have a token of its own, and some may have another one that waits to be verified.

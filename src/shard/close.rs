@@ -136,7 +136,9 @@ impl<N: Network> Shard<N> {
             }
             self.dead.pop();
             self.count_out(self.sources.source(key), self.sources.standing(key));
+            let token = self.token(key);
             let conn = self.conns.remove(key);
+            self.mark_readers.remove(conn.identity.as_ref(), token);
             self.buffer_bytes -= conn.charged_bytes as usize;
             if conn.flags.has(Flags::COUNTED) {
                 self.dead_open -= 1;

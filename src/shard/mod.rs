@@ -4,7 +4,7 @@
 //! generic over [`net::Network`], so that the simulator drives the very same code with sockets and a clock of its own.
 //!
 //! The stages live in files of their own: `arrivals` (who connects, from where), `admission` (who gets in), `identify` (who that is), `read` (frames and commands), `subscribe` (subscriptions and the bus's
-//! answers; `rules` says who may have which, `recheck` asks that again, `reload` puts others into force, and [`sources`] says who may have how many), `questions` (what else is asked of the bus), `logs` (what the bus sends, kept until everybody has it), `renumber` (a channel that is counted
+//! answers; `rules` says who may have which, `recheck` asks that again, `reload` puts others into force, and [`sources`] says who may have how many), `questions` (what else is asked of the bus; `marks`: how far users have read), `logs` (what the bus sends, kept until everybody has it), `renumber` (a channel that is counted
 //! anew), [`timers`] and `heartbeat`,
 //! [`load`] (whether more may come in), `strangers` (who has not said yet what it wants),
 //! [`behind`] (who has not been sent everything), `rests` (how soon laps follow each other), `pacing` (who wants the newest of a second), `flush` (one `writev` per due connection, of what `gather` finds), `close` (closing,
@@ -25,6 +25,7 @@ mod identify;
 mod laps;
 pub mod load;
 mod logs;
+mod marks;
 pub mod net;
 mod orders;
 mod pacing;
@@ -74,6 +75,7 @@ use identify::Door;
 use laps::Laps;
 use load::{HostLoad, Load};
 use logs::Logs;
+use marks::MarkReaders;
 use net::{Network, Readiness};
 use orders::Orders;
 use rate::{Moment, Rate, moment};
@@ -141,6 +143,8 @@ pub struct Shard<N: Network> {
     recheck: Recheck,
     /// What connections have under way to the bus.
     publishers: Publishers,
+    mark_askers: Publishers,
+    mark_readers: MarkReaders,
     wheel: Wheel,
 
     /// Connections with something to read, each once.
@@ -229,6 +233,8 @@ impl<N: Network> Shard<N> {
             rules,
             recheck: Recheck::default(),
             publishers: Publishers::default(),
+            mark_askers: Publishers::default(),
+            mark_readers: MarkReaders::default(),
             wheel: Wheel::default(),
             reading: VecDeque::new(),
             ready: VecDeque::new(),

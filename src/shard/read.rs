@@ -239,7 +239,7 @@ impl<N: Network> Shard<N> {
         first.find(|topic| topic.rule.raw_publish).map(|topic| topic.name().clone())
     }
 
-    fn limit_command(&mut self, key: usize, asked: Asked<'_>) {
+    pub(super) fn limit_command(&mut self, key: usize, asked: Asked<'_>) {
         self.metrics.commands_limited.inc();
         let per_second = self.settings.commands_per_second.unwrap_or_default();
         let message = format!("this connection sends more than {per_second} commands a second; nothing was done");
@@ -252,13 +252,20 @@ impl<N: Network> Shard<N> {
     fn obey(&mut self, key: usize, command: Command<'_>) {
         let Command { id, body } = command;
         match body {
-            Body::Subscribe { channel, wish } => self.subscribe(key, &channel, id, wish),
+            Body::Subscribe { channel, wish } => {
+                self.subscribe(key, &channel, id, wish);
+                if wish.unread {
+                    self.ask_counts(key, std::iter::once(&*channel));
+                }
+            }
             Body::SubscribeAll { channels } => self.subscribe_all(key, &channels, id.as_ref()),
             Body::History { channel, range, limit } => self.recall(key, &channel, range, limit, id),
             Body::Unsubscribe { channel } => self.unsubscribe(key, &channel, id),
             Body::Publish { channel, payload, idempotency_key } => {
                 self.publish(key, &channel, payload.into_owned(), idempotency_key.as_deref(), id);
             }
+            Body::MarkRead { channel, epoch, seq } => self.mark_read(key, &channel, epoch, seq, id),
+            Body::Unread { channels } => self.count_unread(key, &channels, id),
             Body::Refresh { token } => self.refresh(key, token.as_bytes(), id),
             Body::Ping => self.reply(key, &Event::Pong { id: id.as_ref() }),
         }
@@ -285,5 +292,10 @@ impl<N: Network> Shard<N> {
                 Entry::Bad { code, message, .. } => self.reply_error(key, asked, *code, message),
             }
         }
+        let counting = channels.iter().filter_map(|entry| match entry {
+            Entry::Good { channel, wish } if wish.unread => Some(&**channel),
+            Entry::Good { .. } | Entry::Bad { .. } => None,
+        });
+        self.ask_counts(key, counting);
     }
 }

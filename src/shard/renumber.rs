@@ -9,7 +9,6 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::Shard;
 use super::net::Network;
-use super::waiters::Waiter;
 use crate::fanout::batch::Channel;
 use crate::fanout::cursor::Cursor;
 use crate::fanout::log::Slices;
@@ -66,8 +65,10 @@ impl<N: Network> Shard<N> {
         for Member { conn, subscription } in self.topics.all_members(index).collect::<Vec<_>>() {
             let (key, at) = (conn as usize, subscription as usize);
             if self.conns[key].subscriptions[at].waiter().is_some() && self.conns[key].is_open() {
-                let Waiter { id, begin } = self.take_waiter(key, at);
-                self.confirm_from(key, at, id.as_ref(), begin, false);
+                let waiter = self.take_waiter(key, at);
+                if let Err(waiter) = self.waits_for_count(key, at, waiter) {
+                    self.confirm_from(key, at, &waiter, false);
+                }
             }
         }
     }
@@ -118,6 +119,7 @@ impl<N: Network> Shard<N> {
         let seq = subscription.cursor().seq - 1;
         let channel = self.topics[subscription.topic].channel().cloned().expect("it is counted anew");
         let max_rate = self.pace_of(key, at);
-        self.append(key, &Event::Subscribed { id: None, channel: &channel.name, epoch: channel.epoch, seq, recovered: false, max_rate });
+        let (name, epoch) = (&channel.name, channel.epoch);
+        self.append(key, &Event::Subscribed { id: None, channel: name, epoch, seq, recovered: false, max_rate, unread: None });
     }
 }

@@ -169,16 +169,11 @@ impl<N: Network> Shard<N> {
         if self.replays.batch(token, seq).is_some() {
             return Err(waiter);
         }
-        let Waiter { id, begin } = waiter;
-        match self.waiters.insert(Waiter::new(id.clone(), begin)) {
-            Some(number) => {
-                self.conns[key].subscriptions[at].forget_waiter(number);
-                self.replays.want(token, seq, self.token(key));
-                Ok(())
-            }
-            // Too many wait: what is gone from the log is said to be gone.
-            None => Err(Waiter::new(id, begin)),
-        }
+        // Where too many wait, what is gone from the log is said to be gone.
+        let number = self.waiters.insert(waiter)?;
+        self.conns[key].subscriptions[at].forget_waiter(number);
+        self.replays.want(token, seq, self.token(key));
+        Ok(())
     }
 
     /// Where a subscription begins whose first page is here: the number of the first message, and what before it is lost.
@@ -285,12 +280,12 @@ impl<N: Network> Shard<N> {
             let Some(key) = self.resolve(conn).filter(|&key| self.conns[key].is_open()) else { continue };
             let Some(at) = self.find_subscription(key, index) else { continue };
             if self.conns[key].subscriptions[at].waiter().is_some() {
-                let Waiter { id, begin } = self.take_waiter(key, at);
+                let waiter = self.take_waiter(key, at);
                 if self.replays.pages.contains_key(&(topic, from)) {
                     // The newest message may be another one by now, on another page.
-                    self.confirm(key, at, id, begin);
-                } else {
-                    self.confirm_from(key, at, id.as_ref(), begin, false);
+                    self.confirm(key, at, waiter);
+                } else if let Err(waiter) = self.waits_for_count(key, at, waiter) {
+                    self.confirm_from(key, at, &waiter, false);
                 }
             } else if self.conns[key].subscriptions[at].is_on_pages() && !self.replays.pages.contains_key(&(topic, from)) {
                 self.give_pages_up(key, at);

@@ -14,7 +14,7 @@ pub(super) const NOT_ALLOWED: &str = "not_allowed";
 
 impl<N: Network> Shard<N> {
     /// Whether a client may do that with a channel; if not, why not.
-    fn may(&self, key: usize, channel: &str, action: Action) -> Result<(), &'static str> {
+    pub(super) fn may(&self, key: usize, channel: &str, action: Action) -> Result<(), &'static str> {
         self.may_by(self.rules.find(channel), key, channel, action)
     }
 
@@ -57,7 +57,7 @@ impl<N: Network> Shard<N> {
         false
     }
 
-    fn refuse_by_rule(&mut self, key: usize, asked: Asked<'_>, code: ErrorCode, why: &str) {
+    pub(super) fn refuse_by_rule(&mut self, key: usize, asked: Asked<'_>, code: ErrorCode, why: &str) {
         self.metrics.not_allowed.inc();
         self.reply_error(key, asked, code, &format!("the channel's rule does not allow it: {why}"));
     }

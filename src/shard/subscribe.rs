@@ -8,7 +8,7 @@ use super::Shard;
 use super::conn::Subscription;
 use super::net::Network;
 use super::rate::moment;
-use super::waiters::{NO_WAITER, Waiter};
+use super::waiters::{Counted, NO_WAITER, Waiter};
 use crate::bus::{BusCommand, Creator, JoinRefusal, ShardMessage};
 use crate::fanout::batch::{Batch, Channel};
 use crate::fanout::cursor::Cursor;
@@ -22,14 +22,15 @@ use crate::wire::wish::{Begin, From, Wish};
 
 impl<N: Network> Shard<N> {
     pub(super) fn subscribe(&mut self, key: usize, name: &str, id: Option<Id>, wish: Wish) {
-        if self.may_subscribe(key, name, id.as_ref()) {
+        let asked = Asked::of(command::SUBSCRIBE, name, id.as_ref());
+        if self.may_subscribe(key, name, id.as_ref()) && (!wish.unread || self.is_counted(key, name, asked)) {
             self.subscribe_unasked(key, name, id, wish);
         }
     }
 
     /// The same, whatever the channel's rule says about who may.
     pub(super) fn subscribe_unasked(&mut self, key: usize, name: &str, id: Option<Id>, wish: Wish) {
-        let Wish { begin, max_rate } = wish;
+        let Wish { begin, max_rate, unread } = wish;
         let topic = self.topics.find(name);
         if topic.is_some_and(|topic| self.find_subscription(key, topic).is_some()) {
             return self.reply_error(
@@ -60,8 +61,10 @@ impl<N: Network> Shard<N> {
             return self.reply_error(key, Asked::of(command::SUBSCRIBE, name, id.as_ref()), ErrorCode::RateLimited, &message);
         }
         let flows = topic.is_some_and(|topic| self.topics[topic].channel().is_some());
-        let waiter = if flows { Some(NO_WAITER) } else { self.waiters.insert(Waiter::new(id.clone(), begin)) };
-        let Some(waiter) = waiter else {
+        let waiter = Waiter::new(id.clone(), begin, if unread { Counted::Awaited } else { Counted::Not });
+        // Where messages flow it is answered at once.
+        let (number, waiter) = if flows { (Ok(NO_WAITER), Some(waiter)) } else { (self.waiters.insert(waiter), None) };
+        let Ok(number) = number else {
             let message = "too many subscriptions wait for the bus; try again in a moment";
             return self.reply_error(key, Asked::of(command::SUBSCRIBE, name, id.as_ref()), ErrorCode::Busy, message);
         };
@@ -74,22 +77,22 @@ impl<N: Network> Shard<N> {
             Some(rate) => self.topics.make_paced(topic).add(rate, member),
         };
         self.metrics.subscriptions.inc();
-        let mut subscription = Subscription::waiting(topic, place, waiter);
+        let mut subscription = Subscription::waiting(topic, place, number);
         if rate.is_some() {
             subscription.set_paced();
         }
         self.conns[key].add_subscription(subscription);
-        if flows {
-            self.confirm(key, member.subscription as usize, id, begin);
-        } else {
-            self.queue_interest(topic);
+        match waiter {
+            Some(waiter) => self.confirm(key, member.subscription as usize, waiter),
+            None => self.queue_interest(topic),
         }
     }
 
     /// Messages flow: answers the subscription and sets its cursor, when there is what it begins with.
-    pub(super) fn confirm(&mut self, key: usize, at: usize, id: Option<Id>, begin: Begin) {
-        if let Err(Waiter { id, begin }) = self.waits_for_page(key, at, Waiter::new(id, begin)) {
-            self.confirm_from(key, at, id.as_ref(), begin, true);
+    pub(super) fn confirm(&mut self, key: usize, at: usize, waiter: Waiter) {
+        let waits = self.waits_for_count(key, at, waiter);
+        if let Err(waiter) = waits.or_else(|waiter| self.waits_for_page(key, at, waiter)) {
+            self.confirm_from(key, at, &waiter, true);
         }
     }
 
@@ -103,9 +106,9 @@ impl<N: Network> Shard<N> {
     }
 
     /// The same at once. `with_pages`: also from what is older than the log, if it is here.
-    pub(super) fn confirm_from(&mut self, key: usize, at: usize, id: Option<&Id>, begin: Begin, with_pages: bool) {
+    pub(super) fn confirm_from(&mut self, key: usize, at: usize, Waiter { id, begin, counted }: &Waiter, with_pages: bool) {
         let topic_index = self.conns[key].subscriptions[at].topic;
-        let from = self.from(topic_index, begin);
+        let from = self.from(topic_index, *begin);
         let on_page = if with_pages { self.first_on_page(topic_index, from) } else { None };
         self.logs.retire_if_idle(&mut self.topics, topic_index, self.now_ns);
         let topic = &self.topics[topic_index];
@@ -123,7 +126,8 @@ impl<N: Network> Shard<N> {
         // The position from which the client goes on counting: whatever follows has a higher number.
         let seq = lost.map_or(cursor.seq, |lost| lost.from) - 1;
         let max_rate = self.pace_of(key, at);
-        self.reply(key, &Event::Subscribed { id, channel: &channel.name, epoch: channel.epoch, seq, recovered, max_rate });
+        let (id, epoch, unread) = (id.as_ref(), channel.epoch, counted.up_to(channel.epoch, seq));
+        self.reply(key, &Event::Subscribed { id, channel: &channel.name, epoch, seq, recovered, max_rate, unread });
         if let Some(lost) = lost {
             self.tell_lost(key, &channel.name, lost);
         }
@@ -309,6 +313,7 @@ impl<N: Network> Shard<N> {
                 ShardMessage::Head { topic, seq } => self.on_head(topic, seq),
                 ShardMessage::Page { topic, from, batches } => self.on_page(topic, from, batches),
                 ShardMessage::Answer { conn, id, answer } => self.on_answer(conn, id.as_ref(), answer),
+                ShardMessage::Marks(news) => self.on_mark_news(&news),
                 ShardMessage::Order(order) => self.take_order(order),
                 ShardMessage::Stop => self.stop(),
             }
@@ -330,10 +335,10 @@ impl<N: Network> Shard<N> {
         let members: Vec<Member> = self.topics.all_members(index).collect();
         for Member { conn, subscription } in members {
             let (key, at) = (conn as usize, subscription as usize);
-            let Waiter { id, begin } = self.take_waiter(key, at);
+            let waiter = self.take_waiter(key, at);
             // A connection that is closing has left; one that is dead will be reaped, counted like any member.
             if self.conns[key].is_open() || self.conns[key].is_dead() {
-                self.confirm(key, at, id, begin);
+                self.confirm(key, at, waiter);
             }
         }
     }
@@ -342,7 +347,7 @@ impl<N: Network> Shard<N> {
 impl<N: Network> Shard<N> {
     pub(super) fn take_waiter(&mut self, key: usize, at: usize) -> Waiter {
         let subscription = &mut self.conns[key].subscriptions[at];
-        let Some(waiter) = subscription.waiter() else { return Waiter::new(None, Begin::Live) };
+        let Some(waiter) = subscription.waiter() else { return Waiter::idle() };
         subscription.forget_waiter(NO_WAITER);
         self.waiters.remove(waiter)
     }

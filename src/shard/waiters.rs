@@ -4,7 +4,7 @@
 use slab::Slab;
 
 use crate::limits;
-use crate::wire::command::Id;
+use crate::wire::command::{Id, Position};
 use crate::wire::wish::Begin;
 
 const _: () = assert!(2 * size_of::<Option<Waiter>>() + limits::heap_bytes(limits::COMMAND_ID_BYTES_MAX) <= limits::WAITER_BYTES_MAX);
@@ -14,6 +14,31 @@ const _: () = assert!(2 * size_of::<Option<Waiter>>() + limits::heap_bytes(limit
 pub(super) struct Waiter {
     pub id: Option<Id>,
     pub begin: Begin,
+    pub counted: Counted,
+}
+
+/// What the answer says of what its user has not read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Counted {
+    /// Nothing: it was not asked for, or cannot be found out.
+    #[default]
+    Not,
+    /// The bus was asked, and the subscription waits for what it says.
+    Awaited,
+    /// How many messages came after this position.
+    After(Position),
+}
+
+impl Counted {
+    /// Of what lies up to this position, how many messages the user has not read.
+    pub fn up_to(self, epoch: u64, seq: u64) -> Option<u64> {
+        match self {
+            Counted::Not | Counted::Awaited => None,
+            Counted::After(after) if after.epoch == epoch => Some(seq.saturating_sub(after.seq)),
+            // What was marked in an epoch before is no mark in this one.
+            Counted::After(_) => Some(seq),
+        }
+    }
 }
 
 /// A waiter's number for a subscription with neither id nor position: nothing to remember.
@@ -27,12 +52,17 @@ pub(super) struct Waiters {
 }
 
 impl Waiter {
-    pub fn new(id: Option<Id>, begin: Begin) -> Waiter {
-        Waiter { id, begin }
+    pub fn new(id: Option<Id>, begin: Begin, counted: Counted) -> Waiter {
+        Waiter { id, begin, counted }
+    }
+
+    /// It is answered without more ado.
+    pub fn idle() -> Waiter {
+        Waiter::new(None, Begin::Live, Counted::Not)
     }
 
     fn is_needed(&self) -> bool {
-        self.id.is_some() || self.begin != Begin::Live
+        self.id.is_some() || self.begin != Begin::Live || self.counted != Counted::Not
     }
 
     /// With the slot that the table keeps free when it has just grown.
@@ -47,22 +77,32 @@ impl Waiters {
         Waiters { waiting: Slab::new(), bytes: 0, bytes_max }
     }
 
-    /// Its number. None: there is no room for it.
-    pub fn insert(&mut self, waiter: Waiter) -> Option<u32> {
+    /// Its number. If there is no room for it, it comes back.
+    pub fn insert(&mut self, waiter: Waiter) -> Result<u32, Waiter> {
         if !waiter.is_needed() {
-            return Some(NO_WAITER);
+            return Ok(NO_WAITER);
         }
         let bytes = waiter.bytes();
         if self.waiting.len() >= limits::WAITERS_FLOOR && self.bytes + bytes > self.bytes_max {
-            return None;
+            return Err(waiter);
         }
         self.bytes += bytes;
-        Some(self.waiting.insert(waiter) as u32)
+        Ok(self.waiting.insert(waiter) as u32)
+    }
+
+    /// Whether it waits for the bus to say what the user has not read.
+    pub fn awaits_count(&self, number: u32) -> bool {
+        self.waiting.get(number as usize).is_some_and(|waiter| waiter.counted == Counted::Awaited)
+    }
+
+    /// The bus has said it.
+    pub fn set_counted(&mut self, number: u32, counted: Counted) {
+        self.waiting[number as usize].counted = counted;
     }
 
     pub fn remove(&mut self, number: u32) -> Waiter {
         if number == NO_WAITER {
-            return Waiter::new(None, Begin::Live);
+            return Waiter::idle();
         }
         let waiter = self.waiting.remove(number as usize);
         self.bytes -= waiter.bytes();
@@ -79,21 +119,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_unread_is_counted_up_to_where_a_subscription_begins() {
+        let counted = Counted::After(Position { epoch: 5, seq: 90 });
+        assert_eq!([counted.up_to(5, 100), counted.up_to(5, 80), counted.up_to(6, 3)], [Some(10), Some(0), Some(3)]);
+        assert_eq!([Counted::Not, Counted::Awaited].map(|counted| counted.up_to(5, 100)), [None, None]);
+    }
+
+    #[test]
     fn waiters_have_an_account_that_comes_to_nothing_again() {
         let mut waiters = Waiters::new(100_000);
-        let text = |number: usize| Waiter::new(Some(Id::Text("x".repeat(number % 65).into())), Begin::Live);
+        let text = |number: usize| Waiter { id: Some(Id::Text("x".repeat(number % 65).into())), ..Waiter::idle() };
         let mut numbers = Vec::new();
-        while let Some(number) = waiters.insert(text(numbers.len())) {
+        while let Ok(number) = waiters.insert(text(numbers.len())) {
             numbers.push(number);
         }
         assert!(numbers.len() > limits::WAITERS_FLOOR && waiters.bytes <= 100_000);
-        assert_eq!(waiters.insert(Waiter::new(None, Begin::Live)), Some(NO_WAITER), "nothing to remember takes no room");
+        assert_eq!(waiters.insert(Waiter::idle()).unwrap(), NO_WAITER, "nothing to remember takes no room");
         for number in numbers {
             waiters.remove(number);
         }
         waiters.remove(NO_WAITER);
         assert_eq!((waiters.bytes, waiters.waiting.capacity()), (0, 0));
         let mut narrow = Waiters::new(0);
-        assert_eq!((0..1000).filter(|&number| narrow.insert(text(number)).is_some()).count(), limits::WAITERS_FLOOR);
+        assert_eq!((0..1000).filter(|&number| narrow.insert(text(number)).is_ok()).count(), limits::WAITERS_FLOOR);
     }
 }

@@ -16,6 +16,7 @@ use super::{channel_name, json};
 use crate::limits::bus::HISTORY_MESSAGES_MAX;
 use crate::limits::{
     CHANNEL_NAME_BYTES_MAX, COMMAND_ID_BYTES_MAX, COMMAND_TYPE_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, MAX_RATE_MAX, SUBSCRIBE_CHANNELS_MAX,
+    UNREAD_CHANNELS_MAX,
 };
 use crate::named::named;
 
@@ -65,6 +66,17 @@ pub enum Body<'a> {
         /// By which a durable channel knows it again.
         idempotency_key: Option<Cow<'a, str>>,
     },
+    /// The user has read the channel up to this number.
+    MarkRead {
+        channel: Cow<'a, str>,
+        /// Which one the number is of, if the client says.
+        epoch: Option<u64>,
+        seq: u64,
+    },
+    /// How many messages of each the user has not read.
+    Unread {
+        channels: Vec<Cow<'a, str>>,
+    },
     /// Another token in place of the present one.
     Refresh {
         token: Cow<'a, str>,
@@ -109,6 +121,12 @@ named! {
         PayloadTooBig = "payload_too_big",
         /// Not what the channel's `payload` setting says.
         BadPayload = "bad_payload",
+        /// Only of durable channels it is kept who has read what.
+        NotDurable = "not_durable",
+        /// The connection is nobody's.
+        NoUser = "no_user",
+        /// The number is of another epoch than the channel's.
+        OtherEpoch = "other_epoch",
         /// The bus is away (Redis not reachable); try again later.
         BusUnavailable = "bus_unavailable",
         /// Too much is under way; try again.
@@ -153,6 +171,8 @@ impl Command<'_> {
             Body::Unsubscribe { channel } => (UNSUBSCRIBE, Some(channel)),
             Body::History { channel, .. } => (HISTORY, Some(channel)),
             Body::Publish { channel, .. } => (PUBLISH, Some(channel)),
+            Body::MarkRead { channel, .. } => (MARK_READ, Some(channel)),
+            Body::Unread { .. } => (UNREAD, None),
             Body::Refresh { .. } => (REFRESH, None),
             Body::Ping => (PING, None),
         };
@@ -170,11 +190,13 @@ pub const SUBSCRIBE: &str = "subscribe";
 pub const UNSUBSCRIBE: &str = "unsubscribe";
 pub const HISTORY: &str = "history";
 pub const PUBLISH: &str = "publish";
+pub const MARK_READ: &str = "mark_read";
+pub const UNREAD: &str = "unread";
 pub const REFRESH: &str = "refresh";
 pub const PING: &str = "ping";
 
 /// Every value of `type` that [`decode`] takes.
-pub const TYPES: [&str; 6] = [SUBSCRIBE, UNSUBSCRIBE, HISTORY, PUBLISH, REFRESH, PING];
+pub const TYPES: [&str; 8] = [SUBSCRIBE, UNSUBSCRIBE, HISTORY, PUBLISH, MARK_READ, UNREAD, REFRESH, PING];
 
 /// Decodes a text message as JSON, a binary one as MessagePack.
 ///
@@ -204,8 +226,9 @@ pub fn decode(text: bool, message: &[u8]) -> Result<Command<'_>, CommandError<'_
 pub const HISTORY_MESSAGES_DEFAULT: usize = 100;
 
 const BAD_ID: &str = "`id` must be an unsigned integer or a string of at most 64 bytes";
-const BAD_TYPE: &str = "`type` must be given, as a string: subscribe, unsubscribe, history, publish, refresh or ping";
-const UNKNOWN_TYPE: &str = "this `type` is not known here: subscribe, unsubscribe, history, publish, refresh and ping are";
+const BAD_TYPE: &str = "`type` must be given, as a string: subscribe, unsubscribe, history, publish, mark_read, unread, refresh or ping";
+const UNKNOWN_TYPE: &str =
+    "this `type` is not known here: subscribe, unsubscribe, history, publish, mark_read, unread, refresh and ping are";
 const BAD_CHANNEL: &str = "`channel` must be given, as a string";
 const BAD_CHANNELS: &str = "`channels` must be a list of 1 to 128 maps, each with a `channel`; then `channel` stands in them alone";
 const BAD_ENTRY: &str = "each of `channels` must be a map with a `channel`, a string";
@@ -214,6 +237,10 @@ const BAD_LIMIT: &str = "`limit` must be a whole number of messages from 1 to 25
 const BAD_LATEST: &str = "`latest` must be true or false";
 const BAD_SINCE: &str = "`since` must be a map with `epoch` and `seq`, both unsigned integers below 2^53";
 const BAD_MAX_RATE: &str = "`max_rate` must be a whole number of messages a second from 1 to 1000";
+const BAD_UNREAD: &str = "`unread` must be true or false";
+const BAD_UNREAD_CHANNELS: &str = "`channels` must be a list of 1 to 128 names of channels, each a string";
+const BAD_SEQ: &str = "`seq` must be given, as an unsigned integer below 2^53";
+const BAD_EPOCH: &str = "`epoch` must be an unsigned integer below 2^53";
 const BAD_TOKEN: &str = "`token` must be given, as a string";
 const BAD_IDEMPOTENCY_KEY: &str = "`idempotency_key` must be a string of 1 to 256 bytes";
 const NO_DATA: &str = "`data` must be given; it may be any value, null too";
@@ -223,6 +250,7 @@ const _: () = assert!(
         && MAX_RATE_MAX == 1000
         && IDEMPOTENCY_KEY_BYTES_MAX == 256
         && SUBSCRIBE_CHANNELS_MAX == 128
+        && UNREAD_CHANNELS_MAX == 128
         && HISTORY_MESSAGES_MAX == 256,
     "the messages above say so"
 );
@@ -255,6 +283,9 @@ struct Fields<'a> {
     limit: Option<Spelled<'a>>,
     latest: Option<Spelled<'a>>,
     max_rate: Option<Spelled<'a>>,
+    unread: Option<Spelled<'a>>,
+    epoch: Option<Spelled<'a>>,
+    seq: Option<Spelled<'a>>,
     token: Option<Spelled<'a>>,
     idempotency_key: Option<Spelled<'a>>,
 }
@@ -273,6 +304,9 @@ impl<'a> Fields<'a> {
             "limit" => fields.limit = Some(value),
             "latest" => fields.latest = Some(value),
             "max_rate" => fields.max_rate = Some(value),
+            "unread" => fields.unread = Some(value),
+            "epoch" => fields.epoch = Some(value),
+            "seq" => fields.seq = Some(value),
             "token" => fields.token = Some(value),
             "idempotency_key" => fields.idempotency_key = Some(value),
             _ => {}
@@ -306,6 +340,8 @@ impl<'a> Fields<'a> {
                 payload: self.data.ok_or_else(|| bad(NO_DATA))?.payload(),
                 idempotency_key: self.idempotency_key()?,
             },
+            MARK_READ => Body::MarkRead { channel: self.channel()?, epoch: self.epoch()?, seq: self.seq()? },
+            UNREAD => Body::Unread { channels: self.names()? },
             REFRESH => Body::Refresh { token: self.token.and_then(Spelled::text).ok_or_else(|| bad(BAD_TOKEN))? },
             PING => Body::Ping,
             _ => return Err((ErrorCode::UnknownType, Cow::Borrowed(UNKNOWN_TYPE))),
@@ -344,7 +380,42 @@ impl<'a> Fields<'a> {
     }
 
     fn wish(&self) -> Result<Wish, Refusal> {
-        Ok(Wish { begin: Begin::of(self.since()?, self.latest()?), max_rate: self.max_rate()? })
+        Ok(Wish { begin: Begin::of(self.since()?, self.latest()?), max_rate: self.max_rate()?, unread: self.unread()? })
+    }
+
+    fn unread(&self) -> Result<bool, Refusal> {
+        let Some(unread) = self.unread.filter(|unread| !unread.is_null()) else { return Ok(false) };
+        unread.flag().ok_or_else(|| bad(BAD_UNREAD))
+    }
+
+    fn epoch(&self) -> Result<Option<u64>, Refusal> {
+        let Some(epoch) = self.epoch.filter(|epoch| !epoch.is_null()) else { return Ok(None) };
+        in_range(epoch.unsigned()).map(Some).ok_or_else(|| bad(BAD_EPOCH))
+    }
+
+    fn seq(&self) -> Result<u64, Refusal> {
+        in_range(self.seq.and_then(Spelled::unsigned)).ok_or_else(|| bad(BAD_SEQ))
+    }
+
+    /// Several channels, of which nothing is said but their names. One that is none is the fault of the whole.
+    fn names(&self) -> Result<Vec<Cow<'a, str>>, Refusal> {
+        let (mut names, mut count, mut refusal) = (Vec::new(), 0, None);
+        let is_list = self.channels.ok_or_else(|| bad(BAD_UNREAD_CHANNELS))?.elements(&mut |element| {
+            count += 1;
+            if count > UNREAD_CHANNELS_MAX || refusal.is_some() {
+                return;
+            }
+            match element.text().map(|name| (channel_name::check(&name), name)) {
+                Some((Ok(()), name)) => names.push(name),
+                Some((Err(bad), _)) => refusal = Some((ErrorCode::BadChannel, Cow::Borrowed(bad.accepted()))),
+                None => refusal = Some(bad(BAD_UNREAD_CHANNELS)),
+            }
+        });
+        match (is_list, refusal) {
+            (Ok(()), Some(refusal)) if count <= UNREAD_CHANNELS_MAX => Err(refusal),
+            (Ok(()), None) if (1..=UNREAD_CHANNELS_MAX).contains(&count) => Ok(names),
+            (Ok(()) | Err(_), _) => Err(bad(BAD_UNREAD_CHANNELS)),
+        }
     }
 
     fn latest(&self) -> Result<bool, Refusal> {
@@ -393,11 +464,14 @@ fn position(raw: Option<Spelled<'_>>, message: &'static str) -> Result<Option<Po
         "seq" => seq = value.unsigned(),
         _ => {}
     });
-    let in_range = |number: Option<u64>| number.filter(|&number| number <= json::INTEGER_MAX);
     match (complete, in_range(epoch), in_range(seq)) {
         (Ok(()), Some(epoch), Some(seq)) => Ok(Some(Position { epoch, seq })),
         _ => Err(bad(message)),
     }
+}
+
+fn in_range(number: Option<u64>) -> Option<u64> {
+    number.filter(|&number| number <= json::INTEGER_MAX)
 }
 
 impl Entry<'_> {

@@ -49,6 +49,8 @@ pub enum Event<'a> {
         recovered: bool,
         /// Messages a second, where there are no more.
         max_rate: Option<u16>,
+        /// Messages that the user has not read, where that was asked for.
+        unread: Option<u64>,
     },
     /// `reason`: why the server ended the subscription by itself.
     Unsubscribed {
@@ -71,6 +73,18 @@ pub enum Event<'a> {
         seq: Option<u64>,
         /// It was published before, with the same idempotency key.
         is_repeat: bool,
+    },
+    /// How far the user has read a channel: in answer to a mark, or because another of its connections has set one.
+    Read {
+        id: Option<&'a Id>,
+        channel: &'a str,
+        /// None: nothing is known of it.
+        epoch: Option<u64>,
+        seq: u64,
+    },
+    Unread {
+        id: Option<&'a Id>,
+        channels: &'a [UnreadOf<'a>],
     },
     Pong {
         id: Option<&'a Id>,
@@ -95,6 +109,20 @@ pub enum Event<'a> {
     },
 }
 
+/// What a user has not read of a channel.
+#[derive(Debug, Clone, Copy)]
+pub struct UnreadOf<'a> {
+    pub channel: &'a str,
+    /// None: nothing is known of it.
+    pub epoch: Option<u64>,
+    /// The number of the newest message.
+    pub last: u64,
+    /// How far it has read.
+    pub read: u64,
+    /// Messages after that which are still kept.
+    pub unread: u64,
+}
+
 named! {
     /// Every value of `type` that a client can receive.
     EventType {
@@ -103,6 +131,8 @@ named! {
         Unsubscribed = "unsubscribed",
         History = "history",
         Published = "published",
+        Read = "read",
+        Unread = "unread",
         Pong = "pong",
         Refreshed = "refreshed",
         Expiring = "expiring",
@@ -120,6 +150,8 @@ impl Event<'_> {
             Event::Unsubscribed { .. } => EventType::Unsubscribed,
             Event::History { .. } => EventType::History,
             Event::Published { .. } => EventType::Published,
+            Event::Read { .. } => EventType::Read,
+            Event::Unread { .. } => EventType::Unread,
             Event::Pong { .. } => EventType::Pong,
             Event::Refreshed { .. } => EventType::Refreshed,
             Event::Expiring { .. } => EventType::Expiring,
@@ -150,10 +182,11 @@ enum Value<'a> {
     Number(u64),
     Flag(bool),
     Messages(&'a [Message<'a>]),
+    Unread(&'a [UnreadOf<'a>]),
 }
 
-/// `error` has six fields, `subscribed` with an id seven, and one more where it has a rate.
-type Fields<'a> = SmallVec<[(&'static str, Value<'a>); 8]>;
+/// `error` has six fields, `subscribed` with an id seven, and one more each where it has a rate or a count of what is unread.
+type Fields<'a> = SmallVec<[(&'static str, Value<'a>); 9]>;
 
 fn fields<'a>(event: &Event<'a>, timestamp_ms: u64) -> Fields<'a> {
     let mut fields = Fields::new();
@@ -164,13 +197,14 @@ fn fields<'a>(event: &Event<'a>, timestamp_ms: u64) -> Fields<'a> {
             fields.push(("heartbeat", Value::Number(heartbeat_seconds)));
             fields.push(("timestamp", Value::Number(timestamp_ms)));
         }
-        Event::Subscribed { id, channel, epoch, seq, recovered, max_rate } => {
+        Event::Subscribed { id, channel, epoch, seq, recovered, max_rate, unread } => {
             fields.extend(id_field(id));
             fields.push(("channel", Value::Text(channel)));
             fields.push(("epoch", Value::Number(epoch)));
             fields.push(("seq", Value::Number(seq)));
             fields.push(("recovered", Value::Flag(recovered)));
             fields.extend(max_rate.map(|rate| ("max_rate", Value::Number(rate.into()))));
+            fields.extend(unread.map(|unread| ("unread", Value::Number(unread))));
             fields.push(("timestamp", Value::Number(timestamp_ms)));
         }
         Event::Unsubscribed { id, channel, reason } => {
@@ -192,6 +226,16 @@ fn fields<'a>(event: &Event<'a>, timestamp_ms: u64) -> Fields<'a> {
             fields.push(("channel", Value::Text(channel)));
             fields.extend(seq.map(|seq| ("seq", Value::Number(seq))));
             fields.extend(is_repeat.then_some(("repeated", Value::Flag(true))));
+        }
+        Event::Read { id, channel, epoch, seq } => {
+            fields.extend(id_field(id));
+            fields.push(("channel", Value::Text(channel)));
+            fields.extend(epoch.map(|epoch| ("epoch", Value::Number(epoch))));
+            fields.push(("seq", Value::Number(seq)));
+        }
+        Event::Unread { id, channels } => {
+            fields.extend(id_field(id));
+            fields.push(("channels", Value::Unread(channels)));
         }
         Event::Pong { id } => fields.extend(id_field(id)),
         Event::Refreshed { id, expires_ms } => {
@@ -216,6 +260,14 @@ fn fields<'a>(event: &Event<'a>, timestamp_ms: u64) -> Fields<'a> {
     fields
 }
 
+fn unread_fields<'a>(of: &UnreadOf<'a>) -> Fields<'a> {
+    let mut fields = Fields::new();
+    fields.push(("channel", Value::Text(of.channel)));
+    fields.extend(of.epoch.map(|epoch| ("epoch", Value::Number(epoch))));
+    fields.extend([("last", Value::Number(of.last)), ("read", Value::Number(of.read)), ("unread", Value::Number(of.unread))]);
+    fields
+}
+
 fn id_field(id: Option<&Id>) -> Option<(&'static str, Value<'_>)> {
     id.map(|id| match id {
         Id::Number(number) => ("id", Value::Number(*number)),
@@ -232,6 +284,10 @@ fn write_msgpack(fields: &Fields<'_>, out: &mut Vec<u8>) {
             Value::Number(number) => msgpack::write_uint(out, number),
             Value::Flag(flag) => msgpack::write_bool(out, flag),
             Value::Messages(messages) => history::write_msgpack(messages, out),
+            Value::Unread(channels) => {
+                rmp::encode::write_array_len(out, channels.len() as u32).expect("a Vec takes every write");
+                channels.iter().for_each(|of| write_msgpack(&unread_fields(of), out));
+            }
         }
     }
 }
@@ -247,6 +303,16 @@ fn write_json(fields: &Fields<'_>, out: &mut Vec<u8>) {
             Value::Number(number) => json::write_uint(out, number),
             Value::Flag(flag) => json::write_bool(out, flag),
             Value::Messages(messages) => history::write_json(messages, out),
+            Value::Unread(channels) => {
+                out.push(b'[');
+                for (at, of) in channels.iter().enumerate() {
+                    if at > 0 {
+                        out.push(b',');
+                    }
+                    write_json(&unread_fields(of), out);
+                }
+                out.push(b']');
+            }
         }
     }
     out.push(b'}');
@@ -284,7 +350,14 @@ mod tests {
     fn every_event_decodes_back() {
         let (number, text) = (Id::Number(u64::MAX), Id::Text("a\"\n".into()));
         let timestamp = 1_700_000_000_000u64;
-        let subscribed = |id| Event::Subscribed { id, channel: "user:é\"", epoch: (1 << 53) - 1, seq: 0, recovered: true, max_rate: None };
+        let subscribed =
+            |id| Event::Subscribed {
+                id, channel: "user:é\"", epoch: (1 << 53) - 1, seq: 0, recovered: true, max_rate: None, unread: None
+            };
+        let unread = [
+            UnreadOf { channel: "a\n", epoch: Some(5), last: 9, read: 7, unread: 2 },
+            UnreadOf { channel: "b", epoch: None, last: 0, read: 0, unread: 0 },
+        ];
         let error = |asked| Event::Error { asked, code: ErrorCode::BadChannel, message: "a \"b\"" };
         for (event, expected) in [
             (
@@ -310,6 +383,17 @@ mod tests {
                 json!({"type": "published", "channel": "a", "seq": 5}),
             ),
             (Event::Published { id: None, channel: "a", seq: None, is_repeat: false }, json!({"type": "published", "channel": "a"})),
+            (
+                Event::Read { id: Some(&number), channel: "a\"", epoch: Some(5), seq: 7 },
+                json!({"type": "read", "id": u64::MAX, "channel": "a\"", "epoch": 5, "seq": 7}),
+            ),
+            (Event::Read { id: None, channel: "a", epoch: None, seq: 0 }, json!({"type": "read", "channel": "a", "seq": 0})),
+            (
+                Event::Unread { id: None, channels: &unread },
+                json!({"type": "unread", "channels": [{"channel": "a\n", "epoch": 5, "last": 9, "read": 7, "unread": 2},
+                    {"channel": "b", "last": 0, "read": 0, "unread": 0}]}),
+            ),
+            (Event::Unread { id: None, channels: &[] }, json!({"type": "unread", "channels": []})),
             (Event::Pong { id: None }, json!({"type": "pong"})),
             (Event::Pong { id: Some(&number) }, json!({"type": "pong", "id": u64::MAX})),
             (
@@ -344,9 +428,11 @@ mod tests {
     fn fields_stand_in_the_documented_order() {
         let mut out = Vec::new();
         let id = Id::Number(1);
-        let subscribed = Event::Subscribed { id: Some(&id), channel: "a", epoch: 2, seq: 3, recovered: false, max_rate: Some(5) };
+        let subscribed =
+            Event::Subscribed { id: Some(&id), channel: "a", epoch: 2, seq: 3, recovered: false, max_rate: Some(5), unread: Some(6) };
         encode(&subscribed, Encoding::web_socket(Format::Json), 4, &mut out);
-        let expected = br#"{"type":"subscribed","id":1,"channel":"a","epoch":2,"seq":3,"recovered":false,"max_rate":5,"timestamp":4}"#;
+        let expected =
+            br#"{"type":"subscribed","id":1,"channel":"a","epoch":2,"seq":3,"recovered":false,"max_rate":5,"unread":6,"timestamp":4}"#;
         assert_eq!(&out[2..], expected);
     }
 
@@ -363,7 +449,8 @@ mod tests {
     #[test]
     fn the_fields_of_an_event_need_no_heap() {
         let id = Id::Number(1);
-        let longest = Event::Subscribed { id: Some(&id), channel: "a", epoch: 2, seq: 3, recovered: false, max_rate: Some(5) };
+        let longest =
+            Event::Subscribed { id: Some(&id), channel: "a", epoch: 2, seq: 3, recovered: false, max_rate: Some(5), unread: Some(6) };
         assert!(!fields(&longest, 0).spilled());
     }
 }

@@ -7,6 +7,8 @@ pub struct Wish {
     pub begin: Begin,
     /// No more than so many messages a second.
     pub max_rate: Option<u16>,
+    /// It is to be told how many messages its user has not read.
+    pub unread: bool,
 }
 
 /// With what it begins.

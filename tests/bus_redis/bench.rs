@@ -110,6 +110,7 @@ impl FakeShard {
                     assert!(!self.heads.contains_key(&topic.index), "refused after joined");
                 }
                 ShardMessage::Page { .. } => panic!("nobody has asked for a page"),
+                ShardMessage::Marks(_) => panic!("nobody has asked about marks"),
                 ShardMessage::Stop => self.is_stopped = true,
             }
         }

@@ -2,7 +2,9 @@
 
 use std::io::{self, Read};
 
+use campanile::bus::redis::keeping;
 use campanile::bus::redis::resp::{Decoder, Reply};
+use campanile::wire::channel_name;
 
 use crate::mutate::mutated;
 use crate::seeds::texts;
@@ -79,6 +81,18 @@ fn replies_of_redis() {
             } else {
                 assert_eq!((replies, is_violation), whole, "in pieces of {piece}");
             }
+        }
+    });
+}
+
+/// On a channel that whoever has rights in Redis may publish to.
+#[test]
+fn what_nodes_tell_each_other_of_marks() {
+    let seeds = texts(&["1700000000000 41 5f3a9c0e00000000002a ann\nfeed:a", "1 2 - a b {\nc d", "18446744073709551615 0 - u\n\u{e9}"]);
+    let words: &[&[u8]] = &[b" ", b"\n", b"-", b"0", b"18446744073709551616", b"\0", b"\xff", b"__campanile__:"];
+    bolero::check!().with_generator(mutated(seeds, words)).for_each(|bytes: &Vec<u8>| {
+        if let Some(news) = keeping::news(bytes) {
+            assert!(channel_name::check(&news.channel).is_ok() && !news.user.is_empty() && news.seq.max(news.epoch) < 1 << 53);
         }
     });
 }

@@ -28,6 +28,8 @@ pub struct Client {
     /// Events that answer a command with an id, in the order in which they came.
     pub answers: Vec<Value>,
     pub errors: Vec<Value>,
+    /// How far its user has read, as it was told.
+    pub reads: Vec<Value>,
     /// How often it was told that its token expires.
     pub expiring: usize,
     pub refreshed: usize,
@@ -100,6 +102,7 @@ impl Client {
             refused: None,
             answers: Vec::new(),
             errors: Vec::new(),
+            reads: Vec::new(),
             expiring: 0,
             refreshed: 0,
             ended: Vec::new(),
@@ -221,7 +224,8 @@ impl Client {
         }
         match event["type"].as_str().expect("every event has a type") {
             "connected" => self.client_id = event["client_id"].as_str().expect("a client id").to_owned(),
-            "pong" | "published" => {}
+            "pong" | "published" | "unread" => {}
+            "read" => self.reads.push(event.clone()),
             "expiring" => self.expiring += 1,
             "refreshed" => self.refreshed += 1,
             "subscribed" => {

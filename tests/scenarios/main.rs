@@ -4,6 +4,7 @@
 mod arrivals;
 mod channels;
 mod ends;
+mod marks;
 mod orders;
 mod pacing;
 mod pages;

@@ -148,6 +148,7 @@ mod tests {
                 seq: 300,
                 recovered: true,
                 max_rate: None,
+                unread: None,
             };
             assert_eq!(read_back(subscribed), Event::Subscribed { id: Some(7), epoch: 1 << 50, seq: 300, recovered: true });
             let told = |count, is_outage| Event::Gap { channel: "a".to_owned(), count, is_outage };

@@ -15,18 +15,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::recalling::Recalling;
+use super::marks;
 use crate::bus::flow::{Count, Counter, Start};
 use crate::bus::hub::{Hub, PageEntry, Receipt};
+use crate::bus::marks::{MarkNews, MarksError, MarksQuestion, MarksResult};
 use crate::bus::pages::Pages;
 use crate::bus::question::{PageWanted, Publish, PublishError, Published};
 use crate::bus::ration::Ration;
 use crate::bus::recall::Recalls;
-use crate::clock::MonotonicNs;
+use crate::clock::{MonotonicNs, nanos};
 use crate::config::{self, ChannelRule, Mismatch};
 use crate::fanout::batch::Channel;
 use crate::journal::page::{Page, ReadError, ReadId};
 use crate::journal::{self, Append, AppendError, Appended, Fsync, Journal, OpenError, Range, Reading, State, Ticket, Wake};
-use crate::limits::bus::{IDEMPOTENCY_WINDOW, PAGE_NUMBERS, TURN_PUBLISH_BYTES, TURN_PUBLISHES};
+use crate::limits::bus::{IDEMPOTENCY_WINDOW, MARKS_WAIT, PAGE_NUMBERS, TURN_PUBLISH_BYTES, TURN_PUBLISHES};
 use crate::limits::journal::{CLOSE_PATIENCE, SYNC_INTERVAL};
 use crate::sys::{monotonic_ns, unix_ms};
 use crate::wire::payload::Looked;
@@ -58,6 +60,8 @@ pub struct Durables {
     next_turn_at: MonotonicNs,
     /// When what waits for room is looked at again.
     room_at: Option<MonotonicNs>,
+    /// When a question about marks has waited for too long.
+    overdue_at: Option<MonotonicNs>,
     warnings: Ration,
 }
 
@@ -83,6 +87,8 @@ enum What {
     Publish { publish: Publish, appended: Appended, receipt: Receipt },
     /// One that a route has brought.
     Routed { channel: Box<str>, payload: Arc<[u8]>, appended: Appended, receipt: Receipt },
+    /// The answer to what was asked of marks, a mark that was set for it, and when that has waited for too long.
+    Marks { question: Box<MarksQuestion>, result: MarksResult, news: Option<MarkNews>, give_up_at: MonotonicNs },
     /// The answer to whoever has published those.
     Answer { publish: Publish, result: Result<Published, PublishError> },
 }
@@ -130,6 +136,7 @@ impl Durables {
             left: Left { publishes: turn_publishes, bytes: turn_publish_bytes },
             next_turn_at: 0,
             room_at: None,
+            overdue_at: None,
             warnings: Ration::default(),
         })
     }
@@ -211,6 +218,42 @@ impl Durables {
         hub.published(publish, Err(PublishError::NotKept(error)));
     }
 
+    /// What is kept of how far users have read.
+    pub fn marks(&mut self, hub: &mut Hub, question: Box<MarksQuestion>, now: MonotonicNs) {
+        let Some(journal) = &mut self.journal else { return hub.answer_marks(*question, Err(MarksError::Stopping)) };
+        self.is_used = true;
+        let (result, news) = marks::answer(journal, &question);
+        if result.is_err() {
+            return hub.answer_marks(*question, result);
+        }
+        // Of a number that is told the journal has what it counts.
+        let give_up_at = now + nanos(MARKS_WAIT);
+        self.overdue_at.get_or_insert(give_up_at);
+        self.waiting.push_back(Waiting { ticket: journal.head(), what: What::Marks { question, result, news, give_up_at } });
+    }
+
+    /// Questions about marks that a disk holds up which takes nothing.
+    fn give_up_marks(&mut self, hub: &mut Hub, now: MonotonicNs) {
+        if self.overdue_at.is_none_or(|overdue_at| now < overdue_at) {
+            return;
+        }
+        self.overdue_at = None;
+        for Waiting { ticket, what } in std::mem::take(&mut self.waiting) {
+            match what {
+                What::Marks { question, give_up_at, .. } if give_up_at <= now => {
+                    hub.answer_marks(*question, Err(MarksError::Unsettled));
+                }
+                what => {
+                    if let What::Marks { give_up_at, .. } = what {
+                        // They came one after the other.
+                        self.overdue_at.get_or_insert(give_up_at);
+                    }
+                    self.waiting.push_back(Waiting { ticket, what });
+                }
+            }
+        }
+    }
+
     /// A shard wants what is kept of a channel.
     pub fn read_page(&mut self, hub: &mut Hub, wanted: PageWanted) {
         self.pages.want(hub, wanted);
@@ -242,6 +285,7 @@ impl Durables {
         self.read_pages(hub);
         self.read_recalls(hub);
         self.settle(hub, now);
+        self.give_up_marks(hub, now);
         has_more
     }
 
@@ -255,7 +299,7 @@ impl Durables {
 
     pub fn deadline(&self) -> Option<MonotonicNs> {
         let turn = (self.is_used && self.journal.is_some()).then_some(self.next_turn_at);
-        [turn, self.room_at].into_iter().flatten().min()
+        [turn, self.room_at, self.overdue_at].into_iter().flatten().min()
     }
 
     /// Shows what is settled, as far as there is room for it.
@@ -380,6 +424,7 @@ impl Durables {
             match what {
                 what if ticket <= settled => show(hub, what),
                 What::Publish { publish, .. } | What::Answer { publish, .. } => hub.published(publish, Err(PublishError::Unsettled)),
+                What::Marks { question, .. } => hub.answer_marks(*question, Err(MarksError::Stopping)),
                 What::Flow { .. } | What::Routed { .. } => {}
             }
         }
@@ -395,7 +440,7 @@ impl What {
         match self {
             What::Publish { publish, appended, .. } if !appended.is_repeat && &*publish.channel == of => Some(appended.seq),
             What::Routed { channel, appended, .. } if &**channel == of => Some(appended.seq),
-            What::Publish { .. } | What::Routed { .. } | What::Flow { .. } | What::Answer { .. } => None,
+            What::Publish { .. } | What::Routed { .. } | What::Flow { .. } | What::Answer { .. } | What::Marks { .. } => None,
         }
     }
 
@@ -404,7 +449,7 @@ impl What {
         match self {
             What::Publish { publish, appended, .. } if !appended.is_repeat => Some((&publish.channel, publish.payload.len())),
             What::Routed { channel, payload, .. } => Some((channel, payload.len())),
-            What::Publish { .. } | What::Flow { .. } | What::Answer { .. } => None,
+            What::Publish { .. } | What::Flow { .. } | What::Answer { .. } | What::Marks { .. } => None,
         }
     }
 }
@@ -453,6 +498,10 @@ fn show(hub: &mut Hub, what: What) {
         }
         What::Routed { channel, payload, appended, receipt } => hand_out(hub, &channel, &payload, appended, receipt),
         What::Answer { publish, result } => hub.published(publish, result),
+        What::Marks { question, result, news, .. } => {
+            news.into_iter().for_each(|news| hub.mark_told(news));
+            hub.answer_marks(*question, result);
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 //! are older than `history_age`, or gone for `history_bytes_total`).
 
 pub mod durable;
+mod marks;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,7 @@ use mio::event::Event;
 use self::durable::Durables;
 use super::Creator;
 use super::hub::{Hub, Outcome, Receipt};
+use super::marks::MarksQuestion;
 use super::question::{HistoryAsked, PageWanted, Publish, PublishError, Published};
 use super::revoke::Revoke;
 use super::upstream::Upstream;
@@ -92,6 +94,10 @@ impl Upstream for Embedded {
     /// There is no other node.
     fn revoke(&mut self, revoke: Revoke, _: MonotonicNs) {
         revoke.answer(Ok(()));
+    }
+
+    fn marks(&mut self, hub: &mut Hub, question: Box<MarksQuestion>, now: MonotonicNs) {
+        self.durables.marks(hub, question, now);
     }
 
     fn event(&mut self, _: &Event) {}

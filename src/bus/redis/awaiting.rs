@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::revocations;
+use super::{keeping, revocations};
 use crate::clock::MonotonicNs;
 
 /// What a reply will be about.
@@ -31,6 +31,8 @@ pub enum Asked {
     PublishDurable,
     /// The question of this number about a durable channel, or the stream of one.
     Durable(u32),
+    /// Something about users, on a connection of its own.
+    Keeping(keeping::Place),
     /// Whether our functions are there.
     Library,
     /// What it does when its memory is full.
@@ -96,6 +98,7 @@ impl Asked {
             Asked::Publish => "PUBLISH",
             Asked::PublishDurable => "FCALL",
             Asked::Durable(_) => "XRANGE",
+            Asked::Keeping(_) => "ZMSCORE",
             Asked::Library => "FUNCTION LOAD",
             Asked::Memory => "INFO memory",
             Asked::Probe => "FCALL of a probe",

@@ -14,6 +14,7 @@ use super::cluster::map::Node;
 use super::durable::Durables;
 use super::durable::envelope::{Envelope, MARK};
 use super::fault::{Fault, Refusal, with_advice};
+use super::keeping;
 use super::link::{Answer, Link};
 use super::names::Names;
 use super::placement::Part;
@@ -60,6 +61,8 @@ pub struct Feed {
     pub durables: Durables,
     /// Where there may be durable channels.
     pub probe: Option<Probe>,
+    /// On which nodes tell each other what users have read; None: nothing is kept of that.
+    marks_channel: Option<Box<str>>,
     /// None: nobody has a token here.
     pub revocations: Option<Revocations>,
     timing: Timing,
@@ -108,6 +111,11 @@ impl Feed {
         if let Some(probe) = probe.as_ref().filter(|_| pattern.is_none()) {
             subscriptions.want_beside(probe.redis_channel());
         }
+        let marks_channel: Option<Box<str>> = settings.channels.has_durable().then(|| keeping::channel(&settings.redis.prefix).into());
+        // A Cluster brings it by every master: one is enough.
+        if let Some(channel) = marks_channel.as_ref().filter(|_| pattern.is_none() && (!part.is_of_cluster() || part.has(keeping::NAME))) {
+            subscriptions.want_classic(channel);
+        }
         Feed {
             all_routes: settings.routes.clone(),
             is_old: None,
@@ -123,6 +131,7 @@ impl Feed {
             publishes: Publishes::default(),
             durables,
             probe,
+            marks_channel,
             revocations,
             timing,
             retry_postponed_at: None,
@@ -144,6 +153,12 @@ impl Feed {
             if self.pattern.is_none() {
                 self.subscriptions.unwant_beside(&before);
                 self.subscriptions.want_beside(probe.redis_channel());
+            }
+        }
+        if let Some(channel) = self.marks_channel.as_ref().filter(|_| self.pattern.is_none()) {
+            match self.part.has(keeping::NAME) {
+                true => self.subscriptions.want_classic(channel),
+                false => self.subscriptions.unwant_beside(channel),
             }
         }
         self.routes.clone_from(&self.all_routes);
@@ -309,6 +324,7 @@ impl Feed {
             | Answer::Role { .. }
             | Answer::Waited { .. }
             | Answer::Durable { .. }
+            | Answer::Kept { .. }
             | Answer::Library { .. }
             | Answer::Memory { .. }
             | Answer::Probed => hub.metrics().protocol_errors.inc(),
@@ -333,6 +349,14 @@ impl Feed {
             && probe.redis_channel().as_bytes() == redis_channel
         {
             return probe.came(payload, hub.metrics(), receipt.received);
+        }
+        if let Some(channel) = &self.marks_channel
+            && channel.as_bytes() == redis_channel
+        {
+            return match keeping::news(payload) {
+                Some(news) => hub.mark_told(news),
+                None => hub.metrics().protocol_errors.inc(),
+            };
         }
         let channel = std::str::from_utf8(redis_channel).ok().and_then(|name| self.names.to_channel(name));
         let channel = channel.as_deref();
@@ -418,8 +442,8 @@ impl Feed {
 
     /// Tells the hub what has become of the channels that a Redis name stands for.
     fn tell(&mut self, hub: &mut Hub, name: &str, change: impl Fn(&mut Durables, &mut Hub, &str)) {
-        // It is nobody's channel, whatever rule would fit its name.
-        if self.probe.as_ref().is_some_and(|probe| probe.redis_channel() == name) {
+        // Those are nobody's channels, whatever rule would fit their names.
+        if self.probe.as_ref().is_some_and(|probe| probe.redis_channel() == name) || self.marks_channel.as_deref() == Some(name) {
             return;
         }
         if self.pattern.as_deref() == Some(name) {
@@ -439,7 +463,8 @@ impl Feed {
     }
 
     pub fn readiness(&self) -> Readiness {
-        let own = [self.revocations.as_ref().map(Revocations::channel), self.probe.as_ref().map(Probe::redis_channel)];
+        let probe = self.probe.as_ref().map(Probe::redis_channel);
+        let own = [self.revocations.as_ref().map(Revocations::channel), probe, self.marks_channel.as_deref()];
         let refused = own.into_iter().flatten().filter(|name| self.subscriptions.standing(name) == Standing::Refused).count();
         match self.subscriptions.readiness() {
             // Messages flow without.

@@ -150,6 +150,9 @@ impl RedisBus {
             }
             pages.extend(server.take_foreign_pages());
         }
+        if let Some(by) = self.keeping.take_is_old() {
+            cluster.discovery.ask_within(ASK_SOON, by);
+        }
         if let Some(map) = cluster.discovery.drive(now)
             && cluster.map.as_ref() != Some(&map)
         {
@@ -189,6 +192,7 @@ impl RedisBus {
         // Channels that have moved, before anybody forgets where they were.
         let moves = Moves { before, after: slots.clone() };
         self.placement = Arc::new(Placement::Slots(slots));
+        self.keeping.set_placement(self.placement.clone());
         for (number, server) in self.servers.iter_mut().enumerate() {
             if let Some(server) = server {
                 server.set_part(Part::new(self.placement.clone(), number), count);

@@ -68,6 +68,11 @@ pub fn once(prefix: &str, channel: &str, key: &str) -> String {
     format!("{}:once:{key}", sharded_channel(prefix, channel))
 }
 
+/// The key of a user's marks.
+pub fn marks(prefix: &str, user: &str) -> String {
+    sharded_channel(prefix, user) + ":marks"
+}
+
 /// The hash slot of a key or of a sharded channel in Redis Cluster: of what stands in its first `{…}`, if anything does, else of the whole.
 pub fn slot(key: &[u8]) -> u16 {
     let position = |bytes: &[u8], brace: u8| bytes.iter().position(|&byte| byte == brace);
@@ -111,6 +116,7 @@ mod tests {
         assert_eq!(meta("notifications:", "user:1"), "notifications:{user:1}:meta");
         assert_eq!(once("", "a{b}%", "order 7"), "{a%7Bb%7D%25}:once:order 7");
         assert_eq!(sharded_channel("n:", "}"), "n:{%7D}");
+        assert_eq!(marks("n:", "a{b"), "n:{a%7Bb}:marks");
     }
 
     #[test]

@@ -6,7 +6,8 @@
 //! [`awaiting`] (which command a reply answers), [`fault`] (what errors mean), [`names`], [`subscriptions`], [`publishes`], [`output_limit`]
 //! (how much may come back), [`feed`] (what comes in), [`revocations`], [`outlet`] (what goes out), [`health`] (what is logged), [`server`] (the links to one
 //! server). Of durable channels: [`durable`] (their numbers, and what is missing), [`keys`] (their names), [`library`] (the functions that publish),
-//! [`loading`] (into this server), [`call_error`] (what their errors mean), [`eviction`] (whether it would throw them away), [`probe`] (whether they come through).
+//! [`loading`] (into this server), [`call_error`] (what their errors mean), [`eviction`] (whether it would throw them away), [`probe`] (whether they come through). Of users:
+//! [`keeping`] (how far they have read).
 
 pub mod awaiting;
 pub mod call_error;
@@ -18,6 +19,7 @@ pub mod fault;
 pub mod feed;
 mod following;
 pub mod health;
+pub mod keeping;
 pub mod keys;
 pub mod library;
 pub mod link;
@@ -47,6 +49,7 @@ use mio::event::Event;
 use mio::{Registry, Token, Waker};
 
 use super::hub::Hub;
+use super::marks::MarksQuestion;
 use super::question::{HistoryAsked, PageWanted, Publish, PublishError};
 use super::recall::{self, HistoryError};
 use super::revoke::{Revocations, Revoke, RevokeError};
@@ -57,6 +60,7 @@ use crate::config::redis_url::{self, Watched};
 use crate::limits::redis::{LINKS_MAX, SERVERS_MAX};
 
 use following::Cluster;
+use keeping::Keeping;
 use placement::{Part, Placement, Slots};
 use sentinel::Watch;
 use server::{Seat, Server};
@@ -72,6 +76,8 @@ pub struct RedisBus {
     cluster: Option<Cluster>,
     /// By the numbers of their servers: of those that Sentinels know the place of.
     watches: Vec<Option<Watch>>,
+    /// What they keep of users.
+    keeping: Keeping,
     /// The one that was read first in the last turn: what a flood of it leaves of the inboxes is not always the same one's.
     first_read: usize,
     /// What was told last of each server.
@@ -101,9 +107,11 @@ impl RedisBus {
             None => None,
         };
         let placement = if cluster.is_some() { Placement::Slots(Slots::default()) } else { Placement::of(urls.len()) };
+        let placement = Arc::new(placement);
         let mut bus = RedisBus {
             servers: Vec::new(),
-            placement: Arc::new(placement),
+            keeping: Keeping::new(settings, placement.clone()),
+            placement,
             make,
             cluster,
             watches: Vec::new(),
@@ -157,6 +165,15 @@ impl RedisBus {
     fn serving(&self) -> impl Iterator<Item = &Server> {
         let is_retiring = |number| self.cluster.as_ref().is_some_and(|cluster| cluster.is_retiring(number));
         self.servers.iter().enumerate().filter(move |(number, _)| !is_retiring(*number)).filter_map(|(_, server)| server.as_ref())
+    }
+
+    /// Takes what the servers have answered about users.
+    fn collect(&mut self, hub: &mut Hub, now: MonotonicNs) {
+        for (number, server) in self.servers.iter_mut().enumerate() {
+            if let Some(server) = server.as_mut().filter(|server| server.desk.has_news()) {
+                self.keeping.collect(number, &mut server.desk, hub, now);
+            }
+        }
     }
 
     /// What the operator sees of it.
@@ -250,6 +267,10 @@ impl Upstream for RedisBus {
         }
     }
 
+    fn marks(&mut self, hub: &mut Hub, question: Box<MarksQuestion>, now: MonotonicNs) {
+        self.keeping.take(hub, question, |server| self.servers[server].as_ref().is_some_and(Server::can_keep), now);
+    }
+
     fn event(&mut self, event: &Event) {
         let number = (event.token().0 - FIRST_TOKEN) / LINKS_MAX;
         if let Some(Some(server)) = self.servers.get_mut(number) {
@@ -274,24 +295,34 @@ impl Upstream for RedisBus {
         }
         self.follow(hub, now);
         self.follow_sentinels(hub, now);
+        self.collect(hub, now);
         self.tell(hub);
         has_more
     }
 
     fn write(&mut self, hub: &mut Hub, now: MonotonicNs) {
         self.send_again(hub, now);
-        self.all_mut().for_each(|server| server.write(hub, now));
+        self.keeping.expire(hub, now);
+        for (number, server) in self.servers.iter_mut().enumerate() {
+            if let Some(server) = server {
+                self.keeping.give(number, &mut server.desk);
+                server.write(hub, now);
+            }
+        }
+        // A connection that could not be written to has lost what it was given.
+        self.collect(hub, now);
         self.tell(hub);
     }
 
     fn deadline(&self) -> Option<MonotonicNs> {
         let cluster = self.cluster.as_ref().map(Cluster::deadline);
         let watches = self.watches.iter().flatten().map(Watch::deadline);
-        self.all().filter_map(Server::deadline).chain(cluster).chain(watches).min()
+        self.all().filter_map(Server::deadline).chain(cluster).chain(watches).chain(self.keeping.deadline()).min()
     }
 
     fn stop(&mut self, hub: &mut Hub) {
         self.all_mut().for_each(|server| server.stop(hub));
+        self.keeping.stop(hub);
         if let Some(cluster) = &mut self.cluster {
             for (publish, error) in cluster.again.end() {
                 hub.published(publish, Err(error));

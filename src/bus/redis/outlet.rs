@@ -180,6 +180,7 @@ impl Outlet {
             | Reply::Topology { .. }
             | Reply::Role { .. }
             | Reply::Durable { .. }
+            | Reply::Kept { .. }
             | Reply::Library { .. }
             | Reply::Memory { .. }
             | Reply::Probed => {

@@ -1,5 +1,5 @@
-//! One Redis server: Pub/Sub on one connection, PUBLISH (and what is revoked) on a second one that is opened when first needed, and a third on which
-//! streams of durable channels are read. Owned and driven by [`super::RedisBus`], through the methods of [`Upstream`] by the same names.
+//! One Redis server: Pub/Sub on one connection, PUBLISH (and what is revoked) on a second one that is opened when first needed, a third on which
+//! streams of durable channels are read, and a fourth, likewise, for what is kept of users. Owned and driven by [`super::RedisBus`], through the methods of [`Upstream`] by the same names.
 //!
 //! Each is a [`Link`], which knows which command an answer belongs to, and has a [`Role`]: what its answers mean is the business of the [`Feed`]
 //! (subscriptions) or the [`Outlet`] (publishes).
@@ -18,6 +18,7 @@ use super::eviction::Eviction;
 use super::fault::Fault;
 use super::feed::Feed;
 use super::health::{Health, Trouble};
+use super::keeping::Desk;
 use super::link::{Answer, Link};
 use super::loading::Loading;
 use super::outlet::Outlet;
@@ -76,6 +77,8 @@ pub struct Server {
     /// The functions of durable channels, where there may be any.
     library: Option<Loading>,
     eviction: Eviction,
+    /// What it is asked about users.
+    pub desk: Desk,
     health: Health,
     /// Of addresses and of publishing.
     warnings: Ration,
@@ -90,6 +93,8 @@ pub enum Role {
     Publishing,
     /// What is kept of durable channels is read on it.
     Reading,
+    /// What is kept of users is read and written on it.
+    Keeping,
 }
 
 #[derive(Debug)]
@@ -142,6 +147,7 @@ impl Server {
             feed: Feed::new(settings, revocations, timing, (part, servers), at),
             library,
             eviction: Eviction::default(),
+            desk: Desk::default(),
             health,
             warnings: Ration::default(),
         };
@@ -275,6 +281,7 @@ impl Server {
                 }
                 Ok(())
             }
+            Role::Keeping => self.desk.read(link, hub.metrics()),
             Role::Publishing => {
                 let mut fenced = Vec::new();
                 let mut take_one = || {
@@ -334,6 +341,7 @@ impl Server {
                 link.ask(Asked::Memory, &[b"INFO", b"memory"], now);
                 self.library.iter_mut().for_each(Loading::restart);
             }
+            Role::Keeping => *told = None,
             Role::Publishing => {
                 *told = None;
                 self.outlet.ask(link, now);
@@ -377,6 +385,7 @@ impl Server {
                 self.feed.durables.connection_lost(hub);
                 self.feed.probe.iter_mut().for_each(Probe::connection_lost);
             }
+            Role::Keeping => self.desk.connection_lost(),
             Role::Publishing => {
                 // When Redis itself is away, the subscribed connection says so; this is for when only publishing fails.
                 if !was_ready && is_subscribed && told.as_ref() != Some(fault) && self.warnings.take(now).is_some() {
@@ -417,6 +426,16 @@ impl Server {
                     if self.library.as_ref().is_some_and(Loading::is_settled) {
                         self.feed.write_probe(link, now);
                     }
+                }
+                link.flush()
+            }
+            Role::Keeping => {
+                if !self.links[at].link.is_ready() {
+                    self.read_link(at, hub, now)?;
+                }
+                let link = &mut self.links[at].link;
+                if link.is_ready() {
+                    self.desk.write(link, now);
                 }
                 link.flush()
             }
@@ -537,6 +556,11 @@ impl Server {
         }
     }
 
+    /// Whether it can be asked about users, as far as is known. The connection for that may have to be made first.
+    pub fn can_keep(&self) -> bool {
+        self.is_subscribed()
+    }
+
     pub fn event(&mut self, event: &Event) {
         self.links.iter_mut().for_each(|link| link.link.event(event));
     }
@@ -562,6 +586,9 @@ impl Server {
         }
         if self.library.is_some() {
             self.open_beside(Role::Reading);
+        }
+        if self.desk.is_wanted() {
+            self.open_beside(Role::Keeping);
         }
         (0..self.links.len()).for_each(|at| self.with(at, hub, now, Self::write_link));
     }
@@ -591,7 +618,7 @@ fn warn(line: Option<String>) {
 impl LinkParts {
     fn link(&self, token: Token, role: Role) -> Link {
         let value_bytes_max = match role {
-            Role::Subscribed | Role::Publishing => self.value_bytes_max,
+            Role::Subscribed | Role::Publishing | Role::Keeping => self.value_bytes_max,
             Role::Reading => self.value_bytes_max.max(self.reply_bytes_max),
         };
         Link::new(self.target.clone(), token, self.registry.clone(), self.waker.clone(), self.timing, value_bytes_max)

@@ -2,6 +2,7 @@
 //! and exit played by the test.
 
 mod exposition;
+mod marks;
 mod publishing;
 mod reading;
 mod stopping;
@@ -18,7 +19,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::reload::Origin;
 use super::{Facts, Shared, State, TIMEOUTS, Timeouts};
+use crate::bus::marks::{MarksAnswer, MarksError, Unread};
 use crate::bus::question::{self, Asker, PublishError, Published as Number, Question};
+use crate::bus::shares::Ticket;
 use crate::bus::{BusCommand, BusSender, ChannelInfo, ChannelPage};
 use crate::config::{ChannelRule, ChannelRules, FdTable, Overrun, Pin, Settings};
 use crate::inbox::inbox;
@@ -124,7 +127,11 @@ impl Server {
     }
 
     pub(super) fn publish(&self, body: impl AsRef<[u8]>) -> Answer {
-        answer(self.agent.post(self.url("/publish")).send(body.as_ref()))
+        self.post("/publish", body)
+    }
+
+    pub(super) fn post(&self, path: &str, body: impl AsRef<[u8]>) -> Answer {
+        answer(self.agent.post(self.url(path)).send(body.as_ref()))
     }
 
     /// A connection of its own, for what a well-behaved client does not do.
@@ -245,6 +252,19 @@ pub(super) fn fake_bus(capacity: usize, published: Published) -> (BusSender, Opt
                         let Asker::Control(reply) = asked.asker else { panic!("not a client") };
                         let _ = reply.send(question::Answer::History { channel: asked.recall.channel, result: Ok(Default::default()) });
                     }
+                    BusCommand::Ask(Question::Marks(asked)) => {
+                        let wanted = asked.wanted.clone();
+                        let of = |channel: &str| match channel {
+                            "none" => Unread::default(),
+                            _ => Unread { epoch: Some(77), last: 9, read: 7, unread: 2 },
+                        };
+                        let result = match wanted.channels().find_map(refusal_of) {
+                            Some(error) => Err(error),
+                            None => Ok(wanted.channels().map(of).collect()),
+                        };
+                        let Asker::Control(reply) = asked.asker else { panic!("not a client") };
+                        let _ = reply.send(question::Answer::Marks(Box::new(MarksAnswer { wanted, result, ticket: Ticket::default() })));
+                    }
                     BusCommand::Settle(reply) => {
                         let _ = reply.send(());
                     }
@@ -292,4 +312,16 @@ pub(super) fn settings() -> Settings {
         settings.shards.inbox_messages = 1024;
         settings.channels = ChannelRules { default: ChannelRule::default(), tables: vec![("ticker:".into(), ticker)] };
     })
+}
+
+/// What the bus says of marks in a channel that is called like this.
+fn refusal_of(channel: &str) -> Option<MarksError> {
+    match channel {
+        "plain" => Some(MarksError::NotDurable { channel: channel.into() }),
+        "renewed" => Some(MarksError::OtherEpoch { asked: 5, epoch: 77 }),
+        "away" => Some(MarksError::Unavailable),
+        "stalled" => Some(MarksError::Late("it did not answer".to_owned())),
+        "forbidden" => Some(MarksError::Refused("NOPERM".to_owned())),
+        _ => None,
+    }
 }

@@ -38,6 +38,8 @@ fn owned(result: Result<Command<'_>, CommandError<'_>>) -> Decoded {
                     payload: Cow::Owned(payload.into_owned()),
                     idempotency_key: idempotency_key.map(own),
                 },
+                Body::MarkRead { channel, epoch, seq } => Body::MarkRead { channel: own(channel), epoch, seq },
+                Body::Unread { channels } => Body::Unread { channels: channels.into_iter().map(own).collect() },
                 Body::Refresh { token } => Body::Refresh { token: own(token) },
                 Body::Ping => Body::Ping,
             },
@@ -90,7 +92,7 @@ fn every_type_is_read() {
             id: None,
             body: Body::Subscribe {
                 channel: "a".into(),
-                wish: Wish { begin: Begin::Since(Position { epoch: 9007199254740991, seq: 0 }), max_rate: None }
+                wish: Wish { begin: Begin::Since(Position { epoch: 9007199254740991, seq: 0 }), ..Wish::default() }
             }
         }
     );
@@ -151,11 +153,28 @@ fn a_rate_is_a_whole_number_of_messages_a_second() {
     for (rate, expected) in [(json!(1), Some(1)), (json!(1000), Some(1000)), (json!(null), None)] {
         assert_eq!(
             command(&asked(rate)).body,
-            Body::Subscribe { channel: "a".into(), wish: Wish { begin: Begin::Live, max_rate: expected } }
+            Body::Subscribe { channel: "a".into(), wish: Wish { max_rate: expected, ..Wish::default() } }
         );
     }
     for rate in [json!(0), json!(-1), json!(1001), json!(u64::MAX), json!(0.5), json!("5"), json!([5]), json!(true)] {
         assert_eq!((error(&asked(rate.clone())).message, error(&asked(rate)).code), (BAD_MAX_RATE.into(), ErrorCode::BadCommand));
+    }
+}
+
+#[test]
+fn marks_name_a_number_and_questions_of_them_names() {
+    let epoch = 9007199254740991u64;
+    let mark = |epoch| Body::MarkRead { channel: "a".into(), epoch, seq: 0 };
+    assert_eq!(command(&json!({"type": "mark_read", "channel": "a", "seq": 0, "epoch": epoch})).body, mark(Some(epoch)));
+    assert_eq!(command(&json!({"type": "mark_read", "channel": "a", "seq": 0, "epoch": null})).body, mark(None));
+    let asked = command(&json!({"type": "unread", "channels": ["a", "user:é", "a"]})).body;
+    assert_eq!(asked, Body::Unread { channels: vec!["a".into(), "user:é".into(), "a".into()] });
+    for (unread, expected) in [(json!(true), true), (json!(false), false), (json!(null), false)] {
+        let wish = Wish { unread: expected, ..Wish::default() };
+        assert_eq!(
+            command(&json!({"type": "subscribe", "channel": "a", "unread": unread})).body,
+            Body::Subscribe { channel: "a".into(), wish }
+        );
     }
 }
 
@@ -182,7 +201,18 @@ fn errors_say_what_is_accepted_and_carry_the_id() {
         (json!({"id": id}), ErrorCode::BadCommand, BAD_TYPE),
         (json!({"id": id, "type": 1}), ErrorCode::BadCommand, BAD_TYPE),
         (json!({"id": id, "type": "later", "channel": "a"}), ErrorCode::UnknownType, UNKNOWN_TYPE),
-        (json!({"id": id, "type": "mark_read"}), ErrorCode::UnknownType, UNKNOWN_TYPE),
+        (json!({"id": id, "type": "read"}), ErrorCode::UnknownType, UNKNOWN_TYPE),
+        (json!({"id": id, "type": "mark_read", "seq": 1}), ErrorCode::BadCommand, BAD_CHANNEL),
+        (json!({"id": id, "type": "mark_read", "channel": "a"}), ErrorCode::BadCommand, BAD_SEQ),
+        (json!({"id": id, "type": "mark_read", "channel": "a", "seq": -1}), ErrorCode::BadCommand, BAD_SEQ),
+        (json!({"id": id, "type": "mark_read", "channel": "a", "seq": 9007199254740992u64}), ErrorCode::BadCommand, BAD_SEQ),
+        (json!({"id": id, "type": "mark_read", "channel": "a", "seq": 1, "epoch": "5"}), ErrorCode::BadCommand, BAD_EPOCH),
+        (json!({"id": id, "type": "unread"}), ErrorCode::BadCommand, BAD_UNREAD_CHANNELS),
+        (json!({"id": id, "type": "unread", "channels": "a"}), ErrorCode::BadCommand, BAD_UNREAD_CHANNELS),
+        (json!({"id": id, "type": "unread", "channels": []}), ErrorCode::BadCommand, BAD_UNREAD_CHANNELS),
+        (json!({"id": id, "type": "unread", "channels": ["a", {"channel": "b"}]}), ErrorCode::BadCommand, BAD_UNREAD_CHANNELS),
+        (json!({"id": id, "type": "unread", "channels": vec!["a"; 129]}), ErrorCode::BadCommand, BAD_UNREAD_CHANNELS),
+        (json!({"id": id, "type": "subscribe", "channel": "a", "unread": 1}), ErrorCode::BadCommand, BAD_UNREAD),
         (json!({"id": id, "type": "Subscribe"}), ErrorCode::UnknownType, UNKNOWN_TYPE),
         (json!({"id": id, "type": "subscribe"}), ErrorCode::BadCommand, BAD_CHANNEL),
         (json!({"id": id, "type": "subscribe", "channel": null}), ErrorCode::BadCommand, BAD_CHANNEL),
@@ -210,8 +240,10 @@ fn errors_say_what_is_accepted_and_carry_the_id() {
 #[test]
 fn bad_channel_names_have_their_own_code() {
     for channel in [String::new(), "a\nb".into(), "x".repeat(256)] {
-        for kind in ["subscribe", "unsubscribe", "publish"] {
-            let error = error(&json!({"type": kind, "channel": channel, "data": 1, "id": 3}));
+        for kind in ["subscribe", "unsubscribe", "publish", "mark_read", "unread"] {
+            let error = error(
+                &json!({"type": kind, "channel": channel, "channels": if kind == "unread" { json!(["a", channel]) } else { json!(null) }, "seq": 1, "data": 1, "id": 3}),
+            );
             assert_eq!((error.id, error.code), (Some(Id::Number(3)), ErrorCode::BadChannel));
         }
     }
@@ -301,7 +333,11 @@ fn data_may_be_as_deep_as_a_payload() {
 #[test]
 fn types_lists_what_decode_takes() {
     for kind in TYPES {
-        assert!(decode(true, json!({"type": kind, "channel": "a", "data": 1, "token": "t"}).to_string().as_bytes()).is_ok());
+        let mut whole = json!({"type": kind, "channel": "a", "data": 1, "token": "t", "seq": 1});
+        if kind == UNREAD {
+            whole["channels"] = json!(["a"]);
+        }
+        assert!(decode(true, whole.to_string().as_bytes()).is_ok());
         assert!(BAD_TYPE.contains(kind) && UNKNOWN_TYPE.contains(kind));
     }
 }
@@ -358,7 +394,8 @@ fn several_channels_are_read_each_by_itself() {
         {"latest": true}, 7, {"channel": "e", "since": {"epoch": 7}},
     ]});
     let Body::SubscribeAll { channels } = command(&asked).body else { panic!("it is one") };
-    let good = |channel: &'static str, begin, max_rate| Entry::Good { channel: channel.into(), wish: Wish { begin, max_rate } };
+    let good =
+        |channel: &'static str, begin, max_rate| Entry::Good { channel: channel.into(), wish: Wish { begin, max_rate, unread: false } };
     assert_eq!(channels[0], good("a", Begin::Live, None));
     assert_eq!(channels[1], good("b", Begin::SinceOrNewest(Position { epoch: 7, seq: 3 }), Some(5)));
     let bad: Vec<_> = channels[2..]

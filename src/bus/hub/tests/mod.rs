@@ -19,6 +19,7 @@ use crate::wire::payload::Expect;
 mod delivering;
 mod keeping;
 mod numbering;
+mod telling;
 
 const LINGER_NS: u64 = 1_000_000_000;
 const T0: MonotonicNs = 1_000_000_000_000;
@@ -156,6 +157,7 @@ impl Bed {
                 ShardMessage::Answer { answer, .. } => panic!("nobody has asked for {answer:?}"),
                 ShardMessage::Order(order) => panic!("the bus orders nothing: {order:?}"),
                 ShardMessage::Page { .. } => panic!("nobody has asked for a page"),
+                ShardMessage::Marks(_) => panic!("nobody has asked about marks"),
                 ShardMessage::Stop => "stop".into(),
             })
             .collect()

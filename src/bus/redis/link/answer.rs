@@ -10,6 +10,7 @@ use crate::bus::question::Published;
 use crate::bus::redis::awaiting::{Asked, Awaiting, Verb};
 use crate::bus::redis::durable;
 use crate::bus::redis::fault::Fault;
+use crate::bus::redis::keeping::Place;
 use crate::bus::redis::output_limit::OutputLimit;
 use crate::bus::redis::resp::Reply;
 use crate::bus::redis::revocations::Question;
@@ -44,6 +45,11 @@ pub enum Answer<'a> {
     Durable {
         ticket: u32,
         value: &'a Value,
+    },
+    /// To something about users.
+    Kept {
+        place: Place,
+        value: Cow<'a, Value>,
     },
     /// To what was asked about our functions.
     Library {
@@ -121,6 +127,9 @@ impl Link {
                     None => Answer::Odd { asked: Some(Asked::PublishDurable) },
                 },
                 (Some(Asked::Durable(ticket)), Reply::Other(value)) => Answer::Durable { ticket, value },
+                (Some(Asked::Keeping(place)), Reply::Other(value)) => Answer::Kept { place, value: Cow::Borrowed(value) },
+                (Some(Asked::Keeping(place)), Reply::Integer(number)) => Answer::Kept { place, value: Cow::Owned(Value::Int(number)) },
+                (Some(Asked::Keeping(place)), Reply::Okay) => Answer::Kept { place, value: Cow::Owned(Value::Okay) },
                 (Some(Asked::Probe), Reply::Other(_)) => Answer::Probed,
                 (Some(Asked::Memory), Reply::Other(value)) => Answer::Memory { value },
                 // Many a server keeps that to itself.
@@ -153,6 +162,7 @@ fn is_numbered(asked: &Asked) -> bool {
             | Asked::PublishDurable
             | Asked::Asking
             | Asked::Durable(_)
+            | Asked::Keeping(_)
             | Asked::Library
             | Asked::Slots
             | Asked::Master
