@@ -217,6 +217,16 @@ pub mod bus {
     /// Channels whose history is looked through for what is too old, at a time.
     pub const SWEEP_CHANNELS: usize = 4096;
 
+    /// Of who is there.
+    pub mod presence {
+        /// Who may wait for an answer; the next is refused.
+        pub const ASKED_MAX: usize = 4096;
+        /// Channels whose subscribers are counted, and users whose connections have changed, in one turn: some hundred microseconds.
+        pub const LOOKS_PER_TURN: usize = 4096;
+        /// Users of whom a shard tells at a time.
+        pub const USERS_PER_COMMAND: usize = 1024;
+    }
+
     const _: () = assert!(PUBLISHES_MAX <= COMMANDS_MAX / 4);
 }
 
@@ -243,6 +253,20 @@ pub mod redis {
     pub const WINDOW_BYTES_MAX: usize = 1024 * 1024;
     /// What Redis adds to a message of ours: `>3`, `message`, lengths and line ends.
     pub const MESSAGE_BYTES: usize = 64;
+
+    /// Of who is there on all nodes.
+    pub mod presence {
+        /// How often what has changed is written: what comes and goes meanwhile is not.
+        pub const LOOK_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
+        /// Channels or users in one command: some hundred microseconds for Redis, in which it serves nobody else.
+        pub const NAMES_MAX: usize = 512;
+        /// Nodes that are asked beside this one.
+        pub const NODES_MAX: usize = 1024;
+        /// Channels, and users, of whom Redis has not taken what back ends are to be told.
+        pub const LATER_MAX: usize = 64 * 1024;
+        /// Events that the stream keeps, about.
+        pub const EVENTS_KEPT: usize = 100_000;
+    }
 
     /// Of channels whose messages a stream keeps.
     pub mod durable {

@@ -70,6 +70,7 @@ fn commands() -> Vec<(&'static str, Command<'static>)> {
                 body: Body::History { channel: "news".into(), range: HistoryRange::Before(Position { epoch: EPOCH, seq: 41 }), limit: 50 },
             },
         ),
+        ("presence", Command { id: number(11), body: Body::Presence { channel: "room:7".into() } }),
         ("unsubscribe", Command { id: number(2), body: Body::Unsubscribe { channel: "user:123".into() } }),
         ("publish", Command { id: number(3), body: Body::Publish { channel: "news".into(), payload: data.into(), idempotency_key: None } }),
         (
@@ -101,6 +102,7 @@ fn each_event(check: &mut dyn FnMut(&str, &Event<'_>)) {
         "history",
         &Event::History { id: Some(&id(10)), channel: "news", epoch: Some(EPOCH), recovered: None, messages: &messages, has_more: true },
     );
+    check("presence", &Event::Presence { id: Some(&id(11)), channel: "room:7", subscribers: 70_000 });
     check("published", &Event::Published { id: Some(&id(3)), channel: "news", seq: Some(42), is_repeat: false });
     check("published-no-seq", &Event::Published { id: None, channel: "news", seq: None, is_repeat: false });
     check("refreshed", &Event::Refreshed { id: Some(&id(6)), expires_ms: TIMESTAMP_MS + 60_000 });

@@ -7,7 +7,7 @@
 //! - [`delivery`]: what is on its way to shards, [`lane`]: the way to one of them, and what it is owed.
 //! - [`question`]: what connections and the control port ask. [`shares`]: whose publishes may be how many, [`rates`]: in a second; [`queue`]: in which order they go on.
 //! - [`order`]: what the control thread tells shards, past the bus; [`revoke`]: what it tells all nodes of revoked tokens.
-//! - [`upstream`]: the seam behind which messages come in: [`embedded`] (no Redis; durable channels by [`crate::journal`]) or [`redis`] (one server; all that is Redis's own). [`pages`]: what is read of durable channels for those who resume; [`recall`]: for those who ask for their history; [`ration`]: of lines in the log.
+//! - [`upstream`]: the seam behind which messages come in: [`embedded`] (no Redis; durable channels by [`crate::journal`]) or [`redis`] (one server; all that is Redis's own). [`pages`]: what is read of durable channels for those who resume; [`recall`]: for those who ask for their history; [`presence`]: who asks who is there; [`ration`]: of lines in the log.
 #![forbid(unsafe_code)]
 
 pub mod delivery;
@@ -20,6 +20,7 @@ pub mod lingering;
 pub mod order;
 pub mod pace;
 pub mod pages;
+pub mod presence;
 pub mod question;
 pub mod queue;
 pub mod rates;
@@ -115,6 +116,8 @@ pub enum BusCommand {
     Ask(Question),
     /// What is kept of a durable channel and older than the shard's log, from this number on. Answered by [`ShardMessage::Page`].
     ReadPage { shard: u16, topic: TopicToken, channel: Arc<Channel>, from: u64 },
+    /// So many connections more, or less, these users have on a shard.
+    CountUsers(Vec<(Box<str>, i32)>),
     /// Answered when all that has come before it is handed out.
     Settle(tokio::sync::oneshot::Sender<()>),
     /// For all nodes. Answered when it stands where they find it.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::ConnToken;
+use super::presence::{CensusAsked, CensusPage, PresenceAsked, PresenceError, Subject};
 use super::rates::TooMany;
 use super::recall::{HistoryError, HistoryPage, Recall};
 use super::shares::Ticket;
@@ -42,6 +43,8 @@ pub enum Asker {
 pub enum Question {
     Publish(Publish),
     History(HistoryAsked),
+    Presence(PresenceAsked),
+    Census(CensusAsked),
 }
 
 /// To each question its own.
@@ -49,6 +52,8 @@ pub enum Question {
 pub enum Answer {
     Published { channel: Box<str>, result: Result<Published, PublishError> },
     History { channel: Box<str>, result: Result<HistoryPage, HistoryError> },
+    Presence { subject: Subject, result: Result<u64, PresenceError> },
+    Census { result: Result<CensusPage, PresenceError> },
 }
 
 /// It goes in through [`BusSender::publish`](super::BusSender::publish) or [`BusSender::publish_from`](super::BusSender::publish_from).

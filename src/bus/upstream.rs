@@ -9,6 +9,7 @@ use mio::event::Event;
 #[cfg(doc)]
 use super::flow::Start;
 use super::hub::Hub;
+use super::presence::{CensusAsked, PresenceAsked};
 use super::question::{HistoryAsked, PageWanted, Publish};
 use super::revoke::Revoke;
 use crate::clock::MonotonicNs;
@@ -51,6 +52,12 @@ pub trait Upstream: Send {
 
     /// Reads what is kept of a durable channel, for somebody who asks for its history. Each must be answered ([`super::recall::answer`]), at once or later.
     fn recall(&mut self, hub: &mut Hub, asked: HistoryAsked);
+
+    /// How many there are, on all nodes, of what the hub counts. Each must be answered ([`super::presence::answer`]), at once or later.
+    fn presence(&mut self, hub: &mut Hub, asked: PresenceAsked);
+
+    /// Which channels have subscribers on any node. Each must be answered, at once or later.
+    fn census(&mut self, hub: &mut Hub, asked: CensusAsked);
 
     /// Remembers what a socket is ready for; the work is done in [`Upstream::read`] and [`Upstream::write`].
     fn event(&mut self, event: &Event);

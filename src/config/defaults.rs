@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::settings::{Addresses, Auth, Bounds, Clients, Journal, Logging, Redis, Shards};
-use super::{AuthMode, ChannelRule, FdTable, Fsync, LogFilter, LogFormat, Mismatch, Overrun, Pin, RedisSubscribe, Share};
+use super::{AuthMode, ChannelRule, FdTable, Fsync, LogFilter, LogFormat, Mismatch, Overrun, Pin, RedisSubscribe, Share, UserPresence};
 use crate::addresses::Networks;
 use crate::auth::rules::Access;
 use crate::limits::SHARDS_MAX;
@@ -43,6 +43,7 @@ impl Default for Redis {
             channels: vec!["notifications".to_owned()],
             subscribe: RedisSubscribe::Exact,
             linger: Duration::from_secs(10),
+            presence_lease: Duration::from_secs(30),
         }
     }
 }
@@ -79,6 +80,7 @@ impl Default for Clients {
             drain_rate: 5000,
             echo: false,
             allow_client_publish: false,
+            user_presence: UserPresence::None,
         }
     }
 }
@@ -155,6 +157,8 @@ impl Default for ChannelRule {
             history_count: 0,
             history_age: Duration::from_secs(300),
             durable: false,
+            presence: false,
+            presence_ask: Access::Auto,
         }
     }
 }

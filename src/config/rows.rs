@@ -138,6 +138,8 @@ mod arrivals;
 mod delivery;
 /// What is kept of it, and where.
 mod keeping;
+/// Who is there.
+mod presence;
 
 pub static SETTINGS: &[Setting] = &[
     arrivals::LISTEN,
@@ -236,6 +238,7 @@ pub static SETTINGS: &[Setting] = &[
         live: true,
         ..ROW
     },
+    presence::PRESENCE_LEASE,
     keeping::DATA_DIR,
     keeping::FSYNC,
     Setting {
@@ -391,6 +394,7 @@ pub static SETTINGS: &[Setting] = &[
     tokens::TOKEN_COOKIE,
     tokens::ORIGINS,
     tokens::USER_CHANNEL,
+    presence::USER_PRESENCE,
     Setting {
         key: "subscribe",
         section: Section::Channels,
@@ -452,6 +456,8 @@ pub static SETTINGS: &[Setting] = &[
     keeping::HISTORY_COUNT,
     keeping::HISTORY_AGE,
     keeping::DURABLE,
+    presence::PRESENCE,
+    presence::PRESENCE_ASK,
     Setting {
         key: "connections_max",
         section: Section::Bounds,

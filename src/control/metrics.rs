@@ -116,6 +116,7 @@ const SHARD_COUNTERS: &[Named<ShardMetrics>] = &[
     ("campanile_messages_recalled", "Messages sent to clients that asked for a channel's history. Unit: messages.", |m| {
         &m.messages_recalled
     }),
+    ("campanile_presence_answered", "Clients told how many subscribers a channel has (presence). Unit: answers.", |m| &m.presence_answered),
     ("campanile_loop_turns", "Turns of the shard's loop. Unit: turns.", |m| &m.turns),
 ];
 
@@ -181,6 +182,16 @@ const BUS_COUNTERS: &[Named<BusMetrics>] = &[
         "campanile_bus_journal_refused",
         "Messages for durable channels that were refused because they could not be kept. Unit: messages.",
         |m| &m.journal_refused,
+    ),
+    (
+        "campanile_bus_presence_events",
+        "Events of who is there (occupied, vacated, connected, disconnected) written to the stream in Redis. Unit: events.",
+        |m| &m.presence_events,
+    ),
+    (
+        "campanile_bus_presence_refused",
+        "Times that Redis refused for good what is kept there of who is there (presence). Unit: times.",
+        |m| &m.presence_refused,
     ),
     ("campanile_bus_connects", "Connections made to Redis. Unit: connections.", |m| &m.connects),
     ("campanile_bus_disconnects", "Connections to Redis lost. Unit: connections.", |m| &m.disconnects),

@@ -4,7 +4,7 @@
 //! generic over [`net::Network`], so that the simulator drives the very same code with sockets and a clock of its own.
 //!
 //! The stages live in files of their own: `arrivals` (who connects, from where), `admission` (who gets in), `identify` (who that is), `read` (frames and commands), `subscribe` (subscriptions and the bus's
-//! answers; `rules` says who may have which, `recheck` asks that again, `reload` puts others into force, and [`sources`] says who may have how many), `questions` (what else is asked of the bus), `logs` (what the bus sends, kept until everybody has it), `renumber` (a channel that is counted
+//! answers; `rules` says who may have which, `recheck` asks that again, `reload` puts others into force, and [`sources`] says who may have how many), `questions` (what else is asked of the bus), `presence` (who is there), `logs` (what the bus sends, kept until everybody has it), `renumber` (a channel that is counted
 //! anew), [`timers`] and `heartbeat`,
 //! [`load`] (whether more may come in), `strangers` (who has not said yet what it wants),
 //! [`behind`] (who has not been sent everything), `rests` (how soon laps follow each other), `pacing` (who wants the newest of a second), `flush` (one `writev` per due connection, of what `gather` finds), `close` (closing,
@@ -28,6 +28,7 @@ mod logs;
 pub mod net;
 mod orders;
 mod pacing;
+mod presence;
 mod questions;
 pub mod rate;
 mod read;
@@ -76,6 +77,7 @@ use load::{HostLoad, Load};
 use logs::Logs;
 use net::{Network, Readiness};
 use orders::Orders;
+use presence::Users;
 use rate::{Moment, Rate, moment};
 use recheck::Recheck;
 use replay::Replays;
@@ -141,6 +143,8 @@ pub struct Shard<N: Network> {
     recheck: Recheck,
     /// What connections have under way to the bus.
     publishers: Publishers,
+    /// Whose connections have become more or less since the bus was told.
+    users: Users,
     wheel: Wheel,
 
     /// Connections with something to read, each once.
@@ -229,6 +233,7 @@ impl<N: Network> Shard<N> {
             rules,
             recheck: Recheck::default(),
             publishers: Publishers::default(),
+            users: Users::default(),
             wheel: Wheel::default(),
             reading: VecDeque::new(),
             ready: VecDeque::new(),
@@ -278,6 +283,7 @@ impl<N: Network> Shard<N> {
         self.tell_interest();
         self.ask_for_pages();
         self.reap();
+        self.tell_users();
         self.publish_gauges();
     }
 
@@ -330,9 +336,10 @@ impl<N: Network> Shard<N> {
         let interest_wait = (!self.interest.is_empty()).then_some(1_000_000);
         let depart_wait = self.depart_at_ns().map(|depart_at_ns| depart_at_ns.saturating_sub(now_ns));
         let stop_wait = self.abandon_at_ns().map(|abandon_at_ns| abandon_at_ns.saturating_sub(now_ns));
+        let users_wait = self.users.due().map(|due| due.saturating_sub(now_ns));
         // A door that is closed is opened again, though nobody knocks.
         let load_wait = self.load.cause().map(|_| limits::ADMISSION_LOOK_NS);
-        [lap_wait, tick_wait, interest_wait, depart_wait, stop_wait, load_wait].into_iter().flatten().min()
+        [lap_wait, tick_wait, interest_wait, depart_wait, stop_wait, load_wait, users_wait].into_iter().flatten().min()
     }
 
     /// The inbox, for the runner that sleeps on it.

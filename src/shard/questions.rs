@@ -70,7 +70,7 @@ impl<N: Network> Shard<N> {
     }
 
     /// How the answer to a question finds this connection.
-    fn reply_to(&self, key: usize, id: Option<Id>) -> ReplyTo {
+    pub(super) fn reply_to(&self, key: usize, id: Option<Id>) -> ReplyTo {
         ReplyTo { shard: self.index, conn: self.token(key), id }
     }
 
@@ -83,6 +83,8 @@ impl<N: Network> Shard<N> {
         match answer {
             Answer::Published { channel, result } => self.on_published(key, id, &channel, result),
             Answer::History { channel, result } => self.on_history(key, id, &channel, result),
+            Answer::Presence { subject, result } => self.on_presence(key, id, subject.name(), result),
+            Answer::Census { .. } => unreachable!("only the control port asks for it"),
         }
     }
 

@@ -58,6 +58,10 @@ pub enum Body<'a> {
         range: HistoryRange,
         limit: usize,
     },
+    /// How many subscribers a channel has, over all nodes.
+    Presence {
+        channel: Cow<'a, str>,
+    },
     /// `payload` is what goes to the bus ([`Spelled::payload`] of `data`).
     Publish {
         channel: Cow<'a, str>,
@@ -152,6 +156,7 @@ impl Command<'_> {
             Body::SubscribeAll { .. } => (SUBSCRIBE, None),
             Body::Unsubscribe { channel } => (UNSUBSCRIBE, Some(channel)),
             Body::History { channel, .. } => (HISTORY, Some(channel)),
+            Body::Presence { channel } => (PRESENCE, Some(channel)),
             Body::Publish { channel, .. } => (PUBLISH, Some(channel)),
             Body::Refresh { .. } => (REFRESH, None),
             Body::Ping => (PING, None),
@@ -169,12 +174,13 @@ impl CommandError<'_> {
 pub const SUBSCRIBE: &str = "subscribe";
 pub const UNSUBSCRIBE: &str = "unsubscribe";
 pub const HISTORY: &str = "history";
+pub const PRESENCE: &str = "presence";
 pub const PUBLISH: &str = "publish";
 pub const REFRESH: &str = "refresh";
 pub const PING: &str = "ping";
 
 /// Every value of `type` that [`decode`] takes.
-pub const TYPES: [&str; 6] = [SUBSCRIBE, UNSUBSCRIBE, HISTORY, PUBLISH, REFRESH, PING];
+pub const TYPES: [&str; 7] = [SUBSCRIBE, UNSUBSCRIBE, HISTORY, PRESENCE, PUBLISH, REFRESH, PING];
 
 /// Decodes a text message as JSON, a binary one as MessagePack.
 ///
@@ -204,8 +210,8 @@ pub fn decode(text: bool, message: &[u8]) -> Result<Command<'_>, CommandError<'_
 pub const HISTORY_MESSAGES_DEFAULT: usize = 100;
 
 const BAD_ID: &str = "`id` must be an unsigned integer or a string of at most 64 bytes";
-const BAD_TYPE: &str = "`type` must be given, as a string: subscribe, unsubscribe, history, publish, refresh or ping";
-const UNKNOWN_TYPE: &str = "this `type` is not known here: subscribe, unsubscribe, history, publish, refresh and ping are";
+const BAD_TYPE: &str = "`type` must be given, as a string: subscribe, unsubscribe, history, presence, publish, refresh or ping";
+const UNKNOWN_TYPE: &str = "this `type` is not known here: subscribe, unsubscribe, history, presence, publish, refresh and ping are";
 const BAD_CHANNEL: &str = "`channel` must be given, as a string";
 const BAD_CHANNELS: &str = "`channels` must be a list of 1 to 128 maps, each with a `channel`; then `channel` stands in them alone";
 const BAD_ENTRY: &str = "each of `channels` must be a map with a `channel`, a string";
@@ -301,6 +307,7 @@ impl<'a> Fields<'a> {
             },
             UNSUBSCRIBE => Body::Unsubscribe { channel: self.channel()? },
             HISTORY => Body::History { channel: self.channel()?, range: self.range()?, limit: self.limit()? },
+            PRESENCE => Body::Presence { channel: self.channel()? },
             PUBLISH => Body::Publish {
                 channel: self.channel()?,
                 payload: self.data.ok_or_else(|| bad(NO_DATA))?.payload(),

@@ -65,6 +65,12 @@ pub enum Event<'a> {
         messages: &'a [Message<'a>],
         has_more: bool,
     },
+    /// How many there are, over all nodes.
+    Presence {
+        id: Option<&'a Id>,
+        channel: &'a str,
+        subscribers: u64,
+    },
     Published {
         id: Option<&'a Id>,
         channel: &'a str,
@@ -102,6 +108,7 @@ named! {
         Subscribed = "subscribed",
         Unsubscribed = "unsubscribed",
         History = "history",
+        Presence = "presence",
         Published = "published",
         Pong = "pong",
         Refreshed = "refreshed",
@@ -119,6 +126,7 @@ impl Event<'_> {
             Event::Subscribed { .. } => EventType::Subscribed,
             Event::Unsubscribed { .. } => EventType::Unsubscribed,
             Event::History { .. } => EventType::History,
+            Event::Presence { .. } => EventType::Presence,
             Event::Published { .. } => EventType::Published,
             Event::Pong { .. } => EventType::Pong,
             Event::Refreshed { .. } => EventType::Refreshed,
@@ -186,6 +194,11 @@ fn fields<'a>(event: &Event<'a>, timestamp_ms: u64) -> Fields<'a> {
             fields.extend(recovered.map(|recovered| ("recovered", Value::Flag(recovered))));
             fields.push(("messages", Value::Messages(messages)));
             fields.push(("more", Value::Flag(has_more)));
+        }
+        Event::Presence { id, channel, subscribers } => {
+            fields.extend(id_field(id));
+            fields.push(("channel", Value::Text(channel)));
+            fields.push(("subscribers", Value::Number(subscribers)));
         }
         Event::Published { id, channel, seq, is_repeat } => {
             fields.extend(id_field(id));
@@ -310,6 +323,10 @@ mod tests {
                 json!({"type": "published", "channel": "a", "seq": 5}),
             ),
             (Event::Published { id: None, channel: "a", seq: None, is_repeat: false }, json!({"type": "published", "channel": "a"})),
+            (
+                Event::Presence { id: Some(&number), channel: "a", subscribers: 70_000 },
+                json!({"type": "presence", "id": u64::MAX, "channel": "a", "subscribers": 70_000}),
+            ),
             (Event::Pong { id: None }, json!({"type": "pong"})),
             (Event::Pong { id: Some(&number) }, json!({"type": "pong", "id": u64::MAX})),
             (

@@ -15,7 +15,8 @@ use mio::event::Event;
 use self::durable::Durables;
 use super::Creator;
 use super::hub::{Hub, Outcome, Receipt};
-use super::question::{HistoryAsked, PageWanted, Publish, PublishError, Published};
+use super::presence::{self, CensusAsked, PresenceAsked};
+use super::question::{Answer, HistoryAsked, PageWanted, Publish, PublishError, Published};
 use super::revoke::Revoke;
 use super::upstream::Upstream;
 use crate::clock::MonotonicNs;
@@ -90,6 +91,16 @@ impl Upstream for Embedded {
     }
 
     /// There is no other node.
+    fn presence(&mut self, hub: &mut Hub, asked: PresenceAsked) {
+        let result = hub.count_here(&asked.subject).map(u64::from);
+        presence::answer(hub, asked.asker, asked.subject, result);
+    }
+
+    fn census(&mut self, hub: &mut Hub, asked: CensusAsked) {
+        let page = hub.census_here(asked.after.as_deref(), asked.limit);
+        hub.answer(asked.asker, Answer::Census { result: Ok(page) });
+    }
+
     fn revoke(&mut self, revoke: Revoke, _: MonotonicNs) {
         revoke.answer(Ok(()));
     }

@@ -31,6 +31,8 @@ pub enum Asked {
     PublishDurable,
     /// The question of this number about a durable channel, or the stream of one.
     Durable(u32),
+    /// The question of this number about who is there.
+    Presence(u32),
     /// Whether our functions are there.
     Library,
     /// What it does when its memory is full.
@@ -75,6 +77,7 @@ impl Asked {
             Asked::Publish => "PUBLISH",
             Asked::PublishDurable => "FCALL",
             Asked::Durable(_) => "XRANGE",
+            Asked::Presence(_) => "what is asked of who is there",
             Asked::Library => "FUNCTION LOAD",
             Asked::Memory => "INFO memory",
             Asked::Probe => "FCALL of a probe",

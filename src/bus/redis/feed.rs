@@ -227,6 +227,7 @@ impl Feed {
             | Answer::OutputLimit(_)
             | Answer::Revocations { .. }
             | Answer::Durable { .. }
+            | Answer::Presence { .. }
             | Answer::Library { .. }
             | Answer::Memory { .. }
             | Answer::Probed => hub.metrics().protocol_errors.inc(),

@@ -104,6 +104,7 @@ impl Outlet {
             | Reply::Confirmed { .. }
             | Reply::Revocations { .. }
             | Reply::Durable { .. }
+            | Reply::Presence { .. }
             | Reply::Library { .. }
             | Reply::Memory { .. }
             | Reply::Probed => {

@@ -1,5 +1,5 @@
 //! One Redis server: Pub/Sub on one connection, PUBLISH (and what is revoked) on a second one that is opened when first needed, and a third on which
-//! streams of durable channels are read. Owned and driven by [`super::RedisBus`], through the methods of [`Upstream`] by the same names.
+//! streams of durable channels are read, and one for who is there. Owned and driven by [`super::RedisBus`], through the methods of [`Upstream`] by the same names.
 //!
 //! Each is a [`Link`], which knows which command an answer belongs to, and has a [`Role`]: what its answers mean is the business of the [`Feed`]
 //! (subscriptions) or the [`Outlet`] (publishes).
@@ -20,12 +20,14 @@ use super::link::{Answer, Link};
 use super::loading::Loading;
 use super::outlet::Outlet;
 use super::placement::Part;
+use super::presence::{Census, Presence};
 use super::probe::{Probe, Verdict};
 use super::revocations::Revocations;
 use super::subscriptions::Readiness;
 use super::target::Target;
 use super::timing::Timing;
 use crate::bus::hub::{Hub, Receipt};
+use crate::bus::presence::{self, PresenceAsked, PresenceError};
 use crate::bus::question::{HistoryAsked, PageWanted, Publish, PublishError};
 use crate::bus::ration::Ration;
 use crate::bus::recall::{self, HistoryError};
@@ -62,6 +64,7 @@ pub struct Server {
     /// The functions of durable channels, where there may be any.
     library: Option<Loading>,
     eviction: Eviction,
+    presence: Presence,
     health: Health,
     /// Of addresses and of publishing.
     warnings: Ration,
@@ -76,6 +79,8 @@ pub enum Role {
     Publishing,
     /// What is kept of durable channels is read on it.
     Reading,
+    /// Who is there on all nodes is written and read on it.
+    Presence,
 }
 
 #[derive(Debug)]
@@ -98,7 +103,7 @@ struct LinkParts {
 }
 
 impl Server {
-    /// A URL that cannot be used is an error; a server that cannot be reached is not.
+    /// A URL that cannot be used is an error; a server that cannot be reached is not. `node`: what this process is called among the nodes.
     pub fn new(
         url: &str,
         settings: &Settings,
@@ -106,6 +111,7 @@ impl Server {
         timing: Timing,
         (registry, waker): (Arc<Registry>, Arc<Waker>),
         Seat { part, servers, first_token }: Seat,
+        node: &str,
     ) -> anyhow::Result<Server> {
         let target = Arc::new(Target::new(url, &settings.redis.tls())?);
         let value_bytes_max = settings.bounds.payload_bytes_max.saturating_add(64 * 1024).max(VALUE_BYTES_MIN);
@@ -128,6 +134,7 @@ impl Server {
             feed: Feed::new(settings, revocations, timing, (part, servers), at),
             library,
             eviction: Eviction::default(),
+            presence: Presence::new(settings, node),
             health,
             warnings: Ration::default(),
         };
@@ -257,6 +264,18 @@ impl Server {
                 }
                 Ok(())
             }
+            Role::Presence => {
+                while let Some(answer) = link.next_answer()? {
+                    match answer {
+                        Answer::Presence { ticket, value } => self.presence.answered(hub, ticket, Ok(&value)),
+                        Answer::Refused { error, .. } if error.code() == "NOAUTH" => return Err(Fault::refused(error)),
+                        Answer::Refused { asked: Asked::Presence(ticket), error } => self.presence.answered(hub, ticket, Err(error)),
+                        Answer::Pong { .. } | Answer::Nothing => {}
+                        _ => hub.metrics().protocol_errors.inc(),
+                    }
+                }
+                Ok(())
+            }
             Role::Publishing => {
                 let mut fenced = Vec::new();
                 let mut take_one = || {
@@ -304,6 +323,7 @@ impl Server {
                 link.ask(Asked::Memory, &[b"INFO", b"memory"], now);
                 self.library.iter_mut().for_each(Loading::restart);
             }
+            Role::Presence => *told = None,
             Role::Publishing => {
                 *told = None;
                 self.outlet.ask(link, now);
@@ -347,6 +367,7 @@ impl Server {
                 self.feed.durables.connection_lost(hub);
                 self.feed.probe.iter_mut().for_each(Probe::connection_lost);
             }
+            Role::Presence => self.presence.connection_lost(hub),
             Role::Publishing => {
                 // When Redis itself is away, the subscribed connection says so; this is for when only publishing fails.
                 if !was_ready && is_subscribed && told.as_ref() != Some(fault) && self.warnings.take(now).is_some() {
@@ -387,6 +408,16 @@ impl Server {
                     if self.library.as_ref().is_some_and(Loading::is_settled) {
                         self.feed.write_probe(link, now);
                     }
+                }
+                link.flush()
+            }
+            Role::Presence => {
+                if !self.links[at].link.is_ready() {
+                    self.read_link(at, hub, now)?;
+                }
+                let link = &mut self.links[at].link;
+                if link.is_ready() {
+                    self.presence.write(link, hub, now);
                 }
                 link.flush()
             }
@@ -501,6 +532,38 @@ impl Server {
         }
     }
 
+    pub fn count_channel(&mut self, channel: &str, subscribers: u32) {
+        self.presence.count_channel(channel, subscribers);
+    }
+
+    pub fn count_user(&mut self, user: &str, connections: u32) {
+        self.presence.count_user(user, connections);
+    }
+
+    /// Whether anything of this node is, or has been, counted here.
+    pub fn has_counted(&self) -> bool {
+        self.presence.has_counted()
+    }
+
+    pub fn presence(&mut self, hub: &mut Hub, asked: PresenceAsked) {
+        match self.link(Role::Presence) {
+            Some(link) if link.is_ready() => self.presence.ask(hub, asked),
+            _ => presence::answer(hub, asked.asker, asked.subject, Err(PresenceError::Unavailable)),
+        }
+    }
+
+    /// What comes of it is taken by [`Server::take_censuses`].
+    pub fn census(&mut self, census: Census) {
+        match self.link(Role::Presence) {
+            Some(link) if link.is_ready() => self.presence.ask_census(census),
+            _ => self.presence.censuses.push(Census::failed(census.number, PresenceError::Unavailable)),
+        }
+    }
+
+    pub fn take_censuses(&mut self) -> Vec<Census> {
+        std::mem::take(&mut self.presence.censuses)
+    }
+
     pub fn event(&mut self, event: &Event) {
         self.links.iter_mut().for_each(|link| link.link.event(event));
     }
@@ -527,6 +590,9 @@ impl Server {
         if self.library.is_some() {
             self.open_beside(Role::Reading);
         }
+        if self.presence.is_wanted(hub.counts_presence()) {
+            self.open_beside(Role::Presence);
+        }
         (0..self.links.len()).for_each(|at| self.with(at, hub, now, Self::write_link));
     }
 
@@ -534,7 +600,8 @@ impl Server {
         let library = self.library.as_ref().and_then(Loading::deadline);
         let is_probing = self.library.as_ref().is_some_and(Loading::is_settled) && self.link(Role::Reading).is_some_and(Link::is_ready);
         let probe = self.feed.probe_deadline(is_probing);
-        self.links.iter().map(|link| link.link.deadline()).chain(self.feed.deadline()).chain(library).chain(probe).min()
+        let presence = self.link(Role::Presence).filter(|link| link.is_ready()).and_then(|_| self.presence.deadline());
+        self.links.iter().map(|link| link.link.deadline()).chain(self.feed.deadline()).chain(library).chain(probe).chain(presence).min()
     }
 
     pub fn stop(&mut self, hub: &mut Hub) {
@@ -543,6 +610,12 @@ impl Server {
         }
         self.outlet.lose(&mut self.feed.publishes, hub);
         self.feed.revocations.iter_mut().for_each(Revocations::lose);
+        if let Some(found) = self.links.iter_mut().find(|link| link.role == Role::Presence && link.link.is_ready()) {
+            self.presence.leave(&mut found.link, sys::monotonic_ns());
+            // If Redis does not take it now, the lease ends by itself.
+            let _ = found.link.flush();
+        }
+        self.presence.connection_lost(hub);
     }
 }
 
@@ -555,7 +628,7 @@ fn warn(line: Option<String>) {
 impl LinkParts {
     fn link(&self, token: Token, role: Role) -> Link {
         let value_bytes_max = match role {
-            Role::Subscribed | Role::Publishing => self.value_bytes_max,
+            Role::Subscribed | Role::Publishing | Role::Presence => self.value_bytes_max,
             Role::Reading => self.value_bytes_max.max(self.reply_bytes_max),
         };
         Link::new(self.target.clone(), token, self.registry.clone(), self.waker.clone(), self.timing, value_bytes_max)

@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::reload::Origin;
 use super::{Facts, Shared, State, TIMEOUTS, Timeouts};
+use crate::bus::presence::{CensusPage, PresenceError};
 use crate::bus::question::{self, Asker, PublishError, Published as Number, Question};
 use crate::bus::{BusCommand, BusSender, ChannelInfo, ChannelPage};
 use crate::config::{ChannelRule, ChannelRules, FdTable, Overrun, Pin, Settings};
@@ -245,6 +246,22 @@ pub(super) fn fake_bus(capacity: usize, published: Published) -> (BusSender, Opt
                         let Asker::Control(reply) = asked.asker else { panic!("not a client") };
                         let _ = reply.send(question::Answer::History { channel: asked.recall.channel, result: Ok(Default::default()) });
                     }
+                    BusCommand::Ask(Question::Presence(asked)) => {
+                        let Asker::Control(reply) = asked.asker else { panic!("not a client") };
+                        let result = match asked.subject.name() {
+                            "uncounted" => Err(PresenceError::ChannelNotCounted),
+                            "unavailable" => Err(PresenceError::Unavailable),
+                            "refused" => Err(PresenceError::Refused("NOPERM".into())),
+                            _ => Ok(3),
+                        };
+                        let _ = reply.send(question::Answer::Presence { subject: asked.subject, result });
+                    }
+                    BusCommand::Ask(Question::Census(asked)) => {
+                        let Asker::Control(reply) = asked.asker else { panic!("not a client") };
+                        let channels = vec![(asked.after.unwrap_or_else(|| "a".into()), asked.limit as u64)];
+                        let result = Ok(CensusPage { next: Some("z".into()), channels });
+                        let _ = reply.send(question::Answer::Census { result });
+                    }
                     BusCommand::Settle(reply) => {
                         let _ = reply.send(());
                     }
@@ -263,7 +280,11 @@ pub(super) fn fake_bus(capacity: usize, published: Published) -> (BusSender, Opt
                         let _ = reply.send(ChannelPage { channels, next: (to < CHANNELS).then_some(to) });
                     }
                     BusCommand::Stop => return,
-                    BusCommand::Join { .. } | BusCommand::Leave { .. } | BusCommand::ReadPage { .. } | BusCommand::Reload(_) => {
+                    BusCommand::Join { .. }
+                    | BusCommand::Leave { .. }
+                    | BusCommand::ReadPage { .. }
+                    | BusCommand::CountUsers(_)
+                    | BusCommand::Reload(_) => {
                         panic!("the control thread serves no channel")
                     }
                 }

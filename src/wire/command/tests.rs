@@ -33,6 +33,7 @@ fn owned(result: Result<Command<'_>, CommandError<'_>>) -> Decoded {
                 },
                 Body::Unsubscribe { channel } => Body::Unsubscribe { channel: own(channel) },
                 Body::History { channel, range, limit } => Body::History { channel: own(channel), range, limit },
+                Body::Presence { channel } => Body::Presence { channel: own(channel) },
                 Body::Publish { channel, payload, idempotency_key } => Body::Publish {
                     channel: own(channel),
                     payload: Cow::Owned(payload.into_owned()),
@@ -75,6 +76,10 @@ fn every_type_is_read() {
     assert_eq!(
         command(&json!({"type": "unsubscribe", "channel": "a", "id": 7})),
         Command { id: id.clone(), body: Body::Unsubscribe { channel: "a".into() } }
+    );
+    assert_eq!(
+        command(&json!({"type": "presence", "channel": "a", "id": 7})),
+        Command { id: id.clone(), body: Body::Presence { channel: "a".into() } }
     );
     assert_eq!(
         command(&json!({"type": "refresh", "token": "x.y.z", "id": 7})),

@@ -45,6 +45,11 @@ pub enum Answer<'a> {
         ticket: u32,
         value: &'a Value,
     },
+    /// To the question of this number about who is there.
+    Presence {
+        ticket: u32,
+        value: Cow<'a, Value>,
+    },
     /// To what was asked about our functions.
     Library {
         value: Cow<'a, Value>,
@@ -109,6 +114,11 @@ impl Link {
                     None => Answer::Odd { asked: Some(Asked::PublishDurable) },
                 },
                 (Some(Asked::Durable(ticket)), Reply::Other(value)) => Answer::Durable { ticket, value },
+                (Some(Asked::Presence(ticket)), Reply::Other(value)) => Answer::Presence { ticket, value: Cow::Borrowed(value) },
+                (Some(Asked::Presence(ticket)), Reply::Integer(number)) => {
+                    Answer::Presence { ticket, value: Cow::Owned(Value::Int(number)) }
+                }
+                (Some(Asked::Presence(ticket)), Reply::Okay) => Answer::Presence { ticket, value: Cow::Owned(Value::Okay) },
                 (Some(Asked::Probe), Reply::Other(_)) => Answer::Probed,
                 (Some(Asked::Memory), Reply::Other(value)) => Answer::Memory { value },
                 // Many a server keeps that to itself.
@@ -128,7 +138,10 @@ impl Link {
 
 /// Commands whose answers are told apart by their order alone.
 fn is_numbered(asked: &Asked) -> bool {
-    matches!(asked, Asked::Publish | Asked::PublishDurable | Asked::Durable(_) | Asked::Library | Asked::Revocations(_))
+    matches!(
+        asked,
+        Asked::Publish | Asked::PublishDurable | Asked::Durable(_) | Asked::Presence(_) | Asked::Library | Asked::Revocations(_)
+    )
 }
 
 fn confirmed<'a>(awaiting: &mut Awaiting, verb: Verb, name: &'a [u8]) -> Answer<'a> {
