@@ -225,6 +225,10 @@ pub mod bus {
         pub const LOOKS_PER_TURN: usize = 4096;
         /// Users of whom a shard tells at a time.
         pub const USERS_PER_COMMAND: usize = 1024;
+        /// Most users that may be listed of a channel.
+        pub const MEMBERS_MAX: usize = 1000;
+        /// Subscriptions of a channel that a shard looks at for its users; beyond it, it tells that there are others. And of all channels in a turn.
+        pub const MEMBER_LOOKS: usize = 4096;
     }
 
     const _: () = assert!(PUBLISHES_MAX <= COMMANDS_MAX / 4);
@@ -260,6 +264,9 @@ pub mod redis {
         pub const LOOK_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
         /// Channels or users in one command: some hundred microseconds for Redis, in which it serves nobody else.
         pub const NAMES_MAX: usize = 512;
+        /// Bytes of lists of members that are written at a time, one list at least; and channels whose lists are read at a time.
+        pub const ROSTER_BYTES: usize = 256 * 1024;
+        pub const ROSTERS_MAX: usize = 8;
         /// Nodes that are asked beside this one.
         pub const NODES_MAX: usize = 1024;
         /// Channels, and users, of whom Redis has not taken what back ends are to be told.

@@ -354,6 +354,113 @@ fn users_are_counted_and_back_ends_are_told_where_that_is_asked_for() {
     }
 }
 
+/// All pages of a channel's members, as a client and the control port are told; and whether there are others.
+fn members(server: &Server, client: &mut Client, channel: &str, limit: usize) -> (Vec<String>, bool) {
+    let (mut found, mut after) = (Vec::<String>::new(), None::<String>);
+    loop {
+        let mut command = json!({"type": "presence", "channel": channel, "members": true, "limit": limit, "id": "m"});
+        let mut query = format!("/presence?channel={channel}&members=true&limit={limit}");
+        if let Some(after) = &after {
+            command["after"] = json!(after);
+            query.push_str(&format!("&after={after}"));
+        }
+        client.command(command);
+        let event = loop {
+            let event = client.event();
+            if event["id"] == "m" {
+                break event;
+            }
+        };
+        if event["type"] == "error" {
+            return (vec![event["code"].as_str().unwrap().to_owned()], false);
+        }
+        let page = parsed(&server.get(&query).1);
+        if (&event["members"], &event["more"]) != (&page["members"], &page["more"]) {
+            // Somebody came or went in between.
+            return (named(&["changing"]), false);
+        }
+        let names: Vec<String> = serde_json::from_value(event["members"].clone()).unwrap();
+        assert!(names.len() <= limit);
+        after = names.last().cloned();
+        found.extend(names);
+        if event["more"] == false {
+            return (found, event["partial"] == true && page["partial"] == true);
+        }
+    }
+}
+
+fn named(names: &[&str]) -> Vec<String> {
+    names.iter().map(|&name| name.to_owned()).collect()
+}
+
+/// Each user once, of both nodes, no more than the rule says; without Redis the same of one node.
+#[test]
+fn members_are_listed_where_the_rule_says_so() {
+    let redis = RedisServer::start();
+    let text = "auth = \"query\"\npresence_lease = 3\n[[channels]]\nprefix = \"room:\"\npresence = true\npresence_members = 4\n\
+                [[channels]]\nprefix = \"hall:\"\npresence = true\n";
+    let launch = |flags: &[&str]| Launch::new(&[&["--shards", "2"], flags].concat()).file(text).start();
+    let with_redis = ["--redis", &redis.url()];
+    for flags in [&[][..], &with_redis[..]] {
+        let mut nodes = vec![launch(flags)];
+        nodes[0].eventually("ready", Server::is_ready);
+        if !flags.is_empty() {
+            nodes.push(launch(flags));
+            nodes[1].eventually("ready", Server::is_ready);
+        }
+        let connect = |at: usize, user: &str, channel: &str| {
+            let server = &nodes[at % nodes.len()];
+            let mut client = Client::connect(server.listen, &format!("/ws/{channel}?format=json&user={user}"));
+            while client.event()["type"] != "subscribed" {}
+            client
+        };
+        let mut asking: Vec<Client> = nodes.iter().map(|server| Client::connect(server.listen, "/ws?format=json&user=zoe")).collect();
+        let mut are = |expected: (&[&str], bool)| {
+            for (server, client) in nodes.iter().zip(&mut asking) {
+                let begin = std::time::Instant::now();
+                for limit in [1, 2, 256] {
+                    let mut told = members(server, client, "room:1", limit);
+                    while told != (named(expected.0), expected.1) {
+                        assert!(begin.elapsed() < support::redis::PATIENCE, "{told:?}, not {expected:?}\n{}", server.log());
+                        std::thread::sleep(std::time::Duration::from_millis(20));
+                        told = members(server, client, "room:1", limit);
+                    }
+                }
+            }
+        };
+        are((&[], false));
+        let mut clients = vec![connect(0, "bob", "room:1"), connect(1, "ann", "room:1"), connect(1, "bob", "room:1")];
+        are((&["ann", "bob"], false));
+        clients.extend(["dan", "eve", "flo"].map(|user| connect(1, user, "room:1")));
+        are((&["ann", "bob", "dan", "eve"], true));
+        clients.drain(3..);
+        are((&["ann", "bob"], false));
+        // Bob is still there, on the other node or by the other connection.
+        clients.pop();
+        are((&["ann", "bob"], false));
+        clients.remove(0);
+        are((&["ann"], false));
+        assert_eq!(members(&nodes[0], &mut asking[0], "hall:1", 10).0, ["not_allowed"]);
+        assert_eq!(nodes[0].get("/presence?channel=hall:1&members=true").0, 400);
+        if !flags.is_empty() {
+            // What stands in Redis is not believed blindly.
+            redis.command(&["FLUSHALL"]);
+            let mut clients = vec![connect(0, "carl", "room:1")];
+            let begin = std::time::Instant::now();
+            while members(&nodes[0], &mut asking[0], "room:1", 9).0 != ["ann", "carl"] {
+                assert!(begin.elapsed() < support::redis::PATIENCE);
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            nodes[1].kill();
+            while members(&nodes[0], &mut asking[0], "room:1", 9).0 != ["carl"] {
+                assert!(begin.elapsed() < support::redis::PATIENCE);
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            clients.clear();
+        }
+    }
+}
+
 /// Without Redis there is this node alone, and nobody to be told events.
 #[test]
 fn one_node_without_redis_answers_the_same() {

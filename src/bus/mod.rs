@@ -118,6 +118,8 @@ pub enum BusCommand {
     ReadPage { shard: u16, topic: TopicToken, channel: Arc<Channel>, from: u64 },
     /// So many connections more, or less, these users have on a shard.
     CountUsers(Vec<(Box<str>, i32)>),
+    /// Who is subscribed to a channel on a shard: all of them, or as many as are listed.
+    ListMembers { shard: u16, channel: ChannelName, roster: presence::Roster },
     /// Answered when all that has come before it is handed out.
     Settle(tokio::sync::oneshot::Sender<()>),
     /// For all nodes. Answered when it stands where they find it.

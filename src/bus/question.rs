@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::ConnToken;
-use super::presence::{CensusAsked, CensusPage, PresenceAsked, PresenceError, Subject};
+use super::presence::{CensusAsked, CensusPage, PresenceAsked, PresenceError, Present, Subject};
 use super::rates::TooMany;
 use super::recall::{HistoryError, HistoryPage, Recall};
 use super::shares::Ticket;
@@ -52,7 +52,7 @@ pub enum Question {
 pub enum Answer {
     Published { channel: Box<str>, result: Result<Published, PublishError> },
     History { channel: Box<str>, result: Result<HistoryPage, HistoryError> },
-    Presence { subject: Subject, result: Result<u64, PresenceError> },
+    Presence { subject: Subject, result: Result<Present, PresenceError> },
     Census { result: Result<CensusPage, PresenceError> },
 }
 

@@ -202,6 +202,7 @@ impl Subscriber {
                     self.upstream.read_page(&mut self.hub, PageWanted { channel, from, to: PageReader { shard, topic } });
                 }
                 BusCommand::CountUsers(changes) => self.hub.count_users(changes),
+                BusCommand::ListMembers { shard, channel, roster } => self.hub.list_members(shard, channel, roster),
                 BusCommand::Settle(reply) => self.settling.push(reply),
                 BusCommand::Revoke(revoke) => self.upstream.revoke(revoke, now),
                 // The request may have been given up; then nobody wants to know.
@@ -224,8 +225,8 @@ impl Subscriber {
         match question {
             Question::History(asked) if self.hub.rule_of(&asked.recall.channel).durable => self.upstream.recall(&mut self.hub, asked),
             Question::History(asked) => self.hub.recall(asked),
-            Question::Presence(asked) => match self.hub.count_here(&asked.subject) {
-                Ok(_) => self.upstream.presence(&mut self.hub, asked),
+            Question::Presence(asked) => match self.hub.may_ask(&asked) {
+                Ok(()) => self.upstream.presence(&mut self.hub, asked),
                 Err(error) => presence::answer(&mut self.hub, asked.asker, asked.subject, Err(error)),
             },
             Question::Census(asked) if self.hub.counts_channels() => self.upstream.census(&mut self.hub, asked),

@@ -158,6 +158,7 @@ impl Default for ChannelRule {
             history_age: Duration::from_secs(300),
             durable: false,
             presence: false,
+            presence_members: 0,
             presence_ask: Access::Auto,
         }
     }

@@ -458,6 +458,7 @@ pub static SETTINGS: &[Setting] = &[
     keeping::DURABLE,
     presence::PRESENCE,
     presence::PRESENCE_ASK,
+    presence::PRESENCE_MEMBERS,
     Setting {
         key: "connections_max",
         section: Section::Bounds,

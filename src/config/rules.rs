@@ -36,6 +36,8 @@ pub struct ChannelRule {
     pub durable: bool,
     /// Its subscribers are counted, over all nodes.
     pub presence: bool,
+    /// So many of the users who are subscribed are listed; 0: none.
+    pub presence_members: usize,
     /// Which clients may ask how many they are; auto: who may subscribe.
     pub presence_ask: Access,
 }

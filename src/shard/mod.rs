@@ -77,7 +77,7 @@ use load::{HostLoad, Load};
 use logs::Logs;
 use net::{Network, Readiness};
 use orders::Orders;
-use presence::Users;
+use presence::{Rosters, Users};
 use rate::{Moment, Rate, moment};
 use recheck::Recheck;
 use replay::Replays;
@@ -145,6 +145,7 @@ pub struct Shard<N: Network> {
     publishers: Publishers,
     /// Whose connections have become more or less since the bus was told.
     users: Users,
+    rosters: Rosters,
     wheel: Wheel,
 
     /// Connections with something to read, each once.
@@ -234,6 +235,7 @@ impl<N: Network> Shard<N> {
             recheck: Recheck::default(),
             publishers: Publishers::default(),
             users: Users::default(),
+            rosters: Rosters::default(),
             wheel: Wheel::default(),
             reading: VecDeque::new(),
             ready: VecDeque::new(),
@@ -284,6 +286,7 @@ impl<N: Network> Shard<N> {
         self.ask_for_pages();
         self.reap();
         self.tell_users();
+        self.tell_members();
         self.publish_gauges();
     }
 
@@ -336,7 +339,7 @@ impl<N: Network> Shard<N> {
         let interest_wait = (!self.interest.is_empty()).then_some(1_000_000);
         let depart_wait = self.depart_at_ns().map(|depart_at_ns| depart_at_ns.saturating_sub(now_ns));
         let stop_wait = self.abandon_at_ns().map(|abandon_at_ns| abandon_at_ns.saturating_sub(now_ns));
-        let users_wait = self.users.due().map(|due| due.saturating_sub(now_ns));
+        let users_wait = [self.users.due(), self.rosters.due()].into_iter().flatten().min().map(|due| due.saturating_sub(now_ns));
         // A door that is closed is opened again, though nobody knocks.
         let load_wait = self.load.cause().map(|_| limits::ADMISSION_LOOK_NS);
         [lap_wait, tick_wait, interest_wait, depart_wait, stop_wait, load_wait, users_wait].into_iter().flatten().min()

@@ -49,10 +49,11 @@ impl<N: Network> Shard<N> {
     }
 
     /// The same of asking how many subscribers a channel has.
-    pub(super) fn may_ask_presence(&mut self, key: usize, channel: &str, id: Option<&Id>) -> bool {
+    pub(super) fn may_ask_presence(&mut self, key: usize, channel: &str, has_members: bool, id: Option<&Id>) -> bool {
         let found = self.rules.find(channel);
         let result = match found.1.presence_ask {
             _ if !found.1.presence => Err("nobody is told how many subscribers it has"),
+            _ if has_members && found.1.presence_members == 0 => Err("nobody is told who its subscribers are"),
             Access::Auto => self.may_by(found, key, channel, Action::Subscribe),
             access => self.may_if(access, found.0, key, channel, Action::Subscribe),
         };

@@ -61,6 +61,8 @@ pub enum Body<'a> {
     /// How many subscribers a channel has, over all nodes.
     Presence {
         channel: Cow<'a, str>,
+        /// Also who they are.
+        members: Option<MemberRange<'a>>,
     },
     /// `payload` is what goes to the bus ([`Spelled::payload`] of `data`).
     Publish {
@@ -74,6 +76,14 @@ pub enum Body<'a> {
         token: Cow<'a, str>,
     },
     Ping,
+}
+
+/// Which of those who are there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberRange<'a> {
+    /// Those behind this name.
+    pub after: Option<Cow<'a, str>>,
+    pub limit: usize,
 }
 
 /// One of several channels to subscribe to.
@@ -156,7 +166,7 @@ impl Command<'_> {
             Body::SubscribeAll { .. } => (SUBSCRIBE, None),
             Body::Unsubscribe { channel } => (UNSUBSCRIBE, Some(channel)),
             Body::History { channel, .. } => (HISTORY, Some(channel)),
-            Body::Presence { channel } => (PRESENCE, Some(channel)),
+            Body::Presence { channel, .. } => (PRESENCE, Some(channel)),
             Body::Publish { channel, .. } => (PUBLISH, Some(channel)),
             Body::Refresh { .. } => (REFRESH, None),
             Body::Ping => (PING, None),
@@ -216,7 +226,9 @@ const BAD_CHANNEL: &str = "`channel` must be given, as a string";
 const BAD_CHANNELS: &str = "`channels` must be a list of 1 to 128 maps, each with a `channel`; then `channel` stands in them alone";
 const BAD_ENTRY: &str = "each of `channels` must be a map with a `channel`, a string";
 const BAD_BEFORE: &str = "`before` must be a map with `epoch` and `seq`, both unsigned integers below 2^53, and not beside `since`";
-const BAD_LIMIT: &str = "`limit` must be a whole number of messages from 1 to 256";
+const BAD_LIMIT: &str = "`limit` must be a whole number from 1 to 256";
+const BAD_MEMBERS: &str = "`members` must be true or false";
+const BAD_AFTER: &str = "`after` must be a string: the last name of the page before";
 const BAD_LATEST: &str = "`latest` must be true or false";
 const BAD_SINCE: &str = "`since` must be a map with `epoch` and `seq`, both unsigned integers below 2^53";
 const BAD_MAX_RATE: &str = "`max_rate` must be a whole number of messages a second from 1 to 1000";
@@ -260,6 +272,8 @@ struct Fields<'a> {
     before: Option<Spelled<'a>>,
     limit: Option<Spelled<'a>>,
     latest: Option<Spelled<'a>>,
+    members: Option<Spelled<'a>>,
+    after: Option<Spelled<'a>>,
     max_rate: Option<Spelled<'a>>,
     token: Option<Spelled<'a>>,
     idempotency_key: Option<Spelled<'a>>,
@@ -278,6 +292,8 @@ impl<'a> Fields<'a> {
             "before" => fields.before = Some(value),
             "limit" => fields.limit = Some(value),
             "latest" => fields.latest = Some(value),
+            "members" => fields.members = Some(value),
+            "after" => fields.after = Some(value),
             "max_rate" => fields.max_rate = Some(value),
             "token" => fields.token = Some(value),
             "idempotency_key" => fields.idempotency_key = Some(value),
@@ -307,7 +323,7 @@ impl<'a> Fields<'a> {
             },
             UNSUBSCRIBE => Body::Unsubscribe { channel: self.channel()? },
             HISTORY => Body::History { channel: self.channel()?, range: self.range()?, limit: self.limit()? },
-            PRESENCE => Body::Presence { channel: self.channel()? },
+            PRESENCE => Body::Presence { channel: self.channel()?, members: self.members()? },
             PUBLISH => Body::Publish {
                 channel: self.channel()?,
                 payload: self.data.ok_or_else(|| bad(NO_DATA))?.payload(),
@@ -378,6 +394,15 @@ impl<'a> Fields<'a> {
             (None, Some(before)) => Ok(HistoryRange::Before(before)),
             (Some(_), Some(_)) => Err(bad(BAD_BEFORE)),
         }
+    }
+
+    fn members(&self) -> Result<Option<MemberRange<'a>>, Refusal> {
+        let Some(members) = self.members.filter(|members| !members.is_null()) else { return Ok(None) };
+        if !members.flag().ok_or_else(|| bad(BAD_MEMBERS))? {
+            return Ok(None);
+        }
+        let after = self.after.filter(|after| !after.is_null()).map(|after| after.text().ok_or_else(|| bad(BAD_AFTER))).transpose()?;
+        Ok(Some(MemberRange { after, limit: self.limit()? }))
     }
 
     fn limit(&self) -> Result<usize, Refusal> {

@@ -34,6 +34,16 @@ named! {
     }
 }
 
+/// A page of the users who are subscribed to a channel.
+#[derive(Debug, Clone, Copy)]
+pub struct Members<'a> {
+    pub users: &'a [Box<str>],
+    /// There are more behind them.
+    pub has_more: bool,
+    /// There are others, whom nobody lists.
+    pub is_partial: bool,
+}
+
 /// Everything but `notification`, which is written by [`super::payload::encode_notification`].
 #[derive(Debug, Clone, Copy)]
 pub enum Event<'a> {
@@ -70,6 +80,8 @@ pub enum Event<'a> {
         id: Option<&'a Id>,
         channel: &'a str,
         subscribers: u64,
+        /// Who they are, if that was asked.
+        members: Option<Members<'a>>,
     },
     Published {
         id: Option<&'a Id>,
@@ -158,6 +170,7 @@ enum Value<'a> {
     Number(u64),
     Flag(bool),
     Messages(&'a [Message<'a>]),
+    Texts(&'a [Box<str>]),
 }
 
 /// `error` has six fields, `subscribed` with an id seven, and one more where it has a rate.
@@ -195,10 +208,15 @@ fn fields<'a>(event: &Event<'a>, timestamp_ms: u64) -> Fields<'a> {
             fields.push(("messages", Value::Messages(messages)));
             fields.push(("more", Value::Flag(has_more)));
         }
-        Event::Presence { id, channel, subscribers } => {
+        Event::Presence { id, channel, subscribers, members } => {
             fields.extend(id_field(id));
             fields.push(("channel", Value::Text(channel)));
             fields.push(("subscribers", Value::Number(subscribers)));
+            if let Some(Members { users, has_more, is_partial }) = members {
+                fields.push(("members", Value::Texts(users)));
+                fields.push(("more", Value::Flag(has_more)));
+                fields.extend(is_partial.then_some(("partial", Value::Flag(true))));
+            }
         }
         Event::Published { id, channel, seq, is_repeat } => {
             fields.extend(id_field(id));
@@ -245,6 +263,10 @@ fn write_msgpack(fields: &Fields<'_>, out: &mut Vec<u8>) {
             Value::Number(number) => msgpack::write_uint(out, number),
             Value::Flag(flag) => msgpack::write_bool(out, flag),
             Value::Messages(messages) => history::write_msgpack(messages, out),
+            Value::Texts(texts) => {
+                rmp::encode::write_array_len(out, texts.len() as u32).expect("a Vec takes every write");
+                texts.iter().for_each(|text| msgpack::write_str(out, text));
+            }
         }
     }
 }
@@ -260,6 +282,16 @@ fn write_json(fields: &Fields<'_>, out: &mut Vec<u8>) {
             Value::Number(number) => json::write_uint(out, number),
             Value::Flag(flag) => json::write_bool(out, flag),
             Value::Messages(messages) => history::write_json(messages, out),
+            Value::Texts(texts) => {
+                out.push(b'[');
+                for (place, text) in texts.iter().enumerate() {
+                    if place > 0 {
+                        out.push(b',');
+                    }
+                    json::write_str(out, text);
+                }
+                out.push(b']');
+            }
         }
     }
     out.push(b'}');
@@ -324,8 +356,26 @@ mod tests {
             ),
             (Event::Published { id: None, channel: "a", seq: None, is_repeat: false }, json!({"type": "published", "channel": "a"})),
             (
-                Event::Presence { id: Some(&number), channel: "a", subscribers: 70_000 },
+                Event::Presence { id: Some(&number), channel: "a", subscribers: 70_000, members: None },
                 json!({"type": "presence", "id": u64::MAX, "channel": "a", "subscribers": 70_000}),
+            ),
+            (
+                Event::Presence {
+                    id: None,
+                    channel: "a",
+                    subscribers: 3,
+                    members: Some(Members { users: &["ann".into(), "b\"ö".into()], has_more: true, is_partial: true }),
+                },
+                json!({"type": "presence", "channel": "a", "subscribers": 3, "members": ["ann", "b\"ö"], "more": true, "partial": true}),
+            ),
+            (
+                Event::Presence {
+                    id: None,
+                    channel: "a",
+                    subscribers: 0,
+                    members: Some(Members { users: &[], has_more: false, is_partial: false }),
+                },
+                json!({"type": "presence", "channel": "a", "subscribers": 0, "members": [], "more": false}),
             ),
             (Event::Pong { id: None }, json!({"type": "pong"})),
             (Event::Pong { id: Some(&number) }, json!({"type": "pong", "id": u64::MAX})),

@@ -92,7 +92,8 @@ impl Upstream for Embedded {
 
     /// There is no other node.
     fn presence(&mut self, hub: &mut Hub, asked: PresenceAsked) {
-        let result = hub.count_here(&asked.subject).map(u64::from);
+        let result = hub.found_here(&asked.subject, asked.members.is_some());
+        let result = result.map(|found| found.for_whom(asked.members.as_ref()));
         presence::answer(hub, asked.asker, asked.subject, result);
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::{ChannelId, Entry, Hub};
-use crate::bus::presence::{CensusPage, PresenceError, Subject};
+use crate::bus::presence::{CensusPage, Found, PresenceAsked, PresenceError, Roster, Subject};
 use crate::config::UserPresence;
 use crate::fanout::batch::Channel;
 use crate::fanout::naming::ChannelName;
@@ -25,6 +25,8 @@ pub(super) struct Attendance {
     users: HashMap<Box<str>, u32>,
     /// Of them, those whose count has changed since that was last asked. None: nobody asks.
     changed: Option<HashSet<Box<str>>>,
+    /// The same of channels whose members have.
+    relisted: HashSet<ChannelName>,
 }
 
 #[derive(Debug)]
@@ -32,6 +34,8 @@ struct Attended {
     id: ChannelId,
     /// The same under earlier epochs, as long as a shard counts subscribers there.
     former: Vec<Arc<Channel>>,
+    /// Who they are, by shard, where that is listed.
+    rosters: Vec<(u16, Roster)>,
 }
 
 impl Attendance {
@@ -45,13 +49,14 @@ impl Attendance {
         if !entry.rule.presence {
             return self.forget(entry.name());
         }
-        self.channels.entry(entry.name().clone()).or_insert_with(|| Attended { id, former: Vec::new() }).id = id;
+        self.channels.entry(entry.name().clone()).or_insert_with(|| Attended::new(id)).id = id;
     }
 
     /// The channel is gone, or nobody wants to know any more.
     pub(super) fn forget(&mut self, name: &ChannelName) {
         if self.channels.remove(name).is_some() && self.changed.is_some() {
             self.gone.push(name.clone());
+            self.relisted.insert(name.clone());
         }
     }
 
@@ -65,6 +70,10 @@ impl Attendance {
 }
 
 impl Attended {
+    fn new(id: ChannelId) -> Attended {
+        Attended { id, former: Vec::new(), rosters: Vec::new() }
+    }
+
     fn subscribers(&mut self, entry: &Entry) -> u32 {
         // Those of before first: who is moved over meanwhile may be counted twice, and is never missing.
         self.former.retain(|channel| channel.subscribers.load(Relaxed) > 0);
@@ -98,6 +107,58 @@ impl Hub {
             Subject::User(name) if self.counts_users() => Ok(self.attendance.users.get(name).copied().unwrap_or(0)),
             Subject::User(_) => Err(PresenceError::UsersNotCounted),
         }
+    }
+
+    /// Whether this may be asked.
+    pub fn may_ask(&mut self, asked: &PresenceAsked) -> Result<(), PresenceError> {
+        self.count_here(&asked.subject)?;
+        match &asked.subject {
+            _ if asked.members.is_none() => Ok(()),
+            Subject::Channel(name) if self.rule_of(name).presence_members > 0 => Ok(()),
+            Subject::Channel(_) | Subject::User(_) => Err(PresenceError::MembersNotListed),
+        }
+    }
+
+    /// What this node has.
+    pub fn found_here(&mut self, subject: &Subject, has_members: bool) -> Result<Found, PresenceError> {
+        let count = self.count_here(subject)?.into();
+        Ok(Found { count, roster: has_members.then(|| self.roster_here(subject.name())) })
+    }
+
+    /// Who is subscribed to a channel on this node, as far as they are listed.
+    fn roster_here(&self, name: &str) -> Roster {
+        let rosters = self.attendance.channels.get(name).map_or(&[][..], |attended| &attended.rosters);
+        Roster::merged(rosters.iter().map(|(_, roster)| roster.clone()), self.rule_of(name).presence_members)
+    }
+
+    /// A shard tells who is subscribed to a channel.
+    pub fn list_members(&mut self, shard: u16, channel: ChannelName, roster: Roster) {
+        // The rule may be a new one, which has not come round to it.
+        if self.rule_of(&channel).presence
+            && !self.attendance.channels.contains_key(&channel)
+            && let Some(id) = self.find(&channel)
+        {
+            self.attendance.channels.insert(channel.clone(), Attended::new(id));
+        }
+        let Attendance { channels, changed, relisted, .. } = &mut self.attendance;
+        // Or it is gone, and the shard does not know yet.
+        let Some(attended) = channels.get_mut(&channel) else { return };
+        attended.rosters.retain(|(other, _)| *other != shard);
+        if !roster.is_empty() {
+            attended.rosters.push((shard, roster));
+        }
+        if changed.is_some() {
+            relisted.insert(channel);
+        }
+    }
+
+    /// Channels whose members are others than when this was last asked, and who they are; some of them.
+    pub fn changed_rosters(&mut self, limit: usize) -> Vec<(ChannelName, Roster)> {
+        let some: Vec<ChannelName> = self.attendance.relisted.iter().take(limit).cloned().collect();
+        for name in &some {
+            self.attendance.relisted.remove(name);
+        }
+        some.into_iter().map(|name| (self.roster_here(&name), name)).map(|(roster, name)| (name, roster)).collect()
     }
 
     /// Channels with subscribers on this node, by their names. A page may be short though more follow: so many are looked at.

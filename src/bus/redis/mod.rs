@@ -118,6 +118,9 @@ impl RedisBus {
         for (user, connections) in hub.changed_users(LOOKS_PER_TURN) {
             servers[placement.server_of(&user)].count_user(&user, connections);
         }
+        for (channel, roster) in hub.changed_rosters(LOOKS_PER_TURN / 16) {
+            servers[placement.server_of(&channel)].list_members(&channel, &roster);
+        }
         let is_over = hub.look_at_attendance(|channel, subscribers| {
             servers[placement.server_of(channel)].count_channel(channel, subscribers);
         });

@@ -27,7 +27,7 @@ use super::subscriptions::Readiness;
 use super::target::Target;
 use super::timing::Timing;
 use crate::bus::hub::{Hub, Receipt};
-use crate::bus::presence::{self, PresenceAsked, PresenceError};
+use crate::bus::presence::{self, PresenceAsked, PresenceError, Roster};
 use crate::bus::question::{HistoryAsked, PageWanted, Publish, PublishError};
 use crate::bus::ration::Ration;
 use crate::bus::recall::{self, HistoryError};
@@ -538,6 +538,10 @@ impl Server {
 
     pub fn count_user(&mut self, user: &str, connections: u32) {
         self.presence.count_user(user, connections);
+    }
+
+    pub fn list_members(&mut self, channel: &str, roster: &Roster) {
+        self.presence.list_members(channel, roster);
     }
 
     /// Whether anything of this node is, or has been, counted here.

@@ -5,7 +5,10 @@ use crate::auth::rules::Access;
 use crate::config::UserPresence;
 use crate::config::parse;
 use crate::config::table::{Section, Setting, Shown, Value};
+use crate::limits::bus::presence::MEMBERS_MAX;
 use crate::named::Named;
+
+const _: () = assert!(MEMBERS_MAX == 1000, "the row below says so");
 
 pub(super) const PRESENCE: Setting = Setting {
     key: "presence",
@@ -23,6 +26,16 @@ pub(super) const PRESENCE_ASK: Setting = Setting {
     placeholder: "WHO",
     help: "Which clients may ask how many subscribers a channel has, where they are counted. auto is who may subscribe; token is whose claim channels names the channel.",
     ..word_rule!("presence_ask", presence_ask: Access)
+};
+
+pub(super) const PRESENCE_MEMBERS: Setting = Setting {
+    key: "presence_members",
+    section: Section::Channels,
+    placeholder: "N",
+    help: "How many of the users who are subscribed to a channel are listed, where subscribers are counted, for whoever may ask; for small rooms. 0: nobody.",
+    accepted: "0 to 1000",
+    value: rule!("presence_members", presence_members, text => parse::count(text, 0, MEMBERS_MAX), value => Shown::Number(*value as u64)),
+    ..ROW
 };
 
 pub(super) const USER_PRESENCE: Setting = Setting {

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::reload::Origin;
 use super::{Facts, Shared, State, TIMEOUTS, Timeouts};
-use crate::bus::presence::{CensusPage, PresenceError};
+use crate::bus::presence::{CensusPage, Members, MembersWanted, PresenceError, Present};
 use crate::bus::question::{self, Asker, PublishError, Published as Number, Question};
 use crate::bus::{BusCommand, BusSender, ChannelInfo, ChannelPage};
 use crate::config::{ChannelRule, ChannelRules, FdTable, Overrun, Pin, Settings};
@@ -252,7 +252,11 @@ pub(super) fn fake_bus(capacity: usize, published: Published) -> (BusSender, Opt
                             "uncounted" => Err(PresenceError::ChannelNotCounted),
                             "unavailable" => Err(PresenceError::Unavailable),
                             "refused" => Err(PresenceError::Refused("NOPERM".into())),
-                            _ => Ok(3),
+                            _ => {
+                                let page =
+                                    |wanted: MembersWanted| Members { users: wanted.after.into_iter().collect(), ..Members::default() };
+                                Ok(Present { count: 3, members: asked.members.map(page) })
+                            }
                         };
                         let _ = reply.send(question::Answer::Presence { subject: asked.subject, result });
                     }
@@ -284,6 +288,7 @@ pub(super) fn fake_bus(capacity: usize, published: Published) -> (BusSender, Opt
                     | BusCommand::Leave { .. }
                     | BusCommand::ReadPage { .. }
                     | BusCommand::CountUsers(_)
+                    | BusCommand::ListMembers { .. }
                     | BusCommand::Reload(_) => {
                         panic!("the control thread serves no channel")
                     }

@@ -1,11 +1,11 @@
 //! What somebody asks of who is there: numbers of single channels and users, read for all who ask at a time; and which channels there are.
 
-use redis::ServerError;
+use redis::{ServerError, Value};
 
-use super::Presence;
-use super::errand::{Errand, Reply, names, sums};
+use super::errand::{Errand, Groups, Reply, names, sums};
+use super::{Presence, rosters};
 use crate::bus::hub::Hub;
-use crate::bus::presence::{PresenceAsked, PresenceError, Subject};
+use crate::bus::presence::{Found, PresenceAsked, PresenceError, Roster, Subject, Wanted};
 use crate::bus::redis::fault::Refusal;
 
 /// A page of the channels of this server that have subscribers on any node.
@@ -45,25 +45,43 @@ impl Presence {
     }
 
     /// What the others have is known.
-    pub(super) fn counted(&mut self, hub: &mut Hub, subjects: Vec<Subject>, replies: &[Reply]) {
-        let (channels, users): (Vec<Subject>, Vec<Subject>) =
-            subjects.into_iter().partition(|subject| matches!(subject, Subject::Channel(_)));
-        // Of each kind there is an answer of each other node.
-        let kinds = usize::from(!channels.is_empty()) + usize::from(!users.is_empty());
-        let (of_channels, of_users) = replies.split_at(if channels.is_empty() { 0 } else { replies.len() / kinds.max(1) });
-        for (subjects, replies) in [(channels, of_channels), (users, of_users)] {
-            let others = sums(replies, subjects.len());
-            for (subject, others) in subjects.into_iter().zip(others) {
-                let result = hub.count_here(&subject).map(|here| others + u64::from(here));
-                self.waiting.done(hub, &subject, &result);
-            }
+    pub(super) fn counted(&mut self, hub: &mut Hub, wanted: Vec<Wanted>, replies: &[Reply]) {
+        let groups = Groups::of(&wanted);
+        // Of each group there is an answer of each other node.
+        let others = replies.len() / groups.count().max(1);
+        let mut left = replies;
+        let mut next = |group: &[&str]| {
+            let (answers, rest) = left.split_at(if group.is_empty() { 0 } else { others });
+            left = rest;
+            answers
+        };
+        let mut channels = sums(next(&groups.channels), groups.channels.len()).into_iter();
+        let mut users = sums(next(&groups.users), groups.users.len()).into_iter();
+        let listed = next(&groups.listed);
+        let mut place = 0;
+        for wanted in &wanted {
+            let others = match wanted.subject {
+                Subject::Channel(_) => channels.next(),
+                Subject::User(_) => users.next(),
+            };
+            let result = hub.found_here(&wanted.subject, wanted.has_members).map(|here| Found {
+                count: here.count + others.unwrap_or(0),
+                roster: here.roster.map(|roster| {
+                    let listed_max = hub.rule_of(wanted.subject.name()).presence_members;
+                    Roster::merged(rosters_at(listed, place).chain([roster]), listed_max)
+                }),
+            });
+            place += usize::from(wanted.has_members);
+            self.waiting.done(hub, wanted, &result);
         }
+        self.is_listing &= groups.listed.is_empty();
     }
 
-    pub(super) fn answer_refused(&mut self, hub: &mut Hub, subjects: Vec<Subject>, error: &ServerError) {
+    pub(super) fn answer_refused(&mut self, hub: &mut Hub, wanted: &[Wanted], error: &ServerError) {
         let result = Err(self.problem(error));
-        for subject in subjects {
-            self.waiting.done(hub, &subject, &result);
+        for wanted in wanted {
+            self.is_listing &= !wanted.has_members;
+            self.waiting.done(hub, wanted, &result);
         }
     }
 
@@ -98,4 +116,15 @@ impl Presence {
         let problem = self.problem(error);
         self.censuses.push(Census::failed(census.number, problem));
     }
+}
+
+/// What each of the others lists of the channel at this place.
+fn rosters_at(replies: &[Reply], place: usize) -> impl Iterator<Item = Roster> {
+    replies.iter().filter_map(move |reply| match reply {
+        Ok(Value::Array(texts)) => match texts.get(place) {
+            Some(Value::BulkString(text)) => Some(rosters::read(text)),
+            _ => None,
+        },
+        _ => None,
+    })
 }

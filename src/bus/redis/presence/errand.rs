@@ -6,7 +6,8 @@ use super::Kind;
 use super::answering::Census;
 use super::keys::Keys;
 use super::ledger::Written;
-use crate::bus::presence::Subject;
+use super::rosters::Listed;
+use crate::bus::presence::{Subject, Wanted};
 use crate::limits::redis::presence::{EVENTS_KEPT, NAMES_MAX};
 
 pub type Reply = Result<Value, ServerError>;
@@ -32,6 +33,8 @@ pub enum Errand {
         kind: Kind,
         written: Vec<Written>,
     },
+    /// Whose members have changed.
+    List(Vec<Listed>),
     /// Which nodes there are, for what follows.
     Nodes(Beginning),
     /// What the others have of these, and what back ends were told.
@@ -41,7 +44,7 @@ pub enum Errand {
     /// Notes that they were told.
     Mark(Look),
     /// What the others have, for whoever asks.
-    Count(Vec<Subject>),
+    Count(Vec<Wanted>),
     /// Which channels anybody has, and how many.
     Names(Census),
     Counts(Census),
@@ -50,7 +53,7 @@ pub enum Errand {
 #[derive(Debug)]
 pub enum Beginning {
     Look(Look),
-    Count(Vec<Subject>),
+    Count(Vec<Wanted>),
 }
 
 /// A walk through all that back ends were told to be there.
@@ -101,6 +104,7 @@ impl Errand {
                     ask(&[b"HSET", own, b"", b"1"]);
                     ask(&[b"PEXPIRE", own, lease.as_bytes()]);
                 }
+                ask(&[b"PEXPIRE", keys.own_members.as_bytes(), lease.as_bytes()]);
                 // Behind its hash, without which it would count as dead.
                 ask(&[b"SADD", nodes, keys.node().as_bytes()]);
                 ask(&[b"SMEMBERS", nodes]);
@@ -133,6 +137,18 @@ impl Errand {
                 ask(&[b"PEXPIRE", own, lease.as_bytes()]);
                 ask(&[b"SMEMBERS", nodes]);
             }
+            Errand::List(listed) => {
+                let own = keys.own_members.as_bytes();
+                let (mut there, mut gone): (Vec<&[u8]>, Vec<&[u8]>) = (vec![b"HSET", own], vec![b"HDEL", own]);
+                for (channel, text) in listed {
+                    match text {
+                        Some(text) => there.extend([channel.as_bytes(), text.as_bytes()]),
+                        None => gone.push(channel.as_bytes()),
+                    }
+                }
+                [there, gone].iter().filter(|command| command.len() > 2).for_each(|command| ask(command));
+                ask(&[b"PEXPIRE", own, lease.as_bytes()]);
+            }
             Errand::Nodes(_) => ask(&[b"SMEMBERS", nodes]),
             Errand::Look(Look { kind, names, .. }) => {
                 let names: Vec<&str> = names.iter().map(|looked| &*looked.name).collect();
@@ -155,16 +171,11 @@ impl Errand {
                 [there, gone].iter().filter(|command| command.len() > 2).for_each(|command| ask(command));
                 ask(&[b"SMEMBERS", nodes]);
             }
-            Errand::Count(subjects) => {
-                let (mut channels, mut users) = (Vec::new(), Vec::new());
-                for subject in subjects {
-                    match subject {
-                        Subject::Channel(name) => channels.push(&**name),
-                        Subject::User(name) => users.push(&**name),
-                    }
-                }
+            Errand::Count(wanted) => {
+                let Groups { channels, users, listed } = Groups::of(wanted);
                 ask_counts(keys, Kind::Channels, others, &channels, ask);
                 ask_counts(keys, Kind::Users, others, &users, ask);
+                ask_fields(others.iter().map(|other| keys.members_of(other)), &listed, ask);
             }
             Errand::Names(census) => {
                 ask(&[b"SMEMBERS", nodes]);
@@ -178,13 +189,45 @@ impl Errand {
     }
 }
 
+/// In which order they are asked for: each group, if there is any of it, of each of the others.
+#[derive(Debug)]
+pub struct Groups<'a> {
+    pub channels: Vec<&'a str>,
+    pub users: Vec<&'a str>,
+    /// Channels whose members are.
+    pub listed: Vec<&'a str>,
+}
+
+impl Groups<'_> {
+    pub fn of(wanted: &[Wanted]) -> Groups<'_> {
+        let mut groups = Groups { channels: Vec::new(), users: Vec::new(), listed: Vec::new() };
+        for Wanted { subject, has_members } in wanted {
+            match subject {
+                Subject::Channel(name) => {
+                    groups.channels.push(&**name);
+                    groups.listed.extend(has_members.then_some(&**name));
+                }
+                Subject::User(name) => groups.users.push(name),
+            }
+        }
+        groups
+    }
+
+    pub fn count(&self) -> usize {
+        [&self.channels, &self.users, &self.listed].into_iter().filter(|group| !group.is_empty()).count()
+    }
+}
+
 /// What each of the others has of these: as many commands as there are others, or none.
 fn ask_counts(keys: &Keys, kind: Kind, others: &[Box<str>], names: &[&str], ask: &mut dyn FnMut(&[&[u8]])) {
+    ask_fields(others.iter().map(|other| keys.of(kind, other)), names, ask);
+}
+
+fn ask_fields(of_others: impl Iterator<Item = String>, names: &[&str], ask: &mut dyn FnMut(&[&[u8]])) {
     if names.is_empty() {
         return;
     }
-    for other in others {
-        let key = keys.of(kind, other);
+    for key in of_others {
         let mut command: Vec<&[u8]> = vec![b"HMGET", key.as_bytes()];
         command.extend(names.iter().map(|name| name.as_bytes()));
         ask(&command);

@@ -12,6 +12,7 @@ pub struct Keys {
     pub nodes: Box<str>,
     own_channels: Box<str>,
     own_users: Box<str>,
+    pub own_members: Box<str>,
     occupied: Box<str>,
     connected: Box<str>,
     pub sweeper: Box<str>,
@@ -27,6 +28,7 @@ impl Keys {
             nodes: key("nodes"),
             own_channels: key(&format!("channels:{node}")),
             own_users: key(&format!("users:{node}")),
+            own_members: key(&format!("members:{node}")),
             occupied: key("occupied"),
             connected: key("connected"),
             sweeper: key("sweeper"),
@@ -54,6 +56,11 @@ impl Keys {
             Kind::Users => "users",
         };
         format!("{}presence:{kind}:{node}", self.prefix)
+    }
+
+    /// Whom another one lists.
+    pub fn members_of(&self, node: &str) -> String {
+        format!("{}presence:members:{node}", self.prefix)
     }
 
     /// Of what back ends were told that it is there.

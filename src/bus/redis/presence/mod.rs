@@ -5,6 +5,7 @@
 //!  PREFIXpresence:nodes            set     ids of nodes; each process run has one of its own
 //!  PREFIXpresence:channels:ID      hash    channel → subscribers on that node, above 0; and the empty field, so that a node without any has its hash, too
 //!  PREFIXpresence:users:ID         hash    user → connections to that node, above 0
+//!  PREFIXpresence:members:ID       hash    channel → its users on that node, where they are listed
 //!  PREFIXpresence:occupied         zset    channels that back ends were told to be occupied, by name: what is listed
 //!  PREFIXpresence:connected        zset    the same of users
 //!  PREFIXpresence:sweeper          string  who looks for what dead nodes have left
@@ -28,6 +29,7 @@ mod answering;
 mod errand;
 mod keys;
 mod ledger;
+mod rosters;
 mod telling;
 
 use std::collections::{HashMap, VecDeque};
@@ -37,16 +39,17 @@ use redis::{ServerError, Value};
 use self::errand::{Beginning, Errand, Reply};
 use self::keys::Keys;
 use self::ledger::Ledger;
+use self::rosters::Rosters;
 use super::awaiting::Asked;
 use super::fault::{Refusal, text_of};
 use super::link::Link;
 use crate::bus::hub::Hub;
-use crate::bus::presence::{PresenceError, Waiting};
+use crate::bus::presence::{PresenceError, Roster, Waiting};
 use crate::bus::ration::Ration;
 use crate::clock::{MonotonicNs, nanos};
 use crate::config::Settings;
 use crate::limits::redis::OUT_BYTES;
-use crate::limits::redis::presence::{NAMES_MAX, NODES_MAX};
+use crate::limits::redis::presence::{NAMES_MAX, NODES_MAX, ROSTERS_MAX};
 use crate::sys::monotonic_ns;
 
 pub use answering::Census;
@@ -54,6 +57,9 @@ pub use answering::Census;
 /// What Redis does not take now is tried again after this long; what it does not allow, after this long.
 const RETRY_NS: u64 = 200_000_000;
 const REFUSED_RETRY_NS: u64 = 5_000_000_000;
+
+/// Which of the answers to a beat says whether the members are still there.
+const MEMBERS_BEAT: usize = 4;
 
 /// What is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +74,7 @@ pub struct Presence {
     lease_ns: u64,
     channels: Ledger,
     users: Ledger,
+    rosters: Rosters,
     /// Back ends are told of users.
     tells_users: bool,
     /// Rules ask for something to be counted, or something was.
@@ -82,6 +89,8 @@ pub struct Presence {
     errands: VecDeque<Errand>,
     questions: VecDeque<Errand>,
     waiting: Waiting,
+    /// Lists of members are being read: they are long, so it is a few at a time.
+    is_listing: bool,
     /// Of which the number is known, and a page of each was read.
     pub censuses: Vec<Census>,
     asked: HashMap<u32, UnderWay>,
@@ -108,6 +117,7 @@ impl Presence {
             lease_ns: nanos(settings.redis.presence_lease),
             channels: Ledger::default(),
             users: Ledger::default(),
+            rosters: Rosters::default(),
             tells_users: settings.clients.user_presence == crate::config::UserPresence::Events,
             is_active: false,
             others: Vec::new(),
@@ -117,6 +127,7 @@ impl Presence {
             errands: VecDeque::new(),
             questions: VecDeque::new(),
             waiting: Waiting::default(),
+            is_listing: false,
             censuses: Vec::new(),
             asked: HashMap::new(),
             next_ticket: 0,
@@ -136,9 +147,14 @@ impl Presence {
         self.users.set(name, connections);
     }
 
+    /// And who they are on a channel.
+    pub fn list_members(&mut self, channel: &str, roster: &Roster) {
+        self.rosters.set(channel, roster);
+    }
+
     /// Whether anything of this node is counted.
     pub fn has_counted(&self) -> bool {
-        !self.channels.is_empty() || !self.users.is_empty()
+        !self.channels.is_empty() || !self.users.is_empty() || !self.rosters.is_empty()
     }
 
     /// Whether a connection is needed. `counts`: rules ask for something.
@@ -168,9 +184,10 @@ impl Presence {
 
     /// Asks and writes what is due, as far as there is room. The connection is ready.
     pub fn write(&mut self, link: &mut Link, hub: &mut Hub, now: MonotonicNs) {
-        let subjects = self.waiting.take_due(NAMES_MAX);
-        if !subjects.is_empty() {
-            self.questions.push_back(Errand::Nodes(Beginning::Count(subjects)));
+        let listed = if self.is_listing { Vec::new() } else { self.waiting.take_due_with_members(ROSTERS_MAX) };
+        self.is_listing |= !listed.is_empty();
+        for wanted in [self.waiting.take_due(NAMES_MAX), listed].into_iter().filter(|wanted| !wanted.is_empty()) {
+            self.questions.push_back(Errand::Nodes(Beginning::Count(wanted)));
         }
         while link.out_bytes() < OUT_BYTES
             && let Some(question) = self.questions.pop_front()
@@ -205,6 +222,9 @@ impl Presence {
             } else if let Some(names) = self.ledger(kind).take_later(NAMES_MAX, now) {
                 self.look_again(kind, names);
             }
+        }
+        if let Some(listed) = self.rosters.take() {
+            self.errands.push_back(Errand::List(listed));
         }
     }
 
@@ -253,6 +273,7 @@ impl Presence {
                 self.know_others(replies.last());
                 self.written(kind, written);
             }
+            Errand::List(_) => self.rosters.is_busy = false,
             Errand::Nodes(beginning) => {
                 self.know_others(replies.last());
                 self.go_on(hub, beginning);
@@ -267,7 +288,7 @@ impl Presence {
                 self.know_others(replies.last());
                 self.errands.push_back(Errand::Look(look));
             }
-            Errand::Count(subjects) => self.counted(hub, subjects, &replies),
+            Errand::Count(wanted) => self.counted(hub, wanted, &replies),
             Errand::Names(census) => {
                 self.know_others(replies.first());
                 self.named(hub, census, &replies);
@@ -283,6 +304,9 @@ impl Presence {
         if is_new && self.has_beaten {
             // Redis was emptied, or the lease was over: all that was written is gone.
             self.doubt();
+        }
+        if matches!(replies.get(MEMBERS_BEAT), Some(Ok(Value::Int(0)))) && self.has_beaten {
+            self.rosters.doubt();
         }
         self.has_beaten = true;
         self.refusal.clear();
@@ -305,6 +329,7 @@ impl Presence {
     fn doubt(&mut self) {
         self.channels.doubt();
         self.users.doubt();
+        self.rosters.doubt();
     }
 
     /// It is done again, or given up, as Redis does not take it.
@@ -316,7 +341,7 @@ impl Presence {
         let pause_ns = if is_for_now { RETRY_NS } else { REFUSED_RETRY_NS };
         match errand {
             Errand::Beat => self.beat_at = monotonic_ns() + pause_ns,
-            Errand::Write { .. } => {
+            Errand::Write { .. } | Errand::List(_) => {
                 self.retry_at = Some(monotonic_ns() + pause_ns);
                 self.errands.push_front(errand);
             }
@@ -326,7 +351,7 @@ impl Presence {
             Errand::Look(look) | Errand::Tell(look) | Errand::Mark(look) | Errand::Nodes(Beginning::Look(look)) => {
                 self.look_later(look, pause_ns);
             }
-            Errand::Nodes(Beginning::Count(subjects)) | Errand::Count(subjects) => self.answer_refused(hub, subjects, error),
+            Errand::Nodes(Beginning::Count(wanted)) | Errand::Count(wanted) => self.answer_refused(hub, &wanted, error),
             Errand::Names(census) | Errand::Counts(census) => self.census_refused(census, error),
         }
     }
@@ -363,21 +388,23 @@ impl Presence {
                 Errand::Names(census) | Errand::Counts(census) => {
                     self.censuses.push(Census::failed(census.number, PresenceError::Unavailable));
                 }
+                Errand::List(listed) => self.rosters.put_back(listed),
                 // What this node counts is doubted as a whole, and all else begins anew with the next beat.
                 _ => {}
             }
         }
         self.waiting.give_up(hub);
         self.doubt();
-        (self.channels.is_busy, self.users.is_busy) = (false, false);
+        (self.channels.is_busy, self.users.is_busy, self.rosters.is_busy) = (false, false, false);
+        self.is_listing = false;
         (self.has_beaten, self.beat_at, self.retry_at) = (false, 0, None);
     }
 
     /// Takes back what this node has said of itself: it ends. The others find that it is gone. The connection is ready.
     pub fn leave(&mut self, link: &mut Link, now: MonotonicNs) {
         if self.has_beaten {
-            for kind in [Kind::Channels, Kind::Users] {
-                link.ask(Asked::Presence(self.next_ticket), &[b"DEL", self.keys.own(kind).as_bytes()], now);
+            for own in [self.keys.own(Kind::Channels), self.keys.own(Kind::Users), &self.keys.own_members] {
+                link.ask(Asked::Presence(self.next_ticket), &[b"DEL", own.as_bytes()], now);
             }
         }
     }

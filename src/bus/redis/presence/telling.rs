@@ -40,8 +40,8 @@ impl Presence {
     pub(super) fn go_on(&mut self, hub: &mut Hub, beginning: Beginning) {
         match beginning {
             Beginning::Look(look) => self.look(look),
-            Beginning::Count(subjects) if self.others.is_empty() => self.counted(hub, subjects, &[]),
-            Beginning::Count(subjects) => self.questions.push_back(Errand::Count(subjects)),
+            Beginning::Count(wanted) if self.others.is_empty() => self.counted(hub, wanted, &[]),
+            Beginning::Count(wanted) => self.questions.push_back(Errand::Count(wanted)),
         }
     }
 
