@@ -229,6 +229,20 @@ pub mod bus {
     /// Channels whose history is looked through for what is too old, at a time.
     pub const SWEEP_CHANNELS: usize = 4096;
 
+    /// Of who is there.
+    pub mod presence {
+        /// Who may wait for an answer; the next is refused.
+        pub const ASKED_MAX: usize = 4096;
+        /// Channels whose subscribers are counted, and users whose connections have changed, in one turn: some hundred microseconds.
+        pub const LOOKS_PER_TURN: usize = 4096;
+        /// Users of whom a shard tells at a time.
+        pub const USERS_PER_COMMAND: usize = 1024;
+        /// Most users that may be listed of a channel.
+        pub const MEMBERS_MAX: usize = 1000;
+        /// Subscriptions of a channel that a shard looks at for its users; beyond it, it tells that there are others. And of all channels in a turn.
+        pub const MEMBER_LOOKS: usize = 4096;
+    }
+
     const _: () = assert!(PUBLISHES_MAX + MARKS_MAX < COMMANDS_MAX / 2);
 }
 
@@ -303,6 +317,23 @@ pub mod redis {
         pub const MARKS_TRIMMED_MORE: usize = 50;
         /// A user's marks go when none was set or asked for in so long.
         pub const MARKS_AGE: Duration = Duration::from_secs(90 * 24 * 3600);
+    }
+
+    /// Of who is there on all nodes.
+    pub mod presence {
+        /// How often what has changed is written: what comes and goes meanwhile is not.
+        pub const LOOK_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
+        /// Channels or users in one command: some hundred microseconds for Redis, in which it serves nobody else.
+        pub const NAMES_MAX: usize = 512;
+        /// Bytes of lists of members that are written at a time, one list at least; and channels whose lists are read at a time.
+        pub const ROSTER_BYTES: usize = 256 * 1024;
+        pub const ROSTERS_MAX: usize = 8;
+        /// Nodes that are asked beside this one.
+        pub const NODES_MAX: usize = 1024;
+        /// Channels, and users, of whom Redis has not taken what back ends are to be told.
+        pub const LATER_MAX: usize = 64 * 1024;
+        /// Events that the stream keeps, about.
+        pub const EVENTS_KEPT: usize = 100_000;
     }
 
     /// Of channels whose messages a stream keeps.

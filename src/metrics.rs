@@ -128,6 +128,8 @@ pub struct ShardMetrics {
     pub messages_replayed: Counter,
     /// Sent in answers to `history`.
     pub messages_recalled: Counter,
+    /// Answers to `presence`.
+    pub presence_answered: Counter,
     pub bytes_sent: Counter,
     pub bytes_received: Counter,
     pub messages_received: Counter,
@@ -240,6 +242,9 @@ pub struct BusMetrics {
     pub probes_good: Counter,
     pub probes_lost: Counter,
     pub probes_refused: Counter,
+    /// Events of who is there that back ends were told, and times that Redis refused what is kept of it.
+    pub presence_events: Counter,
+    pub presence_refused: Counter,
     pub connects: Counter,
     pub disconnects: Counter,
     /// Replies from Redis that could not be understood.

@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use campanile::named::Named;
 use campanile::wire::close::{CloseReason, Reconnect};
-use campanile::wire::command::{self, Asked, Body, Command, Entry, ErrorCode, Id, Position};
-use campanile::wire::event::{self, Event, EventType, GapReason, UnreadOf};
+use campanile::wire::command::{self, Asked, Body, Command, Entry, ErrorCode, Id, MemberRange, Position};
+use campanile::wire::event::{self, Event, EventType, GapReason, Members, UnreadOf};
 use campanile::wire::framing::Encoding;
 use campanile::wire::history::{HistoryRange, Message};
 use campanile::wire::http::refusal::RefusalReason;
@@ -79,6 +79,14 @@ fn commands() -> Vec<(&'static str, Command<'static>)> {
         ),
         ("mark_read", Command { id: number(12), body: Body::MarkRead { channel: "user:123".into(), epoch: Some(EPOCH), seq: 41 } }),
         ("unread", Command { id: number(13), body: Body::Unread { channels: vec!["user:123".into(), "news".into()] } }),
+        ("presence", Command { id: number(11), body: Body::Presence { channel: "room:7".into(), members: None } }),
+        (
+            "presence-members",
+            Command {
+                id: number(12),
+                body: Body::Presence { channel: "room:7".into(), members: Some(MemberRange { after: Some("bob".into()), limit: 50 }) },
+            },
+        ),
         ("unsubscribe", Command { id: number(2), body: Body::Unsubscribe { channel: "user:123".into() } }),
         ("publish", Command { id: number(3), body: Body::Publish { channel: "news".into(), payload: data.into(), idempotency_key: None } }),
         (
@@ -126,6 +134,9 @@ fn each_event(check: &mut dyn FnMut(&str, &Event<'_>)) {
         UnreadOf { channel: "news", epoch: None, last: 0, read: 0, unread: 0 },
     ];
     check("unread", &Event::Unread { id: Some(&id(13)), channels: &unread });
+    check("presence", &Event::Presence { id: Some(&id(11)), channel: "room:7", subscribers: 70_000, members: None });
+    let members = Members { users: &["carol".into(), "dave".into()], has_more: false, is_partial: false };
+    check("presence-members", &Event::Presence { id: Some(&id(12)), channel: "room:7", subscribers: 3, members: Some(members) });
     check("published", &Event::Published { id: Some(&id(3)), channel: "news", seq: Some(42), is_repeat: false });
     check("published-no-seq", &Event::Published { id: None, channel: "news", seq: None, is_repeat: false });
     check("refreshed", &Event::Refreshed { id: Some(&id(6)), expires_ms: TIMESTAMP_MS + 60_000 });

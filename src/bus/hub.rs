@@ -29,11 +29,13 @@ use crate::sys;
 use crate::wire::event::GapReason;
 use crate::wire::payload::{Expect, Looked};
 
+mod attendance;
 mod joining;
 mod paging;
 mod routing;
 mod telling;
 
+use attendance::Attendance;
 pub use paging::PageEntry;
 use routing::Routing;
 use telling::Telling;
@@ -80,6 +82,7 @@ pub struct Hub {
     histories: Histories,
     routing: Routing,
     telling: Telling,
+    attendance: Attendance,
 }
 
 impl Hub {
@@ -88,6 +91,7 @@ impl Hub {
             registry: Registry::new(&settings),
             delivery: Delivery::new(shards, settings.inbox_messages, settings.inbox_bytes_total),
             routing: Routing::new(&settings.routes),
+            attendance: Attendance::new(settings.has_other_nodes),
             has_history: settings.has_history(),
             settings,
             metrics,
@@ -109,7 +113,8 @@ impl Hub {
 
     /// True: some channels still go by rules of before a reload.
     pub fn take_over_rules(&mut self) -> bool {
-        self.registry.take_over_rules()
+        let Hub { registry, attendance, .. } = self;
+        registry.take_over_rules(|id, entry| attendance.note(id, entry))
     }
 
     /// The shards take nothing in before the bus's turn is over.
@@ -236,6 +241,7 @@ impl Hub {
             self.keep_history_budget();
         }
         let entry = &mut self.registry[id];
+        self.attendance.renumber(entry.channel());
         entry.set_count(count);
         for interest in entry.interest.iter().filter(|interest| interest.is_answered) {
             let message = entry.message(News::Renumbered, interest.topic, &self.histories);

@@ -8,7 +8,7 @@
 //! - [`question`]: what connections and the control port ask. [`shares`]: whose publishes may be how many, [`rates`]: in a second; [`queue`]: in which order they go on.
 //! - [`marks`]: what is asked about how far users have read.
 //! - [`order`]: what the control thread tells shards, past the bus; [`revoke`]: what it tells all nodes of revoked tokens.
-//! - [`upstream`]: the seam behind which messages come in: [`embedded`] (no Redis; durable channels by [`crate::journal`]) or [`redis`] (one server; all that is Redis's own). [`pages`]: what is read of durable channels for those who resume; [`recall`]: for those who ask for their history; [`ration`]: of lines in the log.
+//! - [`upstream`]: the seam behind which messages come in: [`embedded`] (no Redis; durable channels by [`crate::journal`]) or [`redis`] (one server; all that is Redis's own). [`pages`]: what is read of durable channels for those who resume; [`recall`]: for those who ask for their history; [`presence`]: who asks who is there; [`ration`]: of lines in the log.
 #![forbid(unsafe_code)]
 
 pub mod delivery;
@@ -22,6 +22,7 @@ pub mod marks;
 pub mod order;
 pub mod pace;
 pub mod pages;
+pub mod presence;
 pub mod question;
 pub mod queue;
 pub mod rates;
@@ -118,6 +119,10 @@ pub enum BusCommand {
     Ask(Question),
     /// What is kept of a durable channel and older than the shard's log, from this number on. Answered by [`ShardMessage::Page`].
     ReadPage { shard: u16, topic: TopicToken, channel: Arc<Channel>, from: u64 },
+    /// So many connections more, or less, these users have on a shard.
+    CountUsers(Vec<(Box<str>, i32)>),
+    /// Who is subscribed to a channel on a shard: all of them, or as many as are listed.
+    ListMembers { shard: u16, channel: ChannelName, roster: presence::Roster },
     /// Answered when all that has come before it is handed out.
     Settle(tokio::sync::oneshot::Sender<()>),
     /// For all nodes. Answered when it stands where they find it.

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::ConnToken;
 use super::marks::{MarksAnswer, MarksQuestion};
+use super::presence::{CensusAsked, CensusPage, PresenceAsked, PresenceError, Present, Subject};
 use super::rates::TooMany;
 use super::recall::{HistoryError, HistoryPage, Recall};
 use super::shares::Ticket;
@@ -45,6 +46,8 @@ pub enum Question {
     Publish(Publish),
     History(HistoryAsked),
     Marks(Box<MarksQuestion>),
+    Presence(PresenceAsked),
+    Census(CensusAsked),
 }
 
 /// To each question its own.
@@ -53,6 +56,8 @@ pub enum Answer {
     Published { channel: Box<str>, result: Result<Published, PublishError> },
     History { channel: Box<str>, result: Result<HistoryPage, HistoryError> },
     Marks(Box<MarksAnswer>),
+    Presence { subject: Subject, result: Result<Present, PresenceError> },
+    Census { result: Result<CensusPage, PresenceError> },
 }
 
 /// It goes in through [`BusSender::publish`](super::BusSender::publish) or [`BusSender::publish_from`](super::BusSender::publish_from).

@@ -161,13 +161,14 @@ impl Registry {
     }
 
     /// Gives some channels the rules of the last reload. True: there are more.
-    pub fn take_over_rules(&mut self) -> bool {
+    pub fn take_over_rules(&mut self, mut note: impl FnMut(ChannelId, &Entry)) -> bool {
         let Some(mut slot) = self.old_from else { return false };
         let end = self.entries.numbers_end();
         let mut budget = RERULE_UNITS_PER_TURN;
         while budget > 0 && slot < end {
             if let Some(entry) = self.entries.get_mut(slot) {
                 entry.rule = self.rules.of(entry.naming.name()).clone();
+                note(slot as ChannelId, entry);
                 budget = budget.saturating_sub(self.rules.find_units());
             }
             budget = budget.saturating_sub(1);

@@ -1,7 +1,7 @@
 //! The part of the settings that the hub and its registry read.
 
 use crate::clock::nanos;
-use crate::config::{ChannelRules, Route, Settings};
+use crate::config::{ChannelRules, Route, Settings, UserPresence};
 
 #[derive(Debug, Clone)]
 pub struct HubSettings {
@@ -23,6 +23,10 @@ pub struct HubSettings {
     pub history_bytes_total: usize,
     /// A channel without listeners lives as long as anything is in its history (embedded bus).
     pub history_keeps_channels: bool,
+    /// Whose connections are counted.
+    pub user_presence: UserPresence,
+    /// What this node counts is told to others.
+    pub has_other_nodes: bool,
 }
 
 impl HubSettings {
@@ -47,6 +51,8 @@ impl From<&Settings> for HubSettings {
             inbox_bytes_total: settings.bounds.inbox_bytes_total,
             history_bytes_total: settings.bounds.history_bytes_total,
             history_keeps_channels: settings.redis.url.is_none(),
+            user_presence: settings.clients.user_presence,
+            has_other_nodes: settings.redis.url.is_some(),
         }
     }
 }

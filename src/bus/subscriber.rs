@@ -14,7 +14,8 @@ use tokio::sync::oneshot;
 use super::embedded::Embedded;
 use super::hub::{Hub, RETRY_NS};
 use super::marks::MarksError;
-use super::question::{PageReader, PageWanted, PublishError, Question};
+use super::presence::{self, PresenceError};
+use super::question::{Answer, PageReader, PageWanted, PublishError, Question};
 use super::queue::Queue;
 use super::rates::Rates;
 use super::redis::RedisBus;
@@ -201,6 +202,8 @@ impl Subscriber {
                 BusCommand::ReadPage { shard, topic, channel, from } => {
                     self.upstream.read_page(&mut self.hub, PageWanted { channel, from, to: PageReader { shard, topic } });
                 }
+                BusCommand::CountUsers(changes) => self.hub.count_users(changes),
+                BusCommand::ListMembers { shard, channel, roster } => self.hub.list_members(shard, channel, roster),
                 BusCommand::Settle(reply) => self.settling.push(reply),
                 BusCommand::Revoke(revoke) => self.upstream.revoke(revoke, now),
                 // The request may have been given up; then nobody wants to know.
@@ -223,6 +226,12 @@ impl Subscriber {
         match question {
             Question::History(asked) if self.hub.rule_of(&asked.recall.channel).durable => self.upstream.recall(&mut self.hub, asked),
             Question::History(asked) => self.hub.recall(asked),
+            Question::Presence(asked) => match self.hub.may_ask(&asked) {
+                Ok(()) => self.upstream.presence(&mut self.hub, asked),
+                Err(error) => presence::answer(&mut self.hub, asked.asker, asked.subject, Err(error)),
+            },
+            Question::Census(asked) if self.hub.counts_channels() => self.upstream.census(&mut self.hub, asked),
+            Question::Census(asked) => self.hub.answer(asked.asker, Answer::Census { result: Err(PresenceError::ChannelsNotCounted) }),
             Question::Publish(publish) => {
                 let bytes_max = self.hub.payload_bytes_max();
                 let per_channel = self.hub.publishes_per_second(&publish.channel);

@@ -10,6 +10,7 @@ use mio::event::Event;
 use super::flow::Start;
 use super::hub::Hub;
 use super::marks::MarksQuestion;
+use super::presence::{CensusAsked, PresenceAsked};
 use super::question::{HistoryAsked, PageWanted, Publish};
 use super::revoke::Revoke;
 use crate::clock::MonotonicNs;
@@ -55,6 +56,11 @@ pub trait Upstream: Send {
 
     /// What is kept of how far users have read. [`Hub::answer_marks`] must be called for each, at once or later.
     fn marks(&mut self, hub: &mut Hub, question: Box<MarksQuestion>, now: MonotonicNs);
+    /// How many there are, on all nodes, of what the hub counts. Each must be answered ([`super::presence::answer`]), at once or later.
+    fn presence(&mut self, hub: &mut Hub, asked: PresenceAsked);
+
+    /// Which channels have subscribers on any node. Each must be answered, at once or later.
+    fn census(&mut self, hub: &mut Hub, asked: CensusAsked);
 
     /// Remembers what a socket is ready for; the work is done in [`Upstream::read`] and [`Upstream::write`].
     fn event(&mut self, event: &Event);

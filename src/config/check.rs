@@ -7,7 +7,7 @@ use super::host::Host;
 use super::parse::{show_cores, show_size};
 use super::problem::{Origin, Problem};
 use super::rules::Selector;
-use super::{FdTable, Pin, PubSub, RedisSubscribe, RedisTls, Settings, Share, redis_url};
+use super::{ChannelRule, FdTable, Pin, PubSub, RedisSubscribe, RedisTls, Settings, Share, redis_url};
 use crate::listen::{Address, Listener};
 
 /// What surprises about `[::]`.
@@ -125,6 +125,7 @@ pub fn check(
         problems.push(problem.help("leave out data_dir, or redis: then the embedded bus keeps them there"));
     }
     problems.extend(check_durable(settings, origin, rule_origin));
+    problems.extend(check_members(settings, origin, rule_origin));
 
     let logs = std::iter::once((None, &settings.channels.default))
         .chain(settings.channels.tables.iter().map(|(selector, rule)| (Some(selector), rule)));
@@ -213,6 +214,19 @@ fn check_durable(settings: &Settings, origin: &dyn Fn(&str) -> Origin, rule_orig
     }
     settings.redis.url.as_ref()?;
     crate::config::redis_url::check_durable_prefix(&settings.redis.prefix).err().map(|message| Problem::error(origin, key, message))
+}
+
+/// Who is listed must be counted.
+fn check_members(settings: &Settings, origin: &dyn Fn(&str) -> Origin, rule_origin: &dyn Fn(&Selector, &str) -> Origin) -> Option<Problem> {
+    let is_odd = |rule: &ChannelRule| rule.presence_members > 0 && !rule.presence;
+    let (key, origin) = if is_odd(&settings.channels.default) {
+        ("presence_members", origin("presence_members"))
+    } else {
+        let (selector, _) = settings.channels.tables.iter().find(|(_, rule)| is_odd(rule))?;
+        ("channels.presence_members", rule_origin(selector, "presence_members"))
+    };
+    let problem = Problem::error(origin, key, "nobody is listed where subscribers are not counted");
+    Some(problem.help("set presence = true beside it, or presence_members = 0"))
 }
 
 /// A total as the shards get it.
@@ -361,6 +375,17 @@ mod tests {
         };
         assert_eq!(found(durable(1)), [""; 0]);
         assert!(one(durable(0)).contains("history_count = 0"));
+    }
+
+    #[test]
+    fn who_is_listed_is_counted() {
+        let listed = |presence: bool| {
+            move |settings: &mut Settings| {
+                (settings.channels.default.presence, settings.channels.default.presence_members) = (presence, 10);
+            }
+        };
+        assert_eq!(found(listed(true)), [""; 0]);
+        assert!(one(listed(false)).contains("presence = true"));
     }
 
     #[test]

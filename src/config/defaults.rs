@@ -4,7 +4,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::settings::{Addresses, Auth, Bounds, Clients, Journal, Logging, Redis, Shards};
-use super::{AuthMode, ChannelRule, FdTable, Fsync, LogFilter, LogFormat, Mismatch, Overrun, Pin, PubSub, RedisSubscribe, Share};
+use super::{
+    AuthMode, ChannelRule, FdTable, Fsync, LogFilter, LogFormat, Mismatch, Overrun, Pin, PubSub, RedisSubscribe, Share, UserPresence,
+};
 use crate::addresses::Networks;
 use crate::auth::rules::Access;
 use crate::limits::SHARDS_MAX;
@@ -45,6 +47,7 @@ impl Default for Redis {
             pubsub: PubSub::Classic,
             durable_wait: 0,
             linger: Duration::from_secs(10),
+            presence_lease: Duration::from_secs(30),
         }
     }
 }
@@ -81,6 +84,7 @@ impl Default for Clients {
             drain_rate: 5000,
             echo: false,
             allow_client_publish: false,
+            user_presence: UserPresence::None,
         }
     }
 }
@@ -157,6 +161,9 @@ impl Default for ChannelRule {
             history_count: 0,
             history_age: Duration::from_secs(300),
             durable: false,
+            presence: false,
+            presence_members: 0,
+            presence_ask: Access::Auto,
         }
     }
 }

@@ -38,4 +38,4 @@ pub use log_filter::LogFilter;
 pub use routes::Route;
 pub use rules::{ChannelRule, ChannelRules, Selector, SharedRules};
 pub use settings::{Auth, Bounds, Clients, Pin, RedisTls, Settings, Share};
-pub use words::{AuthMode, FdTable, Fsync, LogFormat, Mismatch, Overrun, PubSub, RedisSubscribe};
+pub use words::{AuthMode, FdTable, Fsync, LogFormat, Mismatch, Overrun, PubSub, RedisSubscribe, UserPresence};

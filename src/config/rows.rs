@@ -138,6 +138,8 @@ mod arrivals;
 mod delivery;
 /// What is kept of it, and where.
 mod keeping;
+/// Who is there.
+mod presence;
 
 pub static SETTINGS: &[Setting] = &[
     arrivals::LISTEN,
@@ -244,6 +246,7 @@ pub static SETTINGS: &[Setting] = &[
         live: true,
         ..ROW
     },
+    presence::PRESENCE_LEASE,
     keeping::DATA_DIR,
     keeping::FSYNC,
     Setting {
@@ -399,6 +402,7 @@ pub static SETTINGS: &[Setting] = &[
     tokens::TOKEN_COOKIE,
     tokens::ORIGINS,
     tokens::USER_CHANNEL,
+    presence::USER_PRESENCE,
     Setting {
         key: "subscribe",
         section: Section::Channels,
@@ -460,6 +464,9 @@ pub static SETTINGS: &[Setting] = &[
     keeping::HISTORY_COUNT,
     keeping::HISTORY_AGE,
     keeping::DURABLE,
+    presence::PRESENCE,
+    presence::PRESENCE_ASK,
+    presence::PRESENCE_MEMBERS,
     Setting {
         key: "connections_max",
         section: Section::Bounds,

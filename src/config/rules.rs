@@ -34,6 +34,12 @@ pub struct ChannelRule {
     pub history_age: Duration,
     /// Messages are numbered and kept where all nodes find them, and what was missed is read there.
     pub durable: bool,
+    /// Its subscribers are counted, over all nodes.
+    pub presence: bool,
+    /// So many of the users who are subscribed are listed; 0: none.
+    pub presence_members: usize,
+    /// Which clients may ask how many they are; auto: who may subscribe.
+    pub presence_ask: Access,
 }
 
 impl ChannelRule {
@@ -136,6 +142,11 @@ impl ChannelRules {
     /// Whether a channel may be durable.
     pub fn has_durable(&self) -> bool {
         self.default.durable || self.tables.iter().any(|(_, rule)| rule.durable)
+    }
+
+    /// Whether a channel's subscribers may be counted.
+    pub fn has_presence(&self) -> bool {
+        self.default.presence || self.tables.iter().any(|(_, rule)| rule.presence)
     }
 
     pub fn of(&self, channel: &str) -> &ChannelRule {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{AuthMode, ChannelRules, FdTable, Fsync, LogFilter, LogFormat, PubSub, RedisSubscribe, Route};
+use super::{AuthMode, ChannelRules, FdTable, Fsync, LogFilter, LogFormat, PubSub, RedisSubscribe, Route, UserPresence};
 use crate::addresses::Networks;
 use crate::limits;
 use crate::listen::{Address, Listener};
@@ -59,6 +59,8 @@ pub struct Redis {
     pub durable_wait: usize,
     /// How long a channel without subscribers stays subscribed.
     pub linger: Duration,
+    /// After which silence a node counts as gone, and all that it has counted.
+    pub presence_lease: Duration,
 }
 
 /// Files in PEM, for a Redis over TLS.
@@ -115,6 +117,7 @@ pub struct Clients {
     pub drain_rate: usize,
     pub echo: bool,
     pub allow_client_publish: bool,
+    pub user_presence: UserPresence,
 }
 
 /// How clients say who they are.

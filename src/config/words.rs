@@ -60,6 +60,17 @@ named! {
 }
 
 named! {
+    /// What is known of how many connections each user has, over all nodes.
+    UserPresence {
+        None = "none",
+        /// They are counted,
+        Count = "count",
+        /// and back ends are told of a user's first connection, and of the end of the last.
+        Events = "events",
+    }
+}
+
+named! {
     /// What happens to a subscriber whose cursor the log's tail has passed.
     Overrun {
         /// Close with 4008; the client resumes.

@@ -117,6 +117,7 @@ const SHARD_COUNTERS: &[Named<ShardMetrics>] = &[
         &m.messages_recalled
     }),
     ("campanile_marks_told", "Marks of users that their other connections here were told. Unit: events.", |m| &m.marks_told),
+    ("campanile_presence_answered", "Clients told how many subscribers a channel has (presence). Unit: answers.", |m| &m.presence_answered),
     ("campanile_loop_turns", "Turns of the shard's loop. Unit: turns.", |m| &m.turns),
 ];
 
@@ -196,6 +197,16 @@ const BUS_COUNTERS: &[Named<BusMetrics>] = &[
         "campanile_bus_mark_news_dropped",
         "Marks of which the user's other connections here were not told, as too many came at once. Unit: marks.",
         |m| &m.mark_news_dropped,
+    ),
+    (
+        "campanile_bus_presence_events",
+        "Events of who is there (occupied, vacated, connected, disconnected) written to the stream in Redis. Unit: events.",
+        |m| &m.presence_events,
+    ),
+    (
+        "campanile_bus_presence_refused",
+        "Times that Redis refused for good what is kept there of who is there (presence). Unit: times.",
+        |m| &m.presence_refused,
     ),
     ("campanile_bus_connects", "Connections made to Redis. Unit: connections.", |m| &m.connects),
     ("campanile_bus_disconnects", "Connections to Redis lost. Unit: connections.", |m| &m.disconnects),

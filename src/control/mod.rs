@@ -3,8 +3,8 @@
 //! Invariant: this thread may be slow and must never make anything else slow. It reads counters that others write, and talks
 //! to the bus thread and to shards only through their bounded inboxes; whatever it waits for has a deadline, whatever it holds has a bound.
 //!
-//! The folder: `routes` is the table of endpoints; of their handlers `health` is for probes, [`metrics`] names the counters, `publish` and
-//! `channels` ask the bus thread, `connections`, `disconnect`, `revoke` and `drain` order something of the shards by way of `orders`, `info` describes the process. [`reload`] puts other settings into force, when `watch` sees a file change or somebody asks for it, and [`jwks`] other keys. `listener` bounds connections, `socket` is what they come by, `room` requests, `hosts` says for whom they may
+//! The folder: `routes` is the table of endpoints; of their handlers `health` is for probes, [`metrics`] names the counters, `publish`,
+//! `channels`, `presence` and `history` ask the bus thread, `connections`, `disconnect`, `revoke` and `drain` order something of the shards by way of `orders`, `info` describes the process. [`reload`] puts other settings into force, when `watch` sees a file change or somebody asks for it, and [`jwks`] other keys. `listener` bounds connections, `socket` is what they come by, `room` requests, `hosts` says for whom they may
 //! be and `token` from whom, `tally` counts what became of them, `busy`, `memory` and `process` measure, `body` reads bodies, `answer` spells errors. [`client`] is the other end, over `unix_agent` where there is a unix socket.
 #![forbid(unsafe_code)]
 
@@ -26,6 +26,7 @@ mod marks;
 mod memory;
 pub mod metrics;
 mod orders;
+mod presence;
 mod process;
 mod publish;
 pub mod reload;

@@ -332,7 +332,9 @@ async fn publish_on(state: &State, wanted: &Asked) -> Vec<Outcome> {
 async fn outcome(state: &State, asked: Result<UnderWay<'_>, Failure>, deadline: Instant) -> Outcome {
     match tokio::time::timeout_at(deadline, asked?.answered).await {
         Ok(Ok(Answer::Published { result, .. })) => result.map_err(Failure::Bus),
-        Ok(Ok(Answer::History { .. } | Answer::Marks(_))) => unreachable!("each question has its own answer"),
+        Ok(Ok(Answer::History { .. } | Answer::Marks(_) | Answer::Presence { .. } | Answer::Census { .. })) => {
+            unreachable!("each question has its own answer")
+        }
         Ok(Err(_)) => Err(Failure::Ended),
         Err(_) => Err(Failure::NoAnswer(state.timeouts.bus)),
     }

@@ -12,8 +12,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 
 use super::{
-    State, answer, channels, connections, disconnect, drain, health, history, hosts, info, marks, metrics, publish, reload, revoke, room,
-    tally, token,
+    State, answer, channels, connections, disconnect, drain, health, history, hosts, info, marks, metrics, presence, publish, reload,
+    revoke, room, tally, token,
 };
 
 struct Route {
@@ -59,9 +59,16 @@ static ROUTES: &[Route] = &[
     Route {
         method: Method::GET,
         path: "/channels",
-        help: "the channels served now, ?from=N&limit=1..1000",
+        help: "the channels served now, ?from=N&limit=1..1000; with scope=cluster those of all nodes",
         is_costly: true,
         handler: |method| on(method, channels::channels),
+    },
+    Route {
+        method: Method::GET,
+        path: "/presence",
+        help: "how many subscribers a channel has over all nodes, ?channel=NAME (or connections, user=NAME)",
+        is_costly: true,
+        handler: |method| on(method, presence::presence),
     },
     Route {
         method: Method::GET,

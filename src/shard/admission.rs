@@ -151,6 +151,8 @@ impl<N: Network> Shard<N> {
         let conn = &mut self.conns[key];
         conn.flags.set(Flags::COUNTED);
         conn.open((self.peer_of)(upgrade), identity);
+        self.count_user(key, 1);
+        let conn = &mut self.conns[key];
         if let Some(format) = upgrade.format {
             (conn.format, conn.format_next) = (format, format);
             conn.flags.set(Flags::FORMAT_FIXED);

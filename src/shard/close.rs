@@ -135,6 +135,9 @@ impl<N: Network> Shard<N> {
                 self.remove_subscription(key, last);
             }
             self.dead.pop();
+            if self.conns[key].flags.has(Flags::COUNTED) {
+                self.count_user(key, -1);
+            }
             self.count_out(self.sources.source(key), self.sources.standing(key));
             let token = self.token(key);
             let conn = self.conns.remove(key);

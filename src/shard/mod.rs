@@ -4,7 +4,7 @@
 //! generic over [`net::Network`], so that the simulator drives the very same code with sockets and a clock of its own.
 //!
 //! The stages live in files of their own: `arrivals` (who connects, from where), `admission` (who gets in), `identify` (who that is), `read` (frames and commands), `subscribe` (subscriptions and the bus's
-//! answers; `rules` says who may have which, `recheck` asks that again, `reload` puts others into force, and [`sources`] says who may have how many), `questions` (what else is asked of the bus; `marks`: how far users have read), `logs` (what the bus sends, kept until everybody has it), `renumber` (a channel that is counted
+//! answers; `rules` says who may have which, `recheck` asks that again, `reload` puts others into force, and [`sources`] says who may have how many), `questions` (what else is asked of the bus; `marks`: how far users have read; `presence`: who is there), `logs` (what the bus sends, kept until everybody has it), `renumber` (a channel that is counted
 //! anew), [`timers`] and `heartbeat`,
 //! [`load`] (whether more may come in), `strangers` (who has not said yet what it wants),
 //! [`behind`] (who has not been sent everything), `rests` (how soon laps follow each other), `pacing` (who wants the newest of a second), `flush` (one `writev` per due connection, of what `gather` finds), `close` (closing,
@@ -29,6 +29,7 @@ mod marks;
 pub mod net;
 mod orders;
 mod pacing;
+mod presence;
 mod questions;
 pub mod rate;
 mod read;
@@ -78,6 +79,7 @@ use logs::Logs;
 use marks::MarkReaders;
 use net::{Network, Readiness};
 use orders::Orders;
+use presence::{Rosters, Users};
 use rate::{Moment, Rate, moment};
 use recheck::Recheck;
 use replay::Replays;
@@ -145,6 +147,9 @@ pub struct Shard<N: Network> {
     publishers: Publishers,
     mark_askers: Publishers,
     mark_readers: MarkReaders,
+    /// Whose connections have become more or less since the bus was told.
+    users: Users,
+    rosters: Rosters,
     wheel: Wheel,
 
     /// Connections with something to read, each once.
@@ -235,6 +240,8 @@ impl<N: Network> Shard<N> {
             publishers: Publishers::default(),
             mark_askers: Publishers::default(),
             mark_readers: MarkReaders::default(),
+            users: Users::default(),
+            rosters: Rosters::default(),
             wheel: Wheel::default(),
             reading: VecDeque::new(),
             ready: VecDeque::new(),
@@ -284,6 +291,8 @@ impl<N: Network> Shard<N> {
         self.tell_interest();
         self.ask_for_pages();
         self.reap();
+        self.tell_users();
+        self.tell_members();
         self.publish_gauges();
     }
 
@@ -336,9 +345,10 @@ impl<N: Network> Shard<N> {
         let interest_wait = (!self.interest.is_empty()).then_some(1_000_000);
         let depart_wait = self.depart_at_ns().map(|depart_at_ns| depart_at_ns.saturating_sub(now_ns));
         let stop_wait = self.abandon_at_ns().map(|abandon_at_ns| abandon_at_ns.saturating_sub(now_ns));
+        let users_wait = [self.users.due(), self.rosters.due()].into_iter().flatten().min().map(|due| due.saturating_sub(now_ns));
         // A door that is closed is opened again, though nobody knocks.
         let load_wait = self.load.cause().map(|_| limits::ADMISSION_LOOK_NS);
-        [lap_wait, tick_wait, interest_wait, depart_wait, stop_wait, load_wait].into_iter().flatten().min()
+        [lap_wait, tick_wait, interest_wait, depart_wait, stop_wait, load_wait, users_wait].into_iter().flatten().min()
     }
 
     /// The inbox, for the runner that sleeps on it.

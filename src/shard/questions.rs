@@ -84,6 +84,8 @@ impl<N: Network> Shard<N> {
             Answer::Published { channel, result } => self.on_published(key, id, &channel, result),
             Answer::History { channel, result } => self.on_history(key, id, &channel, result),
             Answer::Marks(answer) => self.on_marks(key, id, answer.wanted, answer.result),
+            Answer::Presence { subject, result } => self.on_presence(key, id, subject.name(), result),
+            Answer::Census { .. } => unreachable!("only the control port asks for it"),
         }
     }
 

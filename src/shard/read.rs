@@ -260,6 +260,7 @@ impl<N: Network> Shard<N> {
             }
             Body::SubscribeAll { channels } => self.subscribe_all(key, &channels, id.as_ref()),
             Body::History { channel, range, limit } => self.recall(key, &channel, range, limit, id),
+            Body::Presence { channel, members } => self.ask_presence(key, &channel, members, id),
             Body::Unsubscribe { channel } => self.unsubscribe(key, &channel, id),
             Body::Publish { channel, payload, idempotency_key } => {
                 self.publish(key, &channel, payload.into_owned(), idempotency_key.as_deref(), id);

@@ -142,7 +142,11 @@ impl<N: Network> Shard<N> {
                 let topic = &mut self.topics[index];
                 // Whose the channel is depends on the pattern as well.
                 let is_as_before = topic.rule.subscribe == found.1.subscribe && found.1.subscribe != Access::Owner;
+                let is_listed_as_before = topic.rule.presence_members == found.1.presence_members;
                 topic.set_rule(found.1.clone());
+                if !is_listed_as_before {
+                    self.note_members(index);
+                }
                 if is_as_before && !walk.is_thorough {
                     return None;
                 }

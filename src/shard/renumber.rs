@@ -49,8 +49,9 @@ impl<N: Network> Shard<N> {
                 subscription.set_untold();
             }
         }
-        before.subscribers.fetch_sub(counted, Relaxed);
+        // In this order: whoever looks in between sees some twice, and does not take the channel for empty.
         channel.subscribers.fetch_add(counted, Relaxed);
+        before.subscribers.fetch_sub(counted, Relaxed);
         if untold > 0 {
             self.logs.make(&mut self.topics, index);
             self.begin_lap(index);

@@ -5,6 +5,7 @@ use super::net::Network;
 use super::waiters::Waiter;
 use crate::auth::Gate;
 use crate::auth::rules::{Access, Action, Defaults, decide};
+use crate::config::Selector;
 use crate::config::rules::Found;
 use crate::wire::command::{self, Asked, ErrorCode, Id};
 use crate::wire::event::Event;
@@ -24,6 +25,10 @@ impl<N: Network> Shard<N> {
             Action::Subscribe => rule.subscribe,
             Action::Publish => rule.publish,
         };
+        self.may_if(access, selector, key, channel, action)
+    }
+
+    fn may_if(&self, access: Access, selector: Option<&Selector>, key: usize, channel: &str, action: Action) -> Result<(), &'static str> {
         let defaults =
             Defaults { asks: !matches!(self.door.gate(), Gate::Open), allow_client_publish: self.settings.clients.allow_client_publish };
         decide(access, action, channel, selector.and_then(|selector| selector.pattern()), self.conns[key].identity.as_deref(), defaults)
@@ -40,6 +45,20 @@ impl<N: Network> Shard<N> {
     pub(super) fn may_recall(&mut self, key: usize, channel: &str, id: Option<&Id>) -> bool {
         let Err(why) = self.may(key, channel, Action::Subscribe) else { return true };
         self.refuse_by_rule(key, Asked::of(command::HISTORY, channel, id), ErrorCode::NotAllowed, why);
+        false
+    }
+
+    /// The same of asking how many subscribers a channel has.
+    pub(super) fn may_ask_presence(&mut self, key: usize, channel: &str, has_members: bool, id: Option<&Id>) -> bool {
+        let found = self.rules.find(channel);
+        let result = match found.1.presence_ask {
+            _ if !found.1.presence => Err("nobody is told how many subscribers it has"),
+            _ if has_members && found.1.presence_members == 0 => Err("nobody is told who its subscribers are"),
+            Access::Auto => self.may_by(found, key, channel, Action::Subscribe),
+            access => self.may_if(access, found.0, key, channel, Action::Subscribe),
+        };
+        let Err(why) = result else { return true };
+        self.refuse_by_rule(key, Asked::of(command::PRESENCE, channel, id), ErrorCode::NotAllowed, why);
         false
     }
 

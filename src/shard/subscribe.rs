@@ -119,6 +119,7 @@ impl<N: Network> Shard<N> {
         };
         let (is_ahead, is_on_pages) = (cursor.seq > topic.head(), cursor.seq < topic.tail());
         channel.subscribers.fetch_add(1, Relaxed);
+        self.note_member(topic_index);
         let subscription = &mut self.conns[key].subscriptions[at];
         subscription.set_cursor(cursor);
         subscription.set_ahead(is_ahead);
@@ -242,6 +243,7 @@ impl<N: Network> Shard<N> {
 
     /// Takes a confirmed subscription out of its topic's accounts.
     fn uncount(&mut self, gone: Subscription) {
+        self.note_member(gone.topic);
         let topic = &mut self.topics[gone.topic];
         if let Some(channel) = topic.channel() {
             channel.subscribers.fetch_sub(1, Relaxed);

@@ -59,6 +59,12 @@ pub enum Body<'a> {
         range: HistoryRange,
         limit: usize,
     },
+    /// How many subscribers a channel has, over all nodes.
+    Presence {
+        channel: Cow<'a, str>,
+        /// Also who they are.
+        members: Option<MemberRange<'a>>,
+    },
     /// `payload` is what goes to the bus ([`Spelled::payload`] of `data`).
     Publish {
         channel: Cow<'a, str>,
@@ -82,6 +88,14 @@ pub enum Body<'a> {
         token: Cow<'a, str>,
     },
     Ping,
+}
+
+/// Which of those who are there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberRange<'a> {
+    /// Those behind this name.
+    pub after: Option<Cow<'a, str>>,
+    pub limit: usize,
 }
 
 /// One of several channels to subscribe to.
@@ -170,6 +184,7 @@ impl Command<'_> {
             Body::SubscribeAll { .. } => (SUBSCRIBE, None),
             Body::Unsubscribe { channel } => (UNSUBSCRIBE, Some(channel)),
             Body::History { channel, .. } => (HISTORY, Some(channel)),
+            Body::Presence { channel, .. } => (PRESENCE, Some(channel)),
             Body::Publish { channel, .. } => (PUBLISH, Some(channel)),
             Body::MarkRead { channel, .. } => (MARK_READ, Some(channel)),
             Body::Unread { .. } => (UNREAD, None),
@@ -189,6 +204,7 @@ impl CommandError<'_> {
 pub const SUBSCRIBE: &str = "subscribe";
 pub const UNSUBSCRIBE: &str = "unsubscribe";
 pub const HISTORY: &str = "history";
+pub const PRESENCE: &str = "presence";
 pub const PUBLISH: &str = "publish";
 pub const MARK_READ: &str = "mark_read";
 pub const UNREAD: &str = "unread";
@@ -196,7 +212,7 @@ pub const REFRESH: &str = "refresh";
 pub const PING: &str = "ping";
 
 /// Every value of `type` that [`decode`] takes.
-pub const TYPES: [&str; 8] = [SUBSCRIBE, UNSUBSCRIBE, HISTORY, PUBLISH, MARK_READ, UNREAD, REFRESH, PING];
+pub const TYPES: [&str; 9] = [SUBSCRIBE, UNSUBSCRIBE, HISTORY, PRESENCE, PUBLISH, MARK_READ, UNREAD, REFRESH, PING];
 
 /// Decodes a text message as JSON, a binary one as MessagePack.
 ///
@@ -226,14 +242,17 @@ pub fn decode(text: bool, message: &[u8]) -> Result<Command<'_>, CommandError<'_
 pub const HISTORY_MESSAGES_DEFAULT: usize = 100;
 
 const BAD_ID: &str = "`id` must be an unsigned integer or a string of at most 64 bytes";
-const BAD_TYPE: &str = "`type` must be given, as a string: subscribe, unsubscribe, history, publish, mark_read, unread, refresh or ping";
+const BAD_TYPE: &str =
+    "`type` must be given, as a string: subscribe, unsubscribe, history, presence, publish, mark_read, unread, refresh or ping";
 const UNKNOWN_TYPE: &str =
-    "this `type` is not known here: subscribe, unsubscribe, history, publish, mark_read, unread, refresh and ping are";
+    "this `type` is not known here: subscribe, unsubscribe, history, presence, publish, mark_read, unread, refresh and ping are";
 const BAD_CHANNEL: &str = "`channel` must be given, as a string";
 const BAD_CHANNELS: &str = "`channels` must be a list of 1 to 128 maps, each with a `channel`; then `channel` stands in them alone";
 const BAD_ENTRY: &str = "each of `channels` must be a map with a `channel`, a string";
 const BAD_BEFORE: &str = "`before` must be a map with `epoch` and `seq`, both unsigned integers below 2^53, and not beside `since`";
-const BAD_LIMIT: &str = "`limit` must be a whole number of messages from 1 to 256";
+const BAD_LIMIT: &str = "`limit` must be a whole number from 1 to 256";
+const BAD_MEMBERS: &str = "`members` must be true or false";
+const BAD_AFTER: &str = "`after` must be a string: the last name of the page before";
 const BAD_LATEST: &str = "`latest` must be true or false";
 const BAD_SINCE: &str = "`since` must be a map with `epoch` and `seq`, both unsigned integers below 2^53";
 const BAD_MAX_RATE: &str = "`max_rate` must be a whole number of messages a second from 1 to 1000";
@@ -282,6 +301,8 @@ struct Fields<'a> {
     before: Option<Spelled<'a>>,
     limit: Option<Spelled<'a>>,
     latest: Option<Spelled<'a>>,
+    members: Option<Spelled<'a>>,
+    after: Option<Spelled<'a>>,
     max_rate: Option<Spelled<'a>>,
     unread: Option<Spelled<'a>>,
     epoch: Option<Spelled<'a>>,
@@ -303,6 +324,8 @@ impl<'a> Fields<'a> {
             "before" => fields.before = Some(value),
             "limit" => fields.limit = Some(value),
             "latest" => fields.latest = Some(value),
+            "members" => fields.members = Some(value),
+            "after" => fields.after = Some(value),
             "max_rate" => fields.max_rate = Some(value),
             "unread" => fields.unread = Some(value),
             "epoch" => fields.epoch = Some(value),
@@ -335,6 +358,7 @@ impl<'a> Fields<'a> {
             },
             UNSUBSCRIBE => Body::Unsubscribe { channel: self.channel()? },
             HISTORY => Body::History { channel: self.channel()?, range: self.range()?, limit: self.limit()? },
+            PRESENCE => Body::Presence { channel: self.channel()?, members: self.members()? },
             PUBLISH => Body::Publish {
                 channel: self.channel()?,
                 payload: self.data.ok_or_else(|| bad(NO_DATA))?.payload(),
@@ -442,6 +466,15 @@ impl<'a> Fields<'a> {
             (None, Some(before)) => Ok(HistoryRange::Before(before)),
             (Some(_), Some(_)) => Err(bad(BAD_BEFORE)),
         }
+    }
+
+    fn members(&self) -> Result<Option<MemberRange<'a>>, Refusal> {
+        let Some(members) = self.members.filter(|members| !members.is_null()) else { return Ok(None) };
+        if !members.flag().ok_or_else(|| bad(BAD_MEMBERS))? {
+            return Ok(None);
+        }
+        let after = self.after.filter(|after| !after.is_null()).map(|after| after.text().ok_or_else(|| bad(BAD_AFTER))).transpose()?;
+        Ok(Some(MemberRange { after, limit: self.limit()? }))
     }
 
     fn limit(&self) -> Result<usize, Refusal> {

@@ -34,6 +34,16 @@ named! {
     }
 }
 
+/// A page of the users who are subscribed to a channel.
+#[derive(Debug, Clone, Copy)]
+pub struct Members<'a> {
+    pub users: &'a [Box<str>],
+    /// There are more behind them.
+    pub has_more: bool,
+    /// There are others, whom nobody lists.
+    pub is_partial: bool,
+}
+
 /// Everything but `notification`, which is written by [`super::payload::encode_notification`].
 #[derive(Debug, Clone, Copy)]
 pub enum Event<'a> {
@@ -66,6 +76,14 @@ pub enum Event<'a> {
         recovered: Option<bool>,
         messages: &'a [Message<'a>],
         has_more: bool,
+    },
+    /// How many there are, over all nodes.
+    Presence {
+        id: Option<&'a Id>,
+        channel: &'a str,
+        subscribers: u64,
+        /// Who they are, if that was asked.
+        members: Option<Members<'a>>,
     },
     Published {
         id: Option<&'a Id>,
@@ -130,6 +148,7 @@ named! {
         Subscribed = "subscribed",
         Unsubscribed = "unsubscribed",
         History = "history",
+        Presence = "presence",
         Published = "published",
         Read = "read",
         Unread = "unread",
@@ -149,6 +168,7 @@ impl Event<'_> {
             Event::Subscribed { .. } => EventType::Subscribed,
             Event::Unsubscribed { .. } => EventType::Unsubscribed,
             Event::History { .. } => EventType::History,
+            Event::Presence { .. } => EventType::Presence,
             Event::Published { .. } => EventType::Published,
             Event::Read { .. } => EventType::Read,
             Event::Unread { .. } => EventType::Unread,
@@ -183,6 +203,7 @@ enum Value<'a> {
     Flag(bool),
     Messages(&'a [Message<'a>]),
     Unread(&'a [UnreadOf<'a>]),
+    Texts(&'a [Box<str>]),
 }
 
 /// `error` has six fields, `subscribed` with an id seven, and one more each where it has a rate or a count of what is unread.
@@ -220,6 +241,16 @@ fn fields<'a>(event: &Event<'a>, timestamp_ms: u64) -> Fields<'a> {
             fields.extend(recovered.map(|recovered| ("recovered", Value::Flag(recovered))));
             fields.push(("messages", Value::Messages(messages)));
             fields.push(("more", Value::Flag(has_more)));
+        }
+        Event::Presence { id, channel, subscribers, members } => {
+            fields.extend(id_field(id));
+            fields.push(("channel", Value::Text(channel)));
+            fields.push(("subscribers", Value::Number(subscribers)));
+            if let Some(Members { users, has_more, is_partial }) = members {
+                fields.push(("members", Value::Texts(users)));
+                fields.push(("more", Value::Flag(has_more)));
+                fields.extend(is_partial.then_some(("partial", Value::Flag(true))));
+            }
         }
         Event::Published { id, channel, seq, is_repeat } => {
             fields.extend(id_field(id));
@@ -288,6 +319,10 @@ fn write_msgpack(fields: &Fields<'_>, out: &mut Vec<u8>) {
                 rmp::encode::write_array_len(out, channels.len() as u32).expect("a Vec takes every write");
                 channels.iter().for_each(|of| write_msgpack(&unread_fields(of), out));
             }
+            Value::Texts(texts) => {
+                rmp::encode::write_array_len(out, texts.len() as u32).expect("a Vec takes every write");
+                texts.iter().for_each(|text| msgpack::write_str(out, text));
+            }
         }
     }
 }
@@ -310,6 +345,16 @@ fn write_json(fields: &Fields<'_>, out: &mut Vec<u8>) {
                         out.push(b',');
                     }
                     write_json(&unread_fields(of), out);
+                }
+                out.push(b']');
+            }
+            Value::Texts(texts) => {
+                out.push(b'[');
+                for (place, text) in texts.iter().enumerate() {
+                    if place > 0 {
+                        out.push(b',');
+                    }
+                    json::write_str(out, text);
                 }
                 out.push(b']');
             }
@@ -394,6 +439,28 @@ mod tests {
                     {"channel": "b", "last": 0, "read": 0, "unread": 0}]}),
             ),
             (Event::Unread { id: None, channels: &[] }, json!({"type": "unread", "channels": []})),
+            (
+                Event::Presence { id: Some(&number), channel: "a", subscribers: 70_000, members: None },
+                json!({"type": "presence", "id": u64::MAX, "channel": "a", "subscribers": 70_000}),
+            ),
+            (
+                Event::Presence {
+                    id: None,
+                    channel: "a",
+                    subscribers: 3,
+                    members: Some(Members { users: &["ann".into(), "b\"ö".into()], has_more: true, is_partial: true }),
+                },
+                json!({"type": "presence", "channel": "a", "subscribers": 3, "members": ["ann", "b\"ö"], "more": true, "partial": true}),
+            ),
+            (
+                Event::Presence {
+                    id: None,
+                    channel: "a",
+                    subscribers: 0,
+                    members: Some(Members { users: &[], has_more: false, is_partial: false }),
+                },
+                json!({"type": "presence", "channel": "a", "subscribers": 0, "members": [], "more": false}),
+            ),
             (Event::Pong { id: None }, json!({"type": "pong"})),
             (Event::Pong { id: Some(&number) }, json!({"type": "pong", "id": u64::MAX})),
             (

@@ -17,7 +17,8 @@ use self::durable::Durables;
 use super::Creator;
 use super::hub::{Hub, Outcome, Receipt};
 use super::marks::MarksQuestion;
-use super::question::{HistoryAsked, PageWanted, Publish, PublishError, Published};
+use super::presence::{self, CensusAsked, PresenceAsked};
+use super::question::{Answer, HistoryAsked, PageWanted, Publish, PublishError, Published};
 use super::revoke::Revoke;
 use super::upstream::Upstream;
 use crate::clock::MonotonicNs;
@@ -92,6 +93,17 @@ impl Upstream for Embedded {
     }
 
     /// There is no other node.
+    fn presence(&mut self, hub: &mut Hub, asked: PresenceAsked) {
+        let result = hub.found_here(&asked.subject, asked.members.is_some());
+        let result = result.map(|found| found.for_whom(asked.members.as_ref()));
+        presence::answer(hub, asked.asker, asked.subject, result);
+    }
+
+    fn census(&mut self, hub: &mut Hub, asked: CensusAsked) {
+        let page = hub.census_here(asked.after.as_deref(), asked.limit);
+        hub.answer(asked.asker, Answer::Census { result: Ok(page) });
+    }
+
     fn revoke(&mut self, revoke: Revoke, _: MonotonicNs) {
         revoke.answer(Ok(()));
     }

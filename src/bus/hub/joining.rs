@@ -73,6 +73,7 @@ impl Hub {
             self.forget(id);
         }
         let id = self.registry.insert(name, creator, self.now);
+        self.attendance.note(id, &self.registry[id]);
         self.metrics.channels.set(self.registry.len() as u64);
         Some(id)
     }
@@ -80,6 +81,7 @@ impl Hub {
     pub(super) fn forget(&mut self, id: ChannelId) {
         self.seal(id, self.now);
         let mut entry = self.registry.remove(id, self.now);
+        self.attendance.forget(entry.name());
         if let Some(history) = &mut entry.history {
             self.histories.drop_all(history);
             self.keep_history_budget();

@@ -33,6 +33,8 @@ pub enum Asked {
     Durable(u32),
     /// Something about users, on a connection of its own.
     Keeping(keeping::Place),
+    /// The question of this number about who is there.
+    Presence(u32),
     /// Whether our functions are there.
     Library,
     /// What it does when its memory is full.
@@ -99,6 +101,7 @@ impl Asked {
             Asked::PublishDurable => "FCALL",
             Asked::Durable(_) => "XRANGE",
             Asked::Keeping(_) => "ZMSCORE",
+            Asked::Presence(_) => "what is asked of who is there",
             Asked::Library => "FUNCTION LOAD",
             Asked::Memory => "INFO memory",
             Asked::Probe => "FCALL of a probe",

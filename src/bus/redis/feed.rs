@@ -325,6 +325,7 @@ impl Feed {
             | Answer::Waited { .. }
             | Answer::Durable { .. }
             | Answer::Kept { .. }
+            | Answer::Presence { .. }
             | Answer::Library { .. }
             | Answer::Memory { .. }
             | Answer::Probed => hub.metrics().protocol_errors.inc(),

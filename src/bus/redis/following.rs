@@ -15,6 +15,7 @@ use super::cluster::again::Again;
 use super::cluster::map::{Map, Master, Node, WhoHasWhat};
 use super::discovery::Discovery;
 use super::placement::{Part, Placement, Slots};
+use super::presence::TAG;
 use super::revocations::{self, Revocations};
 use super::server::{Seat, Server};
 use super::target::Target;
@@ -41,6 +42,8 @@ pub(super) struct Cluster {
     revocations_slot: u16,
     revocations_at: Option<usize>,
     revocations: Option<Revocations>,
+    /// Who keeps who is there.
+    users_at: Option<usize>,
 }
 
 impl Cluster {
@@ -58,6 +61,7 @@ impl Cluster {
             again: Again::default(),
             retiring: Vec::new(),
             revocations_at: None,
+            users_at: None,
             revocations,
         }
     }
@@ -73,6 +77,10 @@ impl Cluster {
 
     pub fn is_retiring(&self, number: usize) -> bool {
         self.retiring.iter().any(|&(retiring, _)| retiring == number)
+    }
+
+    pub fn users_at(&self) -> Option<usize> {
+        self.users_at
     }
 
     pub fn revocations_at(&self) -> Option<usize> {
@@ -200,6 +208,7 @@ impl RedisBus {
         }
         moves.carry_out(&mut self.servers, hub);
         self.place_revocations();
+        self.place_users(hub, now);
         for number in 0..self.servers.len() {
             let Some(cluster) = &mut self.cluster else { return };
             if self.servers[number].is_some() && !numbers.contains(&Some(number)) && !cluster.is_retiring(number) {
@@ -279,6 +288,19 @@ impl RedisBus {
         {
             server.give_revocations(revocations);
             cluster.revocations_at = Some(number);
+        }
+    }
+
+    /// Who is there is kept by whoever has its slot.
+    fn place_users(&mut self, hub: &mut Hub, now: MonotonicNs) {
+        let Some(cluster) = &mut self.cluster else { return };
+        let Placement::Slots(slots) = &*self.placement else { return };
+        // Where nobody has it, it stays with whom it was last.
+        let Some(owner) = slots.server_of(keys::slot(TAG.as_bytes())) else { return };
+        if let Some(before) = cluster.users_at.replace(owner).filter(|&before| before != owner)
+            && let Ok([Some(before), Some(after)]) = self.servers.get_disjoint_mut([before, owner])
+        {
+            before.hand_presence_to(after, hub, now);
         }
     }
 

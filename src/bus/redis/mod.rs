@@ -7,10 +7,11 @@
 //! (how much may come back), [`feed`] (what comes in), [`revocations`], [`outlet`] (what goes out), [`health`] (what is logged), [`server`] (the links to one
 //! server). Of durable channels: [`durable`] (their numbers, and what is missing), [`keys`] (their names), [`library`] (the functions that publish),
 //! [`loading`] (into this server), [`call_error`] (what their errors mean), [`eviction`] (whether it would throw them away), [`probe`] (whether they come through). Of users:
-//! [`keeping`] (how far they have read).
+//! [`keeping`] (how far they have read). Of all nodes: [`presence`] (who is there), [`census`] (which channels, of all servers).
 
 pub mod awaiting;
 pub mod call_error;
+pub mod census;
 pub mod cluster;
 pub mod discovery;
 pub mod durable;
@@ -29,6 +30,7 @@ pub mod names;
 pub mod outlet;
 pub mod output_limit;
 pub mod placement;
+pub mod presence;
 pub mod probe;
 pub mod publishes;
 pub mod resp;
@@ -50,18 +52,23 @@ use mio::{Registry, Token, Waker};
 
 use super::hub::Hub;
 use super::marks::MarksQuestion;
-use super::question::{HistoryAsked, PageWanted, Publish, PublishError};
+use super::presence::{CensusAsked, PresenceAsked, PresenceError};
+use super::question::{Answer, HistoryAsked, PageWanted, Publish, PublishError};
 use super::recall::{self, HistoryError};
 use super::revoke::{Revocations, Revoke, RevokeError};
 use super::upstream::{FIRST_TOKEN, TOKENS, Upstream};
-use crate::clock::MonotonicNs;
+use crate::clock::{MonotonicNs, nanos};
 use crate::config::Settings;
 use crate::config::redis_url::{self, Watched};
+use crate::limits::bus::presence::LOOKS_PER_TURN;
+use crate::limits::redis::presence::LOOK_EVERY;
 use crate::limits::redis::{LINKS_MAX, SERVERS_MAX};
 
+use census::Censuses;
 use following::Cluster;
 use keeping::Keeping;
 use placement::{Part, Placement, Slots};
+use presence::Census;
 use sentinel::Watch;
 use server::{Seat, Server};
 use target::Target;
@@ -82,6 +89,9 @@ pub struct RedisBus {
     first_read: usize,
     /// What was told last of each server.
     told: Vec<bool>,
+    censuses: Censuses,
+    /// What this node has of channels and users is looked at, and told to the servers, when the time has come; None: nothing is counted.
+    look_at: Option<MonotonicNs>,
 }
 
 /// Of independent servers, where what is no channel's is kept: revoked tokens.
@@ -101,7 +111,14 @@ impl RedisBus {
         let files = settings.redis.tls();
         let target = |url: &str| Target::new(url, &files).map(Arc::new);
         let targets = |urls: &[String]| urls.iter().map(|url| target(url)).collect::<anyhow::Result<Vec<_>>>();
-        let make = Make { settings: settings.clone(), revocations, timing, registry: Arc::new(registry), waker };
+        let make = Make {
+            settings: settings.clone(),
+            revocations,
+            timing,
+            registry: Arc::new(registry),
+            waker,
+            node: format!("{:016x}", fastrand::u64(..)).into(),
+        };
         let cluster = match urls.first().and_then(|url| redis_url::seeds(url)) {
             Some(seeds) => Some(Cluster::new(targets(&seeds)?, &make)),
             None => None,
@@ -117,6 +134,8 @@ impl RedisBus {
             watches: Vec::new(),
             first_read: 0,
             told: Vec::new(),
+            censuses: Censuses::default(),
+            look_at: None,
         };
         if bus.cluster.is_none() {
             for (number, url) in urls.iter().enumerate() {
@@ -153,6 +172,14 @@ impl RedisBus {
         self.servers[number].as_mut()
     }
 
+    /// The number of the one that keeps what is counted of this name. In a Cluster one keeps it all.
+    fn of_users(&self, name: &str) -> Option<usize> {
+        match &self.cluster {
+            Some(cluster) => cluster.users_at(),
+            None => self.placement.server_of(name),
+        }
+    }
+
     fn all(&self) -> impl Iterator<Item = &Server> {
         self.servers.iter().flatten()
     }
@@ -172,6 +199,53 @@ impl RedisBus {
         for (number, server) in self.servers.iter_mut().enumerate() {
             if let Some(server) = server.as_mut().filter(|server| server.desk.has_news()) {
                 self.keeping.collect(number, &mut server.desk, hub, now);
+            }
+        }
+    }
+
+    /// What has changed of who is there on this node goes to the servers that are to keep it.
+    fn count(&mut self, hub: &mut Hub, now: MonotonicNs) {
+        let is_counting = hub.counts_presence() || self.all().any(Server::has_counted);
+        if !is_counting {
+            self.look_at = None;
+            return;
+        }
+        if self.look_at.is_some_and(|look_at| now < look_at) {
+            return;
+        }
+        // Until it is known who keeps it, what changes waits where it is.
+        if self.cluster.as_ref().is_some_and(|cluster| cluster.users_at().is_none())
+            || self.servers.iter().any(Option::is_none) && self.cluster.is_none()
+        {
+            self.look_at = Some(now + nanos(LOOK_EVERY));
+            return;
+        }
+        let counts = |servers: &mut Vec<Option<Server>>, number: Option<usize>, count: &mut dyn FnMut(&mut Server)| {
+            if let Some(server) = number.and_then(|number| servers[number].as_mut()) {
+                count(server);
+            }
+        };
+        let RedisBus { servers, placement, cluster, .. } = self;
+        let of = |name: &str| match &*cluster {
+            Some(cluster) => cluster.users_at(),
+            None => placement.server_of(name),
+        };
+        for (user, connections) in hub.changed_users(LOOKS_PER_TURN) {
+            counts(servers, of(&user), &mut |server| server.count_user(&user, connections));
+        }
+        for (channel, roster) in hub.changed_rosters(LOOKS_PER_TURN / 16) {
+            counts(servers, of(&channel), &mut |server| server.list_members(&channel, &roster));
+        }
+        let is_over = hub.look_at_attendance(|channel, subscribers| {
+            counts(servers, of(channel), &mut |server| server.count_channel(channel, subscribers));
+        });
+        self.look_at = Some(if is_over { now + nanos(LOOK_EVERY) } else { now });
+    }
+
+    fn gather(&mut self, hub: &mut Hub) {
+        for server in self.servers.iter_mut().flatten() {
+            for part in server.take_censuses() {
+                self.censuses.take(hub, part);
             }
         }
     }
@@ -271,6 +345,32 @@ impl Upstream for RedisBus {
         self.keeping.take(hub, question, |server| self.servers[server].as_ref().is_some_and(Server::can_keep), now);
     }
 
+    fn presence(&mut self, hub: &mut Hub, asked: PresenceAsked) {
+        let number = self.of_users(asked.subject.name());
+        match number.and_then(|number| self.servers[number].as_mut()) {
+            Some(server) => server.presence(hub, asked),
+            None => super::presence::answer(hub, asked.asker, asked.subject, Err(PresenceError::Unavailable)),
+        }
+    }
+
+    fn census(&mut self, hub: &mut Hub, asked: CensusAsked) {
+        let only = self.cluster.as_ref().map(Cluster::users_at);
+        let is_asked = |number: usize| only.is_none_or(|only| only == Some(number));
+        let count = (0..self.servers.len()).filter(|&number| is_asked(number)).count();
+        if count == 0 {
+            return hub.answer(asked.asker, Answer::Census { result: Err(PresenceError::Unavailable) });
+        }
+        let number = self.censuses.begin(asked.asker, asked.limit, count);
+        for (_, server) in self.servers.iter_mut().enumerate().filter(|(place, _)| is_asked(*place)) {
+            let census = Census::new(number, asked.after.clone(), asked.limit);
+            match server {
+                Some(server) => server.census(census),
+                None => self.censuses.take(hub, Census::failed(number, PresenceError::Unavailable)),
+            }
+        }
+        self.gather(hub);
+    }
+
     fn event(&mut self, event: &Event) {
         let number = (event.token().0 - FIRST_TOKEN) / LINKS_MAX;
         if let Some(Some(server)) = self.servers.get_mut(number) {
@@ -296,6 +396,7 @@ impl Upstream for RedisBus {
         self.follow(hub, now);
         self.follow_sentinels(hub, now);
         self.collect(hub, now);
+        self.gather(hub);
         self.tell(hub);
         has_more
     }
@@ -303,6 +404,7 @@ impl Upstream for RedisBus {
     fn write(&mut self, hub: &mut Hub, now: MonotonicNs) {
         self.send_again(hub, now);
         self.keeping.expire(hub, now);
+        self.count(hub, now);
         for (number, server) in self.servers.iter_mut().enumerate() {
             if let Some(server) = server {
                 self.keeping.give(number, &mut server.desk);
@@ -311,18 +413,20 @@ impl Upstream for RedisBus {
         }
         // A connection that could not be written to has lost what it was given.
         self.collect(hub, now);
+        self.gather(hub);
         self.tell(hub);
     }
 
     fn deadline(&self) -> Option<MonotonicNs> {
         let cluster = self.cluster.as_ref().map(Cluster::deadline);
         let watches = self.watches.iter().flatten().map(Watch::deadline);
-        self.all().filter_map(Server::deadline).chain(cluster).chain(watches).chain(self.keeping.deadline()).min()
+        self.all().filter_map(Server::deadline).chain(cluster).chain(watches).chain(self.keeping.deadline()).chain(self.look_at).min()
     }
 
     fn stop(&mut self, hub: &mut Hub) {
         self.all_mut().for_each(|server| server.stop(hub));
         self.keeping.stop(hub);
+        self.gather(hub);
         if let Some(cluster) = &mut self.cluster {
             for (publish, error) in cluster.again.end() {
                 hub.published(publish, Err(error));
@@ -339,11 +443,13 @@ struct Make {
     timing: Timing,
     registry: Arc<Registry>,
     waker: Arc<Waker>,
+    /// What this process is called among the nodes.
+    node: Box<str>,
 }
 
 impl Make {
     fn server(&self, target: Arc<Target>, revocations: Option<Revocations>, seat: Seat) -> Server {
-        Server::new(target, &self.settings, revocations, self.timing, self.wakers(), seat)
+        Server::new(target, &self.settings, revocations, self.timing, self.wakers(), seat, &self.node)
     }
 
     fn wakers(&self) -> (Arc<Registry>, Arc<Waker>) {

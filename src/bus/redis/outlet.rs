@@ -181,6 +181,7 @@ impl Outlet {
             | Reply::Role { .. }
             | Reply::Durable { .. }
             | Reply::Kept { .. }
+            | Reply::Presence { .. }
             | Reply::Library { .. }
             | Reply::Memory { .. }
             | Reply::Probed => {

@@ -1,11 +1,13 @@
 //! One Redis server: Pub/Sub on one connection, PUBLISH (and what is revoked) on a second one that is opened when first needed, a third on which
-//! streams of durable channels are read, and a fourth, likewise, for what is kept of users. Owned and driven by [`super::RedisBus`], through the methods of [`Upstream`] by the same names.
+//! streams of durable channels are read, and one each, likewise, for what is kept of users and for who is there. Owned and driven by [`super::RedisBus`], through the methods of [`Upstream`] by the same names.
 //!
 //! Each is a [`Link`], which knows which command an answer belongs to, and has a [`Role`]: what its answers mean is the business of the [`Feed`]
 //! (subscriptions) or the [`Outlet`] (publishes).
 //! When a subscribed connection is lost, every channel that flowed gets one number for what was missed as soon as it flows again.
 
+mod answers;
 mod moving;
+mod users;
 
 use std::sync::Arc;
 
@@ -13,23 +15,23 @@ use mio::event::Event;
 use mio::{Registry, Token, Waker};
 
 use super::awaiting::Asked;
-use super::durable::{self, Durables};
+use super::durable::Durables;
 use super::eviction::Eviction;
 use super::fault::Fault;
 use super::feed::Feed;
 use super::health::{Health, Trouble};
 use super::keeping::Desk;
-use super::link::{Answer, Link};
+use super::link::Link;
 use super::loading::Loading;
 use super::outlet::Outlet;
 use super::placement::Part;
+use super::presence::Presence;
 use super::probe::{Probe, Verdict};
 use super::revocations::Revocations;
-use super::role;
 use super::subscriptions::Readiness;
 use super::target::Target;
 use super::timing::Timing;
-use crate::bus::hub::{Hub, Receipt};
+use crate::bus::hub::Hub;
 use crate::bus::question::{HistoryAsked, PageWanted, Publish, PublishError};
 use crate::bus::ration::Ration;
 use crate::bus::recall::{self, HistoryError};
@@ -79,6 +81,7 @@ pub struct Server {
     eviction: Eviction,
     /// What it is asked about users.
     pub desk: Desk,
+    presence: Presence,
     health: Health,
     /// Of addresses and of publishing.
     warnings: Ration,
@@ -95,6 +98,8 @@ pub enum Role {
     Reading,
     /// What is kept of users is read and written on it.
     Keeping,
+    /// Who is there on all nodes is written and read on it.
+    Presence,
 }
 
 #[derive(Debug)]
@@ -117,6 +122,7 @@ struct LinkParts {
 }
 
 impl Server {
+    /// `node`: what this process is called among the nodes.
     pub fn new(
         target: Arc<Target>,
         settings: &Settings,
@@ -124,6 +130,7 @@ impl Server {
         timing: Timing,
         (registry, waker): (Arc<Registry>, Arc<Waker>),
         Seat { part, servers, first_token, must_be_master }: Seat,
+        node: &str,
     ) -> Server {
         let value_bytes_max = settings.bounds.payload_bytes_max.saturating_add(64 * 1024).max(VALUE_BYTES_MIN);
         let health = Health::new(target.to_string(), sys::monotonic_ns());
@@ -148,6 +155,7 @@ impl Server {
             library,
             eviction: Eviction::default(),
             desk: Desk::default(),
+            presence: Presence::new(settings, node),
             health,
             warnings: Ration::default(),
         };
@@ -222,102 +230,6 @@ impl Server {
         Ok(())
     }
 
-    /// What the last read brought.
-    fn take_answers(&mut self, at: usize, hub: &mut Hub, now: MonotonicNs) -> Result<(), Fault> {
-        let is_subscribed = self.is_subscribed();
-        let RoleLink { role, link, .. } = &mut self.links[at];
-        match role {
-            Role::Subscribed => {
-                let receipt = Receipt { received: sys::monotonic_ns(), timestamp_ms: sys::unix_ms() };
-                while !hub.is_ahead()
-                    && let Some(answer) = link.next_answer()?
-                {
-                    match answer {
-                        Answer::Role { value } => role::no_master(value).map_or(Ok(()), |why| Err(Fault::new(why)))?,
-                        answer => self.feed.take(hub, answer, receipt)?,
-                    }
-                }
-                Ok(())
-            }
-            Role::Reading => {
-                while self.feed.durables.has_room()
-                    && !hub.is_ahead()
-                    && let Some(answer) = link.next_answer()?
-                {
-                    match answer {
-                        Answer::Durable { ticket, value } => self.feed.durables.answered(hub, ticket, Ok(value)),
-                        Answer::Refused { error, .. } if error.code() == "NOAUTH" => return Err(Fault::refused(error)),
-                        Answer::Refused { asked: Asked::Durable(ticket), error } => {
-                            if durable::is_without_library(error) {
-                                self.library.iter_mut().for_each(Loading::doubt);
-                            }
-                            self.feed.durables.answered(hub, ticket, Err(error));
-                        }
-                        Answer::Library { value } => self.library.iter_mut().for_each(|library| library.answered(Ok(&value), now)),
-                        Answer::Refused { asked: Asked::Library, error } => {
-                            self.library.iter_mut().for_each(|library| library.answered(Err(error), now));
-                        }
-                        Answer::Probed => {
-                            if let Some(probe) = &mut self.feed.probe {
-                                probe.answered(Ok(()), hub.metrics(), now);
-                            }
-                        }
-                        Answer::Refused { asked: Asked::Probe, error } => {
-                            self.feed.note_moved(error);
-                            if durable::is_without_library(error) {
-                                self.library.iter_mut().for_each(Loading::doubt);
-                            }
-                            if let Some(probe) = &mut self.feed.probe {
-                                probe.answered(Err(error), hub.metrics(), now);
-                            }
-                        }
-                        Answer::Memory { value } => {
-                            let line = self.eviction.answered(value);
-                            warn(line.map(|line| format!("{line} ({})", self.make_link.target)));
-                        }
-                        Answer::Pong { .. } | Answer::Nothing => {}
-                        _ => hub.metrics().protocol_errors.inc(),
-                    }
-                }
-                Ok(())
-            }
-            Role::Keeping => self.desk.read(link, hub.metrics()),
-            Role::Publishing => {
-                let mut fenced = Vec::new();
-                let mut take_one = || {
-                    let Some(reply) = link.next_answer()? else { return Ok(false) };
-                    if let Answer::Refused { asked: Asked::Revocations(_), error } = &reply {
-                        self.feed.note_moved(error);
-                    }
-                    if let (None, Answer::Revocations { .. } | Answer::Refused { asked: Asked::Revocations(_), .. }) =
-                        (&self.feed.revocations, &reply)
-                    {
-                        // They are kept by another server since it was asked.
-                        return Ok(true);
-                    }
-                    if self.feed.revocations.as_mut().is_some_and(|revocations| revocations.takes(&reply)) {
-                        return Ok(true);
-                    }
-                    fenced.extend(self.outlet.take(&mut self.feed.publishes, hub, reply, is_subscribed)?);
-                    Ok(true)
-                };
-                let result = loop {
-                    match take_one() {
-                        Ok(true) => {}
-                        Ok(false) => break Ok(()),
-                        Err(fault) => break Err(fault),
-                    }
-                };
-                // Also of those that were answered before what went wrong. One PING serves all of them.
-                if !fenced.is_empty() {
-                    let ping = self.link_mut(Role::Subscribed).expect("it is the first").ping(now);
-                    fenced.into_iter().for_each(|fenced| self.feed.publishes.fence(fenced, ping));
-                }
-                result
-            }
-        }
-    }
-
     fn connected(&mut self, at: usize, hub: &mut Hub, now: MonotonicNs) {
         hub.metrics().connects.inc();
         let RoleLink { role, link, told } = &mut self.links[at];
@@ -342,6 +254,7 @@ impl Server {
                 self.library.iter_mut().for_each(Loading::restart);
             }
             Role::Keeping => *told = None,
+            Role::Presence => *told = None,
             Role::Publishing => {
                 *told = None;
                 self.outlet.ask(link, now);
@@ -386,6 +299,7 @@ impl Server {
                 self.feed.probe.iter_mut().for_each(Probe::connection_lost);
             }
             Role::Keeping => self.desk.connection_lost(),
+            Role::Presence => self.presence.connection_lost(hub),
             Role::Publishing => {
                 // When Redis itself is away, the subscribed connection says so; this is for when only publishing fails.
                 if !was_ready && is_subscribed && told.as_ref() != Some(fault) && self.warnings.take(now).is_some() {
@@ -436,6 +350,16 @@ impl Server {
                 let link = &mut self.links[at].link;
                 if link.is_ready() {
                     self.desk.write(link, now);
+                }
+                link.flush()
+            }
+            Role::Presence => {
+                if !self.links[at].link.is_ready() {
+                    self.read_link(at, hub, now)?;
+                }
+                let link = &mut self.links[at].link;
+                if link.is_ready() {
+                    self.presence.write(link, hub, now);
                 }
                 link.flush()
             }
@@ -556,11 +480,6 @@ impl Server {
         }
     }
 
-    /// Whether it can be asked about users, as far as is known. The connection for that may have to be made first.
-    pub fn can_keep(&self) -> bool {
-        self.is_subscribed()
-    }
-
     pub fn event(&mut self, event: &Event) {
         self.links.iter_mut().for_each(|link| link.link.event(event));
     }
@@ -590,6 +509,9 @@ impl Server {
         if self.desk.is_wanted() {
             self.open_beside(Role::Keeping);
         }
+        if self.presence.is_wanted(hub.counts_presence()) {
+            self.open_beside(Role::Presence);
+        }
         (0..self.links.len()).for_each(|at| self.with(at, hub, now, Self::write_link));
     }
 
@@ -597,7 +519,8 @@ impl Server {
         let library = self.library.as_ref().and_then(Loading::deadline);
         let is_probing = self.library.as_ref().is_some_and(Loading::is_settled) && self.link(Role::Reading).is_some_and(Link::is_ready);
         let probe = self.feed.probe_deadline(is_probing);
-        self.links.iter().map(|link| link.link.deadline()).chain(self.feed.deadline()).chain(library).chain(probe).min()
+        let presence = self.link(Role::Presence).filter(|link| link.is_ready()).and_then(|_| self.presence.deadline());
+        self.links.iter().map(|link| link.link.deadline()).chain(self.feed.deadline()).chain(library).chain(probe).chain(presence).min()
     }
 
     pub fn stop(&mut self, hub: &mut Hub) {
@@ -606,6 +529,12 @@ impl Server {
         }
         self.outlet.lose(&mut self.feed.publishes, hub);
         self.feed.revocations.iter_mut().for_each(Revocations::lose);
+        if let Some(found) = self.links.iter_mut().find(|link| link.role == Role::Presence && link.link.is_ready()) {
+            self.presence.leave(&mut found.link, sys::monotonic_ns());
+            // If Redis does not take it now, the lease ends by itself.
+            let _ = found.link.flush();
+        }
+        self.presence.connection_lost(hub);
     }
 }
 
@@ -618,7 +547,7 @@ fn warn(line: Option<String>) {
 impl LinkParts {
     fn link(&self, token: Token, role: Role) -> Link {
         let value_bytes_max = match role {
-            Role::Subscribed | Role::Publishing | Role::Keeping => self.value_bytes_max,
+            Role::Subscribed | Role::Publishing | Role::Keeping | Role::Presence => self.value_bytes_max,
             Role::Reading => self.value_bytes_max.max(self.reply_bytes_max),
         };
         Link::new(self.target.clone(), token, self.registry.clone(), self.waker.clone(), self.timing, value_bytes_max)

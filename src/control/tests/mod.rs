@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::reload::Origin;
 use super::{Facts, Shared, State, TIMEOUTS, Timeouts};
 use crate::bus::marks::{MarksAnswer, MarksError, Unread};
+use crate::bus::presence::{CensusPage, Members, MembersWanted, PresenceError, Present};
 use crate::bus::question::{self, Asker, PublishError, Published as Number, Question};
 use crate::bus::shares::Ticket;
 use crate::bus::{BusCommand, BusSender, ChannelInfo, ChannelPage};
@@ -265,6 +266,26 @@ pub(super) fn fake_bus(capacity: usize, published: Published) -> (BusSender, Opt
                         let Asker::Control(reply) = asked.asker else { panic!("not a client") };
                         let _ = reply.send(question::Answer::Marks(Box::new(MarksAnswer { wanted, result, ticket: Ticket::default() })));
                     }
+                    BusCommand::Ask(Question::Presence(asked)) => {
+                        let Asker::Control(reply) = asked.asker else { panic!("not a client") };
+                        let result = match asked.subject.name() {
+                            "uncounted" => Err(PresenceError::ChannelNotCounted),
+                            "unavailable" => Err(PresenceError::Unavailable),
+                            "refused" => Err(PresenceError::Refused("NOPERM".into())),
+                            _ => {
+                                let page =
+                                    |wanted: MembersWanted| Members { users: wanted.after.into_iter().collect(), ..Members::default() };
+                                Ok(Present { count: 3, members: asked.members.map(page) })
+                            }
+                        };
+                        let _ = reply.send(question::Answer::Presence { subject: asked.subject, result });
+                    }
+                    BusCommand::Ask(Question::Census(asked)) => {
+                        let Asker::Control(reply) = asked.asker else { panic!("not a client") };
+                        let channels = vec![(asked.after.unwrap_or_else(|| "a".into()), asked.limit as u64)];
+                        let result = Ok(CensusPage { next: Some("z".into()), channels });
+                        let _ = reply.send(question::Answer::Census { result });
+                    }
                     BusCommand::Settle(reply) => {
                         let _ = reply.send(());
                     }
@@ -283,7 +304,12 @@ pub(super) fn fake_bus(capacity: usize, published: Published) -> (BusSender, Opt
                         let _ = reply.send(ChannelPage { channels, next: (to < CHANNELS).then_some(to) });
                     }
                     BusCommand::Stop => return,
-                    BusCommand::Join { .. } | BusCommand::Leave { .. } | BusCommand::ReadPage { .. } | BusCommand::Reload(_) => {
+                    BusCommand::Join { .. }
+                    | BusCommand::Leave { .. }
+                    | BusCommand::ReadPage { .. }
+                    | BusCommand::CountUsers(_)
+                    | BusCommand::ListMembers { .. }
+                    | BusCommand::Reload(_) => {
                         panic!("the control thread serves no channel")
                     }
                 }

@@ -97,9 +97,31 @@ fn channels_come_in_pages() {
 }
 
 #[test]
+fn who_is_there_is_told_of_channels_and_users() {
+    let server = Server::start(Options::default());
+    assert_eq!(server.get("/presence?channel=room:1").json(), json!({"channel": "room:1", "subscribers": 3}));
+    assert_eq!(server.get("/presence?user=u1").json(), json!({"user": "u1", "connections": 3}));
+    let page = server.get("/presence?channel=room:1&members=true&after=ann&limit=7").json();
+    assert_eq!(page, json!({"channel": "room:1", "subscribers": 3, "members": ["ann"], "more": false, "partial": false}));
+    for (name, status) in [("uncounted", 400), ("unavailable", 503), ("refused", 502)] {
+        let answer = server.get(&format!("/presence?channel={name}"));
+        assert_eq!(answer.status, status, "{name}");
+    }
+    for query in ["", "?channel=", "?channel=a&user=b", "?user=", "?channel=a&limit=0", "?channel=%0A", "?channel=a&from=3"] {
+        let answer = server.get(&format!("/presence{query}"));
+        assert_eq!(answer.status, 400, "{query}");
+        assert!(answer.json()["accepted"].as_str().unwrap().contains("channel=NAME"), "{query}");
+    }
+    let first = server.get("/channels?scope=cluster&limit=7").json();
+    assert_eq!(first, json!({"channels": [{"name": "a", "subscribers": 7}], "next": "z"}));
+    let next = server.get("/channels?scope=cluster&from=z").json();
+    assert_eq!(next["channels"][0], json!({"name": "z", "subscribers": 100}));
+}
+
+#[test]
 fn a_bad_page_is_told_what_is_accepted() {
     let server = Server::start(Options::default());
-    for query in ["limit=0", "limit=1001", "limit=x", "from=-1", "from=", "form=1", "limit=1&limit=2"] {
+    for query in ["limit=0", "limit=1001", "limit=x", "from=-1", "from=", "form=1", "scope=", "scope=all", "limit=1&limit=2"] {
         let answer = server.get(&format!("/channels?{query}"));
         assert_eq!(answer.status, 400, "{query}");
         assert!(answer.json()["accepted"].as_str().unwrap().contains("limit=1..1000"), "{query}");

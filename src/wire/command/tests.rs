@@ -33,6 +33,10 @@ fn owned(result: Result<Command<'_>, CommandError<'_>>) -> Decoded {
                 },
                 Body::Unsubscribe { channel } => Body::Unsubscribe { channel: own(channel) },
                 Body::History { channel, range, limit } => Body::History { channel: own(channel), range, limit },
+                Body::Presence { channel, members } => {
+                    let members = members.map(|MemberRange { after, limit }| MemberRange { after: after.map(own), limit });
+                    Body::Presence { channel: own(channel), members }
+                }
                 Body::Publish { channel, payload, idempotency_key } => Body::Publish {
                     channel: own(channel),
                     payload: Cow::Owned(payload.into_owned()),
@@ -77,6 +81,10 @@ fn every_type_is_read() {
     assert_eq!(
         command(&json!({"type": "unsubscribe", "channel": "a", "id": 7})),
         Command { id: id.clone(), body: Body::Unsubscribe { channel: "a".into() } }
+    );
+    assert_eq!(
+        command(&json!({"type": "presence", "channel": "a", "id": 7})),
+        Command { id: id.clone(), body: Body::Presence { channel: "a".into(), members: None } }
     );
     assert_eq!(
         command(&json!({"type": "refresh", "token": "x.y.z", "id": 7})),
@@ -442,5 +450,26 @@ fn a_history_has_a_range_and_a_limit() {
     let both = json!({"since": position, "before": position});
     for more in [json!({"limit": 0}), json!({"limit": 257}), json!({"limit": "5"}), json!({"before": 7}), both] {
         assert_eq!(error(&asked(more.clone())).code, ErrorCode::BadCommand, "{more}");
+    }
+}
+
+#[test]
+fn members_are_asked_for_in_pages() {
+    let asked = |more: Value| {
+        let mut command = json!({"type": "presence", "channel": "a"});
+        command.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        command
+    };
+    for (more, members) in [
+        (json!({"members": false, "limit": 0, "after": 7}), None),
+        (json!({"members": null}), None),
+        (json!({"members": true}), Some(MemberRange { after: None, limit: HISTORY_MESSAGES_DEFAULT })),
+        (json!({"members": true, "limit": 7, "after": "ann"}), Some(MemberRange { after: Some("ann".into()), limit: 7 })),
+        (json!({"members": true, "limit": 256, "after": null}), Some(MemberRange { after: None, limit: 256 })),
+    ] {
+        assert_eq!(command(&asked(more)).body, Body::Presence { channel: "a".into(), members });
+    }
+    for more in [json!({"members": 1}), json!({"members": true, "limit": 257}), json!({"members": true, "after": 7})] {
+        assert_eq!(error(&asked(more)).code, ErrorCode::BadCommand);
     }
 }

@@ -16,6 +16,7 @@ use crate::wire::Format;
 use crate::wire::framing::Encoding;
 use crate::wire::payload::Expect;
 
+mod attending;
 mod delivering;
 mod keeping;
 mod numbering;
@@ -61,6 +62,8 @@ fn settings_of(rule: ChannelRule, channels_max: usize) -> HubSettings {
         inbox_bytes_total: 1 << 30,
         history_bytes_total: 1 << 30,
         history_keeps_channels: false,
+        user_presence: crate::config::UserPresence::None,
+        has_other_nodes: true,
     }
 }
 

@@ -51,6 +51,11 @@ pub enum Answer<'a> {
         place: Place,
         value: Cow<'a, Value>,
     },
+    /// To the question of this number about who is there.
+    Presence {
+        ticket: u32,
+        value: Cow<'a, Value>,
+    },
     /// To what was asked about our functions.
     Library {
         value: Cow<'a, Value>,
@@ -130,6 +135,11 @@ impl Link {
                 (Some(Asked::Keeping(place)), Reply::Other(value)) => Answer::Kept { place, value: Cow::Borrowed(value) },
                 (Some(Asked::Keeping(place)), Reply::Integer(number)) => Answer::Kept { place, value: Cow::Owned(Value::Int(number)) },
                 (Some(Asked::Keeping(place)), Reply::Okay) => Answer::Kept { place, value: Cow::Owned(Value::Okay) },
+                (Some(Asked::Presence(ticket)), Reply::Other(value)) => Answer::Presence { ticket, value: Cow::Borrowed(value) },
+                (Some(Asked::Presence(ticket)), Reply::Integer(number)) => {
+                    Answer::Presence { ticket, value: Cow::Owned(Value::Int(number)) }
+                }
+                (Some(Asked::Presence(ticket)), Reply::Okay) => Answer::Presence { ticket, value: Cow::Owned(Value::Okay) },
                 (Some(Asked::Probe), Reply::Other(_)) => Answer::Probed,
                 (Some(Asked::Memory), Reply::Other(value)) => Answer::Memory { value },
                 // Many a server keeps that to itself.
@@ -163,6 +173,7 @@ fn is_numbered(asked: &Asked) -> bool {
             | Asked::Asking
             | Asked::Durable(_)
             | Asked::Keeping(_)
+            | Asked::Presence(_)
             | Asked::Library
             | Asked::Slots
             | Asked::Master

@@ -69,6 +69,16 @@ impl Server {
         self.feed.durables.take_foreign_pages()
     }
 
+    /// Who is there is kept by the other one from now on, where it is to be written anew.
+    pub fn hand_presence_to(&mut self, other: &mut Server, hub: &mut Hub, now: MonotonicNs) {
+        for server in [&mut *self, &mut *other] {
+            for at in (0..server.links.len()).filter(|&at| server.links[at].role == Role::Presence).collect::<Vec<_>>() {
+                server.lose_link(at, hub, &Fault::new("its slot is another master's now"), now);
+            }
+        }
+        std::mem::swap(&mut self.presence, &mut other.presence);
+    }
+
     pub fn take_revocations(&mut self) -> Option<Revocations> {
         self.feed.take_revocations()
     }

@@ -1,0 +1,413 @@
+//! Who is there over all nodes, as one Redis server knows it of its channels (and of the users whose names fall to it). Sans-IO but for the commands it writes, on a
+//! connection of its own ([`Role::Presence`](super::server::Role::Presence)); owned by [`super::server::Server`].
+//!
+//! ```text
+//!  PREFIXpresence:nodes            set     ids of nodes; each process run has one of its own
+//!  PREFIXpresence:channels:ID      hash    channel → subscribers on that node, above 0; and the empty field, so that a node without any has its hash, too
+//!  PREFIXpresence:users:ID         hash    user → connections to that node, above 0
+//!  PREFIXpresence:members:ID       hash    channel → its users on that node, where they are listed
+//!  PREFIXpresence:occupied         zset    channels that back ends were told to be occupied, by name: what is listed
+//!  PREFIXpresence:connected        zset    the same of users
+//!  PREFIXpresence:sweeper          string  who looks for what dead nodes have left
+//!  PREFIXevents                    stream  what back ends are told
+//! ```
+//!
+//! * **Numbers.** The hashes are the node's lease: each beat (a third of `presence_lease`) and each write puts off their expiry, so a node that died takes its numbers with it,
+//!   whoever looks. Counts are absolute, and so may be written twice. A batch a second of what has changed, nothing of what has come and gone meanwhile. A total is
+//!   the sum of one field of each node's hash: a command for each node, whatever the number of channels asked for.
+//! * **Events.** Whoever has written a channel's first or last subscriber of its own looks afterwards at what the others have. Of two who write at the same moment one sees
+//!   the other, or both say the same. What is said is written to the stream, then noted in the sorted set, then looked at once more: if it is not so any more, that is said
+//!   as well. So each event is told at least once, and the last one is true.
+//! * **The dead.** A node whose hash is gone is missing at the roll that follows each beat. One of the others claims the sweep, walks through the sorted sets,
+//!   says of what nobody has that it is vacated, and strikes the dead from the list.
+//! * **Doubt.** When a connection was lost, or the node's own hash was gone (an empty Redis, an eviction, a pause longer than the lease), all is written again.
+//!
+//! In a Cluster all of it lies in one slot, with `{presence}` in place of `presence`, and goes where that goes. Invariants: what back ends are to be told is not lost for a refusal: it is looked at again
+//! later. What waits is bounded by what this node counts, by [`LATER_MAX`](crate::limits::redis::presence::LATER_MAX) and by who may ask.
+
+mod answering;
+mod errand;
+mod keys;
+mod ledger;
+mod rosters;
+mod telling;
+
+use std::collections::{HashMap, VecDeque};
+
+use redis::{ServerError, Value};
+
+use self::errand::{Beginning, Errand, Reply};
+use self::keys::Keys;
+use self::ledger::Ledger;
+use self::rosters::Rosters;
+use super::awaiting::Asked;
+use super::fault::{Refusal, text_of};
+use super::link::Link;
+use crate::bus::hub::Hub;
+use crate::bus::presence::{PresenceError, Roster, Waiting};
+use crate::bus::ration::Ration;
+use crate::clock::{MonotonicNs, nanos};
+use crate::config::{Settings, redis_url};
+use crate::limits::redis::OUT_BYTES;
+use crate::limits::redis::presence::{NAMES_MAX, NODES_MAX, ROSTERS_MAX};
+use crate::sys::monotonic_ns;
+
+pub use answering::Census;
+pub use keys::TAG;
+
+/// What Redis does not take now is tried again after this long; what it does not allow, after this long.
+const RETRY_NS: u64 = 200_000_000;
+const REFUSED_RETRY_NS: u64 = 5_000_000_000;
+
+/// Which of the answers to a beat says whether the members are still there.
+const MEMBERS_BEAT: usize = 4;
+
+/// What is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Channels,
+    Users,
+}
+
+#[derive(Debug)]
+pub struct Presence {
+    keys: Keys,
+    lease_ns: u64,
+    channels: Ledger,
+    users: Ledger,
+    rosters: Rosters,
+    /// Back ends are told of users.
+    tells_users: bool,
+    /// Rules ask for something to be counted, or something was.
+    is_active: bool,
+    /// The other nodes, as Redis named them last.
+    others: Vec<Box<str>>,
+    /// Redis knows of this node, on this connection.
+    has_beaten: bool,
+    beat_at: MonotonicNs,
+    is_sweeping: bool,
+    /// To be done, one after the other; and what somebody waits for.
+    errands: VecDeque<Errand>,
+    questions: VecDeque<Errand>,
+    waiting: Waiting,
+    /// Lists of members are being read: they are long, so it is a few at a time.
+    is_listing: bool,
+    /// Of which the number is known, and a page of each was read.
+    pub censuses: Vec<Census>,
+    asked: HashMap<u32, UnderWay>,
+    next_ticket: u32,
+    /// Errands are not begun before.
+    retry_at: Option<MonotonicNs>,
+    /// How Redis last refused for good, which is said once.
+    refusal: String,
+    warnings: Ration,
+}
+
+#[derive(Debug)]
+struct UnderWay {
+    errand: Errand,
+    replies: Vec<Reply>,
+    left: usize,
+}
+
+impl Presence {
+    /// `node`: what this process is called among the nodes.
+    pub fn new(settings: &Settings, node: &str) -> Presence {
+        let is_cluster = settings.redis.urls().any(|url| redis_url::seeds(url).is_some());
+        Presence {
+            keys: Keys::new(&settings.redis.prefix, node, is_cluster),
+            lease_ns: nanos(settings.redis.presence_lease),
+            channels: Ledger::default(),
+            users: Ledger::default(),
+            rosters: Rosters::default(),
+            tells_users: settings.clients.user_presence == crate::config::UserPresence::Events,
+            is_active: false,
+            others: Vec::new(),
+            has_beaten: false,
+            beat_at: 0,
+            is_sweeping: false,
+            errands: VecDeque::new(),
+            questions: VecDeque::new(),
+            waiting: Waiting::default(),
+            is_listing: false,
+            censuses: Vec::new(),
+            asked: HashMap::new(),
+            next_ticket: 0,
+            retry_at: None,
+            refusal: String::new(),
+            warnings: Ration::default(),
+        }
+    }
+
+    /// What this node has of a channel.
+    pub fn count_channel(&mut self, name: &str, subscribers: u32) {
+        self.channels.set(name, subscribers);
+    }
+
+    /// And of a user.
+    pub fn count_user(&mut self, name: &str, connections: u32) {
+        self.users.set(name, connections);
+    }
+
+    /// And who they are on a channel.
+    pub fn list_members(&mut self, channel: &str, roster: &Roster) {
+        self.rosters.set(channel, roster);
+    }
+
+    /// Whether anything of this node is counted.
+    pub fn has_counted(&self) -> bool {
+        !self.channels.is_empty() || !self.users.is_empty() || !self.rosters.is_empty()
+    }
+
+    /// Whether a connection is needed. `counts`: rules ask for something.
+    pub fn is_wanted(&mut self, counts: bool) -> bool {
+        self.is_active = counts || self.has_counted();
+        self.is_active
+    }
+
+    /// When [`Presence::write`] is to be called though nothing comes in; while the connection is ready.
+    pub fn deadline(&self) -> Option<MonotonicNs> {
+        let beat = self.is_active.then_some(self.beat_at);
+        let later = [self.channels.later_at(), self.users.later_at()].into_iter().flatten().filter(|_| self.has_beaten).min();
+        self.retry_at.or_else(|| [beat, later].into_iter().flatten().min())
+    }
+
+    fn ledger(&mut self, kind: Kind) -> &mut Ledger {
+        match kind {
+            Kind::Channels => &mut self.channels,
+            Kind::Users => &mut self.users,
+        }
+    }
+
+    /// Whether back ends are told of these.
+    fn tells(&self, kind: Kind) -> bool {
+        kind == Kind::Channels || self.tells_users
+    }
+
+    /// Asks and writes what is due, as far as there is room. The connection is ready.
+    pub fn write(&mut self, link: &mut Link, hub: &mut Hub, now: MonotonicNs) {
+        let listed = if self.is_listing { Vec::new() } else { self.waiting.take_due_with_members(ROSTERS_MAX) };
+        self.is_listing |= !listed.is_empty();
+        for wanted in [self.waiting.take_due(NAMES_MAX), listed].into_iter().filter(|wanted| !wanted.is_empty()) {
+            self.questions.push_back(Errand::Nodes(Beginning::Count(wanted)));
+        }
+        while link.out_bytes() < OUT_BYTES
+            && let Some(question) = self.questions.pop_front()
+        {
+            self.begin(link, hub, question, now);
+        }
+        if self.retry_at.is_some_and(|retry_at| now < retry_at) {
+            return;
+        }
+        self.retry_at = None;
+        self.plan(now);
+        while link.out_bytes() < OUT_BYTES
+            && let Some(errand) = self.errands.pop_front()
+        {
+            self.begin(link, hub, errand, now);
+        }
+    }
+
+    /// What has become due.
+    fn plan(&mut self, now: MonotonicNs) {
+        if self.is_active && now >= self.beat_at {
+            self.beat_at = now + self.lease_ns / 3;
+            self.errands.push_back(Errand::Beat);
+        }
+        // Redis must know the node before what it counts.
+        if !self.has_beaten {
+            return;
+        }
+        for kind in [Kind::Channels, Kind::Users] {
+            if let Some(written) = self.ledger(kind).take(NAMES_MAX) {
+                self.errands.push_back(Errand::Write { kind, written });
+            } else if let Some(names) = self.ledger(kind).take_later(NAMES_MAX, now) {
+                self.look_again(kind, names);
+            }
+        }
+        if let Some(listed) = self.rosters.take() {
+            self.errands.push_back(Errand::List(listed));
+        }
+    }
+
+    fn begin(&mut self, link: &mut Link, hub: &mut Hub, errand: Errand, now: MonotonicNs) {
+        let ticket = self.next_ticket;
+        self.next_ticket = ticket.wrapping_add(1);
+        let mut left = 0;
+        errand.write(&self.keys, &self.others, self.lease_ns / 1_000_000, &mut |command| {
+            link.ask(Asked::Presence(ticket), command, now);
+            left += 1;
+        });
+        if left == 0 {
+            // There are no others to be asked.
+            return self.done(hub, errand, Vec::new());
+        }
+        self.asked.insert(ticket, UnderWay { errand, replies: Vec::with_capacity(left), left });
+    }
+
+    /// Redis has answered one of the commands with this number.
+    pub fn answered(&mut self, hub: &mut Hub, ticket: u32, answer: Result<&Value, &ServerError>) {
+        let Some(under_way) = self.asked.get_mut(&ticket) else { return };
+        under_way.replies.push(answer.cloned().map_err(Clone::clone));
+        under_way.left -= 1;
+        if under_way.left > 0 {
+            return;
+        }
+        let UnderWay { errand, replies, .. } = self.asked.remove(&ticket).expect("it was found");
+        let refused = replies.iter().find_map(|reply| reply.as_ref().err());
+        match refused {
+            // Each event is answered by itself.
+            Some(error) if !matches!(errand, Errand::Tell(_)) => {
+                let error = error.clone();
+                self.refused(hub, errand, &error);
+            }
+            _ => self.done(hub, errand, replies),
+        }
+    }
+
+    fn done(&mut self, hub: &mut Hub, errand: Errand, replies: Vec<Reply>) {
+        match errand {
+            Errand::Beat => self.beaten(&replies),
+            Errand::Roll => self.rolled(&replies),
+            Errand::Claim { dead } => self.claimed(dead, &replies),
+            Errand::Bury { .. } => self.is_sweeping = false,
+            Errand::Write { kind, written } => {
+                self.know_others(replies.last());
+                self.written(kind, written);
+            }
+            Errand::List(_) => self.rosters.is_busy = false,
+            Errand::Nodes(beginning) => {
+                self.know_others(replies.last());
+                self.go_on(hub, beginning);
+            }
+            Errand::Page(sweep) => {
+                self.know_others(replies.first());
+                self.paged(sweep, &replies);
+            }
+            Errand::Look(look) => self.looked(look, &replies),
+            Errand::Tell(look) => self.told(hub, look, &replies),
+            Errand::Mark(look) => {
+                self.know_others(replies.last());
+                self.errands.push_back(Errand::Look(look));
+            }
+            Errand::Count(wanted) => self.counted(hub, wanted, &replies),
+            Errand::Names(census) => {
+                self.know_others(replies.first());
+                self.named(hub, census, &replies);
+            }
+            Errand::Counts(census) => self.census_counted(hub, census, &replies),
+        }
+    }
+
+    // This node among the others.
+
+    fn beaten(&mut self, replies: &[Reply]) {
+        let is_new = matches!(replies.first(), Some(Ok(Value::Int(1))));
+        if is_new && self.has_beaten {
+            // Redis was emptied, or the lease was over: all that was written is gone.
+            self.doubt();
+        }
+        if matches!(replies.get(MEMBERS_BEAT), Some(Ok(Value::Int(0)))) && self.has_beaten {
+            self.rosters.doubt();
+        }
+        self.has_beaten = true;
+        self.refusal.clear();
+        self.know_others(replies.last());
+        if !self.others.is_empty() {
+            self.errands.push_back(Errand::Roll);
+        }
+    }
+
+    fn know_others(&mut self, reply: Option<&Reply>) {
+        let Some(Ok(Value::Array(ids) | Value::Set(ids))) = reply else { return };
+        let others = ids.iter().filter_map(|id| match id {
+            Value::BulkString(id) => std::str::from_utf8(id).ok(),
+            _ => None,
+        });
+        self.others = others.filter(|id| *id != self.keys.node()).take(NODES_MAX).map(Box::from).collect();
+    }
+
+    /// All that is counted is to be written again.
+    fn doubt(&mut self) {
+        self.channels.doubt();
+        self.users.doubt();
+        self.rosters.doubt();
+    }
+
+    /// It is done again, or given up, as Redis does not take it.
+    fn refused(&mut self, hub: &mut Hub, errand: Errand, error: &ServerError) {
+        let is_for_now = Refusal::of(error) == Refusal::ForNow;
+        if !is_for_now {
+            self.note_refusal(hub, error);
+        }
+        let pause_ns = if is_for_now { RETRY_NS } else { REFUSED_RETRY_NS };
+        match errand {
+            Errand::Beat => self.beat_at = monotonic_ns() + pause_ns,
+            Errand::Write { .. } | Errand::List(_) => {
+                self.retry_at = Some(monotonic_ns() + pause_ns);
+                self.errands.push_front(errand);
+            }
+            // The next beat finds what is left to be done.
+            Errand::Roll => {}
+            Errand::Claim { .. } | Errand::Page(_) | Errand::Bury { .. } => self.is_sweeping = false,
+            Errand::Look(look) | Errand::Tell(look) | Errand::Mark(look) | Errand::Nodes(Beginning::Look(look)) => {
+                self.look_later(look, pause_ns);
+            }
+            Errand::Nodes(Beginning::Count(wanted)) | Errand::Count(wanted) => self.answer_refused(hub, &wanted, error),
+            Errand::Names(census) | Errand::Counts(census) => self.census_refused(census, error),
+        }
+    }
+
+    fn note_refusal(&mut self, hub: &Hub, error: &ServerError) {
+        hub.metrics().presence_refused.inc();
+        let text = self.advice(error);
+        if self.refusal != text && self.warnings.take(monotonic_ns()).is_some() {
+            tracing::warn!("who is there (presence) cannot be kept in Redis, or not be read, and is tried again: {text}");
+            self.refusal = text;
+        }
+    }
+
+    fn advice(&self, error: &ServerError) -> String {
+        let advice = match error.code() {
+            "NOPERM" => format!("; the user needs {} on ~{}", keys::COMMANDS, self.keys.pattern()),
+            "WRONGTYPE" => format!("; one of the keys {} or {} holds something else: delete it", self.keys.pattern(), self.keys.events()),
+            "ERR" if text_of(error).contains("unknown command") => "; presence needs Redis 6.2 or later".to_owned(),
+            _ => String::new(),
+        };
+        format!("{}{advice}", text_of(error))
+    }
+
+    /// The connection is lost: what is not answered may have been done or not.
+    pub fn connection_lost(&mut self, hub: &mut Hub) {
+        let asked = std::mem::take(&mut self.asked).into_values().map(|under_way| under_way.errand);
+        let waiting = std::mem::take(&mut self.errands).into_iter().chain(std::mem::take(&mut self.questions));
+        self.is_sweeping = false;
+        for errand in asked.chain(waiting).collect::<Vec<_>>() {
+            match errand {
+                Errand::Look(look) | Errand::Tell(look) | Errand::Mark(look) | Errand::Nodes(Beginning::Look(look)) => {
+                    self.look_later(look, 0);
+                }
+                Errand::Names(census) | Errand::Counts(census) => {
+                    self.censuses.push(Census::failed(census.number, PresenceError::Unavailable));
+                }
+                Errand::List(listed) => self.rosters.put_back(listed),
+                // What this node counts is doubted as a whole, and all else begins anew with the next beat.
+                _ => {}
+            }
+        }
+        self.waiting.give_up(hub);
+        self.doubt();
+        (self.channels.is_busy, self.users.is_busy, self.rosters.is_busy) = (false, false, false);
+        self.is_listing = false;
+        (self.has_beaten, self.beat_at, self.retry_at) = (false, 0, None);
+    }
+
+    /// Takes back what this node has said of itself: it ends. The others find that it is gone. The connection is ready.
+    pub fn leave(&mut self, link: &mut Link, now: MonotonicNs) {
+        if self.has_beaten {
+            for own in [self.keys.own(Kind::Channels), self.keys.own(Kind::Users), &self.keys.own_members] {
+                link.ask(Asked::Presence(self.next_ticket), &[b"DEL", own.as_bytes()], now);
+            }
+        }
+    }
+}
