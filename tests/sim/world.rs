@@ -152,7 +152,7 @@ pub struct Simulation {
     channels: BTreeMap<String, SimChannel>,
     joins: Vec<(String, TopicToken)>,
     /// What was asked about marks, and which pages, and is not answered.
-    questions: Vec<Box<MarksQuestion>>,
+    questions: Vec<MarksQuestion>,
     pages: Vec<(TopicToken, u64)>,
     peers: Vec<Peer>,
     epochs: u64,

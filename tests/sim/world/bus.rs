@@ -171,7 +171,7 @@ impl Simulation {
                         }
                     }
                 }
-                BusCommand::Ask(Question::Marks(question)) => self.questions.push(question),
+                BusCommand::Ask(Question::Marks(question)) => self.questions.push(*question),
                 BusCommand::ReadPage { topic, from, .. } => self.pages.push((topic, from)),
                 other => panic!("not sent in this simulation: {other:?}"),
             }
