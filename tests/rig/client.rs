@@ -28,6 +28,8 @@ pub struct Client {
     /// Events that answer a command with an id, in the order in which they came.
     pub answers: Vec<Value>,
     pub errors: Vec<Value>,
+    /// Subscriptions that began with how much is unread.
+    pub counted: usize,
     /// How far its user has read, as it was told.
     pub reads: Vec<Value>,
     /// How often it was told that its token expires.
@@ -102,6 +104,7 @@ impl Client {
             refused: None,
             answers: Vec::new(),
             errors: Vec::new(),
+            counted: 0,
             reads: Vec::new(),
             expiring: 0,
             refreshed: 0,
@@ -230,6 +233,10 @@ impl Client {
             "refreshed" => self.refreshed += 1,
             "subscribed" => {
                 let view = View { epoch: number("epoch"), seq: number("seq") };
+                if let Some(unread) = event["unread"].as_u64() {
+                    assert!(unread <= view.seq, "{event}");
+                    self.counted += 1;
+                }
                 if let Some(before) = self.subscriptions.get_mut(&channel) {
                     assert!(event["id"].is_null() && event["recovered"] == false, "confirmed twice");
                     assert_ne!(before.epoch, view.epoch, "counted anew, so in another epoch");

@@ -15,19 +15,19 @@ fn with_users() -> Settings {
 }
 
 /// What the shard has asked of marks.
-fn asked(stage: &mut Stage) -> Vec<Box<MarksQuestion>> {
+fn asked(stage: &mut Stage) -> Vec<MarksQuestion> {
     stage.turn_of_the_shard();
     let mut found = Vec::new();
     while let Some(command) = stage.rig.from_shard.try_recv() {
         if let BusCommand::Ask(Question::Marks(question)) = command {
-            found.push(question);
+            found.push(*question);
         }
     }
     found
 }
 
-fn answer(stage: &mut Stage, question: Box<MarksQuestion>, result: MarksResult) {
-    let MarksQuestion { asker: Asker::Client(ReplyTo { conn, id, .. }), wanted, .. } = *question else { panic!("it is a client") };
+fn answer(stage: &mut Stage, question: MarksQuestion, result: MarksResult) {
+    let MarksQuestion { asker: Asker::Client(ReplyTo { conn, id, .. }), wanted, .. } = question else { panic!("it is a client") };
     let answer = Answer::Marks(Box::new(MarksAnswer { wanted, result, ticket: Ticket::default() }));
     stage.rig.to_shard.push(ShardMessage::Answer { conn, id, answer }).unwrap();
     stage.turns(2);
@@ -120,7 +120,7 @@ fn a_subscription_waits_for_its_channel_and_for_its_count() {
         let channel = campanile::fanout::batch::Channel { name: channel, epoch: 7, subscribers: Default::default() };
         let joined = ShardMessage::Joined { topic, channel: channel.into(), seq: 10, history: Vec::new() };
         if count_first {
-            answer(&mut stage, question, at(7, 10, 4));
+            answer(&mut stage, *question, at(7, 10, 4));
             assert!(told(&stage, client).is_empty());
             stage.rig.to_shard.push(joined).unwrap();
             stage.turns(2);
@@ -128,7 +128,7 @@ fn a_subscription_waits_for_its_channel_and_for_its_count() {
             stage.rig.to_shard.push(joined).unwrap();
             stage.turns(2);
             assert!(told(&stage, client).is_empty());
-            answer(&mut stage, question, at(7, 10, 4));
+            answer(&mut stage, *question, at(7, 10, 4));
         }
         assert_eq!(told(&stage, client), [(json!("subscribed"), json!(10), json!(4))], "count first: {count_first}");
     }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use campanile::auth::cache::Cache;
 use campanile::auth::rules::Access;
 use campanile::auth::token::TokenReason;
+use campanile::bus::marks::MarksQuestion;
 use campanile::bus::order::Order;
 use campanile::bus::{ConnToken, ShardMessage};
 use campanile::config::{AuthMode, ChannelRule, Overrun, Settings};
@@ -32,6 +33,8 @@ use crate::rig::net::{SimNet, Wires};
 use crate::rig::{self, Rig};
 
 const CHANNELS: [&str; 6] = ["cut", "skip", "latest", "kept", "slow", "dear"];
+/// Of which it is kept, where there are users, what they have read.
+const COUNTED: &str = "skip";
 /// What the rule of `slow` says, and what clients ask for.
 const SLOW_RATE: u16 = 4;
 const RATES: [u16; 3] = [1, 3, 100];
@@ -76,6 +79,8 @@ impl Seen {
         add("subscriptions ended by a rule", clients.iter().map(|peer| peer.client.ended.len() as u64).sum());
         add("told that its token expires", clients.iter().map(|peer| peer.client.expiring as u64).sum());
         add("tokens refreshed", clients.iter().map(|peer| peer.client.refreshed as u64).sum());
+        add("marks told", metrics.marks_told.get());
+        add("told how much is unread as it subscribed", clients.iter().map(|peer| peer.client.counted as u64).sum());
         add("passed over for a rate", metrics.messages_paced.get());
         add("passed over for a budget", metrics.messages_over_budget.get());
         add("refused for a broken PROXY header", metrics.refused[RefusalReason::ProxyHeader as usize].get());
@@ -146,6 +151,9 @@ pub struct Simulation {
     rig: Rig<SimNet>,
     channels: BTreeMap<String, SimChannel>,
     joins: Vec<(String, TopicToken)>,
+    /// What was asked about marks, and which pages, and is not answered.
+    questions: Vec<MarksQuestion>,
+    pages: Vec<(TopicToken, u64)>,
     peers: Vec<Peer>,
     epochs: u64,
     /// Which epoch came after this one of the same channel.
@@ -187,6 +195,8 @@ impl Simulation {
             rig,
             channels: BTreeMap::new(),
             joins: Vec::new(),
+            questions: Vec::new(),
+            pages: Vec::new(),
             peers: Vec::new(),
             epochs: 0,
             successors: BTreeMap::new(),
@@ -423,7 +433,8 @@ fn settings(rng: &mut Rng) -> Settings {
             // A hundredth of a second for each delivery: messages to several wait, and some are passed over.
             ("dear".into(), ChannelRule { broadcast_budget: Some(100), ..rule.clone() }),
             ("latest".into(), ChannelRule { overrun: Overrun::Latest, ..rule.clone() }),
-            ("skip".into(), ChannelRule { overrun: Overrun::Skip, ..rule.clone() }),
+            // Where there are users it is kept what they have read of it.
+            (COUNTED.into(), ChannelRule { overrun: Overrun::Skip, durable: settings.auth.mode == AuthMode::Jwt, ..rule.clone() }),
             (
                 "kept".into(),
                 ChannelRule { overrun: Overrun::Skip, history_count: 20, history_age: Duration::from_secs(60), ..rule.clone() },

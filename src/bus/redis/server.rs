@@ -17,7 +17,7 @@ use mio::{Registry, Token, Waker};
 use super::awaiting::Asked;
 use super::durable::Durables;
 use super::eviction::Eviction;
-use super::fault::Fault;
+use super::fault::{Fault, FaultKind};
 use super::feed::Feed;
 use super::health::{Health, Trouble};
 use super::keeping::Desk;
@@ -298,7 +298,15 @@ impl Server {
                 self.feed.durables.connection_lost(hub);
                 self.feed.probe.iter_mut().for_each(Probe::connection_lost);
             }
-            Role::Keeping => self.desk.connection_lost(),
+            Role::Keeping => {
+                // One that was closed is made anew, and nobody has lost anything.
+                let is_news = told.as_ref() != Some(fault) && (!was_ready || fault.kind != FaultKind::Closed);
+                if is_news && is_subscribed && self.warnings.take(now).is_some() {
+                    tracing::warn!("{} cannot be asked what users have read: {fault}. Trying again until it can", self.make_link.target);
+                    *told = Some(fault.clone());
+                }
+                self.desk.connection_lost();
+            }
             Role::Presence => self.presence.connection_lost(hub),
             Role::Publishing => {
                 // When Redis itself is away, the subscribed connection says so; this is for when only publishing fails.

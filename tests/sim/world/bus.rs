@@ -4,14 +4,17 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use campanile::auth::revoked::Revocation;
+use campanile::bus::marks::{MarkNews, MarksAnswer, MarksError, Unread};
 use campanile::bus::order::{Order, Who};
+use campanile::bus::question::{Answer, Asker, Question, ReplyTo};
+use campanile::bus::shares::Ticket;
 use campanile::bus::{BusCommand, JoinRefusal, ShardMessage};
 use campanile::fanout::batch::{Batch, BatchBuilder, Channel};
 use campanile::wire::Format;
 use campanile::wire::event::GapReason;
 use campanile::wire::payload::Kind;
 
-use super::{CHANNELS, Sent, SimChannel, Simulation, USERS};
+use super::{CHANNELS, COUNTED, Sent, SimChannel, Simulation, USERS};
 use crate::rig::client::payload;
 
 impl Simulation {
@@ -91,6 +94,38 @@ impl Simulation {
         }
     }
 
+    /// Of what is read, now or later; and of pages that none can be had.
+    fn answer_marks(&mut self, eager: bool) {
+        for question in std::mem::take(&mut self.questions) {
+            let Asker::Client(ReplyTo { conn, id, .. }) = &question.asker else { panic!("there is no control port") };
+            let of = |channel: &str| {
+                let Some(known) = self.channels.get(channel) else { return Unread::default() };
+                let read = known.seq / 2;
+                Unread { epoch: Some(known.channel.epoch), last: known.seq, read, unread: known.seq - read }
+            };
+            let result = match self.rng.u8(..5) {
+                0 => Err(MarksError::Unavailable),
+                _ => Ok(question.wanted.channels().map(of).collect()),
+            };
+            let answer = MarksAnswer { wanted: question.wanted.clone(), result, ticket: Ticket::default() };
+            let message = ShardMessage::Answer { conn: *conn, id: id.clone(), answer: Answer::Marks(Box::new(answer)) };
+            if (!eager && self.rng.u8(..3) == 0) || self.rig.to_shard.push(message).is_err() {
+                self.questions.push(question);
+            }
+        }
+        for (topic, from) in std::mem::take(&mut self.pages) {
+            let page = ShardMessage::Page { topic, from, batches: Vec::new() };
+            if (!eager && self.rng.u8(..3) == 0) || self.rig.to_shard.push(page).is_err() {
+                self.pages.push((topic, from));
+            }
+        }
+        if !eager && self.has_tokens && self.rng.u8(..10) == 0 {
+            let user = (*self.rng.choice(USERS).unwrap()).into();
+            let news = MarkNews { user, channel: COUNTED.into(), epoch: 1, seq: self.rng.u64(..9), by: None };
+            let _ = self.rig.to_shard.push(ShardMessage::Marks([news].into()));
+        }
+    }
+
     fn tell_renumbered(&mut self, name: &str) {
         let Some(known) = self.channels.get_mut(name) else { return };
         if let Some(topic) = known.topic.filter(|_| known.renumbered) {
@@ -136,9 +171,12 @@ impl Simulation {
                         }
                     }
                 }
+                BusCommand::Ask(Question::Marks(question)) => self.questions.push(*question),
+                BusCommand::ReadPage { topic, from, .. } => self.pages.push((topic, from)),
                 other => panic!("not sent in this simulation: {other:?}"),
             }
         }
+        self.answer_marks(eager);
         let mut waiting = std::mem::take(&mut self.joins);
         waiting.retain(|(name, topic)| {
             if !eager && self.rng.u8(..3) == 0 {

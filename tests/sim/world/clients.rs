@@ -4,7 +4,7 @@ use campanile::wire::Format;
 use campanile::wire::frame::{Opcode, encode_masked_frame};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 
-use super::{CHANNELS, Peer, RATES, SECRET, SLOW_RATE, Simulation, USERS};
+use super::{CHANNELS, COUNTED, Peer, RATES, SECRET, SLOW_RATE, Simulation, USERS};
 use crate::rig::client::Client;
 use crate::rig::net::{UNASKED, request};
 
@@ -146,6 +146,9 @@ impl Simulation {
                 if at % 3 == 0 {
                     command["latest"] = true.into();
                 }
+                if self.has_tokens && channel == COUNTED {
+                    command["unread"] = self.rng.bool().into();
+                }
                 let mut rate = (channel == "slow").then_some(SLOW_RATE);
                 if self.rng.u8(..3) == 0 {
                     let asked = *self.rng.choice(&RATES).unwrap();
@@ -163,6 +166,11 @@ impl Simulation {
             }
             7..11 if !is_raw && subscribed.is_some() => self.command(at, &serde_json::json!({"type": "unsubscribe", "channel": channel})),
             11..13 if !is_raw => self.command(at, &serde_json::json!({"type": "ping", "id": "p"})),
+            13 if !is_raw && self.has_tokens => {
+                let seq = self.rng.u64(..50);
+                self.command(at, &serde_json::json!({"type": "mark_read", "channel": COUNTED, "seq": seq, "id": 5}));
+                self.command(at, &serde_json::json!({"type": "unread", "channels": [COUNTED, COUNTED], "id": 5}));
+            }
             13 if !is_raw => self.command(at, &serde_json::json!({"type": "nonsense"})),
             14..18 => self.frame(at, Opcode::Ping, b"are you there"),
             18 => {

@@ -128,9 +128,9 @@ impl Job {
                     _ => of.kept = number(value).unwrap_or(0),
                 }
             }
-            Step::Marks { scores, .. } if place == 0 => *scores = numbers(value),
+            Step::Marks { scores, .. } if place == 0 => *scores = scores_of(value),
             Step::Set { has_moved, .. } if place == 0 => *has_moved = number(value) == Some(1),
-            Step::Set { score, .. } if place == 1 => *score = number(value),
+            Step::Set { score: found, .. } if place == 1 => *found = score(value),
             Step::Set { count, .. } if place == 2 => *count = number(value).unwrap_or(0),
             Step::Marks { .. } | Step::Set { .. } => {}
         }
@@ -179,7 +179,7 @@ impl Job {
                 Next::Done(Ok(standings.iter().map(unread).collect()), Vec::new())
             }
             Step::Set { of, has_moved, score, count } => {
-                of.read = score.unwrap_or(of.read).max(of.read).min(json::INTEGER_MAX);
+                of.read = score.unwrap_or(of.read).max(of.read);
                 let user = &self.question.user;
                 let channel: Box<str> = self.question.wanted.channels().next().unwrap_or_default().into();
                 let epoch = of.epoch.unwrap_or_default();
@@ -222,7 +222,7 @@ pub(super) fn member(epoch: u64, channel: &str) -> String {
 /// Of HMGET: an epoch and the last number in it. Where one is missing, or is none, the channel has had no message.
 fn standing(numbers: &[Option<u64>]) -> (Option<u64>, u64) {
     match *numbers {
-        [Some(epoch @ 1..), Some(last), ..] => (Some(epoch), last.min(json::INTEGER_MAX)),
+        [Some(epoch @ 1..=json::INTEGER_MAX), Some(last), ..] => (Some(epoch), last.min(json::INTEGER_MAX)),
         _ => (None, 0),
     }
 }
@@ -235,10 +235,28 @@ fn numbers(value: &Value) -> Vec<Option<u64>> {
     }
 }
 
+/// Of ZMSCORE.
+fn scores_of(value: &Value) -> Vec<Option<u64>> {
+    match value {
+        Value::Array(values) => values.iter().map(score).collect(),
+        other => vec![score(other)],
+    }
+}
+
+/// A score that is no number of a message (somebody else's, for we write none) is as far as it goes: ours would not take its place.
+fn score(value: &Value) -> Option<u64> {
+    let score: f64 = match value {
+        Value::Double(score) => *score,
+        Value::Int(score) => *score as f64,
+        Value::BulkString(digits) => std::str::from_utf8(digits).ok()?.parse().ok()?,
+        _ => return None,
+    };
+    Some((score as u64).min(json::INTEGER_MAX))
+}
+
 fn number(value: &Value) -> Option<u64> {
     match value {
         Value::Int(number) => (*number).try_into().ok(),
-        Value::Double(number) => json::integral(*number),
         Value::BulkString(digits) => json::unsigned(std::str::from_utf8(digits).ok()?),
         _ => None,
     }
@@ -287,6 +305,21 @@ mod tests {
         let of = |epoch, last, read, unread| Unread { epoch: Some(epoch), last, read, unread };
         assert_eq!(unread, [of(5, 100, 90, 10), Unread::default(), of(6, 100, 0, 30), of(7, 9, 9, 0), Unread::default()]);
         assert!(errands.is_empty());
+    }
+
+    #[test]
+    fn what_others_have_written_is_taken_as_far_as_it_goes() {
+        let of = |reply: &str| score(&redis::parse_redis_value(reply.as_bytes()).unwrap());
+        let replies =
+            [",7\r\n", ",3.5\r\n", ",-5\r\n", ",nan\r\n", ",inf\r\n", ",1e300\r\n", "$4\r\n1e15\r\n", ":9\r\n", "$1\r\nx\r\n", "_\r\n"];
+        let most = Some(json::INTEGER_MAX);
+        let expected = [Some(7), Some(3), Some(0), Some(0), most, most, Some(1_000_000_000_000_000), Some(9), None, None];
+        assert_eq!(replies.map(of), expected);
+        let at = |numbers: [Option<u64>; 2]| standing(&numbers);
+        assert_eq!(at([Some(5), Some(u64::MAX)]), (Some(5), json::INTEGER_MAX));
+        for missing in [[None, Some(5)], [Some(5), None], [Some(0), Some(5)], [Some(1 << 53), Some(5)]] {
+            assert_eq!(at(missing), (None, 0), "{missing:?}");
+        }
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! What Redis keeps of users: how far each has read which durable channel. Owned by [`super::RedisBus`], for all of its servers: a user's marks lie where the
 //! user's name does, and each channel with its own, so that one question may be several servers' to answer. It writes and reads through their [`Desk`]s.
 //!
-//! A question is asked in rounds ([`job`]). What Redis does not take now is asked again, and so is all that was under way when a connection is lost: a mark
-//! never goes back (`ZADD GT`), so it may be set twice. When a mark was set the other nodes are told ([`errand`], [`news`]).
+//! A question is asked in rounds (`job`). What Redis does not take now is asked again, and so is all that was under way when a connection is lost: a mark
+//! never goes back (`ZADD GT`), so it may be set twice. When a mark was set the other nodes are told (`errand`, `news`).
 //!
 //! Invariants: each question is answered once, within [`MARKS_WAIT`]; what is under way is bounded by the tickets of the questions, and what is with a server by
 //! its desk. A key that holds something else is left as it is: nothing is written to it but by a command that refuses it. What befalls a server befalls the
