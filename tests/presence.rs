@@ -69,7 +69,7 @@ fn census(server: &Server, limit: usize) -> Vec<(String, u64)> {
 
 /// Type, name and number of each event that back ends were told.
 fn events(redis: &RedisServer) -> Vec<(String, String, u64)> {
-    let answer = redis.command(&["XRANGE", "notifications:events", "-", "+"]);
+    let answer = redis.command(&["XRANGE", "notifications:{presence}:events", "-", "+"]);
     let redis::Value::Array(entries) = redis::parse_redis_value(answer.as_bytes()).unwrap() else { panic!("{answer}") };
     let text = |value: &redis::Value| match value {
         redis::Value::BulkString(text) => String::from_utf8(text.clone()).unwrap(),
@@ -266,7 +266,7 @@ fn who_may_not_ask_is_told_so_and_nonsense_is() {
         assert!(status == 400 && text.contains("cluster"), "{query}: {status} {text}");
     }
     // Nobody is there: nothing is kept.
-    assert_eq!(redis.command(&["EXISTS", "notifications:presence:occupied", "notifications:events"]), ":0\r\n");
+    assert_eq!(redis.command(&["EXISTS", "notifications:{presence}:occupied", "notifications:{presence}:events"]), ":0\r\n");
 }
 
 /// Without a word about presence nothing of it is in Redis, and there is no connection for it.
@@ -299,18 +299,18 @@ fn what_redis_refuses_is_told_and_tried_again() {
     is_told(&server, &redis, "room:1", &["occupied"]);
 
     // Something else where the stream should be: numbers go on, and what was to be told is told when it can be.
-    redis.command(&["DEL", "notifications:events"]);
-    redis.command(&["SET", "notifications:events", "mine"]);
+    redis.command(&["DEL", "notifications:{presence}:events"]);
+    redis.command(&["SET", "notifications:{presence}:events", "mine"]);
     let second = Client::subscribed(server.listen, "room:2");
     let log = server.log_when("WRONGTYPE");
-    assert!(log.contains("notifications:events"), "{log}");
+    assert!(log.contains("~notifications:{presence}:* holds something else"), "{log}");
     server.eventually("its number is there", |_| {
         let nodes = redis.command(&["KEYS", "notifications:presence:channels:*"]);
         let key = nodes.lines().find(|line| line.starts_with("notifications:")).unwrap_or_default().to_owned();
         redis.command(&["HGET", &key, "room:2"]) == "$1\r\n1\r\n"
     });
-    assert_eq!(redis.command(&["GET", "notifications:events"]), "$4\r\nmine\r\n");
-    redis.command(&["DEL", "notifications:events"]);
+    assert_eq!(redis.command(&["GET", "notifications:{presence}:events"]), "$4\r\nmine\r\n");
+    redis.command(&["DEL", "notifications:{presence}:events"]);
     is_told(&server, &redis, "room:2", &["occupied"]);
     drop(second);
     is_told(&server, &redis, "room:2", &["occupied", "vacated"]);

@@ -1,9 +1,12 @@
 //! How the keys of who is there are called. Depends on names alone.
+//!
+//! Those that belong together have a hash tag, and so one slot in a Cluster: what is told and that it was told are one step.
 
 use super::Kind;
 
 /// What a user of Redis must be allowed.
-pub const COMMANDS: &str = "+hset +hdel +hmget +hexists +pexpire +sadd +srem +smembers +zadd +zrem +zrange +zmscore +set +del +xadd";
+pub const COMMANDS: &str =
+    "+hset +hdel +hmget +pexpire +pttl +sadd +srem +smembers +zadd +zrem +zrange +zmscore +set +del +xadd +multi +exec";
 
 #[derive(Debug)]
 pub struct Keys {
@@ -22,6 +25,7 @@ pub struct Keys {
 impl Keys {
     pub fn new(prefix: &str, node: &str) -> Keys {
         let key = |name: &str| format!("{prefix}presence:{name}").into_boxed_str();
+        let told = |name: &str| format!("{prefix}{{presence}}:{name}").into_boxed_str();
         Keys {
             prefix: prefix.into(),
             node: node.into(),
@@ -29,10 +33,10 @@ impl Keys {
             own_channels: key(&format!("channels:{node}")),
             own_users: key(&format!("users:{node}")),
             own_members: key(&format!("members:{node}")),
-            occupied: key("occupied"),
-            connected: key("connected"),
+            occupied: told("occupied"),
+            connected: told("connected"),
             sweeper: key("sweeper"),
-            events: format!("{prefix}events").into(),
+            events: told("events"),
         }
     }
 
@@ -75,8 +79,8 @@ impl Keys {
         &self.events
     }
 
-    /// Of all but the stream.
-    pub fn pattern(&self) -> String {
-        format!("{}presence:*", self.prefix)
+    /// Of all of them, for an ACL.
+    pub fn patterns(&self) -> String {
+        format!("~{0}presence:* ~{0}{{presence}}:*", self.prefix)
     }
 }
