@@ -71,7 +71,7 @@ fn census(server: &Server, limit: usize) -> Vec<(String, u64)> {
 
 /// Type, name and number of each event that back ends were told.
 fn events(redis: &RedisServer) -> Vec<(String, String, u64)> {
-    let answer = redis.command(&["XRANGE", "notifications:events", "-", "+"]);
+    let answer = redis.command(&["XRANGE", "notifications:{presence}:events", "-", "+"]);
     let redis::Value::Array(entries) = redis::parse_redis_value(answer.as_bytes()).unwrap() else { panic!("{answer}") };
     let text = |value: &redis::Value| match value {
         redis::Value::BulkString(text) => String::from_utf8(text.clone()).unwrap(),
@@ -153,7 +153,7 @@ fn a_node_that_is_killed_is_not_counted_for_longer_than_its_lease() {
     comes_to(&first, "channel=room:shared", 1);
     is_told(&first, &redis, "room:lonely", &["occupied", "vacated"]);
     assert_eq!(states(&redis, "room:shared"), ["occupied"]);
-    first.eventually("it is struck from the list", |_| redis.command(&["SCARD", "notifications:presence:nodes"]) == ":1\r\n");
+    first.eventually("it is struck from the list", |_| redis.command(&["SCARD", "notifications:{presence}:nodes"]) == ":1\r\n");
     first.eventually("what is left is listed", |server| census(server, 10) == [("room:shared".to_owned(), 1)]);
 }
 
@@ -268,7 +268,7 @@ fn who_may_not_ask_is_told_so_and_nonsense_is() {
         assert!(status == 400 && text.contains("cluster"), "{query}: {status} {text}");
     }
     // Nobody is there: nothing is kept.
-    assert_eq!(redis.command(&["EXISTS", "notifications:presence:occupied", "notifications:events"]), ":0\r\n");
+    assert_eq!(redis.command(&["EXISTS", "notifications:{presence}:occupied", "notifications:{presence}:events"]), ":0\r\n");
 }
 
 /// Without a word about presence nothing of it is in Redis, and there is no connection for it.
@@ -292,7 +292,7 @@ fn what_redis_refuses_is_told_and_tried_again() {
     server.eventually("ready", Server::is_ready);
     let _client = Client::subscribed(server.listen, "room:1");
     let log = server.log_when("who is there (presence) cannot be kept");
-    assert!(log.contains("NOPERM") && log.contains("+hset") && log.contains("~notifications:presence:*"), "{log}");
+    assert!(log.contains("NOPERM") && log.contains("+hset") && log.contains("~notifications:{presence}:*"), "{log}");
     assert!(server.metric("campanile_bus_presence_refused_total", "") > 0.0);
     // Messages flow all the while, and what this node has itself is told.
     server.publish("room:1", &json!("hello"));
@@ -301,28 +301,28 @@ fn what_redis_refuses_is_told_and_tried_again() {
     is_told(&server, &redis, "room:1", &["occupied"]);
 
     // Something else where the stream should be: numbers go on, and what was to be told is told when it can be.
-    redis.command(&["DEL", "notifications:events"]);
-    redis.command(&["SET", "notifications:events", "mine"]);
+    redis.command(&["DEL", "notifications:{presence}:events"]);
+    redis.command(&["SET", "notifications:{presence}:events", "mine"]);
     let second = Client::subscribed(server.listen, "room:2");
     let log = server.log_when("WRONGTYPE");
-    assert!(log.contains("notifications:events"), "{log}");
+    assert!(log.contains("~notifications:{presence}:* holds something else"), "{log}");
     server.eventually("its number is there", |_| {
-        let nodes = redis.command(&["KEYS", "notifications:presence:channels:*"]);
+        let nodes = redis.command(&["KEYS", "notifications:{presence}:channels:*"]);
         let key = nodes.lines().find(|line| line.starts_with("notifications:")).unwrap_or_default().to_owned();
         redis.command(&["HGET", &key, "room:2"]) == "$1\r\n1\r\n"
     });
-    assert_eq!(redis.command(&["GET", "notifications:events"]), "$4\r\nmine\r\n");
-    redis.command(&["DEL", "notifications:events"]);
+    assert_eq!(redis.command(&["GET", "notifications:{presence}:events"]), "$4\r\nmine\r\n");
+    redis.command(&["DEL", "notifications:{presence}:events"]);
     is_told(&server, &redis, "room:2", &["occupied"]);
     drop(second);
     is_told(&server, &redis, "room:2", &["occupied", "vacated"]);
 
     // What others have cannot be read.
-    redis.command(&["DEL", "notifications:presence:nodes"]);
-    redis.command(&["SET", "notifications:presence:nodes", "x"]);
+    redis.command(&["DEL", "notifications:{presence}:nodes"]);
+    redis.command(&["SET", "notifications:{presence}:nodes", "x"]);
     server.eventually("it says so", |server| server.get("/presence?channel=room:1").0 == 502);
     assert!(server.get("/presence?channel=room:1").1.contains("WRONGTYPE"));
-    redis.command(&["DEL", "notifications:presence:nodes"]);
+    redis.command(&["DEL", "notifications:{presence}:nodes"]);
     comes_to(&server, "channel=room:1", 1);
 }
 

@@ -7,7 +7,7 @@ use crate::auth::identity::{USER_BYTES_MAX, heap_bytes_max};
 use crate::auth::revoked;
 use crate::bus::redis::durable::Durables;
 use crate::bus::{CONTROL_SHARE, ShardMessage};
-use crate::config::{AuthMode, RedisSubscribe, Settings};
+use crate::config::{AuthMode, RedisSubscribe, Settings, UserPresence};
 use crate::control;
 use crate::limits::auth::{CACHE_BYTES_TOTAL, REFRESHES_WAITING_MAX, REVOKED_MAX};
 use crate::limits::bus::{MARKS_BYTES_MAX, PAGES_KEPT_BYTES, PUBLISH_BYTES_MAX};
@@ -31,6 +31,10 @@ const HISTORY_BYTES: u64 = 96;
 const JOURNAL_CHANNEL_BYTES: u64 = 256;
 /// What a shard has of a user whose connections it tells of marks, besides the name.
 const MARK_READER_BYTES: usize = 128;
+/// A channel whose subscribers are counted, besides its name; and one whose count goes to Redis. A user whose connections are.
+const COUNTED_BYTES: u64 = 160;
+const COUNTED_FOR_REDIS_BYTES: u64 = 128;
+const COUNTED_USER_BYTES: u64 = 128;
 /// A channel on one shard.
 const TOPIC_BYTES: u64 = 272;
 /// A channel that is subscribed in Redis, besides its name there.
@@ -70,6 +74,8 @@ pub struct MemoryBound {
     pub journal: u64,
     /// What is known of who is connected, and of the bearers of tokens that were verified before.
     pub tokens: u64,
+    /// Who is there, where that is counted or listed.
+    pub presence: u64,
 }
 
 impl MemoryBound {
@@ -87,8 +93,10 @@ impl MemoryBound {
             history,
             journal,
             tokens,
+            presence,
         } = self;
-        logs + making + buffers + inboxes + connections + channels + subscriptions + publishes + control + history + journal + tokens
+        let first = logs + making + buffers + inboxes + connections + channels + subscriptions;
+        first + publishes + control + history + journal + tokens + presence
     }
 }
 
@@ -117,6 +125,7 @@ pub fn memory_bound(settings: &Settings) -> MemoryBound {
             + durables_bound(settings)
             + marks_bound(settings),
         tokens: tokens_bound(settings),
+        presence: presence_bound(settings),
     }
 }
 
@@ -167,6 +176,28 @@ fn tokens_bound(settings: &Settings) -> u64 {
         }
     };
     bound as u64
+}
+
+/// Names are kept once on the bus, and once more for Redis, where they may also wait to be written. Whoever is listed stands in the list of each shard that it is on,
+/// and in what is written.
+fn presence_bound(settings: &Settings) -> u64 {
+    let has_redis = settings.redis.url.is_some();
+    let name = |bytes: usize| heap_bytes(bytes) as u64;
+    let (channels, connections) = (settings.bounds.channels_max as u64, settings.bounds.connections_max as u64);
+    let counted = match (settings.channels.has_presence(), has_redis) {
+        (false, _) => 0,
+        (true, false) => channels * COUNTED_BYTES,
+        (true, true) => channels * (COUNTED_BYTES + COUNTED_FOR_REDIS_BYTES + 2 * name(CHANNEL_NAME_BYTES_MAX)),
+    };
+    let names_of_user = if has_redis { 4 } else { 2 };
+    let users = match settings.clients.user_presence {
+        UserPresence::None => 0,
+        UserPresence::Count | UserPresence::Events => connections * (COUNTED_USER_BYTES + names_of_user * name(USER_BYTES_MAX)),
+    };
+    let rules = std::iter::once(&settings.channels.default).chain(settings.channels.tables.iter().map(|(_, rule)| rule));
+    let listed_max = rules.map(|rule| rule.presence_members as u64).max().unwrap_or(0);
+    let listed = (channels * settings.shards.count as u64 * listed_max).min(connections * settings.bounds.subscriptions_max as u64);
+    counted + users + listed * 2 * (16 + name(USER_BYTES_MAX))
 }
 
 fn channels_bound(settings: &Settings, has_history: bool) -> u64 {
@@ -244,7 +275,13 @@ mod tests {
         assert_eq!(bound.buffers, (256 << 20) + 125_000 * 4096);
         assert_eq!(bound.inboxes, (256 << 20) + 2 * 16384 * INBOX_SLOT_BYTES);
         assert_eq!(bound.connections, 37_500_000);
-        assert_eq!((bound.history, bound.tokens), (0, 0), "no channel has one, and nobody is asked for one");
+        assert_eq!((bound.history, bound.tokens, bound.presence), (0, 0, 0), "no channel has one, and nobody is asked for one");
+        let counting = settings.clone().with(|settings| {
+            settings.clients.user_presence = UserPresence::Count;
+            (settings.channels.default.presence, settings.channels.default.presence_members) = (true, 10);
+        });
+        let listed = 200_000 * 2 * 10 * 2 * (16 + 272);
+        assert_eq!(memory_bound(&counting).total() - bound.total(), 200_000 * 160 + 100_000 * (128 + 2 * 272) + listed);
         let asked = settings.clone().with(|settings| settings.auth.mode = AuthMode::Jwt);
         let tokens = memory_bound(&asked).total() - bound.total();
         assert_eq!(tokens, 100_000 * (3088 + 64) + (64 << 20) + 2 * 1024 * 4112 + ((1 << 16) * revoked::ENTRY_BYTES_MAX) as u64);

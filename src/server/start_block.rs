@@ -100,6 +100,9 @@ pub fn start_block(started: &Started<'_>) -> String {
     if bound.tokens > 0 {
         line("", format!("+ tokens {}", show_bytes(bound.tokens)));
     }
+    if bound.presence > 0 {
+        line("", format!("+ who is there {}", show_bytes(bound.presence)));
+    }
     for warning in resolved.warnings() {
         writeln!(block, "descriptor warning: {warning}").expect("a String takes everything");
     }

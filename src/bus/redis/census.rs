@@ -70,22 +70,27 @@ impl Gathering {
 mod tests {
     use super::*;
 
-    fn finished(limit: usize, parts: &[(&[(&str, u64)], bool)]) -> (Vec<(Box<str>, u64)>, Option<Box<str>>) {
+    /// What a server tells: names and numbers, and whether there are more.
+    type Told = (&'static [(&'static str, u64)], bool);
+
+    fn finished(limit: usize, parts: &[Told]) -> CensusPage {
         let (sender, _receiver) = tokio::sync::oneshot::channel();
         let channels = parts.iter().flat_map(|(names, _)| *names).map(|&(name, count)| (name.into(), count)).collect();
         let has_more = parts.iter().any(|(_, has_more)| *has_more);
         let gathering = Gathering { asker: Asker::Control(sender), limit, left: 0, channels, has_more, error: None };
-        let page = gathering.finish().1.unwrap();
-        (page.channels, page.next)
+        gathering.finish().1.unwrap()
     }
 
     #[test]
     fn the_first_of_all_servers_make_a_page() {
-        let named = |names: &[(&str, u64)]| names.iter().map(|&(name, count)| (name.into(), count)).collect::<Vec<(Box<str>, u64)>>();
-        let parts: [(&[(&str, u64)], bool); 2] = [(&[("a", 1), ("c", 2)], true), (&[("b", 3), ("z", 4)], false)];
-        assert_eq!(finished(2, &parts), (named(&[("a", 1), ("b", 3)]), Some("b".into())));
-        assert_eq!(finished(2, &[(&[("a", 1)], false), (&[("b", 0)], false)]), (named(&[("a", 1)]), None));
-        assert_eq!(finished(2, &[(&[("a", 0), ("b", 0)], true)]), (vec![], Some("b".into())));
-        assert_eq!(finished(2, &[]), (vec![], None));
+        let page = |names: &[(&str, u64)], next: Option<&str>| CensusPage {
+            channels: names.iter().map(|&(name, count)| (name.into(), count)).collect(),
+            next: next.map(Box::from),
+        };
+        let parts: [Told; 2] = [(&[("a", 1), ("c", 2)], true), (&[("b", 3), ("z", 4)], false)];
+        assert_eq!(finished(2, &parts), page(&[("a", 1), ("b", 3)], Some("b")));
+        assert_eq!(finished(2, &[(&[("a", 1)], false), (&[("b", 0)], false)]), page(&[("a", 1)], None));
+        assert_eq!(finished(2, &[(&[("a", 0), ("b", 0)], true)]), page(&[], Some("b")));
+        assert_eq!(finished(2, &[]), page(&[], None));
     }
 }

@@ -66,6 +66,8 @@ fn a_channel_that_is_counted_anew_keeps_its_subscribers() {
         bed.hub.registry[id].channel().unwrap().clone()
     };
     bed.hub.flowing("a", Start::At { epoch: 8, seq: 0 });
+    // It knows the channel by what it was told.
+    bed.got(0);
     assert_eq!(subscribers(&mut bed, "a"), Ok(5));
     bed.add("a", 2);
     before.subscribers.fetch_sub(2, Relaxed);

@@ -18,6 +18,10 @@ pub enum Errand {
     Beat,
     /// Which of them do.
     Roll,
+    /// A node died before it had set an end to what it wrote.
+    Limit {
+        endless: Vec<Box<str>>,
+    },
     /// Whether it is for this node to look what the dead have left.
     Claim {
         dead: Vec<Box<str>>,
@@ -39,10 +43,10 @@ pub enum Errand {
     Nodes(Beginning),
     /// What the others have of these, and what back ends were told.
     Look(Look),
-    /// Tells them.
+    /// Tells them, and notes that they were told.
     Tell(Look),
-    /// Notes that they were told.
-    Mark(Look),
+    /// They were not told after all.
+    Unnote(Look),
     /// What the others have, for whoever asks.
     Count(Vec<Wanted>),
     /// Which channels anybody has, and how many.
@@ -78,17 +82,13 @@ pub struct Looked {
     pub name: Box<str>,
     /// What this node has.
     pub mine: u32,
-    /// Of this node it is the first, or the last.
-    pub is_turn: bool,
-    /// What this node has told of it: that it is there, or not.
-    pub told: Option<bool>,
-    /// All that there are, if that is to be told.
+    /// All that there are, as they were found.
     pub total: u64,
 }
 
 impl Looked {
     pub fn new(name: Box<str>, mine: u32) -> Looked {
-        Looked { name, mine, is_turn: false, told: None, total: 0 }
+        Looked { name, mine, total: 0 }
     }
 }
 
@@ -109,7 +109,10 @@ impl Errand {
                 ask(&[b"SADD", nodes, keys.node().as_bytes()]);
                 ask(&[b"SMEMBERS", nodes]);
             }
-            Errand::Roll => others.iter().for_each(|other| ask(&[b"HEXISTS", keys.of(Kind::Channels, other).as_bytes(), b""])),
+            Errand::Roll => others.iter().for_each(|other| ask(&[b"PTTL", keys.of(Kind::Channels, other).as_bytes()])),
+            Errand::Limit { endless } => {
+                endless.iter().for_each(|node| ask(&[b"PEXPIRE", keys.of(Kind::Channels, node).as_bytes(), lease.as_bytes()]));
+            }
             Errand::Claim { .. } => ask(&[b"SET", keys.sweeper.as_bytes(), keys.node().as_bytes(), b"NX", b"PX", lease.as_bytes()]),
             Errand::Page(Sweep { kind, after, .. }) => {
                 ask(&[b"SMEMBERS", nodes]);
@@ -119,6 +122,11 @@ impl Errand {
                 let mut strike: Vec<&[u8]> = vec![b"SREM", nodes];
                 strike.extend(dead.iter().map(|node| node.as_bytes()));
                 ask(&strike);
+                for node in dead {
+                    for key in [keys.of(Kind::Channels, node), keys.of(Kind::Users, node), keys.members_of(node)] {
+                        ask(&[b"DEL", key.as_bytes()]);
+                    }
+                }
                 ask(&[b"DEL", keys.sweeper.as_bytes()]);
             }
             Errand::Write { kind, written } => {
@@ -157,20 +165,15 @@ impl Errand {
                 told.extend(names.iter().map(|name| name.as_bytes()));
                 ask(&told);
             }
-            Errand::Tell(Look { kind, names, .. }) => names.iter().for_each(|looked| ask_event(keys, *kind, looked, ask)),
-            Errand::Mark(Look { kind, names, .. }) => {
-                let key = keys.told(*kind).as_bytes();
-                let (mut there, mut gone): (Vec<&[u8]>, Vec<&[u8]>) = (vec![b"ZADD", key], vec![b"ZREM", key]);
-                for looked in names {
-                    if looked.told == Some(true) {
-                        there.extend([b"0".as_slice(), looked.name.as_bytes()]);
-                    } else {
-                        gone.push(looked.name.as_bytes());
-                    }
-                }
-                [there, gone].iter().filter(|command| command.len() > 2).for_each(|command| ask(command));
+            Errand::Tell(look) => {
+                // One step, so that the last event of each is what is noted, whoever else tells at the same moment.
+                ask(&[b"MULTI"]);
+                look.names.iter().for_each(|looked| ask_event(keys, look.kind, looked, ask));
+                note(keys, look, |looked| looked.total > 0, ask);
+                ask(&[b"EXEC"]);
                 ask(&[b"SMEMBERS", nodes]);
             }
+            Errand::Unnote(look) => note(keys, look, |looked| looked.total == 0, ask),
             Errand::Count(wanted) => {
                 let Groups { channels, users, listed } = Groups::of(wanted);
                 ask_counts(keys, Kind::Channels, others, &channels, ask);
@@ -238,6 +241,20 @@ fn ask_fields(of_others: impl Iterator<Item = String>, names: &[&str], ask: &mut
 fn ask_names(key: &str, after: Option<&str>, limit: usize, ask: &mut dyn FnMut(&[&[u8]])) {
     let begin = after.map_or_else(|| "-".to_owned(), |after| format!("({after}"));
     ask(&[b"ZRANGE", key.as_bytes(), begin.as_bytes(), b"+", b"BYLEX", b"LIMIT", b"0", limit.to_string().as_bytes()]);
+}
+
+/// Which of them back ends were told to be there, and which not.
+fn note(keys: &Keys, look: &Look, is_there: impl Fn(&Looked) -> bool, ask: &mut dyn FnMut(&[&[u8]])) {
+    let key = keys.told(look.kind).as_bytes();
+    let (mut there, mut gone): (Vec<&[u8]>, Vec<&[u8]>) = (vec![b"ZADD", key], vec![b"ZREM", key]);
+    for looked in &look.names {
+        if is_there(looked) {
+            there.extend([b"0".as_slice(), looked.name.as_bytes()]);
+        } else {
+            gone.push(looked.name.as_bytes());
+        }
+    }
+    [there, gone].iter().filter(|command| command.len() > 2).for_each(|command| ask(command));
 }
 
 fn ask_event(keys: &Keys, kind: Kind, looked: &Looked, ask: &mut dyn FnMut(&[&[u8]])) {

@@ -1,16 +1,18 @@
 //! How the keys of who is there are called. Depends on names alone.
+//!
+//! All have one hash tag, and so one slot in a Cluster: what is told and that it was told are one step.
 
 use super::Kind;
 
 /// What a user of Redis must be allowed.
-pub const COMMANDS: &str = "+hset +hdel +hmget +hexists +pexpire +sadd +srem +smembers +zadd +zrem +zrange +zmscore +set +del +xadd";
+pub const COMMANDS: &str =
+    "+hset +hdel +hmget +pexpire +pttl +sadd +srem +smembers +zadd +zrem +zrange +zmscore +set +del +xadd +multi +exec";
 
-/// What all names begin with; in a Cluster their hash tag.
+/// The hash tag of all names.
 pub const TAG: &str = "presence";
 
 #[derive(Debug)]
 pub struct Keys {
-    /// Of all but the stream.
     prefix: Box<str>,
     node: Box<str>,
     pub nodes: Box<str>,
@@ -24,10 +26,8 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// `is_cluster`: all lie in one slot.
-    pub fn new(prefix: &str, node: &str, is_cluster: bool) -> Keys {
-        let events = if is_cluster { format!("{prefix}{{{TAG}}}:events") } else { format!("{prefix}events") };
-        let prefix = if is_cluster { format!("{prefix}{{{TAG}}}:") } else { format!("{prefix}{TAG}:") };
+    pub fn new(prefix: &str, node: &str) -> Keys {
+        let prefix = format!("{prefix}{{{TAG}}}:");
         let key = |name: &str| format!("{prefix}{name}").into_boxed_str();
         Keys {
             prefix: prefix.as_str().into(),
@@ -39,7 +39,7 @@ impl Keys {
             occupied: key("occupied"),
             connected: key("connected"),
             sweeper: key("sweeper"),
-            events: events.into(),
+            events: key("events"),
         }
     }
 
@@ -82,8 +82,8 @@ impl Keys {
         &self.events
     }
 
-    /// Of all but the stream.
-    pub fn pattern(&self) -> String {
-        format!("{}*", self.prefix)
+    /// Of all of them, for an ACL.
+    pub fn patterns(&self) -> String {
+        format!("~{}*", self.prefix)
     }
 }

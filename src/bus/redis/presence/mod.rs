@@ -2,27 +2,27 @@
 //! connection of its own ([`Role::Presence`](super::server::Role::Presence)); owned by [`super::server::Server`].
 //!
 //! ```text
-//!  PREFIXpresence:nodes            set     ids of nodes; each process run has one of its own
-//!  PREFIXpresence:channels:ID      hash    channel → subscribers on that node, above 0; and the empty field, so that a node without any has its hash, too
-//!  PREFIXpresence:users:ID         hash    user → connections to that node, above 0
-//!  PREFIXpresence:members:ID       hash    channel → its users on that node, where they are listed
-//!  PREFIXpresence:occupied         zset    channels that back ends were told to be occupied, by name: what is listed
-//!  PREFIXpresence:connected        zset    the same of users
-//!  PREFIXpresence:sweeper          string  who looks for what dead nodes have left
-//!  PREFIXevents                    stream  what back ends are told
+//!  PREFIX{presence}:nodes          set     ids of nodes; each process run has one of its own
+//!  PREFIX{presence}:channels:ID    hash    channel → subscribers on that node, above 0; and the empty field, so that a node without any has its hash, too
+//!  PREFIX{presence}:users:ID       hash    user → connections to that node, above 0
+//!  PREFIX{presence}:members:ID     hash    channel → its users on that node, where they are listed
+//!  PREFIX{presence}:sweeper        string  who looks for what dead nodes have left
+//!  PREFIX{presence}:occupied       zset    channels that back ends were told to be occupied, by name: what is listed
+//!  PREFIX{presence}:connected      zset    the same of users
+//!  PREFIX{presence}:events         stream  what back ends are told
 //! ```
 //!
 //! * **Numbers.** The hashes are the node's lease: each beat (a third of `presence_lease`) and each write puts off their expiry, so a node that died takes its numbers with it,
 //!   whoever looks. Counts are absolute, and so may be written twice. A batch a second of what has changed, nothing of what has come and gone meanwhile. A total is
 //!   the sum of one field of each node's hash: a command for each node, whatever the number of channels asked for.
 //! * **Events.** Whoever has written a channel's first or last subscriber of its own looks afterwards at what the others have. Of two who write at the same moment one sees
-//!   the other, or both say the same. What is said is written to the stream, then noted in the sorted set, then looked at once more: if it is not so any more, that is said
-//!   as well. So each event is told at least once, and the last one is true.
+//!   the other, or both say the same. An event is written to the stream in one step with its note in the sorted set, so that the note is what was told last. Then it is
+//!   looked at once more: if it is not so any more, that is told as well. So each event is told at least once, and the last one is true.
 //! * **The dead.** A node whose hash is gone is missing at the roll that follows each beat. One of the others claims the sweep, walks through the sorted sets,
 //!   says of what nobody has that it is vacated, and strikes the dead from the list.
 //! * **Doubt.** When a connection was lost, or the node's own hash was gone (an empty Redis, an eviction, a pause longer than the lease), all is written again.
 //!
-//! In a Cluster all of it lies in one slot, with `{presence}` in place of `presence`, and goes where that goes. Invariants: what back ends are to be told is not lost for a refusal: it is looked at again
+//! All of it has one hash tag: in a Cluster it lies on one master, and goes where its slot goes. Invariants: what back ends are to be told is not lost for a refusal: it is looked at again
 //! later. What waits is bounded by what this node counts, by [`LATER_MAX`](crate::limits::redis::presence::LATER_MAX) and by who may ask.
 
 mod answering;
@@ -31,6 +31,8 @@ mod keys;
 mod ledger;
 mod rosters;
 mod telling;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, VecDeque};
 
@@ -47,7 +49,7 @@ use crate::bus::hub::Hub;
 use crate::bus::presence::{PresenceError, Roster, Waiting};
 use crate::bus::ration::Ration;
 use crate::clock::{MonotonicNs, nanos};
-use crate::config::{Settings, redis_url};
+use crate::config::Settings;
 use crate::limits::redis::OUT_BYTES;
 use crate::limits::redis::presence::{NAMES_MAX, NODES_MAX, ROSTERS_MAX};
 use crate::sys::monotonic_ns;
@@ -59,8 +61,10 @@ pub use keys::TAG;
 const RETRY_NS: u64 = 200_000_000;
 const REFUSED_RETRY_NS: u64 = 5_000_000_000;
 
-/// Which of the answers to a beat says whether the members are still there.
+/// Which of the answers to a beat says whether this node's hash was not there, its members are not, and it was not on the list of nodes.
+const HASH_BEAT: usize = 0;
 const MEMBERS_BEAT: usize = 4;
+const NODE_BEAT: usize = 5;
 
 /// What is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +89,8 @@ pub struct Presence {
     /// Redis knows of this node, on this connection.
     has_beaten: bool,
     beat_at: MonotonicNs,
+    /// A beat was done in part: what would have shown that all is gone may be lost with it.
+    is_doubtful: bool,
     is_sweeping: bool,
     /// To be done, one after the other; and what somebody waits for.
     errands: VecDeque<Errand>,
@@ -103,6 +109,28 @@ pub struct Presence {
     warnings: Ration,
 }
 
+/// Where commands go; in tests, a Redis that is played.
+trait Ask {
+    fn has_room(&self) -> bool;
+    fn ask(&mut self, ticket: u32, command: &[&[u8]]);
+}
+
+/// A connection that is ready.
+struct Ready<'a> {
+    link: &'a mut Link,
+    now: MonotonicNs,
+}
+
+impl Ask for Ready<'_> {
+    fn has_room(&self) -> bool {
+        self.link.out_bytes() < OUT_BYTES
+    }
+
+    fn ask(&mut self, ticket: u32, command: &[&[u8]]) {
+        self.link.ask(Asked::Presence(ticket), command, self.now);
+    }
+}
+
 #[derive(Debug)]
 struct UnderWay {
     errand: Errand,
@@ -113,9 +141,8 @@ struct UnderWay {
 impl Presence {
     /// `node`: what this process is called among the nodes.
     pub fn new(settings: &Settings, node: &str) -> Presence {
-        let is_cluster = settings.redis.urls().any(|url| redis_url::seeds(url).is_some());
         Presence {
-            keys: Keys::new(&settings.redis.prefix, node, is_cluster),
+            keys: Keys::new(&settings.redis.prefix, node),
             lease_ns: nanos(settings.redis.presence_lease),
             channels: Ledger::default(),
             users: Ledger::default(),
@@ -125,6 +152,7 @@ impl Presence {
             others: Vec::new(),
             has_beaten: false,
             beat_at: 0,
+            is_doubtful: false,
             is_sweeping: false,
             errands: VecDeque::new(),
             questions: VecDeque::new(),
@@ -186,25 +214,29 @@ impl Presence {
 
     /// Asks and writes what is due, as far as there is room. The connection is ready.
     pub fn write(&mut self, link: &mut Link, hub: &mut Hub, now: MonotonicNs) {
+        self.write_to(&mut Ready { link, now }, hub, now);
+    }
+
+    fn write_to(&mut self, redis: &mut impl Ask, hub: &mut Hub, now: MonotonicNs) {
         let listed = if self.is_listing { Vec::new() } else { self.waiting.take_due_with_members(ROSTERS_MAX) };
         self.is_listing |= !listed.is_empty();
         for wanted in [self.waiting.take_due(NAMES_MAX), listed].into_iter().filter(|wanted| !wanted.is_empty()) {
             self.questions.push_back(Errand::Nodes(Beginning::Count(wanted)));
         }
-        while link.out_bytes() < OUT_BYTES
+        while redis.has_room()
             && let Some(question) = self.questions.pop_front()
         {
-            self.begin(link, hub, question, now);
+            self.begin(redis, hub, question);
         }
         if self.retry_at.is_some_and(|retry_at| now < retry_at) {
             return;
         }
         self.retry_at = None;
         self.plan(now);
-        while link.out_bytes() < OUT_BYTES
+        while redis.has_room()
             && let Some(errand) = self.errands.pop_front()
         {
-            self.begin(link, hub, errand, now);
+            self.begin(redis, hub, errand);
         }
     }
 
@@ -230,12 +262,12 @@ impl Presence {
         }
     }
 
-    fn begin(&mut self, link: &mut Link, hub: &mut Hub, errand: Errand, now: MonotonicNs) {
+    fn begin(&mut self, redis: &mut impl Ask, hub: &mut Hub, errand: Errand) {
         let ticket = self.next_ticket;
         self.next_ticket = ticket.wrapping_add(1);
         let mut left = 0;
         errand.write(&self.keys, &self.others, self.lease_ns / 1_000_000, &mut |command| {
-            link.ask(Asked::Presence(ticket), command, now);
+            redis.ask(ticket, command);
             left += 1;
         });
         if left == 0 {
@@ -256,12 +288,11 @@ impl Presence {
         let UnderWay { errand, replies, .. } = self.asked.remove(&ticket).expect("it was found");
         let refused = replies.iter().find_map(|reply| reply.as_ref().err());
         match refused {
-            // Each event is answered by itself.
-            Some(error) if !matches!(errand, Errand::Tell(_)) => {
+            Some(error) => {
                 let error = error.clone();
                 self.refused(hub, errand, &error);
             }
-            _ => self.done(hub, errand, replies),
+            None => self.done(hub, errand, replies),
         }
     }
 
@@ -269,6 +300,7 @@ impl Presence {
         match errand {
             Errand::Beat => self.beaten(&replies),
             Errand::Roll => self.rolled(&replies),
+            Errand::Limit { .. } => {}
             Errand::Claim { dead } => self.claimed(dead, &replies),
             Errand::Bury { .. } => self.is_sweeping = false,
             Errand::Write { kind, written } => {
@@ -285,11 +317,11 @@ impl Presence {
                 self.paged(sweep, &replies);
             }
             Errand::Look(look) => self.looked(look, &replies),
-            Errand::Tell(look) => self.told(hub, look, &replies),
-            Errand::Mark(look) => {
+            Errand::Tell(look) => {
                 self.know_others(replies.last());
-                self.errands.push_back(Errand::Look(look));
+                self.told(hub, look, &replies);
             }
+            Errand::Unnote(_) => {}
             Errand::Count(wanted) => self.counted(hub, wanted, &replies),
             Errand::Names(census) => {
                 self.know_others(replies.first());
@@ -302,9 +334,10 @@ impl Presence {
     // This node among the others.
 
     fn beaten(&mut self, replies: &[Reply]) {
-        let is_new = matches!(replies.first(), Some(Ok(Value::Int(1))));
-        if is_new && self.has_beaten {
-            // Redis was emptied, or the lease was over: all that was written is gone.
+        let is_new = |at: usize| matches!(replies.get(at), Some(Ok(Value::Int(1))));
+        let was_gone = self.has_beaten && (is_new(HASH_BEAT) || is_new(NODE_BEAT));
+        if std::mem::take(&mut self.is_doubtful) || was_gone {
+            // Redis was emptied, or the lease was over: all that was written is gone, or was told to be gone by others.
             self.doubt();
         }
         if matches!(replies.get(MEMBERS_BEAT), Some(Ok(Value::Int(0)))) && self.has_beaten {
@@ -342,17 +375,15 @@ impl Presence {
         }
         let pause_ns = if is_for_now { RETRY_NS } else { REFUSED_RETRY_NS };
         match errand {
-            Errand::Beat => self.beat_at = monotonic_ns() + pause_ns,
+            Errand::Beat => (self.beat_at, self.is_doubtful) = (monotonic_ns() + pause_ns, true),
             Errand::Write { .. } | Errand::List(_) => {
                 self.retry_at = Some(monotonic_ns() + pause_ns);
                 self.errands.push_front(errand);
             }
             // The next beat finds what is left to be done.
-            Errand::Roll => {}
+            Errand::Roll | Errand::Limit { .. } | Errand::Unnote(_) => {}
             Errand::Claim { .. } | Errand::Page(_) | Errand::Bury { .. } => self.is_sweeping = false,
-            Errand::Look(look) | Errand::Tell(look) | Errand::Mark(look) | Errand::Nodes(Beginning::Look(look)) => {
-                self.look_later(look, pause_ns);
-            }
+            Errand::Look(look) | Errand::Tell(look) | Errand::Nodes(Beginning::Look(look)) => self.look_later(look, pause_ns),
             Errand::Nodes(Beginning::Count(wanted)) | Errand::Count(wanted) => self.answer_refused(hub, &wanted, error),
             Errand::Names(census) | Errand::Counts(census) => self.census_refused(census, error),
         }
@@ -369,8 +400,8 @@ impl Presence {
 
     fn advice(&self, error: &ServerError) -> String {
         let advice = match error.code() {
-            "NOPERM" => format!("; the user needs {} on ~{}", keys::COMMANDS, self.keys.pattern()),
-            "WRONGTYPE" => format!("; one of the keys {} or {} holds something else: delete it", self.keys.pattern(), self.keys.events()),
+            "NOPERM" | "EXECABORT" => format!("; the user needs {} on {}", keys::COMMANDS, self.keys.patterns()),
+            "WRONGTYPE" => format!("; one of the keys {} holds something else: delete it", self.keys.patterns()),
             "ERR" if text_of(error).contains("unknown command") => "; presence needs Redis 6.2 or later".to_owned(),
             _ => String::new(),
         };
@@ -384,7 +415,7 @@ impl Presence {
         self.is_sweeping = false;
         for errand in asked.chain(waiting).collect::<Vec<_>>() {
             match errand {
-                Errand::Look(look) | Errand::Tell(look) | Errand::Mark(look) | Errand::Nodes(Beginning::Look(look)) => {
+                Errand::Look(look) | Errand::Tell(look) | Errand::Unnote(look) | Errand::Nodes(Beginning::Look(look)) => {
                     self.look_later(look, 0);
                 }
                 Errand::Names(census) | Errand::Counts(census) => {

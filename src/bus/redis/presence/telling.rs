@@ -14,12 +14,9 @@ impl Presence {
     pub(super) fn written(&mut self, kind: Kind, written: Vec<Written>) {
         let ledger = self.ledger(kind);
         written.iter().for_each(|written| ledger.confirm(written));
-        let to_look_at = |Written { name, before, now }: Written| match before {
-            Some(before) if (before == 0) == (now == 0) => None,
-            Some(_) => Some(Looked { is_turn: true, ..Looked::new(name, now) }),
-            None => Some(Looked::new(name, now)),
-        };
-        let names = written.into_iter().filter_map(to_look_at).collect();
+        // Whether anybody is there can have changed where this node has its first, or no more; or where that is not known.
+        let may_matter = |written: &Written| written.before.is_none_or(|before| (before == 0) != (written.now == 0));
+        let names = written.into_iter().filter(may_matter).map(|Written { name, now, .. }| Looked::new(name, now)).collect();
         self.look(Look { kind, names, sweep: None });
     }
 
@@ -49,55 +46,51 @@ impl Presence {
     pub(super) fn looked(&mut self, mut look: Look, replies: &[Reply]) {
         let Some((Ok(Value::Array(scores)), counts)) = replies.split_last() else { return self.finish(look) };
         let others = sums(counts, look.names.len());
-        let is_to_be_told = |looked: &mut Looked, others: u64, is_noted: bool| {
-            looked.total = others + u64::from(looked.mine);
-            let is_there = looked.total > 0;
-            match looked.told {
-                Some(told) => told != is_there,
-                // Whatever is noted may be on its way to be changed; what only this node has it has made so.
-                None => is_noted != is_there || (looked.is_turn && others == 0),
-            }
-        };
-        let mut place = 0;
+        let mut found = others.into_iter().zip(scores);
         look.names.retain_mut(|looked| {
-            let is_noted = scores.get(place).is_some_and(|score| *score != Value::Nil);
-            place += 1;
-            is_to_be_told(looked, others[place - 1], is_noted)
+            let Some((others, score)) = found.next() else { return false };
+            looked.total = others + u64::from(looked.mine);
+            (looked.total > 0) != (*score != Value::Nil)
         });
         if look.names.is_empty() { self.finish(look) } else { self.errands.push_back(Errand::Tell(look)) }
     }
 
-    /// Back ends were told of those that were not refused.
+    /// Back ends were told, but for events that Redis could not take; and it may be otherwise by now.
     pub(super) fn told(&mut self, hub: &Hub, mut look: Look, replies: &[Reply]) {
-        let mut refused = Vec::new();
-        let mut place = 0;
-        look.names.retain_mut(|looked| {
-            place += 1;
-            looked.told = Some(looked.total > 0);
-            let is_told = replies[place - 1].is_ok();
-            if !is_told {
-                refused.push(looked.name.clone());
-            }
-            is_told
+        let Some([Ok(Value::Array(done)), _]) = replies.last_chunk() else { return self.look_later(look, REFUSED_RETRY_NS) };
+        let refusal = done.iter().take(look.names.len()).find_map(|answer| match answer {
+            Value::ServerError(error) => Some(error),
+            _ => None,
         });
-        if let Some(error) = replies.iter().find_map(|reply| reply.as_ref().err()) {
+        if let Some(error) = refusal {
             self.note_refusal(hub, error);
-            self.put_off(look.kind, refused, REFUSED_RETRY_NS);
+            let mut answers = done.iter();
+            let (refused, told) = look.names.into_iter().partition(|_| matches!(answers.next(), Some(Value::ServerError(_))));
+            look.names = told;
+            let refused = Look { kind: look.kind, names: refused, sweep: None };
+            self.put_off(&refused, REFUSED_RETRY_NS);
+            self.errands.push_back(Errand::Unnote(refused));
         }
         hub.metrics().presence_events.add(look.names.len() as u64);
-        if look.names.is_empty() { self.finish(look) } else { self.errands.push_back(Errand::Mark(look)) }
+        if look.names.is_empty() {
+            return self.finish(look);
+        }
+        for looked in &mut look.names {
+            looked.mine = self.ledger(look.kind).count(&looked.name);
+        }
+        self.errands.push_back(Errand::Look(look));
     }
 
     /// It could not be looked at, or not be told.
     pub(super) fn look_later(&mut self, look: Look, pause_ns: u64) {
-        self.put_off(look.kind, look.names.iter().map(|looked| looked.name.clone()).collect(), pause_ns);
+        self.put_off(&look, pause_ns);
         self.finish(look);
     }
 
-    fn put_off(&mut self, kind: Kind, names: Vec<Box<str>>, pause_ns: u64) {
+    fn put_off(&mut self, look: &Look, pause_ns: u64) {
         let at = monotonic_ns() + pause_ns;
-        let ledger = self.ledger(kind);
-        let lost = names.into_iter().filter(|name| !ledger.put_off(name.clone(), at)).count();
+        let ledger = self.ledger(look.kind);
+        let lost = look.names.iter().filter(|looked| !ledger.put_off(looked.name.clone(), at)).count();
         if lost > 0 && self.warnings.take(monotonic_ns()).is_some() {
             tracing::warn!("back ends are not told of {lost} changes of who is there: too many wait for Redis to take them");
         }
@@ -121,8 +114,15 @@ impl Presence {
 
     /// Which of the others live is known.
     pub(super) fn rolled(&mut self, replies: &[Reply]) {
-        let is_dead = |reply: &Reply| matches!(reply, Ok(Value::Int(0)));
-        let dead: Vec<Box<str>> = self.others.iter().zip(replies).filter(|(_, reply)| is_dead(reply)).map(|(id, _)| id.clone()).collect();
+        // Of the hash of each: it is gone, or it has no end.
+        let of = |answer: i64| {
+            let is_it = move |reply: &Reply| matches!(reply, Ok(Value::Int(found)) if *found == answer);
+            self.others.iter().zip(replies).filter(|(_, reply)| is_it(reply)).map(|(id, _)| id.clone()).collect::<Vec<_>>()
+        };
+        let (dead, endless) = (of(-2), of(-1));
+        if !endless.is_empty() {
+            self.errands.push_back(Errand::Limit { endless });
+        }
         if !dead.is_empty() && !std::mem::replace(&mut self.is_sweeping, true) {
             self.errands.push_back(Errand::Claim { dead });
         }
