@@ -44,6 +44,8 @@ pub fn patient() -> Timing {
         backoff_max: Duration::from_millis(100),
         probe_every: Duration::from_millis(100),
         probe_patience: PATIENCE,
+        // Tests of them ask for them: the others count what is subscribed.
+        probes_plain: false,
         refused_retry: Duration::from_millis(50),
     }
 }

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+use campanile::bus::redis::timing::Timing;
 use campanile::config::{ChannelRule, RedisSubscribe, Settings};
 
-use crate::bench::{Bench, patient, settings};
+use crate::bench::{Bench, hurried, patient, settings};
 use crate::support::RedisServer;
 
 fn durable(url: String) -> Settings {
@@ -47,13 +48,23 @@ fn swallowing_proxy(redis_port: u16, swallows: Arc<AtomicBool>) -> u16 {
     port
 }
 
+/// Without durable channels, where messages are published by PUBLISH.
+fn plain(url: String) -> Settings {
+    settings(Some(url))
+}
+
+fn probing(timing: Timing) -> Timing {
+    Timing { probes_plain: true, ..timing }
+}
+
 #[test]
 fn a_subscription_that_died_without_a_word_is_made_anew() {
-    for subscribe in [RedisSubscribe::Exact, RedisSubscribe::Pattern] {
+    let ways: [fn(String) -> Settings; 2] = [durable, plain];
+    for (subscribe, way) in [RedisSubscribe::Exact, RedisSubscribe::Pattern].into_iter().flat_map(|subscribe| ways.map(|way| (subscribe, way))) {
         let redis = RedisServer::start();
         let swallows = Arc::new(AtomicBool::new(false));
         let url = format!("redis://127.0.0.1:{}", swallowing_proxy(redis.port, swallows.clone()));
-        let mut bench = Bench::hurried(durable(url).with(|settings| settings.redis.subscribe = subscribe));
+        let mut bench = Bench::with(way(url).with(|settings| settings.redis.subscribe = subscribe), 1, probing(hurried()));
         bench.wait_ready(true);
         bench.wait("probes", |bench| bench.metrics.probes_good.get() >= 3);
         assert_eq!((bench.metrics.disconnects.get(), bench.metrics.probes_lost.get()), (0, 0));
@@ -67,14 +78,74 @@ fn a_subscription_that_died_without_a_word_is_made_anew() {
 
 #[test]
 fn a_replica_is_no_redis_to_publish_to() {
+    for settings in [durable, plain] {
+        let redis = RedisServer::start();
+        let mut bench = Bench::with(settings(redis.url()), 1, probing(patient()));
+        bench.wait_ready(true);
+        redis.command(&["REPLICAOF", "127.0.0.1", "1"]);
+        bench.wait_ready(false);
+        assert!(bench.metrics.probes_refused.get() > 0);
+        redis.command(&["REPLICAOF", "NO", "ONE"]);
+        bench.wait_ready(true);
+    }
+}
+
+/// What Redis answers while it cannot serve, and that all is well again when it can.
+#[test]
+fn a_redis_that_is_busy_or_wants_replicas_is_not_ready() {
     let redis = RedisServer::start();
     let mut bench = Bench::with(durable(redis.url()), 1, patient());
     bench.wait_ready(true);
-    redis.command(&["REPLICAOF", "127.0.0.1", "1"]);
+    redis.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
     bench.wait_ready(false);
-    assert!(bench.metrics.probes_refused.get() > 0);
-    redis.command(&["REPLICAOF", "NO", "ONE"]);
+    redis.command(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
     bench.wait_ready(true);
+    redis.begin_script();
+    bench.wait_ready(false);
+    redis.end_script();
+    bench.wait_ready(true);
+    assert_eq!(bench.metrics.disconnects.get(), 0);
+}
+
+/// Subscribed is not ready: while it loads, Redis takes subscriptions and no durable messages.
+#[test]
+fn a_redis_that_loads_is_not_ready() {
+    let mut redis = RedisServer::with_arguments(&["--appendonly", "yes", "--appendfsync", "always", "--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024"]);
+    let mut bench = Bench::with(durable(redis.url()), 1, patient());
+    bench.wait_ready(true);
+    redis.command(&["CONFIG", "SET", "key-load-delay", "0"]);
+    let mut connection = redis::Client::open(redis.url()).unwrap().get_connection().unwrap();
+    let mut pipeline = redis::pipe();
+    (0..20_000).for_each(|number| drop(pipeline.cmd("SET").arg(format!("key{number}")).arg("x".repeat(100)).ignore()));
+    pipeline.exec(&mut connection).unwrap();
+    drop(connection);
+    redis.kill();
+    redis.restart_until("-LOADING");
+    bench.wait("it is subscribed again", |bench| bench.metrics.connects.get() >= 2);
+    assert_eq!(bench.metrics.ready.get(), 0);
+    redis.command(&["CONFIG", "SET", "key-load-delay", "0"]);
+    bench.wait_ready(true);
+}
+
+/// Who may only subscribe is not held up by it.
+#[test]
+fn whoever_may_not_publish_counts_as_it_is() {
+    let redis = RedisServer::start();
+    redis.command(&["ACL", "SETUSER", "bell", "on", ">ring", "resetchannels", "&notifications:*", "&notifications", "+@all", "-publish"]);
+    let mut bench = Bench::with(plain(format!("redis://bell:ring@127.0.0.1:{}", redis.port)), 1, probing(patient()));
+    bench.wait_ready(true);
+    bench.wait("it is refused again", |bench| bench.metrics.probes_refused.get() >= 3);
+    assert_eq!((bench.metrics.ready.get(), bench.metrics.probes_good.get()), (1, 0));
+}
+
+/// Nor who may not ask what the server is.
+#[test]
+fn whoever_may_not_ask_for_the_role_is_answered_all_the_same() {
+    let redis = RedisServer::start();
+    redis.command(&["ACL", "SETUSER", "bell", "on", ">ring", "resetchannels", "&notifications:*", "&notifications", "+@all", "-role"]);
+    let mut bench = Bench::with(plain(format!("redis://bell:ring@127.0.0.1:{}", redis.port)), 1, probing(patient()));
+    bench.wait_ready(true);
+    bench.wait("probes", |bench| bench.metrics.probes_good.get() >= 3);
 }
 
 /// Full, it takes no durable message; what is published otherwise comes as before.
@@ -132,7 +203,7 @@ fn functions_that_are_gone_are_not_ready_and_not_a_flood() {
 #[test]
 fn a_reading_connection_that_does_not_come_back_is_noticed() {
     let redis = RedisServer::start();
-    let timing = campanile::bus::redis::timing::Timing { probe_patience: Duration::from_millis(300), ..patient() };
+    let timing = Timing { probe_patience: Duration::from_millis(300), ..patient() };
     let mut bench = Bench::with(durable(redis.url()), 1, timing);
     bench.wait_ready(true);
     let mut connection = redis::Client::open(redis.url()).unwrap().get_connection().unwrap();

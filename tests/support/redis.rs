@@ -134,10 +134,11 @@ impl RedisServer {
         stats.lines().filter_map(|line| line.split_once(":count=")).map(|(_, count)| count.trim().parse::<u64>().unwrap()).sum()
     }
 
-    /// How many channels are subscribed by somebody.
+    /// How many channels of clients are subscribed by somebody.
     pub fn subscribed_channels(&self) -> usize {
         let answer = self.command(&["PUBSUB", "CHANNELS"]);
-        answer[1..answer.find('\r').unwrap()].parse().unwrap()
+        let own = answer.lines().filter(|line| line.contains("__campanile__")).count();
+        answer[1..answer.find('\r').unwrap()].parse::<usize>().unwrap() - own
     }
 
     pub fn is_subscribed(&self, channel: &str) -> bool {

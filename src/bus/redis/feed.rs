@@ -59,7 +59,6 @@ pub struct Feed {
     unshown: Range<usize>,
     pub publishes: Publishes,
     pub durables: Durables,
-    /// Where there may be durable channels.
     pub probe: Option<Probe>,
     /// On which nodes tell each other what users have read; None: nothing is kept of that.
     marks_channel: Option<Box<str>>,
@@ -105,7 +104,8 @@ impl Feed {
         if let Some(revocations) = &revocations {
             subscriptions.want_classic(revocations.channel());
         }
-        let probe = settings.channels.has_durable().then(|| Probe::new(settings, &names, &part, timing));
+        let probes = settings.channels.has_durable() || timing.probes_plain;
+        let probe = probes.then(|| Probe::new(settings, &names, &part, timing));
         let durables = Durables::new(settings, part.clone()).share_among(servers);
         // In pattern mode it comes with the prefix.
         if let Some(probe) = probe.as_ref().filter(|_| pattern.is_none()) {
@@ -299,6 +299,10 @@ impl Feed {
             Answer::Pong { number, lost } => {
                 for asked in lost {
                     self.lost(hub, asked);
+                }
+                if self.probe.as_ref().is_some_and(|probe| probe.is_lost(number)) {
+                    hub.metrics().probes_lost.inc();
+                    return Err(Fault::new("a message that it has published for us did not come: the subscription is of no use"));
                 }
                 while let Some((publish, result)) = self.publishes.pong(number) {
                     hub.published(publish, result);
@@ -496,6 +500,11 @@ impl Feed {
         if is_subscribed && let Some(probe) = &mut self.probe {
             probe.write(link, now);
         }
+    }
+
+    /// Whether one is sent on the connection of publishes.
+    pub fn has_plain_probe(&self) -> bool {
+        self.probe.as_ref().is_some_and(Probe::is_plain)
     }
 
     /// How many Redis names are refused for good.

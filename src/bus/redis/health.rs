@@ -14,6 +14,7 @@ pub enum Trouble {
     RefusesForNow,
     RefusesEverything,
     TakesNoMessages,
+    IsNotForPublishing,
 }
 
 #[derive(Debug)]
@@ -62,6 +63,7 @@ impl Health {
             Trouble::Away => "Redis cannot be reached",
             Trouble::RefusesForNow => "Redis takes no subscriptions now",
             Trouble::TakesNoMessages => "Redis takes no messages of durable channels",
+            Trouble::IsNotForPublishing => "what is published through this Redis does not reach everybody",
             Trouble::RefusesEverything => "Redis refuses everything that is to be subscribed",
         };
         let before = if unsaid > 0 { format!(" ({unsaid} outages before this one were too many to be told)") } else { String::new() };

@@ -1,9 +1,9 @@
-//! Whether messages of durable channels really come through: every few seconds one is published to a channel of this node's own, by the function that publishes
-//! durable messages, and must come back to the subscribed connection. So a replica, a server that is loading or out of memory, one whose functions are gone, and a
+//! Whether messages really come through: every few seconds one is published to a channel of this node's own, and must come back to the subscribed connection. Where there
+//! may be durable channels it is published by their function; elsewhere by PUBLISH, and the server must be a master (ROLE). So a replica, a server that is loading or out of memory, one whose functions are gone, and a
 //! subscription that died without a word do not pass for a Redis that works, whatever answers PING. In a Cluster each master has one, on a channel that lies in a
 //! slot of its own. Sans-IO but for the command it writes; owned by [`super::feed::Feed`].
 
-use redis::ServerError;
+use redis::{ServerError, Value};
 
 use super::awaiting::Asked;
 use super::call_error::CallError;
@@ -12,6 +12,7 @@ use super::fault::text_of;
 use super::link::Link;
 use super::names::Names;
 use super::placement::Part;
+use super::role;
 use super::timing::Timing;
 use super::{keys, library};
 use crate::clock::{MonotonicNs, nanos};
@@ -34,6 +35,8 @@ pub struct Probe {
     redis_channel: Box<str>,
     /// PUBLISH, or its like.
     command: &'static [u8],
+    /// Not by the function.
+    is_plain: bool,
     prefix: Box<str>,
     timing: Timing,
     /// Of the last one that was sent.
@@ -50,6 +53,14 @@ struct Sent {
     at: MonotonicNs,
     is_answered: bool,
     has_come: bool,
+    /// The PING on the subscribed connection behind which it cannot come any more.
+    fence: Option<u64>,
+}
+
+impl Sent {
+    fn is_overdue(&self, now: MonotonicNs, timing: &Timing) -> bool {
+        self.is_answered && !self.has_come && now >= self.at + nanos(timing.probe_patience)
+    }
 }
 
 /// What the last one told.
@@ -71,6 +82,7 @@ impl Probe {
             channel: Box::default(),
             redis_channel: Box::default(),
             command,
+            is_plain: !settings.channels.has_durable(),
             prefix,
             timing,
             number: 0,
@@ -131,20 +143,39 @@ impl Probe {
             return;
         }
         self.number += 1;
+        if self.is_plain {
+            let payload = self.number.to_string();
+            link.ask(Asked::Probe, &[self.command, self.redis_channel.as_bytes(), payload.as_bytes()], now);
+            link.ask(Asked::Role, &[b"ROLE"], now);
+            return self.sent(now);
+        }
         let (stream, meta) = (keys::stream(&self.prefix, &self.channel), keys::meta(&self.prefix, &self.channel));
         let payload = self.number.to_string();
         let keys: [&[u8]; 5] = [b"FCALL", library::PUBLISH.as_bytes(), b"2", stream.as_bytes(), meta.as_bytes()];
         let arguments: [&[u8]; 6] = [self.command, self.redis_channel.as_bytes(), b"1", KEPT_MS, b"0", payload.as_bytes()];
         link.ask(Asked::Probe, &[&keys[..], &arguments].concat(), now);
-        self.sent = Some(Sent { at: now, is_answered: false, has_come: false });
+        self.sent(now);
+    }
+
+    fn sent(&mut self, now: MonotonicNs) {
+        self.sent = Some(Sent { at: now, is_answered: false, has_come: false, fence: None });
         self.next_at = now + nanos(self.timing.probe_every);
+    }
+
+    /// On which connection it is sent: that of publishes, or that of streams.
+    pub fn is_plain(&self) -> bool {
+        self.is_plain
     }
 
     /// A message came on the channel.
     pub fn came(&mut self, message: &[u8], metrics: &BusMetrics, now: MonotonicNs) {
         let is_it = |payload: &[u8]| payload == self.number.to_string().as_bytes();
-        let Some(Ok(envelope)) = Envelope::read(message) else { return };
-        if envelope.payloads().any(is_it)
+        let has_it = match Envelope::read(message) {
+            Some(Ok(envelope)) => envelope.payloads().any(is_it),
+            None => self.is_plain && is_it(message),
+            Some(Err(_)) => false,
+        };
+        if has_it
             && let Some(sent) = &mut self.sent
         {
             sent.has_come = true;
@@ -156,6 +187,8 @@ impl Probe {
     pub fn answered(&mut self, answer: Result<(), &ServerError>, metrics: &BusMetrics, now: MonotonicNs) {
         let Some(sent) = &mut self.sent else { return };
         let error = match answer {
+            // ROLE is still to be answered.
+            Ok(()) if self.is_plain => return,
             Ok(()) => {
                 sent.is_answered = true;
                 return self.conclude(metrics, now);
@@ -175,13 +208,30 @@ impl Probe {
             _ => Verdict::Refused(text),
         };
         if verdict == Verdict::NotAllowed && self.verdict != verdict {
+            let (what, rights) = match self.is_plain {
+                true => ("messages", "+publish and &PREFIX*"),
+                false => ("durable messages", "the rights of docs/durable.md, with ~PREFIX* and &PREFIX*"),
+            };
             tracing::warn!(
-                "whether durable messages come through Redis cannot be tried, so /readyz says only that we are connected: {}. Give the user the rights of \
-                 docs/durable.md, with ~PREFIX* and &PREFIX*",
+                "whether {what} come through Redis cannot be tried, so /readyz says only that we are connected: {}. Give the user {rights}",
                 text_of(error)
             );
         }
         self.verdict = verdict;
+    }
+
+    /// What the server says that it is.
+    pub fn role_told(&mut self, value: &Value, metrics: &BusMetrics, now: MonotonicNs) {
+        let Some(sent) = &mut self.sent else { return };
+        sent.is_answered = true;
+        match role::no_master(value) {
+            Some(why) => {
+                self.sent = None;
+                metrics.probes_refused.inc();
+                self.verdict = Verdict::Refused(why);
+            }
+            None => self.conclude(metrics, now),
+        }
     }
 
     fn conclude(&mut self, metrics: &BusMetrics, now: MonotonicNs) {
@@ -191,16 +241,25 @@ impl Probe {
         }
     }
 
-    /// Redis has taken one long ago, and it has not come: what we have subscribed to does not come.
-    pub fn is_lost(&self, now: MonotonicNs) -> bool {
-        self.sent.is_some_and(|sent| sent.is_answered && !sent.has_come && now >= sent.at + nanos(self.timing.probe_patience))
+    /// Redis has taken one long ago, and it has not come: a PING on the subscribed connection is to tell whether it will.
+    pub fn needs_fence(&self, now: MonotonicNs) -> bool {
+        self.sent.is_some_and(|sent| sent.is_overdue(now, &self.timing) && sent.fence.is_none())
+    }
+
+    pub fn fence(&mut self, ping: u64) {
+        self.sent.iter_mut().for_each(|sent| sent.fence = Some(ping));
+    }
+
+    /// The pong of this number came, and what was taken before it has not: what we have subscribed to does not come.
+    pub fn is_lost(&self, pong: u64) -> bool {
+        self.sent.is_some_and(|sent| !sent.has_come && sent.fence.is_some_and(|fence| pong >= fence))
     }
 
     /// When something is to be looked at. `is_sendable`: [`Probe::write`] would be called.
     pub fn deadline(&self, is_sendable: bool) -> Option<MonotonicNs> {
         let next = match self.sent {
             None => is_sendable.then_some(self.next_at),
-            Some(sent) => (sent.is_answered && !sent.has_come).then_some(sent.at + nanos(self.timing.probe_patience)),
+            Some(sent) => (sent.is_answered && !sent.has_come && sent.fence.is_none()).then_some(sent.at + nanos(self.timing.probe_patience)),
         };
         let stale = (self.verdict == Verdict::Well).then_some(self.stale_at());
         next.into_iter().chain(stale).min()

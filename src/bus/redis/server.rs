@@ -221,9 +221,8 @@ impl Server {
         if self.links[at].role == Role::Subscribed {
             self.feed.durables.go_on(hub);
             self.feed.retry(now);
-            if self.feed.probe.as_ref().is_some_and(|probe| probe.is_lost(now)) {
-                hub.metrics().probes_lost.inc();
-                return Err(Fault::new("a message that it has published for us did not come: the subscription is of no use"));
+            if let Some(probe) = self.feed.probe.as_mut().filter(|probe| probe.needs_fence(now)) {
+                probe.fence(self.links[at].link.ping(now));
             }
             self.judge(now);
         }
@@ -296,7 +295,7 @@ impl Server {
             Role::Reading => {
                 self.library.iter_mut().for_each(Loading::restart);
                 self.feed.durables.connection_lost(hub);
-                self.feed.probe.iter_mut().for_each(Probe::connection_lost);
+                self.feed.probe.iter_mut().filter(|probe| !probe.is_plain()).for_each(Probe::connection_lost);
             }
             Role::Keeping => {
                 // One that was closed is made anew, and nobody has lost anything.
@@ -316,6 +315,7 @@ impl Server {
                 }
                 self.outlet.lose(&mut self.feed.publishes, hub);
                 self.feed.revocations.iter_mut().for_each(Revocations::lose);
+                self.feed.probe.iter_mut().filter(|probe| probe.is_plain()).for_each(Probe::connection_lost);
             }
         }
     }
@@ -381,6 +381,9 @@ impl Server {
                 self.outlet.write_wait(link, now);
                 if link.is_ready() {
                     self.feed.revocations.iter_mut().for_each(|revocations| revocations.read(link, now));
+                    if self.feed.has_plain_probe() {
+                        self.feed.write_probe(link, now);
+                    }
                 }
                 link.flush()
             }
@@ -402,7 +405,8 @@ impl Server {
                 }
                 Verdict::Refused(why) => {
                     self.is_ready = false;
-                    return warn(self.health.trouble(Trouble::TakesNoMessages, why, now));
+                    let trouble = if self.feed.has_plain_probe() { Trouble::IsNotForPublishing } else { Trouble::TakesNoMessages };
+                    return warn(self.health.trouble(trouble, why, now));
                 }
             }
         }
@@ -507,7 +511,7 @@ impl Server {
     }
 
     pub fn write(&mut self, hub: &mut Hub, now: MonotonicNs) {
-        if self.feed.revocations.is_some() {
+        if self.feed.revocations.is_some() || self.feed.has_plain_probe() {
             // By it they are read.
             self.open_beside(Role::Publishing);
         }
@@ -525,7 +529,8 @@ impl Server {
 
     pub fn deadline(&self) -> Option<MonotonicNs> {
         let library = self.library.as_ref().and_then(Loading::deadline);
-        let is_probing = self.library.as_ref().is_some_and(Loading::is_settled) && self.link(Role::Reading).is_some_and(Link::is_ready);
+        let probing = if self.feed.has_plain_probe() { Role::Publishing } else { Role::Reading };
+        let is_probing = self.library.as_ref().is_none_or(Loading::is_settled) && self.link(probing).is_some_and(Link::is_ready);
         let probe = self.feed.probe_deadline(is_probing);
         let presence = self.link(Role::Presence).filter(|link| link.is_ready()).and_then(|_| self.presence.deadline());
         self.links.iter().map(|link| link.link.deadline()).chain(self.feed.deadline()).chain(library).chain(probe).chain(presence).min()

@@ -19,6 +19,8 @@ pub struct Timing {
     /// How often it is tried whether durable messages come through, and after how long one that has not come is lost.
     pub probe_every: Duration,
     pub probe_patience: Duration,
+    /// Also where no channel is durable.
+    pub probes_plain: bool,
     /// How often channels are asked for that Redis does not allow us: an operator may have changed it.
     pub refused_retry: Duration,
 }
@@ -33,6 +35,7 @@ impl Default for Timing {
             backoff_max: Duration::from_secs(5),
             probe_every: Duration::from_secs(5),
             probe_patience: Duration::from_secs(5),
+            probes_plain: true,
             refused_retry: Duration::from_secs(5),
         }
     }

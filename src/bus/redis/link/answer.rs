@@ -148,7 +148,8 @@ impl Link {
                 (Some(Asked::Wait), Reply::Integer(replicas)) => Answer::Waited { replicas: replicas.try_into().unwrap_or(0) },
                 (Some(Asked::Role), Reply::Other(value)) => Answer::Role { value },
                 // Whoever may not ask is not told.
-                (Some(Asked::Role), _) => Answer::Nothing,
+                (Some(Asked::Role), _) => Answer::Role { value: &Value::Nil },
+                (Some(Asked::Probe), Reply::Integer(_)) => Answer::Probed,
                 // What follows it will be answered, whatever it says.
                 (Some(Asked::Asking), _) => Answer::Nothing,
                 (Some(Asked::Library), Reply::Other(value)) => Answer::Library { value: Cow::Borrowed(value) },
@@ -178,6 +179,7 @@ fn is_numbered(asked: &Asked) -> bool {
             | Asked::Slots
             | Asked::Master
             | Asked::Role
+            | Asked::Probe
             | Asked::Wait
             | Asked::Revocations(_)
     )

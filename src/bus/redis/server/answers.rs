@@ -88,8 +88,22 @@ impl Server {
                 let mut fenced = Vec::new();
                 let mut take_one = || {
                     let Some(reply) = link.next_answer()? else { return Ok(false) };
-                    if let Answer::Refused { asked: Asked::Revocations(_), error } = &reply {
-                        self.feed.note_moved(error);
+                    match (&reply, &mut self.feed.probe) {
+                        (Answer::Refused { asked: Asked::Revocations(_), error }, _) => self.feed.note_moved(error),
+                        (Answer::Probed, Some(probe)) => {
+                            probe.answered(Ok(()), hub.metrics(), now);
+                            return Ok(true);
+                        }
+                        (Answer::Role { value }, Some(probe)) => {
+                            probe.role_told(value, hub.metrics(), now);
+                            return Ok(true);
+                        }
+                        (Answer::Refused { asked: Asked::Probe, error }, Some(probe)) if error.code() != "NOAUTH" => {
+                            probe.answered(Err(error), hub.metrics(), now);
+                            self.feed.note_moved(error);
+                            return Ok(true);
+                        }
+                        _ => {}
                     }
                     if let (None, Answer::Revocations { .. } | Answer::Refused { asked: Asked::Revocations(_), .. }) =
                         (&self.feed.revocations, &reply)
