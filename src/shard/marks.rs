@@ -197,7 +197,7 @@ impl<N: Network> Shard<N> {
 
     /// A subscription waits on until the bus has said what is unread. If it need not, or cannot, its waiter comes back.
     pub(super) fn waits_for_count(&mut self, key: usize, at: usize, waiter: Waiter) -> Result<(), Waiter> {
-        if waiter.counted != Counted::Awaited {
+        if waiter.counted() != Counted::Awaited {
             return Err(waiter);
         }
         match self.waiters.insert(waiter) {
@@ -206,7 +206,7 @@ impl<N: Network> Shard<N> {
                 Ok(())
             }
             // Too many wait: nothing is counted.
-            Err(waiter) => Err(Waiter { counted: Counted::Not, ..waiter }),
+            Err(waiter) => Err(waiter.uncounted()),
         }
     }
 

@@ -106,9 +106,9 @@ impl<N: Network> Shard<N> {
     }
 
     /// The same at once. `with_pages`: also from what is older than the log, if it is here.
-    pub(super) fn confirm_from(&mut self, key: usize, at: usize, Waiter { id, begin, counted }: &Waiter, with_pages: bool) {
+    pub(super) fn confirm_from(&mut self, key: usize, at: usize, waiter: &Waiter, with_pages: bool) {
         let topic_index = self.conns[key].subscriptions[at].topic;
-        let from = self.from(topic_index, *begin);
+        let from = self.from(topic_index, waiter.begin);
         let on_page = if with_pages { self.first_on_page(topic_index, from) } else { None };
         self.logs.retire_if_idle(&mut self.topics, topic_index, self.now_ns);
         let topic = &self.topics[topic_index];
@@ -127,7 +127,7 @@ impl<N: Network> Shard<N> {
         // The position from which the client goes on counting: whatever follows has a higher number.
         let seq = lost.map_or(cursor.seq, |lost| lost.from) - 1;
         let max_rate = self.pace_of(key, at);
-        let (id, epoch, unread) = (id.as_ref(), channel.epoch, counted.up_to(channel.epoch, seq));
+        let (id, epoch, unread) = (waiter.id.as_ref(), channel.epoch, waiter.counted().up_to(channel.epoch, seq));
         self.reply(key, &Event::Subscribed { id, channel: &channel.name, epoch, seq, recovered, max_rate, unread });
         if let Some(lost) = lost {
             self.tell_lost(key, &channel.name, lost);

@@ -7,14 +7,18 @@ use crate::limits;
 use crate::wire::command::{Id, Position};
 use crate::wire::wish::Begin;
 
-const _: () = assert!(2 * size_of::<Option<Waiter>>() + limits::heap_bytes(limits::COMMAND_ID_BYTES_MAX) <= limits::WAITER_BYTES_MAX);
+const _: () = assert!(
+    2 * size_of::<Option<Waiter>>() + limits::heap_bytes(limits::COMMAND_ID_BYTES_MAX) + limits::heap_bytes(size_of::<Counted>())
+        <= limits::WAITER_BYTES_MAX
+);
 
 /// What a subscription that the bus has not confirmed yet will be answered with.
 #[derive(Debug)]
 pub(super) struct Waiter {
     pub id: Option<Id>,
     pub begin: Begin,
-    pub counted: Counted,
+    /// Seldom asked for, so it lies by itself.
+    counted: Option<Box<Counted>>,
 }
 
 /// What the answer says of what its user has not read.
@@ -53,7 +57,16 @@ pub(super) struct Waiters {
 
 impl Waiter {
     pub fn new(id: Option<Id>, begin: Begin, counted: Counted) -> Waiter {
-        Waiter { id, begin, counted }
+        Waiter { id, begin, counted: (counted != Counted::Not).then(|| Box::new(counted)) }
+    }
+
+    pub fn counted(&self) -> Counted {
+        self.counted.as_deref().copied().unwrap_or_default()
+    }
+
+    /// It waits no more for that.
+    pub fn uncounted(self) -> Waiter {
+        Waiter { counted: None, ..self }
     }
 
     /// It is answered without more ado.
@@ -62,13 +75,14 @@ impl Waiter {
     }
 
     fn is_needed(&self) -> bool {
-        self.id.is_some() || self.begin != Begin::Live || self.counted != Counted::Not
+        self.id.is_some() || self.begin != Begin::Live || self.counted.is_some()
     }
 
     /// With the slot that the table keeps free when it has just grown.
     fn bytes(&self) -> usize {
         let text = if let Some(Id::Text(text)) = &self.id { limits::heap_bytes(text.len()) } else { 0 };
-        2 * size_of::<Option<Waiter>>() + text
+        let counted = self.counted.as_ref().map_or(0, |_| limits::heap_bytes(size_of::<Counted>()));
+        2 * size_of::<Option<Waiter>>() + text + counted
     }
 }
 
@@ -92,12 +106,15 @@ impl Waiters {
 
     /// Whether it waits for the bus to say what the user has not read.
     pub fn awaits_count(&self, number: u32) -> bool {
-        self.waiting.get(number as usize).is_some_and(|waiter| waiter.counted == Counted::Awaited)
+        self.waiting.get(number as usize).is_some_and(|waiter| waiter.counted() == Counted::Awaited)
     }
 
     /// The bus has said it.
     pub fn set_counted(&mut self, number: u32, counted: Counted) {
-        self.waiting[number as usize].counted = counted;
+        // In its place: the account is of what lies there.
+        if let Some(place) = &mut self.waiting[number as usize].counted {
+            **place = counted;
+        }
     }
 
     pub fn remove(&mut self, number: u32) -> Waiter {
