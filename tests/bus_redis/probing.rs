@@ -60,7 +60,9 @@ fn probing(timing: Timing) -> Timing {
 #[test]
 fn a_subscription_that_died_without_a_word_is_made_anew() {
     let ways: [fn(String) -> Settings; 2] = [durable, plain];
-    for (subscribe, way) in [RedisSubscribe::Exact, RedisSubscribe::Pattern].into_iter().flat_map(|subscribe| ways.map(|way| (subscribe, way))) {
+    for (subscribe, way) in
+        [RedisSubscribe::Exact, RedisSubscribe::Pattern].into_iter().flat_map(|subscribe| ways.map(|way| (subscribe, way)))
+    {
         let redis = RedisServer::start();
         let swallows = Arc::new(AtomicBool::new(false));
         let url = format!("redis://127.0.0.1:{}", swallowing_proxy(redis.port, swallows.clone()));
@@ -110,7 +112,16 @@ fn a_redis_that_is_busy_or_wants_replicas_is_not_ready() {
 /// Subscribed is not ready: while it loads, Redis takes subscriptions and no durable messages.
 #[test]
 fn a_redis_that_loads_is_not_ready() {
-    let mut redis = RedisServer::with_arguments(&["--appendonly", "yes", "--appendfsync", "always", "--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024"]);
+    let mut redis = RedisServer::with_arguments(&[
+        "--appendonly",
+        "yes",
+        "--appendfsync",
+        "always",
+        "--key-load-delay",
+        "1000",
+        "--loading-process-events-interval-bytes",
+        "1024",
+    ]);
     let mut bench = Bench::with(durable(redis.url()), 1, patient());
     bench.wait_ready(true);
     redis.command(&["CONFIG", "SET", "key-load-delay", "0"]);

@@ -175,9 +175,7 @@ impl Probe {
             None => self.is_plain && is_it(message),
             Some(Err(_)) => false,
         };
-        if has_it
-            && let Some(sent) = &mut self.sent
-        {
+        if has_it && let Some(sent) = &mut self.sent {
             sent.has_come = true;
             self.conclude(metrics, now);
         }
@@ -259,7 +257,9 @@ impl Probe {
     pub fn deadline(&self, is_sendable: bool) -> Option<MonotonicNs> {
         let next = match self.sent {
             None => is_sendable.then_some(self.next_at),
-            Some(sent) => (sent.is_answered && !sent.has_come && sent.fence.is_none()).then_some(sent.at + nanos(self.timing.probe_patience)),
+            Some(sent) => {
+                (sent.is_answered && !sent.has_come && sent.fence.is_none()).then_some(sent.at + nanos(self.timing.probe_patience))
+            }
         };
         let stale = (self.verdict == Verdict::Well).then_some(self.stale_at());
         next.into_iter().chain(stale).min()

@@ -394,6 +394,7 @@ impl Server {
     fn judge(&mut self, now: MonotonicNs) {
         let readiness = self.feed.readiness();
         self.is_ready = readiness == Readiness::Ready;
+        let trouble = if self.feed.has_plain_probe() { Trouble::IsNotForPublishing } else { Trouble::TakesNoMessages };
         if self.is_ready
             && let Some(verdict) = self.feed.probed(now)
         {
@@ -405,7 +406,6 @@ impl Server {
                 }
                 Verdict::Refused(why) => {
                     self.is_ready = false;
-                    let trouble = if self.feed.has_plain_probe() { Trouble::IsNotForPublishing } else { Trouble::TakesNoMessages };
                     return warn(self.health.trouble(trouble, why, now));
                 }
             }
