@@ -127,7 +127,9 @@ fn a_redis_that_loads_is_not_ready() {
     redis.command(&["CONFIG", "SET", "key-load-delay", "0"]);
     let mut connection = redis::Client::open(redis.url()).unwrap().get_connection().unwrap();
     let mut pipeline = redis::pipe();
-    (0..20_000).for_each(|number| drop(pipeline.cmd("SET").arg(format!("key{number}")).arg("x".repeat(100)).ignore()));
+    for number in 0..20_000 {
+        pipeline.cmd("SET").arg(format!("key{number}")).arg("x".repeat(100)).ignore();
+    }
     pipeline.exec(&mut connection).unwrap();
     drop(connection);
     redis.kill();
