@@ -22,6 +22,7 @@ use super::probe::{Probe, Verdict};
 use super::publishes::Publishes;
 use super::revocations::Revocations;
 use super::subscriptions::{Readiness, Refused, Standing, Subscriptions};
+use super::target::Target;
 use super::timing::Timing;
 use crate::bus::flow::Start;
 use crate::bus::hub::{Hub, Outcome, Receipt};
@@ -181,6 +182,13 @@ impl Feed {
             self.subscriptions.want_beside(&self.names.to_redis(new));
         }
         self.routed = routed;
+    }
+
+    /// It is at another server from now on.
+    pub fn retarget(&mut self, target: &Target) {
+        if !self.at.is_empty() {
+            self.at = format!(" at {target}");
+        }
     }
 
     /// What is revoked is kept elsewhere from now on.

@@ -7,6 +7,7 @@ use super::awaiting::Asked;
 use super::fault::text_of;
 use super::library::{Failure, Found, Goal, Install};
 use super::link::Link;
+use super::target::Target;
 use crate::clock::MonotonicNs;
 
 /// Whoever does not let us load them is asked again after this long: an operator may have done it.
@@ -44,6 +45,14 @@ impl Loading {
     /// The connection is another one: what was known was of the one before.
     pub fn restart(&mut self) {
         self.state = State::Unknown;
+    }
+
+    /// It is another server from now on.
+    pub fn retarget(&mut self, target: &Target) {
+        if !self.at.is_empty() {
+            self.at = format!(" at {target}");
+        }
+        self.restart();
     }
 
     /// They are gone. Whoever does not let us load them is not asked more often for that.

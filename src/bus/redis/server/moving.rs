@@ -23,14 +23,16 @@ impl Server {
 
     /// Its slots have a new master: what was done there is done here from now on, as after an outage.
     pub fn retarget(&mut self, target: Arc<Target>, hub: &mut Hub, now: MonotonicNs) {
-        self.health.retarget(target.to_string());
-        self.make_link.target = target.clone();
         for at in 0..self.links.len() {
-            self.lose_link(at, hub, &Fault::new("its slots have another master now"), now);
+            self.lose_link(at, hub, &Fault::new(format!("the master is {target} now")), now);
             let link = &mut self.links[at].link;
             link.retarget(target.clone());
             link.retry_at_once(now);
         }
+        self.health.retarget(target.to_string());
+        self.feed.retarget(&target);
+        self.library.iter_mut().for_each(|library| library.retarget(&target));
+        self.make_link.target = target;
         self.feed.durables.doubt();
     }
 
