@@ -302,6 +302,9 @@ impl RedisBus {
         {
             before.hand_presence_to(after, hub, now);
         }
+        if let Some(server) = &mut self.servers[owner] {
+            server.keep_presence();
+        }
     }
 
     /// Servers that have had no slots for long enough end.

@@ -82,6 +82,8 @@ pub struct Server {
     /// What it is asked about users.
     pub desk: Desk,
     presence: Presence,
+    /// In a Cluster one master does.
+    keeps_presence: bool,
     health: Health,
     /// Of addresses and of publishing.
     warnings: Ration,
@@ -156,6 +158,7 @@ impl Server {
             eviction: Eviction::default(),
             desk: Desk::default(),
             presence: Presence::new(settings, node),
+            keeps_presence: !is_cluster,
             health,
             warnings: Ration::default(),
         };
@@ -366,7 +369,7 @@ impl Server {
                     self.read_link(at, hub, now)?;
                 }
                 let link = &mut self.links[at].link;
-                if link.is_ready() {
+                if link.is_ready() && self.keeps_presence {
                     self.presence.write(link, hub, now);
                 }
                 link.flush()
@@ -521,7 +524,7 @@ impl Server {
         if self.desk.is_wanted() {
             self.open_beside(Role::Keeping);
         }
-        if self.presence.is_wanted(hub.counts_presence()) {
+        if self.keeps_presence && self.presence.is_wanted(hub.counts_presence()) {
             self.open_beside(Role::Presence);
         }
         (0..self.links.len()).for_each(|at| self.with(at, hub, now, Self::write_link));

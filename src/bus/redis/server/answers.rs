@@ -77,7 +77,10 @@ impl Server {
                     match answer {
                         Answer::Presence { ticket, value } => self.presence.answered(hub, ticket, Ok(&value)),
                         Answer::Refused { error, .. } if error.code() == "NOAUTH" => return Err(Fault::refused(error)),
-                        Answer::Refused { asked: Asked::Presence(ticket), error } => self.presence.answered(hub, ticket, Err(error)),
+                        Answer::Refused { asked: Asked::Presence(ticket), error } => {
+                            self.feed.note_moved(error);
+                            self.presence.answered(hub, ticket, Err(error));
+                        }
                         Answer::Pong { .. } | Answer::Nothing => {}
                         _ => hub.metrics().protocol_errors.inc(),
                     }

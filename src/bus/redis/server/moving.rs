@@ -71,6 +71,11 @@ impl Server {
         self.feed.durables.take_foreign_pages()
     }
 
+    /// In a Cluster: who is there is kept here.
+    pub fn keep_presence(&mut self) {
+        self.keeps_presence = true;
+    }
+
     /// Who is there is kept by the other one from now on, where it is to be written anew.
     pub fn hand_presence_to(&mut self, other: &mut Server, hub: &mut Hub, now: MonotonicNs) {
         for server in [&mut *self, &mut *other] {
@@ -79,6 +84,7 @@ impl Server {
             }
         }
         std::mem::swap(&mut self.presence, &mut other.presence);
+        self.keeps_presence = false;
     }
 
     pub fn take_revocations(&mut self) -> Option<Revocations> {
