@@ -158,8 +158,11 @@ fn say(redis: &RedisServer, payload: &str) -> (u64, u64) {
 
 /// A master and one that was its replica until a moment ago, and one Sentinel that says which of them it is.
 fn divided() -> ([RedisServer; 2], Sentinel, Server) {
-    let master = RedisServer::start();
-    let replica = RedisServer::with_arguments(&["--replicaof", "127.0.0.1", &master.port.to_string(), "--repl-diskless-sync-delay", "0"]);
+    // A Sentinel makes what calls itself a master a replica again, ten seconds later; not these.
+    let own = ["--rename-command", "SLAVEOF", "NO-SLAVEOF"];
+    let master = RedisServer::with_arguments(&own);
+    let of = master.port.to_string();
+    let replica = RedisServer::with_arguments(&[&["--replicaof", "127.0.0.1", &of, "--repl-diskless-sync-delay", "0"], &own[..]].concat());
     let sentinel = Sentinel::start(master.port, 1, "");
     let server = launch(&format!("redis+sentinel://127.0.0.1:{}/{}", sentinel.port, Sentinel::SERVICE)).start();
     server.eventually("ready", Server::is_ready);
