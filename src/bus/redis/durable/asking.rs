@@ -147,6 +147,12 @@ impl Durables {
                     // It has taken it back, and given its number again.
                     return self.renew(channel, epoch);
                 }
+                if newest.is_some() && tracked.is_doubtful {
+                    // Two messages may have one millisecond: what stands there is read.
+                    hub.repairing(channel);
+                    self.set_state(channel, State::Repairing { to: last });
+                    return self.ask(channel);
+                }
                 (tracked.is_to_be_compared, tracked.is_doubtful) = (false, false);
             }
             Some(Count { epoch: before, by: Counter::Source, .. }) if epoch > before => {
@@ -202,8 +208,8 @@ impl Durables {
         {
             let is_other = match entries.first() {
                 Some(first) if first.seq == seq => !newest.is(first),
-                // It is not there any more, so nobody knows whether it was what was handed out.
-                _ => tracked.is_doubtful,
+                // It is not there any more, so nobody knows whether it was what was handed out; where it was the last one, its time was.
+                _ => tracked.is_doubtful && to > seq,
             };
             if is_other {
                 return self.renew(channel, epoch);
