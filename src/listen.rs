@@ -245,14 +245,15 @@ pub fn check_unused(listeners: &[Listener]) -> io::Result<()> {
 #[derive(Debug)]
 pub enum ControlSocket {
     Tcp(TcpListener),
-    Unix(UnixListener, SocketFile),
+    /// The file goes first: whoever finds one where nobody listens takes it away, and must not have its own taken instead.
+    Unix(SocketFile, UnixListener),
 }
 
 /// Opens the control port; gives its address with the port really bound.
 pub fn control(address: &Address) -> io::Result<(ControlSocket, Address)> {
     if let Address::Unix(unix) = address {
         let (socket, file) = unix.listen(CONTROL_BACKLOG)?;
-        return Ok((ControlSocket::Unix(socket.into(), file), address.clone()));
+        return Ok((ControlSocket::Unix(file, socket.into()), address.clone()));
     }
     let listener = Listener::at(address.clone());
     let (socket, address) = listener.unbound()?;

@@ -4,12 +4,14 @@ mod support;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use campanile::bus::redis::keys;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
 use support::client::Client;
 use support::frames;
 use support::redis::RedisServer;
 use support::server::{Launch, Server};
+use support::topology::Cluster;
 
 const CONTROL_TOKEN: &str = "a-token-of-the-tests-0123456789";
 
@@ -337,6 +339,35 @@ fn revocations_that_name_nobody_or_nonsense_are_refused() {
     let open = Server::start(&[]);
     let (status, answer) = open.post("/revoke", r#"{"token": "a"}"#);
     assert!(status == 400 && answer["error"].as_str().unwrap().contains("no client is asked"), "{answer}");
+}
+
+/// In a Cluster they are kept where their slot is, and found there again when that has moved.
+#[test]
+fn a_cluster_keeps_what_is_revoked() {
+    let cluster = Cluster::start(3, 0, &[]);
+    for pubsub in ["classic", "sharded"] {
+        let start = || {
+            let server = asking_for_tokens(&["--redis", &cluster.url(), "--pubsub", pubsub]);
+            server.eventually("readiness", Server::is_ready);
+            server
+        };
+        let (first, second) = (start(), start());
+        let tokens = ["t1", "t2"].map(|id| token("u1", &format!("{pubsub}-{id}"), now_s()));
+        let (mut on_second, _) = client(&second, &format!("/ws?token={}", tokens[0]));
+        let (answered, answer) = first.post("/revoke", format!(r#"{{"token": "{pubsub}-t1"}}"#));
+        assert_eq!(answered, 200, "{answer}");
+        assert_eq!(on_second.close_code(), Some(4001), "by the other node");
+        let at = cluster.owner(keys::slot(b"__campanile__:revoked:notifications:"));
+        cluster.move_slots(at, (at + 1) % 3, 5000);
+        let mut on_second = client(&second, &format!("/ws?token={}", tokens[1])).0;
+        first.eventually("it is kept where the slot is now", |first| {
+            first.post("/revoke", format!(r#"{{"token": "{pubsub}-t2"}}"#)).0 == 200
+        });
+        assert_eq!(on_second.close_code(), Some(4001), "by the other node");
+        let third = start();
+        third.eventually("all that was revoked", |third| tokens.iter().all(|token| status(third, token) == 401));
+        cluster.move_slots((at + 1) % 3, at, 5000);
+    }
 }
 
 /// Two nodes and a third that starts later; then Redis is killed, and comes back with nothing.

@@ -110,7 +110,7 @@ pub fn check(
     }
 
     let RedisTls { ca, cert, key } = &settings.redis.tls();
-    let is_over_tls = settings.redis.urls().any(|url| url.starts_with("rediss://"));
+    let is_over_tls = settings.redis.urls().any(|url| url.starts_with("rediss"));
     if let Some((setting, _)) =
         [("redis_ca", ca), ("redis_cert", cert), ("redis_key", key)].iter().find(|(_, file)| file.is_some()).filter(|_| !is_over_tls)
     {

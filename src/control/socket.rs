@@ -13,8 +13,8 @@ use crate::listen::unix::SocketFile;
 #[derive(Debug)]
 pub(super) enum Door {
     Tcp(TcpListener),
-    /// The file goes with it.
-    Unix(UnixListener, #[allow(dead_code, reason = "held to be dropped")] SocketFile),
+    /// The file goes with it, and before it.
+    Unix(#[allow(dead_code, reason = "held to be dropped")] SocketFile, UnixListener),
 }
 
 impl Door {
@@ -25,9 +25,9 @@ impl Door {
                 socket.set_nonblocking(true)?;
                 TcpListener::from_std(socket).map(Door::Tcp)
             }
-            ControlSocket::Unix(socket, file) => {
+            ControlSocket::Unix(file, socket) => {
                 socket.set_nonblocking(true)?;
-                UnixListener::from_std(socket).map(|socket| Door::Unix(socket, file))
+                UnixListener::from_std(socket).map(|socket| Door::Unix(file, socket))
             }
         }
     }
@@ -40,7 +40,7 @@ impl Door {
                 let _ = stream.set_nodelay(true);
                 Ok(Socket::Tcp(stream))
             }
-            Door::Unix(socket, _) => socket.accept().await.map(|(stream, _)| Socket::Unix(stream)),
+            Door::Unix(_, socket) => socket.accept().await.map(|(stream, _)| Socket::Unix(stream)),
         }
     }
 }

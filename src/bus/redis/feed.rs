@@ -442,8 +442,10 @@ impl Feed {
                 Some(unsaid) => {
                     let before =
                         if unsaid > 0 { format!(" ({unsaid} channels before this one were too many to be told)") } else { String::new() };
+                    let is_own = self.own_names().any(|own| own == &*name);
+                    let follows = if is_own { "Channels of clients are not concerned" } else { "Its subscribers are told" };
                     tracing::warn!(
-                        "Redis{} does not let us {} `{name}`: {reason}. Its subscribers are told; it is asked for again every {:?}{before}",
+                        "Redis{} does not let us {} `{name}`: {reason}. {follows}; it is asked for again every {:?}{before}",
                         self.at,
                         verb.name(),
                         self.timing.refused_retry,
@@ -456,7 +458,7 @@ impl Feed {
     /// Tells the hub what has become of the channels that a Redis name stands for.
     fn tell(&mut self, hub: &mut Hub, name: &str, change: impl Fn(&mut Durables, &mut Hub, &str)) {
         // Those are nobody's channels, whatever rule would fit their names.
-        if self.probe.as_ref().is_some_and(|probe| probe.redis_channel() == name) || self.marks_channel.as_deref() == Some(name) {
+        if self.own_names().any(|own| own == name) {
             return;
         }
         if self.pattern.as_deref() == Some(name) {
@@ -476,14 +478,22 @@ impl Feed {
     }
 
     pub fn readiness(&self) -> Readiness {
-        let probe = self.probe.as_ref().map(Probe::redis_channel);
-        let own = [self.revocations.as_ref().map(Revocations::channel), probe, self.marks_channel.as_deref()];
-        let refused = own.into_iter().flatten().filter(|name| self.subscriptions.standing(name) == Standing::Refused).count();
+        let revocations = self.revocations.as_ref().map(Revocations::channel);
+        let refused = self.refused_among(self.own_names().chain(revocations));
         match self.subscriptions.readiness() {
             // Messages flow without.
-            Readiness::RefusedForGood if refused > 0 && self.refused_count() == refused => Readiness::Ready,
+            Readiness::RefusedForGood if refused > 0 && self.subscriptions.refused_count() == refused => Readiness::Ready,
             readiness => readiness,
         }
+    }
+
+    /// Names that are no channel's, and that no client misses.
+    fn own_names(&self) -> impl Iterator<Item = &str> {
+        self.probe.as_ref().map(Probe::redis_channel).into_iter().chain(self.marks_channel.as_deref())
+    }
+
+    fn refused_among<'n>(&self, names: impl Iterator<Item = &'n str>) -> usize {
+        names.filter(|name| self.subscriptions.standing(name) == Standing::Refused).count()
     }
 
     /// What a probe has told, where one can be sent: its own channel must come.
@@ -515,9 +525,9 @@ impl Feed {
         self.probe.as_ref().is_some_and(Probe::is_plain)
     }
 
-    /// How many Redis names are refused for good.
+    /// How many Redis names are refused for good that somebody misses.
     pub fn refused_count(&self) -> usize {
-        self.subscriptions.refused_count()
+        self.subscriptions.refused_count() - self.refused_among(self.own_names())
     }
 
     /// How Redis last refused something.
