@@ -29,8 +29,9 @@ fn a_folder_stands_beside_memory() {
     let serve = "--shards 1 --allow-client-publish --commands-per-second none";
     let arguments =
         ["publishers", "--serve", serve, "-n", "4", "--messages", "2000", "--pairs", "2", "--data-dir", folder.to_str().unwrap()];
-    let json = run(&arguments).passes();
-    assert_eq!(json["data_dir"]["per_second"].as_array().unwrap().len(), 2);
+    let ran = run(&arguments);
+    assert_eq!(ran.code(), 0, "{}{}", ran.stdout(), ran.stderr());
+    assert_eq!(ran.json["data_dir"]["per_second"].as_array().unwrap().len(), 2);
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0, "what was made is gone");
     let _ = std::fs::remove_dir_all(folder);
 }
