@@ -152,14 +152,20 @@ pub enum Scenario {
         /// Messages that are missed of each
         #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=10_000))]
         missed: u32,
+        /// Redis is a Cluster: three masters with a replica each. With --missed 0
+        #[arg(long)]
+        cluster: bool,
     },
-    /// Clients publish to a durable channel as fast as they are answered, by turns with redis-benchmark (needs --serve; starts its own Redis)
+    /// Clients publish to a durable channel as fast as they are answered, by turns with redis-benchmark (needs --serve; starts its own Redis), or with and without --data-dir
     Publishers {
         #[command(flatten)]
         options: Options,
         /// Messages that each client has under way
         #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1000))]
         pipeline: u32,
+        /// Without Redis: by turns to a server that keeps its messages in a folder, which is made in this one for the run, and to one that keeps them in memory
+        #[arg(long, value_name = "FOLDER")]
+        data_dir: Option<PathBuf>,
     },
     /// All clients but --stay are away while messages are published to their durable channels, come back at once and ask for them (needs --serve; starts its own Redis)
     Return {
@@ -364,6 +370,10 @@ pub enum Breaks {
     Redis,
     /// The server is killed, and another one takes its place, to which its clients come back
     Server,
+    /// A master is killed, Sentinels give its place to its replica, and it comes back as a replica
+    Master,
+    /// A master of a Cluster is killed, its replica takes its place, and it comes back as a replica
+    Node,
 }
 
 /// How clients leave their channels.
@@ -497,6 +507,9 @@ impl Scenario {
                     options.clients
                 ))
             }
+            Scenario::Repair { cluster: true, missed: 1.., .. } => Some(
+                "--cluster is about subscribing again, as a Cluster cannot cut off and publish in one step: give --missed 0".to_owned(),
+            ),
             Scenario::Return { stay, channels, .. } if u64::from(*stay) + u64::from(*channels) > u64::from(options.clients) => {
                 Some(format!("of {} clients {stay} stay, which leaves fewer than --channels {channels} to come back", options.clients))
             }

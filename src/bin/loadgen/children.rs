@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -165,20 +165,18 @@ fn end(child: &mut Child) {
     }
 }
 
-/// A port that nobody uses, below those that Linux hands out by itself: of these the clients take thousands, and while Redis is away a
+/// A port that nobody uses, this one or a later one, below those that Linux hands out by itself: of these the clients take thousands, and while Redis is away a
 /// server that tries to reach it there could even connect to itself, and keep the port.
-fn free_port() -> u16 {
-    let numbers = std::process::id().wrapping_mul(64)..;
-    let ports = numbers.map(|number| 10_000 + (number % 20_000) as u16);
-    ports.take(20_000).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap_or(6380)
+fn free_port(first: u32) -> u16 {
+    let ports = (0..20_000).map(|number| 10_000 + (first.wrapping_add(number) % 20_000) as u16);
+    ports.into_iter().find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap_or(6380)
 }
 
-/// A `redis-server` on a free port, without files, unless it is to keep what it has.
+/// A `redis-server` on a free port, with a folder of its own.
 #[derive(Debug)]
 pub struct Redis {
     port: u16,
-    /// In an append-only file.
-    keeps: bool,
+    arguments: Vec<String>,
     /// Real-time priority.
     priority: Option<i32>,
     child: Option<Child>,
@@ -186,17 +184,71 @@ pub struct Redis {
 }
 
 impl Redis {
+    /// Without files, unless it `keeps` what it has.
     pub fn start(priority: Option<i32>, keeps: bool) -> anyhow::Result<Redis> {
-        let port = free_port();
+        Redis::with(priority, |_, _| Ok(words(&["--save", "", "--appendonly", if keeps { "yes" } else { "no" }])))
+    }
+
+    /// Part of a topology: what it has is with others too.
+    pub fn replicated(further: &[&str]) -> anyhow::Result<Redis> {
+        Redis::with(None, |_, _| {
+            let all = ["--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"];
+            Ok(words(&[&all, further].concat()))
+        })
+    }
+
+    /// One of a Cluster. Its usual place there, 10,000 ports higher, is among those that Linux hands out.
+    pub fn of_cluster() -> anyhow::Result<Redis> {
+        Redis::with(None, |port, _| {
+            let bus = free_port(u32::from(port) - 10_000 + 1).to_string();
+            let of_cluster = ["--cluster-enabled", "yes", "--cluster-port", &bus, "--cluster-node-timeout", "2000"];
+            let all = ["--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"];
+            Ok(words(&[&of_cluster[..], &all].concat()))
+        })
+    }
+
+    /// A Sentinel, of three that watch this master.
+    pub fn sentinel(service: &str, master: u16) -> anyhow::Result<Redis> {
+        Redis::with(None, |_, directory| {
+            let file = directory.join("sentinel.conf");
+            let text = format!(
+                "sentinel monitor {service} 127.0.0.1 {master} 2\n\
+                 sentinel down-after-milliseconds {service} 2000\nsentinel failover-timeout {service} 5000\n"
+            );
+            std::fs::write(&file, text)?;
+            Ok(words(&[&file.display().to_string(), "--sentinel"]))
+        })
+    }
+
+    fn with(priority: Option<i32>, arguments: impl FnOnce(u16, &Path) -> anyhow::Result<Vec<String>>) -> anyhow::Result<Redis> {
+        let port = free_port(std::process::id().wrapping_mul(64));
         let directory = std::env::temp_dir().join(format!("loadgen-redis-{}-{port}", std::process::id()));
         std::fs::create_dir_all(&directory)?;
-        let mut redis = Redis { port, keeps, priority, child: None, directory };
+        let mut redis = Redis { port, arguments: Vec::new(), priority, child: None, directory };
+        redis.arguments = arguments(port, &redis.directory)?;
         redis.restart()?;
         Ok(redis)
     }
 
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.child.is_some()
+    }
+
+    /// It is a replica of another one when it starts again.
+    pub fn restart_as_replica_of(&mut self, master: u16) -> anyhow::Result<()> {
+        if let Some(at) = self.arguments.iter().position(|word| word == "--replicaof") {
+            self.arguments.drain(at..at + 3);
+        }
+        self.arguments.extend(words(&["--replicaof", "127.0.0.1", &master.to_string()]));
+        self.restart()
     }
 
     /// SIGKILL: its connections are reset, nothing is said.
@@ -210,8 +262,7 @@ impl Redis {
     /// Starts it (again), on the same port.
     pub fn restart(&mut self) -> anyhow::Result<()> {
         let mut command = Command::new("redis-server");
-        command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
-        command.args(["--appendonly", if self.keeps { "yes" } else { "no" }]);
+        command.args(&self.arguments).args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"]);
         command.arg("--dir").arg(&self.directory).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         sys::end_with_caller(&mut command);
         command.process_group(0);
@@ -229,6 +280,10 @@ impl Redis {
         }
         Ok(())
     }
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
 }
 
 impl Drop for Redis {

@@ -4,6 +4,7 @@
 //! [`publish`] for where they come from, [`floor`] for what the kernel alone would cost, [`identity`] for the tokens that clients bring, [`report`] for what comes out.
 
 mod args;
+mod beside;
 mod children;
 mod client;
 mod crowd;
@@ -25,6 +26,7 @@ mod stamp;
 mod stop;
 mod tally;
 mod target;
+mod topology;
 mod worker;
 
 use std::process::ExitCode;
@@ -78,10 +80,14 @@ fn run(scenario: Scenario) -> anyhow::Result<ExitCode> {
         Scenario::Storm(options) => (scenario::storm::run(&options)?, options),
         Scenario::Failover { options, outage } => (scenario::failover::run(&options, outage)?, options),
         Scenario::Outages { options, breaks, every, channels } => (scenario::outages::run(&options, breaks, every, channels)?, options),
-        Scenario::Repair { options, channels, channels_per_client, missed } => {
-            (scenario::repair::run(&options, channels, channels_per_client, missed)?, options)
+        Scenario::Repair { options, channels, channels_per_client, missed, cluster } => {
+            let redis = if cluster { target::OwnRedis::Cluster } else { target::OwnRedis::One };
+            let needs = target::Needs { per_client: channels_per_client, redis, ..channels.into() };
+            (scenario::repair::run(&options, needs, missed)?, options)
         }
-        Scenario::Publishers { options, pipeline } => (scenario::publishers::run(&options, pipeline)?, options),
+        Scenario::Publishers { options, pipeline, data_dir } => {
+            (scenario::publishers::run(&options, pipeline, data_dir.as_deref())?, options)
+        }
         Scenario::Return { options, channels, missed, stay } => (scenario::coming_back::run(&options, channels, missed, stay)?, options),
         Scenario::Restart { options, drain_rate } => (scenario::restart::run(&options, drain_rate)?, options),
         Scenario::Reload { options, channels, channels_per_client } => {

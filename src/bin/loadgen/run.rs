@@ -1,12 +1,12 @@
 //! One run: the target, the processes started for it, the clock, the record. The scenarios are written on top of this.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use campanile::wire::Format;
 
 use super::args::{Options, Through};
+use super::beside::Open;
 use super::children;
 use super::crowd::{Crowd, Expects, Habits, Size, Subscriptions};
 use super::identity::Gate;
@@ -17,13 +17,15 @@ use super::progress::Progress;
 use super::publish::client::{ClientRoute, TEMPLATE};
 use super::publish::http::HttpRoute;
 use super::publish::redis::{RedisRoute, Way};
+use super::publish::replicated::ReplicatedRoute;
 use super::publish::{Publisher, Route, Schedule};
 use super::report::Report;
 use super::report::series::Series;
 use super::round::Round;
 use super::stop;
 use super::tally::Counts;
-use super::target::{Channels, FirstMessage, Needs, Ready, Target};
+use super::target::{Channels, FirstMessage, Needs, OwnRedis, Ready, Target};
+use super::topology::Topology;
 
 /// How often the counters are looked at.
 const LOOK: Duration = Duration::from_millis(2);
@@ -52,6 +54,8 @@ pub struct Run {
     pub is_durable: bool,
     open: Option<Open>,
     pub redis: Option<children::Redis>,
+    /// Several that stand in for each other, instead of one.
+    pub topology: Option<Topology>,
     pub redis_url: Option<String>,
     pub server_id: Option<u32>,
     pub report: Report,
@@ -84,38 +88,6 @@ pub struct Connected {
     pub server_cpu_ns: Option<u64>,
 }
 
-/// A server beside the one that is measured, and how it is reached.
-#[derive(Debug)]
-pub struct Open {
-    pub target: Target,
-    redis_url: Option<String>,
-    control: Option<SocketAddr>,
-    server_id: Option<u32>,
-    server: Option<children::Server>,
-    redis: Option<children::Redis>,
-    is_durable: bool,
-}
-
-impl Open {
-    /// The same server once more, without what is asked of clients.
-    fn start(options: &Options, target: &Target, needs: &Needs) -> anyhow::Result<Open> {
-        let priority = options.realtime.then_some(preflight::REDIS_FIRST);
-        let redis = (options.redis.as_deref() == Some("own")).then(|| children::Redis::start(priority, false)).transpose()?;
-        let redis_url = redis.as_ref().map(children::Redis::url);
-        let arguments = options.serve.as_deref().context("--beside-open needs --serve")?;
-        let server = children::Server::start(arguments, redis_url.as_deref(), options.clients, needs, None)?;
-        Ok(Open {
-            target: target.clone().at(server.clients),
-            redis_url,
-            control: Some(server.control),
-            server_id: Some(server.id()),
-            server: Some(server),
-            redis,
-            is_durable: false,
-        })
-    }
-}
-
 /// One scenario, from begin to end. Whatever ends it early, what was found until then is reported.
 pub fn whole(
     scenario: &'static str,
@@ -140,11 +112,15 @@ impl Run {
             preflight::check_realtime()?;
         }
         let priority = options.realtime.then_some(preflight::REDIS_FIRST);
-        let redis = (options.redis.as_deref() == Some("own")).then(|| children::Redis::start(priority, needs.keeps_redis)).transpose()?;
-        if let Some(url) = options.redis.as_deref().filter(|_| redis.is_none()) {
+        let is_own = options.redis.as_deref() == Some("own");
+        let topology = if is_own { Topology::start(needs.redis)? } else { None };
+        let keeps = needs.redis == OwnRedis::Kept;
+        let redis = (is_own && topology.is_none()).then(|| children::Redis::start(priority, keeps)).transpose()?;
+        if let Some(url) = options.redis.as_deref().filter(|_| !is_own) {
             super::publish::redis::probe(url)?;
         }
-        let redis_url = redis.as_ref().map(children::Redis::url).or_else(|| options.redis.clone());
+        let own_url = redis.as_ref().map(children::Redis::url).or_else(|| topology.as_ref().map(Topology::url));
+        let redis_url = own_url.or_else(|| options.redis.clone());
         let mut gate = Gate::of(&options)?;
         let server = options
             .serve
@@ -196,6 +172,7 @@ impl Run {
             is_durable,
             open,
             redis,
+            topology,
             redis_url,
             server_id,
             report,
@@ -206,12 +183,16 @@ impl Run {
     pub fn replace_server(&mut self) -> anyhow::Result<()> {
         let mut old = self.server.take().context("there is no server to replace")?;
         old.kill();
-        let arguments = self.options.serve.as_deref().unwrap_or_default();
-        let arguments = format!("{arguments} --listen {} --control {}", old.clients, old.control);
-        let server = children::Server::start(&arguments, self.redis_url.as_deref(), self.options.clients, &self.needs, self.gate.as_ref())?;
+        let server = self.another_server(&format!("--listen {} --control {}", old.clients, old.control))?;
         self.server_id = Some(server.id());
         self.server = Some(server);
         Ok(())
+    }
+
+    /// The same server once more, with further arguments.
+    pub fn another_server(&self, further: &str) -> anyhow::Result<children::Server> {
+        let arguments = format!("{} {further}", self.options.serve.as_deref().unwrap_or_default());
+        children::Server::start(&arguments, self.redis_url.as_deref(), self.options.clients, &self.needs, self.gate.as_ref())
     }
 
     /// Clients bring other tokens from now on, if they bring any.
@@ -249,6 +230,9 @@ impl Run {
         // One that has subscribers: with Zipf's law the last ones may have none.
         let heard = crowd.subscribers.iter().rposition(|subscribers| *subscribers > 0).unwrap_or(0) as u32;
         let channels = self.target.channels.clone();
+        if let Some(topology) = &self.topology {
+            return Ok(Box::new(ReplicatedRoute::connect(topology.seeds(), topology.is_short.clone(), &self.options.prefix, channels)?));
+        }
         Ok(match self.through() {
             Through::Redis => {
                 let url = self.redis_url.as_deref().context("--through redis needs --redis URL or --redis own")?;
@@ -544,7 +528,7 @@ impl Run {
             ended = self.until(label, crowd, None, |counts| {
                 let counts = counts.since(&counts_before);
                 match crowd.expects {
-                    Expects::All => counts.messages + counts.announced >= crowd.expected() - expected_before,
+                    Expects::All => counts.messages + counts.announced >= crowd.expected() - expected_before + counts.again,
                     Expects::Readers => counts.messages >= crowd.expected() - expected_before,
                     Expects::Each if asked.elapsed() < ASK => false,
                     Expects::Each => {

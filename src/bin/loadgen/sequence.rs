@@ -12,6 +12,8 @@ pub struct Sequence {
     announced: u32,
     /// Has seen a message: before the first one, an earlier number is no repetition.
     begun: bool,
+    /// The epoch is over: what follows may go back, once.
+    renewed: bool,
 }
 
 /// Announced: some messages are lost, nobody knows how many.
@@ -26,6 +28,10 @@ pub enum Verdict {
         lost: u64,
         announced: u64,
     },
+    /// In order again, from an earlier number on: so many come twice, as the end of an epoch has announced.
+    Again {
+        count: u64,
+    },
     /// One that was counted as missing comes late.
     Late,
     Duplicate,
@@ -33,7 +39,7 @@ pub enum Verdict {
 
 impl Default for Sequence {
     fn default() -> Sequence {
-        Sequence { next: 0, window: u64::MAX, announced: 0, begun: false }
+        Sequence { next: 0, window: u64::MAX, announced: 0, begun: false, renewed: false }
     }
 }
 
@@ -48,12 +54,22 @@ impl Sequence {
         self.announced = self.announced.saturating_add(count);
     }
 
+    /// The channel has begun a new epoch: what Redis has taken back may come again.
+    pub fn renew(&mut self) {
+        self.renewed = true;
+    }
+
     #[inline]
     pub fn take(&mut self, seq: u64) -> Verdict {
         if !self.begun {
             self.begun = true;
             // Published before this client was ready, delivered after: allowed, and what follows must follow it.
             self.next = self.next.min(seq);
+        }
+        if std::mem::take(&mut self.renewed) && seq < self.next {
+            let count = self.next - seq;
+            *self = Sequence { next: seq + 1, begun: true, ..Sequence::default() };
+            return Verdict::Again { count };
         }
         if seq == self.next {
             self.next += 1;
@@ -136,6 +152,19 @@ mod tests {
         assert_eq!(sequence.tail(100), (0, 94));
         assert_eq!(sequence.take(100), Verdict::Hole { lost: 0, announced: 94 });
         assert_eq!(sequence.take(102), Verdict::Hole { lost: 1, announced: 0 });
+    }
+
+    #[test]
+    fn a_new_epoch_may_go_back_once() {
+        let mut sequence = fresh(0);
+        (0..9).for_each(|seq| assert_eq!(sequence.take(seq), Verdict::InOrder));
+        sequence.renew();
+        assert_eq!(sequence.take(7), Verdict::Again { count: 2 });
+        // All that follows has to come too.
+        assert_eq!(sequence.tail(9), (1, 0));
+        assert_eq!([sequence.take(8), sequence.take(9), sequence.take(8)], [Verdict::InOrder, Verdict::InOrder, Verdict::Duplicate]);
+        sequence.renew();
+        assert_eq!([sequence.take(10), sequence.take(9)], [Verdict::InOrder, Verdict::Duplicate]);
     }
 
     #[test]

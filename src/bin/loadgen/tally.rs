@@ -66,6 +66,10 @@ counters! {
     /// Messages missing, announced by a gap.
     announced,
     duplicates,
+    /// Messages that came again because their epoch is over, as was said before.
+    again,
+    /// Subscriptions that were told of the end of their epoch.
+    renewed,
     /// Messages that came after a later one.
     reordered,
     /// `gap` events.

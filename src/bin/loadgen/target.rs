@@ -24,13 +24,25 @@ pub struct Needs {
     pub per_client: u32,
     /// Of a Campanile, instead of `/ws`.
     pub path: Option<&'static str>,
-    /// A Redis of the run's own has again what it had when it is killed.
-    pub keeps_redis: bool,
+    /// What a Redis of the run's own is.
+    pub redis: OwnRedis,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OwnRedis {
+    /// One server, without files.
+    One,
+    /// One that has again what it had when it is killed.
+    Kept,
+    /// A master and a replica, with Sentinels.
+    Watched,
+    /// Three masters with a replica each.
+    Cluster,
 }
 
 impl From<u32> for Needs {
     fn from(channels: u32) -> Needs {
-        Needs { channels, per_client: 1, path: None, keeps_redis: false }
+        Needs { channels, per_client: 1, path: None, redis: OwnRedis::One }
     }
 }
 

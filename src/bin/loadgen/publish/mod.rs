@@ -6,6 +6,7 @@
 pub mod client;
 pub mod http;
 pub mod redis;
+pub mod replicated;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};

@@ -1,5 +1,6 @@
 //! Through Redis, as any Redis client would: PUBLISH, or the function of durable channels, pipelined.
 
+use std::borrow::Borrow;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -26,25 +27,18 @@ pub enum Way {
     },
 }
 
-pub struct RedisRoute {
-    way: Way,
-    url: String,
-    prefix: String,
-    channels: Channels,
-    connection: Connection,
-    packed: Vec<u8>,
+/// How messages are written for Redis.
+pub struct Call {
+    pub way: Way,
+    /// What stands before the channel's name in Redis.
+    pub prefix: String,
+    pub channels: Channels,
 }
 
-impl RedisRoute {
-    /// `prefix` stands before the channel's name in Redis.
-    pub fn connect(url: &str, way: Way, prefix: &str, channels: Channels) -> anyhow::Result<RedisRoute> {
-        let connection = open(url)?;
-        Ok(RedisRoute { way, url: url.to_owned(), prefix: prefix.to_owned(), channels, connection, packed: Vec::new() })
-    }
-
+impl Call {
     /// All of one channel, in one call where that can be.
-    fn pack(&mut self, messages: &[Message]) {
-        let Some(first) = messages.first() else { return };
+    pub fn pack<M: Borrow<Message>>(&self, messages: &[M], packed: &mut Vec<u8>) {
+        let Some(first) = messages.first().map(M::borrow) else { return };
         let name = self.channels.name(first.channel);
         let redis_channel = format!("{}{name}", self.prefix);
         let mut command = match self.way {
@@ -67,14 +61,35 @@ impl RedisRoute {
             command.arg(KEPT_MESSAGES).arg(KEPT_MS).arg(if is_once { ONCE_MS } else { 0 });
         }
         for message in messages {
-            command.arg(&message.payload[..]);
+            command.arg(&message.borrow().payload[..]);
         }
-        command.write_packed_command(&mut self.packed);
+        command.write_packed_command(packed);
+    }
+
+    /// A key of the load generator's own, beside those of the channel.
+    pub fn own_key(&self, channel: u32) -> String {
+        format!("{}:loadgen", keys::sharded_channel(&self.prefix, &self.channels.name(channel)))
+    }
+}
+
+pub struct RedisRoute {
+    call: Call,
+    url: String,
+    connection: Connection,
+    packed: Vec<u8>,
+}
+
+impl RedisRoute {
+    /// `prefix` stands before the channel's name in Redis.
+    pub fn connect(url: &str, way: Way, prefix: &str, channels: Channels) -> anyhow::Result<RedisRoute> {
+        let connection = open(url)?;
+        let call = Call { way, prefix: prefix.to_owned(), channels };
+        Ok(RedisRoute { call, url: url.to_owned(), connection, packed: Vec::new() })
     }
 
     /// Whether somebody is subscribed to the channel in Redis, by its name.
     pub fn is_heard(&mut self, channel: u32) -> anyhow::Result<bool> {
-        let name = format!("{}{}", self.prefix, self.channels.name(channel));
+        let name = format!("{}{}", self.call.prefix, self.call.channels.name(channel));
         let (_, subscribers): (String, u64) = redis::cmd("PUBSUB").arg("NUMSUB").arg(name).query(&mut self.connection)?;
         let patterns: u64 = redis::cmd("PUBSUB").arg("NUMPAT").query(&mut self.connection)?;
         Ok(subscribers + patterns > 0)
@@ -86,7 +101,7 @@ impl RedisRoute {
         redis::cmd("MULTI").write_packed_command(&mut self.packed);
         redis::cmd("CLIENT").arg(&["KILL", "TYPE", "pubsub"]).write_packed_command(&mut self.packed);
         let calls = messages.chunk_by(|one, next| one.channel == next.channel);
-        let count = calls.map(|of_channel| self.pack(of_channel)).count();
+        let count = calls.map(|of_channel| self.call.pack(of_channel, &mut self.packed)).count();
         redis::cmd("EXEC").write_packed_command(&mut self.packed);
         let answers = self.connection.req_packed_commands(&self.packed, 0, count + 3).context("Redis broke off")?;
         for answer in answers {
@@ -99,7 +114,7 @@ impl RedisRoute {
 impl Route for RedisRoute {
     fn publish(&mut self, messages: &[Message]) -> anyhow::Result<()> {
         self.packed.clear();
-        messages.chunks(1).for_each(|message| self.pack(message));
+        messages.chunks(1).for_each(|message| self.call.pack(message, &mut self.packed));
         let answers = self.connection.req_packed_commands(&self.packed, 0, messages.len()).context("Redis broke off")?;
         for answer in answers {
             answer.extract_error().context("Redis did not take a message")?;
@@ -115,7 +130,7 @@ impl Route for RedisRoute {
     }
 
     fn is_repeatable(&self) -> bool {
-        self.way == Way::Durable { is_once: true }
+        self.call.way == Way::Durable { is_once: true }
     }
 }
 

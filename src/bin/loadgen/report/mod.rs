@@ -270,6 +270,8 @@ impl Report {
             }
         }
         found.insert("gaps".to_owned(), counts.gaps.into());
+        found.insert("again".to_owned(), counts.again.into());
+        found.insert("renewed".to_owned(), counts.renewed.into());
         found.insert("foreign".to_owned(), counts.foreign.into());
         found.insert("pings".to_owned(), counts.pings.into());
         found.insert("slow_messages".to_owned(), counts.slow_messages.into());
@@ -280,6 +282,9 @@ impl Report {
         self.row("lost / twice / out of order", format!("{} / {} / {}", counts.lost, counts.duplicates, counts.reordered));
         if counts.gaps + counts.announced > 0 {
             self.row("announced", format!("{} messages by {} gaps", counts.announced, counts.gaps));
+        }
+        if counts.renewed > 0 {
+            self.row("told of a new epoch", format!("{} times, {} messages came again after it", counts.renewed, counts.again));
         }
         if !tally.close_codes.is_empty() {
             let codes: Vec<String> = tally.close_codes.iter().map(|(code, count)| format!("{count} with {code}")).collect();

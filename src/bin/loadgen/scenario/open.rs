@@ -5,10 +5,11 @@
 use anyhow::Result;
 
 use super::floor::{Beside, Pairs};
+use crate::beside::Open;
 use crate::crowd::{Crowd, Habits, Size};
 use crate::publish::Schedule;
 use crate::round::Round;
-use crate::run::{Connected, Open, Run};
+use crate::run::{Connected, Run};
 use crate::stop;
 
 /// Connects by turns. The first turn of either counts for nothing: from it on, tokens are known, unless each turn has new ones.

@@ -1,4 +1,4 @@
-//! The way to durable channels breaks again and again while messages flow: the server's subscriptions are cut, or Redis is killed, or the server itself. What
+//! The way to durable channels breaks again and again while messages flow: the server's subscriptions are cut, or a Redis is killed, or the server itself. What
 //! the publisher has no answer to it sends again, under the same key. Everybody must have every message once, in order, and hear of no gap; connections stay,
 //! unless it is the server that goes.
 
@@ -12,7 +12,7 @@ use crate::crowd::Habits;
 use crate::pick::Pick;
 use crate::report::Report;
 use crate::run::{Run, whole};
-use crate::target::Needs;
+use crate::target::{Needs, OwnRedis};
 
 /// With channels that are durable, and a Redis of its own.
 pub fn durable(options: &Options) -> Options {
@@ -20,7 +20,12 @@ pub fn durable(options: &Options) -> Options {
 }
 
 pub fn run(options: &Options, breaks: Breaks, every_seconds: f64, channels: u32) -> Result<Report> {
-    let needs = Needs { keeps_redis: true, ..channels.into() };
+    let redis = match breaks {
+        Breaks::Pubsub | Breaks::Redis | Breaks::Server => OwnRedis::Kept,
+        Breaks::Master => OwnRedis::Watched,
+        Breaks::Node => OwnRedis::Cluster,
+    };
+    let needs = Needs { redis, ..channels.into() };
     whole("outages", &durable(options), needs, |run| outages(run, breaks, Duration::from_secs_f64(every_seconds)))
 }
 
@@ -34,8 +39,10 @@ fn outages(run: &mut Run, breaks: Breaks, every: Duration) -> Result<()> {
     let (mut due, mut count, mut problem) = (Instant::now() + every, 0, None);
     let round = run.publish("outages", &crowd, schedule, |run, _| {
         if problem.is_none() && Instant::now() >= due {
+            // By the clock: some of it takes a while until all is whole again.
+            due = Instant::now() + every;
             problem = break_once(run, breaks).err();
-            (due, count) = (Instant::now() + every, count + 1);
+            count += 1;
         }
     })?;
     let all = u64::from(crowd.clients);
@@ -49,6 +56,8 @@ fn outages(run: &mut Run, breaks: Breaks, every: Duration) -> Result<()> {
         Breaks::Pubsub => "the subscribed connection",
         Breaks::Redis => "Redis",
         Breaks::Server => "the server",
+        Breaks::Master => "the master",
+        Breaks::Node => "a master of the Cluster",
     };
     run.report.headline("outages", format!("{count} of {what}, {} batches sent again", round.published.broken));
     run.report.set(
@@ -60,6 +69,10 @@ fn outages(run: &mut Run, breaks: Breaks, every: Duration) -> Result<()> {
     }
     if counts.gaps + counts.announced > 0 {
         run.report.fail(format!("durable channels lose nothing, but {} gaps announced {} messages", counts.gaps, counts.announced));
+    }
+    // What a master has given to servers, and not yet to its replica, is taken back when it is killed. Nobody has acknowledged it; the server tells of it.
+    if counts.renewed > 0 && !matches!(breaks, Breaks::Master | Breaks::Node) {
+        run.report.fail(format!("{} clients were told of a new epoch, though nothing was taken back", counts.renewed));
     }
     run.check(&crowd, &[])?;
     crowd.end();
@@ -80,5 +93,6 @@ fn break_once(run: &mut Run, breaks: Breaks) -> Result<()> {
             redis.restart()
         }
         Breaks::Server => run.replace_server(),
+        Breaks::Master | Breaks::Node => run.topology.as_mut().context("there are several servers")?.replace_master(),
     }
 }

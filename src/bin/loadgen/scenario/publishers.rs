@@ -1,7 +1,11 @@
 //! Clients publish to a durable channel as fast as they are answered, with so many messages under way each; by turns with `redis-benchmark`, which calls the same
 //! function on the same Redis with as many connections and calls under way. Then `redis-benchmark` alone, with 32 messages a call.
+//!
+//! With a folder: no Redis, but two servers that keep the messages themselves, one in the folder and one in memory; by turns too.
 
 use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
@@ -24,8 +28,73 @@ use crate::target::frame;
 const MESSAGES: u64 = 100_000;
 const BATCH: u64 = 32;
 
-pub fn run(options: &Options, pipeline: u32) -> Result<Report> {
-    whole("publishers", &durable(options), 1, |run| publishers(run, pipeline as usize))
+pub fn run(options: &Options, pipeline: u32, data_dir: Option<&Path>) -> Result<Report> {
+    let Some(folder) = data_dir else {
+        return whole("publishers", &durable(options), 1, |run| publishers(run, pipeline as usize));
+    };
+    let options = Options { redis: None, ..durable(options) };
+    whole("publishers", &options, 1, |run| {
+        // The server is started elsewhere, and the path is typed here.
+        let folder = std::path::absolute(folder)?.join(format!("loadgen-data-{}", std::process::id()));
+        std::fs::create_dir(&folder).with_context(|| format!("{} cannot be made: is there the folder of --data-dir?", folder.display()))?;
+        let result = kept_and_not(run, pipeline as usize, &folder);
+        let _ = std::fs::remove_dir_all(&folder);
+        result
+    })
+}
+
+/// The run's own server has its messages in memory.
+fn kept_and_not(run: &mut Run, pipeline: usize, folder: &Path) -> Result<()> {
+    run.must_be_campanile()?;
+    let folder = folder.to_str().filter(|path| !path.contains(char::is_whitespace)).context("--data-dir takes no path with spaces")?;
+    let keeper = run.another_server(&format!("--data-dir {folder}"))?;
+    let messages = run.options.messages.unwrap_or(MESSAGES);
+    let (mut kept, mut in_memory) = (Vec::new(), Vec::new());
+    for pair in 0..=run.options.pairs.max(1) {
+        if run.is_over_time() {
+            break;
+        }
+        let rates =
+            (through_server(run, keeper.clients, messages, pipeline)?, through_server(run, run.target.address, messages, pipeline)?);
+        if pair > 0 {
+            kept.push(rates.0);
+            in_memory.push(rates.1);
+        }
+    }
+    let (ratio, text) = ratio(&kept, &in_memory)?;
+    let connections = run.options.clients;
+    let rates = format!("{} and {}", per_second(&kept), per_second(&in_memory));
+    run.report
+        .headline("published, kept in a folder and not", format!("{rates}, {connections} clients, {pipeline} messages under way each"));
+    run.report.headline("against memory alone", text);
+    run.report.set(
+        "data_dir",
+        json!({
+            "per_second": kept, "memory_per_second": in_memory,
+            "ratio_median": ratio.middle, "ratio_min": ratio.lowest, "ratio_max": ratio.highest,
+        }),
+    );
+    Ok(())
+}
+
+/// Of pairs of turns.
+struct Ratio {
+    middle: f64,
+    lowest: f64,
+    highest: f64,
+}
+
+fn ratio(ones: &[f64], others: &[f64]) -> Result<(Ratio, String)> {
+    let ratios: Vec<f64> = ones.iter().zip(others).map(|(one, other)| one / other).collect();
+    ensure!(!ratios.is_empty(), "no pair of turns was finished");
+    let (lowest, highest) = spread(&ratios);
+    let middle = ratios[middle(&ratios)];
+    let text = format!("{middle:.2} × ({lowest:.2} to {highest:.2}, the middle one of {} pairs)", ratios.len());
+    Ok((Ratio { middle, lowest, highest }, text))
+}
+
+fn per_second(rates: &[f64]) -> String {
+    format!("{}/s", short(median(rates)))
 }
 
 fn publishers(run: &mut Run, pipeline: usize) -> Result<()> {
@@ -37,47 +106,44 @@ fn publishers(run: &mut Run, pipeline: usize) -> Result<()> {
         if run.is_over_time() {
             break;
         }
-        let rates =
-            (through_server(run, messages, pipeline)?, benchmark(run, messages, pipeline, 1)?, benchmark(run, messages, pipeline, BATCH)?);
+        let server = run.target.address;
+        let rates = (
+            through_server(run, server, messages, pipeline)?,
+            benchmark(run, messages, pipeline, 1)?,
+            benchmark(run, messages, pipeline, BATCH)?,
+        );
         if pair > 0 {
             ours.push(rates.0);
             theirs.push(rates.1);
             batches.push(rates.2);
         }
     }
-    let ratios: Vec<f64> = ours.iter().zip(&theirs).map(|(ours, theirs)| ours / theirs).collect();
-    ensure!(!ratios.is_empty(), "no pair of turns was finished");
-    let (lowest, highest) = spread(&ratios);
-    let ratio = ratios[middle(&ratios)];
-    let per_second = |rates: &[f64]| format!("{}/s", short(median(rates)));
+    let (ratio, text) = ratio(&ours, &theirs)?;
     let connections = run.options.clients;
     run.report
         .headline("published by clients", format!("{}, {connections} of them, {pipeline} messages under way each", per_second(&ours)));
     run.report.row("redis-benchmark, the same function", per_second(&theirs));
-    run.report.headline(
-        "against redis-benchmark",
-        format!("{ratio:.2} × ({lowest:.2} to {highest:.2}, the middle one of {} pairs)", ratios.len()),
-    );
+    run.report.headline("against redis-benchmark", text);
     run.report.headline(&format!("in calls of {BATCH} messages"), format!("{} messages", per_second(&batches)));
     run.report.set(
         "publishers",
         json!({
             "per_second": ours, "benchmark_per_second": theirs, "batches_per_second": batches,
-            "ratio_median": ratio, "ratio_min": lowest, "ratio_max": highest,
+            "ratio_median": ratio.middle, "ratio_min": ratio.lowest, "ratio_max": ratio.highest,
         }),
     );
     Ok(())
 }
 
-/// Messages per second that the server has taken and answered.
-fn through_server(run: &Run, messages: u64, pipeline: usize) -> Result<f64> {
+/// Messages per second that a server has taken and answered.
+fn through_server(run: &Run, server: SocketAddr, messages: u64, pipeline: usize) -> Result<f64> {
     let connections = u64::from(run.options.clients);
     let rounds = (messages / connections / pipeline as u64).max(1);
     let payload = "x".repeat(run.options.payload - 2);
     let command = format!(r#"{{"type":"publish","channel":"{}","data":"{payload}"}}"#, run.target.channels.name(0));
     let asked = frame(Opcode::Text, command.as_bytes()).repeat(pipeline);
     // Nobody is subscribed: what messages cost on their way out is not asked here.
-    let target = run.target.clone().with_path("/ws?format=json".to_owned());
+    let target = run.target.clone().at(server).with_path("/ws?format=json".to_owned());
     let streams = (0..connections).map(|number| open(&target, &target.request(number as u32, 0, false))).collect::<Result<Vec<_>>>()?;
     let begin = Instant::now();
     std::thread::scope(|scope| {

@@ -23,8 +23,8 @@ use crate::target::Needs;
 const LOOK: Duration = Duration::from_millis(2);
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub fn run(options: &Options, channels: u32, per_client: u32, missed: u32) -> Result<Report> {
-    whole("repair", &durable(options), Needs { per_client, ..channels.into() }, |run| repair(run, per_client, missed))
+pub fn run(options: &Options, needs: Needs, missed: u32) -> Result<Report> {
+    whole("repair", &durable(options), needs, |run| repair(run, needs.per_client, missed))
 }
 
 fn repair(run: &mut Run, per_client: u32, missed: u32) -> Result<()> {
@@ -76,7 +76,6 @@ fn repair(run: &mut Run, per_client: u32, missed: u32) -> Result<()> {
 /// Seconds from when messages could come again until all had come, and until the server was ready.
 fn lose_once(run: &mut Run, crowd: &Crowd, missed: u32, turn: usize) -> Result<(Option<f64>, Option<f64>)> {
     let control = run.options.control.context("the server's control address")?;
-    let url = run.redis_url.clone().context("there is a Redis")?;
     let channels = run.target.channels.clone();
     let before = crowd.counts().messages;
     let expected_before = crowd.expected();
@@ -92,11 +91,19 @@ fn lose_once(run: &mut Run, crowd: &Crowd, missed: u32, turn: usize) -> Result<(
     for published in crowd.published.iter() {
         published.fetch_add(u64::from(missed), Relaxed);
     }
-    let mut route = RedisRoute::connect(&url, Way::Durable { is_once: false }, &run.options.prefix, channels.clone())?;
-    let asking = std::thread::spawn(move || ready_again(&format!("http://{control}/readyz")));
-    // As one step: nobody can subscribe again before all of it is published.
-    route.publish_unheard(&messages)?;
-    let begin = Instant::now();
+    let asking = move || std::thread::spawn(move || ready_again(&format!("http://{control}/readyz")));
+    let (asking, begin) = if let Some(topology) = &run.topology {
+        let asking = asking();
+        topology.cut_subscriptions()?;
+        (asking, Instant::now())
+    } else {
+        let url = run.redis_url.as_deref().context("there is a Redis")?;
+        let mut route = RedisRoute::connect(url, Way::Durable { is_once: false }, &run.options.prefix, channels.clone())?;
+        let asking = asking();
+        // As one step: nobody can subscribe again before all of it is published.
+        route.publish_unheard(&messages)?;
+        (asking, Instant::now())
+    };
     let mut all = None;
     if missed > 0 {
         let ended = run.until(&format!("repair {turn}"), crowd, None, |counts| {

@@ -249,6 +249,7 @@ impl Worker {
         let expected = sequence.next;
         match sequence.take(stamp.seq) {
             Verdict::InOrder => {}
+            Verdict::Again { count } => counts.again += count,
             Verdict::Hole { lost, announced } => {
                 counts.lost += lost;
                 counts.direct_lost += if is_direct { lost } else { 0 };
@@ -303,6 +304,13 @@ impl Worker {
                     self.epochs.insert(client.channel, epoch);
                 }
                 self.is_ready(index);
+            }
+            // Nobody asked: the channel's epoch is over.
+            Event::Subscribed { id: None, epoch, seq, recovered: false } => {
+                self.tally.counts.renewed += 1;
+                client.position = seq;
+                client.sequence.renew();
+                self.epochs.insert(client.channel, epoch);
             }
             Event::Unsubscribed => self.unsubscribed(index),
             Event::Gap { channel, count, is_outage } => {
