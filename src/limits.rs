@@ -11,6 +11,17 @@ pub const COMMAND_ID_BYTES_MAX: usize = 64;
 pub const MARK_READERS_PER_USER_MAX: usize = 32;
 /// Longest `type` that the `error` event for an unknown one repeats.
 pub const COMMAND_TYPE_BYTES_MAX: usize = 64;
+/// Messages without a number that a shard may have on their way to subscribers, and bytes of them (a single larger one passes); one more is dropped.
+pub const ASIDES_MAX: usize = 4096;
+pub const ASIDES_BYTES_MAX: usize = 1024 * 1024;
+/// Walks of one channel for them and what waits behind these; what of it has numbers does not wait then.
+pub const ASIDE_QUEUE_MAX: usize = 512;
+/// What of all channels waits behind them.
+pub const ASIDE_HELD_MAX: usize = 1024;
+pub const ASIDE_HELD_BYTES_MAX: usize = 512 * 1024;
+pub const ASIDE_HOLD_NS: u64 = 20_000_000;
+/// Members that such a walk has to go to because they have taken a place behind it.
+pub const ASIDE_ESCAPED_MAX: usize = 256;
 /// Deepest nesting accepted in a MessagePack or JSON value.
 pub const VALUE_DEPTH_MAX: usize = 64;
 /// Longest request head that `head_bytes_max` may allow.
@@ -100,6 +111,8 @@ pub const UNREAD_CHANNELS_MAX: usize = SUBSCRIBE_CHANNELS_MAX;
 /// What comes meanwhile waits for so long: some hundred microseconds.
 pub const FLUSH_UNITS_PER_TURN: usize = 1024;
 pub const FLUSH_UNITS_PER_WRITE: usize = 16;
+/// The same for messages without a number.
+pub const ASIDE_UNITS_PER_TURN: usize = FLUSH_UNITS_PER_TURN / 2;
 /// A lap to no more than this many is short, and goes before the others.
 pub const SHORT_LAP_MEMBERS: usize = 8;
 /// Visits of one topic's lap before the next topic has its turn.

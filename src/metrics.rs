@@ -128,6 +128,10 @@ pub struct ShardMetrics {
     pub messages_replayed: Counter,
     /// Sent in answers to `history`.
     pub messages_recalled: Counter,
+    /// Messages without a number: sent, not sent to a subscription, not sent to anybody here because too many were under way.
+    pub unnumbered_sent: Counter,
+    pub unnumbered_skipped: Counter,
+    pub unnumbered_dropped: Counter,
     /// Answers to `presence`.
     pub presence_answered: Counter,
     pub bytes_sent: Counter,
@@ -221,8 +225,10 @@ pub struct BusMetrics {
     pub repeated: Counter,
     /// Messages of an epoch before.
     pub stale: Counter,
-    /// Messages on durable channels that were published without a number, and are not delivered.
+    /// Messages on durable channels that were published without a number.
     pub unnumbered: Counter,
+    /// Times that one of them was not handed to a shard, for want of room.
+    pub unnumbered_dropped: Counter,
     /// Messages that begin as those of durable channels do and are none.
     pub envelopes_refused: Counter,
     pub batches: Counter,

@@ -253,3 +253,87 @@ fn replicas_are_waited_for() {
     replica.resume();
     server.eventually("it is taken again", |server| server.post("/publish", &body).0 == 200);
 }
+
+/// Number and payload of each event, None where it has none.
+fn taken(client: &mut Client, count: usize) -> Vec<(Option<u64>, Value)> {
+    let take = |_| {
+        let event = client.event();
+        assert_eq!((&event["type"], &event["channel"]), (&json!("notification"), &json!("feed:a")), "{event}");
+        (event["seq"].as_u64(), event["data"].clone())
+    };
+    (0..count).map(take).collect()
+}
+
+/// Programs that publish past the stream go on as before: whoever is there gets it, and no number is touched.
+#[test]
+fn a_plain_publish_comes_without_a_number() {
+    for (pubsub, command, redis_channel) in
+        [("classic", "PUBLISH", "notifications:feed:a"), ("sharded", "SPUBLISH", "notifications:{feed:a}")]
+    {
+        let redis = RedisServer::start();
+        let server = launch(&redis, &["--shards", "2", "--pubsub", pubsub]).start();
+        let mut clients: Vec<Client> = (0..8).map(|_| Client::subscribed(server.listen, "feed:a")).collect();
+        let mut packed = Client::connect(server.listen, "/ws/feed:a?format=msgpack");
+        let mut raw = Client::connect(server.listen, "/ws/feed:a?format=raw");
+        server.eventually("all are subscribed", |server| server.metric("campanile_subscriptions", "") == 10.0);
+        let plain = |text: &str| redis.command(&[command, redis_channel, &json!(text).to_string()]);
+        let mut epoch = 0;
+        for number in 1..=3 {
+            epoch = publish(&server, "feed:a", &json!(number))["epoch"].as_u64().unwrap();
+            plain("one");
+            plain("two");
+        }
+        let numbered = |number: u64| [(Some(number), json!(number)), (None, json!("one")), (None, json!("two"))];
+        let expected: Vec<(Option<u64>, Value)> = (1..=3).flat_map(numbered).collect();
+        for client in &mut clients {
+            assert_eq!(taken(client, 9), expected, "{pubsub}");
+        }
+        let mut of_packed = Vec::new();
+        while of_packed.len() < 9 {
+            let event: Value = rmp_serde::from_slice(&packed.frame().unwrap().payload).unwrap();
+            if event["type"] == "notification" {
+                of_packed.push((event["seq"].as_u64(), event["data"].clone()));
+            }
+        }
+        assert_eq!(of_packed, expected);
+        let of_raw: Vec<Value> = (0..9).map(|_| serde_json::from_slice(&raw.frame().unwrap().payload).unwrap()).collect();
+        assert_eq!(of_raw, expected.iter().map(|(_, data)| data.clone()).collect::<Vec<_>>());
+        // What comes while the server is not subscribed is gone, and what comes after that is not.
+        let before = server.metric("campanile_bus_disconnects_total", "");
+        redis.command(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+        server.eventually("it has noticed", |server| server.metric("campanile_bus_disconnects_total", "") > before);
+        server.eventually("it is back", |server| server.metric("campanile_bus_ready", "") == 1.0);
+        plain("after");
+        publish(&server, "feed:a", &json!(4));
+        for client in &mut clients {
+            assert_eq!(taken(client, 2), [(None, json!("after")), (Some(4), json!(4))], "{pubsub}");
+        }
+        // Whoever resumes gets the numbers.
+        let mut back = connect(&server);
+        let subscribed = subscribe(&mut back, json!({"type": "subscribe", "channel": "feed:a", "since": {"epoch": epoch, "seq": 1}}));
+        assert_eq!((&subscribed["recovered"], &subscribed["seq"]), (&json!(true), &json!(1)));
+        assert_eq!(back.messages(3), [(2, json!(2)), (3, json!(3)), (4, json!(4))]);
+        assert_eq!(server.metric("campanile_bus_unnumbered_total", ""), 7.0);
+        assert_eq!(server.metric("campanile_unnumbered_skipped_total", ""), 0.0);
+    }
+}
+
+#[test]
+fn a_stalled_client_costs_nothing_for_what_has_no_number() {
+    let redis = RedisServer::start();
+    let server = launch(&redis, &["--shards", "1"]).start();
+    let _stalled = Client::dial_narrow(server.listen, 4096).upgrade("/ws/feed:a?format=json");
+    server.eventually("it is subscribed", |server| server.metric("campanile_subscriptions", "") == 1.0);
+    let payload = format!("\"{}\"", "x".repeat(4000));
+    server.eventually("it is passed over", |server| {
+        let mut publisher = redis.publisher();
+        (0..100).for_each(|_| publisher.publish("notifications:feed:a", payload.as_bytes()));
+        publisher.settle();
+        server.metric("campanile_unnumbered_skipped_total", "") > 500.0
+    });
+    assert!(server.metric("campanile_buffer_bytes", "") < 64.0 * 1024.0);
+    assert_eq!(server.metric("campanile_subscriptions", ""), 1.0);
+    let mut reader = Client::subscribed(server.listen, "feed:a");
+    redis.publisher().publish("notifications:feed:a", b"1");
+    assert_eq!(taken(&mut reader, 1), [(None, json!(1))]);
+}

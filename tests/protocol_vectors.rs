@@ -14,7 +14,7 @@ use campanile::wire::event::{self, Event, EventType, GapReason, Members, UnreadO
 use campanile::wire::framing::Encoding;
 use campanile::wire::history::{HistoryRange, Message};
 use campanile::wire::http::refusal::RefusalReason;
-use campanile::wire::payload::{Expect, Kind, classify, encode_notification};
+use campanile::wire::payload::{Expect, Kind, classify, encode_notification, encode_unnumbered};
 use campanile::wire::wish::{Begin, Wish};
 use campanile::wire::{Format, frame, transcode};
 
@@ -308,8 +308,20 @@ fn check_events(vectors: &Vectors) -> Result<(), String> {
     result?;
     let vector = vectors.get("event", "notification")?;
     check_spellings("notification", vector)?;
-    check_notification("notification", vector, Kind::Json, br#"{"title":"Ding"}"#)
+    check_notification("notification", vector, Kind::Json, br#"{"title":"Ding"}"#)?;
+    let vector = vectors.get("event", UNNUMBERED)?;
+    check_spellings(UNNUMBERED, vector)?;
+    let unnumbered = |format| {
+        let mut out = Vec::new();
+        encode_unnumbered(&mut out, Encoding::web_socket(format), "news", TIMESTAMP_MS, Kind::Json, br#"{"title":"Ding"}"#);
+        out
+    };
+    same(UNNUMBERED, body(&unnumbered(Format::Json), frame::Opcode::Text), vector["json"].as_bytes())?;
+    same(UNNUMBERED, body(&unnumbered(Format::Msgpack), frame::Opcode::Binary), &hex(&vector["msgpack"]))
 }
+
+/// A notification of a message that has no number.
+const UNNUMBERED: &str = "notification-unnumbered";
 
 fn notification(format: Format, kind: Kind, payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
@@ -343,7 +355,7 @@ fn check_notifications(vectors: &Vectors) -> Result<(), String> {
 
 /// Every type that the code knows has a vector, and every vector is known here.
 fn check_coverage(vectors: &Vectors) -> Result<(), String> {
-    let mut known: BTreeSet<String> = BTreeSet::from(["event/notification".into()]);
+    let mut known: BTreeSet<String> = BTreeSet::from(["event/notification".into(), format!("event/{UNNUMBERED}")]);
     known.extend(commands().iter().map(|(name, _)| format!("command/{name}")));
     each_event(&mut |name, _| {
         known.insert(format!("event/{name}"));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::lane::{Lane, News};
 use super::registry::{ChannelId, Interest};
 use super::{ShardMessage, ShardSender};
+use crate::fanout::aside::Aside;
 use crate::fanout::batch::{Batch, BatchBuilder};
 use crate::fanout::topics::TopicToken;
 use crate::limits::QUEUE_KEPT;
@@ -97,6 +98,12 @@ impl Delivery {
             }
         }
         lost
+    }
+
+    /// Hands a message without a number to all who have joined its channel. Returns how many shards had no room for it.
+    pub fn hand_out_aside(&mut self, interest: &[Interest], aside: &Arc<Aside>) -> u64 {
+        let joined = interest.iter().filter(|interest| interest.is_answered);
+        joined.filter(|interest| !self.lanes[usize::from(interest.shard)].hand_out_aside(interest.topic, aside)).count() as u64
     }
 
     /// Tells a shard news of a channel, now or as soon as there is room: as of then.

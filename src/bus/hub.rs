@@ -29,6 +29,7 @@ use crate::sys;
 use crate::wire::event::GapReason;
 use crate::wire::payload::{Expect, Looked};
 
+mod asides;
 mod attendance;
 mod joining;
 mod paging;

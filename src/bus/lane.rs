@@ -11,6 +11,7 @@ use indexmap::IndexMap;
 
 use super::registry::ChannelId;
 use super::{ShardMessage, ShardSender};
+use crate::fanout::aside::Aside;
 use crate::fanout::batch::Batch;
 use crate::fanout::topics::TopicToken;
 #[cfg(doc)]
@@ -90,6 +91,20 @@ impl Lane {
             return false;
         }
         let is_in = self.push(ShardMessage::Batch { topic, batch: batch.clone() });
+        if !is_in {
+            self.sender.unreserve(bytes);
+        }
+        is_in
+    }
+
+    /// Puts a message without a number in, as a batch is. False: there is no room for it beside what has numbers, or its topic has not joined yet, and it is lost
+    /// to this shard.
+    pub fn hand_out_aside(&mut self, topic: TopicToken, aside: &Arc<Aside>) -> bool {
+        let bytes = aside.bytes();
+        if self.untold.contains_key(&topic) || !self.has_room_for(bytes) || !self.sender.reserve(bytes, self.bytes_max) {
+            return false;
+        }
+        let is_in = self.push(ShardMessage::Aside { topic, aside: aside.clone() });
         if !is_in {
             self.sender.unreserve(bytes);
         }

@@ -48,6 +48,7 @@ use question::{Answer, Asker, Publish, Question, ReplyTo};
 use revoke::Revoke;
 use shares::{Publishers, Share, Shares, Ticket};
 
+use crate::fanout::aside::Aside;
 use crate::fanout::batch::{Batch, Channel};
 use crate::fanout::naming::ChannelName;
 use crate::fanout::topics::TopicToken;
@@ -165,6 +166,11 @@ pub enum ShardMessage {
     Batch {
         topic: TopicToken,
         batch: Arc<Batch>,
+    },
+    /// A message without a number, for whoever is subscribed now.
+    Aside {
+        topic: TopicToken,
+        aside: Arc<Aside>,
     },
     /// The answer to a join that cannot be: nothing will follow; the topic counts as left.
     Refused {

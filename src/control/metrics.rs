@@ -116,6 +116,17 @@ const SHARD_COUNTERS: &[Named<ShardMetrics>] = &[
     ("campanile_messages_recalled", "Messages sent to clients that asked for a channel's history. Unit: messages.", |m| {
         &m.messages_recalled
     }),
+    ("campanile_unnumbered_sent", "Messages without a number that were sent, per subscriber. Unit: messages.", |m| &m.unnumbered_sent),
+    (
+        "campanile_unnumbered_skipped",
+        "Messages without a number that subscriptions were not sent: their sockets took nothing, or they have a max_rate. Unit: messages.",
+        |m| &m.unnumbered_skipped,
+    ),
+    (
+        "campanile_unnumbered_dropped",
+        "Messages without a number that a shard sent to nobody, as too many were under way. Unit: messages.",
+        |m| &m.unnumbered_dropped,
+    ),
     ("campanile_marks_told", "Marks of users that their other connections here were told. Unit: events.", |m| &m.marks_told),
     ("campanile_presence_answered", "Clients told how many subscribers a channel has (presence). Unit: answers.", |m| &m.presence_answered),
     ("campanile_loop_turns", "Turns of the shard's loop. Unit: turns.", |m| &m.turns),
@@ -163,8 +174,13 @@ const BUS_COUNTERS: &[Named<BusMetrics>] = &[
     ("campanile_bus_stale", "Messages of durable channels that were of an epoch before. Unit: messages.", |m| &m.stale),
     (
         "campanile_bus_unnumbered",
-        "Messages that were published to a durable channel without a number and are not delivered. Unit: messages.",
+        "Messages that were published to a durable channel without a number of its stream, by a plain PUBLISH. Unit: messages.",
         |m| &m.unnumbered,
+    ),
+    (
+        "campanile_bus_unnumbered_dropped",
+        "Those that were not handed to a shard, or not kept during a repair, for want of room. Unit: messages.",
+        |m| &m.unnumbered_dropped,
     ),
     (
         "campanile_bus_envelopes_refused",

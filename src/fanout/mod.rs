@@ -1,6 +1,7 @@
-//! The engine's heart, sans-IO: batches that are encoded once, a log of them per channel and shard, and cursors into it.
+//! The engine's heart, sans-IO: batches that are encoded once, a log of them per channel and shard, and cursors into it; and messages beside it, that have no number.
 #![forbid(unsafe_code)]
 
+pub mod aside;
 pub mod batch;
 pub mod cursor;
 pub mod encoded;

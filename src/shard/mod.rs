@@ -7,11 +7,12 @@
 //! answers; `rules` says who may have which, `recheck` asks that again, `reload` puts others into force, and [`sources`] says who may have how many), `questions` (what else is asked of the bus; `marks`: how far users have read; `presence`: who is there), `logs` (what the bus sends, kept until everybody has it), `renumber` (a channel that is counted
 //! anew), [`timers`] and `heartbeat`,
 //! [`load`] (whether more may come in), `strangers` (who has not said yet what it wants),
-//! [`behind`] (who has not been sent everything), `rests` (how soon laps follow each other), `pacing` (who wants the newest of a second), `flush` (one `writev` per due connection, of what `gather` finds), `close` (closing,
+//! [`behind`] (who has not been sent everything), `rests` (how soon laps follow each other), `pacing` (who wants the newest of a second), `aside` (messages without a number), `flush` (one `writev` per due connection, of what `gather` finds), `close` (closing,
 //! reaping), `stop`, [`depart`] (who is asked to come back elsewhere), `orders` (of the control thread). `buffers` is the account of what connections hold for themselves.
 
 mod admission;
 mod arrivals;
+mod aside;
 pub mod behind;
 mod buffers;
 pub mod by_address;
@@ -69,6 +70,7 @@ use crate::limits;
 use crate::metrics::{LoadCause, ShardMetrics};
 use crate::wire::http::upgrade::Upgrade;
 use crate::wire::peer::Peer;
+use aside::Asides;
 use by_address::ByAddress;
 use conn::{Conn, Flags};
 use depart::{Departing, Departures};
@@ -158,6 +160,8 @@ pub struct Shard<N: Network> {
     ready: VecDeque<ConnToken>,
     /// Topics that have something for their members.
     laps: Laps,
+    /// Messages without a number that are on their way to members.
+    asides: Asides,
     /// What was read of channels beyond their logs.
     replays: Replays,
     /// Topics whose first or last member came or went since the bus was told.
@@ -246,6 +250,7 @@ impl<N: Network> Shard<N> {
             reading: VecDeque::new(),
             ready: VecDeque::new(),
             laps: Laps::default(),
+            asides: Asides::default(),
             replays: Replays::default(),
             interest: VecDeque::new(),
             dead: Vec::new(),
@@ -287,6 +292,7 @@ impl<N: Network> Shard<N> {
         self.recheck();
         self.expire();
         self.abandon_overdue();
+        self.send_asides();
         self.flush_ready();
         self.tell_interest();
         self.ask_for_pages();
@@ -335,6 +341,7 @@ impl<N: Network> Shard<N> {
             || !self.dead.is_empty()
             || !self.orders.is_empty()
             || !self.recheck.is_idle()
+            || !self.asides.is_idle()
             || lap_wait == Some(0)
         {
             return Some(0);

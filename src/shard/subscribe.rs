@@ -226,9 +226,10 @@ impl<N: Network> Shard<N> {
     }
 
     fn remove_unpaced(&mut self, gone: Subscription) {
-        let topic = &mut self.topics[gone.topic];
-        if let Some(moved) = topic.remove_member(gone.place()) {
-            let lap_under_way = !topic.lap_is_over();
+        let moved = self.topics[gone.topic].remove_member(gone.place());
+        self.note_removed(gone.topic, gone.place(), moved);
+        if let Some(moved) = moved {
+            let lap_under_way = !self.topics[gone.topic].lap_is_over();
             self.conns[moved.conn as usize].subscriptions[moved.subscription as usize].set_place(gone.place());
             // What it is due must outlive the lap.
             if lap_under_way
@@ -303,22 +304,29 @@ impl<N: Network> Shard<N> {
         self.metrics.inbox_depth.set(self.inbox.len() as u64);
         for _ in 0..limits::INBOX_MESSAGES_PER_TURN {
             let Some(message) = self.inbox.try_recv() else { break };
-            match message {
-                ShardMessage::Batch { topic, batch } => {
-                    // Here, so that no way out of `on_batch` can forget it.
-                    self.inbox.release(batch.bytes());
-                    self.on_batch(topic, batch);
-                }
-                ShardMessage::Joined { topic, channel, seq, history } => self.on_joined(topic, channel, seq, history),
-                ShardMessage::Refused { topic, refusal } => self.on_refused(topic, refusal),
-                ShardMessage::Renumbered { topic, channel, seq } => self.on_renumbered(topic, channel, seq),
-                ShardMessage::Head { topic, seq } => self.on_head(topic, seq),
-                ShardMessage::Page { topic, from, batches } => self.on_page(topic, from, batches),
-                ShardMessage::Answer { conn, id, answer } => self.on_answer(conn, id.as_ref(), answer),
-                ShardMessage::Marks(news) => self.on_mark_news(&news),
-                ShardMessage::Order(order) => self.take_order(order),
-                ShardMessage::Stop => self.stop(),
+            if let Some(message) = self.hold_behind_asides(message) {
+                self.obey_bus(message);
             }
+        }
+    }
+
+    pub(super) fn obey_bus(&mut self, message: ShardMessage) {
+        match message {
+            ShardMessage::Batch { topic, batch } => {
+                // Here, so that no way out of `on_batch` can forget it.
+                self.inbox.release(batch.bytes());
+                self.on_batch(topic, batch);
+            }
+            ShardMessage::Aside { topic, aside } => self.on_aside(topic, aside),
+            ShardMessage::Joined { topic, channel, seq, history } => self.on_joined(topic, channel, seq, history),
+            ShardMessage::Refused { topic, refusal } => self.on_refused(topic, refusal),
+            ShardMessage::Renumbered { topic, channel, seq } => self.on_renumbered(topic, channel, seq),
+            ShardMessage::Head { topic, seq } => self.on_head(topic, seq),
+            ShardMessage::Page { topic, from, batches } => self.on_page(topic, from, batches),
+            ShardMessage::Answer { conn, id, answer } => self.on_answer(conn, id.as_ref(), answer),
+            ShardMessage::Marks(news) => self.on_mark_news(&news),
+            ShardMessage::Order(order) => self.take_order(order),
+            ShardMessage::Stop => self.stop(),
         }
     }
 

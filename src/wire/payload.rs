@@ -95,14 +95,27 @@ fn opaque(payload: &[u8]) -> Kind {
 /// Appends one notification, framed. `type`, `channel`, `seq`, `data`, `timestamp`; in JSON, bytes are base64 with
 /// `"encoding":"base64"`. Raw: the payload alone, text if it is UTF-8.
 pub fn encode_notification(out: &mut Vec<u8>, encoding: Encoding, channel: &str, seq: u64, timestamp_ms: u64, kind: Kind, payload: &[u8]) {
+    encode(out, encoding, channel, Some(seq), timestamp_ms, kind, payload);
+}
+
+/// The same of a message that has no number: without `seq`.
+pub fn encode_unnumbered(out: &mut Vec<u8>, encoding: Encoding, channel: &str, timestamp_ms: u64, kind: Kind, payload: &[u8]) {
+    encode(out, encoding, channel, None, timestamp_ms, kind, payload);
+}
+
+#[inline]
+fn encode(out: &mut Vec<u8>, encoding: Encoding, channel: &str, seq: Option<u64>, timestamp_ms: u64, kind: Kind, payload: &[u8]) {
     let Encoding { format, framing } = encoding;
     let body_bytes_guess = body_bytes_guess(format, channel, payload.len());
     match format {
         Format::Msgpack => framing.write(out, false, body_bytes_guess, |out| {
-            out.extend_from_slice(b"\x85\xa4type\xacnotification\xa7channel");
+            out.push(if seq.is_some() { 0x85 } else { 0x84 });
+            out.extend_from_slice(b"\xa4type\xacnotification\xa7channel");
             msgpack::write_str(out, channel);
-            out.extend_from_slice(b"\xa3seq");
-            msgpack::write_uint(out, seq);
+            if let Some(seq) = seq {
+                out.extend_from_slice(b"\xa3seq");
+                msgpack::write_uint(out, seq);
+            }
             out.extend_from_slice(b"\xa4data");
             write_msgpack_data(kind, payload, out);
             out.extend_from_slice(b"\xa9timestamp");
@@ -111,8 +124,10 @@ pub fn encode_notification(out: &mut Vec<u8>, encoding: Encoding, channel: &str,
         Format::Json => framing.write(out, true, body_bytes_guess, |out| {
             out.extend_from_slice(b"{\"type\":\"notification\",\"channel\":");
             json::write_str(out, channel);
-            out.extend_from_slice(b",\"seq\":");
-            json::write_uint(out, seq);
+            if let Some(seq) = seq {
+                out.extend_from_slice(b",\"seq\":");
+                json::write_uint(out, seq);
+            }
             out.extend_from_slice(b",\"data\":");
             write_json_data(kind, payload, out);
             out.extend_from_slice(b",\"timestamp\":");

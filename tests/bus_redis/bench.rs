@@ -96,6 +96,11 @@ impl FakeShard {
                     *head = batch.end() - 1;
                     self.topics.get_mut(&topic.index).unwrap().extend(describe(&batch));
                 }
+                ShardMessage::Aside { topic, aside } => {
+                    self.inbox.release(aside.bytes());
+                    let payload = String::from_utf8_lossy(aside.payload()).into_owned();
+                    self.topics.get_mut(&topic.index).expect("nothing before joined").push(format!("aside:{payload}"));
+                }
                 ShardMessage::Renumbered { topic, seq, .. } => {
                     self.topics.get_mut(&topic.index).expect("no other numbers before any").push(format!("renumbered@{seq}"));
                     self.heads.insert(topic.index, seq);

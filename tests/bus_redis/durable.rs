@@ -331,6 +331,7 @@ fn what_has_no_number_takes_none() {
     raw.publish("notifications:orders", br#"{"to":["d1","plain"]}"#);
     raw.settle();
     Publisher::new(&redis).publish("d1", &["numbered"]);
-    bench.wait_for(1, &["joined@0", "m:numbered#1"]);
-    assert_eq!((bench.words(2).len(), bench.metrics.unnumbered.get()), (2, 2));
+    let routed = r#"aside:{"to":["d1","plain"]}"#;
+    bench.wait_for(1, &["joined@0", "aside:plain", routed, "m:numbered#1"]);
+    assert_eq!((bench.words(2).len(), bench.metrics.unnumbered.get(), bench.metrics.unnumbered_dropped.get()), (2, 2, 0));
 }

@@ -2,8 +2,12 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash};
+use std::sync::Arc;
 
+use campanile::fanout::aside::Aside;
+use campanile::fanout::batch::Channel;
 use campanile::wire::Format;
+use campanile::wire::payload::Kind;
 use serde_json::Value;
 
 #[derive(Debug)]
@@ -41,6 +45,10 @@ pub struct Client {
     /// Of each channel: how many, and the number of the last one.
     pub got: HashMap<String, (u64, u64)>,
     pub gaps: usize,
+    /// Messages without a number: their own number, and how far the channel had come then.
+    pub asides: Vec<(u64, u64)>,
+    /// The last of them of each channel, since it was subscribed to.
+    last_asides: HashMap<String, u64>,
     /// Subscriptions with a `max_rate`.
     paced: HashMap<String, Pace>,
     /// What time it is when something comes.
@@ -112,6 +120,8 @@ impl Client {
             messages: 0,
             got: HashMap::new(),
             gaps: 0,
+            asides: Vec::new(),
+            last_asides: HashMap::new(),
             paced: HashMap::new(),
             now_ns: 0,
             overruns: Vec::new(),
@@ -207,6 +217,9 @@ impl Client {
     fn on_raw(&mut self, payload: &[u8]) {
         payload.hash(&mut self.digest);
         let data: Value = serde_json::from_slice(payload).expect("payloads come whole");
+        if let Some(number) = data["aside"].as_u64() {
+            return self.on_aside(data["c"].as_str().unwrap(), number, 0);
+        }
         let (channel, epoch, number) = (data["c"].as_str().unwrap().to_owned(), data["e"].as_u64().unwrap(), data["n"].as_u64().unwrap());
         let last = self.raw_last.entry(channel).or_insert((0, 0));
         assert!((epoch, number) > *last, "raw messages come in order, each once: {epoch} {number} after {last:?}");
@@ -214,6 +227,13 @@ impl Client {
         self.messages += 1;
         let channel = data["c"].as_str().unwrap().to_owned();
         self.check_pace(&channel);
+    }
+
+    /// Each comes once, in the order in which they were published.
+    fn on_aside(&mut self, channel: &str, number: u64, seq: u64) {
+        let last = self.last_asides.insert(channel.to_owned(), number);
+        assert!(last.is_none_or(|last| last < number), "{number} after {last:?}");
+        self.asides.push((number, seq));
     }
 
     fn on_event(&mut self, event: &Value) {
@@ -245,6 +265,7 @@ impl Client {
                     return;
                 }
                 self.asked.retain(|asked| *asked != channel);
+                self.last_asides.remove(&channel);
                 self.subscriptions.insert(channel, view);
             }
             "unsubscribed" => {
@@ -253,6 +274,13 @@ impl Client {
                 }
                 self.asked.retain(|asked| *asked != channel);
                 self.subscriptions.remove(&channel);
+            }
+            "notification" if event["seq"].is_null() => {
+                let view = self.subscriptions.get(&channel).unwrap_or_else(|| panic!("{event} without a subscription"));
+                assert!(!self.paced.contains_key(&channel), "{event}: it wants the newest of a second");
+                assert_eq!(event["data"]["c"].as_str(), Some(&*channel), "the payload belongs to the channel");
+                let (number, seq) = (event["data"]["aside"].as_u64().expect("a number of its own"), view.seq);
+                self.on_aside(&channel, number, seq);
             }
             "notification" => {
                 let view = self.subscriptions.get_mut(&channel).unwrap_or_else(|| panic!("{event} without a subscription"));
@@ -295,6 +323,12 @@ impl Client {
             other => panic!("unknown event {other}"),
         }
     }
+}
+
+/// A message without a number: it has one of its own, by which it is known here.
+pub fn aside(channel: &Arc<Channel>, number: u64, padding: usize) -> Arc<Aside> {
+    let payload = format!("{{\"c\":\"{}\",\"aside\":{number},\"pad\":\"{}\"}}", channel.name, "x".repeat(padding));
+    Aside::new(channel.clone(), Kind::Json, payload.as_bytes(), number)
 }
 
 /// The first whole frame: opcode, payload, length with header. Server frames are unmasked and unfragmented.

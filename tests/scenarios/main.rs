@@ -2,6 +2,7 @@
 //! to chance: every test says who reads how much, and when.
 
 mod arrivals;
+mod asides;
 mod channels;
 mod ends;
 mod marks;

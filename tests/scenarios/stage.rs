@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::rig::Rig;
-use crate::rig::client::{Client, payload};
+use crate::rig::client::{Client, aside, payload};
 use crate::rig::net::{SimNet, Wires, request};
 use campanile::bus::{BusCommand, JoinRefusal, ShardMessage};
 use campanile::config::{Overrun, Settings};
@@ -110,6 +110,13 @@ impl Stage {
         let mut builder = BatchBuilder::new(known.channel.clone(), known.seq);
         builder.push(Kind::Json, &payload(name, known.channel.epoch, known.seq, bytes), now_ns, now_unix_ms);
         self.rig.to_shard.push(ShardMessage::Batch { topic: known.topic, batch: builder.seal() }).expect("the inbox has room");
+    }
+
+    /// A message without a number; it has one of its own, by which it is known.
+    pub fn aside(&mut self, name: &str, number: u64, bytes: usize) {
+        let known = &self.channels[name];
+        let aside = aside(&known.channel, number, bytes);
+        self.rig.to_shard.push(ShardMessage::Aside { topic: known.topic, aside }).expect("the inbox has room");
     }
 
     /// So many numbers of a channel are lost before they come here.

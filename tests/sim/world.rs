@@ -156,6 +156,8 @@ pub struct Simulation {
     pages: Vec<(TopicToken, u64)>,
     peers: Vec<Peer>,
     epochs: u64,
+    /// Messages without a number.
+    asides: u64,
     /// Which epoch came after this one of the same channel.
     successors: BTreeMap<u64, u64>,
     /// Channels as they were before they were counted anew.
@@ -199,6 +201,7 @@ impl Simulation {
             pages: Vec::new(),
             peers: Vec::new(),
             epochs: 0,
+            asides: 0,
             successors: BTreeMap::new(),
             former: Vec::new(),
             sent: Vec::new(),

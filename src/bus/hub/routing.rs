@@ -103,7 +103,8 @@ impl Hub {
             is_wanted = true;
             if self.registry[id].count().is_some_and(|count| count.by == Counter::Source) {
                 // The numbers of a durable channel are its stream's: one that is spent here would be another message's there.
-                self.metrics.unnumbered.inc();
+                self.put_aside(id, payload, receipt, &mut looked);
+                self.metrics.routed.inc();
                 continue;
             }
             if let Outcome::Numbered(_) = self.put(id, payload, receipt, &mut looked) {

@@ -386,7 +386,7 @@ impl Feed {
             return envelope.payloads().for_each(|payload| self.plain(hub, Some(channel), payload, receipt));
         }
         match channel {
-            Some(channel) if self.durables.has(channel) => self.durables.message(hub, channel, payload, receipt.received),
+            Some(channel) if self.durables.has(channel) => self.durables.message(hub, channel, payload, receipt),
             channel => self.plain(hub, channel, payload, receipt),
         }
     }

@@ -49,7 +49,8 @@ struct Head {
     r#type: String,
     channel: String,
     epoch: u64,
-    seq: u64,
+    /// None: a message that has no number.
+    seq: Option<u64>,
     recovered: bool,
     to: u64,
     heartbeat: u64,
@@ -96,25 +97,27 @@ impl Resume {
         match (head.r#type.as_str(), known) {
             ("connected", _) => Step::Connected { heartbeat_seconds: head.heartbeat },
             ("subscribed", Some(position)) => {
+                let seq = head.seq.unwrap_or_default();
                 // What was missed comes after this event, so a recovered channel stands where it stood.
                 let before = *position;
                 if !head.recovered || position.is_none() {
-                    *position = Some(Position { epoch: head.epoch, seq: head.seq });
+                    *position = Some(Position { epoch: head.epoch, seq });
                 }
-                let text = format!("subscribed to {} at {}", head.channel, head.seq);
+                let text = format!("subscribed to {} at {seq}", head.channel);
                 match before {
                     None => Step::Say(text),
                     Some(_) if head.recovered => Step::Say(text + ", going on where it was"),
                     // The server follows with a gap.
-                    Some(before) if before.epoch == head.epoch && before.seq <= head.seq => {
+                    Some(before) if before.epoch == head.epoch && before.seq <= seq => {
                         Step::Say(text + ", but what came in between is lost in part")
                     }
                     Some(_) => Step::Anew(text + ", but what came in between is lost: the server counts anew"),
                 }
             }
             ("notification", Some(position)) => {
-                if let Some(position) = position {
-                    position.seq = head.seq;
+                // One without a number moves no position.
+                if let (Some(position), Some(seq)) = (position, head.seq) {
+                    position.seq = seq;
                 }
                 self.taken += 1;
                 if self.count == Some(self.taken) { Step::Last } else { Step::Print }
@@ -249,6 +252,8 @@ mod tests {
         assert_eq!(resume.take(r#"{"type":"notification","channel":"a","seq":11,"data":{"type":"x"}}"#), Step::Print);
         assert_eq!(commands(&resume)[0], r#"{"type":"subscribe","id":1,"channel":"a","since":{"epoch":7,"seq":11}}"#);
         assert_eq!(commands(&resume)[1], r#"{"type":"subscribe","id":2,"channel":"b"}"#);
+        assert_eq!(resume.take(r#"{"type":"notification","channel":"a","data":"without a number"}"#), Step::Print);
+        assert!(commands(&resume)[0].contains(r#""seq":11"#));
         // Recovered: 12 and 13 are still to come, whatever head the reply names.
         resume.take(r#"{"type":"subscribed","channel":"a","epoch":7,"seq":13,"recovered":true}"#);
         assert!(commands(&resume)[0].contains(r#""seq":11"#));

@@ -15,7 +15,7 @@ use campanile::wire::event::GapReason;
 use campanile::wire::payload::Kind;
 
 use super::{CHANNELS, COUNTED, Sent, SimChannel, Simulation, USERS};
-use crate::rig::client::payload;
+use crate::rig::client::{aside, payload};
 
 impl Simulation {
     /// A user's tokens are honoured no more, or are again.
@@ -147,6 +147,11 @@ impl Simulation {
             if known.history.len() > 5 {
                 known.history.pop_front();
             }
+        }
+        if let Some(topic) = known.topic.filter(|_| !known.renumbered && self.rng.u8(..4) == 0) {
+            self.asides += 1;
+            let aside = aside(&known.channel, self.asides, self.rng.usize(..400));
+            let _ = self.rig.to_shard.push(ShardMessage::Aside { topic, aside });
         }
         // What it is told of the new numbers then includes this.
         let Some(topic) = known.topic.filter(|_| !known.renumbered) else { return };

@@ -149,6 +149,7 @@ impl Bed {
                     format!("gap {} {}..{} {}", topic.index, batch.first(), batch.end(), reason.unwrap().name())
                 }
                 ShardMessage::Batch { topic, batch } => format!("batch {} {}..{}", topic.index, batch.first(), batch.end()),
+                ShardMessage::Aside { topic, aside } => format!("aside {} {}", topic.index, String::from_utf8_lossy(aside.payload())),
                 ShardMessage::Renumbered { topic, seq, .. } => format!("renumbered {} at {seq}", topic.index),
                 ShardMessage::Head { topic, seq } => format!("head {} {seq}", topic.index),
                 ShardMessage::Refused { topic, refusal: JoinRefusal::ChannelsMax } => format!("refused {}", topic.index),

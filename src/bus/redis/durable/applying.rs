@@ -61,6 +61,15 @@ pub fn apply(
     Applied::Whole
 }
 
+/// Gives the hub a message that no stream has counted.
+pub fn put_plain(hub: &mut Hub, channel: &str, payload: &[u8], receipt: Receipt) {
+    match hub.count_of(channel) {
+        // Nobody's numbers are of use but the hub's: it has one like any other.
+        Some(Count { by: Counter::Hub, .. }) => put(hub, channel, 0, payload, receipt),
+        Some(Count { by: Counter::Source, .. }) | None => hub.aside(channel, payload, receipt),
+    }
+}
+
 /// Whether a message of this size may be handed on now; then it counts.
 pub fn takes(hub: &mut Hub, channel: &str, bytes: usize, turn_bytes: &mut usize) -> bool {
     // However large, one finds room in an inbox that is empty.

@@ -187,9 +187,10 @@ impl Durables {
         let later = tracked.held.split_off(count);
         let before = std::mem::replace(&mut tracked.held, later);
         for held in before.into_iter().rev() {
-            let is_given = Envelope::read(&held.message).and_then(Result::ok).is_some_and(|envelope| {
-                envelope.epoch < standing.epoch || (envelope.epoch == standing.epoch && envelope.last() <= standing.last)
-            });
+            let is_given = held.is_plain
+                || Envelope::read(&held.message).and_then(Result::ok).is_some_and(|envelope| {
+                    envelope.epoch < standing.epoch || (envelope.epoch == standing.epoch && envelope.last() <= standing.last)
+                });
             if is_given {
                 tracked.held.push_front(held);
             } else {

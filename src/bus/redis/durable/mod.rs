@@ -31,7 +31,7 @@ pub use reading::{is_without_library, published};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use self::applying::{Applied, apply, put, takes};
+use self::applying::{Applied, apply, put, put_plain, takes};
 use self::envelope::{Bad, Envelope};
 use self::newest::Newest;
 use self::reading::Entry;
@@ -147,7 +147,9 @@ enum State {
 #[derive(Debug)]
 struct Held {
     message: Box<[u8]>,
-    received: MonotonicNs,
+    receipt: Receipt,
+    /// It has no number: no stream has it.
+    is_plain: bool,
 }
 
 impl Tracked {
@@ -276,21 +278,22 @@ impl Durables {
 
     // Messages.
 
-    /// A message came that begins as an envelope does. False: it is none.
-    pub fn message(&mut self, hub: &mut Hub, channel: &str, message: &[u8], received: MonotonicNs) {
+    /// A message came, with numbers or without.
+    pub fn message(&mut self, hub: &mut Hub, channel: &str, message: &[u8], receipt: Receipt) {
         let envelope = match Envelope::read(message) {
-            Some(Ok(envelope)) => envelope,
+            Some(Ok(envelope)) => Some(envelope),
             Some(Err(bad)) => return self.note_bad(hub, channel, bad),
-            None => return hub.metrics().unnumbered.inc(),
+            None => None,
         };
         let Some(tracked) = self.channels.get_mut(channel) else { return };
         if tracked.state == State::Live && tracked.held.is_empty() {
-            match apply(hub, channel, &envelope, received, &mut self.turn_bytes, &mut tracked.newest) {
+            let Some(envelope) = &envelope else { return put_plain(hub, channel, message, receipt) };
+            match apply(hub, channel, envelope, receipt.received, &mut self.turn_bytes, &mut tracked.newest) {
                 Applied::Whole => return,
                 stopped => self.stop_at(hub, channel, stopped),
             }
         }
-        self.hold(hub, channel, message, received);
+        self.hold(hub, channel, Held { message: message.into(), receipt, is_plain: envelope.is_none() });
     }
 
     fn note_bad(&mut self, hub: &Hub, channel: &str, bad: Bad) {
@@ -313,11 +316,17 @@ impl Durables {
         }
     }
 
-    fn hold(&mut self, hub: &Hub, channel: &str, message: &[u8], received: MonotonicNs) {
+    fn hold(&mut self, hub: &Hub, channel: &str, held: Held) {
         let Some(tracked) = self.channels.get_mut(channel) else { return };
-        let held = Held { message: message.into(), received };
-        if self.held_bytes + held.bytes() > self.held_bytes_max {
-            // It is in the stream, and so are those before it.
+        if held.is_plain && (tracked.has_overflowed || self.held_bytes + held.bytes() > self.held_bytes_max / 2) {
+            // Those with numbers have the rest of the room.
+            hub.metrics().unnumbered.inc();
+            hub.metrics().unnumbered_dropped.inc();
+        } else if self.held_bytes + held.bytes() > self.held_bytes_max {
+            // It is in the stream, and so are those before it that have numbers.
+            let plain = tracked.held.iter().filter(|held| held.is_plain).count() as u64;
+            hub.metrics().unnumbered.add(plain);
+            hub.metrics().unnumbered_dropped.add(plain);
             self.held_bytes -= tracked.held.drain(..).map(|held| held.bytes()).sum::<usize>();
             tracked.has_overflowed = true;
             hub.metrics().repairs_overflowed.inc();
@@ -443,8 +452,13 @@ impl Durables {
             return self.ask_anew(hub, channel);
         }
         while let Some(held) = tracked.held.front() {
+            if held.is_plain {
+                put_plain(hub, channel, &held.message, held.receipt);
+                self.held_bytes -= tracked.held.pop_front().expect("it was shown").bytes();
+                continue;
+            }
             let Some(Ok(envelope)) = Envelope::read(&held.message) else { unreachable!("it was read before it was held") };
-            match apply(hub, channel, &envelope, held.received, &mut self.turn_bytes, &mut tracked.newest) {
+            match apply(hub, channel, &envelope, held.receipt.received, &mut self.turn_bytes, &mut tracked.newest) {
                 Applied::Whole => self.held_bytes -= tracked.held.pop_front().expect("it was shown").bytes(),
                 stopped => return self.stop_at(hub, channel, stopped),
             }
