@@ -122,8 +122,11 @@ impl Asides {
 
     /// Takes off what waits first, if nothing is under way before it.
     fn pop_held(&mut self, topic: TopicToken) -> Option<ShardMessage> {
-        let message = self.queues.get_mut(&topic)?.pop_front_if(|item| matches!(item, Item::Held(..)))?;
-        let Item::Held(message, _) = message else { unreachable!("it was looked at") };
+        let queue = self.queues.get_mut(&topic)?;
+        if !matches!(queue.front(), Some(Item::Held(..))) {
+            return None;
+        }
+        let Some(Item::Held(message, _)) = queue.pop_front() else { unreachable!("it was looked at") };
         (self.held, self.held_bytes) = (self.held - 1, self.held_bytes - bytes_of(&message));
         Some(message)
     }
