@@ -122,8 +122,14 @@ impl Asides {
 
     /// Takes off what waits first, if nothing is under way before it.
     fn pop_held(&mut self, topic: TopicToken) -> Option<ShardMessage> {
-        let message = self.queues.get_mut(&topic)?.pop_front_if(|item| matches!(item, Item::Held(..)))?;
-        let Item::Held(message, _) = message else { unreachable!("it was looked at") };
+        let queue = self.queues.get_mut(&topic)?;
+        let message = match queue.pop_front()? {
+            Item::Held(message, _) => message,
+            walk @ Item::Walk(_) => {
+                queue.push_front(walk);
+                return None;
+            }
+        };
         (self.held, self.held_bytes) = (self.held - 1, self.held_bytes - bytes_of(&message));
         Some(message)
     }
