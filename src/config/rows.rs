@@ -9,7 +9,7 @@ use super::listen_url;
 use super::parse::{self, SECOND};
 use super::table::{Section, Setting, Shown, Value};
 use super::words::{AUTO, NONE};
-use super::{FdTable, LogFilter, LogFormat, Mismatch, Overrun, Pin, PubSub, RedisSubscribe, mask, redis_url};
+use super::{FdTable, LogFilter, LogFormat, Mismatch, Overrun, Pin, mask, redis_url};
 use crate::auth::rules::Access;
 use crate::limits::{CONNECTIONS_MAX, PAYLOAD_BYTES_MAX, SHARDS_MAX, SUBSCRIPTIONS_MAX};
 use crate::named::Named;
@@ -140,6 +140,8 @@ mod delivery;
 mod keeping;
 /// Who is there.
 mod presence;
+/// How messages come from Redis.
+mod redis;
 
 pub static SETTINGS: &[Setting] = &[
     arrivals::LISTEN,
@@ -221,20 +223,8 @@ pub static SETTINGS: &[Setting] = &[
         },
         ..ROW
     },
-    Setting {
-        key: "redis_subscribe",
-        section: Section::Redis,
-        placeholder: "HOW",
-        help: "How Redis is subscribed to. exact takes the channels that have subscribers here; pattern takes the whole prefix with one PSUBSCRIBE, for hosts that serve few channels to many.",
-        ..word!(redis.subscribe: RedisSubscribe)
-    },
-    Setting {
-        key: "pubsub",
-        section: Section::Redis,
-        placeholder: "KIND",
-        help: "Which Pub/Sub of Redis carries the messages. classic: PUBLISH; in a Cluster each message goes to every node. sharded (Redis 7): SPUBLISH to PREFIX{CHANNEL}, which costs the nodes of one slot only.",
-        ..word!(redis.pubsub: PubSub)
-    },
+    redis::REDIS_SUBSCRIBE,
+    redis::PUBSUB,
     keeping::DURABLE_WAIT,
     Setting {
         key: "linger",

@@ -123,10 +123,13 @@ impl Asides {
     /// Takes off what waits first, if nothing is under way before it.
     fn pop_held(&mut self, topic: TopicToken) -> Option<ShardMessage> {
         let queue = self.queues.get_mut(&topic)?;
-        if !matches!(queue.front(), Some(Item::Held(..))) {
-            return None;
-        }
-        let Some(Item::Held(message, _)) = queue.pop_front() else { unreachable!("it was looked at") };
+        let message = match queue.pop_front()? {
+            Item::Held(message, _) => message,
+            walk @ Item::Walk(_) => {
+                queue.push_front(walk);
+                return None;
+            }
+        };
         (self.held, self.held_bytes) = (self.held - 1, self.held_bytes - bytes_of(&message));
         Some(message)
     }

@@ -16,6 +16,7 @@ use crate::wire::Format;
 use crate::wire::framing::Encoding;
 use crate::wire::payload::Expect;
 
+mod asides;
 mod attending;
 mod delivering;
 mod keeping;
@@ -131,6 +132,9 @@ impl Bed {
         let message = inbox.try_recv();
         if let Some(ShardMessage::Batch { batch, .. }) = &message {
             inbox.release(batch.bytes());
+        }
+        if let Some(ShardMessage::Aside { aside, .. }) = &message {
+            inbox.release(aside.bytes());
         }
         message
     }

@@ -1,0 +1,23 @@
+//! Rows about how messages come from Redis.
+
+use super::ROW;
+use crate::config::parse;
+use crate::config::table::{Section, Setting, Shown, Value};
+use crate::config::{PubSub, RedisSubscribe};
+use crate::named::Named;
+
+pub(super) const REDIS_SUBSCRIBE: Setting = Setting {
+    key: "redis_subscribe",
+    section: Section::Redis,
+    placeholder: "HOW",
+    help: "How Redis is subscribed to. exact takes the channels that have subscribers here; pattern takes the whole prefix with one PSUBSCRIBE, for hosts that serve few channels to many.",
+    ..word!(redis.subscribe: RedisSubscribe)
+};
+
+pub(super) const PUBSUB: Setting = Setting {
+    key: "pubsub",
+    section: Section::Redis,
+    placeholder: "KIND",
+    help: "Which Pub/Sub of Redis carries the messages. classic: PUBLISH; in a Cluster each message goes to every node. sharded (Redis 7): SPUBLISH to PREFIX{CHANNEL}, which costs the nodes of one slot only.",
+    ..word!(redis.pubsub: PubSub)
+};
