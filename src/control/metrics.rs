@@ -375,7 +375,9 @@ mod tests {
     use std::collections::BTreeSet;
     use std::ptr;
 
+    use super::names::Named;
     use super::*;
+    use crate::metrics::{BusMetrics, ShardMetrics};
 
     /// Where the counters stand that this list has a name for.
     fn addresses<T>(named: &[&[Named<T>]], metrics: &T) -> BTreeSet<usize> {
