@@ -1,4 +1,4 @@
-//! `GET /metrics`: the counters of [`crate::metrics`] under their Prometheus names. The only place where these names stand ([`names`] has most of them).
+//! `GET /metrics`: the counters of [`crate::metrics`] under their Prometheus names. The only place where these names stand (`names` has most of them).
 //!
 //! Invariant: a scrape only reads. Counters are read one after the other while others write them, so figures of one scrape may be
 //! a few messages apart; within a histogram, count and buckets agree.

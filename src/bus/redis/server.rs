@@ -51,7 +51,7 @@ pub struct Seat {
     pub part: Part,
     /// How many there are.
     pub servers: usize,
-    /// Of its first link; [`LINKS_MAX`](crate::limits::redis::LINKS_MAX) are its own.
+    /// Of its first link; [`LINKS_MAX`] are its own.
     pub first_token: usize,
     /// It was named as one, and is of no use if it is none.
     pub must_be_master: bool,

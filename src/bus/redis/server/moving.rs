@@ -51,7 +51,7 @@ impl Server {
         self.takes(publish) && self.link(Role::Publishing).is_some_and(Link::is_ready)
     }
 
-    /// Other channels are its own from now on ([`Feed::set_part`]).
+    /// Other channels are its own from now on ([`super::Feed::set_part`]).
     pub fn set_part(&mut self, part: Part, servers: usize) {
         self.outlet.share_among(servers);
         self.feed.set_part(part, servers);
