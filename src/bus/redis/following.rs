@@ -107,15 +107,15 @@ impl RedisBus {
             if self.servers[number].as_ref().is_none_or(Server::is_away) {
                 watch.ask_within(sentinel::ASK_LOST);
             }
-            let name = watch.name().to_owned();
             let target = match watch.drive(now) {
                 None => continue,
                 Some(Ok(target)) => Arc::new(target),
                 Some(Err(reason)) => {
-                    tracing::warn!("the master of {name} cannot be used: {reason}");
+                    tracing::warn!("the master of {} cannot be used: {reason}", watch.name());
                     continue;
                 }
             };
+            let name = watch.name().to_owned();
             match &mut self.servers[number] {
                 Some(server) if server.target().is_where(&target) => {}
                 Some(server) => {

@@ -172,12 +172,13 @@ impl RedisBus {
         self.servers[number].as_mut()
     }
 
-    /// The number of the one that keeps what is counted of this name. In a Cluster one keeps it all.
-    fn of_users(&self, name: &str) -> Option<usize> {
-        match &self.cluster {
+    /// The one that keeps what is counted of this name. In a Cluster one keeps it all.
+    fn of_users(&mut self, name: &str) -> Option<&mut Server> {
+        let number = match &self.cluster {
             Some(cluster) => cluster.users_at(),
             None => self.placement.server_of(name),
-        }
+        };
+        self.servers[number?].as_mut()
     }
 
     fn all(&self) -> impl Iterator<Item = &Server> {
@@ -220,24 +221,14 @@ impl RedisBus {
             self.look_at = Some(now + nanos(LOOK_EVERY));
             return;
         }
-        let counts = |servers: &mut Vec<Option<Server>>, number: Option<usize>, count: &mut dyn FnMut(&mut Server)| {
-            if let Some(server) = number.and_then(|number| servers[number].as_mut()) {
-                count(server);
-            }
-        };
-        let RedisBus { servers, placement, cluster, .. } = self;
-        let of = |name: &str| match &*cluster {
-            Some(cluster) => cluster.users_at(),
-            None => placement.server_of(name),
-        };
         for (user, connections) in hub.changed_users(LOOKS_PER_TURN) {
-            counts(servers, of(&user), &mut |server| server.count_user(&user, connections));
+            self.of_users(&user).into_iter().for_each(|server| server.count_user(&user, connections));
         }
         for (channel, roster) in hub.changed_rosters(LOOKS_PER_TURN / 16) {
-            counts(servers, of(&channel), &mut |server| server.list_members(&channel, &roster));
+            self.of_users(&channel).into_iter().for_each(|server| server.list_members(&channel, &roster));
         }
         let is_over = hub.look_at_attendance(|channel, subscribers| {
-            counts(servers, of(channel), &mut |server| server.count_channel(channel, subscribers));
+            self.of_users(channel).into_iter().for_each(|server| server.count_channel(channel, subscribers));
         });
         self.look_at = Some(if is_over { now + nanos(LOOK_EVERY) } else { now });
     }
@@ -252,12 +243,11 @@ impl RedisBus {
 
     /// What the operator sees of it.
     fn tell(&mut self, hub: &Hub) {
-        let states: Vec<bool> = self.states().map(|(_, is_ready)| is_ready).collect();
-        hub.set_ready(states.iter().all(|&is_ready| is_ready));
+        hub.set_ready(self.states().all(|(_, is_ready)| is_ready));
         hub.metrics().channels_refused.set(self.serving().map(Server::refused_count).sum::<usize>() as u64);
-        if states != self.told {
+        if !self.states().map(|(_, is_ready)| is_ready).eq(self.told.iter().copied()) {
             hub.metrics().servers.tell(self.states().map(|(named, is_ready)| (named.text(), is_ready)));
-            self.told = states;
+            self.told = self.states().map(|(_, is_ready)| is_ready).collect();
         }
     }
 
@@ -346,8 +336,7 @@ impl Upstream for RedisBus {
     }
 
     fn presence(&mut self, hub: &mut Hub, asked: PresenceAsked) {
-        let number = self.of_users(asked.subject.name());
-        match number.and_then(|number| self.servers[number].as_mut()) {
+        match self.of_users(asked.subject.name()) {
             Some(server) => server.presence(hub, asked),
             None => super::presence::answer(hub, asked.asker, asked.subject, Err(PresenceError::Unavailable)),
         }
