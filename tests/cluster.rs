@@ -13,7 +13,7 @@ use support::topology::{Cluster, eventually};
 
 fn launch(cluster: &Cluster, pubsub: &str) -> Launch {
     let file = format!(
-        "redis = \"{}\"\npubsub = \"{pubsub}\"\nshards = 1\n[[channels]]\nprefix = \"feed:\"\ndurable = true\nhistory_count = 100000\n\
+        "redis = \"{}\"\npubsub = \"{pubsub}\"\nshards = 1\nlog_bytes_per_channel = \"64M\"\n[[channels]]\nprefix = \"feed:\"\ndurable = true\nhistory_count = 100000\n\
          history_age = 3600\nsubscribe = \"anyone\"\npublish = \"anyone\"\n",
         cluster.url()
     );

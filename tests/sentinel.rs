@@ -14,9 +14,10 @@ use support::topology::{Sentinel, Watched};
 const STREAM: &str = "notifications:{feed:a}:stream";
 const META: &str = "notifications:{feed:a}:meta";
 
+/// Logs that hold all that is published while nobody reads.
 fn launch(url: &str) -> Launch {
     let file = format!(
-        "redis = \"{url}\"\nshards = 1\n[[channels]]\nprefix = \"feed:\"\ndurable = true\nhistory_count = 100000\nhistory_age = 3600\n"
+        "redis = \"{url}\"\nshards = 1\nlog_bytes_per_channel = \"64M\"\n[[channels]]\nprefix = \"feed:\"\ndurable = true\nhistory_count = 100000\nhistory_age = 3600\n"
     );
     Launch::new(&[]).file(&file)
 }
@@ -53,7 +54,9 @@ impl Seen {
     /// Reads until this message has come.
     fn read_to(&mut self, last: u64) {
         while self.messages.last().is_none_or(|&(_, data)| data != last) {
-            let event = self.client.event();
+            let Some(event) = self.client.next_event() else {
+                panic!("closed with {:?} after {:?}", self.client.close_code(), self.messages.last());
+            };
             match event["type"].as_str().unwrap() {
                 "notification" => self.messages.push(((self.epoch, event["seq"].as_u64().unwrap()), event["data"].as_u64().unwrap())),
                 "subscribed" => self.epoch = position(&event).0,
