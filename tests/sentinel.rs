@@ -121,7 +121,8 @@ fn fails_over(change: impl FnOnce(&mut Watched)) {
             let is_over = message.0.0 < seen.epoch;
             assert!(is_over || seen.messages.contains(message), "{message:?} was kept and not delivered");
         }
-        for (position, data) in &seen.messages {
+        // What Redis has given again before that was noticed is of an epoch that is over, and nobody is given it under that position.
+        for (position, data) in seen.messages.iter().filter(|(position, _)| position.0 == seen.epoch) {
             let other = kept.iter().find(|(kept, other)| kept == position && other != data);
             assert_eq!(other, None, "two messages under one position");
         }
