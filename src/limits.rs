@@ -1,9 +1,9 @@
 //! Every bound that is not a setting, named, unit last: of the wire and the shards here, of tokens ([`auth`]), of the [`bus`], of [`redis`], of the [`control`] port and
 //! of the [`journal`] in a section each. What an operator may change stands in [`crate::config`].
 
-/// By which a message is known again.
 use std::time::Duration;
 
+/// By which a message is known again.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 256;
 /// Longest channel name in bytes, as clients write it (without the Redis prefix).
 pub const CHANNEL_NAME_BYTES_MAX: usize = 255;
@@ -37,6 +37,8 @@ pub const QUERY_CHANNELS_MAX: usize = 128;
 /// How long a poll waits for something to come unless it says so, and at most: proxies on the way give up after a minute.
 pub const POLL_WAIT_DEFAULT: Duration = Duration::from_secs(25);
 pub const POLL_WAIT_MAX: Duration = Duration::from_secs(60);
+/// And how much longer for its channels to be confirmed, where the bus is slow or away.
+pub const POLL_CONFIRM_WAIT: Duration = Duration::from_secs(2);
 /// An answer to a poll is ended when it has this many bytes; a single larger message gets an answer of its own.
 pub const POLL_ANSWER_BYTES: usize = 1024 * 1024;
 /// After what time an event stream that broke off is asked for again: another one for each client.
@@ -91,7 +93,7 @@ pub const ORDER_UNITS_PER_CLOSE: usize = 8;
 /// Connections taken from a door that is about to be closed for good.
 pub const DOOR_ACCEPTS_MAX: usize = 64 * 1024;
 /// How long whoever is left at the end of a drain has for its close frame.
-pub const FAREWELL_AFTER_DRAIN: Duration = Duration::from_secs(2);
+pub const FAREWELL_AFTER_DRAIN: std::time::Duration = std::time::Duration::from_secs(2);
 /// Orders that a shard has not obeyed yet; another one is dropped.
 pub const ORDERS_WAITING_MAX: usize = 64;
 /// What asking again whether subscriptions are allowed may cost in one turn, in comparisons with a pattern (a tenth of a microsecond to half of one): half a
@@ -203,9 +205,9 @@ pub mod bus {
     /// Numbers on a page of what is older than the logs.
     pub const PAGE_NUMBERS: u64 = 32;
     /// How long a publish waits until Redis (or the disk, or a shard) takes it, before it is refused.
-    pub const PUBLISH_PATIENCE: Duration = Duration::from_secs(5);
+    pub const PUBLISH_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
     /// How often it is looked whether some have waited for so long.
-    pub const PUBLISH_LOOK: Duration = Duration::from_millis(100);
+    pub const PUBLISH_LOOK: std::time::Duration = std::time::Duration::from_millis(100);
     /// Messages of one answer to `history`; fewer where they are large.
     pub const HISTORY_MESSAGES_MAX: usize = 256;
     /// Payloads of one such answer, unless the first alone is larger.
@@ -216,7 +218,7 @@ pub mod bus {
     pub const PAGES_KEPT_MAX: usize = 256;
     pub const PAGES_KEPT_BYTES: usize = 16 * 1024 * 1024;
     /// For how long a message of a durable channel is known again by its idempotency key.
-    pub const IDEMPOTENCY_WINDOW: Duration = Duration::from_secs(600);
+    pub const IDEMPOTENCY_WINDOW: std::time::Duration = std::time::Duration::from_secs(600);
     /// Commands that wait for the bus thread; a full inbox gives the command back to whoever sends it. Publishes and marks cannot fill it: joins and
     /// leaves have more than half to themselves.
     pub const COMMANDS_MAX: usize = 16 * 1024;
@@ -228,10 +230,10 @@ pub mod bus {
     pub const MARKS_MAX: usize = 2048;
     pub const MARKS_BYTES_MAX: usize = 4 * 1024 * 1024;
     /// For how long one of them may wait for Redis. The control port waits a little longer.
-    pub const MARKS_WAIT: Duration = Duration::from_secs(4);
+    pub const MARKS_WAIT: std::time::Duration = std::time::Duration::from_secs(4);
     /// Marks whose users' connections are still to be told, one for each user and channel, and how often they are.
     pub const MARK_NEWS_MAX: usize = 4096;
-    pub const MARK_NEWS_EVERY: Duration = Duration::from_millis(100);
+    pub const MARK_NEWS_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
     /// Replies that may wait for one shard before the bus thread stops taking commands.
     pub const REPLIES_MAX: usize = 16 * 1024;
     /// Commands served in one turn.
@@ -347,7 +349,7 @@ pub mod redis {
     /// Of who is there on all nodes.
     pub mod presence {
         /// How often what has changed is written: what comes and goes meanwhile is not.
-        pub const LOOK_EVERY: Duration = Duration::from_secs(1);
+        pub const LOOK_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
         /// Channels or users in one command: some hundred microseconds for Redis, in which it serves nobody else.
         pub const NAMES_MAX: usize = 512;
         /// Bytes of lists of members that are written at a time, one list at least; and channels whose lists are read at a time.

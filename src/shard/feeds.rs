@@ -98,6 +98,7 @@ impl<N: Network> Shard<N> {
                 keeps_alive: may_ask_again,
                 allow_origin: allow_origin.clone(),
                 has_news: false,
+                is_late: false,
                 is_overdue: false,
                 is_answered: false,
                 next: Vec::new(),
@@ -181,7 +182,8 @@ impl<N: Network> Shard<N> {
     /// Where a client stands in a channel; `guess`: as a rule its subscriptions are in the order in which it asked.
     fn stands_at(&self, key: usize, guess: usize, topic: u32) -> Option<Position> {
         let subscriptions = &self.conns[key].subscriptions;
-        let is_it = |at: &usize| subscriptions.get(*at).is_some_and(|subscription| subscription.topic == topic && !subscription.is_leaving());
+        let is_it =
+            |at: &usize| subscriptions.get(*at).is_some_and(|subscription| subscription.topic == topic && !subscription.is_leaving());
         let at = Some(guess).filter(is_it).or_else(|| (0..subscriptions.len()).find(is_it))?;
         let subscription = &subscriptions[at];
         let topic = &self.topics[topic];
@@ -198,7 +200,7 @@ impl<N: Network> Shard<N> {
     pub(super) fn answer_poll(&mut self, key: usize) -> bool {
         let conn = &mut self.conns[key];
         let Some(poll) = conn.peer.waiting_poll() else { return true };
-        let (is_overdue, has_news) = (poll.is_overdue, poll.has_news);
+        let (is_overdue, has_news) = (poll.is_overdue, poll.has_news || poll.is_late);
         let is_confirmed = conn.subscriptions.iter().all(|subscription| subscription.waiter().is_none());
         let has_something = has_news || conn.has_behind() || conn.subscriptions.is_empty();
         if !(is_overdue || is_confirmed && has_something) {
@@ -230,15 +232,16 @@ impl<N: Network> Shard<N> {
             let Some(picked) = self.pick(key) else { return false };
             let conn = &self.conns[key];
             let (encoding, bytes_max) = (conn.encoding(), limits::POLL_ANSWER_BYTES.saturating_sub(conn.outbox_unsent()).max(1));
-            let due = Due { outbox: &[], subscriptions: &conn.subscriptions, picked: &picked, mid_frame: None, encoding, encoding_ends: false };
+            let due =
+                Due { outbox: &[], subscriptions: &conn.subscriptions, picked: &picked, mid_frame: None, encoding, encoding_ends: false };
             let (mut slices, mut plan) = (Slices::new(), Plan::new());
             let total = due.gather(&self.topics, &self.replays, bytes_max, &mut slices, &mut plan);
             if plan.is_empty() {
                 break;
             }
-            let out = &mut self.conns[key].outbox.get_or_insert_default().bytes;
-            slices.iter().for_each(|slice| out.extend_from_slice(slice));
+            let copied: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
             drop(slices);
+            self.conns[key].outbox().extend_from_slice(&copied);
             self.take_off(key, &plan, total);
         }
         true
@@ -274,7 +277,17 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// A poll has waited as long as it may, or its client has said that it will say no more: it is answered with what is there.
+    /// A poll has waited as long as it wants to. Whoever does not want to wait wants to be told where it stands all the same.
+    pub(super) fn on_poll_late(&mut self, key: usize) {
+        let Some(poll) = self.conns[key].peer.waiting_poll() else { return };
+        if std::mem::replace(&mut poll.is_late, true) {
+            return self.end_wait(key, true);
+        }
+        self.set_timer(key, Timer::Poll, limits::POLL_CONFIRM_WAIT);
+        self.mark_ready(key);
+    }
+
+    /// It is answered with what is there: it has waited as long as it may, or its client has said that it will say no more.
     pub(super) fn end_wait(&mut self, key: usize, may_ask_again: bool) {
         if let Some(poll) = self.conns[key].peer.waiting_poll() {
             poll.is_overdue = true;
@@ -286,6 +299,7 @@ impl<N: Network> Shard<N> {
 
     /// The answer to a poll is with the kernel: the connection is a stranger's again, or ends.
     pub(super) fn after_answer(&mut self, key: usize) {
+        let is_serving = self.is_serving();
         let conn = &mut self.conns[key];
         let Peer::Poll(poll) = &mut conn.peer else { return };
         if poll.is_waiting() || conn.outbox.as_ref().is_some_and(|outbox| !outbox.unsent().is_empty()) {
@@ -293,7 +307,7 @@ impl<N: Network> Shard<N> {
         }
         conn.outbox = None;
         conn.reason = CloseReason::Answered;
-        if !poll.keeps_alive || conn.flags.has(Flags::ENDED) || !self.is_serving() {
+        if !poll.keeps_alive || conn.flags.has(Flags::ENDED) || !is_serving {
             let conn = &mut self.conns[key];
             conn.enter(Phase::Ending);
             self.set_timer(key, Timer::Close, self.settings.clients.close_timeout);

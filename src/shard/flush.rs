@@ -365,7 +365,9 @@ impl<N: Network> Shard<N> {
         drop(slices);
         self.metrics.bytes_sent.add(written as u64);
         self.take_off(key, &plan, written);
-        if matches!(self.conns[key].peer, Peer::EventStream { is_of_one: false }) && plan.iter().any(|(source, _)| *source != Source::Outbox) {
+        if matches!(self.conns[key].peer, Peer::EventStream { is_of_one: false })
+            && plan.iter().any(|(source, _)| *source != Source::Outbox)
+        {
             self.streams.note_sent(key);
         }
         if written < total || self.conns[key].stream.wants_write() {

@@ -58,7 +58,7 @@ impl<N: Network> Shard<N> {
             Timer::Handshake => self.on_handshake_overdue(key),
             Timer::Heartbeat if self.watch_token(key) => {}
             Timer::Heartbeat => self.heartbeat(key),
-            Timer::Poll => self.end_wait(key, true),
+            Timer::Poll => self.on_poll_late(key),
             Timer::Close => self.end(key),
         }
     }

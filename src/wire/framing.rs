@@ -40,8 +40,6 @@ pub struct Encoding {
 }
 
 impl Framing {
-    pub const COUNT: usize = 4;
-
     /// Appends one message, whose body `write_body` writes in place, once. `is_text`: the body is UTF-8.
     #[inline]
     pub(super) fn write(
@@ -62,8 +60,9 @@ impl Framing {
 }
 
 impl Encoding {
-    /// How many there are; a batch may be asked for all of them.
-    pub const COUNT: usize = Format::ALL.len() * Framing::COUNT;
+    /// How many there are; a batch may be asked for all of them. An event stream is JSON or raw, for clients with one channel or several; an answer to a poll
+    /// is JSON or MessagePack.
+    pub const COUNT: usize = Format::ALL.len() + 2 * 2 + 2;
 
     pub const fn web_socket(format: Format) -> Encoding {
         Encoding { format, framing: Framing::WebSocket }

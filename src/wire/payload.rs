@@ -113,15 +113,7 @@ pub fn encode_unnumbered(out: &mut Vec<u8>, encoding: Encoding, channel: &str, t
 }
 
 #[inline]
-fn encode(
-    out: &mut Vec<u8>,
-    encoding: Encoding,
-    channel: &str,
-    position: Option<Position>,
-    timestamp_ms: u64,
-    kind: Kind,
-    payload: &[u8],
-) {
+fn encode(out: &mut Vec<u8>, encoding: Encoding, channel: &str, position: Option<Position>, timestamp_ms: u64, kind: Kind, payload: &[u8]) {
     let Encoding { format, framing } = encoding;
     let (caption, seq) = (Caption { event: None, position }, position.map(|position| position.seq));
     let body_bytes_guess = body_bytes_guess(format, channel, payload.len());

@@ -80,7 +80,8 @@ impl Peer {
             Peer::EventStream { .. } => Err(Violation::BehindRequest),
             Peer::Poll(poll) => {
                 // The next request, which waits for its turn.
-                poll.next.extend_from_slice(std::mem::take(input));
+                poll.next.extend_from_slice(input);
+                *input = &mut [];
                 Ok(None)
             }
         }

@@ -16,7 +16,9 @@ pub struct Poll {
     pub allow_origin: AllowOrigin,
     /// Something has come that it is answered for.
     pub has_news: bool,
-    /// It has waited as long as it wants to.
+    /// It has waited as long as it wants to, and is answered when all its channels have been confirmed.
+    pub is_late: bool,
+    /// It is answered now, whatever there is.
     pub is_overdue: bool,
     pub is_answered: bool,
     /// What came behind its request.
@@ -84,6 +86,7 @@ mod tests {
             keeps_alive: true,
             allow_origin: AllowOrigin::Nobody,
             has_news: false,
+            is_late: false,
             is_overdue: false,
             is_answered: false,
             next: Vec::new(),

@@ -2,7 +2,6 @@
 
 use super::refusal::{Refusal, RefusalReason};
 use super::upgrade::Upgrade;
-use crate::named::Named;
 use crate::wire::Format;
 
 /// The pages of which origin may read an answer (Fetch, 3.2).
@@ -12,7 +11,10 @@ pub enum AllowOrigin {
     Nobody,
     Anybody,
     /// The one that has asked; with its cookies, where these say who a client is.
-    Only { origin: Box<str>, with_cookies: bool },
+    Only {
+        origin: Box<str>,
+        with_cookies: bool,
+    },
 }
 
 /// One answer, appended as it is told.

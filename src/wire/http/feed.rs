@@ -7,7 +7,7 @@ use super::Rules;
 use super::head::Head;
 use super::refusal::{Refusal, RefusalReason};
 use super::target::{channel_name, decoded, pairs};
-use crate::limits::{POLL_WAIT_DEFAULT, POLL_WAIT_MAX, QUERY_CHANNELS_MAX, MAX_RATE_MAX};
+use crate::limits::{MAX_RATE_MAX, POLL_WAIT_DEFAULT, POLL_WAIT_MAX, QUERY_CHANNELS_MAX};
 use crate::named::Named;
 use crate::wire::Format;
 use crate::wire::command::Position;
@@ -149,7 +149,8 @@ impl Read {
             }
             Some("wait") => {
                 let wait = text.and_then(|text| text.parse().ok()).map(Duration::from_secs).filter(|wait| *wait <= POLL_WAIT_MAX);
-                let problem = || Refusal::bad(format!("The parameter wait must be a number of seconds from 0 to {}.", POLL_WAIT_MAX.as_secs()));
+                let problem =
+                    || Refusal::bad(format!("The parameter wait must be a number of seconds from 0 to {}.", POLL_WAIT_MAX.as_secs()));
                 self.wait = Some(wait.ok_or_else(problem)?);
             }
             Some("format") => {
