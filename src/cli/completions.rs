@@ -14,9 +14,10 @@ Examples:
   campanile completions fish > ~/.config/fish/completions/campanile.fish";
 
 pub fn command() -> Command {
-    Command::new("completions").about("Print what a shell needs to complete this command line").after_help(EXAMPLES).arg(
-        Arg::new("shell").value_name("SHELL").required(true).value_parser(value_parser!(Shell)).help("The shell that is to complete"),
-    )
+    Command::new("completions")
+        .about("Print what a shell needs to complete this command line")
+        .after_help(EXAMPLES)
+        .arg(Arg::new("shell").value_name("SHELL").required(true).value_parser(value_parser!(Shell)).help("The shell that is to complete"))
 }
 
 pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {

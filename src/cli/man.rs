@@ -20,7 +20,8 @@ pub fn command() -> Command {
 
 pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let directory = matches.get_one::<PathBuf>("directory").expect("clap requires it");
-    clap_mangen::generate_to(super::command(), directory).with_context(|| format!("no pages can be written into {}", directory.display()))?;
+    clap_mangen::generate_to(super::command(), directory)
+        .with_context(|| format!("no pages can be written into {}", directory.display()))?;
     output::line(format_args!("the manual pages are in {}", directory.display()))?;
     Ok(ExitCode::SUCCESS)
 }

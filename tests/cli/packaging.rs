@@ -84,7 +84,8 @@ fn completions_are_scripts_that_know_every_command() {
     assert_contains(&stderr, &["bash", "zsh", "fish"]);
     // Whoever reads may go: `campanile completions bash | head -1`.
     let mut command = Command::new("bash");
-    let output = command.args(["-c", "set -o pipefail; \"$0\" completions bash | head -c 1", env!("CARGO_BIN_EXE_campanile")]).output().unwrap();
+    let output =
+        command.args(["-c", "set -o pipefail; \"$0\" completions bash | head -c 1", env!("CARGO_BIN_EXE_campanile")]).output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
 }
 
@@ -101,7 +102,10 @@ fn each_command_has_a_manual_page() {
     for command in listed.get_subcommands().filter(|command| !command.is_hide_set()) {
         assert!(pages.contains(&format!("campanile-{}.1", command.get_name())), "{pages:?}");
     }
-    assert!(pages.contains("campanile.1") && pages.contains("campanile-redis-install.1") && !pages.contains("campanile-man.1"), "{pages:?}");
+    assert!(
+        pages.contains("campanile.1") && pages.contains("campanile-redis-install.1") && !pages.contains("campanile-man.1"),
+        "{pages:?}"
+    );
     let serve = std::fs::read_to_string(directory("man").join("pages/campanile-serve.1")).unwrap();
     assert_contains(&serve, &[".TH campanile-serve 1", "heartbeat"]);
     let (code, _, stderr) = run(campanile("man").args(["man", "no/such/folder"]));
