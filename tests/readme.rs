@@ -107,7 +107,8 @@ fn links_and_names_lead_somewhere() {
             }
         }
         for name in code_spans(&text).filter(|name| document != "docs/protocol.md" && !name.contains(['*', ' '])) {
-            let is_path = ["src/", "tests/", "docs/", "scripts/", "tuning/", "deploy/", ".ci/"].iter().any(|folder| name.starts_with(folder));
+            let is_path =
+                ["src/", "tests/", "docs/", "scripts/", "tuning/", "deploy/", ".ci/"].iter().any(|folder| name.starts_with(folder));
             if is_path && !root().join(name).exists() {
                 wrong.push(format!("{document}: the file {name}"));
             }
