@@ -265,24 +265,24 @@ fn behind_haproxy_the_clients_of_a_node_that_drains_go_to_the_other_one() {
     }
 }
 
-/// Each proxy cuts what is silent for two seconds; the client says nothing but pongs for longer than that.
+/// Each proxy cuts what is silent for five seconds, five heartbeats; the client says nothing but pongs for longer than that.
 #[test]
 fn heartbeats_keep_a_silent_connection_through_both() {
     let redis = RedisServer::start();
     let behind_nginx = node(&redis, &["--heartbeat", "1"]);
     let behind_haproxy = node(&redis, &["--heartbeat", "1", "--listen", "proxy+tcp://127.0.0.1:0"]);
-    let nginx = Proxy::nginx("nginx-silence", [behind_nginx.listen; 2], &[("75s", "2s")]);
-    let haproxy = Proxy::haproxy("haproxy-silence", [behind_haproxy.listen; 2], &[("75s", "2s")]);
+    let nginx = Proxy::nginx("nginx-silence", [behind_nginx.listen; 2], &[("75s", "5s")]);
+    let haproxy = Proxy::haproxy("haproxy-silence", [behind_haproxy.listen; 2], &[("75s", "5s")]);
     let mut clients = [connect(1, &nginx), connect(1, &haproxy)];
     let begin = Instant::now();
-    for _ in 0..4 {
+    for _ in 0..7 {
         for client in &mut clients {
             let frame = client.frame().expect("a ping, not the end");
             assert_eq!(frame.opcode, frames::PING);
             client.send(&frames::frame(frames::PONG, &frame.payload));
         }
     }
-    assert!(begin.elapsed() > Duration::from_secs(2), "four heartbeats are longer than the time-outs");
+    assert!(begin.elapsed() > Duration::from_secs(5), "seven heartbeats are longer than the time-outs");
     for (client, node) in clients.iter_mut().zip([&behind_nginx, &behind_haproxy]) {
         subscribe(client, Value::Null);
         node.publish("news", &json!("still here"));
