@@ -1,9 +1,9 @@
 //! Several nodes on one Redis behind a real nginx and a real HAProxy, which run the samples in `deploy/` with other addresses in them: WebSockets pass, a client that
-//! comes back after its node has ended finds on another node what it missed, heartbeats outlast time-outs, and health checks are answered as both ask.
+//! comes back after its node has ended finds on another node what it missed, event streams pass too, heartbeats outlast time-outs, and health checks are answered as both ask.
 
 mod support;
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -265,6 +265,78 @@ fn behind_haproxy_the_clients_of_a_node_that_drains_go_to_the_other_one() {
     }
 }
 
+/// The next event of a stream: its name, its id, its data. Comments and `retry` are passed over.
+fn stream_event(stream: &mut BufReader<TcpStream>) -> (String, String, String) {
+    let (mut name, mut id, mut data) = (String::new(), String::new(), String::new());
+    loop {
+        let mut line = String::new();
+        assert_ne!(stream.read_line(&mut line).expect("a line of the stream"), 0, "the stream has ended");
+        match line.trim_end_matches('\n').split_once(": ") {
+            Some(("event", value)) => name = value.to_owned(),
+            Some(("id", value)) => id = value.to_owned(),
+            Some(("data", value)) => data = value.to_owned(),
+            _ if line == "\n" && !(name.is_empty() && data.is_empty()) => return (name, id, data),
+            _ => {}
+        }
+    }
+}
+
+/// An open stream of the channel, its head being read. HTTP/1.0, so that the proxy puts no chunks around it.
+fn stream(address: SocketAddr, last_id: &str) -> BufReader<TcpStream> {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let last = if last_id.is_empty() { String::new() } else { format!("Last-Event-ID: {last_id}\r\n") };
+    stream
+        .write_all(format!("GET /sse/news HTTP/1.0\r\nHost: live.example.org\r\nAccept: text/event-stream\r\n{last}\r\n").as_bytes())
+        .unwrap();
+    let mut stream = BufReader::new(stream);
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        assert_ne!(stream.read_line(&mut head).unwrap(), 0, "no whole head: {head}");
+    }
+    assert!(
+        head.split("\r\n").next().unwrap().contains(" 200") && head.to_lowercase().contains("content-type: text/event-stream\r\n"),
+        "{head}"
+    );
+    stream
+}
+
+#[test]
+fn event_streams_pass_both_at_once_and_resume_on_another_node() {
+    let redis = RedisServer::start();
+    for name in ["nginx", "haproxy"] {
+        let is_nginx = name == "nginx";
+        let more: &[&str] = if is_nginx { &[] } else { &["--listen", "proxy+tcp://127.0.0.1:0"] };
+        let mut nodes = [node(&redis, more), node(&redis, more)];
+        let listen = [nodes[0].listen, nodes[1].listen];
+        let proxy = match is_nginx {
+            true => Proxy::nginx("nginx-stream", listen, &[]),
+            false => Proxy::haproxy("haproxy-stream", listen, &[]),
+        };
+        let mut first = stream(proxy.address, "");
+        // Each event is read before the next is published: a proxy that keeps them back ends the test.
+        let mut last_id = String::new();
+        while stream_event(&mut first).0 != "subscribed" {}
+        for number in 1..=3 {
+            nodes[0].publish("news", &json!(number));
+            let (event, id, data) = stream_event(&mut first);
+            let data: Value = serde_json::from_str(&data).unwrap();
+            assert!(["", "message"].contains(&event.as_str()), "{name}: {event}");
+            assert_eq!(data["data"], number, "{name}");
+            last_id = id;
+        }
+        let home = (0..2).find(|&at| nodes[at].metric("campanile_connections", "") > 0.0).expect("one has it");
+        nodes[home].kill();
+        nodes[1 - home].publish("news", &json!("missed"));
+        let mut again = stream(proxy.address, &last_id);
+        let mut event = stream_event(&mut again);
+        while !event.0.is_empty() {
+            event = stream_event(&mut again);
+        }
+        assert_eq!(serde_json::from_str::<Value>(&event.2).unwrap()["data"], "missed", "{name}");
+    }
+}
+
 /// Each proxy cuts what is silent for five seconds, five heartbeats; the client says nothing but pongs for longer than that.
 #[test]
 fn heartbeats_keep_a_silent_connection_through_both() {
@@ -274,12 +346,20 @@ fn heartbeats_keep_a_silent_connection_through_both() {
     let nginx = Proxy::nginx("nginx-silence", [behind_nginx.listen; 2], &[("75s", "5s")]);
     let haproxy = Proxy::haproxy("haproxy-silence", [behind_haproxy.listen; 2], &[("75s", "5s")]);
     let mut clients = [connect(1, &nginx), connect(1, &haproxy)];
+    let mut streams = [stream(nginx.address, ""), stream(haproxy.address, "")];
     let begin = Instant::now();
     for _ in 0..7 {
         for client in &mut clients {
             let frame = client.frame().expect("a ping, not the end");
             assert_eq!(frame.opcode, frames::PING);
             client.send(&frames::frame(frames::PONG, &frame.payload));
+        }
+        for stream in &mut streams {
+            let mut line = String::new();
+            while line != ":\n" {
+                line.clear();
+                assert_ne!(stream.read_line(&mut line).expect("a comment"), 0, "the stream has ended");
+            }
         }
     }
     assert!(begin.elapsed() > Duration::from_secs(5), "seven heartbeats are longer than the time-outs");
