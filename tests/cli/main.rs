@@ -1,6 +1,7 @@
 //! The command line as a user meets it: settings, their mistakes, and the commands against servers that are and are not there.
 
 mod clients;
+mod packaging;
 
 use std::net::TcpListener;
 use std::path::PathBuf;
