@@ -1,5 +1,7 @@
 // Everything that a program using the client can name. What the server says in its own words is in docs/protocol.md.
 
+import type { CampanileError } from "./errors.js";
+
 /** Where a message stands in its channel. Numbers of different epochs cannot be compared. */
 export interface Position {
   epoch: number;
@@ -311,26 +313,4 @@ export interface ConnectOptions {
 export interface ServerEvent {
   type: string;
   [field: string]: unknown;
-}
-
-/**
- * `code` is one of the protocol's error codes (docs/protocol.md, section 10), or one of the client's own:
- * - `disconnected`: the connection ended before the answer came; the command may have been carried out or not.
- * - `timeout`: no connection or no answer in time.
- * - `no_commands`: event streams and polling carry no commands.
- * - `closed`: `close()` was called, or the client has given up.
- * - `refused`: the server did not take the connection (`status`), or ended it (`status` is the close code).
- * - `unreachable`: the server could not be reached.
- * - `token_failed`: the token provider threw or did not answer in time.
- * - `storage_failed`: positions cannot be kept.
- * - `bad_event`: what came is no event of the protocol.
- * - `bad_request`: an argument that the protocol does not allow.
- */
-export interface CampanileError extends Error {
-  readonly code: string;
-  readonly channel?: string;
-  /** Which command failed. */
-  readonly command?: string;
-  /** An HTTP status, or a close code. */
-  readonly status?: number;
 }
