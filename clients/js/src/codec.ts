@@ -45,7 +45,7 @@ function toBase64(bytes: Uint8Array): string {
 }
 
 /** The payload of a notification, or of a message in a history. */
-export function payloadOf(event: { data?: unknown; encoding?: unknown }): unknown {
+export function payloadOf(event: Record<string, unknown>): unknown {
   if (event.encoding !== "base64" || typeof event.data !== "string") return event.data;
   const text = atob(event.data);
   const bytes = new Uint8Array(text.length);
