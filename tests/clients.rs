@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -102,12 +103,15 @@ fn the_javascript_client() {
     let mut command = Command::new("npm");
     command.arg("test").current_dir(javascript()).env("CAMPANILE_BIN", env!("CARGO_BIN_EXE_campanile"));
     command.env("CAMPANILE_PROTOCOL", Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/protocol.md"));
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().expect("npm is needed");
+    let streams = command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    let mut child = streams.spawn().expect("npm is needed");
     let stdout = child.stdout.take().unwrap();
     let reader = std::thread::spawn(move || std::io::read_to_string(stdout).unwrap_or_default());
     let status = server::wait(&mut child, SCENARIO);
     if status.is_none() {
-        let _ = child.kill();
+        // With all that it has started, which else would keep the pipe open.
+        // SAFETY: a signal to the group of a child that has not been waited for, so the id is still its own.
+        unsafe { libc::kill(-(child.id() as i32), libc::SIGKILL) };
         let _ = child.wait();
     }
     assert!(status.is_some_and(|status| status.success()), "{status:?}\n{}", reader.join().unwrap());

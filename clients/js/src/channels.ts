@@ -113,7 +113,7 @@ export class Channels {
   }
 
   /** Takes an event that is about a channel, and is no answer to a command but `subscribe`. */
-  receive(event: ServerEvent, asked: Position | undefined): void {
+  receive(event: ServerEvent, asked: Wanted | undefined): void {
     switch (event.type) {
       case "subscribed":
         return this.#subscribed(event, asked);
@@ -196,15 +196,18 @@ export class Channels {
     this.#command([channel]);
   }
 
-  #subscribed(event: ServerEvent, asked: Position | undefined): void {
+  #subscribed(event: ServerEvent, asked: Wanted | undefined): void {
     const { channel: name, epoch, seq, id } = event;
     if (typeof name !== "string" || !isNumber(epoch) || !isNumber(seq)) return this.#malformed(event);
     let channel = this.#channels.get(name);
+    let since = asked?.since;
     if (id !== undefined) {
       // An answer to somebody who has unsubscribed meanwhile, or asked again.
       if (!channel || channel.id !== id || channel.phase !== "asked") return;
-      asked = channel.asked;
+      since = channel.asked;
     } else if (!channel) {
+      // For another tab, or for nobody any more.
+      if (asked) return;
       if (this.#channels.size >= CHANNELS_MAX) return;
       channel = this.#add(name, {}, true);
     }
@@ -220,7 +223,7 @@ export class Channels {
     const wasActive = channel.phase === "active";
     channel.phase = "active";
     channel.failures = 0;
-    const stale = this.#settle(channel, position, asked);
+    const stale = this.#settle(channel, position, since);
     if (isNumber(event.unread)) {
       channel.countedTo = seq;
       this.#setUnread(channel, event.unread);

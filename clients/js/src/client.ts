@@ -1,4 +1,4 @@
-import type { Carrier } from "./carrier.js";
+import type { Carrier, Wanted } from "./carrier.js";
 import { Channels, checkName } from "./channels.js";
 import type { Link } from "./channels.js";
 import { Codec, isNumber, numberOf, payloadOf } from "./codec.js";
@@ -195,7 +195,7 @@ class CampanileClient implements Client {
     this.#emitter.emit("state", change);
   }
 
-  #event(event: ServerEvent, asked: Position | undefined): void {
+  #event(event: ServerEvent, asked: Wanted | undefined): void {
     this.#emitter.emit("event", event);
     if (this.#commands.receive(event)) return;
     if (event.type === "expiring") this.#expiring(1);

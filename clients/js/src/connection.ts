@@ -2,7 +2,7 @@
 
 import { jitter, judge } from "./backoff.js";
 import type { End } from "./backoff.js";
-import type { Carrier, Hooks } from "./carrier.js";
+import type { Carrier, Hooks, Wanted } from "./carrier.js";
 import { isEvent, isNumber, textOf } from "./codec.js";
 import type { Codec } from "./codec.js";
 import { CampanileError, known, messageOf } from "./errors.js";
@@ -13,7 +13,7 @@ import { Polling } from "./polling.js";
 import type { Requests } from "./requests.js";
 import { canShare, SharedStream } from "./shared_stream.js";
 import type { Tokens } from "./tokens.js";
-import type { ConnectOptions, Position, ServerEvent, StateChange, Timing, TransportName } from "./types.js";
+import type { ConnectOptions, ServerEvent, StateChange, Timing, TransportName } from "./types.js";
 import { findWebSocket, Socket } from "./websocket.js";
 
 /** A connection that has held so long has not failed. */
@@ -47,7 +47,7 @@ export interface Around {
   wish: Wish;
   began(carrier: Carrier, clientId: string | undefined): void;
   ended(): void;
-  event(event: ServerEvent, asked: Position | undefined): void;
+  event(event: ServerEvent, asked: Wanted | undefined): void;
   state(change: StateChange): void;
   error(error: CampanileError): void;
 }

@@ -12,7 +12,7 @@ export class EventStream extends Requester {
   readonly name = "sse";
 
   protected async read(signal: AbortSignal): Promise<End> {
-    const response = await this.requests.get(this.url("/sse", {}), "text/event-stream", signal);
+    const response = await this.requests.get(this.url("/sse", { format: "json" }), "text/event-stream", signal);
     if (response.status !== 200) return this.refused(response);
     const type = response.headers.get("Content-Type") ?? "";
     if (!type.startsWith("text/event-stream") || !response.body) return { opened: false, reason: `not an event stream but ${type}`, unavailable: true };

@@ -5,7 +5,7 @@ import type { Carrier, Hooks, Wanted } from "./carrier.js";
 import { messageOf } from "./errors.js";
 import { refusalOf } from "./requests.js";
 import type { Requests } from "./requests.js";
-import type { Position, ServerEvent } from "./types.js";
+import type { ServerEvent } from "./types.js";
 
 /** Channels that are wanted in the same breath are asked for together. */
 export const RENEW_AFTER_MS = 20;
@@ -23,7 +23,7 @@ export abstract class Requester implements Carrier {
   #wish: Wish;
   #abort: AbortController | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
-  #asked = new Map<string, Position | undefined>();
+  #asked = new Map<string, Wanted>();
 
   constructor(requests: Requests, wish: Wish, hooks: Hooks) {
     this.requests = requests;
@@ -58,7 +58,7 @@ export abstract class Requester implements Carrier {
 
   protected url(path: string, parameters: Record<string, string | number>): string {
     const { url, asked, left } = this.requests.feed(path, parameters, this.#wish());
-    this.#asked = new Map(asked.map(({ channel, since }) => [channel, since]));
+    this.#asked = new Map(asked.map((one) => [one.channel, one]));
     for (const { channel } of left) this.hooks?.event(tooMany(channel));
     return url;
   }

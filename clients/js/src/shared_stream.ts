@@ -10,7 +10,7 @@ import { EventStream } from "./event_stream.js";
 import { RENEW_AFTER_MS } from "./requester.js";
 import type { Wish } from "./requester.js";
 import type { Requests } from "./requests.js";
-import type { Position, ServerEvent } from "./types.js";
+import type { ServerEvent } from "./types.js";
 
 /** Heartbeats are handed on so often. */
 const HEARD_EVERY_MS = 1_000;
@@ -23,7 +23,7 @@ type Note =
   | { kind: "bye"; tab: string }
   /** Of the tab that reads: what do you want? */
   | { kind: "ask" }
-  | { kind: "event"; event: ServerEvent; asked: Position | undefined }
+  | { kind: "event"; event: ServerEvent; asked: Wanted | undefined }
   | { kind: "heard" }
   | { kind: "ended"; end: End };
 
