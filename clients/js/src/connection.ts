@@ -271,7 +271,9 @@ export class Connection {
   async #next(attempt: Attempt, end: End): Promise<void> {
     const isPolling = this.#transports[attempt.index] === "polling";
     let unavailable = end.unavailable || end.impossible || false;
-    if (!end.opened && !isPolling && !unavailable && end.status === undefined && (end.code === undefined || end.code === 1006)) {
+    const { code = 1006, status = 502 } = end;
+    // Nothing that the server has said; another 5xx is of what is before it.
+    if (!end.opened && !isPolling && !unavailable && code === 1006 && status >= 500 && status !== 503) {
       const answer = await this.#around.requests.probe(AbortSignal.timeout(this.#around.timing.connectTimeout));
       if (this.#attempt !== attempt) return;
       // 404: a server without polling, which says nothing of why.

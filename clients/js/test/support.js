@@ -22,6 +22,10 @@ shards = 1
 channels_max = 1000
 connections_max = 1000
 log_bytes_total = "64M"
+# Who polls is not there between two polls.
+[[channels]]
+prefix = "plain"
+history_count = 100
 [[channels]]
 prefix = "kept:"
 durable = true
