@@ -6,7 +6,7 @@ import { createServer } from "node:http";
 import { delimiter, join } from "node:path";
 import { after, before, test } from "node:test";
 import { chromium } from "playwright-core";
-import { Server, within } from "./support.js";
+import { SECRET, Server, token, within } from "./support.js";
 
 const NAMES = ["chromium", "chromium-browser", "google-chrome-stable", "google-chrome"];
 const QUICK = { backoffMin: 20, backoffMax: 200, upgradeAfter: 100 };
@@ -45,7 +45,10 @@ async function context(t) {
 function begin([url, options]) {
   window.seen = { messages: [], stale: [], states: [] };
   window.client = campanile.connect(url, { storage: sessionStorage, ...options });
-  client.on("state", ({ state, transport }) => seen.states.push(transport ?? state));
+  client.on("state", ({ state, transport, error }) => {
+    seen.states.push(transport ?? state);
+    seen.error = error && { code: error.code, status: error.status };
+  });
   client.on("message", ({ data }) => seen.messages.push(data));
   client.on("stale", (stale) => seen.stale.push(stale));
   window.subscription = client.subscribe("kept:a");
@@ -128,7 +131,12 @@ test("the tabs of a browser share one event stream, and it outlives the tab that
   shared.on("request", (request) => request.url().includes("/sse?") && streams.push(request));
   const options = { transports: ["sse"] };
   const tabs = [await open(shared, server, options), await open(shared, server, options), await open(shared, server, options)];
-  for (const tab of tabs) await tab.evaluate(() => client.subscribe("kept:b"));
+  for (const tab of tabs) {
+    await tab.evaluate(() => {
+      window.second = client.subscribe("kept:b");
+    });
+  }
+  for (const tab of tabs) await until(tab, () => second.active);
   await server.publish("kept:a", 1);
   for (const tab of tabs) await has(tab, 1);
   const readers = await Promise.all(tabs.map(async (tab) => streams.filter((request) => request.frame().page() === tab).length));
@@ -143,6 +151,27 @@ test("the tabs of a browser share one event stream, and it outlives the tab that
   await server.restart();
   await server.publish("kept:a", 4);
   for (const tab of tabs.slice(1)) await until(tab, () => seen.messages.length === 4 && seen.messages[3] === 4);
+  // Out of the back/forward cache, where streams end without a word.
+  const count = streams.length;
+  for (const tab of tabs.slice(1)) await tab.evaluate(() => dispatchEvent(new PageTransitionEvent("pageshow", { persisted: true })));
+  await within(until(tabs[1], () => subscription.active), "the stream is there");
+  while (streams.length === count) await shared.waitForEvent("request");
+});
+
+test("a page of another origin says who it is over every transport, and is told why it is refused", async (t) => {
+  const server = await Server.start(t, "--auth", "jwt", "--token-secret", SECRET, "--origins", new URL(origin).origin);
+  const other = await context(t);
+  for (const transport of ["websocket", "sse", "polling"]) {
+    const page = await open(other, server, { transports: [transport], token: token({}), storage: null });
+    await server.publish("kept:a", transport);
+    await has(page, transport);
+    await page.close();
+    const refused = await other.newPage();
+    await refused.goto(origin);
+    await refused.evaluate(begin, [server.url, { timing: QUICK, transports: [transport], token: "a.b.c" }]);
+    await until(refused, () => client.state === "closed");
+    assert.deepEqual(await refused.evaluate(() => [seen.error.code, seen.error.status]), ["refused", 401], transport);
+  }
 });
 
 test("a page whose policy forbids the server is told so, and one that is hidden or offline finds back", async (t) => {
