@@ -46,8 +46,8 @@ export class SharedStream implements Carrier {
   #leader: Leader | undefined;
   /** Of our own, when nobody shares one with us. */
   #alone: EventStream | undefined;
-  /** Channels that flow to this tab. */
-  #served = new Set<string>();
+  /** Channels that whoever reads was told of. */
+  #told = new Set<string>();
   #patience: ReturnType<typeof setTimeout>;
 
   constructor(key: string, requests: Requests, wish: Wish, hooks: Hooks, patienceMs: number) {
@@ -72,7 +72,7 @@ export class SharedStream implements Carrier {
 
   renew(always: boolean): void {
     if (this.#alone) this.#alone.renew(always);
-    else if (always || this.#wish().some(({ channel }) => !this.#served.has(channel))) this.#want(true);
+    else if (always || this.#wish().some(({ channel }) => !this.#told.has(channel))) this.#want(true);
   }
 
   close(): void {
@@ -109,7 +109,9 @@ export class SharedStream implements Carrier {
   }
 
   #want(isNew: boolean): void {
-    const note: Note = { kind: "want", tab: this.#tab, wanted: this.#wish(), isNew };
+    const wanted = this.#wish();
+    this.#told = new Set(wanted.map(({ channel }) => channel));
+    const note: Note = { kind: "want", tab: this.#tab, wanted, isNew };
     if (this.#leader) this.#leader.take(note);
     else this.#say(note);
   }
@@ -127,9 +129,6 @@ export class SharedStream implements Carrier {
     if (note.kind === "ask") {
       this.#want(false);
     } else if (note.kind === "event") {
-      const { type, channel } = note.event;
-      if (type === "subscribed") this.#served.add(String(channel));
-      else if (type === "error" || type === "unsubscribed") this.#served.delete(String(channel));
       hooks.event(note.event, note.asked);
     } else if (note.kind === "ended") {
       this.close();
