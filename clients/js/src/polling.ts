@@ -39,7 +39,8 @@ export class Polling extends Requester {
     signal.throwIfAborted();
     const began = Date.now();
     const { format } = this.#codec;
-    const isConfirmed = this.wanted().every(({ channel }) => this.#confirmed.has(channel));
+    const wanted = this.wanted();
+    const isConfirmed = wanted.every(({ channel }) => this.#confirmed.has(channel));
     // The first one is to tell whether polling works, and does not wait.
     const wait = this.#isFirst ? 0 : isConfirmed ? WAIT_SECONDS : WAIT_UNCONFIRMED_SECONDS;
     const url = this.url("/poll", { format, wait });
@@ -52,7 +53,7 @@ export class Polling extends Requester {
       if (response.status !== 200) return this.refused(response);
       const events = this.#codec.decode(format === "json" ? await response.text() : await response.arrayBuffer());
       signal.throwIfAborted();
-      if (!Array.isArray(events)) return { opened: false, reason: "the answer to a poll is no list", unavailable: true };
+      if (!Array.isArray(events)) return { reason: "the answer to a poll is no list", unavailable: true };
       this.hooks?.heard();
       if (this.#isFirst) this.hooks?.opened();
       this.#isFirst = false;
@@ -61,8 +62,7 @@ export class Polling extends Requester {
         this.event(event);
       }
       const isNews = events.some((event) => event?.type === "notification" || event?.type === "gap");
-      if (this.count === 0) await pause(IDLE_MS, signal);
-      else if (!isNews && wait > 0 && Date.now() - began < PAUSE_MS) await pause(PAUSE_MS, signal);
+      if (!isNews && wait && Date.now() - began < PAUSE_MS) await pause(wanted.length ? PAUSE_MS : IDLE_MS, signal);
       return undefined;
     } finally {
       clearTimeout(timer);

@@ -63,25 +63,20 @@ export abstract class Requester implements Carrier {
     return url;
   }
 
-  /** How many channels the present request asks for. */
-  protected get count(): number {
-    return this.#asked.size;
-  }
-
   protected event(event: unknown): void {
     this.hooks?.event(event as ServerEvent, this.#asked.get(String(Object(event).channel)));
   }
 
   protected async refused(response: Response): Promise<End> {
     const refusal = await refusalOf(response);
-    return { opened: false, ...refusal, unavailable: UNAVAILABLE.includes(refusal.status) };
+    return { ...refusal, unavailable: UNAVAILABLE.includes(refusal.status) };
   }
 
   async #run(): Promise<void> {
     if (!this.hooks) return;
     this.#abort?.abort();
     const abort = (this.#abort = new AbortController());
-    const end = await this.read(abort.signal).catch((error): End => ({ opened: false, reason: messageOf(error) }));
+    const end = await this.read(abort.signal).catch((error): End => ({ reason: messageOf(error) }));
     // Another request has taken its place.
     if (abort.signal.aborted) return;
     const hooks = this.hooks;
