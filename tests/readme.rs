@@ -88,6 +88,7 @@ fn links_and_names_lead_somewhere() {
         "CONTRIBUTING.md",
         "README.md",
         "SECURITY.md",
+        "clients/js/README.md",
         "docs/architecture.md",
         "docs/balancers.md",
         "docs/durable.md",
