@@ -1,9 +1,9 @@
 //! Every bound that is not a setting, named, unit last: of the wire and the shards here, of tokens ([`auth`]), of the [`bus`], of [`redis`], of the [`control`] port and
 //! of the [`journal`] in a section each. What an operator may change stands in [`crate::config`].
 
-/// By which a message is known again.
 use std::time::Duration;
 
+/// By which a message is known again.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 256;
 /// Longest channel name in bytes, as clients write it (without the Redis prefix).
 pub const CHANNEL_NAME_BYTES_MAX: usize = 255;
@@ -91,7 +91,7 @@ pub const ORDER_UNITS_PER_CLOSE: usize = 8;
 /// Connections taken from a door that is about to be closed for good.
 pub const DOOR_ACCEPTS_MAX: usize = 64 * 1024;
 /// How long whoever is left at the end of a drain has for its close frame.
-pub const FAREWELL_AFTER_DRAIN: Duration = Duration::from_secs(2);
+pub const FAREWELL_AFTER_DRAIN: std::time::Duration = std::time::Duration::from_secs(2);
 /// Orders that a shard has not obeyed yet; another one is dropped.
 pub const ORDERS_WAITING_MAX: usize = 64;
 /// What asking again whether subscriptions are allowed may cost in one turn, in comparisons with a pattern (a tenth of a microsecond to half of one): half a
@@ -203,9 +203,9 @@ pub mod bus {
     /// Numbers on a page of what is older than the logs.
     pub const PAGE_NUMBERS: u64 = 32;
     /// How long a publish waits until Redis (or the disk, or a shard) takes it, before it is refused.
-    pub const PUBLISH_PATIENCE: Duration = Duration::from_secs(5);
+    pub const PUBLISH_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
     /// How often it is looked whether some have waited for so long.
-    pub const PUBLISH_LOOK: Duration = Duration::from_millis(100);
+    pub const PUBLISH_LOOK: std::time::Duration = std::time::Duration::from_millis(100);
     /// Messages of one answer to `history`; fewer where they are large.
     pub const HISTORY_MESSAGES_MAX: usize = 256;
     /// Payloads of one such answer, unless the first alone is larger.
@@ -216,7 +216,7 @@ pub mod bus {
     pub const PAGES_KEPT_MAX: usize = 256;
     pub const PAGES_KEPT_BYTES: usize = 16 * 1024 * 1024;
     /// For how long a message of a durable channel is known again by its idempotency key.
-    pub const IDEMPOTENCY_WINDOW: Duration = Duration::from_secs(600);
+    pub const IDEMPOTENCY_WINDOW: std::time::Duration = std::time::Duration::from_secs(600);
     /// Commands that wait for the bus thread; a full inbox gives the command back to whoever sends it. Publishes and marks cannot fill it: joins and
     /// leaves have more than half to themselves.
     pub const COMMANDS_MAX: usize = 16 * 1024;
@@ -228,10 +228,10 @@ pub mod bus {
     pub const MARKS_MAX: usize = 2048;
     pub const MARKS_BYTES_MAX: usize = 4 * 1024 * 1024;
     /// For how long one of them may wait for Redis. The control port waits a little longer.
-    pub const MARKS_WAIT: Duration = Duration::from_secs(4);
+    pub const MARKS_WAIT: std::time::Duration = std::time::Duration::from_secs(4);
     /// Marks whose users' connections are still to be told, one for each user and channel, and how often they are.
     pub const MARK_NEWS_MAX: usize = 4096;
-    pub const MARK_NEWS_EVERY: Duration = Duration::from_millis(100);
+    pub const MARK_NEWS_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
     /// Replies that may wait for one shard before the bus thread stops taking commands.
     pub const REPLIES_MAX: usize = 16 * 1024;
     /// Commands served in one turn.
@@ -347,7 +347,7 @@ pub mod redis {
     /// Of who is there on all nodes.
     pub mod presence {
         /// How often what has changed is written: what comes and goes meanwhile is not.
-        pub const LOOK_EVERY: Duration = Duration::from_secs(1);
+        pub const LOOK_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
         /// Channels or users in one command: some hundred microseconds for Redis, in which it serves nobody else.
         pub const NAMES_MAX: usize = 512;
         /// Bytes of lists of members that are written at a time, one list at least; and channels whose lists are read at a time.
@@ -459,6 +459,37 @@ pub mod journal {
     pub const EPOCHS_SKIPPED: u64 = 1 << 22;
 
     const _: () = assert!(SEGMENT_BYTES + super::PAYLOAD_BYTES_MAX < 1 << 31);
+}
+
+/// Of the client (`src/client/`): what a server may make it wait for and hold.
+pub mod client {
+    use std::time::Duration;
+
+    pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+    /// For the answer to a request, beyond what was asked to be waited; and for a server to take what is sent.
+    pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+    /// For the body of an answer, however little of it comes at a time.
+    pub const BODY_TIMEOUT: Duration = Duration::from_secs(120);
+    /// How long a server may be silent that has not said how often it speaks.
+    pub const SILENCE_MAX: Duration = Duration::from_secs(90);
+    /// Longest heartbeat that is believed.
+    pub const HEARTBEAT_MAX: Duration = Duration::from_secs(3600);
+    /// A server that asks for patience gets this much of it.
+    pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+    /// What a poll waits for while it is not known where a channel stands: only then is it told.
+    pub const POLL_WAIT_FIRST: Duration = Duration::from_secs(1);
+    /// Longest head of an answer, and most fields of it.
+    pub const HEAD_BYTES_MAX: usize = 16 * 1024;
+    pub const HEAD_FIELDS_MAX: usize = 100;
+    /// Longest line that tells the size of a chunk, and longest trailer.
+    pub const CHUNK_LINE_BYTES_MAX: usize = 1024;
+    pub const TRAILER_BYTES_MAX: usize = 16 * 1024;
+    /// Largest event, and largest answer to a poll: what tungstenite takes for a message.
+    pub const EVENT_BYTES_MAX: usize = 64 * 1024 * 1024;
+    /// What is read of the body of a refusal.
+    pub const REFUSAL_BYTES_MAX: usize = 4096;
+    /// Bytes asked of one read from a socket.
+    pub const READ_BYTES: usize = 64 * 1024;
 }
 
 /// What an allocation of so many bytes takes of the heap: 8 bytes before it, steps of 16, 32 at least (glibc's malloc).
