@@ -478,6 +478,8 @@ pub mod client {
     pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
     /// What a poll waits for while it is not known where a channel stands: only then is it told.
     pub const POLL_WAIT_FIRST: Duration = Duration::from_secs(1);
+    /// Polls follow each other no sooner than this, whatever the answers are.
+    pub const POLL_PACE: Duration = Duration::from_millis(20);
     /// Longest head of an answer, and most fields of it.
     pub const HEAD_BYTES_MAX: usize = 16 * 1024;
     pub const HEAD_FIELDS_MAX: usize = 100;

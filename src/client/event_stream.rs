@@ -77,12 +77,9 @@ impl EventStream {
 
     fn read(&mut self, target: &Target) -> Result<Raw, Broken> {
         loop {
-            while let Some((is_farewell, bytes)) = self.next_event() {
+            if let Some((is_farewell, bytes)) = self.next_event() {
                 let raw = Raw { format: Format::Json, bytes };
-                if is_farewell {
-                    return Err(self.farewell(target, &raw));
-                }
-                return Ok(raw);
+                return if is_farewell { Err(self.farewell(target, &raw)) } else { Ok(raw) };
             }
             self.content.drain(..std::mem::take(&mut self.taken));
             if self.content.len() > EVENT_BYTES_MAX {

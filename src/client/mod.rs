@@ -8,7 +8,7 @@
 //!     .subscribe(Subscription::to("news"))
 //!     .subscribe(Subscription::to("prices:eur").latest().max_rate(5));
 //! loop {
-//!     match client.next()? {
+//!     match client.wait()? {
 //!         Happening::Received(received) => match received.event {
 //!             Event::Notification(message) => println!("{} brought {}", message.channel, message.data),
 //!             Event::Gap(gap) => println!("{} to {} of {} will not come", gap.from, gap.to, gap.channel),
@@ -116,7 +116,8 @@ pub struct Client {
     backoff: Backoff,
     /// Since the last break a message has come, or a gap.
     has_brought: bool,
-    wait: Duration,
+    /// Before the next try to connect.
+    pause: Duration,
     /// Why the last channel is gone: nothing will come any more.
     deserted: Option<String>,
 }
@@ -130,7 +131,7 @@ impl std::fmt::Debug for Client {
 
 impl Client {
     /// Of the server at `ws://HOST:PORT/ws` (or `http://`, where the transport is no WebSocket) or `unix:///PATH`. Nothing is connected before
-    /// [`Client::next`] is called.
+    /// [`Client::wait`] is called.
     pub fn new(url: &str, transport: Transport) -> Result<Client, BadUrl> {
         Ok(Client {
             target: Target::read(url, transport).map_err(BadUrl)?,
@@ -141,7 +142,7 @@ impl Client {
             connection: None,
             backoff: Backoff::default(),
             has_brought: false,
-            wait: Duration::ZERO,
+            pause: Duration::ZERO,
             deserted: None,
         })
     }
@@ -163,7 +164,7 @@ impl Client {
         Client { token: Some(Box::new(source)), ..self }
     }
 
-    /// One channel more, or another wish for one that is there; before the first call of [`Client::next`].
+    /// One channel more, or another wish for one that is there; before the first call of [`Client::wait`].
     pub fn subscribe(mut self, subscription: Subscription) -> Client {
         self.subscriptions.add(subscription);
         self
@@ -185,8 +186,8 @@ impl Client {
     }
 
     /// Waits until something happens. An error: nothing will come any more, however often it is tried.
-    pub fn next(&mut self) -> Result<Happening, Refused> {
-        std::thread::sleep(std::mem::take(&mut self.wait));
+    pub fn wait(&mut self) -> Result<Happening, Refused> {
+        std::thread::sleep(std::mem::take(&mut self.pause));
         if let Some(why) = &self.deserted {
             return Err(Refused { why: format!("no channel is left ({why})"), status: None });
         }
@@ -258,7 +259,7 @@ impl Client {
         if has_brought {
             self.backoff = Backoff::default();
         }
-        let (why, wait) = match broken {
+        let (why, retry_after) = match broken {
             Broken::Refused(refused) => return Err(refused),
             // At once only if the last connection brought something: a client that is too slow even so must not spin.
             Broken::Overrun { retry_after } => {
@@ -267,16 +268,16 @@ impl Client {
             }
             Broken::Lost { why, retry_after } => (why, retry_after),
         };
-        self.wait = match wait {
-            Some(wait) if has_brought => wait,
+        self.pause = match retry_after {
+            Some(time) if has_brought => time,
             // The longer of both: a server that asks for next to nothing, again and again, does not get it.
-            Some(wait) => wait.max(self.backoff.next()),
+            Some(time) => time.max(self.backoff.next()),
             None => self.backoff.next(),
         };
-        Ok(Happening::Broken { why, wait: self.wait })
+        Ok(Happening::Broken { why, wait: self.pause })
     }
 
-    /// Ends the connection, if there is one. The next call of [`Client::next`] makes another.
+    /// Ends the connection, if there is one. The next call of [`Client::wait`] makes another.
     pub fn close(&mut self) {
         if let Some(connection) = self.connection.take() {
             connection.close();

@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::net::TcpStream;
+use std::time::Instant;
 
 use super::broken::{Broken, lost, refused};
 use super::connection::Raw;
@@ -11,7 +12,7 @@ use super::http::{Exchange, Fault, Head, shown_text};
 use super::subscriptions::Subscriptions;
 use super::target::Target;
 use crate::limits::POLL_WAIT_DEFAULT;
-use crate::limits::client::{ANSWER_TIMEOUT, EVENT_BYTES_MAX, POLL_WAIT_FIRST};
+use crate::limits::client::{ANSWER_TIMEOUT, EVENT_BYTES_MAX, POLL_PACE, POLL_WAIT_FIRST};
 use crate::wire::Format;
 use crate::wire::{json, msgpack};
 
@@ -24,6 +25,8 @@ pub(super) struct Poll {
     events: VecDeque<Vec<u8>>,
     keeps_alive: bool,
     answers: u64,
+    /// When the last request went.
+    asked: Instant,
 }
 
 impl Poll {
@@ -33,7 +36,15 @@ impl Poll {
             return Err(refused("polling needs a channel"));
         }
         let exchange = Exchange::dial(target)?;
-        let mut poll = Poll { exchange, format, token: token.map(str::to_owned), events: VecDeque::new(), keeps_alive: true, answers: 0 };
+        let mut poll = Poll {
+            exchange,
+            format,
+            token: token.map(str::to_owned),
+            events: VecDeque::new(),
+            keeps_alive: true,
+            answers: 0,
+            asked: Instant::now(),
+        };
         poll.ask(target, subscriptions)?;
         Ok(poll)
     }
@@ -67,6 +78,11 @@ impl Poll {
             exchange.send(request.as_bytes())?;
             exchange.head(wait + ANSWER_TIMEOUT)
         };
+        if self.answers > 0 {
+            // A server, or a cache before it, that answers at once with nothing must not make this client spin.
+            std::thread::sleep(POLL_PACE.saturating_sub(self.asked.elapsed()));
+        }
+        self.asked = Instant::now();
         let mut is_used = self.answers > 0;
         if !self.keeps_alive {
             self.exchange = Exchange::dial(target)?;

@@ -159,7 +159,7 @@ fn path_of(path: &str, transport: Transport) -> Option<String> {
     }
     let is_ours = |part: &&str| Transport::ALL.iter().any(|transport| transport.segment() == *part);
     let mut parts: Vec<&str> = path.split('/').collect();
-    match parts.iter().position(|part| is_ours(&part)) {
+    match parts.iter().position(is_ours) {
         Some(at) => parts[at] = segment,
         // A proxy may have it anywhere.
         None if transport == Transport::WebSocket => {}

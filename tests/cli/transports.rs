@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 
+use campanile::client::{Client, Event, Happening, Position, Subscription, Transport};
 use serde_json::{Value, json};
 
 use super::support::redis::PATIENCE;
@@ -24,6 +25,13 @@ enum Act {
 
 /// Takes requests one after the other and does what it is told; the handle gives the requests' first lines.
 fn server(acts: Vec<Act>) -> (String, JoinHandle<Vec<String>>) {
+    let (address, requests) = whole_server(acts);
+    let first_line = |request: String| request.lines().next().unwrap_or_default().to_owned();
+    (address, std::thread::spawn(move || requests.join().unwrap().into_iter().map(first_line).collect()))
+}
+
+/// The same with whole requests.
+fn whole_server(acts: Vec<Act>) -> (String, JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let handle = std::thread::spawn(move || {
@@ -31,12 +39,9 @@ fn server(acts: Vec<Act>) -> (String, JoinHandle<Vec<String>>) {
         acts.into_iter()
             .map(|act| {
                 let mut reader = kept.take().unwrap_or_else(|| BufReader::new(listener.accept().unwrap().0));
-                let mut line = String::new();
-                reader.read_line(&mut line).unwrap();
-                let mut field = String::new();
-                while field != "\r\n" {
-                    field.clear();
-                    assert!(reader.read_line(&mut field).unwrap() > 0, "half a request: {line}");
+                let mut request = String::new();
+                while !request.ends_with("\r\n\r\n") {
+                    assert!(reader.read_line(&mut request).unwrap() > 0, "half a request: {request}");
                 }
                 match act {
                     Act::Last(answer) => reader.get_mut().write_all(answer.as_bytes()).unwrap(),
@@ -46,7 +51,7 @@ fn server(acts: Vec<Act>) -> (String, JoinHandle<Vec<String>>) {
                     }
                     Act::Hang => {}
                 }
-                line.trim_end().to_owned()
+                request
             })
             .collect()
     });
@@ -230,6 +235,67 @@ fn an_answer_without_end_or_sense_is_a_break() {
         let remark = follower.remark("reconnecting in");
         assert_contains(&remark, &[words]);
         server.join().unwrap();
+    }
+}
+
+/// As a program of somebody else uses the library: wishes, a new token for each connection, and where it stands.
+#[test]
+fn the_client_of_the_library_asks_for_what_it_is_told_to() {
+    let expired = "retry: 1\n\nevent: close\ndata: {\"type\":\"close\",\"code\":4001,\"reason\":\"the token has expired\"}\n\n";
+    let not_allowed = r#"{"type":"error","command":"subscribe","channel":"prices:eur","code":"not_allowed","message":"no"}"#;
+    let refusal = format!("event: error\ndata: {not_allowed}\n\n");
+    let again = format!("event: subscribed\ndata: {}\n\ndata: {}\n\n", subscribed(41, true), notification(42));
+    let (address, server) = whole_server(vec![
+        Act::Last([STREAM, CONNECTED, &again, &refusal, expired].concat()),
+        Act::Last(
+            [STREAM, CONNECTED, "event: error\ndata: {\"type\":\"error\",\"channel\":\"news\",\"code\":\"bad_channel\"}\n\n"].concat(),
+        ),
+    ]);
+    let mut count = 0;
+    let tokens = move || {
+        count += 1;
+        Ok(format!("token-{count}"))
+    };
+    let mut client = Client::new(&format!("http://{address}"), Transport::EventStream)
+        .unwrap()
+        .with_tokens(tokens)
+        .subscribe(Subscription::to("news").since(Position { epoch: 5, seq: 41 }))
+        .subscribe(Subscription::to("prices:eur").latest().max_rate(5));
+    let mut happened = Vec::new();
+    let refused = loop {
+        happened.push(match client.wait() {
+            Err(refused) => break refused,
+            Ok(Happening::Connected) => "connected".to_owned(),
+            Ok(Happening::Subscribed { subscribed, continuity, .. }) => format!("{} {continuity:?}", subscribed.channel),
+            Ok(Happening::Received(received)) => match received.event {
+                Event::Connected(_) => continue,
+                Event::Notification(message) => format!("{} {}", message.seq.unwrap(), message.data),
+                Event::Error(error) => error.to_string(),
+                other => panic!("{other:?}"),
+            },
+            Ok(Happening::Broken { why, .. }) => why,
+            other => panic!("{other:?}"),
+        });
+        if happened.last().unwrap().starts_with("42") {
+            let known: Vec<_> = client.positions().map(|(channel, position)| (channel.to_owned(), position)).collect();
+            assert_eq!(known, [("news".to_owned(), Some(Position { epoch: 5, seq: 42 })), ("prices:eur".to_owned(), None)]);
+        }
+    };
+    let expected = [
+        "connected",
+        "news Recovered",
+        "42 42",
+        "the server says not_allowed for prices:eur: no",
+        "the server closed the connection (4001: the token has expired)",
+        "connected",
+        "the server says bad_channel for news: ",
+    ];
+    assert_eq!(happened, expected);
+    assert!(refused.why.contains("no channel is left"), "{refused}");
+    let requests = server.join().unwrap();
+    let wishes = ["channel=news&since=5:41&channel=prices:eur&latest=true&max_rate=5 HTTP", "channel=news&since=5:42 HTTP"];
+    for ((request, wish), number) in requests.iter().zip(wishes).zip(1..) {
+        assert_contains(request, &[wish, &format!("\r\nAuthorization: Bearer token-{number}\r\n")]);
     }
 }
 

@@ -147,7 +147,7 @@ impl Run {
         let mut target = target.with_words(options.subprotocol.clone(), first, ready).with_tokens(tokens);
         if options.transport == Transport::Sse {
             anyhow::ensure!(target.is_campanile, "--transport sse is asked of a Campanile: leave the path out of --url");
-            target = target.as_event_stream();
+            target = target.over_event_stream();
         }
         if let Some(rate) = options.max_rate {
             anyhow::ensure!(target.takes_subscriptions(), "--max-rate is asked of a Campanile, in a format in which it can be");
@@ -211,7 +211,7 @@ impl Run {
     pub fn take_open(&mut self) -> anyhow::Result<Open> {
         let mut open = self.open.take().context("there is no server to stand beside")?;
         let target = self.target.clone().with_tokens(None).at(open.target.address);
-        open.target = if self.options.beside_ws { target.as_web_socket() } else { target };
+        open.target = if self.options.beside_ws { target.over_web_socket() } else { target };
         Ok(open)
     }
 

@@ -162,13 +162,13 @@ impl Target {
     }
 
     /// The same over event streams, whose clients ask for their channel in the request. All is JSON there.
-    pub fn as_event_stream(self) -> Target {
+    pub fn over_event_stream(self) -> Target {
         let path = "/sse?format=json&channel={channel}".to_owned();
         Target { path, ready: Ready::Subscribed, format: Format::Json, transport: Transport::Sse, ..self }
     }
 
     /// The same over WebSocket, with the same JSON.
-    pub fn as_web_socket(self) -> Target {
+    pub fn over_web_socket(self) -> Target {
         Target { transport: Transport::Ws, ..self }.campanile()
     }
 
@@ -332,13 +332,13 @@ mod tests {
 
     #[test]
     fn an_event_stream_is_asked_for_in_the_request() {
-        let target = Target::new("ws://127.0.0.1:8080", Format::Msgpack, channels(2)).unwrap().as_event_stream();
+        let target = Target::new("ws://127.0.0.1:8080", Format::Msgpack, channels(2)).unwrap().over_event_stream();
         let request = "GET /sse?format=json&channel=bench1 HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nAccept: text/event-stream\r\n\r\n";
         assert_eq!(target.request(7, 1, false), request);
         assert!(target.clone().with_max_rate(5).request(7, 1, false).starts_with("GET /sse?format=json&channel=bench1&max_rate=5 HTTP"));
         assert!(target.is_accepted(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"));
         assert!(!target.is_accepted(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n"));
-        let beside = target.as_web_socket();
+        let beside = target.over_web_socket();
         assert!(beside.request(7, 1, false).starts_with("GET /ws?format=json&channel=bench1 HTTP/1.1\r\n"));
         assert!(!beside.is_accepted(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"));
     }

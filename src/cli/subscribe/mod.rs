@@ -124,7 +124,7 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let stop = Stop::on_signal()?;
     let mut left = matches.get_one::<u64>("count").copied();
     loop {
-        match client.next().map_err(|refused| explain(refused, has_token))? {
+        match client.wait().map_err(|refused| explain(refused, has_token))? {
             Happening::Connected => {
                 output::remark(format_args!("connected to {}", client.shown()));
                 // There are no words for it in HTTP.
