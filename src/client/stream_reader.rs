@@ -221,6 +221,43 @@ mod tests {
         assert_reads(b"", &[], b"");
     }
 
+    /// The same, said otherwise: lines first, then what they come to.
+    fn expected(stream: &str) -> Vec<String> {
+        let text = stream.replace("\r\n", "\n").replace('\r', "\n");
+        let mut lines: Vec<&str> = text.split('\n').collect();
+        // What is behind the last end is no line yet.
+        lines.pop();
+        let (mut found, mut block): (Vec<String>, Vec<&str>) = (Vec::new(), Vec::new());
+        for line in lines {
+            if line.is_empty() {
+                let data: Vec<&str> = block.iter().filter_map(|line| line.strip_prefix("data:")).collect();
+                let name = block.iter().rev().find_map(|line| line.strip_prefix("event:")).unwrap_or_default();
+                found.extend((!data.is_empty()).then(|| format!("{name}|{:?}|", data.join("\n"))));
+                block.clear();
+            } else if !line.starts_with(':') {
+                block.push(line);
+            } else if block.is_empty() {
+                found.push(":".to_owned());
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn whatever_lines_there_are_they_are_read_the_same_in_one_piece_and_in_two() {
+        const PIECES: [&str; 5] = ["data:x", "event:e", ":", "\r", "\n"];
+        for number in 0..PIECES.len().pow(6) {
+            let stream: String = (0..6).map(|at| PIECES[number / PIECES.len().pow(at) % PIECES.len()]).collect();
+            let expected = expected(&stream);
+            let bytes = stream.as_bytes();
+            assert_eq!(pieces(&[bytes]).0, expected, "{stream:?}");
+            // Where a line ends or begins.
+            for at in (1..bytes.len()).filter(|&at| matches!(bytes[at - 1], b'\r' | b'\n' | b':') || matches!(bytes[at], b'\r' | b'\n')) {
+                assert_eq!(pieces(&[&bytes[..at], &bytes[at..]]).0, expected, "{stream:?} at {at}");
+            }
+        }
+    }
+
     #[test]
     fn a_long_event_is_not_searched_again_with_each_part_of_it() {
         let mut reader = StreamReader::within();
