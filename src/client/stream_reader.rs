@@ -1,4 +1,4 @@
-//! Reads an event stream (Server-Sent Events: HTML, section 9.2.6). Sans-IO: bytes in, events out. Called by [`super::event_stream`] and by the load
+//! Reads an event stream (Server-Sent Events: HTML, section 9.2.6). Sans-IO: bytes in, events out. Called by `event_stream` beside it and by the load
 //! generator.
 //!
 //! Invariant: what is not a whole piece yet stays in the input, so whoever calls keeps it, and bounds it. An event of one line is lent out of the input.
