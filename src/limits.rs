@@ -463,6 +463,39 @@ pub mod journal {
     const _: () = assert!(SEGMENT_BYTES + super::PAYLOAD_BYTES_MAX < 1 << 31);
 }
 
+/// Of the client (`src/client/`): what a server may make it wait for and hold.
+pub mod client {
+    use std::time::Duration;
+
+    pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+    /// For the answer to a request, beyond what was asked to be waited; and for a server to take what is sent.
+    pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+    /// For the body of an answer, however little of it comes at a time.
+    pub const BODY_TIMEOUT: Duration = Duration::from_secs(120);
+    /// How long a server may be silent that has not said how often it speaks.
+    pub const SILENCE_MAX: Duration = Duration::from_secs(90);
+    /// Longest heartbeat that is believed.
+    pub const HEARTBEAT_MAX: Duration = Duration::from_secs(3600);
+    /// A server that asks for patience gets this much of it.
+    pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+    /// What a poll waits for while it is not known where a channel stands: only then is it told.
+    pub const POLL_WAIT_FIRST: Duration = Duration::from_secs(1);
+    /// Polls follow each other no sooner than this, whatever the answers are.
+    pub const POLL_PACE: Duration = Duration::from_millis(20);
+    /// Longest head of an answer, and most fields of it.
+    pub const HEAD_BYTES_MAX: usize = 16 * 1024;
+    pub const HEAD_FIELDS_MAX: usize = 100;
+    /// Longest line that tells the size of a chunk, and longest trailer.
+    pub const CHUNK_LINE_BYTES_MAX: usize = 1024;
+    pub const TRAILER_BYTES_MAX: usize = 16 * 1024;
+    /// Largest event, and largest answer to a poll: what tungstenite takes for a message.
+    pub const EVENT_BYTES_MAX: usize = 64 * 1024 * 1024;
+    /// What is read of the body of a refusal.
+    pub const REFUSAL_BYTES_MAX: usize = 4096;
+    /// Bytes asked of one read from a socket.
+    pub const READ_BYTES: usize = 64 * 1024;
+}
+
 /// What an allocation of so many bytes takes of the heap: 8 bytes before it, steps of 16, 32 at least (glibc's malloc).
 pub const fn heap_bytes(bytes: usize) -> usize {
     match bytes {

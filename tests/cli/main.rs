@@ -2,6 +2,9 @@
 
 mod clients;
 mod packaging;
+#[path = "../support/mod.rs"]
+mod support;
+mod transports;
 
 use std::net::TcpListener;
 use std::path::PathBuf;
