@@ -210,9 +210,11 @@ fn a_poll_is_answered_when_something_has_come() {
     assert_eq!((stage.messages(&[stays, client]), stage.closed()), (vec![3, 3], vec![]));
     assert_eq!(stage.rig.metrics.connections.get(), 1, "who is not asking is nobody");
     // Nothing more is asked for.
-    stage.pass(20 * SECOND);
-    stage.turns(3);
-    assert_eq!(stage.closed(), [("answered", 1)]);
+    for _ in 0..20 {
+        stage.pass(SECOND);
+        stage.turns(2);
+    }
+    assert!(stage.closed().contains(&("answered", 1)), "{:?}", stage.closed());
 }
 
 #[test]
