@@ -224,7 +224,7 @@ impl State {
         } else if self.settings.bounds.admission_unready && self.takes_nobody_in() {
             Some("overloaded: a shard takes nobody in; campanile_admission_closed says why")
         } else if self.bus_metrics.ready.get() != 0 {
-            self.reload.in_force().not_ready()
+            self.reload.not_ready()
         } else if self.bus_metrics.channels_refused.get() > 0 {
             Some("Redis refuses everything that is to be subscribed; the log says why")
         } else if self.settings.redis.url.is_some() {

@@ -97,10 +97,9 @@ impl InForce {
         }
     }
 
-    /// Why nobody can come in, if nobody can: there is no key yet.
-    pub(super) fn not_ready(&self) -> Option<&'static str> {
-        let has_none = matches!(&self.gate, Gate::Tokens(verifier) if verifier.keys().is_empty());
-        has_none.then_some("no keys have been fetched from jwks_url yet; the log says why")
+    /// Whether tokens are asked for, and there is no key to verify one by.
+    fn lacks_keys(&self) -> bool {
+        matches!(&self.gate, Gate::Tokens(verifier) if verifier.keys().is_empty())
     }
 
     /// How many keys tokens are verified by.
@@ -119,6 +118,8 @@ pub(super) struct Reload {
     pub(super) wanted: Arc<Wanted>,
     addresses: Arc<ByAddress>,
     in_force: Mutex<Arc<InForce>>,
+    /// Some shard may still have no key to verify a token by.
+    lacks_keys: AtomicBool,
     /// Whoever reloads wants the keys as they are published now: one may have been taken back.
     pub(super) fetch_asked: AtomicBool,
     /// One after the other.
@@ -170,6 +171,7 @@ impl Reload {
         let Origin { sources, host, settings, keys, fetched, gate, wanted, addresses } = origin;
         let looked = Look::at(&files(&sources, &settings));
         let in_force = InForce::new(settings, control, Access { gate, own: keys, fetched });
+        let lacks_keys = AtomicBool::new(in_force.lacks_keys());
         let tally = Tally { good_unix_ms: AtomicU64::new(crate::sys::unix_ms()), ..Tally::default() };
         Reload {
             sources,
@@ -177,6 +179,7 @@ impl Reload {
             wanted,
             addresses,
             in_force: Mutex::new(Arc::new(in_force)),
+            lacks_keys,
             fetch_asked: AtomicBool::new(false),
             turn: tokio::sync::Mutex::new(()),
             looked: Mutex::new(looked),
@@ -187,6 +190,11 @@ impl Reload {
 
     pub(super) fn in_force(&self) -> Arc<InForce> {
         lock(&self.in_force).clone()
+    }
+
+    /// Why nobody can come in, if nobody can: there is no key yet.
+    pub(super) fn not_ready(&self) -> Option<&'static str> {
+        self.lacks_keys.load(Relaxed).then_some("no keys have been fetched from jwks_url yet; the log says why")
     }
 
     /// Those that a change of which is a reason to read all again.
@@ -311,6 +319,7 @@ async fn install(state: &Arc<State>, settings: Settings, access: Access) {
     state.reload.addresses.set_limits(&settings.bounds);
     let in_force = Arc::new(InForce::new(settings, &state.facts.control, access));
     *lock(&state.reload.in_force) = in_force.clone();
+    state.reload.lacks_keys.fetch_or(in_force.lacks_keys(), Relaxed);
     let mut command = BusCommand::Reload(Box::new(HubSettings::from(&*in_force.settings)));
     while let Err(back) = state.bus.send(command) {
         if state.stopping() {
@@ -334,6 +343,8 @@ async fn install(state: &Arc<State>, settings: Settings, access: Access) {
             }
         }
     }
+    // Who is told that this server is ready comes to any of the shards.
+    state.reload.lacks_keys.store(in_force.lacks_keys(), Relaxed);
 }
 
 /// Before a full inbox is tried again.
