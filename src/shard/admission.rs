@@ -112,7 +112,10 @@ impl<N: Network> Shard<N> {
         let rules = Rules { echo: self.settings.clients.echo, head_bytes_max: self.settings.head_bytes_max };
         match http::parse(input, &mut FieldRoom::empty(), rules) {
             Outcome::Partial => self.conns[key].peer = Peer::Unknown(Some(Box::new(input.to_vec()))),
-            Outcome::Refuse(refusal) => self.refuse(key, &refusal),
+            Outcome::Refuse(refusal) => {
+                let reason = self.turned_away.get(&(key as u32)).copied();
+                self.refuse(key, &if let Some(reason) = reason { refusal.because(reason) } else { refusal });
+            }
             Outcome::Health { head, head_only } => {
                 if self.is_turned_away(key, &head) {
                     return;
@@ -289,7 +292,7 @@ impl<N: Network> Shard<N> {
 
     /// It is to be refused whatever it asks for; it is told so in terms of what it does ask for. False: it is not.
     fn is_turned_away(&mut self, key: usize, head: &Head<'_>) -> bool {
-        let reason = self.turned_away.remove(&(key as u32));
+        let reason = self.turned_away.get(&(key as u32)).copied();
         if let Some(reason) = reason {
             self.refuse_request(key, reason.into(), head);
         }
@@ -303,8 +306,9 @@ impl<N: Network> Shard<N> {
 
     /// The same where nothing is known of what was asked for, or the refusal has it.
     pub(super) fn refuse(&mut self, key: usize, refusal: &Refusal) {
-        self.turned_away.remove(&(key as u32));
-        self.metrics.refused[refusal.reason as usize].inc();
+        if self.turned_away.remove(&(key as u32)).is_none() {
+            self.metrics.refused[refusal.reason as usize].inc();
+        }
         let mut answer = Vec::new();
         // Of its generation there is no other one near.
         let refusal = refusal.clone().spread(self.conns[key].generation);

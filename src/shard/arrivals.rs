@@ -53,6 +53,8 @@ impl<N: Network> Shard<N> {
 
     /// It is refused, as soon as it has said what it wants: some clients take a plain answer for the last word. It has less time to say so than others.
     fn turn_away(&mut self, key: usize, reason: RefusalReason) {
+        // Here, as it may never say anything.
+        self.metrics.refused[reason as usize].inc();
         self.turned_away.insert(key as u32, reason);
         self.set_timer(key, Timer::Handshake, self.settings.clients.handshake_timeout.min(limits::TURNED_AWAY_TIMEOUT));
     }

@@ -119,6 +119,29 @@ fn header_and_head_have_one_deadline() {
     assert_eq!((stage.clients[silent].refused, stage.clients[slow].refused), (Some(408), Some(408)));
 }
 
+/// Each is counted as what it is, once, whatever it says, and whether it says anything.
+#[test]
+fn who_is_turned_away_is_told_when_it_has_said_what_it_wants() {
+    let mut stage = with_proxy(|settings| settings.bounds.connections_per_address = Some(1));
+    let from = [192, 0, 2, 1];
+    let _first = knock(&mut stage, from, false, upgrade().as_bytes());
+    let stream = "GET /sse/c HTTP/1.1\r\nHost: sim\r\n\r\n";
+    let told = [upgrade(), "GET / HTTP/1.1\r\n\r\n".to_owned(), "GET /healthz HTTP/1.0\r\n\r\n".to_owned()];
+    let told = told.map(|bytes| knock(&mut stage, from, false, bytes.as_bytes()));
+    assert_eq!(told.map(|client| stage.clients[client].refused), [Some(429); 3]);
+    let streamed = knock(&mut stage, from, false, stream.as_bytes());
+    assert_eq!(stage.clients[streamed].close, Some(429), "an EventSource is to come back");
+    let [gone, silent] = [(); 2].map(|()| knock(&mut stage, from, false, b""));
+    stage.send_last(gone, b"");
+    stage.turns(2);
+    assert_eq!(refused(&stage, RefusalReason::ConnectionsPerAddress), 6);
+    stage.pass(Duration::from_secs(3));
+    stage.turns(2);
+    assert_eq!(stage.clients[silent].refused, Some(429));
+    let counted: u64 = stage.rig.metrics.refused.iter().map(|counter| counter.get()).sum();
+    assert_eq!(counted, 6);
+}
+
 #[test]
 fn the_address_that_was_forwarded_is_the_one_that_is_limited() {
     let mut stage = with_proxy(|settings| settings.bounds.connections_per_address = Some(1));

@@ -138,6 +138,12 @@ impl Refusal {
         Refusal { is_of_event_stream: super::is_event_stream(head), origin, ..self }
     }
 
+    /// The same answer to whoever is refused for another reason anyhow.
+    pub fn because(self, reason: RefusalReason) -> Refusal {
+        let Refusal { head_only, is_of_event_stream, origin, .. } = self;
+        Refusal { head_only, is_of_event_stream, origin, ..reason.into() }
+    }
+
     /// It is told by an event stream: "come back later" can be said there in no other way.
     pub fn is_told_as_stream(&self) -> bool {
         self.is_of_event_stream && self.reason.reconnect() == Later
