@@ -96,7 +96,11 @@ fn in_chromium(server: &Server, folder: &Folder, target: &str) -> (Console, Page
 }
 
 /// Whoever reads has all, each once and in order, over a server that is killed.
-fn goes_on_after_a_crash(folder: &Folder, mut server: Server, console: &Console, is_of_one: bool) {
+fn goes_on_after_a_crash(name: &str, target: &str) {
+    let folder = Folder::new(name);
+    let is_of_one = !target.contains("feed:b");
+    let mut server = folder.start("127.0.0.1:0");
+    let (console, mut page) = in_chromium(&server, &folder, target);
     let got = |channel: &str, number: u64| {
         let line = console.next_of("got ");
         assert!(line.starts_with(&format!("got {channel} {number}")), "{line} instead of {number} of {channel}");
@@ -130,24 +134,17 @@ fn goes_on_after_a_crash(folder: &Folder, mut server: Server, console: &Console,
         publish(&server, "feed:b", 2..=2);
         got("feed:b", 2);
     }
+    page.evaluate("source.close()");
 }
 
 #[test]
 fn an_event_source_of_chromium_goes_on_after_a_crash() {
-    let folder = Folder::new("chromium");
-    let server = folder.start("127.0.0.1:0");
-    let (console, mut page) = in_chromium(&server, &folder, "/sse/feed:a");
-    goes_on_after_a_crash(&folder, server, &console, true);
-    page.evaluate("source.close()");
+    goes_on_after_a_crash("chromium", "/sse/feed:a");
 }
 
 #[test]
 fn an_event_source_of_several_channels_goes_on_in_all_of_them() {
-    let folder = Folder::new("several");
-    let server = folder.start("127.0.0.1:0");
-    let (console, mut page) = in_chromium(&server, &folder, "/sse?channel=feed:a&channel=feed:b");
-    goes_on_after_a_crash(&folder, server, &console, false);
-    page.evaluate("source.close()");
+    goes_on_after_a_crash("several", "/sse?channel=feed:a&channel=feed:b");
 }
 
 /// A page sees no status of a WebSocket's refusal, and an EventSource gives up for ever on most; `fetch` may ask why.

@@ -239,10 +239,8 @@ impl Batch {
             }
             Content::Gap { to, reason } => {
                 let mut out = Vec::new();
-                let (gap, position) = (
-                    Event::Gap { channel: name, from: self.first, to: *to, reason: *reason },
-                    Position { epoch: self.channel.epoch, seq: *to },
-                );
+                let gap = Event::Gap { channel: name, from: self.first, to: *to, reason: *reason };
+                let position = Position { epoch: self.channel.epoch, seq: *to };
                 event::encode_at(&gap, Some(position), encoding, 0, &mut out);
                 Frames { ends: SmallVec::from_slice(&[out.len() as u32]), bytes: out.into_boxed_slice() }
             }

@@ -39,6 +39,7 @@ const COUNTED_USER_BYTES: u64 = 128;
 const TOPIC_BYTES: u64 = 272;
 /// A channel that is subscribed in Redis, besides its name there.
 const REDIS_BYTES: u64 = 112;
+/// 24 in its connection's list, and 8 for its place among the channels of an event stream.
 const SUBSCRIPTION_BYTES: u64 = 32;
 const MEMBER_BYTES: u64 = 8;
 /// A slot of a crossbeam array channel holds the message and a stamp, and is allocated at start.

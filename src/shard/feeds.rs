@@ -19,7 +19,6 @@ use super::timers::Timer;
 use crate::auth::identity::Identity;
 use crate::fanout::log::Slices;
 use crate::limits;
-use crate::wire::Format;
 use crate::wire::close::CloseReason;
 use crate::wire::command::{self, Asked, ErrorCode, Position};
 use crate::wire::event::Event;
@@ -83,7 +82,7 @@ impl<N: Network> Shard<N> {
     pub(super) fn open_feed(&mut self, key: usize, feed: &Feed<'_>, identity: Option<Arc<Identity>>, may_ask_again: bool) {
         self.metrics.connections.inc();
         let allow_origin = self.allow_origin(feed.head.fields.only("origin"));
-        let format = feed.format.unwrap_or(Format::Json);
+        let format = feed.format;
         let conn = &mut self.conns[key];
         conn.flags.set(Flags::COUNTED);
         conn.flags.set(Flags::FORMAT_FIXED);
@@ -173,9 +172,10 @@ impl<N: Network> Shard<N> {
             return false;
         }
         stream.is_due = false;
-        let stream = &self.streams.0[&(key as u32)];
-        let positions: Vec<Option<Position>> = (0..).zip(&*stream.topics).map(|(at, topic)| self.stands_at(key, at, (*topic)?)).collect();
-        event_stream::write_positions(self.conns[key].outbox(), positions.into_iter());
+        let mut out = std::mem::take(self.conns[key].outbox());
+        let topics = self.streams.0[&(key as u32)].topics.iter();
+        event_stream::write_positions(&mut out, (0..).zip(topics).map(|(at, topic)| self.stands_at(key, at, (*topic)?)));
+        *self.conns[key].outbox() = out;
         true
     }
 
@@ -230,18 +230,19 @@ impl<N: Network> Shard<N> {
     fn copy_due(&mut self, key: usize) -> bool {
         while self.conns[key].outbox_unsent() < limits::POLL_ANSWER_BYTES {
             let Some(picked) = self.pick(key) else { return false };
+            let mut out = std::mem::take(self.conns[key].outbox());
             let conn = &self.conns[key];
-            let (encoding, bytes_max) = (conn.encoding(), limits::POLL_ANSWER_BYTES.saturating_sub(conn.outbox_unsent()).max(1));
+            let (encoding, bytes_max) = (conn.encoding(), limits::POLL_ANSWER_BYTES.saturating_sub(out.len()).max(1));
             let due =
                 Due { outbox: &[], subscriptions: &conn.subscriptions, picked: &picked, mid_frame: None, encoding, encoding_ends: false };
             let (mut slices, mut plan) = (Slices::new(), Plan::new());
             let total = due.gather(&self.topics, &self.replays, bytes_max, &mut slices, &mut plan);
+            slices.iter().for_each(|slice| out.extend_from_slice(slice));
+            drop(slices);
+            *self.conns[key].outbox() = out;
             if plan.is_empty() {
                 break;
             }
-            let copied: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
-            drop(slices);
-            self.conns[key].outbox().extend_from_slice(&copied);
             self.take_off(key, &plan, total);
         }
         true

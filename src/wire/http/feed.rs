@@ -21,7 +21,7 @@ pub struct Feed<'h> {
     pub kind: Kind,
     /// In order, without doubles, each a valid channel name.
     pub channels: Vec<Entry>,
-    pub format: Option<Format>,
+    pub format: Format,
     pub resume: Resume,
 }
 
@@ -74,8 +74,8 @@ impl<'h> Feed<'h> {
         let format = match (is_stream, format) {
             (true, Some(Format::Msgpack)) => return Err(Refusal::bad("An event stream is text: its format must be json or raw.")),
             (false, Some(Format::Raw)) => return Err(Refusal::bad("The answer to a poll is json or msgpack.")),
-            (true, format) => Some(format.unwrap_or(Format::Json)),
-            (false, format) => Some(format.unwrap_or_else(|| if accepts_msgpack(&head) { Format::Msgpack } else { Format::Json })),
+            (true, format) => format.unwrap_or(Format::Json),
+            (false, format) => format.unwrap_or_else(|| if accepts_msgpack(&head) { Format::Msgpack } else { Format::Json }),
         };
         let kind = if is_stream { Kind::EventStream } else { Kind::Poll { wait: wait.unwrap_or(POLL_WAIT_DEFAULT) } };
         let in_header = head.fields.values("last-event-id").next();
@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn a_poll_is_answered_as_it_asks_for() {
-        let of = |target: &str, fields: &str| asked(target, fields, |feed| feed.map(|feed| (feed.kind, feed.format.unwrap())).unwrap());
+        let of = |target: &str, fields: &str| asked(target, fields, |feed| feed.map(|feed| (feed.kind, feed.format)).unwrap());
         let poll = |seconds| Kind::Poll { wait: Duration::from_secs(seconds) };
         assert_eq!(of("/poll?channel=a", ""), (poll(25), Format::Json));
         assert_eq!(of("/poll?channel=a&wait=0", "Accept: text/html, application/msgpack;q=0.9\r\n"), (poll(0), Format::Msgpack));
