@@ -198,8 +198,8 @@ fn scan(input: &[u8], value_bytes_max: usize) -> Result<Scan, Violation> {
 
 /// How confirmations begin; a name and a count follow.
 const CONFIRMATION_HEADS: [&[u8]; 2] = [b">3\r\n$9\r\nsubscribe\r\n", b"*3\r\n$9\r\nsubscribe\r\n"];
-/// A count, with its line's end.
-const COUNT_BYTES_MAX: usize = 24;
+/// A count, with its line's end. It is a number of 64 bits for whoever reads it, so what may be none is left to the parser.
+const COUNT_BYTES_MAX: usize = 1 + 18 + 2;
 
 fn scan_confirmation(input: &[u8], at: usize) -> Result<Scan, Violation> {
     let name = match bulk_string(input, at) {
@@ -428,6 +428,18 @@ mod tests {
             assert_eq!(decode(Decoder::new(1000), &stream, &[]), Ok(vec![]), "{head}");
             stream.extend(b":1\r\n".repeat(300));
             assert_eq!(decode(Decoder::new(1000), &stream, &[]), Err(Violation::TooBig { bytes_max: 1000 }), "{head}");
+        }
+    }
+
+    /// Found by tests/fuzz: in one piece it was a confirmation, in several a violation.
+    #[test]
+    fn a_count_beyond_64_bits_is_refused_however_it_comes() {
+        for (count, is_good) in [("1", true), ("999999999999999999", true), ("9223372036854775807", true), ("18446744073709551616", false)]
+        {
+            let text = format!(">3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:{count}\r\n").into_bytes();
+            for cuts in [vec![], (1..text.len()).collect()] {
+                assert_eq!(decode(Decoder::new(1000), &text, &cuts).is_ok(), is_good, "{count}");
+            }
         }
     }
 
