@@ -12,7 +12,6 @@ mod recalling;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use self::recalling::Recalling;
 use super::marks;
@@ -42,6 +41,8 @@ const TURN_NS: MonotonicNs = 1_000_000_000;
 pub struct Durables {
     /// None: it is closed.
     journal: Option<Journal>,
+    /// The journal's threads have done something.
+    bell: crossbeam_channel::Receiver<()>,
     waiting: VecDeque<Waiting>,
     /// Channels that are wanted and new, and that the journal could not take in yet.
     unopened: VecDeque<Box<str>>,
@@ -122,9 +123,17 @@ impl Durables {
         // A quarter of an inbox: publishes go on while half of it is free.
         let turn_publishes = TURN_PUBLISHES.min(settings.shards.inbox_messages / 4).max(1);
         let turn_publish_bytes = TURN_PUBLISH_BYTES.min(settings.bounds.inbox_bytes_total / settings.shards.count / 4);
+        // Whoever closes has no more turns, and waits for this.
+        let (ring, bell) = crossbeam_channel::bounded(1);
+        let wake = wake.clone();
+        let wake: Wake = Arc::new(move || {
+            let _ = ring.try_send(());
+            wake();
+        });
         Ok(Durables {
             is_used: of_journal.data_dir.is_some(),
-            journal: Some(Journal::open(of_journal, unix_ms(), wake)?),
+            journal: Some(Journal::open(of_journal, unix_ms(), &wake)?),
+            bell,
             waiting: VecDeque::new(),
             unopened: VecDeque::new(),
             pages: Pages::default(),
@@ -415,8 +424,7 @@ impl Durables {
         let deadline = std::time::Instant::now() + CLOSE_PATIENCE;
         journal.flush();
         let last = self.waiting.back().map_or(0, |waiting| waiting.ticket);
-        while journal.settled() < last && std::time::Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(1));
+        while journal.settled() < last && self.bell.recv_deadline(deadline).is_ok() {
             journal.flush();
         }
         let settled = journal.settled();
