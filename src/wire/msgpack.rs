@@ -303,6 +303,8 @@ impl<'a> Reader<'a> {
         let values = match self.token()? {
             Token::Array(len) => u64::from(len),
             Token::Map(len) => 2 * u64::from(len),
+            // In JSON it is an object, and has to be no deeper there than here.
+            Token::Ext(..) => 0,
             _ => return Ok(()),
         };
         let depth_left = depth_left.checked_sub(1).ok_or(Malformed::TooDeep)?;
@@ -376,6 +378,12 @@ mod tests {
             assert_eq!(to_json(&nested(VALUE_DEPTH_MAX + 1)), Err(Malformed::TooDeep));
             assert_eq!(check(&nested(1_000_000)), Err(Malformed::TooDeep));
         }
+        // An extension is an object in JSON, and counts as one here.
+        let ext = |levels| [vec![0x91; levels], vec![0xd4, 5, 1]].concat();
+        let json = to_json(&ext(VALUE_DEPTH_MAX - 1)).unwrap();
+        super::super::json::check(&json).unwrap();
+        assert_eq!(check(&ext(VALUE_DEPTH_MAX)), Err(Malformed::TooDeep));
+        assert_eq!(to_json(&ext(VALUE_DEPTH_MAX)), Err(Malformed::TooDeep));
         // A map as the key of a map, as deep as it goes: the keys must not grow with each level.
         let keys = [vec![0x81; VALUE_DEPTH_MAX], vec![0; VALUE_DEPTH_MAX + 1]].concat();
         assert!(to_json(&keys).unwrap().len() < 200);

@@ -111,6 +111,7 @@ impl Reader<'_> {
             Token::Str(text) => json::write_str(out, text),
             Token::Bin(bytes) => json::write_base64(out, bytes),
             Token::Ext(kind, bytes) => {
+                depth_left.checked_sub(1).ok_or(Malformed::TooDeep)?;
                 out.extend_from_slice(b"{\"ext\":");
                 json::write_sint(out, kind.into());
                 out.extend_from_slice(b",\"data\":");

@@ -92,6 +92,7 @@ fn msgpack_values() -> Mutated {
         b"\xcf\xff\xff\xff\xff\xff\xff\xff\xff".to_vec(),
         b"\xd3\x80\0\0\0\0\0\0\0".to_vec(),
         b"\xcb\x7f\xf8\0\0\0\0\0\0".to_vec(),
+        [vec![0x91; 63], b"\xd4\x05\x01".to_vec()].concat(),
     ]);
     mutated(seeds, MSGPACK_WORDS)
 }
