@@ -119,11 +119,9 @@ impl Errand {
                 ask_names(keys.told(*kind), after.as_deref(), NAMES_MAX, ask);
             }
             Errand::Bury { dead } => {
-                if !dead.is_empty() {
-                    let mut strike: Vec<&[u8]> = vec![b"SREM", nodes];
-                    strike.extend(dead.iter().map(|node| node.as_bytes()));
-                    ask(&strike);
-                }
+                let mut strike: Vec<&[u8]> = vec![b"SREM", nodes];
+                strike.extend(dead.iter().map(|node| node.as_bytes()));
+                ask(&strike);
                 for node in dead {
                     for key in [keys.of(Kind::Channels, node), keys.of(Kind::Users, node), keys.members_of(node)] {
                         ask(&[b"DEL", key.as_bytes()]);

@@ -18,7 +18,7 @@
 //! * **Events.** Whoever has written a channel's first or last subscriber of its own looks afterwards at what the others have. Of two who write at the same moment one sees
 //!   the other, or both say the same. An event is written to the stream in one step with its note in the sorted set, so that the note is what was told last. Then it is
 //!   looked at once more: if it is not so any more, that is told as well. So each event is told at least once, and the last one is true.
-//! * **The dead.** A node whose hash is gone is missing at the roll that follows each beat. One of the others claims the sweep (as does whoever has a new connection), walks through the sorted sets,
+//! * **The dead.** A node whose hash is gone is missing at the roll that follows each beat. One of the others claims the sweep, walks through the sorted sets,
 //!   says of what nobody has that it is vacated, and strikes the dead from the list.
 //! * **Doubt.** When a connection was lost, or the node's own hash was gone (an empty Redis, an eviction, a pause longer than the lease), all is written again.
 //!
@@ -92,8 +92,6 @@ pub struct Presence {
     /// A beat was done in part: what would have shown that all is gone may be lost with it.
     is_doubtful: bool,
     is_sweeping: bool,
-    /// The connection is a new one: what was to be told by whoever has lost one may have been lost with it.
-    is_sweep_due: bool,
     /// To be done, one after the other; and what somebody waits for.
     errands: VecDeque<Errand>,
     questions: VecDeque<Errand>,
@@ -156,7 +154,6 @@ impl Presence {
             beat_at: 0,
             is_doubtful: false,
             is_sweeping: false,
-            is_sweep_due: false,
             errands: VecDeque::new(),
             questions: VecDeque::new(),
             waiting: Waiting::default(),
@@ -346,12 +343,10 @@ impl Presence {
         if matches!(replies.get(MEMBERS_BEAT), Some(Ok(Value::Int(0)))) && self.has_beaten {
             self.rosters.doubt();
         }
-        self.is_sweep_due |= !std::mem::replace(&mut self.has_beaten, true);
+        self.has_beaten = true;
         self.refusal.clear();
         self.know_others(replies.last());
-        if self.others.is_empty() {
-            self.rolled(&[]);
-        } else {
+        if !self.others.is_empty() {
             self.errands.push_back(Errand::Roll);
         }
     }

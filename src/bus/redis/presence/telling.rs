@@ -123,8 +123,7 @@ impl Presence {
         if !endless.is_empty() {
             self.errands.push_back(Errand::Limit { endless });
         }
-        if (!dead.is_empty() || self.is_sweep_due) && !std::mem::replace(&mut self.is_sweeping, true) {
-            self.is_sweep_due = false;
+        if !dead.is_empty() && !std::mem::replace(&mut self.is_sweeping, true) {
             self.errands.push_back(Errand::Claim { dead });
         }
     }
