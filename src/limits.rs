@@ -371,6 +371,11 @@ pub mod redis {
         pub const PAGE_BYTES_MAX: usize = 40 * 1024 * 1024;
         /// Entries of a stream that are asked for at a time: some hundred microseconds for Redis, in which it serves nobody else.
         pub const PAGE_ENTRIES_MAX: usize = 256;
+        /// Messages of one call of the function that an entry holds, and bytes of them, unless one alone is larger.
+        pub const PACKED_MAX: usize = 64;
+        pub const PACKED_BYTES_MAX: usize = 16 * 1024;
+        /// For how long publishes wait, after a change of master, until the newest entries of their channel are compared.
+        pub const DOUBT_MAX: std::time::Duration = std::time::Duration::from_secs(2);
         /// Questions that may be unanswered.
         pub const QUESTIONS_MAX: usize = 1024;
         /// Messages that came before those that are missing, of all channels. Beyond it they are read from their streams once more.

@@ -454,7 +454,9 @@ impl Server {
         self.open_beside(Role::Publishing);
         match self.link(Role::Publishing) {
             Some(link) if link.is_ready() => {
-                !self.is_loading() && self.outlet.has_room_for(&self.feed.publishes, self.feed.message_bytes(publish))
+                !self.is_loading()
+                    && !self.feed.durables.is_doubtful(&publish.channel, sys::monotonic_ns())
+                    && self.outlet.has_room_for(&self.feed.publishes, self.feed.message_bytes(publish))
             }
             // While it connects, publishes wait for it. Where it cannot, or Redis is away, they are told so at once.
             Some(link) => link.is_backing_off() || !self.is_subscribed(),
