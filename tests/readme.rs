@@ -85,6 +85,7 @@ fn links_and_names_lead_somewhere() {
     let source = source_text();
     let documents = [
         "README.md",
+        "clients/js/README.md",
         "docs/architecture.md",
         "docs/durable.md",
         "docs/operations.md",

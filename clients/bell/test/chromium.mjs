@@ -33,7 +33,7 @@ function close(...pages) {
 const bellOf = (page, count) => page.getByRole("button", { name: `Notifications, ${count === 0 ? "none" : count} unread`, exact: true });
 const live = (page) => page.locator("#state", { hasText: /^Live$/ }).waitFor();
 const titles = (page) => page.locator("campanile-bell li .title").allTextContents();
-const picture = async (page, name) => pictures && page.screenshot({ path: join(pictures, `${name}.png`) });
+const picture = async (page, name) => pictures && page.screenshot({ path: join(pictures, `${name}.png`), animations: "disabled" });
 
 async function ringsAtOnce(server, redis) {
   const context = await newContext();

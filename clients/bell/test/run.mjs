@@ -17,7 +17,7 @@ try {
     outfile: bundle,
     logLevel: "warning",
   });
-  const units = spawnSync(process.execPath, ["--test", bundle], { stdio: "inherit" });
+  const units = spawnSync(process.execPath, ["--test", "--test-reporter=dot", bundle], { stdio: "inherit" });
   if (units.status === 0) {
     const { inChromium } = await import("./chromium.mjs");
     await inChromium(process.argv[process.argv.indexOf("--screenshots") + 1 || process.argv.length]);

@@ -10,7 +10,7 @@ export interface End {
   status?: number;
   reason: string;
   /** The server's own word for when to come back. */
-  retryInMs?: number;
+  retryInMs?: number | undefined;
   /** This transport does not come through here, whatever the server says. */
   unavailable?: boolean;
   /** Not even tried: what it needs is not there. */
@@ -57,5 +57,5 @@ export function retryAfter(value: string | null, now: number): number | undefine
 
 /** Full jitter: anywhere below a bound that doubles with each failure, so that those who failed together do not come back together. */
 export function jitter(failures: number, min: number, max: number): number {
-  return Math.random() * Math.min(max, min * 2 ** Math.min(failures, 30));
+  return Math.random() * Math.min(max, min * 2 ** failures);
 }

@@ -26,8 +26,8 @@ export interface Carrier {
 export interface Hooks {
   /** The server has been reached, where no `connected` comes. */
   opened(): void;
-  /** `asked`: after which position its channel was asked for, where that was in a request's URL. */
-  event(event: ServerEvent, asked?: Position): void;
+  /** `asked`: how its channel was asked for, where that was in a request's URL. */
+  event(event: ServerEvent, asked?: Wanted): void;
   /** Something came, if only a heartbeat. */
   heard(): void;
   /** Once. */

@@ -2,9 +2,9 @@
 
 import { jitter } from "./backoff.js";
 import type { Wanted } from "./carrier.js";
-import { bytesOf, isNumber, payloadOf } from "./codec.js";
+import { bytesOf, isNumber, numberOf, payloadOf, textOf } from "./codec.js";
 import { Emitter } from "./emitter.js";
-import { CampanileError } from "./errors.js";
+import { CampanileError, known } from "./errors.js";
 import type { Positions } from "./positions.js";
 import type {
   Client, ClientEvents, History, HistoryOptions, Message, Position, Presence, PresenceOptions, Published, PublishOptions, Read, ServerEvent, Stale,
@@ -13,8 +13,8 @@ import type {
 
 /** A command may be 64 KiB: so many of the longest names fit, whatever has to be escaped in them. */
 const CHANNELS_PER_COMMAND = 64;
-/** Channels that the server has subscribed by itself: the user's own. More than some is no server of ours. */
-const OWN_CHANNELS_MAX = 16;
+/** Beyond that no channel is taken that only the server has asked for. */
+const CHANNELS_MAX = 1_000;
 /** What a channel is refused for now and may be had for later. */
 const PASSING = ["busy", "rate_limited", "bus_unavailable", "too_many_channels", "channel_refused"];
 const RETRY_MS_MIN = 2_000;
@@ -48,13 +48,13 @@ interface Channel {
   /** `refused`: by the server, until something changes. */
   phase: "idle" | "asked" | "active" | "refused";
   /** The command that asked for it, and after which position. */
-  id: number | undefined;
-  asked: Position | undefined;
+  id?: number | undefined;
+  asked?: Position | undefined;
   /** It was subscribed without a word of ours, and has been asked for again; once for each connection. */
   isClaimed: boolean;
   failures: number;
-  retry: ReturnType<typeof setTimeout> | undefined;
-  unread: number | undefined;
+  retry?: ReturnType<typeof setTimeout> | undefined;
+  unread?: number;
   /** The last message that `unread` counts. */
   countedTo: number;
   counting: "no" | "yes" | "again";
@@ -87,7 +87,8 @@ export class Channels {
       channel.options.unread = true;
       this.#count(channel);
     }
-    const handle = new Handle(client, channel, () => this.#release(channel, handle));
+    const isActive = (): boolean => channel.phase === "active" && this.#link.mode !== "none";
+    const handle = new Handle(client, channel, isActive, () => this.#release(channel, handle));
     channel.handles.add(handle);
     return handle;
   }
@@ -97,18 +98,10 @@ export class Channels {
     return [...this.#channels.values()].filter(({ phase }) => phase !== "refused").map(wantedOf);
   }
 
-  /** A connection has begun. */
+  /** A connection has begun; where it is one of requests, it has asked for those that were wanted then. */
   began(): void {
     for (const channel of this.#channels.values()) this.#reset(channel, "idle");
-    // A request has asked for those that were wanted when it began.
     this.#ask(false);
-  }
-
-  /** The connection has ended. */
-  ended(): void {
-    for (const channel of this.#channels.values()) {
-      if (channel.phase !== "refused") this.#reset(channel, "idle");
-    }
   }
 
   /** Another token may open what was refused. */
@@ -120,7 +113,7 @@ export class Channels {
   }
 
   /** Takes an event that is about a channel, and is no answer to a command but `subscribe`. */
-  receive(event: ServerEvent, asked: Position | undefined): void {
+  receive(event: ServerEvent, asked: Wanted | undefined): void {
     switch (event.type) {
       case "subscribed":
         return this.#subscribed(event, asked);
@@ -142,8 +135,8 @@ export class Channels {
   #add(name: string, options: SubscribeOptions, isOwn: boolean): Channel {
     const position = options.since ?? this.#positions.get(name);
     const channel: Channel = {
-      name, options: { ...options }, handles: new Set(), isOwn, position, phase: "idle", id: undefined, asked: undefined, isClaimed: false,
-      failures: 0, retry: undefined, unread: undefined, countedTo: 0, counting: "no",
+      name, options: { ...options }, handles: new Set(), isOwn, position, phase: "idle", isClaimed: false, failures: 0, countedTo: 0,
+      counting: "no",
     };
     this.#channels.set(name, channel);
     return channel;
@@ -203,27 +196,34 @@ export class Channels {
     this.#command([channel]);
   }
 
-  #subscribed(event: ServerEvent, asked: Position | undefined): void {
+  #subscribed(event: ServerEvent, asked: Wanted | undefined): void {
     const { channel: name, epoch, seq, id } = event;
     if (typeof name !== "string" || !isNumber(epoch) || !isNumber(seq)) return this.#malformed(event);
     let channel = this.#channels.get(name);
+    let since = asked?.since;
     if (id !== undefined) {
       // An answer to somebody who has unsubscribed meanwhile, or asked again.
       if (!channel || channel.id !== id || channel.phase !== "asked") return;
-      asked = channel.asked;
+      since = channel.asked;
     } else if (!channel) {
-      if ([...this.#channels.values()].filter(({ isOwn }) => isOwn).length >= OWN_CHANNELS_MAX) return;
+      // For another tab, or for nobody any more.
+      if (asked) return;
+      if (this.#channels.size >= CHANNELS_MAX) return;
       channel = this.#add(name, {}, true);
     }
     const position = { epoch, seq };
-    if (id === undefined && this.#link.mode === "commands" && channel.phase === "asked") {
+    if (id === undefined && this.#link.mode === "commands" && channel.phase !== "active") {
       channel.isOwn = true;
-      if (channel.position && !isSame(channel.position, position) && !channel.isClaimed) return this.#claim(channel);
+      if (channel.position && !isSame(channel.position, position) && !channel.isClaimed) {
+        // Before it was asked for: the answer to that will be that it is there already.
+        if (channel.phase === "asked") this.#claim(channel);
+        return;
+      }
     }
     const wasActive = channel.phase === "active";
     channel.phase = "active";
     channel.failures = 0;
-    const stale = this.#settle(channel, position, asked);
+    const stale = this.#settle(channel, position, since);
     if (isNumber(event.unread)) {
       channel.countedTo = seq;
       this.#setUnread(channel, event.unread);
@@ -233,8 +233,8 @@ export class Channels {
     // A poll is answered so each time.
     if (!wasActive || stale) {
       const recovered = event.recovered === true;
-      const more = { ...(isNumber(event.max_rate) && { maxRate: event.max_rate }), ...(isNumber(event.unread) && { unread: event.unread }) };
-      this.#tell(channel, "subscribed", { channel: name, position: channel.position ?? position, recovered, ...more });
+      const more = { maxRate: numberOf(event.max_rate), unread: numberOf(event.unread) };
+      this.#tell(channel, "subscribed", known({ channel: name, position: channel.position ?? position, recovered, ...more }));
     }
     if (stale) this.#stale(channel, stale);
   }
@@ -242,18 +242,20 @@ export class Channels {
   /** Takes over from where messages follow; says whether that is not where we stand. */
   #settle(channel: Channel, position: Position, asked: Position | undefined): Omit<Stale, "channel"> | undefined {
     const had = channel.position;
-    if (had && had.epoch === position.epoch) {
+    const isLater = !had || position.seq > had.seq;
+    if (had?.epoch === position.epoch) {
       // Nothing is missed, or the gap that follows says what; another tab may have asked for more than we need.
-      if (position.seq === had.seq) return undefined;
-      if (position.seq < had.seq && asked?.epoch === position.epoch && asked.seq <= position.seq) return undefined;
+      if (position.seq === had.seq || (!isLater && asked?.epoch === position.epoch && asked.seq <= position.seq)) return undefined;
+      // The newest message comes, and whoever wants that has missed nothing.
+      if (channel.options.latest) return isLater ? this.#move(channel, position) : undefined;
     }
     this.#move(channel, position);
     if (!had) return undefined;
     if (had.epoch !== position.epoch) return { reason: "epoch", position };
-    return position.seq > had.seq ? { reason: "lost", from: had.seq + 1, to: position.seq, position } : { reason: "lost", position };
+    return { reason: "lost", position, ...(isLater && { from: had.seq + 1, to: position.seq }) };
   }
 
-  #move(channel: Channel, position: Position): void {
+  #move(channel: Channel, position: Position): undefined {
     channel.position = position;
     this.#positions.set(channel.name, position);
   }
@@ -263,8 +265,7 @@ export class Channels {
     const channel = this.#channels.get(String(event.channel));
     if (!channel) return;
     this.#reset(channel, "refused");
-    const reason = typeof event.reason === "string" ? { reason: event.reason } : {};
-    this.#tell(channel, "unsubscribed", { channel: channel.name, ...reason });
+    this.#tell(channel, "unsubscribed", known({ channel: channel.name, reason: textOf(event.reason) }));
     this.#stale(channel, { reason: "unsubscribed" });
   }
 
@@ -294,7 +295,7 @@ export class Channels {
     if (typeof name !== "string" || !isNumber(from) || !isNumber(to) || to < from) return this.#malformed(event);
     const channel = this.#channels.get(name);
     if (channel?.phase !== "active" || !channel.position || to <= channel.position.seq) return;
-    const gap = typeof reason === "string" ? reason : "unknown";
+    const gap = textOf(reason) ?? "unknown";
     const missed = { from: channel.position.seq + 1, to };
     const position = { epoch: channel.position.epoch, seq: to };
     this.#move(channel, position);
@@ -320,7 +321,7 @@ export class Channels {
   #read(event: ServerEvent): void {
     const { channel: name, epoch, seq } = event;
     if (typeof name !== "string" || !isNumber(seq)) return this.#malformed(event);
-    const read: Read = { channel: name, ...(isNumber(epoch) && { epoch }), seq };
+    const read: Read = known({ channel: name, epoch: numberOf(epoch), seq });
     const channel = this.#channels.get(name);
     if (!channel) return this.#link.emit("read", read);
     this.#tell(channel, "read", read);
@@ -335,7 +336,7 @@ export class Channels {
   }
 
   #error(event: ServerEvent): void {
-    const name = typeof event.channel === "string" ? event.channel : undefined;
+    const name = textOf(event.channel);
     const error = errorOf(event);
     if (event.command !== undefined && event.command !== "subscribe") return this.#link.emit("error", error);
     const isMeant = (channel: Channel): boolean => {
@@ -394,8 +395,7 @@ export class Channels {
   #setUnread(channel: Channel, unread: number): void {
     if (channel.unread === unread) return;
     channel.unread = unread;
-    this.#link.emit("unread", { channel: channel.name, unread });
-    for (const handle of [...channel.handles]) handle.emitter.emit("unread", unread);
+    this.#tell(channel, "unread", unread, { channel: channel.name, unread });
   }
 
   #stale(channel: Channel, stale: Omit<Stale, "channel">): void {
@@ -403,13 +403,13 @@ export class Channels {
   }
 
   /** The client's listeners first, then those of the handles. */
-  #tell<K extends Exclude<keyof SubscriptionEvents & keyof ClientEvents, "unread">>(channel: Channel, event: K, value: SubscriptionEvents[K]): void {
-    this.#link.emit(event, value as ClientEvents[K]);
+  #tell<K extends keyof SubscriptionEvents>(channel: Channel, event: K, value: SubscriptionEvents[K], ofClient: unknown = value): void {
+    this.#link.emit(event, ofClient as ClientEvents[K]);
     for (const handle of [...channel.handles]) handle.emitter.emit(event, value);
   }
 
   #malformed(event: ServerEvent): void {
-    this.#link.emit("error", new CampanileError("bad_event", `The event ${event.type} has not the fields that it must have.`));
+    this.#link.emit("error", new CampanileError("bad_event", `Fields of ${event.type} are missing or wrong.`));
   }
 }
 
@@ -418,12 +418,14 @@ export class Handle<T = unknown> implements Subscription<T> {
   readonly emitter = new Emitter<SubscriptionEvents<any>>();
   #client: Client;
   #channel: Channel;
+  #isActive: () => boolean;
   #release: () => void;
   #isReleased = false;
 
-  constructor(client: Client, channel: Channel, release: () => void) {
+  constructor(client: Client, channel: Channel, isActive: () => boolean, release: () => void) {
     this.#client = client;
     this.#channel = channel;
+    this.#isActive = isActive;
     this.#release = release;
   }
 
@@ -436,7 +438,7 @@ export class Handle<T = unknown> implements Subscription<T> {
   }
 
   get active(): boolean {
-    return !this.#isReleased && this.#channel.phase === "active";
+    return !this.#isReleased && this.#isActive();
   }
 
   get unread(): number | undefined {
@@ -459,7 +461,7 @@ export class Handle<T = unknown> implements Subscription<T> {
     const { position } = this.#channel;
     if (!position) {
       if (seq !== undefined) return this.#client.markRead(this.channel, seq);
-      return Promise.reject(new CampanileError("bad_request", `Nothing of ${this.channel} was handed out yet.`, { channel: this.channel }));
+      return Promise.reject(new CampanileError("bad_request", "Nothing was handed out yet.", { channel: this.channel }));
     }
     return this.#client.markRead(this.channel, { epoch: position.epoch, seq: seq ?? position.seq });
   }
@@ -476,38 +478,29 @@ export class Handle<T = unknown> implements Subscription<T> {
 }
 
 export function errorOf(event: ServerEvent): CampanileError {
-  const text = (field: unknown): string | undefined => (typeof field === "string" ? field : undefined);
-  const [channel, command] = [text(event.channel), text(event.command)];
-  return new CampanileError(text(event.code) ?? "bad_event", text(event.message) ?? "the server gave no reason", {
-    ...(channel !== undefined && { channel }),
-    ...(command !== undefined && { command }),
-  });
+  const { code, message, channel, command } = event;
+  const more = { channel: textOf(channel), command: textOf(command) };
+  return new CampanileError(textOf(code) ?? "bad_event", textOf(message) ?? "no reason was given", more);
 }
 
 /** A mistake that the server would refuse is told where it was made. */
 export function checkName(name: unknown): void {
   const isGood = typeof name === "string" && name !== "" && bytesOf(name) <= 255 && !CONTROL.test(name) && !name.startsWith(SERVERS_OWN);
   if (isGood) return;
-  throw new CampanileError("bad_request", `The name of a channel has 1 to 255 bytes, no control characters, and does not begin with ${SERVERS_OWN}.`, { channel: String(name) });
+  throw new CampanileError("bad_request", `A channel has 1 to 255 bytes, no control characters, and does not begin with ${SERVERS_OWN}.`, { channel: String(name) });
 }
 
 function checkOptions(channel: string, { since, maxRate }: SubscribeOptions): void {
   if (since !== undefined && !(isNumber(since?.epoch) && isNumber(since.seq))) {
-    throw new CampanileError("bad_request", "since must be { epoch, seq }, two numbers as a message has them.", { channel });
+    throw new CampanileError("bad_request", "since is { epoch, seq }.", { channel });
   }
   if (maxRate !== undefined && !(isNumber(maxRate) && maxRate >= 1 && maxRate <= 1000)) {
-    throw new CampanileError("bad_request", "maxRate must be a whole number from 1 to 1000.", { channel });
+    throw new CampanileError("bad_request", "maxRate is a whole number, 1 to 1000.", { channel });
   }
 }
 
 function wantedOf({ name, position, options: { latest, maxRate, unread } }: Channel): Wanted {
-  return {
-    channel: name,
-    ...(position && { since: position }),
-    ...(latest && { latest }),
-    ...(maxRate !== undefined && { maxRate }),
-    ...(unread && { unread }),
-  };
+  return known({ channel: name, since: position, latest: latest || undefined, maxRate, unread: unread || undefined });
 }
 
 function isSame(left: Position, right: Position): boolean {

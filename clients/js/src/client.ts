@@ -1,12 +1,12 @@
-import type { Carrier } from "./carrier.js";
+import type { Carrier, Wanted } from "./carrier.js";
 import { Channels, checkName } from "./channels.js";
 import type { Link } from "./channels.js";
-import { Codec, isNumber, payloadOf } from "./codec.js";
+import { Codec, isNumber, numberOf, payloadOf } from "./codec.js";
 import { Commands, failure } from "./commands.js";
 import type { Command } from "./commands.js";
-import { Connection, TIMING } from "./connection.js";
+import { Connection, TIMING, TRANSPORTS } from "./connection.js";
 import { Emitter } from "./emitter.js";
-import { CampanileError } from "./errors.js";
+import { CampanileError, known } from "./errors.js";
 import { watchPage } from "./page.js";
 import { Positions } from "./positions.js";
 import { baseOf, Requests } from "./requests.js";
@@ -49,8 +49,9 @@ class CampanileClient implements Client {
   constructor(address: string | undefined, options: ConnectOptions) {
     const timing = { ...TIMING, ...options.timing };
     const base = baseOf(address);
-    checkConnectOptions(options);
-    this.#codec = new Codec(options.format ?? "json");
+    const { format = "json", transports = TRANSPORTS } = options;
+    checkOptions(transports, format);
+    this.#codec = new Codec(format);
     this.#tokens = new Tokens(options.token, timing.tokenTimeout);
     this.#requests = new Requests(base, options);
     this.#commands = new Commands(timing.commandTimeout);
@@ -91,7 +92,7 @@ class CampanileClient implements Client {
   connect(): void {
     this.#unwatch ??= watchPage({
       online: () => this.#connection.check(true),
-      offline: () => this.#connection.offline(),
+      offline: () => this.#connection.check(false),
       shown: (isThawed) => this.#connection.check(isThawed),
       hidden: () => this.#positions.flush(),
     });
@@ -110,27 +111,26 @@ class CampanileClient implements Client {
 
   async publish(channel: string, data: unknown, { idempotencyKey }: PublishOptions = {}): Promise<Published> {
     checkName(channel);
-    if (data === undefined) throw new CampanileError("bad_request", "There is nothing to publish: data is undefined.", { channel });
+    if (data === undefined) throw new CampanileError("bad_request", "data is undefined.", { channel });
     if (data instanceof Uint8Array && this.#codec.format === "json") {
-      throw new CampanileError("bad_request", 'Bytes need a client with format: "msgpack".', { channel });
+      throw new CampanileError("bad_request", 'Bytes need format: "msgpack".', { channel });
     }
-    const command = { type: "publish", channel, data, ...(idempotencyKey !== undefined && { idempotency_key: idempotencyKey }) };
-    const answer = await this.#ask(command, idempotencyKey !== undefined);
-    return { channel, ...(isNumber(answer.seq) && { seq: answer.seq }), repeated: answer.repeated === true };
+    const answer = await this.#ask({ type: "publish", channel, data, idempotency_key: idempotencyKey }, idempotencyKey !== undefined);
+    return known({ channel, seq: numberOf(answer.seq), repeated: answer.repeated === true });
   }
 
   async history<T>(channel: string, { limit, since, before }: HistoryOptions = {}): Promise<History<T>> {
     checkName(channel);
     const answer = await this.#ask({ type: "history", channel, limit, since: plain(since), before: plain(before) }, true);
-    const epoch = isNumber(answer.epoch) ? { epoch: answer.epoch } : {};
+    const epoch = numberOf(answer.epoch);
     const messages = Array.isArray(answer.messages) ? answer.messages.filter((message) => Object(message) === message) : [];
-    return {
+    return known({
       channel,
-      ...epoch,
-      ...(typeof answer.recovered === "boolean" && { recovered: answer.recovered }),
-      messages: messages.map((message) => ({ channel, seq: message.seq, ...epoch, data: payloadOf(message) as T, timestamp: message.timestamp })),
+      epoch,
+      recovered: flagOf(answer.recovered),
+      messages: messages.map(({ seq, timestamp, ...payload }) => ({ channel, seq, epoch, data: payloadOf(payload) as T, timestamp })),
       more: answer.more === true,
-    };
+    });
   }
 
   async markRead(channel: string, position: Position | number): Promise<Read> {
@@ -139,12 +139,12 @@ class CampanileClient implements Client {
     const answer = await this.#ask({ type: "mark_read", channel, epoch, seq }, true);
     // The connection that marks is not told otherwise, and its counts follow, too.
     this.#channels.receive({ ...answer, type: "read" }, undefined);
-    return { channel, ...(isNumber(answer.epoch) && { epoch: answer.epoch }), seq: Number(answer.seq) };
+    return known({ channel, epoch: numberOf(answer.epoch), seq: Number(answer.seq) });
   }
 
   async unread(channels: string[]): Promise<Unread[]> {
     if (channels.length === 0 || channels.length > UNREAD_CHANNELS_MAX) {
-      throw new CampanileError("bad_request", `unread is asked of 1 to ${UNREAD_CHANNELS_MAX} channels.`);
+      throw new CampanileError("bad_request", `unread takes 1 to ${UNREAD_CHANNELS_MAX} channels.`);
     }
     channels.forEach(checkName);
     const answer = await this.#ask({ type: "unread", channels }, true);
@@ -155,13 +155,14 @@ class CampanileClient implements Client {
   async presence(channel: string, { members, after, limit }: PresenceOptions = {}): Promise<Presence> {
     checkName(channel);
     const answer = await this.#ask({ type: "presence", channel, members, after, limit }, true);
-    return {
+    const names = Array.isArray(answer.members) ? answer.members.filter((name) => typeof name === "string") : undefined;
+    return known({
       channel,
       subscribers: Number(answer.subscribers),
-      ...(Array.isArray(answer.members) && { members: answer.members.filter((name) => typeof name === "string") }),
-      ...(typeof answer.more === "boolean" && { more: answer.more }),
-      ...(answer.partial === true && { partial: true }),
-    };
+      members: names,
+      more: flagOf(answer.more),
+      partial: flagOf(answer.partial),
+    });
   }
 
   async refresh(token?: string): Promise<void> {
@@ -179,7 +180,6 @@ class CampanileClient implements Client {
   #ended(): void {
     this.#carrier = this.#clientId = undefined;
     clearTimeout(this.#refreshTimer);
-    this.#channels.ended();
     this.#commands.ended();
   }
 
@@ -190,12 +190,12 @@ class CampanileClient implements Client {
       this.#unwatch?.();
       this.#unwatch = undefined;
       this.#positions.flush();
-      this.#commands.fail("closed", change.error ? `the client is closed: ${change.error.message}` : "the client is closed");
+      this.#commands.fail("closed", change.error?.message ?? CLOSED);
     }
     this.#emitter.emit("state", change);
   }
 
-  #event(event: ServerEvent, asked: Position | undefined): void {
+  #event(event: ServerEvent, asked: Wanted | undefined): void {
     this.#emitter.emit("event", event);
     if (this.#commands.receive(event)) return;
     if (event.type === "expiring") this.#expiring(1);
@@ -215,7 +215,7 @@ class CampanileClient implements Client {
     if (given === undefined) this.#tokens.spoil(reason);
     else this.#tokens.replace(given);
     const token = await this.#tokens.get();
-    if (token === undefined) throw new CampanileError("bad_request", "There is no token to refresh with.", { command: "refresh" });
+    if (token === undefined) throw new CampanileError("bad_request", "There is no token.", { command: "refresh" });
     const carrier = this.#carrier;
     // The next connection begins with it anyway.
     if (!carrier) return;
@@ -231,7 +231,7 @@ class CampanileClient implements Client {
 
   #ask(command: Command, isRepeatable: boolean): Promise<ServerEvent> {
     const carrier = this.#carrier;
-    if (this.#state === "closed") return Promise.reject(failure("closed", "the client is closed; connect() opens it again", command));
+    if (this.#state === "closed") return Promise.reject(failure("closed", CLOSED, command));
     if (carrier && !carrier.takesCommands) return Promise.reject(failure("no_commands", NO_COMMANDS, command));
     return this.#commands.ask(command, isRepeatable, carrier && ((what) => carrier.send(what)));
   }
@@ -253,21 +253,23 @@ class CampanileClient implements Client {
   }
 }
 
-const NO_COMMANDS = "event streams and polling carry no commands; WebSocket is tried again after a while";
+const CLOSED = "the client is closed; connect() opens it";
+const NO_COMMANDS = "event streams and polling carry no commands";
 
-function checkConnectOptions({ transports, format }: ConnectOptions): void {
-  const isKnown = (name: string): boolean => ["websocket", "sse", "polling"].includes(name);
-  if (transports && (transports.length === 0 || !transports.every(isKnown))) {
-    throw new CampanileError("bad_request", 'transports are one or more of "websocket", "sse", "polling".');
+function checkOptions(transports: string[], format: string): void {
+  if (transports.length === 0 || !transports.every((name) => TRANSPORTS.includes(name as TransportName))) {
+    throw new CampanileError("bad_request", `transports are of ${TRANSPORTS}.`);
   }
-  if (format !== undefined && format !== "json" && format !== "msgpack") {
-    throw new CampanileError("bad_request", 'format is "json" or "msgpack".');
-  }
+  if (format !== "json" && format !== "msgpack") throw new CampanileError("bad_request", "format is json or msgpack.");
 }
 
 /** A message may be given where a position is wanted. */
 function plain(position: Position | undefined): Position | undefined {
   return position && { epoch: position.epoch, seq: position.seq };
+}
+
+function flagOf(value: unknown): boolean | undefined {
+  return typeof value === "boolean" ? value : undefined;
 }
 
 function isUnread(value: unknown): value is Unread {

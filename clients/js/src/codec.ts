@@ -27,21 +27,10 @@ export class Codec {
   /** One event, or the list of a poll. Throws what is no such thing. */
   decode(data: unknown): unknown {
     if (typeof data === "string") return JSON.parse(data);
-    if (!this.#msgpack) throw new CampanileError("bad_event", "A binary message came on a connection that speaks JSON.");
-    return this.#msgpack.decode(data as ArrayBuffer, { mapKeyConverter: keyOf });
+    if (!this.#msgpack) throw new CampanileError("bad_event", "It is binary, and not JSON.");
+    // Objects have no other keys, and a map that has some is a message all the same.
+    return this.#msgpack.decode(data as ArrayBuffer, { mapKeyConverter: String });
   }
-}
-
-/** Keys that are no strings become what they are in JSON (docs/protocol.md, section 6). */
-function keyOf(key: unknown): string | number {
-  if (typeof key === "string" || typeof key === "number") return key;
-  return key instanceof Uint8Array ? toBase64(key) : String(key);
-}
-
-function toBase64(bytes: Uint8Array): string {
-  let text = "";
-  for (const byte of bytes) text += String.fromCharCode(byte);
-  return btoa(text);
 }
 
 /** The payload of a notification, or of a message in a history. */
@@ -55,6 +44,15 @@ export function payloadOf(event: Record<string, unknown>): unknown {
 
 export function isEvent(value: unknown): value is ServerEvent {
   return typeof value === "object" && value !== null && typeof (value as ServerEvent).type === "string";
+}
+
+/** An integer as the protocol has them, else nothing. */
+export function numberOf(value: unknown): number | undefined {
+  return isNumber(value) ? value : undefined;
+}
+
+export function textOf(value: unknown): string | undefined {
+  return typeof value === "string" ? value : undefined;
 }
 
 export function isNumber(value: unknown): value is number {

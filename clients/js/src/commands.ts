@@ -23,15 +23,6 @@ interface Waiting {
   timer: ReturnType<typeof setTimeout>;
 }
 
-const ANSWERS: Record<string, string> = {
-  publish: "published",
-  history: "history",
-  mark_read: "read",
-  unread: "unread",
-  presence: "presence",
-  refresh: "refreshed",
-};
-
 export class Commands {
   #timeoutMs: number;
   #waiting = new Map<number, Waiting>();
@@ -48,7 +39,7 @@ export class Commands {
   /** `send`: undefined while there is no connection. */
   ask(command: Command, isRepeatable: boolean, send: ((command: object) => void) | undefined): Promise<ServerEvent> {
     if (this.#waiting.size >= WAITING_MAX) {
-      return Promise.reject(failure("busy", `${WAITING_MAX} commands are waiting already; wait for some of them`, command));
+      return Promise.reject(failure("busy", `${WAITING_MAX} commands wait already`, command));
     }
     const id = this.nextId();
     return new Promise((resolve, reject) => {
@@ -66,10 +57,8 @@ export class Commands {
   receive(event: ServerEvent): boolean {
     const waiting = typeof event.id === "number" ? this.#waiting.get(event.id) : undefined;
     if (!waiting?.isSent) return false;
-    const isError = event.type === "error";
-    if (!isError && event.type !== ANSWERS[waiting.command.type]) return false;
     this.#take(event.id as number, waiting);
-    if (isError) waiting.reject(errorOf({ command: waiting.command.type, channel: waiting.command.channel, ...event }));
+    if (event.type === "error") waiting.reject(errorOf({ command: waiting.command.type, channel: waiting.command.channel, ...event }));
     else waiting.resolve(event);
     return true;
   }
@@ -90,7 +79,7 @@ export class Commands {
       waiting.isSent = false;
       if (waiting.isRepeatable) continue;
       this.#take(id, waiting);
-      waiting.reject(failure("disconnected", "the connection ended before the answer; it may have been carried out or not", waiting.command));
+      waiting.reject(failure("disconnected", "the connection ended first; it may have been carried out", waiting.command));
     }
   }
 
@@ -108,5 +97,5 @@ export class Commands {
 }
 
 export function failure(code: string, message: string, { type, channel }: Command): CampanileError {
-  return new CampanileError(code, `${type}: ${message}`, { command: type, ...(channel !== undefined && { channel }) });
+  return new CampanileError(code, `${type}: ${message}`, { command: type, channel });
 }

@@ -2,18 +2,18 @@
 
 import { jitter, judge } from "./backoff.js";
 import type { End } from "./backoff.js";
-import type { Carrier, Hooks } from "./carrier.js";
-import { isNumber } from "./codec.js";
+import type { Carrier, Hooks, Wanted } from "./carrier.js";
+import { isEvent, isNumber, textOf } from "./codec.js";
 import type { Codec } from "./codec.js";
-import { CampanileError, messageOf } from "./errors.js";
+import { CampanileError, known, messageOf } from "./errors.js";
 import { EventStream } from "./event_stream.js";
-import type { Wish } from "./event_stream.js";
+import type { Wish } from "./requester.js";
 import { isOffline } from "./page.js";
 import { Polling } from "./polling.js";
 import type { Requests } from "./requests.js";
 import { canShare, SharedStream } from "./shared_stream.js";
 import type { Tokens } from "./tokens.js";
-import type { ConnectOptions, Position, ServerEvent, StateChange, Timing, TransportName } from "./types.js";
+import type { ConnectOptions, ServerEvent, StateChange, Timing, TransportName } from "./types.js";
 import { findWebSocket, Socket } from "./websocket.js";
 
 /** A connection that has held so long has not failed. */
@@ -25,6 +25,8 @@ const TOKENS_REFUSED_MAX = 5;
 /** What a server that says nothing of its heartbeat is taken to have. */
 const HEARTBEAT_SECONDS = 30;
 const UPGRADE_DOUBLINGS_MAX = 4;
+
+export const TRANSPORTS: TransportName[] = ["websocket", "sse", "polling"];
 
 export const TIMING: Required<Timing> = {
   connectTimeout: 10_000,
@@ -45,7 +47,7 @@ export interface Around {
   wish: Wish;
   began(carrier: Carrier, clientId: string | undefined): void;
   ended(): void;
-  event(event: ServerEvent, asked: Position | undefined): void;
+  event(event: ServerEvent, asked: Wanted | undefined): void;
   state(change: StateChange): void;
   error(error: CampanileError): void;
 }
@@ -53,16 +55,16 @@ export interface Around {
 /** One try to connect, and what becomes of it. */
 interface Attempt {
   readonly index: number;
-  carrier: Carrier | undefined;
+  carrier?: Carrier;
   isOpen: boolean;
   isOver: boolean;
   heardAt: number;
   /** How often something came. */
   heard: number;
   heartbeatMs: number;
-  deadline: Timer;
-  watchdog: Timer;
-  stable: Timer;
+  deadline?: Timer;
+  watchdog?: Timer;
+  stable?: Timer;
 }
 
 type Timer = ReturnType<typeof setTimeout> | undefined;
@@ -89,7 +91,7 @@ export class Connection {
 
   constructor(around: Around) {
     this.#around = around;
-    this.#transports = around.options.transports ?? ["websocket", "sse", "polling"];
+    this.#transports = around.options.transports ?? TRANSPORTS;
   }
 
   /** Now, whatever would come later. */
@@ -110,14 +112,14 @@ export class Connection {
     for (const attempt of [this.#attempt, this.#candidate]) if (attempt) finish(attempt);
     this.#attempt = this.#candidate = undefined;
     if (wasOpen) this.#around.ended();
-    this.#around.state({ state: "closed", ...(error && { error }) });
+    this.#around.state(known({ state: "closed", error }));
   }
 
   renew(always: boolean): void {
     if (this.#attempt?.isOpen) this.#attempt.carrier?.renew(always);
   }
 
-  /** The page is shown again, or there is a network again: what was thought to be there may be gone, and what was not may be. */
+  /** The page is shown again, or the network has gone or come (`isNews`: come): what was thought to be there may be gone, and what was not may be. */
   check(isNews: boolean): void {
     if (this.#isClosed) return;
     const attempt = this.#attempt;
@@ -129,11 +131,6 @@ export class Connection {
       else if (isNews || Date.now() - attempt.heardAt > this.#silence(attempt)) attempt.carrier?.renew(true);
       if (isNews && this.#index > 0) this.#tryBetter(0);
     }
-  }
-
-  /** The browser says that there is no network, which a connection that still answers proves wrong. */
-  offline(): void {
-    if (this.#attempt?.isOpen && this.#attempt.carrier?.takesCommands) this.#ask(this.#attempt);
   }
 
   #begin(): void {
@@ -153,11 +150,11 @@ export class Connection {
       const WebSocket = name === "websocket" ? await findWebSocket(options.WebSocket) : undefined;
       if (attempt.isOver) return;
       if (name === "websocket" && !WebSocket) {
-        const reason = "there is no WebSocket here; in Node install the package ws, or give its class as the option WebSocket";
+        const reason = "no WebSocket; install ws, or give the option WebSocket";
         return this.#over(attempt, { opened: false, reason, impossible: true });
       }
       if (name !== "websocket" && !requests.canFetch) {
-        return this.#over(attempt, { opened: false, reason: "there is no fetch here", impossible: true });
+        return this.#over(attempt, { opened: false, reason: "no fetch", impossible: true });
       }
       attempt.deadline = setTimeout(() => {
         this.#over(attempt, { opened: false, reason: `not connected within ${timing.connectTimeout} ms` });
@@ -180,14 +177,16 @@ export class Connection {
   }
 
   #hooks(attempt: Attempt): Hooks {
+    const around = this.#around;
     return {
       opened: () => this.#opened(attempt, undefined),
       event: (event, asked) => {
         if (attempt.isOver) return;
+        if (!isEvent(event)) return around.error(new CampanileError("bad_event", "A message is no map with a type."));
         if (event.type === "connected") {
           const seconds = isNumber(event.heartbeat) && event.heartbeat > 0 ? Math.min(event.heartbeat, 86_400) : HEARTBEAT_SECONDS;
           attempt.heartbeatMs = seconds * 1000;
-          this.#opened(attempt, typeof event.client_id === "string" ? event.client_id : undefined);
+          this.#opened(attempt, textOf(event.client_id));
         }
         this.#around.event(event, asked);
       },
@@ -196,9 +195,7 @@ export class Connection {
         attempt.heard += 1;
       },
       ended: (end) => this.#over(attempt, end),
-      trouble: (error) => {
-        this.#around.error(error instanceof CampanileError ? error : new CampanileError("bad_event", messageOf(error), { cause: error }));
-      },
+      trouble: (cause) => around.error(new CampanileError("bad_event", `A message cannot be read: ${messageOf(cause)}`, { cause })),
     };
   }
 
@@ -274,7 +271,9 @@ export class Connection {
   async #next(attempt: Attempt, end: End): Promise<void> {
     const isPolling = this.#transports[attempt.index] === "polling";
     let unavailable = end.unavailable || end.impossible || false;
-    if (!end.opened && !isPolling && !unavailable && end.status === undefined && (end.code === undefined || end.code === 1006)) {
+    const { code = 1006, status = 502 } = end;
+    // Nothing that the server has said; another 5xx is of what is before it.
+    if (!end.opened && !isPolling && !unavailable && code === 1006 && status >= 500 && status !== 503) {
       const answer = await this.#around.requests.probe(AbortSignal.timeout(this.#around.timing.connectTimeout));
       if (this.#attempt !== attempt) return;
       // 404: a server without polling, which says nothing of why.
@@ -292,9 +291,10 @@ export class Connection {
 
   #comeBack(end: End): void {
     const { tokens, timing } = this.#around;
-    const status = end.status ?? end.code;
+    // 1006 is no word of the server's.
+    const status = end.status ?? (end.code === 1006 ? undefined : end.code);
     const code = status === undefined ? "unreachable" : "refused";
-    const error = new CampanileError(code, end.reason, status === undefined ? {} : { status });
+    const error = new CampanileError(code, end.reason, { status });
     const verdict = judge(end);
     if (verdict === "never" || end.impossible) return this.close(error);
     if (verdict === "token") {
@@ -316,7 +316,7 @@ export class Connection {
     // A browser that is wrong about the network must not keep us away for ever.
     const retryInMs = Math.round(offline ? Math.max(delay, this.#around.timing.backoffMax) : delay);
     this.#retry = setTimeout(() => this.#begin(), retryInMs);
-    this.#around.state({ ...(offline ? { state: "offline" } : { state: "waiting", retryInMs }), ...(this.#error && { error: this.#error }) });
+    this.#around.state(known({ state: offline ? "offline" : "waiting", retryInMs: offline ? undefined : retryInMs, error: this.#error }));
   }
 
   #planUpgrade(): void {
@@ -340,10 +340,7 @@ export class Connection {
 }
 
 function newAttempt(index: number): Attempt {
-  return {
-    index, carrier: undefined, isOpen: false, isOver: false, heardAt: Date.now(), heard: 0, heartbeatMs: HEARTBEAT_SECONDS * 1000, deadline: undefined,
-    watchdog: undefined, stable: undefined,
-  };
+  return { index, isOpen: false, isOver: false, heardAt: Date.now(), heard: 0, heartbeatMs: HEARTBEAT_SECONDS * 1000 };
 }
 
 function finish(attempt: Attempt): void {

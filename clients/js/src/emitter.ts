@@ -23,14 +23,8 @@ export class Emitter<Events> {
       try {
         listener(value);
       } catch (error) {
-        report(error);
+        (globalThis.reportError ?? console.error)(error);
       }
     }
   }
-}
-
-export function report(error: unknown): void {
-  const { reportError } = globalThis as { reportError?: (error: unknown) => void };
-  if (reportError) reportError(error);
-  else console.error(error);
 }

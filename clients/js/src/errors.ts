@@ -12,21 +12,22 @@
  * - `bad_request`: an argument that the protocol does not allow.
  */
 export class CampanileError extends Error {
-  readonly code: string;
-  readonly channel?: string;
+  declare readonly code: string;
+  declare readonly channel?: string;
   /** Which command failed. */
-  readonly command?: string;
+  declare readonly command?: string;
   /** An HTTP status, or a close code. */
-  readonly status?: number;
+  declare readonly status?: number;
 
   constructor(code: string, message: string, more: { channel?: string; command?: string; status?: number; cause?: unknown } = {}) {
-    super(message, more.cause === undefined ? undefined : { cause: more.cause });
-    this.name = "CampanileError";
-    this.code = code;
-    if (more.channel !== undefined) this.channel = more.channel;
-    if (more.command !== undefined) this.command = more.command;
-    if (more.status !== undefined) this.status = more.status;
+    super(message);
+    Object.assign(this, known({ name: "CampanileError", code, ...more }));
   }
+}
+
+/** Without the fields that are undefined: what is not known is not there. */
+export function known<T extends object>(value: T): T {
+  return Object.fromEntries(Object.entries(value).filter(([, field]) => field !== undefined)) as T;
 }
 
 export function messageOf(error: unknown): string {

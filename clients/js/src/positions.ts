@@ -55,15 +55,16 @@ export class Positions {
 
   #read(): Map<string, Position> {
     const all = new Map<string, Position>();
+    let text: string | null | undefined;
     try {
-      const value: unknown = JSON.parse(this.#storage?.getItem(this.#key) ?? "[]");
-      for (const entry of Array.isArray(value) ? value : []) {
-        const [channel, epoch, seq] = Array.isArray(entry) ? entry : [];
-        if (typeof channel === "string" && isNumber(epoch) && isNumber(seq)) all.set(channel, { epoch, seq });
-      }
+      text = this.#storage?.getItem(this.#key);
     } catch (cause) {
-      // What somebody else has written there is not ours; a storage that throws is told once.
-      if (!(cause instanceof SyntaxError)) this.#failed(cause);
+      this.#failed(cause);
+    }
+    try {
+      for (const [channel, epoch, seq] of JSON.parse(text ?? "[]")) if (isNumber(epoch) && isNumber(seq)) all.set(String(channel), { epoch, seq });
+    } catch {
+      // What somebody else has written there is not ours.
     }
     return all;
   }

@@ -3,7 +3,7 @@
 import { retryAfter } from "./backoff.js";
 import type { End } from "./backoff.js";
 import type { Wanted } from "./carrier.js";
-import { CampanileError, messageOf } from "./errors.js";
+import { CampanileError, known, messageOf } from "./errors.js";
 import type { ConnectOptions } from "./types.js";
 
 /** Servers take a head of 8 KiB, of which the browser needs some. */
@@ -18,15 +18,13 @@ const REASON_LENGTH_MAX = 300;
 /** The server's address as `http(s)://HOST[/PATH]`, whatever was given. */
 export function baseOf(address: string | undefined): string {
   const here = (globalThis as { location?: { href: string } }).location?.href;
-  let url: URL;
   try {
-    url = new URL(address ?? "/", here);
+    const { protocol, host, pathname } = new URL(address ?? "/", here);
+    const [, secure] = /^(?:http|ws)(s?):$/.exec(protocol)!;
+    return `http${secure}://${host}${pathname.replace(/\/+$/, "").replace(/\/ws$/, "")}`;
   } catch (cause) {
-    throw new CampanileError("bad_request", `${address ?? "no address"} is no address; write https://HOST or wss://HOST/ws.`, { cause });
+    throw new CampanileError("bad_request", `${address} is no address; write https://HOST or wss://HOST/ws.`, { cause });
   }
-  const scheme = /^(?:http|ws)(s?):$/.exec(url.protocol);
-  if (!scheme) throw new CampanileError("bad_request", `${url.protocol} cannot be connected to; write https://HOST or wss://HOST/ws.`);
-  return `http${scheme[1]}://${url.host}${url.pathname.replace(/\/+$/, "").replace(/\/ws$/, "")}`;
 }
 
 export interface Feed {
@@ -55,8 +53,7 @@ export class Requests {
   }
 
   get socketUrl(): string {
-    const user = this.#user === undefined ? "" : `?user=${encodeURIComponent(this.#user)}`;
-    return `${this.base.replace(/^http/, "ws")}/ws${user}`;
+    return `${this.base.replace("http", "ws")}/ws?${pairs({ user: this.#user })}`;
   }
 
   get canFetch(): boolean {
@@ -64,19 +61,13 @@ export class Requests {
   }
 
   /** `/sse` or `/poll` with these channels, each followed by what belongs to it. */
-  feed(path: string, parameters: Record<string, string>, wanted: Wanted[]): Feed {
-    const fixed = { ...parameters, ...(this.#user !== undefined && { user: this.#user }) };
-    let url = `${this.base}${path}?${pairs(fixed)}`;
+  feed(path: string, parameters: Record<string, string | number>, wanted: Wanted[]): Feed {
+    let url = `${this.base}${path}?${pairs({ ...parameters, user: this.#user })}`;
     const feed: Feed = { url, asked: [], left: [] };
     let room = URL_BYTES_MAX - url.length - (this.token?.length ?? 0);
     for (const one of wanted) {
       const { channel, since, latest, maxRate } = one;
-      const more = pairs({
-        channel,
-        ...(since && { since: `${since.epoch}:${since.seq}` }),
-        ...(latest && { latest: "true" }),
-        ...(maxRate !== undefined && { max_rate: String(maxRate) }),
-      });
+      const more = pairs({ channel, since: since && `${since.epoch}:${since.seq}`, latest, max_rate: maxRate });
       room -= more.length + 1 + POSITION_BYTES;
       if (room < 0 || feed.left.length > 0 || feed.asked.length === CHANNELS_MAX) {
         feed.left.push(one);
@@ -115,9 +106,9 @@ export async function refusalOf(response: Response): Promise<Refusal> {
   const text = await response.text().catch(messageOf);
   const retryInMs = retryAfter(response.headers.get("Retry-After"), Date.now());
   const reason = text.trim().slice(0, REASON_LENGTH_MAX) || response.statusText;
-  return { status: response.status, reason, ...(retryInMs !== undefined && { retryInMs }) };
+  return known({ status: response.status, reason, retryInMs });
 }
 
-function pairs(values: Record<string, string>): string {
-  return Object.entries(values).map(([name, value]) => `${name}=${encodeURIComponent(value)}`).join("&");
+function pairs(values: Record<string, string | number | boolean | undefined>): string {
+  return Object.entries(known(values)).map(([name, value]) => `${name}=${encodeURIComponent(value!)}`).join("&");
 }

@@ -1,18 +1,18 @@
 import type { Carrier, Hooks } from "./carrier.js";
-import { isEvent } from "./codec.js";
+import { textOf } from "./codec.js";
 import type { Codec } from "./codec.js";
 import { delayInReason } from "./backoff.js";
 import type { End } from "./backoff.js";
-import { CampanileError, messageOf } from "./errors.js";
-import type { WebSocketClass, WebSocketLike } from "./types.js";
+import { messageOf } from "./errors.js";
+import type { ServerEvent, WebSocketClass, WebSocketLike } from "./types.js";
 
 /** After `error` comes `close`, but not where a page's Content-Security-Policy forbids the socket. */
 const CLOSE_AFTER_ERROR_MS = 300;
 
-/** The given class, else the global one, else that of the package `ws`, which nobody but Node is to load. */
+/** The given class, else the global one, else that of the package `ws`, which only Node finds. */
 export async function findWebSocket(given: WebSocketClass | undefined): Promise<WebSocketClass | undefined> {
   const found = given ?? (globalThis as { WebSocket?: WebSocketClass }).WebSocket;
-  if (found || !(globalThis as { process?: { versions?: { node?: string } } }).process?.versions?.node) return found;
+  if (found) return found;
   // In a variable, so that no bundler follows it.
   const name = "ws";
   try {
@@ -45,13 +45,12 @@ export class Socket implements Carrier {
     this.#socket.binaryType = "arraybuffer";
     this.#socket.onmessage = ({ data }) => this.#receive(data);
     this.#socket.onerror = (event) => {
-      const reason = typeof event?.message === "string" && event.message ? event.message : "the WebSocket failed";
+      const reason = textOf(event?.message) ?? "the WebSocket failed";
       this.#timer ??= setTimeout(() => this.#end({ opened: false, reason }), CLOSE_AFTER_ERROR_MS);
     };
     this.#socket.onclose = ({ code, reason }) => {
       const retryInMs = delayInReason(code, String(reason));
-      const why = reason ? String(reason) : `the WebSocket was closed (${code})`;
-      this.#end({ opened: false, code, reason: why, ...(retryInMs !== undefined && { retryInMs }) });
+      this.#end({ opened: false, code, reason: String(reason) || `closed with ${code}`, retryInMs });
     };
   }
 
@@ -84,10 +83,9 @@ export class Socket implements Carrier {
     try {
       event = this.#codec.decode(data);
     } catch (cause) {
-      return hooks.trouble(new CampanileError("bad_event", `A message cannot be read: ${messageOf(cause)}`, { cause }));
+      return hooks.trouble(cause);
     }
-    if (isEvent(event)) hooks.event(event);
-    else hooks.trouble(new CampanileError("bad_event", "A message is no map with a type."));
+    hooks.event(event as ServerEvent);
   }
 
   #end(end: End): void {
