@@ -214,6 +214,8 @@ export class Feed {
     }
     this.#memory.tell(this.#place, line.inbox);
     this.#changed(line);
+    // At once: a tab that is opened now is told by nobody.
+    this.#save();
   }
 
   /** It is told as soon as somebody can be told. */
