@@ -93,7 +93,7 @@ export function hintsOf(server: Server, address: string | null, page: { protocol
     hints.push("The token may have expired, or may be signed with another key: campanile token --inspect TOKEN explains it on the host of the server.");
   }
   hints.push(
-    `Can ${new URL(address.replace("ws:", "http:")).host} be reached from here? Through an SSH tunnel, forward that port beside this page's. ` +
+    `Does the server run, and can ${new URL(address.replace("ws:", "http:")).host} be reached from here? Through an SSH tunnel, forward that port beside this page's. ` +
       "The browser's console (F12) says what it does not allow.",
   );
   return hints;
