@@ -2,8 +2,8 @@
 
 /** How a connection, or the attempt to make one, ended. */
 export interface End {
-  /** It had come to `connected`. */
-  opened: boolean;
+  /** It had come to `connected`; whoever tried says so. */
+  opened?: boolean;
   /** A close code. */
   code?: number;
   /** An HTTP status. */

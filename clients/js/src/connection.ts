@@ -151,19 +151,19 @@ export class Connection {
       if (attempt.isOver) return;
       if (name === "websocket" && !WebSocket) {
         const reason = "no WebSocket; install ws, or give the option WebSocket";
-        return this.#over(attempt, { opened: false, reason, impossible: true });
+        return this.#over(attempt, { reason, impossible: true });
       }
       if (name !== "websocket" && !requests.canFetch) {
-        return this.#over(attempt, { opened: false, reason: "no fetch", impossible: true });
+        return this.#over(attempt, { reason: "no fetch", impossible: true });
       }
       attempt.deadline = setTimeout(() => {
-        this.#over(attempt, { opened: false, reason: `not connected within ${timing.connectTimeout} ms` });
+        this.#over(attempt, { reason: `not connected within ${timing.connectTimeout} ms` });
       }, timing.connectTimeout);
       attempt.carrier = this.#carrier(name, WebSocket, this.#hooks(attempt));
     } catch (cause) {
       const error = cause instanceof CampanileError ? cause : new CampanileError("unreachable", messageOf(cause), { cause });
       if (!attempt.isOver) this.#around.error(error);
-      this.#over(attempt, { opened: false, reason: error.message });
+      this.#over(attempt, { reason: error.message });
     }
   }
 
@@ -237,7 +237,7 @@ export class Connection {
       const silent = Date.now() - attempt.heardAt;
       if (silent < silence) attempt.watchdog = setTimeout(look, silence - silent);
       else if (attempt.carrier?.takesCommands) this.#ask(attempt);
-      else this.#over(attempt, { opened: true, reason: `nothing came for ${silent} ms` });
+      else this.#over(attempt, { reason: `nothing came for ${silent} ms` });
     };
     attempt.watchdog = setTimeout(look, silence);
   }
@@ -249,7 +249,7 @@ export class Connection {
     attempt.carrier?.send({ type: "ping" });
     attempt.watchdog = setTimeout(() => {
       if (attempt.heard > heard) this.#watch(attempt);
-      else this.#over(attempt, { opened: true, reason: `no answer to a ping within ${this.#around.timing.pongTimeout} ms` });
+      else this.#over(attempt, { reason: `no answer to a ping within ${this.#around.timing.pongTimeout} ms` });
     }, this.#around.timing.pongTimeout);
   }
 

@@ -15,7 +15,7 @@ export class EventStream extends Requester {
     const response = await this.requests.get(this.url("/sse", { format: "json" }), "text/event-stream", signal);
     if (response.status !== 200) return this.refused(response);
     const type = response.headers.get("Content-Type") ?? "";
-    if (!type.startsWith("text/event-stream") || !response.body) return { opened: false, reason: `not an event stream but ${type}`, unavailable: true };
+    if (!type.startsWith("text/event-stream") || !response.body) return { reason: `not an event stream but ${type}`, unavailable: true };
     let farewell: End | undefined;
     const parser = new Parser((name, data) => {
       if (name === "close") farewell ??= farewellOf(data);
@@ -30,7 +30,7 @@ export class EventStream extends Requester {
       parser.push(value);
     }
     reader.cancel().catch(() => {});
-    return farewell ? { ...farewell, retryInMs: parser.retryMs ?? farewell.retryInMs } : { opened: false, reason: "the event stream ended" };
+    return farewell ? { ...farewell, retryInMs: parser.retryMs ?? farewell.retryInMs } : { reason: "the event stream ended" };
   }
 
   #dispatch(data: string): void {
@@ -43,7 +43,7 @@ export class EventStream extends Requester {
 }
 
 function farewellOf(data: string): End {
-  const end: End = { opened: false, reason: "the server ended the event stream" };
+  const end: End = { reason: "the server ended the event stream" };
   try {
     const { code, reason } = Object(JSON.parse(data));
     if (typeof reason === "string") end.reason = reason;

@@ -15,7 +15,7 @@ export function isOffline(): boolean {
 
 /** Returns what ends the listening. */
 export function watchPage(hooks: PageHooks): () => void {
-  if (typeof addEventListener !== "function" || typeof removeEventListener !== "function") return () => {};
+  if (typeof addEventListener !== "function") return () => {};
   const ends: (() => void)[] = [];
   const listen = (target: EventTarget, event: string, listener: (event: any) => void): void => {
     target.addEventListener(event, listener);

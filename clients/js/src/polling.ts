@@ -7,6 +7,8 @@ import type { Requests } from "./requests.js";
 
 /** How long an answer may be waited for; proxies cut what is silent for a minute. */
 const WAIT_SECONDS = 25;
+/** That a channel is subscribed to is no news to wait for, but without it nobody knows where it begins. */
+const WAIT_UNCONFIRMED_SECONDS = 1;
 /** How much later it may come. */
 const PATIENCE_MS = 15_000;
 /** An answer that brings nothing and comes at once, as of a proxy that knows better, is not asked for again at once. */
@@ -19,6 +21,7 @@ export class Polling extends Requester {
   readonly name = "polling";
   #codec: Codec;
   #isFirst = true;
+  #confirmed = new Set<unknown>();
 
   constructor(requests: Requests, codec: Codec, wish: Wish, hooks: Hooks) {
     super(requests, wish, hooks);
@@ -36,8 +39,10 @@ export class Polling extends Requester {
     signal.throwIfAborted();
     const began = Date.now();
     const { format } = this.#codec;
+    const wanted = this.wanted();
+    const isConfirmed = wanted.every(({ channel }) => this.#confirmed.has(channel));
     // The first one is to tell whether polling works, and does not wait.
-    const wait = this.#isFirst ? 0 : WAIT_SECONDS;
+    const wait = this.#isFirst ? 0 : isConfirmed ? WAIT_SECONDS : WAIT_UNCONFIRMED_SECONDS;
     const url = this.url("/poll", { format, wait });
     const late = new AbortController();
     const stop = (): void => late.abort();
@@ -48,14 +53,16 @@ export class Polling extends Requester {
       if (response.status !== 200) return this.refused(response);
       const events = this.#codec.decode(format === "json" ? await response.text() : await response.arrayBuffer());
       signal.throwIfAborted();
-      if (!Array.isArray(events)) return { opened: false, reason: "the answer to a poll is no list", unavailable: true };
+      if (!Array.isArray(events)) return { reason: "the answer to a poll is no list", unavailable: true };
       this.hooks?.heard();
       if (this.#isFirst) this.hooks?.opened();
       this.#isFirst = false;
-      for (const event of events) this.event(event);
+      for (const event of events) {
+        if (event?.type === "subscribed") this.#confirmed.add(event.channel);
+        this.event(event);
+      }
       const isNews = events.some((event) => event?.type === "notification" || event?.type === "gap");
-      if (this.count === 0) await pause(IDLE_MS, signal);
-      else if (!isNews && wait > 0 && Date.now() - began < PAUSE_MS) await pause(PAUSE_MS, signal);
+      if (!isNews && wait && Date.now() - began < PAUSE_MS) await pause(wanted.length ? PAUSE_MS : IDLE_MS, signal);
       return undefined;
     } finally {
       clearTimeout(timer);

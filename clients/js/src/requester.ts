@@ -20,14 +20,14 @@ export abstract class Requester implements Carrier {
   readonly takesCommands = false;
   protected requests: Requests;
   protected hooks: Hooks | undefined;
-  #wish: Wish;
+  protected wanted: Wish;
   #abort: AbortController | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #asked = new Map<string, Wanted>();
 
   constructor(requests: Requests, wish: Wish, hooks: Hooks) {
     this.requests = requests;
-    this.#wish = wish;
+    this.wanted = wish;
     this.hooks = hooks;
     // Whoever made this must have it first.
     queueMicrotask(() => this.#run());
@@ -40,7 +40,7 @@ export abstract class Requester implements Carrier {
 
   renew(always: boolean): void {
     if (!this.hooks || this.#timer !== undefined) return;
-    const wanted = this.#wish();
+    const wanted = this.wanted();
     const isSame = wanted.length === this.#asked.size && wanted.every(({ channel }) => this.#asked.has(channel));
     if (isSame && !always) return;
     this.#timer = setTimeout(() => {
@@ -57,15 +57,10 @@ export abstract class Requester implements Carrier {
   }
 
   protected url(path: string, parameters: Record<string, string | number>): string {
-    const { url, asked, left } = this.requests.feed(path, parameters, this.#wish());
+    const { url, asked, left } = this.requests.feed(path, parameters, this.wanted());
     this.#asked = new Map(asked.map((one) => [one.channel, one]));
     for (const { channel } of left) this.hooks?.event(tooMany(channel));
     return url;
-  }
-
-  /** How many channels the present request asks for. */
-  protected get count(): number {
-    return this.#asked.size;
   }
 
   protected event(event: unknown): void {
@@ -74,14 +69,14 @@ export abstract class Requester implements Carrier {
 
   protected async refused(response: Response): Promise<End> {
     const refusal = await refusalOf(response);
-    return { opened: false, ...refusal, unavailable: UNAVAILABLE.includes(refusal.status) };
+    return { ...refusal, unavailable: UNAVAILABLE.includes(refusal.status) };
   }
 
   async #run(): Promise<void> {
     if (!this.hooks) return;
     this.#abort?.abort();
     const abort = (this.#abort = new AbortController());
-    const end = await this.read(abort.signal).catch((error): End => ({ opened: false, reason: messageOf(error) }));
+    const end = await this.read(abort.signal).catch((error): End => ({ reason: messageOf(error) }));
     // Another request has taken its place.
     if (abort.signal.aborted) return;
     const hooks = this.hooks;

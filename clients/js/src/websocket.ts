@@ -39,18 +39,18 @@ export class Socket implements Carrier {
       this.#socket = new WebSocket(url, protocols);
     } catch (error) {
       // A token that is no token, or a page that may not have sockets. Whoever made this must have it first.
-      queueMicrotask(() => this.#end({ opened: false, reason: messageOf(error), impossible: true }));
+      queueMicrotask(() => this.#end({ reason: messageOf(error), impossible: true }));
       return;
     }
     this.#socket.binaryType = "arraybuffer";
     this.#socket.onmessage = ({ data }) => this.#receive(data);
     this.#socket.onerror = (event) => {
       const reason = textOf(event?.message) ?? "the WebSocket failed";
-      this.#timer ??= setTimeout(() => this.#end({ opened: false, reason }), CLOSE_AFTER_ERROR_MS);
+      this.#timer ??= setTimeout(() => this.#end({ reason }), CLOSE_AFTER_ERROR_MS);
     };
     this.#socket.onclose = ({ code, reason }) => {
       const retryInMs = delayInReason(code, String(reason));
-      this.#end({ opened: false, code, reason: String(reason) || `closed with ${code}`, retryInMs });
+      this.#end({ code, reason: String(reason) || `closed with ${code}`, retryInMs });
     };
   }
 

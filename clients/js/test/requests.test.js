@@ -166,6 +166,25 @@ test("polls follow each other from where the last one ended", async (t) => {
   assert.deepEqual([begins.values, stale.values], [[41], [["lost", 44, 44]]]);
 });
 
+test("a channel that comes later is polled for shortly until it is there", async (t) => {
+  const { client, server } = open(t, { transports: ["polling"] });
+  const waits = async (...events) => {
+    const request = await server.next();
+    request.events(...events);
+    return request.url.searchParams.get("wait");
+  };
+  client.subscribe("a");
+  // The bus is slow to let it flow.
+  assert.deepEqual([await waits({ type: "position", channels: [] }), await waits(subscribed("a", 1), notification("a", 2))], ["0", "1"]);
+  const request = await server.next();
+  assert.equal(request.url.searchParams.get("wait"), "25");
+  const b = client.subscribe("b");
+  assert.equal(await waits(subscribed("a", 2, true), subscribed("b", 1), notification("b", 2)), "1");
+  assert(request.signal.aborted);
+  await active(b);
+  assert.equal((await server.next()).url.searchParams.get("wait"), "25");
+});
+
 test("polls in MessagePack", async (t) => {
   const { client, server } = open(t, { transports: ["polling"], format: "msgpack" });
   const messages = new Kept(client.subscribe("news"));

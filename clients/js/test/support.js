@@ -87,7 +87,7 @@ export class Server {
   }
 
   async stop(signal = "SIGKILL") {
-    if (this.#child.exitCode === null && this.#child.signalCode === null) {
+    if (this.#child?.exitCode === null && this.#child.signalCode === null) {
       this.#child.kill(signal);
       await once(this.#child, "exit");
     }
