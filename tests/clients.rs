@@ -1,7 +1,9 @@
 //! End to end with clients that we did not write: Python's `websockets` and Node's `ws`, each scenario in MessagePack and JSON, with a
 //! real Redis and `redis-cli` as the publisher. The scenarios are in `tests/clients/`; their libraries are installed under `target/` once.
-//! And the tests of the client that we did write for JavaScript, `clients/js`.
+//! And the tests of what we did write in JavaScript: the client, `clients/js`, and the bell, `clients/bell`.
 
+#[path = "clients/bell.rs"]
+mod bell;
 mod support;
 
 use std::os::unix::process::CommandExt;
@@ -101,10 +103,16 @@ scenarios! {
 #[test]
 fn the_javascript_client() {
     let mut command = Command::new("npm");
-    command.arg("test").current_dir(javascript()).env("CAMPANILE_BIN", env!("CARGO_BIN_EXE_campanile"));
+    command.arg("test").current_dir(javascript());
     command.env("CAMPANILE_PROTOCOL", Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/protocol.md"));
+    must_succeed(command);
+}
+
+/// Runs tests that start servers of this program, to their end.
+fn must_succeed(mut command: Command) {
+    command.env("CAMPANILE_BIN", env!("CARGO_BIN_EXE_campanile"));
     let streams = command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-    let mut child = streams.spawn().expect("npm is needed");
+    let mut child = streams.spawn().expect("node and npm are needed");
     let stdout = child.stdout.take().unwrap();
     let reader = std::thread::spawn(move || std::io::read_to_string(stdout).unwrap_or_default());
     let status = server::wait(&mut child, SCENARIO);

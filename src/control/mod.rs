@@ -14,6 +14,7 @@ mod busy;
 mod channels;
 pub mod client;
 mod connections;
+mod demo;
 mod disconnect;
 mod drain;
 mod health;

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 
 use super::{
-    State, answer, channels, connections, disconnect, drain, health, history, hosts, info, marks, metrics, presence, publish, reload,
+    State, answer, channels, connections, demo, disconnect, drain, health, history, hosts, info, marks, metrics, presence, publish, reload,
     revoke, room, tally, token,
 };
 
@@ -83,6 +83,13 @@ static ROUTES: &[Route] = &[
         help: "who is connected here, ?user=NAME (or token, channel)&from=PLACE&limit=1..1000",
         is_costly: true,
         handler: |method| on(method, connections::connections),
+    },
+    Route {
+        method: Method::GET,
+        path: demo::PATH,
+        help: "a page with a notification bell that shows what is published, ?channel=NAME",
+        is_costly: false,
+        handler: |method| on(method, demo::demo),
     },
     Route {
         method: Method::POST,

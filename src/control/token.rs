@@ -9,11 +9,12 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::State;
 use super::answer::Problem;
+use super::{State, demo};
 
-/// They tell nothing but that there is a server and whether it works, and probes are set up where no secret is.
-const FOR_ANYBODY: [&str; 2] = ["/healthz", "/readyz"];
+/// They tell nothing but that there is a server, whether it works and how it is reached. Probes are set up where no secret is, and a browser
+/// that opens a page has none to bring.
+const FOR_ANYBODY: [&str; 3] = ["/healthz", "/readyz", demo::PATH];
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"campanile\"");
 const ACCEPTED: &str = "Authorization: Bearer TOKEN, with the control_token of this server (CAMPANILE_CONTROL_TOKEN)";
 

@@ -44,6 +44,10 @@ pub fn start_block(started: &Started<'_>) -> String {
     line("clients", listeners.join("  "));
     let control = &settings.addresses.control;
     line("control", shown(&Listener::at(control.clone()), control.url("http")));
+    let browsable = Listener::at(control.clone()).reachable().address;
+    if browsable.ip().is_some() {
+        line("demo", format!("{}/demo", browsable.url("http")));
+    }
     if let Some(identity) = identity(settings) {
         line("identity", identity);
     }
