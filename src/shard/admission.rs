@@ -116,7 +116,7 @@ impl<N: Network> Shard<N> {
                 answer::health(&mut answer, head_only);
                 self.end_with_answer(key, &answer, CloseReason::Refused);
             }
-            Outcome::Upgrade(upgrade) => {
+            Outcome::Upgrade(mut upgrade) => {
                 if self.is_stopping() {
                     return self.refuse(key, &RefusalReason::Stopping.into());
                 }
@@ -139,6 +139,7 @@ impl<N: Network> Shard<N> {
                     self.connections.fetch_sub(1, Relaxed);
                     return self.refuse(key, &RefusalReason::ConnectionsMax.into());
                 }
+                upgrade.deflate = self.agree_deflate(&upgrade);
                 let frames = upgrade.head.bytes;
                 self.open(key, &upgrade, identity);
                 self.read_messages(key, &mut input[frames..]);

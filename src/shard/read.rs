@@ -156,7 +156,7 @@ impl<N: Network> Shard<N> {
         while !input.is_empty() && self.conns[key].is_heard() {
             match self.conns[key].peer.next(&mut input, bytes_max) {
                 Ok(None) => return,
-                Ok(Some(event)) => self.on_said(key, event),
+                Ok(Some(event)) => self.on_said(key, event, bytes_max),
                 Err(violation) => {
                     if self.conns[key].phase == Phase::Closing {
                         // Our close frame says why already.
@@ -169,7 +169,7 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    fn on_said(&mut self, key: usize, event: inbound::Event<'_>) {
+    pub(super) fn on_said(&mut self, key: usize, event: inbound::Event<'_>, message_bytes_max: usize) {
         let conn = &mut self.conns[key];
         if conn.phase == Phase::Closing {
             if let inbound::Event::Close { .. } = event {
@@ -183,12 +183,14 @@ impl<N: Network> Shard<N> {
                 self.metrics.messages_received.inc();
                 conn.flags.clear(Flags::UNFINISHED);
                 if conn.flags.has(Flags::ECHO) {
-                    conn.say(|peer, out| peer.encode_echo(text, &payload, out));
+                    let deflater = self.deflate.deflater();
+                    conn.say(|peer, out| peer.encode_echo(text, &payload, deflater, out));
                     return self.after_reply(key);
                 }
                 self.on_message(key, text, &payload);
                 self.after_reply(key);
             }
+            inbound::Event::Compressed { text, payload } => self.on_compressed(key, text, &payload, message_bytes_max),
             inbound::Event::Ping(payload) => {
                 conn.say(|peer, out| peer.encode_pong(&payload, out));
                 self.after_reply(key);

@@ -13,6 +13,9 @@ use super::frame::{Opcode, encode_header, header_len};
 pub enum Framing {
     /// Each message is one WebSocket frame without a mask (RFC 6455, 5.2), text or binary.
     WebSocket = 0,
+    /// The same, where permessage-deflate was agreed: messages that were compressed for all who have agreed to it, and the others as they are. What is written
+    /// for one connection alone is not compressed; whoever has compressed a batch ([`crate::fanout::compressor`]) keeps it under this name.
+    Deflate = 1,
 }
 
 /// How a message becomes bytes for a connection: its spelling, and what stands around it.
@@ -23,13 +26,15 @@ pub struct Encoding {
 }
 
 impl Framing {
-    pub const COUNT: usize = 1;
+    pub const COUNT: usize = 2;
 
     /// Appends one message, whose body `write_body` writes in place, once. `is_text`: the body is UTF-8.
     #[inline]
     pub(super) fn write(self, out: &mut Vec<u8>, is_text: bool, body_bytes_guess: usize, write_body: impl FnOnce(&mut Vec<u8>)) {
         match self {
-            Framing::WebSocket => write_frame(out, if is_text { Opcode::Text } else { Opcode::Binary }, body_bytes_guess, write_body),
+            Framing::WebSocket | Framing::Deflate => {
+                write_frame(out, if is_text { Opcode::Text } else { Opcode::Binary }, body_bytes_guess, write_body)
+            }
         }
     }
 }
@@ -40,6 +45,25 @@ impl Encoding {
 
     pub const fn web_socket(format: Format) -> Encoding {
         Encoding { format, framing: Framing::WebSocket }
+    }
+
+    pub const fn deflate(format: Format) -> Encoding {
+        Encoding { format, framing: Framing::Deflate }
+    }
+
+    /// Messages may be compressed.
+    #[inline]
+    pub const fn is_deflate(self) -> bool {
+        matches!(self.framing, Framing::Deflate)
+    }
+
+    /// What whoever has this one understands as well, at any time, with nothing compressed.
+    #[inline]
+    pub const fn plain(self) -> Encoding {
+        match self.framing {
+            Framing::Deflate => Encoding::web_socket(self.format),
+            Framing::WebSocket => self,
+        }
     }
 }
 

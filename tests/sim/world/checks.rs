@@ -33,7 +33,7 @@ impl Simulation {
         let channel: usize = self.sent.iter().filter(missed).map(|sent| sent.bytes_max).sum();
         // What was held before may have been asked for in more formats since.
         let all: usize =
-            Format::ALL.len() * self.sent[first].held_before + self.sent[first..].iter().map(|sent| sent.bytes_max).sum::<usize>();
+            2 * Format::ALL.len() * self.sent[first].held_before + self.sent[first..].iter().map(|sent| sent.bytes_max).sum::<usize>();
         // A log drops whole batches, the oldest of which may hold most of what is allowed.
         4 * channel > self.log_bytes || all > self.log_bytes_total
     }
