@@ -144,7 +144,7 @@ impl Run {
             options.subscribe.as_deref().map(FirstMessage::parse).transpose().map_err(|why| anyhow::anyhow!("--subscribe: {why}"))?;
         let ready = options.ready.as_ref().map(|text| Ready::Message(text.clone().into_bytes()));
         let tokens = gate.as_mut().map(Gate::tokens).transpose()?.flatten();
-        let mut target = target.with_words(options.subprotocol.clone(), first, ready).with_tokens(tokens);
+        let mut target = target.with_words(options.subprotocol.clone(), first, ready).with_tokens(tokens).with_deflate(options.deflate);
         if let Some(rate) = options.max_rate {
             anyhow::ensure!(target.takes_subscriptions(), "--max-rate is asked of a Campanile, in a format in which it can be");
             target = target.with_max_rate(rate);
@@ -206,7 +206,7 @@ impl Run {
     /// The server that stands beside this one (--beside-open), to be asked for once.
     pub fn take_open(&mut self) -> anyhow::Result<Open> {
         let mut open = self.open.take().context("there is no server to stand beside")?;
-        open.target = self.target.clone().with_tokens(None).at(open.target.address);
+        open.target = self.target.clone().with_tokens(None).with_deflate(false).at(open.target.address);
         Ok(open)
     }
 
@@ -427,6 +427,7 @@ impl Run {
             burst: self.options.burst.unwrap_or(burst).max(1),
             count: self.options.messages.unwrap_or(count),
             bytes: self.options.payload,
+            kind: self.options.payload_kind,
             pick,
             survives: false,
         }

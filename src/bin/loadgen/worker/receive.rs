@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use campanile::sys;
 use campanile::wire::close::reconnect_delay_ms;
-use campanile::wire::frame::{Opcode, parse_server_header};
+use campanile::wire::frame::{Opcode, parse_agreed_server_header};
 use mio::event::Event as Readiness;
 
 use super::connect::summary;
@@ -145,7 +145,7 @@ impl Worker {
         }
         loop {
             let rest = &bytes[taken..];
-            let header = match parse_server_header(rest) {
+            let header = match parse_agreed_server_header(rest, self.plan.target.deflate) {
                 Ok(Some(header)) => header,
                 Ok(None) => return Ok(taken),
                 Err(error) => return Err(End::BadFrame(error.to_string())),
@@ -156,6 +156,9 @@ impl Worker {
             };
             taken += header_len + payload.len();
             match header.opcode {
+                Opcode::Text | Opcode::Binary if header.compressed => {
+                    self.compressed(index, header.opcode == Opcode::Text, payload, now_ns)?;
+                }
                 Opcode::Text | Opcode::Binary | Opcode::Continuation => {
                     self.message(index, header.opcode == Opcode::Text, payload, now_ns)?;
                 }
@@ -210,6 +213,19 @@ impl Worker {
         self.tally.counts.ready += 1;
         self.tally.counts.connected += 1;
         self.tally.connect_us.saturating_record(u64::from(now_us.saturating_sub(client.due_us)));
+    }
+
+    fn compressed(&mut self, index: usize, is_text: bool, payload: &[u8], now_ns: u64) -> Result<(), End> {
+        let mut inflated = self.inflated.take().unwrap_or_default();
+        let result = match inflated.message(payload) {
+            Ok(message) => {
+                self.tally.counts.compressed += 1;
+                self.message(index, is_text, message, now_ns)
+            }
+            Err(why) => Err(End::BadFrame(why.to_string())),
+        };
+        self.inflated = Some(inflated);
+        result
     }
 
     #[inline]
