@@ -32,8 +32,9 @@ impl Simulation {
         let Some(first) = self.sent.iter().position(|sent| missed(&sent)) else { return false };
         let channel: usize = self.sent.iter().filter(missed).map(|sent| sent.bytes_max).sum();
         // What was held before may have been asked for in more formats since.
+        let forms = if self.settings.clients.deflate { 2 } else { 1 };
         let all: usize =
-            2 * Format::ALL.len() * self.sent[first].held_before + self.sent[first..].iter().map(|sent| sent.bytes_max).sum::<usize>();
+            forms * Format::ALL.len() * self.sent[first].held_before + self.sent[first..].iter().map(|sent| sent.bytes_max).sum::<usize>();
         // A log drops whole batches, the oldest of which may hold most of what is allowed.
         4 * channel > self.log_bytes || all > self.log_bytes_total
     }
