@@ -44,6 +44,9 @@ pub const BATCH_BYTES_MAX: usize = 64 * 1024;
 pub const DEFLATE_BYTES_MAX: usize = 128 * 1024;
 /// What a shard compresses in one turn; what comes beyond is sent plain, at least until the next. Half a millisecond, or a millisecond of small messages.
 pub const DEFLATE_BYTES_PER_TURN: usize = 64 * 1024;
+/// What a shard inflates of clients' messages in one turn, and what one read brings beyond; then it reads nobody until the next. A few bytes of a client can be 64 KiB to inflate
+/// and to look through: a tenth of a millisecond.
+pub const INFLATE_BYTES_PER_TURN: usize = 256 * 1024;
 /// With fewer subscribers, those included that have not agreed to it, a channel's messages are not compressed. Level 2 takes about 15 us for 1,000 bytes, a delivery
 /// about 3 us of the host's CPU: from here on compressing adds less than a third to it, and at 150 less than a thirtieth.
 pub const DEFLATE_SUBSCRIBERS_MIN: u32 = 16;

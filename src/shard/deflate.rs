@@ -22,14 +22,23 @@ use crate::wire::inbound::{Event, Payload};
 pub(super) struct Deflate {
     compressor: Option<Box<Compressor>>,
     inflater: Option<Box<Inflater>>,
+    /// Bytes in this turn.
+    inflated: usize,
 }
 
 impl Deflate {
     #[inline]
     pub(super) fn begin_turn(&mut self) {
+        self.inflated = 0;
         if let Some(compressor) = &mut self.compressor {
             compressor.begin_turn();
         }
+    }
+
+    /// Whoever has something to say waits for the next turn: what came compressed has cost enough in this one.
+    #[inline]
+    pub(super) fn has_inflated_enough(&self) -> bool {
+        self.inflated >= limits::INFLATE_BYTES_PER_TURN
     }
 
     fn make(&mut self, settings: &ShardSettings) {
@@ -119,9 +128,13 @@ impl<N: Network> Shard<N> {
             Ok(message) => {
                 self.metrics.messages_inflated.inc();
                 self.metrics.inflated_bytes_after.add(message.len() as u64);
+                self.deflate.inflated += message.len();
                 self.on_said(key, Event::Message { text, payload: Payload::Borrowed(message) }, bytes_max);
             }
-            Err(violation) => self.fail(key, &violation),
+            Err(violation) => {
+                self.deflate.inflated += bytes_max;
+                self.fail(key, &violation);
+            }
         }
         self.deflate.inflater = Some(inflater);
     }

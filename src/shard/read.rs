@@ -20,6 +20,9 @@ impl<N: Network> Shard<N> {
     pub(super) fn read_ready(&mut self) {
         let mut scratch = std::mem::take(&mut self.scratch);
         for _ in 0..limits::READS_PER_TURN.min(self.reading.len()) {
+            if self.deflate.has_inflated_enough() {
+                break;
+            }
             let Some(token) = self.reading.pop_front() else { break };
             let Some(key) = self.resolve(token) else { continue };
             self.conns[key].flags.clear(Flags::READING);
@@ -61,6 +64,9 @@ impl<N: Network> Shard<N> {
             // The end of the stream may lie behind the last bytes: its edge has been.
             if is_empty && (count == 0 || !conn.flags.has(Flags::PEER_CLOSED)) {
                 return;
+            }
+            if self.deflate.has_inflated_enough() {
+                break;
             }
         }
         let token = self.token(key);

@@ -295,6 +295,26 @@ fn what_cannot_be_read_is_closed_with_its_code_and_nobody_else_notices() {
     assert_eq!(stage.clients[plain].close, Some(1002));
 }
 
+/// Some bytes of a client can be much to inflate: the others do not wait for all of it.
+#[test]
+fn a_turn_inflates_so_much_and_the_rest_waits_for_the_next() {
+    let mut stage = stage();
+    let crowd = offering_crowd(&mut stage, 2);
+    let large = deflate(format!(r#"{{"type":"ping","id":7,"pad":"{}"}}"#, "x".repeat(60_000)).as_bytes());
+    let sent: Vec<u8> = std::iter::repeat_n(compressed(true, Opcode::Text, &large), 60).flatten().collect();
+    assert!(sent.len() < 40_000, "{}", sent.len());
+    stage.send(crowd[0], &sent);
+    stage.turn();
+    stage.text(crowd[1], r#"{"type":"ping","id":1}"#);
+    let inflated = stage.rig.metrics.messages_inflated.get();
+    assert!((1..30).contains(&inflated), "{inflated} in one turn");
+    stage.turns(2);
+    assert_eq!(stage.clients[crowd[1]].answers.len(), 1, "who comes meanwhile is read");
+    assert!(stage.clients[crowd[0]].answers.len() < 60);
+    stage.turns(60);
+    assert_eq!(stage.clients[crowd[0]].answers.len(), 60);
+}
+
 /// A turn compresses so much, and what comes beyond goes out plain at once.
 #[test]
 fn a_turn_has_its_part_and_the_rest_is_sent_plain() {
