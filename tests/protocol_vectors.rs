@@ -327,7 +327,7 @@ const UNNUMBERED: &str = "notification-unnumbered";
 
 fn notification(format: Format, kind: Kind, payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    encode_notification(&mut out, Encoding::web_socket(format), "news", 42, TIMESTAMP_MS, kind, payload);
+    encode_notification(&mut out, Encoding::web_socket(format), "news", Position { epoch: 7, seq: 42 }, TIMESTAMP_MS, kind, payload);
     out
 }
 

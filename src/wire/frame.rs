@@ -58,6 +58,8 @@ pub enum Violation {
     TextNotUtf8,
     #[error("a compressed message must be DEFLATE, as permessage-deflate has it")]
     NotDeflate,
+    #[error("nothing may follow the request for an event stream; what is to be asked for stands in its URL")]
+    BehindRequest,
     #[error("message is larger than {bytes_max} bytes")]
     MessageTooBig { bytes_max: usize },
 }
@@ -65,7 +67,8 @@ pub enum Violation {
 impl Violation {
     pub const fn close_reason(&self) -> CloseReason {
         match self {
-            Violation::ReservedBits
+            Violation::BehindRequest
+            | Violation::ReservedBits
             | Violation::ReservedOpcode { .. }
             | Violation::Unmasked
             | Violation::LengthNotMinimal

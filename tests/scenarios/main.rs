@@ -6,6 +6,7 @@ mod asides;
 mod channels;
 mod deflate;
 mod ends;
+mod feeds;
 mod marks;
 mod orders;
 mod pacing;

@@ -140,8 +140,7 @@ impl Simulation {
         let known = self.channels.get_mut(name).unwrap();
         let messages = (batch.end() - batch.first()) as usize;
         // Payloads and the envelopes of three formats around them.
-        let forms = if self.settings.clients.deflate { 2 } else { 1 };
-        let bytes_max = batch.bytes_held() + forms * Format::ALL.len() * (batch.bytes() + 300 * messages);
+        let bytes_max = batch.bytes_held() + Encoding::COUNT * (batch.bytes() + 300 * messages);
         let held_before = self.rig.metrics.log_bytes.get() as usize;
         self.sent.push(Sent { epoch: known.channel.epoch, end: batch.end(), bytes_max, held_before });
         if self.settings.clients.deflate && self.rng.u8(..3) == 0 {
