@@ -132,6 +132,20 @@ pub struct ShardMetrics {
     pub unnumbered_sent: Counter,
     pub unnumbered_skipped: Counter,
     pub unnumbered_dropped: Counter,
+    /// Connections with which permessage-deflate was agreed, and those that offered it and are excluded.
+    pub deflate_agreed: Counter,
+    pub deflate_excluded: Counter,
+    /// Messages compressed, once for all who are sent them; their frames before and after; messages that were tried and are no shorter.
+    pub deflate_messages: Counter,
+    pub deflate_bytes_before: Counter,
+    pub deflate_bytes_after: Counter,
+    pub deflate_in_vain: Counter,
+    /// Of `messages_sent`, those that were sent compressed.
+    pub messages_deflated: Counter,
+    /// Compressed messages of clients, their payloads before and after.
+    pub messages_inflated: Counter,
+    pub inflated_bytes_before: Counter,
+    pub inflated_bytes_after: Counter,
     /// Answers to `presence`.
     pub presence_answered: Counter,
     pub bytes_sent: Counter,

@@ -4,14 +4,13 @@ use std::fmt::Write;
 
 use serde_json::{Map, Value, json};
 
-use super::memory_bound::{CONNECTION_BYTES, batch_bytes_max, memory_bound, show_bytes};
+use super::memory_bound::{CONNECTION_BYTES, batch_bytes_max, encodings, memory_bound, show_bytes};
 use crate::bus::redis::names::Names;
 use crate::bus::redis::placement;
 use crate::config::parse::{show_cores, show_pin};
 use crate::config::words::EMBEDDED;
 use crate::config::{AuthMode, Host, Pin, RedisSubscribe, Resolved, Settings, mask, redis_url};
 use crate::listen::Listener;
-use crate::wire::framing::Encoding;
 
 /// The version and, where the build was told it, the commit.
 pub fn version() -> String {
@@ -68,7 +67,7 @@ pub fn start_block(started: &Started<'_>) -> String {
             show_bytes(bound.making),
             settings.shards.count,
             show_bytes(batch_bytes_max(settings)),
-            Encoding::COUNT,
+            encodings(settings),
             show_bytes(bound.buffers)
         ),
     );
@@ -95,6 +94,9 @@ pub fn start_block(started: &Started<'_>) -> String {
             show_bytes(bound.control)
         ),
     );
+    if bound.deflate > 0 {
+        line("", format!("+ deflate {}", show_bytes(bound.deflate)));
+    }
     if bound.history > 0 {
         line("", format!("+ history {}", show_bytes(bound.history)));
     }
