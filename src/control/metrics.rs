@@ -209,17 +209,17 @@ impl Scrape {
         }
         let now = crate::sys::monotonic_ns();
         let state = |server: ServerState| {
-            let age_seconds = server.probe_age_ns(now).map_or(f64::NAN, |ns| ns as f64 / 1e9);
+            let age_seconds = server.probe_age_ns(now).map_or(0.0, |ns| ns as f64 / 1e9);
             (server.name, u64::from(server.is_ready), age_seconds)
         };
         let mut servers: Vec<(String, u64, f64)> = bus.servers.all().into_iter().map(state).collect();
         if servers.is_empty() {
             // The embedded bus has none.
-            servers.push((EMBEDDED.to_owned(), bus.ready.get(), f64::NAN));
+            servers.push((EMBEDDED.to_owned(), bus.ready.get(), 0.0));
         }
         page.gauges(
             "campanile_bus_probe_age_seconds",
-            "Since a message came back that was published to try it, for each Redis; NaN before the first, and where none may be sent. Unit: seconds.",
+            "Since a message came back that was published to try it, for each Redis; 0 before the first, and where none may be sent. Unit: seconds.",
             servers.iter().map(|(url, _, age_seconds)| ([("url", url.clone())], *age_seconds)),
         )?;
         page.gauges(

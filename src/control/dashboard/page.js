@@ -2,7 +2,7 @@
 // What the server says of itself, shown. Every text that comes from it (channels, reasons, URLs) goes in as text, never as HTML.
 (() => {
   const CHANNEL = "$stats";
-  const KEPT_SECONDS = 180;
+  const KEPT_SECONDS = 120;
   const RETRY_MS = [500, 1000, 2000, 5000];
   // A page that nobody sees keeps a place from others.
   const HIDDEN_MS = 60000;
@@ -32,6 +32,8 @@
     const [size, unit] = units.find(([size]) => value >= size) || [1, "s"];
     return Math.floor(value / size) + " " + unit;
   };
+
+  const clock = (at) => new Date(at * 1000).toLocaleTimeString("en-GB");
 
   const say = (id, text) => { if ($(id).textContent !== text) $(id).textContent = text; };
   const show = (id, visible) => { $(id).hidden = !visible; };
@@ -76,18 +78,21 @@
   // Charts: what has come since the page was opened.
   const color = (variable) => () => getComputedStyle(document.documentElement).getPropertyValue(variable).trim();
   const charts = [];
-  const chart = (id, series, axis) => {
+  const chart = (id, series, axis, least) => {
     const place = $(id);
     const width = () => Math.max(200, place.clientWidth);
     const grid = { stroke: color("--line"), width: 1 };
     const axes = [
-      { stroke: color("--soft"), grid, ticks: grid },
+      { stroke: color("--soft"), grid, ticks: grid, space: 90, values: (_, ticks) => ticks.map(clock) },
       { stroke: color("--soft"), grid, ticks: grid, size: 62, values: (_, values) => values.map((value) => (value === null ? "" : axis(value))) },
     ];
     const options = {
       width: width(), height: 200, axes, legend: { live: true }, cursor: { drag: { x: false, y: false } },
-      scales: { y: { range: (_, low, high) => [0, high > 0 ? high * 1.1 : 1] } },
-      series: [{ value: (_, at) => (at === null ? "–" : new Date(at * 1000).toLocaleTimeString()) }].concat(series.map(([label, variable]) => (
+      scales: {
+        x: { range: (_, low, high) => [high - KEPT_SECONDS, high] },
+        y: { range: (_, low, high) => [0, Math.max(least, (high || 0) * 1.1)] },
+      },
+      series: [{ label: "at", value: (_, at) => (at === null ? "–" : clock(at)) }].concat(series.map(([label, variable]) => (
         { label, stroke: color(variable), width: 2, points: { show: false }, value: (_, value) => (value === null || value === undefined ? "–" : axis(value)) }
       ))),
     };
@@ -103,8 +108,8 @@
     new ResizeObserver(() => { if (made.plot.width !== width()) made.plot.setSize({ width: width(), height: 200 }); }).observe(place);
     return made;
   };
-  const deliveries = chart("chart-deliveries", [["deliveries", "--accent"], ["messages", "--second"]], number);
-  const latency = chart("chart-latency", [["p99", "--accent"], ["p50", "--second"]], seconds);
+  const deliveries = chart("chart-deliveries", [["deliveries", "--accent"], ["messages", "--second"]], number, 4);
+  const latency = chart("chart-latency", [["p99", "--accent"], ["p50", "--second"]], seconds, 0.0005);
   // A canvas does not follow the colours of its page by itself.
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => charts.forEach(({ plot }) => plot.redraw(false, true)));
 

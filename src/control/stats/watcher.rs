@@ -109,14 +109,17 @@ impl Watcher {
                         moved = Instant::now();
                     }
                 }
-                Step::Beat if talk.has_unsent() && moved.elapsed() >= timeouts.writing => return (stream, Some(CutReason::Unread)),
+                // It cannot be heard before it has taken what it was sent.
+                Step::Beat if talk.has_unsent() => {
+                    if moved.elapsed() >= timeouts.writing {
+                        return (stream, Some(CutReason::Unread));
+                    }
+                }
                 Step::Beat if silent_beats == SILENT_BEATS => return (stream, Some(CutReason::Silent)),
                 Step::Beat => {
                     silent_beats += 1;
-                    if !talk.has_unsent() {
-                        encode_frame(&mut talk.unsent, Opcode::Ping, b"");
-                        moved = Instant::now();
-                    }
+                    encode_frame(&mut talk.unsent, Opcode::Ping, b"");
+                    moved = Instant::now();
                 }
                 Step::Stop => talk.close(CloseReason::Shutdown, None),
                 Step::Over => return (stream, None),
