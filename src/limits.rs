@@ -232,6 +232,9 @@ pub mod bus {
     pub const PAGES_KEPT_BYTES: usize = 16 * 1024 * 1024;
     /// For how long a message of a durable channel is known again by its idempotency key.
     pub const IDEMPOTENCY_WINDOW: std::time::Duration = std::time::Duration::from_secs(600);
+    /// Channels that are counted while somebody watches which have the most to deliver, and how long after the last question.
+    pub const BUSIEST_PLACES: usize = 128;
+    pub const BUSIEST_KEPT: std::time::Duration = std::time::Duration::from_secs(5);
     /// Commands that wait for the bus thread; a full inbox gives the command back to whoever sends it. Publishes and marks cannot fill it: joins and
     /// leaves have more than half to themselves.
     pub const COMMANDS_MAX: usize = 16 * 1024;
@@ -428,13 +431,22 @@ pub mod control {
     pub const ANSWER_BYTES_MAX: usize = 2 * 1024 * 1024;
     /// Requests that are worked at or wait for that. Fewer than there are connections, so there is always one that waits for its client.
     pub const WORKING_MAX: usize = PUBLISHES_MAX + READS_MAX + 2 * WAITING_MAX;
+    /// Who watches the statistics at once: browsers and terminals of operators.
+    pub const WATCHERS_MAX: usize = 16;
+    /// The largest message of one of them: a command that is answered by a pong or an error.
+    pub const WATCHER_MESSAGE_BYTES_MAX: usize = 4 * 1024;
+    /// Channels, and Redis servers, that a snapshot of the statistics names.
+    pub const BUSIEST_TOLD_MAX: usize = 20;
+    pub const BUS_SERVERS_TOLD_MAX: usize = super::redis::SERVERS_MAX;
+    /// What a snapshot takes at most: its shards, its channels with the longest names, and what else there is.
+    pub const SNAPSHOT_BYTES_MAX: usize = super::SHARDS_MAX * 400 + BUSIEST_TOLD_MAX * (CHANNEL_NAME_BYTES_MAX * 6 + 120) + 64 * 1024;
     /// Bytes of all bodies together, each counted twice; a single larger one is taken when there is no other.
     pub const BODIES_BYTES_MAX: usize = 64 * 1024 * 1024;
     /// A body beyond twice the largest payload (in base64, or with its quotes escaped): room for the names of the longest kind, quoted and
     /// escaped.
     pub const BODY_SLACK_BYTES: usize = 512 * 1024;
 
-    const _: () = assert!(WORKING_MAX < CONNECTIONS_MAX);
+    const _: () = assert!(WORKING_MAX + WATCHERS_MAX < CONNECTIONS_MAX);
     const _: () = assert!(PAGE_CONNECTIONS_MAX * 500 + 2 * super::PAGE_TEXT_BYTES_MAX < ANSWER_BYTES_MAX);
     const _: () = assert!(PAGE_CHANNELS_MAX * (CHANNEL_NAME_BYTES_MAX * 6 + 500) < ANSWER_BYTES_MAX);
     const _: () = assert!(BODY_SLACK_BYTES > PUBLISH_CHANNELS_MAX * (CHANNEL_NAME_BYTES_MAX * 2 + 8));

@@ -146,7 +146,12 @@ pub fn start_fields(started: &Started<'_>) -> Map<String, Value> {
 
 /// What to type to see a message arrive, in the words that fit these settings.
 pub fn next_steps(started: &Started<'_>, program: &str) -> String {
-    let settings = started.settings;
+    let [subscribe, publish] = first_commands(started.settings, program);
+    format!("To see a message arrive, in two other terminals:\n  {subscribe}\n  {publish}\n")
+}
+
+/// What subscribes to a channel, and what publishes to it.
+pub fn first_commands(settings: &Settings, program: &str) -> [String; 2] {
     let default = Settings::default();
     let subscribe = match settings.addresses.listen.iter().find(|listener| listener.is_plain()) {
         Some(listener) if settings.addresses.listen != default.addresses.listen || settings.auth.mode == AuthMode::Query => {
@@ -180,7 +185,7 @@ pub fn next_steps(started: &Started<'_>, program: &str) -> String {
             format!("{program} publish news '{{\"hello\":\"world\"}}' --control {}", control.address)
         }
     };
-    format!("To see a message arrive, in two other terminals:\n  {subscribe}\n  {publish}\n")
+    [subscribe, publish]
 }
 
 /// Where it is asked for, somebody's name.

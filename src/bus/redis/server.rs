@@ -42,6 +42,7 @@ use crate::bus::upstream::Upstream;
 use crate::clock::MonotonicNs;
 use crate::config::Settings;
 use crate::limits::redis::{LINKS_MAX, TURN_BYTES, VALUE_BYTES_MIN};
+use crate::metrics::Counter;
 use crate::sys;
 
 /// Which of the servers of a bus it is.
@@ -435,6 +436,11 @@ impl Server {
     /// How it is called, without its password.
     pub fn name(&self) -> String {
         self.make_link.target.to_string()
+    }
+
+    /// When a message that was published to try it came back last.
+    pub fn probed(&self) -> Arc<Counter> {
+        self.feed.probe.as_ref().map_or_else(Arc::default, |probe| probe.well_at().clone())
     }
 
     /// How many Redis names it refuses for good.
