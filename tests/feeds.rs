@@ -1,12 +1,12 @@
-//! Event streams and polling of the whole server, read by clients that we did not write: Chromium, Node, and HTTP by hand.
+//! Event streams and polling of the whole server, read by clients that we did not write: Chromium's EventSource and fetch, and HTTP by hand.
 
 mod support;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::process::Child;
+use std::sync::mpsc::Receiver;
 
 use serde_json::{Value, json};
 use support::chromium::Page;
@@ -74,7 +74,7 @@ impl Drop for Console {
     }
 }
 
-/// Prints what an EventSource says, in Chromium and in Node alike.
+/// Prints what an EventSource says.
 fn script(url: &str) -> String {
     format!(
         "globalThis.source = new EventSource('{url}'); \
@@ -92,21 +92,6 @@ fn in_chromium(server: &Server, folder: &Folder, target: &str) -> (Console, Page
     let (child, mut page, lines) = Page::open(&url, &folder.0.join("browser"));
     page.evaluate(&script(target));
     (Console { child, lines }, page)
-}
-
-/// Node's own EventSource, which is undici's.
-fn in_node(server: &Server, target: &str) -> Console {
-    let script = script(&format!("http://{}{target}", server.listen));
-    let mut child = Command::new("node")
-        .args(["--experimental-eventsource", "--no-warnings", "-e", &script])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("node is needed");
-    let (to_lines, lines) = channel();
-    let stdout = BufReader::new(child.stdout.take().unwrap());
-    std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| to_lines.send(line)));
-    Console { child, lines }
 }
 
 /// Whoever reads has all, each once and in order, over a server that is killed.
@@ -154,11 +139,12 @@ fn an_event_source_of_chromium_goes_on_after_a_crash() {
 }
 
 #[test]
-fn an_event_source_of_node_goes_on_in_all_its_channels() {
-    let folder = Folder::new("node");
+fn an_event_source_of_several_channels_goes_on_in_all_of_them() {
+    let folder = Folder::new("several");
     let server = folder.start("127.0.0.1:0");
-    let console = in_node(&server, "/sse?channel=feed:a&channel=feed:b");
+    let (console, mut page) = in_chromium(&server, &folder, "/sse?channel=feed:a&channel=feed:b");
     goes_on_after_a_crash(&folder, server, &console, false);
+    page.evaluate("source.close()");
 }
 
 /// A page sees no status of a WebSocket's refusal, and an EventSource gives up for ever on most; `fetch` may ask why.
@@ -248,8 +234,7 @@ fn a_poll_waits_and_goes_on() {
     });
     assert_eq!(got, (1..=50).collect::<Vec<u64>>());
     // The same in MessagePack.
-    let answer =
-        agent.get(format!("http://{}/poll?channel=news&since={}&format=msgpack", server.listen, &begun[0]["epoch"].to_string()) + ":48");
+    let answer = agent.get(format!("http://{}/poll?channel=news&since={}:48&format=msgpack", server.listen, begun[0]["epoch"]));
     let mut answer = answer.call().unwrap();
     assert_eq!(answer.headers()["content-type"], "application/msgpack");
     let bytes = answer.body_mut().read_to_vec().unwrap();

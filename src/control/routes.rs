@@ -12,8 +12,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 
 use super::{
-    State, answer, channels, connections, dashboard, demo, disconnect, drain, health, history, hosts, info, marks, metrics, presence, publish,
-    reload, revoke, room, stats, tally, token,
+    State, answer, channels, connections, dashboard, demo, disconnect, drain, health, history, hosts, info, marks, metrics, presence,
+    publish, reload, revoke, room, stats, tally, token,
 };
 
 struct Route {

@@ -31,6 +31,7 @@ use crate::bus::BusCommand;
 use crate::bus::busiest::Busy;
 use crate::limits::control::{BUSIEST_TOLD_MAX, SNAPSHOT_BYTES_MAX, WATCHERS_MAX};
 use crate::wire::Format;
+use crate::wire::command::Position;
 use crate::wire::framing::Encoding;
 use crate::wire::http::upgrade::subprotocol;
 use crate::wire::payload::{Kind, encode_notification};
@@ -84,7 +85,15 @@ impl Stats {
         let seq = self.seq.fetch_add(1, Relaxed) + 1;
         let json = serde_json::to_vec(snapshot).expect("figures and texts can be written");
         let mut frame = Vec::with_capacity(json.len() + 128);
-        encode_notification(&mut frame, Encoding::web_socket(Format::Json), CHANNEL, seq, snapshot.unix_ms, Kind::Json, &json);
+        encode_notification(
+            &mut frame,
+            Encoding::web_socket(Format::Json),
+            CHANNEL,
+            Position { epoch: self.epoch, seq },
+            snapshot.unix_ms,
+            Kind::Json,
+            &json,
+        );
         debug_assert!(frame.len() <= SNAPSHOT_BYTES_MAX, "{} bytes", frame.len());
         self.newest.send_replace(Some(frame.into()));
     }

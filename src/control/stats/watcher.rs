@@ -185,7 +185,8 @@ impl Talk {
                 Ok(None) => return,
                 Ok(Some(inbound::Event::Message { text, payload })) => self.obey(text, &payload),
                 Ok(Some(inbound::Event::Ping(payload))) => encode_frame(&mut self.unsent, Opcode::Pong, &payload),
-                Ok(Some(inbound::Event::Pong(_))) => {}
+                // Nothing compressed was agreed to: it is a violation before it gets here.
+                Ok(Some(inbound::Event::Pong(_) | inbound::Event::Compressed { .. })) => {}
                 Ok(Some(inbound::Event::Close { code, reason })) => {
                     match code {
                         Some(code) => encode_close(&mut self.unsent, code, &String::from_utf8_lossy(&reason)),
