@@ -286,6 +286,7 @@ pub fn show_bytes(bytes: u64) -> String {
 mod tests {
     use super::*;
     use crate::config::ChannelRule;
+    use crate::limits::control::{SNAPSHOT_BYTES_MAX, WATCHERS_MAX};
 
     #[test]
     fn the_bound_is_the_sum_of_its_parts() {
@@ -314,7 +315,8 @@ mod tests {
         assert_eq!(bound.channels, 200_000 * (240 + 288) + 2 * 200_000 * 272 + 200_000 * 288);
         assert_eq!(bound.subscriptions, 100_000 * (128 * 32 + 16 + 128 * 16) + (128 << 20));
         assert_eq!(bound.publishes, 64 << 20);
-        assert_eq!(bound.control, (16 << 20) + (64 << 20) + (8 << 20) + (16 << 20));
+        let watchers = (WATCHERS_MAX + 3) * SNAPSHOT_BYTES_MAX;
+        assert_eq!(bound.control, (16 << 20) + (64 << 20) + (8 << 20) + (16 << 20) + watchers as u64);
         let parts = bound.logs + bound.making + bound.buffers + bound.inboxes + bound.connections;
         assert_eq!(bound.total(), parts + bound.channels + bound.subscriptions + bound.publishes + bound.control);
         let larger = memory_bound(&settings.clone().with(|settings| {
