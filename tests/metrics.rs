@@ -199,12 +199,12 @@ fn promtool_finds_fault_with_the_four_old_names_alone() {
     assert!(faulted.iter().all(|name| ALIASES.iter().any(|(alias, _)| alias == name)), "{told}");
 }
 
-/// Words that look like the name of a series.
+/// Words that look like the name of a series. A package's file has its version behind its name.
 fn named(text: &str) -> BTreeSet<&str> {
+    let is_of =
+        |word: &str, prefix| word.strip_prefix(prefix).is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_alphabetic()));
     text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
-        .filter(|word| {
-            ["campanile_", "ws_", "redis_pubsub_", "process_"].iter().any(|prefix| word.len() > prefix.len() && word.starts_with(prefix))
-        })
+        .filter(|word| ["campanile_", "ws_", "redis_pubsub_", "process_"].iter().any(|prefix| is_of(word, prefix)))
         .collect()
 }
 
