@@ -121,7 +121,9 @@ fn show(terminal: &mut ratatui::DefaultTerminal, screen: &mut Screen, news: &Rec
         }
         match wish {
             Wish::Quit => return Ok(()),
-            Wish::Draw => drop(terminal.draw(|frame| screen.draw(frame))?),
+            Wish::Draw => {
+                terminal.draw(|frame| screen.draw(frame))?;
+            }
             Wish::Nothing => {}
         }
     }

@@ -274,7 +274,7 @@ fn whoever_does_not_answer_pings_is_closed_and_so_is_whoever_takes_nothing() {
     let mut stalled = watch(&server);
     stalled.get_ref().set_nonblocking(true).unwrap();
     // It asks and takes no answers.
-    let command = vec![0x81, 0x80, 0, 0, 0, 0].repeat(1000);
+    let command = [0x81, 0x80, 0, 0, 0, 0].repeat(1000);
     let begun = std::time::Instant::now();
     while server.state.stats.watchers() > 0 {
         let _ = stalled.get_mut().write(&command);
