@@ -54,6 +54,19 @@ pub const CONTROL_PAYLOAD_BYTES_MAX: usize = 125;
 pub const ECHO_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// A batch is sealed when its payloads reach this many bytes; a single larger message gets a batch of its own.
 pub const BATCH_BYTES_MAX: usize = 64 * 1024;
+/// A longer message is not compressed: this one takes a millisecond, in which the thread serves nobody else.
+pub const DEFLATE_BYTES_MAX: usize = 128 * 1024;
+/// What a shard compresses in one turn; what comes beyond is sent plain, at least until the next. Half a millisecond, or a millisecond of small messages.
+pub const DEFLATE_BYTES_PER_TURN: usize = 64 * 1024;
+/// What a shard inflates of clients' messages in one turn, and what one read brings beyond; then it reads nobody until the next. A few bytes of a client can be 64 KiB to inflate
+/// and to look through: a tenth of a millisecond.
+pub const INFLATE_BYTES_PER_TURN: usize = 256 * 1024;
+/// With fewer subscribers, those included that have not agreed to it, a channel's messages are not compressed. Level 2 takes about 15 us for 1,000 bytes, a delivery
+/// about 3 us of the host's CPU: from here on compressing adds less than a third to it, and at 150 less than a thirtieth.
+pub const DEFLATE_SUBSCRIBERS_MIN: u32 = 16;
+/// Texts that `deflate_exclude` may list, and the longest.
+pub const DEFLATE_EXCLUDED_MAX: usize = 64;
+pub const DEFLATE_EXCLUDED_BYTES_MAX: usize = 128;
 /// And when it has this many messages: of tiny payloads the envelopes are what takes room.
 pub const BATCH_MESSAGES_MAX: usize = 1024;
 /// Bytes asked of one read from a socket; one scratch buffer of this size per thread.
@@ -219,6 +232,9 @@ pub mod bus {
     pub const PAGES_KEPT_BYTES: usize = 16 * 1024 * 1024;
     /// For how long a message of a durable channel is known again by its idempotency key.
     pub const IDEMPOTENCY_WINDOW: std::time::Duration = std::time::Duration::from_secs(600);
+    /// Channels that are counted while somebody watches which have the most to deliver, and how long after the last question.
+    pub const BUSIEST_PLACES: usize = 128;
+    pub const BUSIEST_KEPT: std::time::Duration = std::time::Duration::from_secs(5);
     /// Commands that wait for the bus thread; a full inbox gives the command back to whoever sends it. Publishes and marks cannot fill it: joins and
     /// leaves have more than half to themselves.
     pub const COMMANDS_MAX: usize = 16 * 1024;
@@ -371,6 +387,11 @@ pub mod redis {
         pub const PAGE_BYTES_MAX: usize = 40 * 1024 * 1024;
         /// Entries of a stream that are asked for at a time: some hundred microseconds for Redis, in which it serves nobody else.
         pub const PAGE_ENTRIES_MAX: usize = 256;
+        /// Messages of one call of the function that an entry holds, and bytes of them, unless one alone is larger.
+        pub const PACKED_MAX: usize = 64;
+        pub const PACKED_BYTES_MAX: usize = 16 * 1024;
+        /// For how long publishes wait, after a change of master, until the newest entries of their channel are compared.
+        pub const DOUBT_MAX: std::time::Duration = std::time::Duration::from_secs(2);
         /// Questions that may be unanswered.
         pub const QUESTIONS_MAX: usize = 1024;
         /// Messages that came before those that are missing, of all channels. Beyond it they are read from their streams once more.
@@ -410,13 +431,22 @@ pub mod control {
     pub const ANSWER_BYTES_MAX: usize = 2 * 1024 * 1024;
     /// Requests that are worked at or wait for that. Fewer than there are connections, so there is always one that waits for its client.
     pub const WORKING_MAX: usize = PUBLISHES_MAX + READS_MAX + 2 * WAITING_MAX;
+    /// Who watches the statistics at once: browsers and terminals of operators.
+    pub const WATCHERS_MAX: usize = 16;
+    /// The largest message of one of them: a command that is answered by a pong or an error.
+    pub const WATCHER_MESSAGE_BYTES_MAX: usize = 4 * 1024;
+    /// Channels, and Redis servers, that a snapshot of the statistics names.
+    pub const BUSIEST_TOLD_MAX: usize = 20;
+    pub const BUS_SERVERS_TOLD_MAX: usize = super::redis::SERVERS_MAX;
+    /// What a snapshot takes at most: its shards, its channels with the longest names, and what else there is.
+    pub const SNAPSHOT_BYTES_MAX: usize = super::SHARDS_MAX * 400 + BUSIEST_TOLD_MAX * (CHANNEL_NAME_BYTES_MAX * 6 + 120) + 64 * 1024;
     /// Bytes of all bodies together, each counted twice; a single larger one is taken when there is no other.
     pub const BODIES_BYTES_MAX: usize = 64 * 1024 * 1024;
     /// A body beyond twice the largest payload (in base64, or with its quotes escaped): room for the names of the longest kind, quoted and
     /// escaped.
     pub const BODY_SLACK_BYTES: usize = 512 * 1024;
 
-    const _: () = assert!(WORKING_MAX < CONNECTIONS_MAX);
+    const _: () = assert!(WORKING_MAX + WATCHERS_MAX < CONNECTIONS_MAX);
     const _: () = assert!(PAGE_CONNECTIONS_MAX * 500 + 2 * super::PAGE_TEXT_BYTES_MAX < ANSWER_BYTES_MAX);
     const _: () = assert!(PAGE_CHANNELS_MAX * (CHANNEL_NAME_BYTES_MAX * 6 + 500) < ANSWER_BYTES_MAX);
     const _: () = assert!(BODY_SLACK_BYTES > PUBLISH_CHANNELS_MAX * (CHANNEL_NAME_BYTES_MAX * 2 + 8));

@@ -2,9 +2,10 @@
 //! they like, so counting costs no locked instruction. [`crate::control::metrics`] gives them their Prometheus names.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::auth::token::TokenReason;
+use crate::clock::MonotonicNs;
 use crate::config::Overrun;
 use crate::config::routes::Unrouted;
 use crate::named::named;
@@ -132,6 +133,20 @@ pub struct ShardMetrics {
     pub unnumbered_sent: Counter,
     pub unnumbered_skipped: Counter,
     pub unnumbered_dropped: Counter,
+    /// Connections with which permessage-deflate was agreed, and those that offered it and are excluded.
+    pub deflate_agreed: Counter,
+    pub deflate_excluded: Counter,
+    /// Messages compressed, once for all who are sent them; their frames before and after; messages that were tried and are no shorter.
+    pub deflate_messages: Counter,
+    pub deflate_bytes_before: Counter,
+    pub deflate_bytes_after: Counter,
+    pub deflate_in_vain: Counter,
+    /// Of `messages_sent`, those that were sent compressed.
+    pub messages_deflated: Counter,
+    /// Compressed messages of clients, their payloads before and after.
+    pub messages_inflated: Counter,
+    pub inflated_bytes_before: Counter,
+    pub inflated_bytes_after: Counter,
     /// Answers to `presence`.
     pub presence_answered: Counter,
     pub bytes_sent: Counter,
@@ -295,18 +310,27 @@ pub struct BusMetrics {
 #[derive(Debug, Default)]
 pub struct Servers(Mutex<Vec<ServerState>>);
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct ServerState {
     /// Where it is, without its password.
     pub name: String,
     /// The messages of its channels flow.
     pub is_ready: bool,
+    /// When a message that was published to try it came back last; 0: none has, or that cannot be tried.
+    pub probed_ns: Arc<Counter>,
+}
+
+impl ServerState {
+    /// Since a message came back that was published to try it.
+    pub fn probe_age_ns(&self, now: MonotonicNs) -> Option<u64> {
+        Some(self.probed_ns.get()).filter(|&at| at > 0).map(|at| now.saturating_sub(at))
+    }
 }
 
 impl Servers {
     /// Call it from the owning thread only.
-    pub fn tell(&self, states: impl Iterator<Item = (String, bool)>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = states.map(|(name, is_ready)| ServerState { name, is_ready }).collect();
+    pub fn tell(&self, states: impl Iterator<Item = ServerState>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = states.collect();
     }
 
     pub fn all(&self) -> Vec<ServerState> {

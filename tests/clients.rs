@@ -1,17 +1,20 @@
-//! End to end with clients that we did not write: Python's `websockets` and Node's `ws`, each scenario in MessagePack and JSON, with a
+//! End to end with clients that we did not write: Python's `websockets` (and `aiohttp`), Node's `ws` (and its own, undici), Chromium; each scenario in MessagePack and JSON, with a
 //! real Redis and `redis-cli` as the publisher. The scenarios are in `tests/clients/`; their libraries are installed under `target/` once.
-//! And the tests of the client that we did write for JavaScript, `clients/js`.
+//! And the tests of what we did write in JavaScript: the client, `clients/js`, and the bell, `clients/bell`.
 
+#[path = "clients/bell.rs"]
+mod bell;
 mod support;
 
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use support::chromium::Page;
 use support::languages::{javascript, node, python};
 use support::redis::RedisServer;
-use support::server::{self, Launch};
+use support::server::{self, Launch, Server};
 
 /// Longer than the scenarios themselves wait for anything; none takes more than some seconds where nothing else runs.
 const SCENARIO: Duration = Duration::from_secs(300);
@@ -44,9 +47,9 @@ fn run_format(language: Language, scenario: &str, format: &str, flags: &[&str]) 
             command
         }
         Language::Node => {
-            // The libraries are looked for from the script upwards.
+            // The libraries are looked for from the script upwards. Node's own WebSocket is behind a flag in 20.
             let mut command = Command::new("node");
-            command.arg(node().join("scenarios.js"));
+            command.arg("--experimental-websocket").arg(node().join("scenarios.js"));
             command
         }
     };
@@ -65,6 +68,10 @@ fn run_format(language: Language, scenario: &str, format: &str, flags: &[&str]) 
     }
     let told = reader.join().unwrap();
     assert!(status.is_some_and(|status| status.success()), "{scenario} {format}: {status:?}\n{told}");
+    if flags.contains(&"--deflate") {
+        let (sent, deflated) = (server.metric("campanile_messages_sent_total", ""), server.metric("campanile_messages_deflated_total", ""));
+        assert!(deflated > 0.0 && deflated < sent, "some of both: {deflated} of {sent} were compressed");
+    }
 }
 
 /// One test per scenario and language; the name is the scenario's.
@@ -95,16 +102,73 @@ scenarios! {
     fragmented_commands_are_joined &[];
     clients_may_publish &["--allow-client-publish", "--payload-bytes-max", "1k"];
     raw_is_payloads_alone &[];
+    compressed_and_plain_are_read &["--deflate", "--deflate-min-bytes", "300"];
+}
+
+/// Compressed, plain and long messages by turns, and commands of its own, which it compresses.
+#[test]
+fn chromium_reads_compressed_and_plain() {
+    let server = Server::start(&["--shards", "1", "--deflate", "--deflate-min-bytes", "300"]);
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clients-chromium");
+    let _ = std::fs::remove_dir_all(&directory);
+    let (browser, mut page, console) = Page::open(&format!("http://{}/healthz", server.control), &directory);
+    let _browser = Browser(browser);
+    page.evaluate(&format!(
+        "const sockets = Array.from({{length: 16}}, () => new WebSocket('ws://{}/ws/mixed?format=json'));
+         sockets.forEach((ws, n) => ws.onmessage = ({{data}}) => {{
+             const event = JSON.parse(data);
+             if (event.type === 'subscribed') console.log('subscribed ' + ws.extensions.split(';')[0]);
+             if (event.type === 'notification') console.log(n + ' got ' + event.seq + ' ' + JSON.stringify(event.data).length);
+             if (event.type === 'pong') console.log('pong ' + event.id.length);
+         }}); 0",
+        server.listen
+    ));
+    let next = || console.recv_timeout(SCENARIO).expect("the console prints");
+    for _ in 0..16 {
+        assert_eq!(next(), "subscribed permessage-deflate");
+    }
+    let rows: Vec<_> = (0..60).map(|n| serde_json::json!({"id": n, "title": format!("notification {n}"), "read": false})).collect();
+    let payloads =
+        [serde_json::json!(rows), serde_json::json!("short"), serde_json::json!("y".repeat(200_000)), serde_json::json!(rows[..20])];
+    for (payload, seq) in payloads.iter().cycle().take(12).zip(1..) {
+        server.publish("mixed", payload);
+        let mut told: Vec<String> = (0..16).map(|_| next()).collect();
+        told.sort();
+        let mut expected: Vec<String> = (0..16).map(|n| format!("{n} got {seq} {}", payload.to_string().len())).collect();
+        expected.sort();
+        assert_eq!(told, expected);
+    }
+    page.evaluate("sockets[0].send(JSON.stringify({type: 'ping', id: 'abcd'.repeat(16)})); 0");
+    assert_eq!(next(), "pong 64");
+    assert_eq!(server.metric("campanile_messages_deflated_total", ""), 16.0 * 6.0);
+    assert!(server.metric("campanile_messages_inflated_total", "") >= 1.0);
+}
+
+/// Ended with all its processes.
+struct Browser(Child);
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // SAFETY: kill takes numbers alone; the group is the browser's own.
+        unsafe { libc::kill(-(self.0.id() as i32), libc::SIGKILL) };
+        let _ = self.0.wait();
+    }
 }
 
 /// Builds it, weighs it, and runs its tests in Node and in Chromium, which start servers of this program.
 #[test]
 fn the_javascript_client() {
     let mut command = Command::new("npm");
-    command.arg("test").current_dir(javascript()).env("CAMPANILE_BIN", env!("CARGO_BIN_EXE_campanile"));
+    command.arg("test").current_dir(javascript());
     command.env("CAMPANILE_PROTOCOL", Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/protocol.md"));
+    must_succeed(command);
+}
+
+/// Runs tests that start servers of this program, to their end.
+fn must_succeed(mut command: Command) {
+    command.env("CAMPANILE_BIN", env!("CARGO_BIN_EXE_campanile"));
     let streams = command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-    let mut child = streams.spawn().expect("npm is needed");
+    let mut child = streams.spawn().expect("node and npm are needed");
     let stdout = child.stdout.take().unwrap();
     let reader = std::thread::spawn(move || std::io::read_to_string(stdout).unwrap_or_default());
     let status = server::wait(&mut child, SCENARIO);

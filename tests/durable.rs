@@ -38,6 +38,47 @@ fn connect(server: &Server) -> Client {
     Client::connect(server.listen, "/ws?format=json")
 }
 
+/// Entries hold several messages: whoever asks for what is in the midst of one gets that.
+#[test]
+fn what_was_packed_is_replayed_and_recalled_message_by_message() {
+    let redis = RedisServer::start();
+    let first = launch(&redis, &["--shards", "2"]).start();
+    let epoch = publish(&first, "feed:a", &json!(1))["epoch"].as_u64().unwrap();
+    let mut last = 1;
+    for size in [32, 100, 1, 3, 63] {
+        let payloads: Vec<String> = (last + 1..=last + size).map(|number: u64| number.to_string()).collect();
+        let mut call = vec!["FCALL", "campanile_publish_2", "2", "notifications:{feed:a}:stream", "notifications:{feed:a}:meta"];
+        call.extend(["PUBLISH", "notifications:feed:a", "1000", "3600000", "0"]);
+        call.extend(payloads.iter().map(String::as_str));
+        redis.command(&call);
+        last += size;
+    }
+    assert_eq!(last, 200);
+    let expected: Vec<(u64, Value)> = (1..=200).map(|number| (number, json!(number))).collect();
+    let second = launch(&redis, &["--shards", "1"]).start();
+    for since in [0, 1, 20, 32, 33, 96, 97, 133, 134, 199, 200] {
+        let mut back = connect(&second);
+        let subscribed =
+            subscribe(&mut back, json!({"type": "subscribe", "channel": "feed:a", "since": {"epoch": epoch, "seq": since}, "id": since}));
+        assert_eq!((&subscribed["recovered"], &subscribed["seq"]), (&json!(true), &json!(since)), "{subscribed}");
+        assert_eq!(back.messages(200 - since), expected[since..]);
+    }
+    let third = launch(&redis, &["--shards", "1"]).start();
+    for (at, seqs) in [
+        ("limit=10", 191..=200),
+        ("limit=10&since=EPOCH-0", 1..=10),
+        ("limit=10&since=EPOCH-40", 41..=50),
+        ("limit=256&since=EPOCH-95", 96..=200),
+        ("limit=10&before=EPOCH-70", 60..=69),
+        ("limit=10&before=EPOCH-5", 1..=4),
+    ] {
+        let (status, text) = third.get(&format!("/history?channel=feed:a&{}", at.replace("EPOCH", &epoch.to_string())));
+        let answer: Value = serde_json::from_str(&text).unwrap();
+        let told: Vec<Value> = answer["messages"].as_array().unwrap().iter().map(|message| message["seq"].clone()).collect();
+        assert_eq!((status, told), (200, seqs.map(|seq: u64| json!(seq)).collect()), "{at}: {text}");
+    }
+}
+
 #[test]
 fn whoever_comes_back_gets_what_it_missed_wherever_it_comes_back() {
     let redis = RedisServer::start();

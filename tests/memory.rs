@@ -16,6 +16,7 @@ use campanile::bus::registry::Request;
 use campanile::bus::settings::HubSettings;
 use campanile::bus::{BusCommand, Creator, ShardMessage};
 use campanile::config::{Overrun, Settings};
+use campanile::fanout::compressor::Compressor;
 use campanile::fanout::topics::TopicToken;
 use campanile::inbox::{Inbox, inbox};
 use campanile::limits::{self, CHANNEL_NAME_BYTES_MAX, COMMAND_ID_BYTES_MAX};
@@ -27,7 +28,8 @@ use campanile::shard::net::{Accepted, Network, Readiness, Received, Stream};
 use campanile::shard::settings::ShardSettings;
 use campanile::shard::{Parts, Shard, unpack};
 use campanile::sys;
-use campanile::wire::frame::{Opcode, encode_masked_frame};
+use campanile::wire::deflate::Inflater;
+use campanile::wire::frame::{Opcode, Violation, encode_masked_frame};
 use campanile::wire::peer::Peer;
 use mio::{Poll, Token};
 
@@ -521,4 +523,22 @@ fn inboxes_take_what_the_line_says() {
     }
     assert!(inbox.len() > 1000);
     assert_within("inboxes", before, memory_bound(&settings).inboxes, 1);
+}
+
+/// Whatever the level, and with the longest messages there may be.
+#[test]
+fn what_compresses_and_inflates_takes_what_the_line_says() {
+    let settings = settings(1).with(|settings| settings.clients.deflate = true);
+    let bound = memory_bound(&settings).deflate;
+    let text: Vec<u8> = (0..limits::DEFLATE_BYTES_MAX).map(|at| b"abcdefgh"[at * at % 8]).collect();
+    for level in 1..=9 {
+        let before = held();
+        let (mut compressor, mut inflater) = (Compressor::new(level, 0), Inflater::default());
+        let compressed = compressor.deflater().deflate(&text).expect("it is shorter").to_vec();
+        let most = settings.bounds.message_bytes_max;
+        assert_eq!(inflater.inflate(&compressed, most), Err(Violation::MessageTooBig { bytes_max: most }));
+        drop(compressed);
+        assert!(held() - before > 200_000, "what zlib takes is counted");
+        assert_within("deflate", before, bound, 1);
+    }
 }

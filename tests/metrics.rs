@@ -1,6 +1,8 @@
-//! The names on `/metrics` of the real server: Prometheus's conventions, promtool's opinion, and the documents that name them.
+//! The names on `/metrics` of the real server: Prometheus's conventions, promtool's opinion, and the documents, dashboards and alerts that name them. What of
+//! it people are shown is in `watching`.
 
 mod support;
+mod watching;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -8,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use campanile::bus::redis::library;
-use serde_json::json;
+use serde_json::{Value, json};
 use support::client::Client;
 use support::server::Server;
 
@@ -197,26 +199,27 @@ fn promtool_finds_fault_with_the_four_old_names_alone() {
     assert!(faulted.iter().all(|name| ALIASES.iter().any(|(alias, _)| alias == name)), "{told}");
 }
 
-/// Words that look like the name of a series.
+/// Words that look like the name of a series. A package's file has its version behind its name.
 fn named(text: &str) -> BTreeSet<&str> {
+    let is_of =
+        |word: &str, prefix| word.strip_prefix(prefix).is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_alphabetic()));
     text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
-        .filter(|word| {
-            ["campanile_", "ws_", "redis_pubsub_", "process_"].iter().any(|prefix| word.len() > prefix.len() && word.starts_with(prefix))
-        })
+        .filter(|word| ["campanile_", "ws_", "redis_pubsub_", "process_"].iter().any(|prefix| is_of(word, prefix)))
         .collect()
+}
+
+/// A series of that name is on the page.
+fn is_series(families: &BTreeMap<&str, &str>, word: &str) -> bool {
+    let of_histogram = |name: &str| families.get(name) == Some(&"histogram");
+    families.contains_key(word) || ["_count", "_sum", "_bucket"].iter().any(|suffix| word.strip_suffix(suffix).is_some_and(of_histogram))
 }
 
 #[test]
 fn the_documents_name_series_that_exist() {
     let page = page();
     let families = families(&page);
-    let exists = |word: &str| {
-        let of_histogram = |name: &str| families.get(name) == Some(&"histogram");
-        // The functions of durable channels are called so, too.
-        families.contains_key(word)
-            || library::SOURCE.contains(&format!("'{word}'"))
-            || ["_count", "_sum", "_bucket"].iter().any(|suffix| word.strip_suffix(suffix).is_some_and(of_histogram))
-    };
+    // The functions of durable channels are called so, too.
+    let exists = |word: &str| is_series(&families, word) || library::SOURCE.contains(&format!("'{word}'"));
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut documents: Vec<PathBuf> = vec![root.join("README.md")];
     for folder in ["docs", "tuning"] {
@@ -235,5 +238,88 @@ fn the_documents_name_series_that_exist() {
     let operations = std::fs::read_to_string(root.join("docs/operations.md")).unwrap();
     for (alias, name) in ALIASES {
         assert!(operations.contains(&format!("| `{alias}` | `{name}` |")), "docs/operations.md names {alias} as an alias of {name}");
+    }
+}
+
+fn operations(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations").join(name)
+}
+
+/// Every value that stands under this key, wherever it does.
+fn values_of<'a>(json: &'a Value, key: &str, found: &mut Vec<&'a str>) {
+    match json {
+        Value::Object(fields) => {
+            found.extend(fields.get(key).and_then(Value::as_str));
+            fields.values().for_each(|value| values_of(value, key, found));
+        }
+        Value::Array(values) => values.iter().for_each(|value| values_of(value, key, found)),
+        _ => {}
+    }
+}
+
+/// The expressions of the dashboard, as Grafana asks them, and of the alerts.
+fn expressions() -> Vec<String> {
+    let dashboard: Value = serde_json::from_str(&std::fs::read_to_string(operations("grafana.json")).unwrap()).unwrap();
+    let mut found = Vec::new();
+    values_of(&dashboard, "expr", &mut found);
+    let on_dashboard = found.into_iter().map(|text| text.replace("$__rate_interval", "1m").replace("$instance", ".*"));
+    let alerts = std::fs::read_to_string(operations("alerts.yml")).unwrap();
+    let in_alerts: Vec<String> = alerts.lines().filter_map(|line| line.trim().strip_prefix("expr: ")).map(str::to_owned).collect();
+    assert_eq!(in_alerts.len(), alerts.matches("- alert:").count(), "each on a line of its own");
+    on_dashboard.chain(in_alerts).collect()
+}
+
+#[test]
+fn dashboard_and_alerts_ask_for_series_and_labels_that_exist() {
+    let page = page();
+    let families = families(&page);
+    let labels: BTreeSet<&str> = page
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .flat_map(|line| line.split(['{', ',']).skip(1).filter_map(|part| Some(part.split_once("=\"")?.0)))
+        // What Prometheus adds.
+        .chain(["instance", "job"])
+        .collect();
+    let expressions = expressions();
+    assert!(expressions.len() > 50);
+    for expression in &expressions {
+        let series = named(expression);
+        assert!(!series.is_empty() || expression.starts_with("up{"), "{expression}");
+        series.iter().for_each(|name| assert!(is_series(&families, name), "there is no series {name}: {expression}"));
+        let matched = expression.split('{').skip(1).filter_map(|rest| rest.split('}').next()).flat_map(|matchers| matchers.split(','));
+        let matched = matched.filter_map(|matcher| matcher.split(['=', '!']).next());
+        let grouped = expression.split(" by (").skip(1).chain(expression.split(" on (").skip(1));
+        let grouped = grouped.filter_map(|rest| rest.split(')').next()).flat_map(|names| names.split(','));
+        for label in matched.chain(grouped).map(str::trim) {
+            assert!(labels.contains(label), "there is no label {label}: {expression}");
+        }
+    }
+}
+
+#[test]
+fn promtool_reads_every_expression_and_sees_each_alert_fire() {
+    let Some(promtool) = promtool() else {
+        eprintln!("SKIPPED promtool_reads_every_expression_and_sees_each_alert_fire: promtool is not installed; scripts/test fetches it");
+        return;
+    };
+    let record = |(number, expression): (usize, &String)| json!({"record": format!("tried:{number}"), "expr": expression});
+    let rules: Vec<Value> = expressions().iter().enumerate().map(record).collect();
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("expressions.yml");
+    // JSON is YAML.
+    std::fs::write(&file, json!({"groups": [{"name": "tried", "rules": rules}]}).to_string()).unwrap();
+    let alerts = operations("alerts.yml");
+    let tests = operations("alerts.test.yml");
+    for arguments in [
+        ["check", "rules"].map(Path::new).into_iter().chain([&*file, &alerts]).collect(),
+        vec![Path::new("test"), Path::new("rules"), &tests],
+    ] {
+        let output = Command::new(&promtool).args(&arguments).output().expect("promtool");
+        let told = [output.stdout, output.stderr].concat();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&told));
+    }
+    let (rules, tried) = (std::fs::read_to_string(&alerts).unwrap(), std::fs::read_to_string(&tests).unwrap());
+    for alert in rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
+        assert!(tried.contains(&format!("alertname=\"{alert}\"")), "{alert} is not seen to fire");
+        assert!(tried.contains(&format!("alertname: {alert}, exp_alerts: []")), "{alert} is not seen to be silent when all is well");
     }
 }

@@ -150,9 +150,16 @@ fn a_body_that_is_announced_larger_than_memory_is_too_large() {
 fn a_control_port_with_a_token_answers_nobody_else_but_probes() {
     let mut server = Launch::new(&["--control", "0.0.0.0:0"]).file(&format!("control_token = \"{CONTROL_TOKEN}\"")).start();
     server.control.set_ip([127, 0, 0, 1].into());
-    for (path, status) in
-        [("/healthz", 200), ("/readyz", 200), ("/", 401), ("/metrics", 401), ("/info", 401), ("/channels", 401), ("/nowhere", 401)]
-    {
+    for (path, status) in [
+        ("/healthz", 200),
+        ("/readyz", 200),
+        ("/", 401),
+        ("/metrics", 401),
+        ("/info", 401),
+        ("/channels", 401),
+        ("/nowhere", 401),
+        ("/demo", 200),
+    ] {
         assert_eq!(server.get(path).0, status, "{path}");
     }
     let (status, answer) = server.post("/publish", r#"{"channel": "a", "data": 1}"#);
@@ -230,7 +237,7 @@ fn no_secret_is_told_anywhere() {
         let mut told = vec![arguments, server.log()];
         told.extend(["/info", "/metrics"].map(|path| server.get(path).1));
         server.token = Some("hush3hush3hush3hush3".to_owned());
-        told.extend(["/", "/info", "/metrics", "/readyz", "/channels", "/nowhere"].map(|path| server.get(path).1));
+        told.extend(["/", "/demo", "/info", "/metrics", "/readyz", "/channels", "/nowhere"].map(|path| server.get(path).1));
         told.push(server.post("/publish", r#"{"channel": "a", "data": 1}"#).1.to_string());
         let mut refused = Client::dial(server.listen);
         refused.send(frames::request("/ws?token=hush4.hush4.hush4", "").as_bytes());

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use campanile::named::Named;
 use campanile::wire::close::{CloseReason, Reconnect};
 use campanile::wire::command::{self, Asked, Body, Command, Entry, ErrorCode, Id, MemberRange, Position};
+use campanile::wire::deflate::{Deflater, Inflater};
 use campanile::wire::event::{self, Event, EventType, GapReason, Members, UnreadOf};
 use campanile::wire::framing::Encoding;
 use campanile::wire::history::{HistoryRange, Message};
@@ -173,6 +174,7 @@ const INVALID: [&str; 14] = [
     "no-token",
 ];
 const NOTIFICATIONS: [&str; 5] = ["json", "msgpack", "text", "bytes", "what-json-lacks"];
+const DEFLATE: [&str; 2] = ["ping", "blocks"];
 const FRAMES: [&str; 4] = ["json", "msgpack", "raw", "longer"];
 
 /// Fields of one vector.
@@ -358,13 +360,29 @@ fn check_notifications(vectors: &Vectors) -> Result<(), String> {
 }
 
 /// Every type that the code knows has a vector, and every vector is known here.
+/// What a client may send, and what others make of what the server makes of the same.
+fn check_deflate(vectors: &Vectors) -> Result<(), String> {
+    for name in DEFLATE {
+        let vector = vectors.get("deflate", name)?;
+        let (payload, message) = (hex(&vector["payload"]), vector["message"].as_bytes());
+        let inflate = |payload: &[u8]| Inflater::default().inflate(payload, 1000).map(<[u8]>::to_vec).map_err(|why| why.to_string());
+        same(name, &inflate(&payload)?, message)?;
+        // As shortened at the other end: several times over, or it would be no shorter.
+        let long = message.repeat(20);
+        if let Some(compressed) = Deflater::new(2).deflate(&long) {
+            same(name, &inflate(compressed)?, &long)?;
+        }
+    }
+    Ok(())
+}
+
 fn check_coverage(vectors: &Vectors) -> Result<(), String> {
     let mut known: BTreeSet<String> = BTreeSet::from(["event/notification".into(), format!("event/{UNNUMBERED}")]);
     known.extend(commands().iter().map(|(name, _)| format!("command/{name}")));
     each_event(&mut |name, _| {
         known.insert(format!("event/{name}"));
     });
-    for (group, names) in [("invalid", &INVALID[..]), ("notification", &NOTIFICATIONS), ("frame", &FRAMES)] {
+    for (group, names) in [("invalid", &INVALID[..]), ("notification", &NOTIFICATIONS), ("frame", &FRAMES), ("deflate", &DEFLATE)] {
         known.extend(names.iter().map(|name| format!("{group}/{name}")));
     }
     if let Some(unknown) = vectors.0.keys().find(|name| !known.contains(*name)) {
@@ -380,7 +398,8 @@ fn check(document: &str) -> Result<(), String> {
     check_commands(&vectors)?;
     check_invalid(&vectors)?;
     check_events(&vectors)?;
-    check_notifications(&vectors)
+    check_notifications(&vectors)?;
+    check_deflate(&vectors)
 }
 
 #[test]

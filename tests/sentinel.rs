@@ -206,6 +206,37 @@ fn what_was_taken_back_and_given_again_has_another_epoch() {
     }
 }
 
+/// Nobody is told a position by the new master that the one before has given to another message, also in the moments before that is noticed.
+#[test]
+fn whoever_publishes_while_the_master_changes_is_told_no_position_twice() {
+    let (servers, sentinel, server) = divided();
+    let mut seen = Seen::begin(&server);
+    assert_eq!(say(&servers[0], "1"), (seen.epoch, 1));
+    divide(&servers);
+    // The new master will go on from 2, and clients have all of these.
+    for number in 2..=300 {
+        say(&servers[0], &(1_000_000 + number).to_string());
+    }
+    seen.read_to(1_000_300);
+    let end = AtomicBool::new(false);
+    let acknowledged = std::thread::scope(|scope| {
+        let publishers: Vec<_> = (0..8).map(|_| scope.spawn(|| publish_until(&server, &end))).collect();
+        sentinel.point_at(servers[1].port);
+        server.eventually("the new master is followed", |server| server.metric("campanile_bus_failovers_total", "") == 1.0);
+        server.eventually("ready again", Server::is_ready);
+        let before = server.metric("campanile_bus_published_total", "");
+        server.eventually("messages flow again", |server| server.metric("campanile_bus_published_total", "") > before + 100.0);
+        end.store(true, Ordering::Relaxed);
+        publishers.into_iter().flat_map(|publisher| publisher.join().unwrap()).collect::<Vec<_>>()
+    });
+    let by_the_one_before = kept(&servers[0]);
+    let newer = acknowledged.iter().filter(|((epoch, _), _)| *epoch > seen.epoch).count();
+    assert!(newer > 50, "{newer} of {}", acknowledged.len());
+    for message in acknowledged.iter().filter(|((epoch, _), _)| *epoch == seen.epoch) {
+        assert!(by_the_one_before.contains(message), "{message:?} is told under a position of another message");
+    }
+}
+
 #[test]
 fn what_holds_keeps_its_epoch_and_what_was_missed_comes() {
     for more in [0, 3] {

@@ -67,6 +67,7 @@ fn ours(stream: &[u8], piece_sizes: &[usize]) -> (Vec<Seen>, End) {
             events.push(match event {
                 Event::Message { text: true, payload } => Seen::Text(payload.to_vec()),
                 Event::Message { text: false, payload } => Seen::Binary(payload.to_vec()),
+                Event::Compressed { .. } => panic!("nobody has agreed to that"),
                 Event::Ping(payload) => Seen::Ping(payload.to_vec()),
                 Event::Pong(payload) => Seen::Pong(payload.to_vec()),
                 Event::Close { code, reason } => {

@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::busiest::Busiest;
 use super::delivery::Delivery;
 use super::flow::{Count, Counter, Flow, Onward, Start};
 use super::history::Histories;
@@ -35,6 +36,7 @@ mod joining;
 mod paging;
 mod routing;
 mod telling;
+mod watching;
 
 use attendance::Attendance;
 pub use paging::PageEntry;
@@ -84,6 +86,8 @@ pub struct Hub {
     routing: Routing,
     telling: Telling,
     attendance: Attendance,
+    /// Only while somebody watches.
+    busiest: Option<Box<Busiest>>,
 }
 
 impl Hub {
@@ -101,6 +105,7 @@ impl Hub {
             sweep_from: 0,
             histories: Histories::default(),
             telling: Telling::default(),
+            busiest: None,
         }
     }
 
@@ -423,6 +428,7 @@ impl Hub {
     }
 
     fn deliver(&mut self, id: ChannelId, batch: Arc<Batch>, now: MonotonicNs) {
+        self.note_busy(&batch);
         let entry = &mut self.registry[id];
         entry.sealed = batch.end() - 1;
         self.metrics.batches.inc();
@@ -477,6 +483,7 @@ impl Hub {
             }
         }
         self.tell_marks(now);
+        self.end_watching(now);
         if self.registry.releases_memory(now) {
             sys::release_free_memory();
         }

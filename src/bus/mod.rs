@@ -4,13 +4,14 @@
 //! - [`subscriber`]: its turn. [`thread`]: the thread; `spawn` starts it. [`pace`]: how often it gets up.
 //! - [`hub`]: messages and their numbers. [`route`]: to which channels those of one channel go. [`flow`]: whether they come, and where their numbers go on. [`history`]: the newest batches.
 //! - [`registry`]: which channels there are, [`lingering`] those that nobody hears any more.
-//! - [`delivery`]: what is on its way to shards, [`lane`]: the way to one of them, and what it is owed.
+//! - [`busiest`]: which channels have the most to deliver, while somebody watches. [`delivery`]: what is on its way to shards, [`lane`]: the way to one of them, and what it is owed.
 //! - [`question`]: what connections and the control port ask. [`shares`]: whose publishes may be how many, [`rates`]: in a second; [`queue`]: in which order they go on.
 //! - [`marks`]: what is asked about how far users have read.
 //! - [`order`]: what the control thread tells shards, past the bus; [`revoke`]: what it tells all nodes of revoked tokens.
 //! - [`upstream`]: the seam behind which messages come in: [`embedded`] (no Redis; durable channels by [`crate::journal`]) or [`redis`] (one server; all that is Redis's own). [`pages`]: what is read of durable channels for those who resume; [`recall`]: for those who ask for their history; [`presence`]: who asks who is there; [`ration`]: of lines in the log.
 #![forbid(unsafe_code)]
 
+pub mod busiest;
 pub mod delivery;
 pub mod embedded;
 pub mod flow;
@@ -130,6 +131,8 @@ pub enum BusCommand {
     Revoke(Revoke),
     /// Up to `limit` channels from `from` on, for `GET /channels`.
     ListChannels { from: usize, limit: usize, reply: tokio::sync::oneshot::Sender<ChannelPage> },
+    /// The channels that have the most to deliver, since this was last asked.
+    Busiest { limit: usize, reply: tokio::sync::oneshot::Sender<busiest::Busy> },
     /// Goes by these settings from now on.
     Reload(Box<settings::HubSettings>),
     /// Hand out what has been received, then forward [`ShardMessage::Stop`] to every shard and end.

@@ -208,6 +208,7 @@ impl Subscriber {
                 BusCommand::Revoke(revoke) => self.upstream.revoke(revoke, now),
                 // The request may have been given up; then nobody wants to know.
                 BusCommand::ListChannels { from, limit, reply } => drop(reply.send(self.hub.list(from, limit))),
+                BusCommand::Busiest { limit, reply } => drop(reply.send(self.hub.busiest(limit))),
                 BusCommand::Reload(settings) => {
                     self.rates.set_limits(settings.publishes_per_connection, settings.publishes_per_user);
                     self.hub.reload(*settings);

@@ -72,6 +72,11 @@ const MISNAMED: &[(&str, &[&str], &str)] = &[
     ("subscribe", &["--redis", "--redis-url"], "--url ws://127.0.0.1:8080/ws: a server's address, not that of Redis"),
     ("health", &["--port", "-p", "--host", "--url", "--server"], "--control 127.0.0.1:9090, or --public 127.0.0.1:8080"),
     ("redis", &["--redis-url", "--url"], "--redis redis://127.0.0.1:6379"),
+    (
+        "top",
+        &["--url", "--server", "--host", "--port", "-p", "--listen"],
+        "--control 127.0.0.1:9090: the control address, not the public one",
+    ),
     ("subscribe", &["--control"], "--url ws://127.0.0.1:8080/ws: the public address, not the control address"),
 ];
 

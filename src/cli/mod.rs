@@ -17,6 +17,7 @@ pub mod redis;
 pub mod serve;
 pub mod subscribe;
 pub mod token;
+pub mod top;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -65,6 +66,7 @@ const COMMANDS: &[Row] = &[
     (subscribe::command, subscribe::run),
     (config::command, config::run),
     (token::command, token::run),
+    (top::command, top::run),
     (doctor::command, doctor::run),
     (redis::command, redis::run),
     (health::command, health::run),

@@ -83,6 +83,13 @@ impl Default for Clients {
             shutdown_timeout: Duration::from_secs(30),
             drain_rate: 5000,
             echo: false,
+            deflate: false,
+            // Resetting the compressor takes 2 us, whatever the message; below this that is most of what it costs.
+            deflate_min_bytes: 512,
+            // Higher ones take as long or longer, and gain a hundredth.
+            deflate_level: 2,
+            // Safari 15 goes on with its context though it was told not to, and up to 17 some servers lose it; iPhones say so otherwise.
+            deflate_exclude: ["Version/15.", "Version/16.", "Version/17.", "OS 15_", "OS 16_", "OS 17_"].map(str::to_owned).into(),
             allow_client_publish: false,
             user_presence: UserPresence::None,
         }

@@ -134,6 +134,7 @@ const ROW: Setting = Setting {
 /// Who comes in, from where, and how often. Here for the macros above.
 mod admission;
 mod arrivals;
+mod deflate;
 /// How much of a channel is delivered, and how often.
 mod delivery;
 /// What is kept of it, and where.
@@ -367,6 +368,10 @@ pub static SETTINGS: &[Setting] = &[
         value: Value::Switch { set: |settings, on| settings.clients.echo = on, get: |settings| settings.clients.echo },
         ..ROW
     },
+    deflate::DEFLATE,
+    deflate::DEFLATE_MIN_BYTES,
+    deflate::DEFLATE_LEVEL,
+    deflate::DEFLATE_EXCLUDE,
     Setting {
         key: "allow_client_publish",
         section: Section::Clients,

@@ -116,6 +116,14 @@ pub struct Clients {
     /// Connections that are asked to go in a second, by a drain or a shed.
     pub drain_rate: usize,
     pub echo: bool,
+    /// permessage-deflate is agreed to.
+    pub deflate: bool,
+    /// Shorter messages are not compressed.
+    pub deflate_min_bytes: usize,
+    /// 1 to 9.
+    pub deflate_level: u32,
+    /// Parts of the User-Agent of clients that do not get it.
+    pub deflate_exclude: Vec<String>,
     pub allow_client_publish: bool,
     pub user_presence: UserPresence,
 }

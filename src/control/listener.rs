@@ -7,7 +7,7 @@
 use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Timeouts;
 use super::socket::{Door, Socket};
+use super::stats::watcher::Watcher;
 use super::tally::{CutReason, Tally};
 use crate::limits::control::{CONNECTIONS_MAX, READ_BUFFER_BYTES_MAX};
 
@@ -44,23 +45,44 @@ enum Phase {
     Answering,
     /// The request is being worked at: nobody's fault but ours, and bounded in time and number ([`crate::limits::control::WORKING_MAX`]).
     Working,
+    /// HTTP has ended on it: it brings the statistics, as bounded ([`crate::limits::control::WATCHERS_MAX`]), and minds its own deadlines.
+    Watching,
 }
 
 /// What a connection is doing, and since when. Shared by its task, its stream and whoever reads its body.
 #[derive(Debug, Clone)]
-pub(super) struct Peer(Arc<Mutex<(Phase, Instant)>>);
+pub(super) struct Peer(Arc<Mutex<At>>);
+
+#[derive(Debug)]
+struct At {
+    phase: Phase,
+    since: Instant,
+    /// Who has the connection when HTTP ends on it.
+    watcher: Option<Watcher>,
+}
 
 impl Peer {
     fn new() -> Peer {
-        Peer(Arc::new(Mutex::new((Phase::Fresh, Instant::now()))))
+        Peer(Arc::new(Mutex::new(At { phase: Phase::Fresh, since: Instant::now(), watcher: None })))
+    }
+
+    fn at(&self) -> MutexGuard<'_, At> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn get(&self) -> (Phase, Instant) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        let at = self.at();
+        (at.phase, at.since)
     }
 
     fn enter(&self, phase: Phase) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (phase, Instant::now());
+        let mut at = self.at();
+        (at.phase, at.since) = (phase, Instant::now());
+    }
+
+    /// When the answer is written, the connection is this one's.
+    pub(super) fn hand_over(&self, watcher: Watcher) {
+        self.at().watcher = Some(watcher);
     }
 
     /// Bytes came. Only the first of a request moves the deadline: a byte a second gains nothing.
@@ -97,7 +119,7 @@ impl Peer {
             Phase::Head => timeouts.head,
             Phase::Answering => timeouts.writing,
             Phase::Idle => timeouts.idle,
-            Phase::Body | Phase::Working => return None,
+            Phase::Body | Phase::Working | Phase::Watching => return None,
         };
         Some(since + patience)
     }
@@ -155,6 +177,7 @@ async fn attend(
     tally: Arc<Tally>,
     mut closed: watch::Receiver<()>,
 ) {
+    let closed_while_watching = closed.clone();
     let asked = peer.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         let has_body = !request.body().is_end_stream();
@@ -195,14 +218,22 @@ async fn attend(
     })
     .await;
     let phase = peer.get().0;
-    let Connection { stream, .. } = connection.into_parts().io.into_inner();
+    let http1::Parts { io, read_buf, .. } = connection.into_parts();
+    let Connection { mut stream, .. } = io.into_inner();
+    let watcher = peer.at().watcher.take();
+    if let Some(watcher) = watcher.filter(|_| is_over) {
+        peer.enter(Phase::Watching);
+        let (given_back, cut) = watcher.attend(stream, &read_buf, &timeouts, closed_while_watching).await;
+        cut.into_iter().for_each(|reason| tally.cut(reason));
+        stream = given_back;
+    }
     peer.enter(Phase::Idle);
     if !is_over {
         match phase {
             Phase::Head => tally.cut(CutReason::Head),
             Phase::Fresh => return tally.cut(CutReason::Silent),
             Phase::Answering => return tally.cut(CutReason::Unread),
-            Phase::Idle | Phase::Body | Phase::Working => return,
+            Phase::Idle | Phase::Body | Phase::Working | Phase::Watching => return,
         }
         // Nothing else is being written: the kernel takes so little whole.
         let _ = stream.try_write(too_slow(timeouts.head).as_bytes());

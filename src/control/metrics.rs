@@ -32,7 +32,7 @@ use crate::auth::token::TokenReason;
 use crate::config::Overrun;
 use crate::config::routes::Unrouted;
 use crate::config::words::EMBEDDED;
-use crate::metrics::{Counter, LATENCY_BOUNDS_US, Latency, LoadCause};
+use crate::metrics::{Counter, LATENCY_BOUNDS_US, Latency, LoadCause, ServerState};
 use crate::rate::Publisher;
 use crate::wire::close::CloseReason;
 use crate::wire::command::ErrorCode;
@@ -207,16 +207,25 @@ impl Scrape {
         for (name, help, read) in BUS_COUNTERS {
             page.counter(name, help, read(bus).get())?;
         }
-        let mut servers: Vec<(String, u64)> =
-            bus.servers.all().into_iter().map(|server| (server.name, u64::from(server.is_ready))).collect();
+        let now = crate::sys::monotonic_ns();
+        let state = |server: ServerState| {
+            let age_seconds = server.probe_age_ns(now).map_or(0.0, |ns| ns as f64 / 1e9);
+            (server.name, u64::from(server.is_ready), age_seconds)
+        };
+        let mut servers: Vec<(String, u64, f64)> = bus.servers.all().into_iter().map(state).collect();
         if servers.is_empty() {
             // The embedded bus has none.
-            servers.push((EMBEDDED.to_owned(), bus.ready.get()));
+            servers.push((EMBEDDED.to_owned(), bus.ready.get(), 0.0));
         }
+        page.gauges(
+            "campanile_bus_probe_age_seconds",
+            "Since a message came back that was published to try it, for each Redis; 0 before the first, and where none may be sent. Unit: seconds.",
+            servers.iter().map(|(url, _, age_seconds)| ([("url", url.clone())], *age_seconds)),
+        )?;
         page.gauges(
             "campanile_bus_server_ready",
             "Whether the messages of its channels flow, for each Redis, or for the embedded bus: 1 if so, else 0. Unit: none.",
-            servers.into_iter().map(|(url, is_ready)| ([("url", url)], is_ready)),
+            servers.into_iter().map(|(url, is_ready, _)| ([("url", url)], is_ready)),
         )?;
         page.counters(
             "campanile_bus_unrouted",
@@ -239,6 +248,22 @@ impl Scrape {
             "campanile_revocations",
             "Revocations kept now, of tokens and of users. Unit: revocations.",
             self.0.revocations.table.len() as u64,
+        )?;
+        let in_force = self.0.reload.in_force();
+        page.gauge(
+            "campanile_memory_bound_bytes",
+            "The most user memory that the settings allow; sockets take kernel memory besides. Unit: bytes.",
+            (self.0.facts.memory_bytes_max)(&in_force.settings),
+        )?;
+        page.gauge(
+            "campanile_connections_bound",
+            "The most connections that the settings allow. Unit: connections.",
+            in_force.settings.bounds.connections_max as u64,
+        )?;
+        page.gauge(
+            "campanile_control_watchers",
+            "Who watches the statistics at /stats now. Unit: connections.",
+            self.0.stats.watchers() as u64,
         )?;
         let tally = &self.0.tally;
         page.counters(

@@ -4,7 +4,7 @@
 //! to the bus thread and to shards only through their bounded inboxes; whatever it waits for has a deadline, whatever it holds has a bound.
 //!
 //! The folder: `routes` is the table of endpoints; of their handlers `health` is for probes, [`metrics`] names the counters, `publish`,
-//! `channels`, `presence` and `history` ask the bus thread, `connections`, `disconnect`, `revoke` and `drain` order something of the shards by way of `orders`, `info` describes the process. [`reload`] puts other settings into force, when `watch` sees a file change or somebody asks for it, and [`jwks`] other keys. `listener` bounds connections, `socket` is what they come by, `room` requests, `hosts` says for whom they may
+//! `channels`, `presence` and `history` ask the bus thread, `connections`, `disconnect`, `revoke` and `drain` order something of the shards by way of `orders`, `info` describes the process. [`stats`] shows it at work to whoever watches, `dashboard` is the page for that. [`reload`] puts other settings into force, when `watch` sees a file change or somebody asks for it, and [`jwks`] other keys. `listener` bounds connections, `socket` is what they come by, `room` requests, `hosts` says for whom they may
 //! be and `token` from whom, `tally` counts what became of them, `busy`, `memory` and `process` measure, `body` reads bodies, `answer` spells errors. [`client`] is the other end, over `unix_agent` where there is a unix socket.
 #![forbid(unsafe_code)]
 
@@ -14,6 +14,8 @@ mod busy;
 mod channels;
 pub mod client;
 mod connections;
+mod dashboard;
+mod demo;
 mod disconnect;
 mod drain;
 mod health;
@@ -34,6 +36,7 @@ mod revoke;
 mod room;
 mod routes;
 mod socket;
+pub mod stats;
 mod tally;
 #[cfg(test)]
 mod tests;
@@ -73,7 +76,7 @@ pub const EXIT_INTERRUPTED: i32 = 130;
 /// After the end is told, how long answers under way may still take.
 const FAREWELL: Duration = Duration::from_millis(500);
 
-/// What was found out or decided while starting, for `GET /info`.
+/// What was found out or decided while starting, for `GET /info` and whoever watches.
 #[derive(Debug, Clone)]
 pub struct Facts {
     pub version: &'static str,
@@ -82,6 +85,10 @@ pub struct Facts {
     /// With the ports really bound.
     pub listen: Vec<Listener>,
     pub control: Address,
+    /// The most user memory that the settings allow.
+    pub memory_bytes_max: fn(&Settings) -> u64,
+    /// What subscribes to a channel here, and what publishes to it: for whoever sees that nobody has.
+    pub first_commands: [String; 2],
 }
 
 /// What the control thread has in common with shards and bus.
@@ -116,6 +123,7 @@ pub struct State {
     reads: room::Gate,
     bodies: room::Bodies,
     flow: publish::Flow,
+    stats: stats::Stats,
     tally: Arc<tally::Tally>,
     timeouts: Timeouts,
 }
@@ -137,6 +145,8 @@ struct Timeouts {
     writing: Duration,
     /// From an answer to the first byte of the next request.
     idle: Duration,
+    /// Between two pings of one who watches.
+    beat: Duration,
     /// From the end of our side of a connection to the end of the client's. Whoever takes that long keeps no place from others.
     farewell: Duration,
 }
@@ -150,6 +160,7 @@ const TIMEOUTS: Timeouts = Timeouts {
     writing: Duration::from_secs(10),
     // Longer than the usual scrape interval of 60 s, so that a scraper's connection lasts.
     idle: Duration::from_secs(75),
+    beat: Duration::from_secs(10),
     farewell: Duration::from_secs(5),
 };
 
@@ -184,6 +195,7 @@ impl State {
             publishes: room::Gate::new(PUBLISHES_MAX, WAITING_MAX),
             reads: room::Gate::new(READS_MAX, WAITING_MAX),
             flow: publish::Flow::default(),
+            stats: stats::Stats::default(),
             tally: Arc::default(),
             timeouts: TIMEOUTS,
         }
@@ -376,6 +388,7 @@ async fn serve(
     let listener = socket::Door::new(listener)?;
 
     tokio::spawn(busy::sample(state.clone()));
+    tokio::spawn(stats::keep(state.clone()));
     tokio::spawn(memory::watch(state.clone()));
     tokio::spawn(memory::give_back(state.clone()));
     revoke::keep(&state);

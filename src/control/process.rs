@@ -26,13 +26,16 @@ pub(super) fn read() -> Process {
     if let Ok(stat) = fs::read_to_string("/proc/self/stat") {
         process.read_stat(&stat, boot_unix_seconds());
     }
-    if let Ok(status) = fs::read_to_string("/proc/self/status") {
-        process.resident_bytes = field(&status, "VmRSS:").map(|kib| kib * 1024);
-    }
+    process.resident_bytes = resident_bytes();
     if let Ok(limits) = fs::read_to_string("/proc/self/limits") {
         process.max_fds = field(&limits, "Max open files");
     }
     process
+}
+
+/// Alone it costs little, whatever the number of descriptors.
+pub(super) fn resident_bytes() -> Option<u64> {
+    field(&fs::read_to_string("/proc/self/status").ok()?, "VmRSS:").map(|kib| kib * 1024)
 }
 
 impl Process {

@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::limits::control::{
     ANSWER_BYTES_MAX, BODIES_BYTES_MAX, BODY_SLACK_BYTES, CONNECTIONS_MAX, PUBLISHES_MAX, READ_BUFFER_BYTES_MAX, READS_MAX,
-    RESULTS_BYTES_MAX,
+    RESULTS_BYTES_MAX, SNAPSHOT_BYTES_MAX, WATCHERS_MAX,
 };
 
 /// Semaphores count to 2^29 on the smallest machine; kilobytes reach far enough.
@@ -97,7 +97,9 @@ fn bodies_bytes_max(payload_bytes_max: usize) -> usize {
 /// The most that the control port's requests hold, for the start block. What is published counts with the publishes.
 pub fn memory_bound(payload_bytes_max: usize) -> u64 {
     let heads = CONNECTIONS_MAX * READ_BUFFER_BYTES_MAX;
-    (heads + bodies_bytes_max(payload_bytes_max) + PUBLISHES_MAX * RESULTS_BYTES_MAX + READS_MAX * ANSWER_BYTES_MAX) as u64
+    // Its own copy each, and the one that they share while it is made.
+    let watchers = (WATCHERS_MAX + 3) * SNAPSHOT_BYTES_MAX;
+    (heads + bodies_bytes_max(payload_bytes_max) + PUBLISHES_MAX * RESULTS_BYTES_MAX + READS_MAX * ANSWER_BYTES_MAX + watchers) as u64
 }
 
 /// An answer that keeps what was taken for it until it is written, or given up.

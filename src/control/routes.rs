@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State as Shared};
-use axum::http::{Method, StatusCode, Uri};
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 
 use super::{
-    State, answer, channels, connections, disconnect, drain, health, history, hosts, info, marks, metrics, presence, publish, reload,
-    revoke, room, tally, token,
+    State, answer, channels, connections, dashboard, demo, disconnect, drain, health, history, hosts, info, marks, metrics, presence,
+    publish, reload, revoke, room, stats, tally, token,
 };
 
 struct Route {
@@ -58,6 +58,13 @@ static ROUTES: &[Route] = &[
     },
     Route {
         method: Method::GET,
+        path: "/stats",
+        help: "a WebSocket: what happens here, once a second; the page at / and `campanile top` show it",
+        is_costly: false,
+        handler: |method| on(method, stats::stats),
+    },
+    Route {
+        method: Method::GET,
         path: "/channels",
         help: "the channels served now, ?from=N&limit=1..1000; with scope=cluster those of all nodes",
         is_costly: true,
@@ -83,6 +90,13 @@ static ROUTES: &[Route] = &[
         help: "who is connected here, ?user=NAME (or token, channel)&from=PLACE&limit=1..1000",
         is_costly: true,
         handler: |method| on(method, connections::connections),
+    },
+    Route {
+        method: Method::GET,
+        path: demo::PATH,
+        help: "a page with a notification bell that shows what is published, ?channel=NAME",
+        is_costly: false,
+        handler: |method| on(method, demo::demo),
     },
     Route {
         method: Method::POST,
@@ -140,7 +154,13 @@ static ROUTES: &[Route] = &[
         is_costly: true,
         handler: |method| on(method, drain::shed),
     },
-    Route { method: Method::GET, path: "/", help: "this page", is_costly: false, handler: |method| on(method, index) },
+    Route {
+        method: Method::GET,
+        path: "/",
+        help: "this page; to a browser, one that shows what happens",
+        is_costly: false,
+        handler: |method| on(method, index),
+    },
 ];
 
 /// The endpoints, without a server around them.
@@ -171,7 +191,10 @@ async fn one_of_few(Shared(state): Shared<Arc<State>>, request: Request, next: N
     room::hold(next.run(request).await, permit)
 }
 
-async fn index(Shared(state): Shared<Arc<State>>) -> Response {
+async fn index(Shared(state): Shared<Arc<State>>, headers: HeaderMap) -> Response {
+    if dashboard::is_wanted(&headers) {
+        return dashboard::page();
+    }
     let mut page = format!("Campanile {}, control port\n\n", state.facts.version);
     for (endpoint, route) in endpoints().iter().zip(ROUTES) {
         page.push_str(&format!("  {endpoint:<16} {}\n", route.help));

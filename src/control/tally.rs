@@ -12,7 +12,8 @@ use crate::metrics::Counter;
 use crate::named::named;
 
 /// The statuses that the port answers with; any other one counts as a fault of ours, 500.
-pub(super) const STATUSES: [StatusCode; 18] = [
+pub(super) const STATUSES: [StatusCode; 20] = [
+    StatusCode::SWITCHING_PROTOCOLS,
     StatusCode::OK,
     StatusCode::BAD_REQUEST,
     StatusCode::UNAUTHORIZED,
@@ -26,6 +27,7 @@ pub(super) const STATUSES: [StatusCode; 18] = [
     StatusCode::EXPECTATION_FAILED,
     StatusCode::MISDIRECTED_REQUEST,
     StatusCode::UNPROCESSABLE_ENTITY,
+    StatusCode::UPGRADE_REQUIRED,
     StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
     StatusCode::INTERNAL_SERVER_ERROR,
     StatusCode::BAD_GATEWAY,
@@ -38,7 +40,7 @@ named! {
     CutReason {
         /// Its place was needed for a newcomer.
         Displaced = "displaced",
-        /// No first byte came in time.
+        /// No first byte came in time; or, of one who watches, no answer to pings.
         Silent = "silent",
         /// The head did not end in time (408).
         Head = "head",

@@ -1,4 +1,7 @@
 //! Who may use the control port, where it has a token (`control_token`): whoever brings it, as `Authorization: Bearer`. Probes need none.
+//!
+//! A browser cannot send that header with a WebSocket: for `/stats` the token may stand in an entry `bearer.TOKEN` of `Sec-WebSocket-Protocol` too, as on the
+//! public port. And it sends none when somebody types an address: so the page at `/` is for anybody. It holds no figure, and asks for the token.
 
 use std::sync::Arc;
 
@@ -8,12 +11,16 @@ use axum::extract::{Request, State as Shared};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use percent_encoding::percent_decode_str;
 
-use super::State;
 use super::answer::Problem;
+use super::{State, dashboard, demo, stats};
 
-/// They tell nothing but that there is a server and whether it works, and probes are set up where no secret is.
-const FOR_ANYBODY: [&str; 2] = ["/healthz", "/readyz"];
+/// They tell nothing but that there is a server, whether it works and how it is reached. Probes are set up where no secret is, and a browser
+/// that opens a page has none to bring.
+const FOR_ANYBODY: [&str; 3] = ["/healthz", "/readyz", demo::PATH];
+/// Of an entry among the subprotocols that is a token.
+const OFFER_PREFIX: &str = "bearer.";
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"campanile\"");
 const ACCEPTED: &str = "Authorization: Bearer TOKEN, with the control_token of this server (CAMPANILE_CONTROL_TOKEN)";
 
@@ -28,6 +35,17 @@ impl Token {
 
     fn is(&self, given: &[u8]) -> bool {
         verify_slices_are_equal(self.0.as_ref(), digest(&SHA256, given).as_ref()).is_ok()
+    }
+
+    /// As `bearer.TOKEN` among the subprotocols. What of a token cannot stand there is percent-encoded.
+    fn check_offered(&self, headers: &HeaderMap) -> Result<(), &'static str> {
+        let mut offered = stats::elements(headers, header::SEC_WEBSOCKET_PROTOCOL).filter_map(|entry| entry.strip_prefix(OFFER_PREFIX));
+        match (offered.next(), offered.next(), headers.contains_key(header::AUTHORIZATION)) {
+            (None, _, _) => self.check(headers),
+            (Some(token), None, false) if self.is(&percent_decode_str(token).collect::<Vec<u8>>()) => Ok(()),
+            (Some(_), None, false) => Err("this is not the token of this control port"),
+            _ => Err("there is more than one token"),
+        }
     }
 
     fn check(&self, headers: &HeaderMap) -> Result<(), &'static str> {
@@ -48,10 +66,13 @@ impl Token {
 }
 
 pub(super) async fn check(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
-    if let Some(token) = &state.reload.in_force().token
-        && !FOR_ANYBODY.contains(&request.uri().path())
-        && let Err(error) = token.check(request.headers())
-    {
+    let check = |token: &Token| match request.uri().path() {
+        path if FOR_ANYBODY.contains(&path) => Ok(()),
+        "/" if dashboard::is_wanted(request.headers()) => Ok(()),
+        "/stats" => token.check_offered(request.headers()),
+        _ => token.check(request.headers()),
+    };
+    if let Some(Err(error)) = state.reload.in_force().token.as_ref().map(check) {
         let mut response = Problem::with_accepted(StatusCode::UNAUTHORIZED, error, ACCEPTED).into_response();
         response.headers_mut().insert(header::WWW_AUTHENTICATE, CHALLENGE);
         return response;

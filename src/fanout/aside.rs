@@ -36,8 +36,9 @@ impl Aside {
         &self.payload
     }
 
-    /// Its frame in one encoding, made by whoever asks first.
+    /// Its frame in one encoding, made by whoever asks first. It is not compressed.
     pub fn frame(&self, encoding: Encoding) -> &[u8] {
+        let encoding = encoding.plain();
         let frames = self.encoded.get(encoding).unwrap_or_else(|| self.encoded.keep(encoding, self.encode(encoding)).0);
         &frames.bytes
     }

@@ -4,13 +4,14 @@
 //! encoding are made by the first shard that has a subscriber who wants them ([`super::encoded`]), back to back, so that any run of
 //! messages is one contiguous slice.
 
-use std::sync::atomic::Ordering::{AcqRel, Acquire};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicUsize};
 use std::sync::{Arc, OnceLock};
 
 use smallvec::SmallVec;
 
-use super::encoded::{Encoded, Frames};
+use super::compressor::{Compressor, compressed_count};
+use super::encoded::{Encoded, Frames, PLACE_BYTES, Settled};
 use super::naming::ChannelName;
 use crate::clock::MonotonicNs;
 use crate::limits::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, heap_bytes};
@@ -205,7 +206,76 @@ impl Batch {
 
     /// The batch as frames of one encoding, made by whoever asks first; nobody waits for somebody else who is making them.
     pub fn frames(&self, encoding: Encoding) -> &Frames {
+        debug_assert!(!encoding.is_deflate(), "what may be compressed is settled, not asked for");
         self.encoded.get(encoding).unwrap_or_else(|| self.keep_encoded(encoding, self.encode(encoding)))
+    }
+
+    /// The same of an encoding that may be compressed, too; None: that is not settled yet, and may be so at any moment. What was settled stays.
+    #[inline]
+    pub fn settled(&self, encoding: Encoding) -> Option<&Frames> {
+        if !encoding.is_deflate() {
+            return Some(self.frames(encoding));
+        }
+        self.settled_deflate(encoding)
+    }
+
+    fn settled_deflate(&self, encoding: Encoding) -> Option<&Frames> {
+        match self.encoded.settled(encoding) {
+            Some(Settled::Frames(frames)) => Some(frames),
+            Some(Settled::Plain) => Some(self.frames(encoding.plain())),
+            // A gap is told as it is.
+            None if self.is_gap() => Some(self.frames(encoding.plain())),
+            None => None,
+        }
+    }
+
+    /// Settles which frames those have that may be sent compressed messages, unless that is settled, somebody is at it, or it is not worth it now.
+    pub fn settle(&self, encoding: Encoding, compressor: &mut Compressor) {
+        if self.begin_settling(encoding, compressor) {
+            self.end_settling(encoding, compressor);
+        }
+    }
+
+    /// The first half of it: true takes it upon the caller to do the second. Apart, so that the simulation can be another thread that is between the two.
+    pub fn begin_settling(&self, encoding: Encoding, compressor: &Compressor) -> bool {
+        if self.is_gap() || self.encoded.is_taken(encoding) || !compressor.takes(self.channel.subscribers.load(Relaxed)) {
+            return false;
+        }
+        if !compressor.wants(self.frames(encoding.plain())) {
+            if self.encoded.keep_plain(encoding, false) {
+                self.growth.add(PLACE_BYTES);
+            }
+            return false;
+        }
+        let is_ours = self.encoded.take(encoding);
+        if is_ours {
+            self.growth.add(PLACE_BYTES);
+        }
+        is_ours
+    }
+
+    pub fn end_settling(&self, encoding: Encoding, compressor: &mut Compressor) {
+        match compressor.compress(self.frames(encoding.plain())) {
+            Some(frames) => drop(self.keep_encoded(encoding, frames)),
+            None => self.keep_settled_plain(encoding),
+        }
+    }
+
+    fn keep_settled_plain(&self, encoding: Encoding) {
+        if self.encoded.keep_plain(encoding, true) {
+            self.growth.add(PLACE_BYTES);
+        }
+    }
+
+    /// Whether somebody has had it compressed.
+    pub(super) fn is_compressed(&self, encoding: Encoding) -> bool {
+        self.encoded.get(encoding).is_some()
+    }
+
+    /// How many of the messages `from..to` are compressed in this encoding.
+    pub(super) fn compressed_count(&self, encoding: Encoding, from: u64, to: u64) -> u64 {
+        let range = (from - self.first) as usize..(to - self.first) as usize;
+        self.encoded.get(encoding).filter(|_| encoding.is_deflate()).map_or(0, |frames| compressed_count(frames, range))
     }
 
     /// Only what is kept counts: of two that were made at once, one.
@@ -297,13 +367,19 @@ impl Batch {
             growth: Growth::default(),
         };
         for encoding in parts.iter().flat_map(|part| part.encoded.encodings()) {
-            if merged.encoded.get(encoding).is_some() {
+            if merged.encoded.settled(encoding).is_some() {
+                continue;
+            }
+            if parts.iter().all(|part| part.encoded.get(encoding).is_none()) {
+                // Of some it is settled that they are plain, and somebody may be in the middle of one.
+                merged.keep_settled_plain(encoding);
                 continue;
             }
             let mut joined = Frames { bytes: Box::default(), ends: SmallVec::with_capacity(merged.message_count()) };
             let mut bytes = Vec::new();
             for part in parts {
-                let frames = part.frames(encoding);
+                // What nobody has had compressed stays plain.
+                let frames = part.settled(encoding).unwrap_or_else(|| part.frames(encoding.plain()));
                 let base = bytes.len() as u32;
                 bytes.extend_from_slice(&frames.bytes);
                 joined.ends.extend(frames.ends.iter().map(|end| base + end));

@@ -5,6 +5,8 @@
 //! while somebody was in the middle of one of their frames wait in limbo, again `bytes_max` and at most one batch more, until that
 //! frame is finished.
 
+mod settling;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -384,7 +386,7 @@ impl Log {
     /// Adds the rest of the frame in whose middle the cursor stands; returns its bytes. None when the log has lost it.
     pub fn gather_frame_rest<'a>(&'a self, cursor: Cursor, encoding: Encoding, slices: &mut Slices<'a>) -> Option<usize> {
         let batch = self.find(cursor.seq)?;
-        let frames = batch.frames(encoding);
+        let frames = batch.settled(cursor.encoding(encoding)).expect("it was when the frame was begun");
         let start = batch.frame_start(frames, cursor.seq);
         let next = if batch.is_gap() { batch.end() } else { cursor.seq + 1 };
         let rest = &frames.bytes[start + cursor.offset as usize..batch.frame_start(frames, next)];
@@ -395,7 +397,7 @@ impl Log {
     /// Where the cursor stands after `written` bytes of what [`Log::gather_frame_rest`] gave were taken.
     pub fn advance_frame_rest(&self, cursor: Cursor, encoding: Encoding, written: usize, mut sent: impl FnMut(u64, MonotonicNs)) -> Cursor {
         let batch = self.find(cursor.seq).expect("the frame was gathered from this batch");
-        let frames = batch.frames(encoding);
+        let frames = batch.settled(cursor.encoding(encoding)).expect("it was when the frame was begun");
         let next = if batch.is_gap() { batch.end() } else { cursor.seq + 1 };
         let offset = cursor.offset as usize + written;
         if batch.frame_start(frames, cursor.seq) + offset < batch.frame_start(frames, next) {
@@ -411,7 +413,7 @@ impl Log {
     }
 
     /// Adds everything from the cursor (which must not be before the tail) to the head, as long as there is room in `slices` and
-    /// `bytes_max` is not reached; returns the bytes added.
+    /// `bytes_max` is not reached; returns the bytes added. Of an encoding that may be compressed it goes as far as that is settled.
     pub fn gather<'a>(&'a self, cursor: Cursor, encoding: Encoding, bytes_max: usize, slices: &mut Slices<'a>) -> usize {
         debug_assert!(cursor.seq >= self.tail());
         let (mut cursor, mut bytes) = (cursor, 0);
@@ -419,7 +421,7 @@ impl Log {
             if bytes >= bytes_max || slices.len() == SLICES_PER_WRITE {
                 break;
             }
-            let frames = batch.frames(encoding);
+            let Some(frames) = batch.settled(encoding) else { break };
             let rest = &frames.bytes[batch.frame_start(frames, cursor.seq) + cursor.offset as usize..];
             if !rest.is_empty() {
                 slices.push(IoSlice::new(rest));
@@ -436,7 +438,7 @@ impl Log {
         debug_assert!(cursor.seq >= self.tail());
         let (mut cursor, mut written) = (cursor, written);
         for Entry { batch, .. } in self.entries.range(self.index_of(cursor.seq)..) {
-            let frames = batch.frames(encoding);
+            let Some(frames) = batch.settled(encoding) else { break };
             let start = batch.frame_start(frames, cursor.seq) + cursor.offset as usize;
             let rest = frames.bytes.len() - start;
             let next = if written >= rest {
@@ -445,7 +447,7 @@ impl Log {
                 return cursor;
             } else {
                 let (seq, offset) = batch.place_of(frames, start + written);
-                Cursor { seq, offset: offset as u32 }
+                Cursor { seq, offset: offset as u32, is_settled: encoding.is_deflate() && offset > 0 }
             };
             let is_behind = written < rest;
             written -= written.min(rest);

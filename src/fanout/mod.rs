@@ -3,6 +3,7 @@
 
 pub mod aside;
 pub mod batch;
+pub mod compressor;
 pub mod cursor;
 pub mod encoded;
 pub mod held;

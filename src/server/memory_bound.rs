@@ -9,15 +9,18 @@ use crate::bus::redis::durable::Durables;
 use crate::bus::{CONTROL_SHARE, ShardMessage};
 use crate::config::{AuthMode, RedisSubscribe, Settings, UserPresence};
 use crate::control;
+use crate::fanout::compressor::COMPRESSOR_BYTES;
 use crate::limits::auth::{CACHE_BYTES_TOTAL, REFRESHES_WAITING_MAX, REVOKED_MAX};
 use crate::limits::bus::{MARKS_BYTES_MAX, PAGES_KEPT_BYTES, PUBLISH_BYTES_MAX};
 use crate::limits::journal;
 use crate::limits::redis::WINDOW_BYTES_MAX;
 use crate::limits::redis::durable::{HELD_BYTES_MAX, READ_BYTES_MAX};
 use crate::limits::{
-    APPENDED_BEFORE_SWEEP, BATCH_BYTES_MAX, BUFFER_FLOOR_BYTES, CHANNEL_NAME_BYTES_MAX, PAGES_PART, WAITER_BYTES_MAX, WAITERS_FLOOR,
-    heap_bytes,
+    APPENDED_BEFORE_SWEEP, BATCH_BYTES_MAX, BUFFER_FLOOR_BYTES, CHANNEL_NAME_BYTES_MAX, ECHO_MESSAGE_BYTES_MAX, PAGES_PART,
+    WAITER_BYTES_MAX, WAITERS_FLOOR, heap_bytes,
 };
+use crate::wire::Format;
+use crate::wire::deflate::INFLATER_BYTES;
 use crate::wire::framing::Encoding;
 
 /// User memory of an idle connection with one subscription (the aim of the design, measured as RSS).
@@ -57,6 +60,8 @@ pub struct MemoryBound {
     pub buffers: u64,
     /// Slots, and batches as published. Frames of theirs that a faster shard has had encoded count in that shard's log, while it has them.
     pub inboxes: u64,
+    /// With `deflate`: what each shard compresses and inflates with, and what it inflates a message to.
+    pub deflate: u64,
     /// Those that have not been let in yet are among them.
     pub connections: u64,
     /// `channels_max` on the bus, those included that nobody hears any more, and on every shard as far as there are subscriptions for them;
@@ -86,6 +91,7 @@ impl MemoryBound {
             making,
             buffers,
             inboxes,
+            deflate,
             connections,
             channels,
             subscriptions,
@@ -96,7 +102,7 @@ impl MemoryBound {
             tokens,
             presence,
         } = self;
-        let first = logs + making + buffers + inboxes + connections + channels + subscriptions;
+        let first = logs + making + buffers + inboxes + deflate + connections + channels + subscriptions;
         first + publishes + control + history + journal + tokens + presence
     }
 }
@@ -112,10 +118,11 @@ pub fn memory_bound(settings: &Settings) -> MemoryBound {
     MemoryBound {
         // And the list of what was appended, as long as it may become before it is looked through.
         logs: settings.bounds.log_bytes_total as u64 + shards * 2 * 16 * APPENDED_BEFORE_SWEEP as u64,
-        making: shards * batch * (1 + Encoding::COUNT as u64),
+        making: shards * batch * (1 + encodings(settings)),
         // Whoever holds no more than the floor is exempt from the budget over all.
         buffers: shards * settings.buffer_bytes_of_shard() as u64 + sockets * BUFFER_FLOOR_BYTES as u64,
         inboxes: shards * (settings.shards.inbox_messages as u64 * INBOX_SLOT_BYTES + inbox_bytes),
+        deflate: shards * deflate_bytes(settings),
         connections: sockets * CONNECTION_BYTES,
         channels: channels_bound(settings, has_history),
         subscriptions: subscriptions_bound(settings),
@@ -128,6 +135,21 @@ pub fn memory_bound(settings: &Settings) -> MemoryBound {
         tokens: tokens_bound(settings),
         presence: presence_bound(settings),
     }
+}
+
+/// Those that a batch may be asked for.
+pub(super) fn encodings(settings: &Settings) -> u64 {
+    let compressed = if settings.clients.deflate { 0 } else { Format::ALL.len() };
+    (Encoding::COUNT - compressed) as u64
+}
+
+/// Of one shard. What was inflated lies in room that may be twice as large while it grows.
+fn deflate_bytes(settings: &Settings) -> u64 {
+    if !settings.clients.deflate {
+        return 0;
+    }
+    let message = if settings.clients.echo { ECHO_MESSAGE_BYTES_MAX } else { settings.bounds.message_bytes_max };
+    (COMPRESSOR_BYTES + INFLATER_BYTES + 2 * message) as u64
 }
 
 /// Messages that are held back, entries that wait for room, one reply more of each server, and pages on the bus and on shards.
@@ -265,6 +287,7 @@ pub fn show_bytes(bytes: u64) -> String {
 mod tests {
     use super::*;
     use crate::config::ChannelRule;
+    use crate::limits::control::{SNAPSHOT_BYTES_MAX, WATCHERS_MAX};
 
     #[test]
     fn the_bound_is_the_sum_of_its_parts() {
@@ -277,6 +300,10 @@ mod tests {
         assert_eq!(bound.inboxes, (256 << 20) + 2 * 16384 * INBOX_SLOT_BYTES);
         assert_eq!(bound.connections, 37_500_000);
         assert_eq!((bound.history, bound.tokens, bound.presence), (0, 0, 0), "no channel has one, and nobody is asked for one");
+        assert_eq!(bound.deflate, 0, "nobody is agreed with");
+        let compressing = memory_bound(&settings.clone().with(|settings| settings.clients.deflate = true));
+        assert_eq!(compressing.deflate, 2 * (COMPRESSOR_BYTES + INFLATER_BYTES + (128 << 10)) as u64);
+        assert_eq!(compressing.total() - bound.total(), compressing.deflate + 2 * 3 * (1 << 20), "and batches in three more encodings");
         let counting = settings.clone().with(|settings| {
             settings.clients.user_presence = UserPresence::Count;
             (settings.channels.default.presence, settings.channels.default.presence_members) = (true, 10);
@@ -289,7 +316,8 @@ mod tests {
         assert_eq!(bound.channels, 200_000 * (240 + 288) + 2 * 200_000 * 272 + 200_000 * 288);
         assert_eq!(bound.subscriptions, 100_000 * (128 * 32 + 16 + 128 * 16) + (128 << 20));
         assert_eq!(bound.publishes, 64 << 20);
-        assert_eq!(bound.control, (16 << 20) + (64 << 20) + (8 << 20) + (16 << 20));
+        let watchers = (WATCHERS_MAX + 3) * SNAPSHOT_BYTES_MAX;
+        assert_eq!(bound.control, (16 << 20) + (64 << 20) + (8 << 20) + (16 << 20) + watchers as u64);
         let parts = bound.logs + bound.making + bound.buffers + bound.inboxes + bound.connections;
         assert_eq!(bound.total(), parts + bound.channels + bound.subscriptions + bound.publishes + bound.control);
         let larger = memory_bound(&settings.clone().with(|settings| {

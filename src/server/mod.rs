@@ -434,7 +434,18 @@ fn tell(prepared: Prepared, data_path: DataPath, (listener, control): (ControlSo
     drop(given);
     opened.sockets.clear();
     opened.of_shards.clear();
-    let facts = Facts { version: env!("CARGO_PKG_VERSION"), fd_table: table.table(), listen: listen.clone(), control: control.clone() };
+    let bound_to = Settings::clone(&settings).with(|settings| {
+        settings.addresses.listen = listen.clone();
+        settings.addresses.control = control.clone();
+    });
+    let facts = Facts {
+        version: env!("CARGO_PKG_VERSION"),
+        fd_table: table.table(),
+        listen: listen.clone(),
+        control: control.clone(),
+        memory_bytes_max: |settings| memory_bound::memory_bound(settings).total(),
+        first_commands: start_block::first_commands(&bound_to, "campanile"),
+    };
     let orders = control::Orders::new(senders.clone());
     let pulses = Pulses::new(bus.clone(), bus_metrics.clone(), senders.into_iter().zip(metrics.iter().cloned()).collect());
     let supervision = notifier.map(|notifier| Supervision::new(notifier, pulses, systemd::watchdog()));

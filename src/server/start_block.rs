@@ -4,14 +4,13 @@ use std::fmt::Write;
 
 use serde_json::{Map, Value, json};
 
-use super::memory_bound::{CONNECTION_BYTES, batch_bytes_max, memory_bound, show_bytes};
+use super::memory_bound::{CONNECTION_BYTES, batch_bytes_max, encodings, memory_bound, show_bytes};
 use crate::bus::redis::names::Names;
 use crate::bus::redis::placement;
 use crate::config::parse::{show_cores, show_pin};
 use crate::config::words::EMBEDDED;
 use crate::config::{AuthMode, Host, Pin, RedisSubscribe, Resolved, Settings, mask, redis_url};
 use crate::listen::Listener;
-use crate::wire::framing::Encoding;
 
 /// The version and, where the build was told it, the commit.
 pub fn version() -> String {
@@ -44,6 +43,10 @@ pub fn start_block(started: &Started<'_>) -> String {
     line("clients", listeners.join("  "));
     let control = &settings.addresses.control;
     line("control", shown(&Listener::at(control.clone()), control.url("http")));
+    let browsable = Listener::at(control.clone()).reachable().address;
+    if browsable.ip().is_some() {
+        line("demo", format!("{}/demo", browsable.url("http")));
+    }
     if let Some(identity) = identity(settings) {
         line("identity", identity);
     }
@@ -64,7 +67,7 @@ pub fn start_block(started: &Started<'_>) -> String {
             show_bytes(bound.making),
             settings.shards.count,
             show_bytes(batch_bytes_max(settings)),
-            Encoding::COUNT,
+            encodings(settings),
             show_bytes(bound.buffers)
         ),
     );
@@ -91,6 +94,9 @@ pub fn start_block(started: &Started<'_>) -> String {
             show_bytes(bound.control)
         ),
     );
+    if bound.deflate > 0 {
+        line("", format!("+ deflate {}", show_bytes(bound.deflate)));
+    }
     if bound.history > 0 {
         line("", format!("+ history {}", show_bytes(bound.history)));
     }
@@ -140,7 +146,12 @@ pub fn start_fields(started: &Started<'_>) -> Map<String, Value> {
 
 /// What to type to see a message arrive, in the words that fit these settings.
 pub fn next_steps(started: &Started<'_>, program: &str) -> String {
-    let settings = started.settings;
+    let [subscribe, publish] = first_commands(started.settings, program);
+    format!("To see a message arrive, in two other terminals:\n  {subscribe}\n  {publish}\n")
+}
+
+/// What subscribes to a channel, and what publishes to it.
+pub fn first_commands(settings: &Settings, program: &str) -> [String; 2] {
     let default = Settings::default();
     let subscribe = match settings.addresses.listen.iter().find(|listener| listener.is_plain()) {
         Some(listener) if settings.addresses.listen != default.addresses.listen || settings.auth.mode == AuthMode::Query => {
@@ -174,7 +185,7 @@ pub fn next_steps(started: &Started<'_>, program: &str) -> String {
             format!("{program} publish news '{{\"hello\":\"world\"}}' --control {}", control.address)
         }
     };
-    format!("To see a message arrive, in two other terminals:\n  {subscribe}\n  {publish}\n")
+    [subscribe, publish]
 }
 
 /// Where it is asked for, somebody's name.

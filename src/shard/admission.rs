@@ -145,8 +145,9 @@ impl<N: Network> Shard<N> {
                 self.open_feed(key, &feed, identity, may_ask_again);
                 self.read_messages(key, &mut input[bytes..]);
             }
-            Outcome::Upgrade(upgrade) => {
+            Outcome::Upgrade(mut upgrade) => {
                 let Some(identity) = self.let_in(key, &upgrade.head, input) else { return };
+                upgrade.deflate = self.agree_deflate(&upgrade);
                 let frames = upgrade.head.bytes;
                 self.open(key, &upgrade, identity);
                 self.read_messages(key, &mut input[frames..]);

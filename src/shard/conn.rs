@@ -11,7 +11,7 @@ use super::timers::Timer;
 use super::wheel::Tick;
 use crate::auth::identity::Identity;
 use crate::fanout::cursor::Cursor;
-use crate::limits::OUTBOX_PAUSE_BYTES;
+use crate::limits::{OUTBOX_PAUSE_BYTES, PAYLOAD_BYTES_MAX};
 use crate::wire::Format;
 use crate::wire::close::CloseReason;
 use crate::wire::framing::Encoding;
@@ -124,7 +124,7 @@ impl Flags {
 /// One subscription: which topic, which member of it, and how far it has been sent. A client may have tens of thousands, so it is laid flat: 24 bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct Subscription {
-    /// The cursor.
+    /// The cursor; with [`SETTLED`] in its offset.
     seq: u64,
     offset: u32,
     pub topic: u32,
@@ -133,6 +133,10 @@ pub struct Subscription {
     /// Its place on the list of those that are behind.
     pub links: Links,
 }
+
+/// Of an offset: it counts bytes of the settled form of a frame. No frame is as long as this.
+const SETTLED: u32 = 1 << 31;
+const _: () = assert!(2 * PAYLOAD_BYTES_MAX < SETTLED as usize);
 
 const LEAVING: u32 = 1 << 31;
 const LEFT: u32 = 1 << 30;
@@ -247,11 +251,12 @@ impl Subscription {
     }
 
     pub fn cursor(&self) -> Cursor {
-        Cursor { seq: self.seq, offset: self.offset }
+        Cursor { seq: self.seq, offset: self.offset & !SETTLED, is_settled: self.offset & SETTLED != 0 }
     }
 
     pub fn set_cursor(&mut self, cursor: Cursor) {
-        (self.seq, self.offset) = (cursor.seq, cursor.offset);
+        debug_assert!(cursor.offset < SETTLED && (cursor.is_mid_frame() || !cursor.is_settled));
+        (self.seq, self.offset) = (cursor.seq, cursor.offset | if cursor.is_settled { SETTLED } else { 0 });
     }
 
     pub fn is_mid_frame(&self) -> bool {
@@ -448,6 +453,21 @@ mod tests {
         assert_eq!(size_of::<Conn<u32>>(), 96);
         assert_eq!(size_of::<Option<Conn<u32>>>(), 96, "the slab finds a niche and adds nothing");
         assert_eq!(size_of::<Subscription>(), 24);
+    }
+
+    #[test]
+    fn a_subscription_keeps_its_cursor_as_it_is() {
+        let mut subscription = Subscription::waiting(7, 0, u32::MAX);
+        assert_eq!(subscription.waiter(), Some(u32::MAX));
+        for is_settled in [false, true] {
+            for offset in [1, SETTLED - 1] {
+                let cursor = Cursor { offset, is_settled, ..Cursor::at(5) };
+                subscription.set_cursor(cursor);
+                assert!(subscription.cursor() == cursor && subscription.is_mid_frame());
+            }
+        }
+        subscription.set_cursor(Cursor::at(6));
+        assert!(subscription.cursor() == Cursor::at(6) && !subscription.is_mid_frame());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::io::ErrorKind;
 
 use super::Shard;
 use super::conn::{Flags, Phase};
+use super::deflate::count_deflated;
 use super::gather::{Due, Picked, Plan, Source};
 use super::laps::{Lap, Tenant};
 use super::net::{Network, Stream};
@@ -32,6 +33,7 @@ enum Visit {
 
 impl<N: Network> Shard<N> {
     pub(super) fn flush_ready(&mut self) {
+        self.deflate.begin_turn();
         self.begin_due_laps();
         let mut units = limits::FLUSH_UNITS_PER_TURN;
         // Half of the turn belongs to the laps, so that a crowd on the ready list does not keep the channels waiting.
@@ -298,6 +300,7 @@ impl<N: Network> Shard<N> {
                 }
             }
             if self.topics[topic].log().is_some_and(Log::is_scattered) {
+                self.settle_all(topic);
                 self.logs.change(&mut self.topics, topic, |log| log.merge());
             }
             picked.push(at as u32);
@@ -328,6 +331,10 @@ impl<N: Network> Shard<N> {
             return Written::Dead;
         }
         conn.settle_format();
+        if conn.encoding().is_deflate() {
+            self.settle_picked(key, &picked, bytes_max);
+        }
+        let conn = &mut self.conns[key];
         let due = Due {
             outbox: conn.outbox.as_ref().map_or(&[], |outbox| outbox.unsent()),
             subscriptions: &conn.subscriptions,
@@ -405,7 +412,7 @@ impl<N: Network> Shard<N> {
                 }
                 Source::Page(at) if taken > 0 || bytes == 0 => self.take_off_page(key, at, taken),
                 Source::Page(_) => {}
-                Source::FrameRest(at) | Source::Log(at) => {
+                Source::FrameRest(at) | Source::Log(at, _) => {
                     let metrics = &*self.metrics;
                     let sent = |count: u64, received: u64| {
                         metrics.messages_sent.add(count);
@@ -414,7 +421,9 @@ impl<N: Network> Shard<N> {
                     let subscription = &mut conn.subscriptions[at];
                     let log = self.topics[subscription.topic].log().expect("it was gathered");
                     let from = subscription.cursor();
+                    let encoding = if let Source::Log(_, gathered) = source { gathered } else { encoding };
                     let to = match source {
+                        // Of the form that the cursor says.
                         Source::FrameRest(_) => log.advance_frame_rest(from, encoding, taken, sent),
                         // Nothing of it was taken because something before it was not, perhaps the rest of a frame that only limbo has.
                         _ if taken == 0 && (bytes > 0 || from.is_mid_frame()) => from,
@@ -422,6 +431,9 @@ impl<N: Network> Shard<N> {
                     };
                     subscription.set_cursor(to);
                     let topic = subscription.topic;
+                    if encoding.is_deflate() && to.seq > from.seq {
+                        metrics.messages_deflated.add(count_deflated(log, from, to, encoding));
+                    }
                     if from.is_mid_frame() || to.is_mid_frame() {
                         self.logs.change(&mut self.topics, topic, |log| log.cursor_moved(from, to));
                     }
@@ -445,10 +457,10 @@ impl<N: Network> Shard<N> {
                 }
                 continue;
             }
-            let (Source::FrameRest(at) | Source::Log(at)) = source else { continue };
+            let (Source::FrameRest(at) | Source::Log(at, _)) = source else { continue };
             let subscription = &self.conns[key].subscriptions[at];
             let (is_mid_frame, is_paced, is_leaving) = (subscription.is_mid_frame(), subscription.is_paced(), subscription.is_leaving());
-            if is_paced && was_given && matches!(source, Source::Log(_)) {
+            if is_paced && was_given && matches!(source, Source::Log(..)) {
                 // That was its turn, but for gaps that came after the newest message.
                 let is_owed = self.has_gaps_left(key, at);
                 self.conns[key].subscriptions[at].set_owed(is_owed);

@@ -17,8 +17,8 @@ pub(super) enum Source {
     /// The rest of the frame that the socket has taken in part, by subscription.
     FrameRest(usize),
     Outbox,
-    /// Whole frames from a subscription's cursor on.
-    Log(usize),
+    /// Whole frames from a subscription's cursor on, in this of the encodings that its client understands.
+    Log(usize, Encoding),
     /// The same of what is older than the log.
     Page(usize),
 }
@@ -82,7 +82,7 @@ impl<'a> Due<'a> {
             if subscription.is_on_pages() {
                 if total < bytes_max && slices.len() < limits::SLICES_PER_WRITE {
                     let (topic, seq) = (topics.token(subscription.topic), subscription.cursor().seq);
-                    let bytes = replays.gather(topic, seq, self.encoding, bytes_max - total, slices);
+                    let bytes = replays.gather(topic, seq, self.encoding.plain(), bytes_max - total, slices);
                     plan.push((Source::Page(at), bytes));
                     total += bytes;
                 }
@@ -94,8 +94,9 @@ impl<'a> Due<'a> {
             let is_over = subscription.is_leaving() || (subscription.is_paced() && self.mid_frame == Some(at));
             let is_due = (log.tail()..log.head()).contains(&cursor.seq) && !is_over;
             if is_due && total < bytes_max && slices.len() < limits::SLICES_PER_WRITE {
-                let bytes = log.gather(cursor, self.encoding, bytes_max - total, slices);
-                plan.push((Source::Log(at), bytes));
+                let encoding = log.encoding_at(cursor, self.encoding);
+                let bytes = log.gather(cursor, encoding, bytes_max - total, slices);
+                plan.push((Source::Log(at, encoding), bytes));
                 total += bytes;
             }
         }
@@ -135,9 +136,15 @@ mod tests {
         (topics, subscriptions)
     }
 
+    fn mid_frame(seq: u64, offset: u32) -> Cursor {
+        Cursor { offset, ..Cursor::at(seq) }
+    }
+
+    const RAW: Encoding = Encoding::web_socket(Format::Raw);
+
     /// Raw frames of two bytes of payload: four bytes each.
     fn due<'a>(subscriptions: &'a [Subscription], picked: &'a [u32], mid_frame: Option<usize>) -> Due<'a> {
-        Due { outbox: b"", subscriptions, picked, mid_frame, encoding: Encoding::web_socket(Format::Raw), encoding_ends: false }
+        Due { outbox: b"", subscriptions, picked, mid_frame, encoding: RAW, encoding_ends: false }
     }
 
     #[derive(Debug)]
@@ -161,18 +168,21 @@ mod tests {
 
     #[test]
     fn a_started_frame_goes_before_replies_and_replies_before_news() {
-        let (topics, subscriptions) = stage([Cursor { seq: 2, offset: 3 }, Cursor::at(3)]);
+        let (topics, subscriptions) = stage([mid_frame(2, 3), Cursor::at(3)]);
         let due = Due { outbox: b"reply", ..due(&subscriptions, &[0, 1], Some(0)) };
         let gathered = gather(due, &topics, 1000);
         // And whose frame was finished comes last.
         assert_eq!(text(&gathered), "2reply|b3|a3");
-        assert_eq!(gathered.plan.as_slice(), [(Source::FrameRest(0), 1), (Source::Outbox, 5), (Source::Log(1), 4), (Source::Log(0), 4)]);
+        assert_eq!(
+            gathered.plan.as_slice(),
+            [(Source::FrameRest(0), 1), (Source::Outbox, 5), (Source::Log(1, RAW), 4), (Source::Log(0, RAW), 4)]
+        );
         assert_eq!(gathered.bytes, 14);
     }
 
     #[test]
     fn another_encoding_begins_at_a_frame_boundary() {
-        let (topics, subscriptions) = stage([Cursor { seq: 2, offset: 3 }, Cursor::at(3)]);
+        let (topics, subscriptions) = stage([mid_frame(2, 3), Cursor::at(3)]);
         let due = Due { outbox: b"reply", encoding_ends: true, ..due(&subscriptions, &[0, 1], Some(0)) };
         assert_eq!(text(&gather(due, &topics, 1000)), "2reply");
     }
@@ -186,14 +196,14 @@ mod tests {
 
     #[test]
     fn whoever_is_leaving_gets_the_rest_of_its_frame_alone() {
-        let (topics, mut subscriptions) = stage([Cursor { seq: 1, offset: 1 }, Cursor::at(4)]);
+        let (topics, mut subscriptions) = stage([mid_frame(1, 1), Cursor::at(4)]);
         subscriptions[0].set_leaving();
         assert_eq!(gather(due(&subscriptions, &[0, 1], Some(0)), &topics, 1000).plan.as_slice(), [(Source::FrameRest(0), 3)]);
     }
 
     #[test]
     fn a_frame_that_no_log_has_any_more_is_told() {
-        let (mut topics, subscriptions) = stage([Cursor::at(4), Cursor { seq: 1, offset: 1 }]);
+        let (mut topics, subscriptions) = stage([Cursor::at(4), mid_frame(1, 1)]);
         assert_eq!(due(&subscriptions, &[1], Some(1)).lost_frame(&topics), None);
         topics[subscriptions[1].topic].log_mut(&mut 0).drop_before(4);
         assert_eq!(due(&subscriptions, &[1], Some(1)).lost_frame(&topics), Some(1));

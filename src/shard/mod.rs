@@ -7,7 +7,7 @@
 //! answers; `rules` says who may have which, `recheck` asks that again, `reload` puts others into force, and [`sources`] says who may have how many), `questions` (what else is asked of the bus; `marks`: how far users have read; `presence`: who is there), `logs` (what the bus sends, kept until everybody has it), `renumber` (a channel that is counted
 //! anew), [`timers`] and `heartbeat`,
 //! [`load`] (whether more may come in), `strangers` (who has not said yet what it wants),
-//! [`behind`] (who has not been sent everything), `rests` (how soon laps follow each other), `pacing` (who wants the newest of a second), `aside` (messages without a number), `feeds` (event streams and polls), `flush` (one `writev` per due connection, of what `gather` finds), `close` (closing,
+//! [`behind`] (who has not been sent everything), `rests` (how soon laps follow each other), `pacing` (who wants the newest of a second), `aside` (messages without a number), `feeds` (event streams and polls), `flush` (one `writev` per due connection, of what `gather` finds; `deflate`: what of it is compressed), `close` (closing,
 //! reaping), `stop`, [`depart`] (who is asked to come back elsewhere), `orders` (of the control thread). `buffers` is the account of what connections hold for themselves.
 
 mod admission;
@@ -18,6 +18,7 @@ mod buffers;
 pub mod by_address;
 mod close;
 pub mod conn;
+mod deflate;
 pub mod depart;
 mod feeds;
 mod flush;
@@ -75,6 +76,7 @@ use crate::wire::peer::Peer;
 use aside::Asides;
 use by_address::ByAddress;
 use conn::{Conn, Flags};
+use deflate::Deflate;
 use depart::{Departing, Departures};
 use feeds::Streams;
 use identify::Door;
@@ -167,6 +169,7 @@ pub struct Shard<N: Network> {
     asides: Asides,
     /// What was read of channels beyond their logs.
     replays: Replays,
+    deflate: Deflate,
     /// Topics whose first or last member came or went since the bus was told.
     interest: VecDeque<u32>,
     /// Dead connections, freed by `reap`.
@@ -258,6 +261,7 @@ impl<N: Network> Shard<N> {
             laps: Laps::default(),
             asides: Asides::default(),
             replays: Replays::default(),
+            deflate: Deflate::default(),
             interest: VecDeque::new(),
             dead: Vec::new(),
             dead_open: 0,

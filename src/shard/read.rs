@@ -20,6 +20,9 @@ impl<N: Network> Shard<N> {
     pub(super) fn read_ready(&mut self) {
         let mut scratch = std::mem::take(&mut self.scratch);
         for _ in 0..limits::READS_PER_TURN.min(self.reading.len()) {
+            if self.deflate.has_inflated_enough() {
+                break;
+            }
             let Some(token) = self.reading.pop_front() else { break };
             let Some(key) = self.resolve(token) else { continue };
             self.conns[key].flags.clear(Flags::READING);
@@ -61,6 +64,9 @@ impl<N: Network> Shard<N> {
             // The end of the stream may lie behind the last bytes: its edge has been.
             if is_empty && (count == 0 || !conn.flags.has(Flags::PEER_CLOSED)) {
                 return;
+            }
+            if self.deflate.has_inflated_enough() {
+                break;
             }
         }
         let token = self.token(key);
@@ -166,7 +172,7 @@ impl<N: Network> Shard<N> {
             }
             match self.conns[key].peer.next(&mut input, bytes_max) {
                 Ok(None) => return,
-                Ok(Some(event)) => self.on_said(key, event),
+                Ok(Some(event)) => self.on_said(key, event, bytes_max),
                 Err(violation) => {
                     if self.conns[key].phase == Phase::Closing {
                         // Our close frame says why already.
@@ -179,7 +185,7 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    fn on_said(&mut self, key: usize, event: inbound::Event<'_>) {
+    pub(super) fn on_said(&mut self, key: usize, event: inbound::Event<'_>, message_bytes_max: usize) {
         let conn = &mut self.conns[key];
         if conn.phase == Phase::Closing {
             if let inbound::Event::Close { .. } = event {
@@ -193,12 +199,14 @@ impl<N: Network> Shard<N> {
                 self.metrics.messages_received.inc();
                 conn.flags.clear(Flags::UNFINISHED);
                 if conn.flags.has(Flags::ECHO) {
-                    conn.say(|peer, out| peer.encode_echo(text, &payload, out));
+                    let deflater = self.deflate.deflater();
+                    conn.say(|peer, out| peer.encode_echo(text, &payload, deflater, out));
                     return self.after_reply(key);
                 }
                 self.on_message(key, text, &payload);
                 self.after_reply(key);
             }
+            inbound::Event::Compressed { text, payload } => self.on_compressed(key, text, &payload, message_bytes_max),
             inbound::Event::Ping(payload) => {
                 conn.say(|peer, out| peer.encode_pong(&payload, out));
                 self.after_reply(key);

@@ -15,6 +15,7 @@ impl<N: Network> Shard<N> {
     pub(super) fn reload(&mut self, settings: &Settings, gate: Gate) -> Option<Cache> {
         let settings = Arc::new(ShardSettings::from(settings));
         let before = std::mem::replace(&mut self.settings, settings);
+        self.deflate.set(&self.settings);
         let forgotten = self.door.replace(gate);
         self.sources.set_limits(self.settings.subscriptions_max, self.settings.commands_per_second);
         // A channel that a client had for its name alone is one like others then.

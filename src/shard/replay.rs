@@ -227,7 +227,7 @@ impl<N: Network> Shard<N> {
     pub(super) fn take_off_page(&mut self, key: usize, at: usize, taken: usize) {
         let conn = &self.conns[key];
         let (topic, seq) = (self.topics.token(conn.subscriptions[at].topic), conn.subscriptions[at].cursor().seq);
-        let Some((next, count, rest)) = self.replays.advance(topic, seq, conn.encoding(), taken) else { return };
+        let Some((next, count, rest)) = self.replays.advance(topic, seq, conn.encoding().plain(), taken) else { return };
         self.metrics.messages_sent.add(count);
         self.metrics.messages_replayed.add(count);
         let conn = &mut self.conns[key];

@@ -3,6 +3,7 @@
 use super::load::Thresholds;
 use crate::addresses::Networks;
 use crate::config::{Auth, ChannelRules, Clients, Settings};
+use crate::limits::DEFLATE_SUBSCRIBERS_MIN;
 use crate::limits::auth::CACHE_BYTES_TOTAL;
 
 #[derive(Debug, Clone)]
@@ -24,6 +25,8 @@ pub struct ShardSettings {
     /// Of each connection; None: no limit.
     pub commands_per_second: Option<usize>,
     pub trusted_proxies: Networks,
+    /// Channels with fewer are not worth compressing for; a constant, but in the simulation.
+    pub deflate_subscribers_min: u32,
     /// When nobody is taken in any more.
     pub admission: Thresholds,
     /// What this shard's logs, the buffers of its connections, and what it remembers of subscriptions that wait for the bus may hold together.
@@ -51,6 +54,7 @@ impl From<&Settings> for ShardSettings {
             message_bytes_max: settings.bounds.message_bytes_max,
             head_bytes_max: settings.bounds.head_bytes_max,
             commands_per_second: settings.bounds.commands_per_second,
+            deflate_subscribers_min: DEFLATE_SUBSCRIBERS_MIN,
             admission: Thresholds {
                 lag: settings.bounds.admission_lag,
                 logs: settings.bounds.admission_logs,

@@ -73,6 +73,8 @@ close_reasons! {
     ProtocolError = "protocol_error", goodbye(1002, Not, "");
     /// A text message or close reason was not UTF-8. The words say which.
     InvalidUtf8 = "invalid_utf8", goodbye(1007, Not, "");
+    /// A compressed message could not be inflated.
+    InvalidDeflate = "invalid_deflate", goodbye(1007, Not, "");
     /// A message was larger than the limit. The words name it.
     MessageTooBig = "message_too_big", goodbye(1009, Not, "");
     /// A message was not finished within two heartbeats.

@@ -11,6 +11,8 @@ use crate::limits::CONTROL_PAYLOAD_BYTES_MAX;
 
 const FIN: u8 = 0x80;
 const RESERVED_BITS: u8 = 0x70;
+/// The reserved bit that says of a message that it is compressed, where that was agreed (RFC 7692, 6).
+pub const COMPRESSED: u8 = 0x40;
 const OPCODE_BITS: u8 = 0x0F;
 const MASKED: u8 = 0x80;
 const LENGTH_BITS: u8 = 0x7F;
@@ -54,6 +56,8 @@ pub enum Violation {
     CloseReasonNotUtf8,
     #[error("a text message must be UTF-8")]
     TextNotUtf8,
+    #[error("a compressed message must be DEFLATE, as permessage-deflate has it")]
+    NotDeflate,
     #[error("nothing may follow the request for an event stream; what is to be asked for stands in its URL")]
     BehindRequest,
     #[error("message is larger than {bytes_max} bytes")]
@@ -76,6 +80,7 @@ impl Violation {
             | Violation::CloseTooShort
             | Violation::CloseCode { .. } => CloseReason::ProtocolError,
             Violation::CloseReasonNotUtf8 | Violation::TextNotUtf8 => CloseReason::InvalidUtf8,
+            Violation::NotDeflate => CloseReason::InvalidDeflate,
             Violation::MessageTooBig { .. } => CloseReason::MessageTooBig,
         }
     }
@@ -116,6 +121,8 @@ impl Opcode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
     pub fin: bool,
+    /// Of the first frame of a message: it is compressed.
+    pub compressed: bool,
     pub opcode: Opcode,
     pub mask: [u8; 4],
     /// Below 2⁶³; at most 125 for control frames. Announced, not received: never reserve memory for it.
@@ -128,8 +135,14 @@ pub struct Header {
 /// with the first byte that shows it, so a peer that is wrong does not get to send the rest.
 #[inline]
 pub fn parse_header(bytes: &[u8]) -> Result<Option<Header>, Violation> {
+    parse_agreed_header(bytes, false)
+}
+
+/// The same from a client with whom permessage-deflate was agreed, if so.
+#[inline]
+pub fn parse_agreed_header(bytes: &[u8], is_deflate_agreed: bool) -> Result<Option<Header>, Violation> {
     let Some(&first) = bytes.first() else { return Ok(None) };
-    if first & RESERVED_BITS != 0 {
+    if first & RESERVED_BITS != 0 && !(is_deflate_agreed && may_be_compressed(first)) {
         return Err(Violation::ReservedBits);
     }
     let Some(opcode) = Opcode::from_bits(first & OPCODE_BITS) else {
@@ -172,13 +185,20 @@ pub fn parse_header(bytes: &[u8]) -> Result<Option<Header>, Violation> {
         length => (u64::from(length), 2),
     };
     let Some(&mask) = bytes[mask_at..].first_chunk::<4>() else { return Ok(None) };
-    Ok(Some(Header { fin, opcode, mask, payload_len, header_len: mask_at as u8 + 4 }))
+    Ok(Some(Header { fin, compressed: first & COMPRESSED != 0, opcode, mask, payload_len, header_len: mask_at as u8 + 4 }))
+}
+
+/// Of the reserved bits a frame's first byte has the one for compression alone, and it is the first frame of a message.
+fn may_be_compressed(first: u8) -> bool {
+    first & RESERVED_BITS == COMPRESSED && matches!(Opcode::from_bits(first & OPCODE_BITS), Some(Opcode::Text | Opcode::Binary))
 }
 
 /// The header of a frame from a server, as a client reads it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerHeader {
     pub fin: bool,
+    /// Of the first frame of a message: it is compressed.
+    pub compressed: bool,
     pub opcode: Opcode,
     /// Announced, not received: never reserve memory for it.
     pub payload_len: u64,
@@ -205,8 +225,14 @@ pub enum BadServerFrame {
 /// generator; lengths that are not minimal pass, because others' servers are its targets too.
 #[inline]
 pub fn parse_server_header(bytes: &[u8]) -> Result<Option<ServerHeader>, BadServerFrame> {
+    parse_agreed_server_header(bytes, false)
+}
+
+/// The same from a server with which permessage-deflate was agreed, if so.
+#[inline]
+pub fn parse_agreed_server_header(bytes: &[u8], is_deflate_agreed: bool) -> Result<Option<ServerHeader>, BadServerFrame> {
     let [first, second, rest @ ..] = bytes else { return Ok(None) };
-    if first & RESERVED_BITS != 0 {
+    if first & RESERVED_BITS != 0 && !(is_deflate_agreed && may_be_compressed(*first)) {
         return Err(BadServerFrame::ReservedBits);
     }
     let Some(opcode) = Opcode::from_bits(first & OPCODE_BITS) else {
@@ -234,7 +260,7 @@ pub fn parse_server_header(bytes: &[u8]) -> Result<Option<ServerHeader>, BadServ
     if payload_len > i64::MAX as u64 {
         return Err(BadServerFrame::LengthTooLong);
     }
-    Ok(Some(ServerHeader { fin, opcode, payload_len, header_len }))
+    Ok(Some(ServerHeader { fin, compressed: first & COMPRESSED != 0, opcode, payload_len, header_len }))
 }
 
 /// Applies `mask` to `buf`, whose first byte is byte number `phase` of the frame's payload. Masking and unmasking are the same operation.
@@ -283,6 +309,11 @@ pub fn encode_header(out: &mut Vec<u8>, opcode: Opcode, payload_len: usize) {
     push_header(out, FIN | opcode as u8, 0, payload_len);
 }
 
+/// The same of a compressed message.
+pub fn encode_compressed_header(out: &mut Vec<u8>, opcode: Opcode, payload_len: usize) {
+    push_header(out, FIN | COMPRESSED | opcode as u8, 0, payload_len);
+}
+
 /// Appends a whole unmasked frame.
 #[inline]
 pub fn encode_frame(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) {
@@ -307,7 +338,16 @@ pub fn encode_close(out: &mut Vec<u8>, code: u16, reason: &str) {
 /// Appends a frame as a client sends it, masked. For tests and the load generator; `fin` and `opcode` are taken as given, so that
 /// fragments, and frames that no client should send, can be written too.
 pub fn encode_masked_frame(out: &mut Vec<u8>, fin: bool, opcode: Opcode, mask: [u8; 4], payload: &[u8]) {
-    push_header(out, if fin { FIN } else { 0 } | opcode as u8, MASKED, payload.len());
+    push_masked_frame(out, if fin { FIN } else { 0 } | opcode as u8, mask, payload);
+}
+
+/// The same of a message, or its first fragment, that is compressed.
+pub fn encode_masked_compressed_frame(out: &mut Vec<u8>, fin: bool, opcode: Opcode, mask: [u8; 4], payload: &[u8]) {
+    push_masked_frame(out, if fin { FIN } else { 0 } | COMPRESSED | opcode as u8, mask, payload);
+}
+
+fn push_masked_frame(out: &mut Vec<u8>, first: u8, mask: [u8; 4], payload: &[u8]) {
+    push_header(out, first, MASKED, payload.len());
     out.extend_from_slice(&mask);
     let start = out.len();
     out.extend_from_slice(payload);
@@ -348,8 +388,13 @@ mod tests {
         for length in LENGTHS {
             let mut out = Vec::new();
             encode_frame(&mut out, Opcode::Binary, &vec![7; length]);
-            let expected =
-                ServerHeader { fin: true, opcode: Opcode::Binary, payload_len: length as u64, header_len: header_len(length) as u8 };
+            let expected = ServerHeader {
+                fin: true,
+                compressed: false,
+                opcode: Opcode::Binary,
+                payload_len: length as u64,
+                header_len: header_len(length) as u8,
+            };
             for end in 0..=header_len(length) {
                 let found = parse_server_header(&out[..end]).unwrap();
                 assert_eq!(found, (end == header_len(length)).then_some(expected), "{length} bytes, cut at {end}");
@@ -386,7 +431,8 @@ mod tests {
                 for split in 0..header_len {
                     assert_eq!(parse_header(&bytes[..split]), Ok(None), "length {length}, split {split}");
                 }
-                let expected = Header { fin, opcode, mask: MASK, payload_len: length as u64, header_len: header_len as u8 };
+                let expected =
+                    Header { fin, compressed: false, opcode, mask: MASK, payload_len: length as u64, header_len: header_len as u8 };
                 assert_eq!(parse_header(&bytes[..header_len]), Ok(Some(expected)));
                 assert_eq!(parse_header(&bytes), Ok(Some(expected)));
                 let body = &mut bytes[header_len..];
@@ -439,6 +485,31 @@ mod tests {
             }
             for split in shown_by..=bytes.len() {
                 assert_eq!(parse_header(&bytes[..split]), Err(violation.clone()), "at {split}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_message_may_be_compressed_where_that_was_agreed_and_nothing_else_may() {
+        for first in 0..=u8::MAX {
+            let opcode = first & OPCODE_BITS;
+            // 0x40 alone, on text or binary.
+            let may = first & RESERVED_BITS == 0x40 && matches!(opcode, 1 | 2);
+            let client = [first, 0x80, 1, 2, 3, 4];
+            let server = [first, 0];
+            if first & RESERVED_BITS == 0 {
+                assert_eq!(parse_agreed_header(&client, true), parse_header(&client));
+                assert_eq!(parse_agreed_server_header(&server, true), parse_server_header(&server));
+                continue;
+            }
+            assert_eq!(parse_header(&client), Err(Violation::ReservedBits));
+            assert_eq!(parse_server_header(&server), Err(BadServerFrame::ReservedBits));
+            if may {
+                assert!(parse_agreed_header(&client, true).unwrap().unwrap().compressed);
+                assert!(parse_agreed_server_header(&server, true).unwrap().unwrap().compressed);
+            } else {
+                assert_eq!(parse_agreed_header(&client, true), Err(Violation::ReservedBits));
+                assert_eq!(parse_agreed_server_header(&server, true), Err(BadServerFrame::ReservedBits));
             }
         }
     }

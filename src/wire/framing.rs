@@ -21,6 +21,9 @@ pub enum Framing {
     EventStreamOfOne = 2,
     /// Each message is an element of the array that answers a poll.
     Poll = 3,
+    /// As [`Framing::WebSocket`], where permessage-deflate was agreed: messages that were compressed for all who have agreed to it, and the others as they are. What is written
+    /// for one connection alone is not compressed; whoever has compressed a batch ([`crate::fanout::compressor`]) keeps it under this name.
+    Deflate = 4,
 }
 
 /// What a framing may say of a message beside its body.
@@ -51,7 +54,9 @@ impl Framing {
         write_body: impl FnOnce(&mut Vec<u8>),
     ) {
         match self {
-            Framing::WebSocket => write_frame(out, if is_text { Opcode::Text } else { Opcode::Binary }, body_bytes_guess, write_body),
+            Framing::WebSocket | Framing::Deflate => {
+                write_frame(out, if is_text { Opcode::Text } else { Opcode::Binary }, body_bytes_guess, write_body)
+            }
             Framing::EventStream => event_stream::write(out, Caption { position: None, ..caption }, is_text, write_body),
             Framing::EventStreamOfOne => event_stream::write(out, caption, is_text, write_body),
             Framing::Poll => poll::write(out, is_text, write_body),
@@ -60,12 +65,31 @@ impl Framing {
 }
 
 impl Encoding {
-    /// How many there are; a batch may be asked for all of them. An event stream is JSON or raw, for clients with one channel or several; an answer to a poll
+    /// How many there are; a batch may be asked for all of them. A WebSocket client has every format, compressed or not; an event stream is JSON or raw, for clients with one channel or several; an answer to a poll
     /// is JSON or MessagePack.
-    pub const COUNT: usize = Format::ALL.len() + 2 * 2 + 2;
+    pub const COUNT: usize = 2 * Format::ALL.len() + 2 * 2 + 2;
 
     pub const fn web_socket(format: Format) -> Encoding {
         Encoding { format, framing: Framing::WebSocket }
+    }
+
+    pub const fn deflate(format: Format) -> Encoding {
+        Encoding { format, framing: Framing::Deflate }
+    }
+
+    /// Messages may be compressed.
+    #[inline]
+    pub const fn is_deflate(self) -> bool {
+        matches!(self.framing, Framing::Deflate)
+    }
+
+    /// What whoever has this one understands as well, at any time, with nothing compressed.
+    #[inline]
+    pub const fn plain(self) -> Encoding {
+        match self.framing {
+            Framing::Deflate => Encoding::web_socket(self.format),
+            Framing::WebSocket | Framing::EventStream | Framing::EventStreamOfOne | Framing::Poll => self,
+        }
     }
 }
 

@@ -5,6 +5,7 @@ pub mod channel_name;
 pub mod client_id;
 pub mod close;
 pub mod command;
+pub mod deflate;
 pub mod event;
 pub mod event_stream;
 pub mod frame;

@@ -6,12 +6,14 @@
 
 use super::Format;
 use super::close::Goodbye;
+use super::deflate::{Deflater, WINDOW_BITS, WINDOW_BITS_MIN};
 use super::event::{self, Event};
 use super::event_stream;
 use super::frame::{Opcode, Violation, encode_close, encode_frame};
 use super::framing::{Encoding, Framing};
+use super::http::extensions::Agreed;
 use super::http::upgrade::Upgrade;
-use super::inbound::{self, Inbound};
+use super::inbound::{self, Inbound, Terms};
 use super::poll::{self, Poll};
 
 #[derive(Debug)]
@@ -23,6 +25,8 @@ pub enum Peer {
         inbound: Inbound,
         /// Whether it can be asked if it lives. The simulator has clients that cannot.
         answers_pings: bool,
+        /// permessage-deflate, if that was agreed.
+        deflate: Option<Agreed>,
     },
     /// A client of Server-Sent Events, which says nothing any more.
     EventStream {
@@ -44,12 +48,12 @@ pub enum Beat {
 
 impl Peer {
     /// Who asks for this.
-    pub fn of(_upgrade: &Upgrade<'_>) -> Peer {
-        Peer::web_socket(true)
+    pub fn of(upgrade: &Upgrade<'_>) -> Peer {
+        Peer::WebSocket { inbound: Inbound::default(), answers_pings: true, deflate: upgrade.deflate }
     }
 
     pub fn web_socket(answers_pings: bool) -> Peer {
-        Peer::WebSocket { inbound: Inbound::default(), answers_pings }
+        Peer::WebSocket { inbound: Inbound::default(), answers_pings, deflate: None }
     }
 
     /// What stands around each message for it.
@@ -57,6 +61,8 @@ impl Peer {
         match self {
             // It is sent nothing that is framed.
             Peer::Unknown(_) => Framing::WebSocket,
+            // What was compressed for everybody reaches back as far as a compressor can.
+            Peer::WebSocket { deflate: Some(agreed), .. } if agreed.window_bits() == WINDOW_BITS => Framing::Deflate,
             Peer::WebSocket { .. } => Framing::WebSocket,
             Peer::EventStream { is_of_one: true } => Framing::EventStreamOfOne,
             Peer::EventStream { is_of_one: false } => Framing::EventStream,
@@ -76,7 +82,7 @@ impl Peer {
     pub fn next<'b>(&mut self, input: &mut &'b mut [u8], message_bytes_max: usize) -> Result<Option<inbound::Event<'b>>, Violation> {
         match self {
             Peer::Unknown(_) => unreachable!("a request head is read as a whole"),
-            Peer::WebSocket { inbound, .. } => inbound.next(input, message_bytes_max),
+            Peer::WebSocket { inbound, deflate, .. } => inbound.next_by(input, Terms { message_bytes_max, deflate: deflate.is_some() }),
             Peer::EventStream { .. } => Err(Violation::BehindRequest),
             Peer::Poll(poll) => {
                 // The next request, which waits for its turn.
@@ -92,12 +98,23 @@ impl Peer {
         event::encode(event, Encoding { format, framing: self.framing() }, unix_ms, out);
     }
 
-    /// Its own message back, for `/echo`.
-    pub fn encode_echo(&self, text: bool, payload: &[u8], out: &mut Vec<u8>) {
-        match self {
-            Peer::Unknown(_) | Peer::EventStream { .. } | Peer::Poll(_) => {}
-            Peer::WebSocket { .. } => encode_frame(out, if text { Opcode::Text } else { Opcode::Binary }, payload),
+    /// Its own message back, for `/echo`: compressed with what the thread has for it, where that was agreed and helps.
+    pub fn encode_echo(&self, text: bool, payload: &[u8], deflater: Option<&mut Deflater>, out: &mut Vec<u8>) {
+        let opcode = if text { Opcode::Text } else { Opcode::Binary };
+        match (self, deflater) {
+            (Peer::Unknown(_) | Peer::EventStream { .. } | Peer::Poll(_), _) => {}
+            (Peer::WebSocket { deflate: Some(agreed), .. }, Some(deflater)) => match agreed.window_bits() {
+                WINDOW_BITS => deflater.append_message(opcode, payload, out),
+                bits @ WINDOW_BITS_MIN.. => Deflater::with_window_bits(deflater.level(), bits).append_message(opcode, payload, out),
+                _ => encode_frame(out, opcode, payload),
+            },
+            (Peer::WebSocket { .. }, _) => encode_frame(out, opcode, payload),
         }
+    }
+
+    /// permessage-deflate was agreed.
+    pub fn is_deflating(&self) -> bool {
+        matches!(self, Peer::WebSocket { deflate: Some(_), .. })
     }
 
     /// The answer to a ping of its own.
@@ -224,8 +241,8 @@ mod tests {
         let peer = Peer::web_socket(true);
         assert_eq!(said(&peer, |peer, out| assert_eq!(peer.encode_beat(out), Beat::Asked)), (9, vec![]));
         assert_eq!(said(&peer, |peer, out| peer.encode_pong(b"p", out)), (10, b"p".to_vec()));
-        assert_eq!(said(&peer, |peer, out| peer.encode_echo(true, b"t", out)), (1, b"t".to_vec()));
-        assert_eq!(said(&peer, |peer, out| peer.encode_echo(false, b"b", out)), (2, b"b".to_vec()));
+        assert_eq!(said(&peer, |peer, out| peer.encode_echo(true, b"t", None, out)), (1, b"t".to_vec()));
+        assert_eq!(said(&peer, |peer, out| peer.encode_echo(false, b"b", None, out)), (2, b"b".to_vec()));
         let goodbye = CloseReason::Shutdown.goodbye().unwrap();
         assert_eq!(said(&peer, |peer, out| peer.encode_close(goodbye, "bye", out)), (8, b"\x03\xE9bye".to_vec()));
         assert_eq!(said(&peer, |peer, out| peer.encode_close_echo(Some(4000), "x", out)), (8, b"\x0F\xA0x".to_vec()));

@@ -51,26 +51,26 @@ fn what_a_server_has_decides_what_is_done() {
     let install = || run(&["--redis", &url]);
     let check = || run(&["--redis", &url, "--check"]);
     expect(check(), 1, &[&format!("{url}  none    "), "1 of 1 server not ready for durable channels"]);
-    expect(install(), 0, &[&format!("{url}  loaded    version 1; it had none"), "1 server ready for durable channels"]);
+    expect(install(), 0, &[&format!("{url}  loaded    version 2; it had none"), "1 server ready for durable channels"]);
     let news = Channel::new("news");
     news.say(&mut redis, "a");
-    expect(install(), 0, &["is there  version 1"]);
-    expect(check(), 0, &["is there  version 1"]);
+    expect(install(), 0, &["is there  version 2"]);
+    expect(check(), 0, &["is there  version 2"]);
 
     let mut put = |source: &str| {
         ask(&mut redis, &["FUNCTION", "LOAD", "REPLACE", source]).unwrap();
     };
     let all = [library::PUBLISH, library::OPEN, library::RENEW];
-    put(&hand_made(0, &["campanile_publish_0"]));
-    expect(check(), 1, &["older     version 0; `campanile redis install` without --check replaces it by 1"]);
-    expect(install(), 0, &["replaced  version 1; it had 0"]);
-    put(&hand_made(2, &["campanile_publish_2", library::OPEN, library::RENEW]));
+    put(&hand_made(1, &[library::PUBLISH]));
+    expect(check(), 1, &["older     version 1; `campanile redis install` without --check replaces it by 2"]);
+    expect(install(), 0, &["replaced  version 2; it had 1"]);
+    put(&hand_made(3, &["campanile_publish_3", library::OPEN, library::RENEW]));
     for newer in [install(), check()] {
-        expect(newer, 1, &["failed    it has the library `campanile` 2, which has no campanile_publish_1", "upgrade this Campanile"]);
+        expect(newer, 1, &["failed    it has the library `campanile` 3, which has no campanile_publish_1", "upgrade this Campanile"]);
     }
-    put(&hand_made(2, &[&all[..], &["campanile_publish_2"]].concat()));
+    put(&hand_made(3, &[&all[..], &["campanile_publish_3"]].concat()));
     for newer in [install(), check()] {
-        expect(newer, 0, &["is there  version 2, newer than ours (1), with all that we call"]);
+        expect(newer, 0, &["is there  version 3, newer than ours (2), with all that we call"]);
     }
     put("#!lua name=campanile\nredis.register_function('other', function() return 1 end)");
     for foreign in [install(), check()] {
@@ -151,7 +151,9 @@ fn a_replica_and_a_user_without_rights_are_told_what_to_do() {
         expect(run(&arguments[..if rights == "+fcall" && code == 0 { 3 } else { 2 }]), code, &[part]);
     }
     let mut redis = connect(&replica);
-    eventually("the functions are on the replica", || ask(&mut redis, &["FCALL", "campanile_version", "0"]) == Ok(redis::Value::Int(1)));
+    eventually("the functions are on the replica", || {
+        ask(&mut redis, &["FCALL", "campanile_version", "0"]) == Ok(redis::Value::Int(library::VERSION))
+    });
     expect(run(&["--redis", &replica.url(), "--check"]), 0, &["is there"]);
 }
 

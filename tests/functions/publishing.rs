@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use campanile::bus::redis::library::PAYLOADS_MAX;
+use campanile::bus::redis::library::{self, PAYLOADS_MAX};
+use campanile::limits::redis::durable::{PACKED_BYTES_MAX, PACKED_MAX};
 
 use crate::support::redis::RedisServer;
-use crate::{Channel, Envelope, PREFIX, ask, connect, opened, server};
+use crate::{Channel, Envelope, PREFIX, ask, connect, opened, server, text};
 
 /// Subscribed when it returns.
 fn listener(server: &RedisServer, channel: &str) -> redis::Connection {
@@ -123,6 +124,91 @@ fn payloads_are_any_bytes_of_any_length_and_many_in_a_call() {
     let too_many = any.publish(&mut redis, &vec![b"x".as_slice(); PAYLOADS_MAX + 1]).unwrap_err();
     assert!(too_many.starts_with("BADARGS ") && too_many.contains("at most 10000 payloads"), "{too_many}");
     assert_eq!(any.say(&mut redis, "after").first, all.len() as u64 + 1);
+}
+
+/// Ids and fields, oldest first.
+fn fields(redis: &mut redis::Connection, channel: &Channel) -> Vec<(String, Vec<String>)> {
+    redis::cmd("XRANGE").arg(channel.stream()).arg("-").arg("+").query(redis).unwrap()
+}
+
+fn pack(redis: &mut redis::Connection, channel: &Channel, payloads: &[&str]) -> Result<[u64; 4], String> {
+    let mut command = redis::cmd("FCALL");
+    command.arg(library::PUBLISH_PACKED).arg(2).arg(channel.stream()).arg(channel.meta()).arg("PUBLISH");
+    command.arg(format!("{PREFIX}{}", channel.name)).arg(channel.count).arg(channel.age_ms).arg(0).arg(payloads).query(redis).map_err(text)
+}
+
+#[test]
+fn those_of_one_call_are_packed_and_each_has_its_number() {
+    let server = server();
+    let mut redis = connect(&server);
+    let mut listener = listener(&server, "n:packed");
+    let packed = Channel { count: 100, ..Channel::new("packed") };
+    let [epoch, first, last, repeat] = pack(&mut redis, &packed, &["alone"]).unwrap();
+    assert_eq!((first, last, repeat), (1, 1, 0));
+    assert_eq!(pack(&mut redis, &packed, &["ab", "", "c\n"]).unwrap(), [epoch, 2, 4, 0]);
+    let time = packed.field(&mut redis, "t").to_string();
+    let kept = fields(&mut redis, &packed);
+    assert_eq!(kept[0].1[..2], ["d", "alone"]);
+    assert_eq!(kept[1], (format!("{epoch}-4"), ["l", "2 0 2", "p", "abc\n", "t", &time].map(str::to_owned).to_vec()));
+    // Subscribers see nothing of it.
+    heard(&mut listener);
+    let several = Envelope { epoch, first: 2, time_ms: time.parse().unwrap(), payloads: vec![b"ab".into(), vec![], b"c\n".into()] };
+    assert_eq!(heard(&mut listener), several);
+
+    // An entry holds so many, and so many bytes; one that is larger is alone.
+    let large = "x".repeat(PACKED_BYTES_MAX + 1);
+    let mut payloads = vec!["y"; PACKED_MAX + 1];
+    payloads.extend([&large[..PACKED_BYTES_MAX - 1], "z", "z", &large, "end"]);
+    pack(&mut redis, &packed, &payloads).unwrap();
+    let ids = [1, 4, 4 + 64, 4 + 66, 4 + 68, 4 + 69, 4 + 70].map(|number: u64| format!("{epoch}-{number}"));
+    let kept: Vec<(String, Vec<String>)> = fields(&mut redis, &packed);
+    assert_eq!(kept.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), ids);
+    assert_eq!((&*kept[3].1[1], &*kept[5].1[0]), (&*format!("1 {}", PACKED_BYTES_MAX - 1), "d"));
+}
+
+/// `history_count` counts messages, whatever form they came in.
+#[test]
+fn what_is_packed_counts_as_what_it_holds() {
+    let server = server();
+    let mut redis = connect(&server);
+    let counted = Channel { count: 100, ..Channel::new("counted") };
+    let of_call = vec!["x".repeat(128); 32];
+    let of_call: Vec<&str> = of_call.iter().map(String::as_str).collect();
+    for call in 1..=50 {
+        let [_, _, last, _] = pack(&mut redis, &counted, &of_call).unwrap();
+        let kept = 32 * fields(&mut redis, &counted).len() as u64;
+        assert!((last.min(100)..=100 + 2 * 64).contains(&kept), "call {call}: {kept} of {last}");
+    }
+    // The same by the function that does not pack, and for messages that come one by one.
+    for _ in 0..500 {
+        counted.say(&mut redis, "single");
+    }
+    let kept = fields(&mut redis, &counted);
+    assert!((100..=230).contains(&kept.len()) && kept.iter().all(|(_, fields)| fields[0] == "d"), "{}", kept.len());
+    // A new epoch does not keep what the ones before have left beside as much of its own for ever.
+    for _ in 0..20 {
+        let epoch = counted.field(&mut redis, "e");
+        counted.renew(&mut redis, epoch).unwrap();
+        for _ in 0..50 {
+            counted.say(&mut redis, "again");
+        }
+    }
+    assert!(fields(&mut redis, &counted).len() <= 100 + 50 + 100, "{}", fields(&mut redis, &counted).len());
+}
+
+#[test]
+fn a_packed_call_that_is_refused_leaves_nothing() {
+    let server = server();
+    let mut redis = connect(&server);
+    let channel = Channel::new("other");
+    pack(&mut redis, &channel, &["a", "b"]).unwrap();
+    ask(&mut redis, &["RENAME", &channel.stream(), "away"]).unwrap();
+    ask(&mut redis, &["SET", &channel.stream(), "text"]).unwrap();
+    let before = channel.state(&mut redis);
+    assert!(pack(&mut redis, &channel, &["c", "d"]).unwrap_err().starts_with("WRONGTYPE"));
+    assert_eq!(channel.state(&mut redis), before);
+    ask(&mut redis, &["RENAME", "away", &channel.stream()]).unwrap();
+    assert_eq!(pack(&mut redis, &channel, &["c", "d"]).unwrap()[1..3], [3, 4]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What Redis refuses: each error is told apart, nothing is written, and no number is used up.
 
 use campanile::bus::redis::call_error::CallError;
+use campanile::bus::redis::library;
 use redis::Connection;
 
 use crate::support::redis::{PATIENCE, RedisServer};
@@ -172,7 +173,9 @@ fn a_replica_refuses_and_so_does_one_that_has_lost_its_master() {
     let mut master = server_with(&["--repl-diskless-sync-delay", "0"]);
     let replica = RedisServer::with_arguments(&["--replicaof", "127.0.0.1", &master.port.to_string()]);
     let mut redis = connect(&replica);
-    eventually("the functions are on the replica", || ask(&mut redis, &["FCALL", "campanile_version", "0"]) == Ok(redis::Value::Int(1)));
+    eventually("the functions are on the replica", || {
+        ask(&mut redis, &["FCALL", "campanile_version", "0"]) == Ok(redis::Value::Int(library::VERSION))
+    });
     let news = Channel::new("news");
     assert_eq!(CallError::of(&news.publish(&mut redis, &[b"a"]).unwrap_err()), CallError::ReadOnly);
     assert_eq!(CallError::of(&news.open(&mut redis).unwrap_err()), CallError::ReadOnly);
@@ -187,7 +190,7 @@ fn a_replica_refuses_and_so_does_one_that_has_lost_its_master() {
     let read = |redis: &mut Connection| ask(redis, &["HGET", &news.meta(), "e"]);
     eventually("the replica has lost its master", || read(&mut redis).is_err_and(|error| CallError::of(&error) == CallError::MasterDown));
     assert_eq!(CallError::of(&news.publish(&mut redis, &[b"b"]).unwrap_err()), CallError::ReadOnly);
-    assert_eq!(ask(&mut redis, &["FCALL", "campanile_version", "0"]), Ok(redis::Value::Int(1)));
+    assert_eq!(ask(&mut redis, &["FCALL", "campanile_version", "0"]), Ok(redis::Value::Int(library::VERSION)));
     // Promoted, it goes on.
     ask(&mut redis, &["REPLICAOF", "NO", "ONE"]).unwrap();
     goes_on(&mut redis, &news, before);

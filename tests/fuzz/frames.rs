@@ -65,6 +65,7 @@ fn ours(stream: &[u8], piece: usize) -> Seen {
                     return Seen { events, end: End::Refused };
                 }
                 Ok(Some(Event::Message { text, payload })) => events.push((if text { 't' } else { 'b' }, payload.to_vec())),
+                Ok(Some(Event::Compressed { .. })) => unreachable!("nobody has agreed to that"),
                 Ok(Some(Event::Ping(payload))) => events.push(('i', payload.to_vec())),
                 Ok(Some(Event::Pong(payload))) => events.push(('o', payload.to_vec())),
                 Ok(Some(Event::Close { reason, .. })) => {

@@ -6,6 +6,7 @@
 //! a test with a name, beside the code that was wrong; a file that lies in `tests/fuzz/__fuzz__/TEST/crashes` is run first.
 
 mod addresses;
+mod deflate;
 mod frames;
 mod head;
 mod journal;

@@ -28,6 +28,11 @@ pub struct Client {
     /// What it was told instead: that the server lives.
     pub beats: usize,
     pub echoes: usize,
+    /// permessage-deflate was agreed.
+    pub deflate: bool,
+    /// Messages of channels that came compressed, and that came plain though it was agreed.
+    pub inflated: u64,
+    pub plain: u64,
     /// The status of an answer other than 101.
     pub refused: Option<u16>,
     /// Events that answer a command with an id, in the order in which they came.
@@ -128,6 +133,9 @@ impl Client {
             unasked: false,
             beats: 0,
             echoes: 0,
+            deflate: false,
+            inflated: 0,
+            plain: 0,
             refused: None,
             answers: Vec::new(),
             errors: Vec::new(),
@@ -204,6 +212,8 @@ impl Client {
                 continue;
             }
             self.upgraded = true;
+            self.deflate =
+                head.contains("\r\nSec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover");
             self.received.drain(..end + 4);
         }
         if self.stream.is_some() {
@@ -214,10 +224,19 @@ impl Client {
             return;
         }
         let mut at = 0;
-        while let Some((opcode, payload, length)) = frame(&self.received[at..]) {
-            let payload = payload.to_vec();
+        while let Some((opcode, compressed, payload, length)) = frame(&self.received[at..]) {
+            assert!(!compressed || self.deflate && matches!(opcode, 1 | 2), "compressed, which was not agreed: {opcode}");
+            let payload = if compressed { inflate(payload) } else { payload.to_vec() };
             at += length;
+            let before = self.messages;
             self.on_frame(opcode, &payload);
+            let messages = (self.messages - before) as u64;
+            assert!(!compressed || messages == 1, "only what a channel's subscribers are sent is compressed");
+            if compressed {
+                self.inflated += 1;
+            } else if self.deflate {
+                self.plain += messages;
+            }
         }
         self.received.drain(..at);
     }
@@ -457,15 +476,44 @@ pub fn aside(channel: &Arc<Channel>, number: u64, padding: usize) -> Arc<Aside> 
     Aside::new(channel.clone(), Kind::Json, payload.as_bytes(), number)
 }
 
-/// The first whole frame: opcode, payload, length with header. Server frames are unmasked and unfragmented.
-fn frame(bytes: &[u8]) -> Option<(u8, &[u8], usize)> {
+/// RFC 7692, 7.2.1, shorter or not.
+pub fn deflate(message: &[u8]) -> Vec<u8> {
+    let (mut compress, mut payload) =
+        (flate2::Compress::new(flate2::Compression::fast(), false), Vec::with_capacity(2 * message.len() + 64));
+    compress.compress_vec(message, &mut payload, flate2::FlushCompress::Sync).expect("there is room");
+    payload.truncate(payload.len() - 4);
+    payload
+}
+
+/// RFC 7692, 7.2.2, with nothing of the message before.
+fn inflate(payload: &[u8]) -> Vec<u8> {
+    thread_local! {
+        // A new one takes longer than what it is for.
+        static INFLATER: std::cell::RefCell<flate2::Decompress> = std::cell::RefCell::new(flate2::Decompress::new(false));
+    }
+    let whole = [payload, &[0, 0, 0xFF, 0xFF]].concat();
+    let mut message = Vec::with_capacity(16 * whole.len());
+    INFLATER.with_borrow_mut(|inflater| {
+        inflater.reset(false);
+        while (inflater.total_in() as usize) < whole.len() {
+            message.reserve(1024);
+            let rest = &whole[inflater.total_in() as usize..];
+            let status = inflater.decompress_vec(rest, &mut message, flate2::FlushDecompress::Sync).expect("DEFLATE");
+            assert_ne!(status, flate2::Status::StreamEnd, "no final block");
+        }
+    });
+    message
+}
+
+/// The first whole frame: opcode, whether it is compressed, payload, length with header. Server frames are unmasked and unfragmented.
+fn frame(bytes: &[u8]) -> Option<(u8, bool, &[u8], usize)> {
     let (&first, &second) = (bytes.first()?, bytes.get(1)?);
-    assert_eq!(first & 0xF0, 0x80, "every server frame is final and has no reserved bits: {first:#x}");
+    assert_eq!(first & 0xB0, 0x80, "every server frame is final and has no other reserved bits: {first:#x}");
     assert_eq!(second & 0x80, 0, "server frames are not masked");
     let (header, length) = match second {
         126 => (4, u16::from_be_bytes(bytes.get(2..4)?.try_into().unwrap()) as usize),
         127 => (10, u64::from_be_bytes(bytes.get(2..10)?.try_into().unwrap()) as usize),
         length => (2, length as usize),
     };
-    Some((first & 0x0F, bytes.get(header..header + length)?, header + length))
+    Some((first & 0x0F, first & 0x40 != 0, bytes.get(header..header + length)?, header + length))
 }

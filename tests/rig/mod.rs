@@ -22,6 +22,9 @@ use campanile::shard::net::Network;
 use campanile::shard::settings::ShardSettings;
 use campanile::shard::{Parts, Shard};
 
+/// Of the channels of tests, which have few.
+pub const DEFLATE_SUBSCRIBERS_MIN: u32 = 2;
+
 /// A shard, with all that it is wired to.
 pub struct Rig<N: Network> {
     pub shard: Shard<N>,
@@ -48,7 +51,7 @@ impl<N: Network> Rig<N> {
         let host: Arc<HostLoad> = Arc::default();
         let parts = Parts {
             index: 0,
-            settings: Arc::new(ShardSettings::from(settings)),
+            settings: Arc::new(ShardSettings { deflate_subscribers_min: DEFLATE_SUBSCRIBERS_MIN, ..ShardSettings::from(settings) }),
             metrics: metrics.clone(),
             inbox: shard_inbox,
             bus: BusSender::new(to_bus, inbox_messages),

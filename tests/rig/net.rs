@@ -158,16 +158,29 @@ pub fn unix_ms(now_ns: u64) -> u64 {
 }
 
 pub fn request(path: &str, format: Format) -> String {
+    request_with(path, format, "")
+}
+
+/// With these lines in the head.
+pub fn request_with(path: &str, format: Format, lines: &str) -> String {
     format!(
         "GET {path} HTTP/1.1\r\nHost: sim\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
-         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: {}\r\n\r\n",
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: {}\r\n{lines}\r\n",
         subprotocol(format)
     )
 }
 
+/// As browsers offer it.
+pub const DEFLATE_OFFER: &str = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
+
 /// Clients that say so cannot be asked whether they live.
 pub fn peer_of(upgrade: &Upgrade<'_>) -> Peer {
-    Peer::web_socket(!upgrade.head.target.contains(UNASKED))
+    match Peer::of(upgrade) {
+        Peer::WebSocket { inbound, deflate, .. } => {
+            Peer::WebSocket { inbound, answers_pings: !upgrade.head.target.contains(UNASKED), deflate }
+        }
+        other => other,
+    }
 }
 
 /// In a request's query.

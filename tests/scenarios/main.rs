@@ -4,6 +4,7 @@
 mod arrivals;
 mod asides;
 mod channels;
+mod deflate;
 mod ends;
 mod feeds;
 mod marks;

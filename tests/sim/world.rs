@@ -19,12 +19,14 @@ use campanile::bus::order::Order;
 use campanile::bus::{ConnToken, ShardMessage};
 use campanile::config::{AuthMode, ChannelRule, Overrun, Settings};
 use campanile::fanout::batch::{Batch, Channel};
+use campanile::fanout::compressor::Compressor;
 use campanile::fanout::topics::TopicToken;
 use campanile::metrics::ShardMetrics;
 use campanile::shard::net::Readiness;
 use campanile::shard::unpack;
 use campanile::wire::close::CloseReason;
-use campanile::wire::frame::{Opcode, encode_masked_frame};
+use campanile::wire::frame::{Opcode, encode_masked_compressed_frame, encode_masked_frame};
+use campanile::wire::framing::Encoding;
 use campanile::wire::http::refusal::RefusalReason;
 use fastrand::Rng;
 
@@ -87,6 +89,10 @@ impl Seen {
         add("tokens refreshed", clients.iter().map(|peer| peer.client.refreshed as u64).sum());
         add("marks told", metrics.marks_told.get());
         add("told how much is unread as it subscribed", clients.iter().map(|peer| peer.client.counted as u64).sum());
+        add("messages sent compressed", metrics.messages_deflated.get());
+        add("messages received compressed", clients.iter().map(|peer| peer.client.inflated).sum());
+        add("messages received plain by those who take compressed ones", clients.iter().map(|peer| peer.client.plain).sum());
+        add("messages of clients inflated", metrics.messages_inflated.get());
         add("passed over for a rate", metrics.messages_paced.get());
         add("passed over for a budget", metrics.messages_over_budget.get());
         add("refused for a broken PROXY header", metrics.refused[RefusalReason::ProxyHeader as usize].get());
@@ -170,6 +176,9 @@ pub struct Simulation {
     successors: BTreeMap<u64, u64>,
     /// Channels as they were before they were counted anew.
     former: Vec<Arc<Channel>>,
+    /// Another shard of the same bus: what it compresses with, and what it is in the middle of compressing.
+    other: Compressor,
+    settling: Vec<(Arc<Batch>, Encoding)>,
     /// All that was published, oldest first.
     sent: Vec<Sent>,
     log_bytes: usize,
@@ -212,12 +221,15 @@ impl Simulation {
             asides: 0,
             successors: BTreeMap::new(),
             former: Vec::new(),
+            other: Compressor::new(6, 0).with_subscribers_min(0),
+            settling: Vec::new(),
             sent: Vec::new(),
             log_bytes,
             log_bytes_total,
             buffer_bytes,
             digest: DefaultHasher::new(),
-            wall: Some(Rng::with_seed(!seed)).filter(|_| !has_tokens),
+            // How short a message gets depends on the time that it tells.
+            wall: Some(Rng::with_seed(!seed)).filter(|_| !has_tokens && !settings.clients.deflate),
             settings,
             reloads: Vec::new(),
             has_tokens,
@@ -288,6 +300,13 @@ impl Simulation {
             (5, Some(at)) if !self.peers[at].mute && !self.peers[at].is_stream => {
                 // Not masked, not even a frame.
                 self.send_bytes(at, &[0x81, 0x05, 1, 2, 3]);
+                self.peers[at].broke_protocol = true;
+            }
+            (7, Some(at)) if !self.peers[at].mute && self.rng.bool() => {
+                // Said to be compressed, and it is not.
+                let mut bytes = Vec::new();
+                encode_masked_compressed_frame(&mut bytes, true, Opcode::Text, [1; 4], b"\xFF\xFF{\"type\":\"ping\"}");
+                self.send_bytes(at, &bytes);
                 self.peers[at].broke_protocol = true;
             }
             (10, _) if self.has_tokens && self.rng.bool() => self.revoke(),
@@ -436,6 +455,9 @@ fn settings(rng: &mut Rng) -> Settings {
         settings.bounds.admission_memory = Some(ADMISSION_PERCENT);
         settings.bounds.admission_lag = (rng.u8(..4) == 0).then_some(Duration::from_millis(500));
         settings.bounds.admission_logs = (rng.u8(..4) == 0).then_some(60);
+        settings.clients.deflate = rng.u8(..3) == 0;
+        settings.clients.deflate_min_bytes = rng.choice([0, 130, 200]).unwrap();
+        settings.clients.deflate_level = rng.u32(1..7);
         settings.clients.heartbeat = Duration::from_secs(5);
         settings.clients.pong_timeout = Duration::from_secs(3);
         settings.clients.handshake_timeout = Duration::from_secs(3);

@@ -27,13 +27,21 @@ pub fn node() -> &'static Path {
     })
 }
 
-/// A copy of `clients/js` as it stands, beside the packages that it and its tests ask for.
+/// A copy of `clients/js` as it stands, beside the packages that it and its tests ask for. Only one test may use it.
 pub fn javascript() -> PathBuf {
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/js");
-    let files = ["package.json", "package-lock.json"];
-    let home = installed("js", &sources, &files, |home, sources| npm_ci(home, sources, &files));
-    copy(&sources, &home);
+    let home = javascript_packages();
+    copy(&javascript_sources(), &home);
     home
+}
+
+/// The folder above their `node_modules`, with esbuild and playwright-core among them.
+pub fn javascript_packages() -> PathBuf {
+    let files = ["package.json", "package-lock.json"];
+    installed("js", &javascript_sources(), &files, |home, sources| npm_ci(home, sources, &files))
+}
+
+fn javascript_sources() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/js")
 }
 
 /// Where clients stand that others have written.

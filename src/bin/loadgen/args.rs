@@ -10,6 +10,8 @@ use campanile::limits::MAX_RATE_MAX;
 use campanile::wire::Format;
 use clap::{Args, Parser, Subcommand};
 
+use crate::payload::PayloadKind;
+
 pub use choices::{Auth, Breaks, Leave, Through, Transport};
 pub use values::Cores;
 use values::{parse_format, parse_head_bytes, parse_number, parse_payload, parse_positive, parse_threads};
@@ -257,7 +259,10 @@ pub struct Options {
     /// Channels are durable: the server has a rule that says so, and messages go through the function that numbers and keeps them
     #[arg(long, requires = "serve", help_heading = "Target")]
     pub durable: bool,
-    /// Start the same server without --auth, --rules and --durable as well, take turns with it, and print the ratio (connect, broadcast, burst)
+    /// Clients offer permessage-deflate, and check what comes compressed. A server that is started does so too where --serve says --deflate
+    #[arg(long, help_heading = "Target")]
+    pub deflate: bool,
+    /// Start the same server without --auth, --rules and --durable, and without --deflate of its clients, as well, take turns with it, and print the ratio (connect, broadcast, burst)
     #[arg(long, requires = "serve", conflicts_with = "floor", help_heading = "Target")]
     pub beside_open: bool,
     /// With --transport sse: start the same server once more for WebSocket clients with the same JSON, take turns with it, and print the ratio (connect, broadcast, burst)
@@ -322,6 +327,9 @@ pub struct Options {
     /// Payload size; at least 38
     #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = parse_payload, help_heading = "Messages")]
     pub payload: usize,
+    /// What a payload holds
+    #[arg(long, value_name = "KIND", default_value = "filler", help_heading = "Messages")]
+    pub payload_kind: PayloadKind,
 
     /// Run the floor by turns with the server, and print the ratio (broadcast, burst, connect, channels, mixed)
     #[arg(long, help_heading = "Floor")]

@@ -11,6 +11,7 @@ use campanile::inbox::{InboxSender, inbox};
 use mio::Poll;
 
 use super::client::{Client, Reading};
+use super::payload::PayloadKind;
 use super::tally::{Counts, Live, Tally};
 use super::target::Target;
 use super::worker::{Command, Further, INBOX, Plan, Worker};
@@ -51,6 +52,7 @@ pub struct Habits {
     pub slow_pause: Duration,
     pub slow_receive_bytes: usize,
     pub echo_bytes: usize,
+    pub echo_kind: PayloadKind,
     /// What comes on a client's further channels is a direct message.
     pub has_direct: bool,
 }
@@ -156,6 +158,7 @@ impl Crowd {
             slow_read_bytes: habits.slow_read_bytes.max(1),
             slow_pause: habits.slow_pause,
             echo_bytes: habits.echo_bytes,
+            echo_kind: habits.echo_kind,
             has_direct: habits.has_direct,
         });
         let mut crowd = Crowd {

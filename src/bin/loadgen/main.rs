@@ -12,6 +12,8 @@ mod events;
 mod floor;
 mod holders;
 mod identity;
+mod inflate;
+mod payload;
 mod pick;
 mod preflight;
 mod process;

@@ -144,7 +144,7 @@ impl Run {
             options.subscribe.as_deref().map(FirstMessage::parse).transpose().map_err(|why| anyhow::anyhow!("--subscribe: {why}"))?;
         let ready = options.ready.as_ref().map(|text| Ready::Message(text.clone().into_bytes()));
         let tokens = gate.as_mut().map(Gate::tokens).transpose()?.flatten();
-        let mut target = target.with_words(options.subprotocol.clone(), first, ready).with_tokens(tokens);
+        let mut target = target.with_words(options.subprotocol.clone(), first, ready).with_tokens(tokens).with_deflate(options.deflate);
         if options.transport == Transport::Sse {
             anyhow::ensure!(target.is_campanile, "--transport sse is asked of a Campanile: leave the path out of --url");
             target = target.over_event_stream();
@@ -210,7 +210,7 @@ impl Run {
     /// The server that stands beside this one (--beside-open, --beside-ws), to be asked for once.
     pub fn take_open(&mut self) -> anyhow::Result<Open> {
         let mut open = self.open.take().context("there is no server to stand beside")?;
-        let target = self.target.clone().with_tokens(None).at(open.target.address);
+        let target = self.target.clone().with_tokens(None).with_deflate(false).at(open.target.address);
         open.target = if self.options.beside_ws { target.over_web_socket() } else { target };
         Ok(open)
     }
@@ -432,6 +432,7 @@ impl Run {
             burst: self.options.burst.unwrap_or(burst).max(1),
             count: self.options.messages.unwrap_or(count),
             bytes: self.options.payload,
+            kind: self.options.payload_kind,
             pick,
             survives: false,
         }

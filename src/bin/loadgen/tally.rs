@@ -59,6 +59,8 @@ counters! {
     ended,
     /// Messages received.
     messages,
+    /// Of them, those that came compressed.
+    compressed,
     /// Bytes received, frame headers included.
     bytes,
     /// Messages missing without a gap.

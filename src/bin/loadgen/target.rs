@@ -109,6 +109,8 @@ pub struct Target {
     path: String,
     subprotocol: Option<String>,
     first: Option<FirstMessage>,
+    /// Its clients offer permessage-deflate.
+    pub deflate: bool,
     /// What its clients bring.
     tokens: Option<Tokens>,
     pub ready: Ready,
@@ -142,6 +144,7 @@ impl Target {
             path: String::new(),
             subprotocol: None,
             first: None,
+            deflate: false,
             tokens: None,
             ready: Ready::Upgrade,
             channels,
@@ -186,6 +189,10 @@ impl Target {
         Target { address, host: address.to_string(), ..self }
     }
 
+    pub fn with_deflate(self, deflate: bool) -> Target {
+        Target { deflate, ..self }
+    }
+
     pub fn with_tokens(self, tokens: Option<Tokens>) -> Target {
         Target { tokens, ..self }
     }
@@ -221,9 +228,10 @@ impl Target {
         if self.transport == Transport::Sse {
             return format!("GET {path} HTTP/1.1\r\nHost: {}\r\nAccept: text/event-stream\r\n{authorization}\r\n", self.host);
         }
+        let offer = if self.deflate { "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n" } else { "" };
         format!(
             "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-             Sec-WebSocket-Key: {KEY}\r\n{subprotocol}{authorization}\r\n",
+             Sec-WebSocket-Key: {KEY}\r\n{subprotocol}{authorization}{offer}\r\n",
             self.host
         )
     }
@@ -293,6 +301,8 @@ mod tests {
         assert!(target.request(7, 1, false).starts_with("GET /ws?format=msgpack&channel=bench1 HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n"));
         assert!(target.request(7, 1, true).starts_with("GET /ws?format=msgpack HTTP/1.1\r\n"));
         assert_eq!(target.ready, Ready::Subscribed);
+        let offering = target.clone().with_deflate(true).request(7, 1, false);
+        assert!(offering.ends_with("\r\nSec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n"));
         assert_eq!(Target::new("ws://127.0.0.1:8080/", Format::Raw, channels(1)).unwrap().ready, Ready::Upgrade);
     }
 

@@ -4,7 +4,8 @@
 -- answers or writes gives it a new name (…_2), and campanile_version a new number.
 --
 -- Invariants. What may be refused is refused before anything is written: Redis takes nothing back when a function fails. An entry's id is
--- EPOCH-NUMBER, and no two messages of a channel ever have the same. All numbers stay below 2^53, where a double is still exact.
+-- EPOCH-NUMBER, of a packed one EPOCH and the number of its last message, and no two messages of a channel ever have the same. All numbers stay
+-- below 2^53, where a double is still exact.
 --
 -- Each call into Redis costs about a microsecond, and the usual publish makes six. What is left is texts made of numbers and numbers of texts,
 -- a tenth to a fifth of a microsecond each: what the last call has read or written is remembered, text and number together.
@@ -19,8 +20,14 @@ local MINUTE_MS = 60 * 1000
 local TIME_MS_MAX = 10 * 365 * 24 * 3600 * 1000
 local COUNT_MAX = 1000 * 1000 * 1000
 local PAYLOADS_MAX = 10 * 1000
+-- Messages of one call that an entry holds, and bytes of them; what is larger has an entry of its own. Whoever reads for a few reads all of an entry.
+local PACKED_MAX = 64
+local PACKED_BYTES_MAX = 16 * 1024
 -- Arguments before the payloads.
 local FIRST_PAYLOAD = 6
+-- Redis drops whole nodes of a stream (4 kB), so what is beyond COUNT need not be looked for with each small message.
+local TRIM_NUMBERS = 16
+local TRIM_BYTES = 256
 -- Numbers between two looks at what is too old.
 local AGE_CHECK_NUMBERS = 64
 
@@ -213,26 +220,56 @@ local function trim_by_age(stream, epoch, last, oldest_ms)
   redis.call('XTRIM', stream, 'MINID', format(ID, epoch, young))
 end
 
--- The byte that no text and no MessagePack begins with, version, epoch, first number, time, the length of each payload, then the payloads.
-local function envelope(args, epoch, first, time)
-  local payload = args[FIRST_PAYLOAD]
-  if #args == FIRST_PAYLOAD then
-    return '\1931 ' .. epoch .. ' ' .. first .. ' ' .. time .. ' ' .. format(WHOLE, #payload) .. '\n' .. payload
-  end
+-- Lengths and payloads of some arguments in a row.
+local function joined(args, from, to)
   local lengths = {}
-  for at = FIRST_PAYLOAD, #args do lengths[at - FIRST_PAYLOAD + 1] = #args[at] end
-  return '\1931 ' .. epoch .. ' ' .. first .. ' ' .. time .. ' ' .. table.concat(lengths, ' ') .. '\n' .. table.concat(args, '', FIRST_PAYLOAD)
+  for at = from, to do lengths[at - from + 1] = #args[at] end
+  return table.concat(lengths, ' '), table.concat(args, '', from, to)
 end
+
+-- The last of those arguments that go into one entry with this one.
+local function pack_end(args, from)
+  local to, bytes = from, #args[from]
+  local to_max = math.min(#args, from + PACKED_MAX - 1)
+  while to < to_max do
+    bytes = bytes + #args[to + 1]
+    if bytes > PACKED_BYTES_MAX then break end
+    to = to + 1
+  end
+  return to
+end
+
+-- One message (`d`), or several in a row: their lengths (`l`) and payloads (`p`). Trims what is beyond, if it is said how.
+local function add(call, stream, trim_by, trim_to, id, time, payload, lengths)
+  if lengths then
+    if trim_by then return call('XADD', stream, trim_by, '~', trim_to, id, 'l', lengths, 'p', payload, 't', time) end
+    return call('XADD', stream, id, 'l', lengths, 'p', payload, 't', time)
+  end
+  if trim_by then return call('XADD', stream, trim_by, '~', trim_to, id, 'd', payload, 't', time) end
+  return call('XADD', stream, id, 'd', payload, 't', time)
+end
+
+-- The last COUNT, AGE_MS and WINDOW_MS that were found good: most calls have the same. COUNT and AGE_MS as numbers too.
+local last_count, last_age, last_window, last_count_number, last_age_ms
 
 -- Appends and publishes; returns the last number. Nil and an error: Redis has refused the first entry, and everything is as it was.
 -- `expires`: when the keys are to expire, nil if that need not be written.
-local function append(stream, place, args, epoch, last, expires, time)
-  local meta, final = place.meta, last + (#args - FIRST_PAYLOAD + 1)
+local function append(stream, place, args, epoch, last, expires, time, is_packed)
+  local meta, count = place.meta, #args - FIRST_PAYLOAD + 1
+  local final = last + count
   local epoch_text = epoch == place.epoch and place.e or format(WHOLE, epoch)
   local first_text = format(WHOLE, last + 1)
-  local final_text = final == last + 1 and first_text or format(WHOLE, final)
-  -- First of all, as it is what there may not be enough memory for.
-  local message = envelope(args, epoch_text, first_text, time)
+  local final_text = count == 1 and first_text or format(WHOLE, final)
+  -- First of all, as it is what there may not be enough memory for: the byte that no text and no MessagePack begins with, version, epoch, first number, time,
+  -- the length of each payload, then the payloads.
+  local lengths, payloads
+  if count == 1 then
+    payloads = args[FIRST_PAYLOAD]
+    lengths = format(WHOLE, #payloads)
+  else
+    lengths, payloads = joined(args, FIRST_PAYLOAD, #args)
+  end
+  local message = '\1931 ' .. epoch_text .. ' ' .. first_text .. ' ' .. time .. ' ' .. lengths .. '\n' .. payloads
   local expires_text = expires and format(WHOLE, expires)
 
   if expires then
@@ -240,19 +277,31 @@ local function append(stream, place, args, epoch, last, expires, time)
   else
     redis.call('HSET', meta, 'n', final_text, 't', time)
   end
-  local id = redis.pcall('XADD', stream, 'MAXLEN', '~', args[3], epoch_text .. '-' .. first_text, 'd', args[FIRST_PAYLOAD], 't', time)
-  if type(id) ~= 'string' then
-    redis.call('HSET', meta, 'e', epoch_text, 'n', format(WHOLE, last), 't', place.t or '0', 'x', place.x or '0')
-    return nil, id
+  -- By number, not by count of entries: those that hold several count as what they hold.
+  local trim_by, trim_to
+  if last == 0 then
+    -- What earlier epochs have left is not in the way of this one's numbers.
+    trim_by, trim_to = 'MAXLEN', args[3]
+  elseif final > last_count_number and (final % TRIM_NUMBERS < count or #payloads >= TRIM_BYTES) then
+    trim_by, trim_to = 'MINID', epoch_text .. '-' .. format(WHOLE, final - last_count_number + 1)
   end
-  -- Behind the first nothing can be refused any more.
-  for at = FIRST_PAYLOAD + 1, #args do
-    local number = format(WHOLE, last + (at - FIRST_PAYLOAD + 1))
-    if at < #args then
-      redis.call('XADD', stream, epoch_text .. '-' .. number, 'd', args[at], 't', time)
-    else
-      redis.call('XADD', stream, 'MAXLEN', '~', args[3], epoch_text .. '-' .. number, 'd', args[at], 't', time)
+  local call, from = redis.pcall, FIRST_PAYLOAD
+  while from <= #args do
+    local to = is_packed and from < #args and pack_end(args, from) or from
+    local number = to == #args and final_text or format(WHOLE, last + (to - FIRST_PAYLOAD + 1))
+    local of_entry, payload = nil, args[from]
+    if to - from + 1 == count then
+      payload, of_entry = payloads, count > 1 and lengths
+    elseif to > from then
+      of_entry, payload = joined(args, from, to)
     end
+    local id = add(call, stream, to == #args and trim_by, trim_to, epoch_text .. '-' .. number, time, payload, of_entry)
+    if type(id) ~= 'string' then
+      redis.call('HSET', meta, 'e', epoch_text, 'n', format(WHOLE, last), 't', place.t or '0', 'x', place.x or '0')
+      return nil, id
+    end
+    -- Behind the first nothing can be refused any more.
+    call, from = redis.call, to + 1
   end
   if expires then
     redis.call('PEXPIREAT', stream, expires_text)
@@ -264,10 +313,7 @@ local function append(stream, place, args, epoch, last, expires, time)
   return final
 end
 
--- The last COUNT, AGE_MS and WINDOW_MS that were found good: most calls have the same.
-local last_count, last_age, last_window, last_age_ms
-
--- Nil: they can be. Where they were looked at anew, `last_age_ms` is the age.
+-- Nil: they can be.
 local function wrong_numbers(count, age, window, has_once)
   local count_number, age_ms, window_ms = whole(count), whole(age), whole(window)
   -- It is handed on as it is, and Redis takes none that begins with a 0.
@@ -281,10 +327,11 @@ local function wrong_numbers(count, age, window, has_once)
     return redis.error_reply('BADARGS WINDOW_MS is how long ONCE is kept, 1 to ' .. format(WHOLE, TIME_MS_MAX) .. '; 0 without ONCE')
   end
   last_count, last_age, last_window = count, age, not has_once and window
+  last_count_number = count_number
   last_age_ms = age_ms == 0 and MONTH_MS or age_ms
 end
 
-local function publish(keys, args)
+local function publish(keys, args, is_packed)
   local stream, once = keys[1], keys[3]
   local place, refusal = place_of(keys, 3)
   if not place then return refusal end
@@ -343,13 +390,13 @@ local function publish(keys, args)
     expires = nil
   end
 
-  final, refusal = append(stream, place, args, epoch, last, expires, time)
+  final, refusal = append(stream, place, args, epoch, last, expires, time, is_packed)
   if not final then
     if is_new then return refusal end
     -- Another type or a missing right is told by this. Else what stands in the way is a larger id.
     epoch, refusal = larger_epoch(stream, place, epoch, now_ms)
     if not epoch then return refusal end
-    final, refusal = append(stream, place, args, epoch, 0, expires_next, time)
+    final, refusal = append(stream, place, args, epoch, 0, expires_next, time, is_packed)
     if not final then return refusal end
   end
   if is_looked_at then trim_by_age(stream, epoch, final, now_ms - age_ms) end
@@ -396,11 +443,14 @@ local function renew(keys, args)
   return { epoch, 0 }
 end
 
-redis.register_function('campanile_publish_1', publish)
+-- An entry for each message: whoever reads the stream may know no other.
+redis.register_function('campanile_publish_1', function(keys, args) return publish(keys, args, false) end)
+-- Those of one call together in an entry.
+redis.register_function('campanile_publish_2', function(keys, args) return publish(keys, args, true) end)
 redis.register_function('campanile_open_1', open)
 redis.register_function('campanile_renew_1', renew)
 redis.register_function {
   function_name = 'campanile_version',
-  callback = function() return 1 end,
+  callback = function() return 2 end,
   flags = { 'no-writes', 'allow-stale' },
 }

@@ -10,9 +10,12 @@ use super::call_error::CallError;
 /// As it is loaded; `docs/durable.md` says how it is called.
 pub const SOURCE: &str = include_str!("functions.lua");
 /// What `campanile_version` answers of this source.
-pub const VERSION: i64 = 1;
+pub const VERSION: i64 = 2;
 pub const NAME: &str = "campanile";
+/// Of a single message, it does the same in every version of the library.
 pub const PUBLISH: &str = "campanile_publish_1";
+/// Messages of one call lie together in an entry: for whoever publishes many.
+pub const PUBLISH_PACKED: &str = "campanile_publish_2";
 pub const OPEN: &str = "campanile_open_1";
 pub const RENEW: &str = "campanile_renew_1";
 const VERSION_FUNCTION: &str = "campanile_version";
@@ -159,6 +162,7 @@ fn names(value: &Value, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::redis::durable::{PACKED_BYTES_MAX, PACKED_MAX};
 
     /// Plays a server that answers one thing after the other, and returns what was sent, by its first words.
     fn play(goal: Goal, replies: &[Result<Value, &str>]) -> (Vec<String>, Option<Result<Found, Failure>>) {
@@ -180,14 +184,16 @@ mod tests {
     }
 
     const TAKEN: Result<Value, &str> = Err("ERR Library 'campanile' already exists");
-    const ALL: &[&str] = &[PUBLISH, "campanile_publish_2", OPEN, RENEW, VERSION_FUNCTION];
+    const ALL: &[&str] = &[PUBLISH, PUBLISH_PACKED, "campanile_publish_3", OPEN, RENEW, VERSION_FUNCTION];
 
     #[test]
     fn the_source_is_of_this_version() {
         assert!(SOURCE.starts_with(&format!("#!lua name={NAME}\n")));
         assert!(SOURCE.contains(&format!("callback = function() return {VERSION} end")));
         assert!(SOURCE.contains(&format!("PAYLOADS_MAX = {} * 1000", PAYLOADS_MAX / 1000)));
-        for name in [PUBLISH, OPEN, RENEW, VERSION_FUNCTION] {
+        assert!(SOURCE.contains(&format!("PACKED_MAX = {PACKED_MAX}\n")));
+        assert!(SOURCE.contains(&format!("PACKED_BYTES_MAX = {} * 1024\n", PACKED_BYTES_MAX / 1024)));
+        for name in [PUBLISH, PUBLISH_PACKED, OPEN, RENEW, VERSION_FUNCTION] {
             assert!(SOURCE.contains(&format!("'{name}'")), "{name}");
         }
     }
@@ -197,7 +203,7 @@ mod tests {
         let version = |version| Ok(Value::Int(version));
         for (goal, replies, sent, end) in [
             (Goal::Load, vec![Ok(Value::Okay)], "FUNCTION LOAD", Ok(Found::Loaded)),
-            (Goal::Load, vec![TAKEN, version(1)], "FUNCTION LOAD, FCALL campanile_version 0", Ok(Found::Same)),
+            (Goal::Load, vec![TAKEN, version(2)], "FUNCTION LOAD, FCALL campanile_version 0", Ok(Found::Same)),
             (
                 Goal::Load,
                 vec![TAKEN, version(0), Ok(Value::Okay)],
@@ -206,15 +212,15 @@ mod tests {
             ),
             (
                 Goal::Load,
-                vec![TAKEN, version(2), library(ALL)],
+                vec![TAKEN, version(3), library(ALL)],
                 "FUNCTION LOAD, FCALL campanile_version 0, FUNCTION LIST LIBRARYNAME campanile",
-                Ok(Found::Newer { version: 2 }),
+                Ok(Found::Newer { version: 3 }),
             ),
             (
                 Goal::Load,
-                vec![TAKEN, version(2), library(&["campanile_publish_2", OPEN, RENEW])],
+                vec![TAKEN, version(3), library(&["campanile_publish_3", OPEN, RENEW])],
                 "FUNCTION LOAD, FCALL campanile_version 0, FUNCTION LIST LIBRARYNAME campanile",
-                Err(Failure::TooNew { version: 2, missing: PUBLISH }),
+                Err(Failure::TooNew { version: 3, missing: PUBLISH }),
             ),
             (
                 Goal::Load,
@@ -222,7 +228,7 @@ mod tests {
                 "FUNCTION LOAD, FCALL campanile_version 0, FUNCTION LIST LIBRARYNAME campanile",
                 Err(Failure::Foreign),
             ),
-            (Goal::Look, vec![version(1)], "FCALL campanile_version 0", Ok(Found::Same)),
+            (Goal::Look, vec![version(2)], "FCALL campanile_version 0", Ok(Found::Same)),
             (Goal::Look, vec![version(0)], "FCALL campanile_version 0", Ok(Found::Older { version: 0 })),
             (
                 Goal::Look,

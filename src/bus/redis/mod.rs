@@ -63,6 +63,7 @@ use crate::config::redis_url::{self, Watched};
 use crate::limits::bus::presence::LOOKS_PER_TURN;
 use crate::limits::redis::presence::LOOK_EVERY;
 use crate::limits::redis::{LINKS_MAX, SERVERS_MAX};
+use crate::metrics::{Counter, ServerState};
 
 use census::Censuses;
 use following::Cluster;
@@ -246,7 +247,8 @@ impl RedisBus {
         hub.set_ready(self.states().all(|(_, is_ready)| is_ready));
         hub.metrics().channels_refused.set(self.serving().map(Server::refused_count).sum::<usize>() as u64);
         if !self.states().map(|(_, is_ready)| is_ready).eq(self.told.iter().copied()) {
-            hub.metrics().servers.tell(self.states().map(|(named, is_ready)| (named.text(), is_ready)));
+            let state = |(named, is_ready): (Named<'_>, bool)| ServerState { name: named.text(), is_ready, probed_ns: named.probed() };
+            hub.metrics().servers.tell(self.states().map(state));
             self.told = self.states().map(|(_, is_ready)| is_ready).collect();
         }
     }
@@ -271,6 +273,14 @@ impl Named<'_> {
         match self {
             Named::Text(text) => (*text).to_owned(),
             Named::Server(server) => server.name(),
+        }
+    }
+
+    /// When a probe came back last. A Cluster's are those of its masters.
+    fn probed(&self) -> Arc<Counter> {
+        match self {
+            Named::Text(_) => Arc::default(),
+            Named::Server(server) => server.probed(),
         }
     }
 }

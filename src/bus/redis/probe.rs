@@ -3,6 +3,8 @@
 //! subscription that died without a word do not pass for a Redis that works, whatever answers PING. In a Cluster each master has one, on a channel that lies in a
 //! slot of its own. Sans-IO but for the command it writes; owned by [`super::feed::Feed`].
 
+use std::sync::Arc;
+
 use redis::{ServerError, Value};
 
 use super::awaiting::Asked;
@@ -17,7 +19,7 @@ use super::timing::Timing;
 use super::{keys, library};
 use crate::clock::{MonotonicNs, nanos};
 use crate::config::Settings;
-use crate::metrics::BusMetrics;
+use crate::metrics::{BusMetrics, Counter};
 
 /// How long its stream is kept when no node probes any more; the function takes no shorter time for it than a minute.
 const KEPT_MS: &[u8] = b"60000";
@@ -44,8 +46,8 @@ pub struct Probe {
     sent: Option<Sent>,
     next_at: MonotonicNs,
     verdict: Verdict,
-    /// When the last one came back.
-    well_at: MonotonicNs,
+    /// When the last one came back, for whoever watches; 0: none has, or we may not try.
+    well_at: Arc<Counter>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -89,7 +91,7 @@ impl Probe {
             sent: None,
             next_at: 0,
             verdict: Verdict::Unknown,
-            well_at: 0,
+            well_at: Arc::default(),
         };
         probe.move_to(names, part);
         probe
@@ -134,7 +136,7 @@ impl Probe {
 
     /// By then another one has come back, or something is wrong.
     fn stale_at(&self) -> MonotonicNs {
-        self.well_at + nanos(self.timing.probe_every) + 2 * nanos(self.timing.probe_patience)
+        self.well_at.get() + nanos(self.timing.probe_every) + 2 * nanos(self.timing.probe_patience)
     }
 
     /// Sends the next one when it is time. The connection is ready, and messages of the channel come.
@@ -160,6 +162,11 @@ impl Probe {
     fn sent(&mut self, now: MonotonicNs) {
         self.sent = Some(Sent { at: now, is_answered: false, has_come: false, fence: None });
         self.next_at = now + nanos(self.timing.probe_every);
+    }
+
+    /// When the last one came back.
+    pub fn well_at(&self) -> &Arc<Counter> {
+        &self.well_at
     }
 
     /// On which connection it is sent: that of publishes, or that of streams.
@@ -215,6 +222,9 @@ impl Probe {
                 text_of(error)
             );
         }
+        if verdict == Verdict::NotAllowed {
+            self.well_at.set(0);
+        }
         self.verdict = verdict;
     }
 
@@ -234,7 +244,8 @@ impl Probe {
 
     fn conclude(&mut self, metrics: &BusMetrics, now: MonotonicNs) {
         if self.sent.is_some_and(|sent| sent.is_answered && sent.has_come) {
-            (self.sent, self.verdict, self.well_at) = (None, Verdict::Well, now);
+            (self.sent, self.verdict) = (None, Verdict::Well);
+            self.well_at.set(now);
             metrics.probes_good.inc();
         }
     }

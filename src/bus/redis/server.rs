@@ -42,6 +42,7 @@ use crate::bus::upstream::Upstream;
 use crate::clock::MonotonicNs;
 use crate::config::Settings;
 use crate::limits::redis::{LINKS_MAX, TURN_BYTES, VALUE_BYTES_MIN};
+use crate::metrics::Counter;
 use crate::sys;
 
 /// Which of the servers of a bus it is.
@@ -437,6 +438,11 @@ impl Server {
         self.make_link.target.to_string()
     }
 
+    /// When a message that was published to try it came back last.
+    pub fn probed(&self) -> Arc<Counter> {
+        self.feed.probe.as_ref().map_or_else(Arc::default, |probe| probe.well_at().clone())
+    }
+
     /// How many Redis names it refuses for good.
     pub fn refused_count(&self) -> usize {
         if self.is_subscribed() { self.feed.refused_count() } else { 0 }
@@ -454,7 +460,9 @@ impl Server {
         self.open_beside(Role::Publishing);
         match self.link(Role::Publishing) {
             Some(link) if link.is_ready() => {
-                !self.is_loading() && self.outlet.has_room_for(&self.feed.publishes, self.feed.message_bytes(publish))
+                !self.is_loading()
+                    && !self.feed.durables.is_doubtful(&publish.channel, sys::monotonic_ns())
+                    && self.outlet.has_room_for(&self.feed.publishes, self.feed.message_bytes(publish))
             }
             // While it connects, publishes wait for it. Where it cannot, or Redis is away, they are told so at once.
             Some(link) => link.is_backing_off() || !self.is_subscribed(),

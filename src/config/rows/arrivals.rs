@@ -66,7 +66,7 @@ pub(super) const CONTROL_TOKEN: Setting = Setting {
     key: "control_token",
     section: Section::Addresses,
     placeholder: "TOKEN",
-    help: "What every request to the control port must bring (Authorization: Bearer TOKEN), but for /healthz and /readyz. Needed where control is neither loopback nor a unix socket. Better in CAMPANILE_CONTROL_TOKEN or in the file than as a flag.",
+    help: "What every request to the control port must bring (Authorization: Bearer TOKEN), but for /healthz, /readyz and /demo. Needed where control is neither loopback nor a unix socket. Better in CAMPANILE_CONTROL_TOKEN or in the file than as a flag.",
     accepted: "16 letters, digits or -._~+/= at least, as `openssl rand -base64 24` makes them",
     value: Value::One {
         parse: |settings, text| {

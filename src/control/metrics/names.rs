@@ -93,6 +93,24 @@ pub(super) const SHARD_COUNTERS: &[Named<ShardMetrics>] = &[
         "Messages without a number that a shard sent to nobody, as too many were under way. Unit: messages.",
         |m| &m.unnumbered_dropped,
     ),
+    (
+        "campanile_deflate_agreed",
+        "Connections with which it was agreed to compress messages (permessage-deflate). Unit: connections.",
+        |m| &m.deflate_agreed,
+    ),
+    ("campanile_deflate_excluded", "Connections that offered to and are excluded by their User-Agent. Unit: connections.", |m| {
+        &m.deflate_excluded
+    }),
+    ("campanile_messages_deflated", "Messages that were sent compressed, per subscriber. Unit: messages.", |m| &m.messages_deflated),
+    ("campanile_deflate_messages", "Messages compressed, once for all who are sent them. Unit: messages.", |m| &m.deflate_messages),
+    ("campanile_deflate_before_bytes", "What these messages had before. Unit: bytes.", |m| &m.deflate_bytes_before),
+    ("campanile_deflate_after_bytes", "What these messages have, compressed. Unit: bytes.", |m| &m.deflate_bytes_after),
+    ("campanile_deflate_in_vain", "Messages that compressing made no shorter, and that are sent plain. Unit: messages.", |m| {
+        &m.deflate_in_vain
+    }),
+    ("campanile_messages_inflated", "Compressed messages received from clients. Unit: messages.", |m| &m.messages_inflated),
+    ("campanile_inflate_before_bytes", "What clients sent compressed, as it came. Unit: bytes.", |m| &m.inflated_bytes_before),
+    ("campanile_inflate_after_bytes", "What clients sent compressed, once inflated. Unit: bytes.", |m| &m.inflated_bytes_after),
     ("campanile_marks_told", "Marks of users that their other connections here were told. Unit: events.", |m| &m.marks_told),
     ("campanile_presence_answered", "Clients told how many subscribers a channel has (presence). Unit: answers.", |m| &m.presence_answered),
     ("campanile_loop_turns", "Turns of the shard's loop. Unit: turns.", |m| &m.turns),

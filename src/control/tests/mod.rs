@@ -6,6 +6,7 @@ mod marks;
 mod publishing;
 mod reading;
 mod stopping;
+mod watching;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -19,6 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::reload::Origin;
 use super::{Facts, Shared, State, TIMEOUTS, Timeouts};
+use crate::bus::busiest::{Busy, BusyChannel};
 use crate::bus::marks::{MarksAnswer, MarksError, Unread};
 use crate::bus::presence::{CensusPage, Members, MembersWanted, PresenceError, Present};
 use crate::bus::question::{self, Asker, PublishError, Published as Number, Question};
@@ -205,8 +207,14 @@ pub(super) fn wait_until(done: impl Fn() -> bool) {
 }
 
 pub(super) fn state(settings: Settings, address: SocketAddr, bus: BusSender) -> State {
-    let facts =
-        Facts { version: "1.2.3-test", fd_table: FdTable::Private, listen: listen::listed(&["127.0.0.1:8080"]), control: address.into() };
+    let facts = Facts {
+        version: "1.2.3-test",
+        fd_table: FdTable::Private,
+        listen: listen::listed(&["127.0.0.1:8080"]),
+        control: address.into(),
+        memory_bytes_max: |_| 1 << 30,
+        first_commands: ["subscribe".to_owned(), "publish".to_owned()],
+    };
     let shards = (0..settings.shards.count).map(|_| Arc::new(ShardMetrics::default())).collect();
     let origin = Origin::of(settings.clone());
     State::new(Arc::new(settings), facts, shards, Arc::new(BusMetrics::default()), bus, Shared::default(), origin)
@@ -302,6 +310,10 @@ pub(super) fn fake_bus(capacity: usize, published: Published) -> (BusSender, Opt
                         };
                         let channels = (from..to).map(channel).collect();
                         let _ = reply.send(ChannelPage { channels, next: (to < CHANNELS).then_some(to) });
+                    }
+                    BusCommand::Busiest { reply, .. } => {
+                        let busy = BusyChannel { name: "<b>busy</b>".to_owned(), messages: 2, deliveries: 600, subscribers: 300 };
+                        let _ = reply.send(Busy { ns: 1_000_000_000, channels: vec![busy] });
                     }
                     BusCommand::Stop => return,
                     BusCommand::Join { .. }

@@ -35,6 +35,17 @@ fn healthz_says_ok() {
 }
 
 #[test]
+fn the_demo_page_runs_nothing_but_its_own() {
+    let server = Server::start(Options::default());
+    let page = server.get("/demo");
+    assert_eq!((page.status, page.header("content-type"), page.header("cache-control")), (200, "text/html; charset=utf-8", "no-store"));
+    let policy = page.header("content-security-policy");
+    assert!(policy.starts_with("default-src 'none'; script-src 'sha256-") && !policy.contains("unsafe"), "{policy}");
+    assert!(policy.ends_with("connect-src 'self' ws://*:8080 http://*:8080"), "the public port and this one: {policy}");
+    assert!(page.body.contains("\"redis\":null") && page.body.contains("\"auth\":\"none\""));
+}
+
+#[test]
 fn an_unknown_path_is_told_what_there_is() {
     let server = Server::start(Options::default());
     for path in ["/nowhere", "/metrics/", "/channels/x", "//"] {

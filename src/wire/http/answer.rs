@@ -79,6 +79,11 @@ pub fn switch_protocols(out: &mut Vec<u8>, upgrade: &Upgrade<'_>) {
         .field("Upgrade", "websocket")
         .field("Connection", "Upgrade")
         .field("Sec-WebSocket-Accept", &upgrade.accept_key());
+    // A field without a value breaks some browsers.
+    let answer = match upgrade.deflate {
+        Some(agreed) => answer.field("Sec-WebSocket-Extensions", &agreed.answer()),
+        None => answer,
+    };
     match &upgrade.subprotocol {
         Some(subprotocol) => answer.field("Sec-WebSocket-Protocol", subprotocol).end(),
         None => answer.end(),

@@ -1,7 +1,7 @@
 //! What the public port hears and says in HTTP (RFC 9112): which resource a request is for, may it be upgraded, and the answers.
 //!
 //! [`head`] reads the syntax, `target` what is asked of which resource, [`upgrade`] decides by RFC 6455, [`feed`] reads what is asked of a feed, [`refusal`] says why not,
-//! [`credentials`] finds what a client says about itself, [`origin`] from where its page is, [`forwarded`] where a request came from, and
+//! [`extensions`] what may be compressed, [`credentials`] finds what a client says about itself, [`origin`] from where its page is, [`forwarded`] where a request came from, and
 //! [`answer`] writes what goes back.
 //!
 //! Called by a shard with what a new socket has sent so far, again from the start after each read until the outcome is not `Partial`;
@@ -10,6 +10,7 @@
 
 pub mod answer;
 pub mod credentials;
+pub mod extensions;
 pub mod feed;
 pub mod forwarded;
 pub mod head;

@@ -68,6 +68,7 @@ pub(super) fn origin_form(target: &str) -> Result<&str, Refusal> {
 pub(super) struct Query {
     pub(super) channels: Vec<String>,
     pub(super) format: Option<Format>,
+    pub(super) deflate: Option<bool>,
 }
 
 impl Query {
@@ -93,6 +94,10 @@ impl Query {
                 Some("format") => {
                     let format = value().as_deref().and_then(Format::from_name);
                     read.format.get_or_insert(format.ok_or_else(|| Refusal::bad("The format parameter must be msgpack, json or raw."))?);
+                }
+                Some("deflate") => {
+                    let deflate = value().as_deref().and_then(|text| text.parse().ok());
+                    read.deflate.get_or_insert(deflate.ok_or_else(|| Refusal::bad("The deflate parameter must be true or false."))?);
                 }
                 // Also a name that is not UTF-8: whoever it is for, it is not for us.
                 Some(_) | None => {}

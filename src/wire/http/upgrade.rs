@@ -4,6 +4,7 @@
 
 use base64::Engine as _;
 
+use super::extensions::Agreed;
 use super::head::{Fields, Head};
 use super::refusal::{Refusal, RefusalReason};
 use super::target::Query;
@@ -21,6 +22,10 @@ pub struct Upgrade<'h> {
     pub format: Option<Format>,
     /// The subprotocol to confirm in the answer.
     pub subprotocol: Option<String>,
+    /// `?deflate=`: whether the client wants messages compressed, if it says so.
+    pub deflate_wanted: Option<bool>,
+    /// permessage-deflate, to be confirmed in the answer. Whoever answers decides, by what the server allows ([`super::extensions::agree`]).
+    pub deflate: Option<Agreed>,
     /// `Sec-WebSocket-Key`.
     key: &'h [u8],
 }
@@ -30,7 +35,16 @@ impl<'h> Upgrade<'h> {
         let key = websocket_key(&head)?;
         let chosen = subprotocol_offered(&head.fields);
         let format = chosen.or(query.format);
-        Ok(Upgrade { head, echo, channels: query.channels, format, subprotocol: chosen.map(subprotocol), key })
+        Ok(Upgrade {
+            head,
+            echo,
+            channels: query.channels,
+            format,
+            subprotocol: chosen.map(subprotocol),
+            deflate_wanted: query.deflate,
+            deflate: None,
+            key,
+        })
     }
 
     /// The value of `Sec-WebSocket-Accept`.

@@ -419,6 +419,48 @@ const scenarios = {
       assert.deepEqual(data, Buffer.from(payload));
     }
   },
+
+  // Beside ws with Node's own WebSocket, which is undici's.
+  async compressed_and_plain_are_read() {
+    const rows = Array.from({ length: 60 }, (_, n) => ({ id: n, title: `notification ${n} é`, read: n % 2 === 0 }));
+    const turn = [rows, "short", rows.slice(0, 20), 1, ["x".repeat(200_000)], rows, { a: null }, Buffer.alloc(2048, "0123456789abcdef").toString("base64")];
+    const payloads = [...turn, ...turn];
+    // So many that a message is worth compressing.
+    const clients = [];
+    for (let n = 0; n < 16; n += 1) {
+      const client = await Client.open();
+      assert.match(client.ws.extensions, /permessage-deflate/);
+      await client.subscribe("mixed");
+      clients.push(client);
+    }
+    const own = new globalThis.WebSocket(`ws://${ADDRESS}/ws/mixed`, [`campanile.v1.${FORMAT}`]);
+    own.binaryType = "arraybuffer";
+    const arrived = [];
+    let wake = () => {};
+    own.onmessage = ({ data }) => {
+      arrived.push(FORMAT === "msgpack" ? decode(new Uint8Array(data)) : JSON.parse(data));
+      wake();
+    };
+    const failed = new Promise((_, reject) => {
+      own.onerror = (event) => reject(event.error ?? new Error("undici: error"));
+      own.onclose = (event) => reject(new Error(`undici: closed ${event.code}`));
+    });
+    const next = async () => {
+      while (arrived.length === 0) await within(Promise.race([failed, new Promise((resolve) => (wake = resolve))]), "a message at undici");
+      return arrived.shift();
+    };
+    assert.deepEqual([(await next()).type, (await next()).type], ["connected", "subscribed"]);
+    assert.match(own.extensions, /permessage-deflate/);
+    // One after the other: while redis-cli runs nobody here reads.
+    for (const [at, payload] of payloads.entries()) {
+      publish("mixed", JSON.stringify(payload));
+      const { type, seq, data } = await next();
+      assert.deepEqual([type, seq, data], ["notification", at + 1, payload]);
+      for (const client of clients) await client.notification("mixed", at + 1, payload);
+    }
+    await clients[0].send({ type: "ping", id: "a" });
+    assert.equal((await clients[0].event("pong")).id, "a");
+  },
 };
 
 await scenarios[name]();

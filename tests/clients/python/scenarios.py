@@ -3,6 +3,7 @@
 Exit code 0: the server did all that docs/protocol.md promises. Messages are published by redis-cli. node/scenarios.js is its twin.
 """
 
+import asyncio
 import base64
 import contextlib
 import json
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 
+import aiohttp
 import msgpack
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
@@ -380,6 +382,44 @@ def raw_is_payloads_alone():
         publish("only", payload)
         assert witness.event("notification")["seq"] == n
         assert client.ws.recv(timeout=PATIENCE) == payload
+
+
+def mixed_payloads():
+    """What is worth compressing, what is not, and what is too long for it, by turns."""
+    rows = [{"id": n, "title": f"notification {n} é", "read": n % 2 == 0} for n in range(60)]
+    return [rows, "short", rows[:20], 1, ["x" * 200_000], rows, {"a": None}, base64.b64encode(bytes(range(256)) * 8).decode()] * 2
+
+
+def compressed_and_plain_are_read():
+    # So many that a message is worth compressing.
+    clients = [Client().connected() for _ in range(16)]
+    for client in clients:
+        assert "permessage-deflate" in str(client.ws.protocol.extensions).lower().replace("permessagedeflate", "permessage-deflate")
+        client.subscribe("mixed")
+    asyncio.run(aiohttp_reads_them(len(clients)))
+    for client in clients:
+        for n, payload in enumerate(mixed_payloads(), 1):
+            client.notification("mixed", n, payload)
+
+
+async def aiohttp_reads_them(others):
+    options = {"compress": 15, "protocols": [f"campanile.v1.{FORMAT}"], "max_msg_size": 0}
+    async with aiohttp.ClientSession() as session, session.ws_connect(f"http://{ADDRESS}/ws/mixed", **options) as ws:
+        assert ws.compress, "it was agreed to"
+
+        async def event():
+            message = await asyncio.wait_for(ws.receive(), PATIENCE)
+            assert message.type is (aiohttp.WSMsgType.BINARY if FORMAT == "msgpack" else aiohttp.WSMsgType.TEXT), message
+            return msgpack.unpackb(message.data) if FORMAT == "msgpack" else json.loads(message.data)
+
+        assert [(await event())["type"], (await event())["type"]] == ["connected", "subscribed"]
+        for n, payload in enumerate(mixed_payloads(), 1):
+            publish("mixed", json.dumps(payload))
+            told = await event()
+            assert (told["type"], told["seq"], told["data"]) == ("notification", n, payload), told
+        command = {"type": "ping", "id": "a command, compressed"}
+        await (ws.send_bytes(msgpack.packb(command)) if FORMAT == "msgpack" else ws.send_str(json.dumps(command)))
+        assert await event() == {"type": "pong", "id": command["id"]}
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ use campanile::bus::question::{Answer, Asker, Question, ReplyTo};
 use campanile::bus::shares::Ticket;
 use campanile::bus::{BusCommand, JoinRefusal, ShardMessage};
 use campanile::fanout::batch::{Batch, BatchBuilder, Channel};
+use campanile::wire::Format;
 use campanile::wire::event::GapReason;
 use campanile::wire::framing::Encoding;
 use campanile::wire::payload::Kind;
@@ -142,6 +143,14 @@ impl Simulation {
         let bytes_max = batch.bytes_held() + Encoding::COUNT * (batch.bytes() + 300 * messages);
         let held_before = self.rig.metrics.log_bytes.get() as usize;
         self.sent.push(Sent { epoch: known.channel.epoch, end: batch.end(), bytes_max, held_before });
+        if self.settings.clients.deflate && self.rng.u8(..3) == 0 {
+            // The other shard comes first, and may be long about it.
+            let encoding = Encoding::deflate(*self.rng.choice(&Format::ALL).unwrap());
+            self.other.begin_turn();
+            if batch.begin_settling(encoding, &self.other) {
+                self.settling.push((batch.clone(), encoding));
+            }
+        }
         if name == "kept" {
             known.history.push_back(batch.clone());
             if known.history.len() > 5 {
@@ -157,6 +166,17 @@ impl Simulation {
         let Some(topic) = known.topic.filter(|_| !known.renumbered) else { return };
         if lose || self.rig.to_shard.push(ShardMessage::Batch { topic, batch }).is_err() {
             known.lost = true;
+        }
+    }
+
+    /// The other shard is done with some.
+    fn settle_batches(&mut self) {
+        for (batch, encoding) in std::mem::take(&mut self.settling) {
+            if self.rng.u8(..4) == 0 {
+                batch.end_settling(encoding, &mut self.other);
+            } else {
+                self.settling.push((batch, encoding));
+            }
         }
     }
 
@@ -182,6 +202,7 @@ impl Simulation {
             }
         }
         self.answer_marks(eager);
+        self.settle_batches();
         let mut waiting = std::mem::take(&mut self.joins);
         waiting.retain(|(name, topic)| {
             if !eager && self.rng.u8(..3) == 0 {

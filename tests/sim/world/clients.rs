@@ -1,12 +1,12 @@
 //! What clients do: they come, with tokens and through proxies, speak, and say their last.
 
 use campanile::wire::Format;
-use campanile::wire::frame::{Opcode, encode_masked_frame};
+use campanile::wire::frame::{Opcode, encode_masked_compressed_frame, encode_masked_frame};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 
 use super::{CHANNELS, COUNTED, Peer, RATES, SECRET, SLOW_RATE, Simulation, USERS};
-use crate::rig::client::Client;
-use crate::rig::net::{UNASKED, request};
+use crate::rig::client::{Client, deflate};
+use crate::rig::net::{DEFLATE_OFFER, UNASKED, request_with};
 
 impl Simulation {
     pub(super) fn connect(&mut self) {
@@ -42,7 +42,11 @@ impl Simulation {
         }
         // Some can take all that ever comes.
         let room = if self.rng.u8(..5) == 0 { usize::MAX / 2 } else { self.rng.usize(0..600) };
-        let pipe = self.wires.borrow_mut().connect(&request(&path, format), room);
+        let offer = if self.rng.bool() { DEFLATE_OFFER } else { "" };
+        if format == Format::Raw && self.rng.bool() {
+            path += &format!("{}deflate=true", if path.contains('?') { '&' } else { '?' });
+        }
+        let pipe = self.wires.borrow_mut().connect(&request_with(&path, format, offer), room);
         let polite = self.rng.u8(..5) > 0;
         let mut peer = Peer {
             pipe,
@@ -197,7 +201,13 @@ impl Simulation {
 
     pub(super) fn frame(&mut self, at: usize, opcode: Opcode, payload: &[u8]) {
         let mut bytes = Vec::new();
-        encode_masked_frame(&mut bytes, true, opcode, self.rng.u32(..).to_ne_bytes(), payload);
+        let mask = self.rng.u32(..).to_ne_bytes();
+        let is_message = matches!(opcode, Opcode::Text | Opcode::Binary);
+        if is_message && self.peers[at].client.deflate && self.rng.bool() {
+            encode_masked_compressed_frame(&mut bytes, true, opcode, mask, &deflate(payload));
+        } else {
+            encode_masked_frame(&mut bytes, true, opcode, mask, payload);
+        }
         self.peers[at].pings_sent += usize::from(opcode == Opcode::Ping);
         let cut = if self.rng.u8(..4) == 0 { self.rng.usize(0..bytes.len()) } else { bytes.len() };
         self.send_bytes(at, &bytes[..cut]);

@@ -16,6 +16,7 @@ use std::time::Duration;
 use campanile::sys;
 use hdrhistogram::Histogram;
 
+use super::payload::PayloadKind;
 use super::pick::Pick;
 use super::stamp::Stamp;
 use super::tally;
@@ -62,6 +63,7 @@ pub struct Schedule {
     /// Messages in all.
     pub count: u64,
     pub bytes: usize,
+    pub kind: PayloadKind,
     pub pick: Pick,
     /// A route that breaks is restored. What was under way may be lost, or is sent again where that is safe.
     pub survives: bool,
@@ -166,7 +168,7 @@ fn run(mut route: Box<dyn Route>, schedule: &Schedule, published: &[AtomicU64], 
             let seq = published[channel as usize].fetch_add(1, Relaxed);
             result.late_us.saturating_record((now_ns - due_ns(number)) / 1000);
             let mut payload = Vec::with_capacity(schedule.bytes);
-            Stamp { channel, seq, intended_ns: due_ns(number) }.write(schedule.bytes, &mut payload);
+            schedule.kind.write(Stamp { channel, seq, intended_ns: due_ns(number) }, schedule.bytes, &mut payload);
             batch.push(Message { channel, seq, payload });
             number += 1;
         }

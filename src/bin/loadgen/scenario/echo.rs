@@ -19,7 +19,7 @@ pub fn run(options: &Options) -> Result<Report> {
 }
 
 fn echo(run: &mut Run) -> Result<()> {
-    let habits = Habits { echo_bytes: run.options.payload, ..Habits::default() };
+    let habits = Habits { echo_bytes: run.options.payload, echo_kind: run.options.payload_kind, ..Habits::default() };
     let Some(crowd) = run.connect(&habits, |client| client)? else { return Ok(()) };
     let rate = run.options.rate.unwrap_or(1000.0).max(0.1);
     let planned = run.options.messages.unwrap_or((rate * 5.0) as u64) as f64 / rate;

@@ -246,6 +246,7 @@ pub struct Pairs {
     lap_send: Option<f64>,
     /// Of the server and of another one.
     p50_us: Vec<(f64, f64)>,
+    frame_bytes: Vec<(usize, usize)>,
     server_p99_us: Vec<f64>,
     floor_p99_us: Vec<f64>,
     floor_lap_us: Vec<f64>,
@@ -313,6 +314,11 @@ impl Pairs {
         }
     }
 
+    /// Sizes of frames, of two servers.
+    pub fn add_frame_bytes(&mut self, server: usize, other: usize) {
+        self.frame_bytes.push((server, other));
+    }
+
     pub fn add_figures(&mut self, server: f64, floor: f64) {
         self.server.push(server);
         self.floor.push(floor);
@@ -354,7 +360,7 @@ impl Pairs {
                     "floor_sleeps": self.floor_sleeps, "lap_send": self.lap_send,
                     "floor_whole": self.floor_whole, "whole_ratio_median": whole.get(middle(&whole)),
                     "what": what, "unit": unit, "server": self.server, self.other.name(): self.floor, "ratios": ratios, "ratio_median": ratios[at], "ratio_min": lowest, "ratio_max": highest,
-                    "p50_us": self.p50_us, "server_p99_us": self.server_p99_us, "floor_p99_us": self.floor_p99_us, "floor_lap_us": self.floor_lap_us,
+                    "frame_bytes": self.frame_bytes, "p50_us": self.p50_us, "server_p99_us": self.server_p99_us, "floor_p99_us": self.floor_p99_us, "floor_lap_us": self.floor_lap_us,
                 }),
             );
         }

@@ -79,9 +79,13 @@ pub fn broadcast(run: &mut Run, schedule: &Schedule) -> Result<()> {
         if pair == 0 {
             continue;
         }
+        if run.options.deflate && round.counts.compressed == 0 {
+            run.report.fail("nothing came compressed: --serve must say --deflate, and messages be long enough".to_owned());
+        }
         if let Some((ours, other)) = round.cpu_per_delivery().zip(other.cpu_per_delivery()) {
             pairs.add_figures(ours, other);
         }
+        pairs.add_frame_bytes(round.frame_bytes(), other.frame_bytes());
         pairs.add_latencies(&round.tally.latency_us, &other.tally.latency_us);
         match &mut all {
             Some(all) => all.add(&round),

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
-use campanile::bus::redis::keys;
+use campanile::bus::redis::{keys, library};
 use campanile::wire::frame::{Opcode, parse_server_header};
 use serde_json::json;
 
@@ -188,7 +188,8 @@ fn benchmark(run: &Run, messages: u64, pipeline: usize, batch: u64) -> Result<f6
     let calls = (messages / batch).max(1);
     let mut command = Command::new("redis-benchmark");
     command.args(["-p", port, "-q", "-c", &run.options.clients.to_string(), "-P", &pipeline.to_string(), "-n", &calls.to_string()]);
-    command.args(["FCALL", "campanile_publish_1", "2", &keys::stream(prefix, &name), &keys::meta(prefix, &name)]);
+    let function = if batch > 1 { library::PUBLISH_PACKED } else { library::PUBLISH };
+    command.args(["FCALL", function, "2", &keys::stream(prefix, &name), &keys::meta(prefix, &name)]);
     command.args(["PUBLISH", &format!("{prefix}{name}"), &KEPT_MESSAGES.to_string(), &KEPT_MS.to_string(), "0"]);
     command.args(std::iter::repeat_n(payload, batch as usize));
     let output = command.output().context("redis-benchmark cannot be started: is the package redis-tools installed?")?;

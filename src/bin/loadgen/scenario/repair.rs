@@ -84,7 +84,7 @@ fn lose_once(run: &mut Run, crowd: &Crowd, missed: u32, turn: usize) -> Result<(
         for number in 0..u64::from(missed) {
             let seq = crowd.published[channel as usize].load(Relaxed) + number;
             let mut payload = Vec::with_capacity(run.options.payload);
-            Stamp { channel, seq, intended_ns: sys::monotonic_ns() }.write(run.options.payload, &mut payload);
+            run.options.payload_kind.write(Stamp { channel, seq, intended_ns: sys::monotonic_ns() }, run.options.payload, &mut payload);
             messages.push(Message { channel, seq, payload });
         }
     }

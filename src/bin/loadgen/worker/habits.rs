@@ -54,7 +54,7 @@ impl Worker {
         let stamp = Stamp { channel: client.channel, seq: client.position, intended_ns: due_ns };
         client.position += 1;
         let mut payload = Vec::with_capacity(self.plan.echo_bytes);
-        stamp.write(self.plan.echo_bytes, &mut payload);
+        self.plan.echo_kind.write(stamp, self.plan.echo_bytes, &mut payload);
         self.tally.counts.sent += 1;
         self.send(self.echo_turn, &target::frame(Opcode::Text, &payload));
     }

@@ -27,6 +27,8 @@ pub use connect::summary;
 pub use further::Further;
 
 use super::client::Client;
+use super::inflate::Inflated;
+use super::payload::PayloadKind;
 use super::tally::{Live, Tally};
 use super::target::Target;
 
@@ -66,6 +68,7 @@ pub struct Plan {
     pub slow_pause: Duration,
     /// Payload of messages that clients send (echo).
     pub echo_bytes: usize,
+    pub echo_kind: PayloadKind,
     /// What comes on further channels is a direct message: its latency is told apart.
     pub has_direct: bool,
 }
@@ -141,6 +144,8 @@ pub struct Worker {
     slow_reads: Ticker,
     start_ns: u64,
     buffer: Vec<u8>,
+    /// None while one is at it.
+    inflated: Option<Box<Inflated>>,
     hint: usize,
     spinning: bool,
     stopping: bool,
@@ -208,6 +213,7 @@ impl Worker {
             slow_reads: Ticker::default(),
             start_ns: sys::monotonic_ns(),
             buffer: vec![0; READ_BYTES],
+            inflated: None,
             hint: 0,
             spinning: false,
             stopping: false,

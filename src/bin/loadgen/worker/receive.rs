@@ -144,9 +144,10 @@ impl Worker {
         }
         let transport = self.plan.target.transport;
         loop {
-            let Some((part, length)) = split::next(transport, &bytes[taken..])? else { return Ok(taken) };
+            let Some((part, length)) = split::next(transport, self.plan.target.deflate, &bytes[taken..])? else { return Ok(taken) };
             taken += length;
             match part {
+                Part::Compressed { is_text, payload } => self.compressed(index, is_text, payload, now_ns)?,
                 Part::Message { is_text, payload } => self.message(index, is_text, &payload, now_ns)?,
                 Part::Ping(payload) => {
                     self.tally.counts.pings += 1;
@@ -200,6 +201,19 @@ impl Worker {
         self.tally.counts.ready += 1;
         self.tally.counts.connected += 1;
         self.tally.connect_us.saturating_record(u64::from(now_us.saturating_sub(client.due_us)));
+    }
+
+    fn compressed(&mut self, index: usize, is_text: bool, payload: &[u8], now_ns: u64) -> Result<(), End> {
+        let mut inflated = self.inflated.take().unwrap_or_default();
+        let result = match inflated.message(payload) {
+            Ok(message) => {
+                self.tally.counts.compressed += 1;
+                self.message(index, is_text, message, now_ns)
+            }
+            Err(why) => Err(End::BadFrame(why.to_string())),
+        };
+        self.inflated = Some(inflated);
+        result
     }
 
     #[inline]

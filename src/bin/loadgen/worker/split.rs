@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use campanile::client::stream_reader::{Block, Piece, StreamReader};
-use campanile::wire::frame::{Opcode, parse_server_header};
+use campanile::wire::frame::{Opcode, parse_agreed_server_header};
 use campanile::wire::json;
 
 use super::End;
@@ -15,6 +15,11 @@ pub(super) enum Part<'b> {
     Message {
         is_text: bool,
         payload: Cow<'b, [u8]>,
+    },
+    /// A message as it was compressed.
+    Compressed {
+        is_text: bool,
+        payload: &'b [u8],
     },
     /// It wants an answer.
     Ping(&'b [u8]),
@@ -30,16 +35,16 @@ pub(super) enum Part<'b> {
 
 /// The first whole part of `bytes`, and its length. None: more bytes are needed.
 #[inline]
-pub(super) fn next(transport: Transport, bytes: &[u8]) -> Result<Option<(Part<'_>, usize)>, End> {
+pub(super) fn next(transport: Transport, deflate: bool, bytes: &[u8]) -> Result<Option<(Part<'_>, usize)>, End> {
     match transport {
-        Transport::Ws => frame(bytes),
+        Transport::Ws => frame(bytes, deflate),
         Transport::Sse => Ok(event(bytes)),
     }
 }
 
 #[inline]
-fn frame(bytes: &[u8]) -> Result<Option<(Part<'_>, usize)>, End> {
-    let header = match parse_server_header(bytes) {
+fn frame(bytes: &[u8], deflate: bool) -> Result<Option<(Part<'_>, usize)>, End> {
+    let header = match parse_agreed_server_header(bytes, deflate) {
         Ok(Some(header)) => header,
         Ok(None) => return Ok(None),
         Err(error) => return Err(End::BadFrame(error.to_string())),
@@ -49,6 +54,7 @@ fn frame(bytes: &[u8]) -> Result<Option<(Part<'_>, usize)>, End> {
         return Ok(None);
     };
     let part = match header.opcode {
+        Opcode::Text | Opcode::Binary if header.compressed => Part::Compressed { is_text: header.opcode == Opcode::Text, payload },
         Opcode::Text | Opcode::Binary | Opcode::Continuation => {
             Part::Message { is_text: header.opcode == Opcode::Text, payload: Cow::Borrowed(payload) }
         }
@@ -95,7 +101,7 @@ mod tests {
         let read = |cuts: &[usize]| {
             let (mut found, mut taken) = (Vec::new(), 0);
             for &end in cuts {
-                while let Some((part, length)) = next(transport, &bytes[taken..end]).ok().expect("it is well formed") {
+                while let Some((part, length)) = next(transport, false, &bytes[taken..end]).ok().expect("it is well formed") {
                     found.push(match part {
                         Part::Message { is_text, payload } => {
                             format!("{} {}", if is_text { "text" } else { "binary" }, String::from_utf8_lossy(&payload))
@@ -119,7 +125,7 @@ mod tests {
     fn frames_are_split() {
         let found = parts(Transport::Ws, b"\x81\x01a\x82\x02bc\x89\x01p\x8a\x00\x88\x05\x03\xE9bye");
         assert_eq!(found, ["text a", "binary bc", "Ping([112])", "Nothing", r#"Close { code: 1001, reason: "bye" }"#]);
-        assert!(matches!(next(Transport::Ws, b"\xFF\xFF"), Err(End::BadFrame(_))));
+        assert!(matches!(next(Transport::Ws, false, b"\xFF\xFF"), Err(End::BadFrame(_))));
     }
 
     #[test]

@@ -55,7 +55,7 @@ impl Durables {
                     let Some(Count { epoch, seq, .. }) = hub.count_of(&channel) else { continue };
                     // With the one before, which must be what was handed out.
                     let first = if tracked.compares_with(epoch, seq).is_some() { seq } else { seq + 1 };
-                    let (from, to) = (format!("{epoch}-{first}"), format!("{epoch}-{to}"));
+                    let (from, to) = (format!("{epoch}-{first}"), format!("{epoch}-{}", reading::id_max(to)));
                     let count = self.page_entries.to_string();
                     link.ask(asked, &[b"XRANGE", stream, from.as_bytes(), to.as_bytes(), b"COUNT", count.as_bytes()], now);
                 }
@@ -94,7 +94,8 @@ impl Durables {
         let last = hub.count_of(&channel.name).filter(|count| count.epoch == channel.epoch).map(|count| count.seq);
         match (answer, last) {
             (Ok(value), Some(last)) => {
-                let entries = reading::entries(value).into_iter().filter_map(Entry::kept).collect();
+                // The first entry may begin before the page.
+                let entries = reading::entries(value).into_iter().filter(|entry| entry.seq >= from).filter_map(Entry::kept).collect();
                 self.pages.read(hub, channel, from, last, entries);
             }
             (Err(error), Some(_)) if self.is_for_now(error) => {
@@ -204,9 +205,12 @@ impl Durables {
     fn read(&mut self, hub: &mut Hub, channel: &str, to: u64, value: &Value) {
         let Some(tracked) = self.channels.get_mut(channel) else { return };
         let mut entries = reading::entries(value);
-        if let Some(Count { epoch, seq, .. }) = hub.count_of(channel)
-            && let Some(newest) = tracked.compares_with(epoch, seq)
-        {
+        let count = hub.count_of(channel);
+        let compared = count.and_then(|Count { epoch, seq, .. }| tracked.compares_with(epoch, seq));
+        // An entry may hold more than was asked for.
+        let first = count.map_or(0, |count| if compared.is_some() { count.seq } else { count.seq + 1 });
+        entries.retain(|entry| (first..=to).contains(&entry.seq));
+        if let (Some(Count { epoch, seq, .. }), Some(newest)) = (count, compared) {
             let is_other = match entries.first() {
                 Some(first) if first.seq == seq => !newest.is(first),
                 // It is not there any more, so nobody knows whether it was what was handed out; where it was the last one, its time was.
@@ -218,7 +222,7 @@ impl Durables {
             (tracked.is_to_be_compared, tracked.is_doubtful) = (false, false);
         }
         hub.metrics().protocol_errors.add(entries.iter().filter(|entry| entry.payload.is_err()).count() as u64);
-        if entries.len() < self.page_entries && entries.last().is_none_or(|entry| entry.seq < to) {
+        if reading::count(value) < self.page_entries && entries.last().is_none_or(|entry| entry.seq < to) {
             // There is nothing more: what is missing then is lost.
             entries.push(Entry { seq: to, timestamp_ms: 0, payload: Err(GapReason::Expired) });
         }

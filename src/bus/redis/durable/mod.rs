@@ -26,7 +26,7 @@ mod publishing;
 mod reading;
 mod recalling;
 
-pub use reading::{is_without_library, published};
+pub use reading::{entry_bytes_max, first, is_without_library, published};
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -46,7 +46,7 @@ use crate::clock::MonotonicNs;
 use crate::config::Settings;
 use crate::fanout::batch::Channel;
 use crate::limits::bus::PAGE_NUMBERS;
-use crate::limits::redis::durable::{ENTRY_BYTES, HELD_BYTES_MAX, PAGE_BYTES_MAX, PAGE_ENTRIES_MAX, READ_BYTES_MAX};
+use crate::limits::redis::durable::{HELD_BYTES_MAX, PAGE_BYTES_MAX, PAGE_ENTRIES_MAX, READ_BYTES_MAX};
 use crate::sys::monotonic_ns;
 use crate::wire::command::Position;
 use crate::wire::event::GapReason;
@@ -88,6 +88,8 @@ pub struct Durables {
     turn_bytes_max: usize,
     turn_bytes: usize,
     retry_at: Option<MonotonicNs>,
+    /// The master is another, and until then what is published to a channel waits for what is compared.
+    doubt_until: Option<MonotonicNs>,
     warnings: Ration,
 }
 
@@ -174,7 +176,7 @@ impl Durables {
             part,
             is_old: None,
             prefix: prefix.into(),
-            page_entries: (PAGE_BYTES_MAX / (payload_bytes_max + ENTRY_BYTES)).clamp(1, PAGE_ENTRIES_MAX),
+            page_entries: (PAGE_BYTES_MAX / entry_bytes_max(payload_bytes_max)).clamp(1, PAGE_ENTRIES_MAX),
             channels: HashMap::new(),
             remembered: HashMap::new(),
             due: VecDeque::new(),
@@ -191,13 +193,14 @@ impl Durables {
             turn_bytes_max,
             turn_bytes: 0,
             retry_at: None,
+            doubt_until: None,
             warnings: Ration::default(),
         }
     }
 
     /// What the largest reply may take.
     pub fn reply_bytes_max(payload_bytes_max: usize) -> usize {
-        PAGE_BYTES_MAX.max(PAGE_NUMBERS as usize * (payload_bytes_max + ENTRY_BYTES))
+        PAGE_BYTES_MAX.max(PAGE_NUMBERS as usize * entry_bytes_max(payload_bytes_max))
     }
 
     #[inline]

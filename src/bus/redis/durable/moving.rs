@@ -2,13 +2,14 @@
 
 use redis::ServerError;
 
-use super::Durables;
+use super::{Durables, State, Tracked};
 use crate::bus::question::PageWanted;
 use crate::bus::redis::cluster::Redirect;
 use crate::bus::redis::cluster::map::Node;
 use crate::bus::redis::fault::Refusal;
 use crate::bus::redis::placement::Part;
-use crate::limits::redis::durable::{HELD_BYTES_MAX, READ_BYTES_MAX};
+use crate::clock::{MonotonicNs, nanos};
+use crate::limits::redis::durable::{DOUBT_MAX, HELD_BYTES_MAX, READ_BYTES_MAX};
 
 impl Durables {
     /// There are so many of them, of as many servers: what is bounded for all of them is divided.
@@ -30,8 +31,22 @@ impl Durables {
     }
 
     /// The master is another: it may not have what the one before has handed out.
-    pub fn doubt(&mut self) {
+    pub fn doubt(&mut self, now: MonotonicNs) {
         self.remembered.values_mut().for_each(|remembered| remembered.is_doubtful = true);
+        self.doubt_until = Some(now + nanos(DOUBT_MAX));
+    }
+
+    /// Whether the new master may give numbers of this channel that the one before has given, because nobody has looked yet: a publisher would be told a
+    /// position that clients have of another message.
+    pub fn is_doubtful(&mut self, channel: &str, now: MonotonicNs) -> bool {
+        let Some(until) = self.doubt_until else { return false };
+        if now >= until {
+            self.doubt_until = None;
+            return false;
+        }
+        let is_live = |tracked: &Tracked| tracked.state == State::Live || !tracked.is_doubtful;
+        self.channels.get(channel).is_some_and(|tracked| !is_live(tracked))
+            || self.remembered.get(channel).is_some_and(|remembered| remembered.is_doubtful)
     }
 
     pub fn take_is_old(&mut self) -> Option<Option<Node>> {

@@ -15,7 +15,6 @@ use crate::bus::redis::link::Link;
 use crate::clock::MonotonicNs;
 use crate::limits::redis::durable::QUESTIONS_MAX;
 use crate::wire::command::Position;
-use crate::wire::history::HistoryRange;
 
 impl Durables {
     pub fn recall(&mut self, hub: &mut Hub, asked: HistoryAsked) {
@@ -39,14 +38,10 @@ impl Durables {
                 continue;
             };
             let stream = keys::stream(&self.prefix, &recall.channel);
-            let (first, last) = (format!("{}-{from}", position.epoch), format!("{}-{to}", position.epoch));
-            let count = recall.limit.to_string();
-            let (verb, begin, end): (&[u8], &str, &str) = match recall.range {
-                HistoryRange::After(_) => (b"XRANGE", &first, &last),
-                HistoryRange::Newest | HistoryRange::Before(_) => (b"XREVRANGE", &last, &first),
-            };
-            let ticket = self.take_ticket();
-            let command = [verb, stream.as_bytes(), begin.as_bytes(), end.as_bytes(), b"COUNT", count.as_bytes()];
+            let (first, last) = (format!("{}-{from}", position.epoch), format!("{}-{}", position.epoch, reading::id_max(to)));
+            // From the first that is wanted on, so many entries hold all of them: each has one message at least.
+            let (count, ticket) = (recall.limit.to_string(), self.take_ticket());
+            let command = [b"XRANGE", stream.as_bytes(), first.as_bytes(), last.as_bytes(), b"COUNT", count.as_bytes()];
             link.ask(Asked::Durable(ticket), &command, now);
             self.asked.insert(ticket, About::Recall(recall, newest));
         }
@@ -59,8 +54,7 @@ impl Durables {
                 None => Ok(HistoryPage::default()),
             },
             (Ok(value), Some(newest)) => {
-                let mut found: Vec<PageEntry> = reading::entries(value).into_iter().filter_map(Entry::kept).collect();
-                found.sort_by_key(|entry| entry.seq);
+                let found: Vec<PageEntry> = reading::entries(value).into_iter().filter_map(Entry::kept).collect();
                 Ok(recall.page(newest, found))
             }
             (Err(error), _) if Refusal::of(error) == Refusal::ForNow => Err(HistoryError::Unavailable),

@@ -14,7 +14,7 @@ use super::errand::Errand;
 use crate::bus::flow::{Count, Counter};
 use crate::bus::hub::Hub;
 use crate::bus::marks::{MarkNews, MarksError, MarksQuestion, MarksResult, MarksWanted, Unread};
-use crate::bus::redis::keys;
+use crate::bus::redis::{durable, keys};
 use crate::limits::redis::keeping::{MARKS_AGE, MARKS_PER_USER_MAX};
 use crate::wire::json;
 
@@ -39,7 +39,20 @@ enum Step {
 struct Standing {
     epoch: Option<u64>,
     last: u64,
-    kept: u64,
+    /// Epoch and number of the first message that is kept.
+    oldest: Option<(u64, u64)>,
+}
+
+impl Standing {
+    /// How many messages are kept.
+    fn kept(&self) -> u64 {
+        match self.oldest {
+            None => 0,
+            Some((epoch, seq)) if Some(epoch) == self.epoch => (self.last + 1).saturating_sub(seq),
+            // Of an epoch that is over: what came since is all there.
+            Some(_) => self.last,
+        }
+    }
 }
 
 /// What follows from the answers of a round.
@@ -93,7 +106,7 @@ impl Job {
                 let channel = self.question.wanted.channels().nth(place / per_channel).unwrap_or_default();
                 match place % per_channel {
                     0 => ask(&[b"HMGET", keys::meta(prefix, channel).as_bytes(), b"e", b"n"]),
-                    _ => ask(&[b"XLEN", keys::stream(prefix, channel).as_bytes()]),
+                    _ => ask(&[b"XRANGE", keys::stream(prefix, channel).as_bytes(), b"-", b"+", b"COUNT", b"1"]),
                 }
             }
             Step::Marks { standings, .. } if place == 0 => {
@@ -125,7 +138,7 @@ impl Job {
                 let Some(of) = standings.get_mut(place / per_channel) else { return };
                 match place % per_channel {
                     0 => (of.epoch, of.last) = standing(&numbers(value)),
-                    _ => of.kept = number(value).unwrap_or(0),
+                    _ => of.oldest = durable::first(value),
                 }
             }
             Step::Marks { scores, .. } if place == 0 => *scores = scores_of(value),
@@ -172,9 +185,9 @@ impl Job {
             Step::Marks { standings, scores } => {
                 let mut scores = std::mem::take(scores).into_iter();
                 let unread = |of: &Standing| {
-                    let Standing { epoch: Some(epoch), last, kept } = *of else { return Unread::default() };
+                    let Standing { epoch: Some(epoch), last, .. } = *of else { return Unread::default() };
                     let read = scores.next().flatten().unwrap_or(0).min(last);
-                    Unread { epoch: Some(epoch), last, read, unread: (last - read).min(kept) }
+                    Unread { epoch: Some(epoch), last, read, unread: (last - read).min(of.kept()) }
                 };
                 Next::Done(Ok(standings.iter().map(unread).collect()), Vec::new())
             }
@@ -288,15 +301,17 @@ mod tests {
         let mut job = job(MarksWanted::Unread { channels });
         let replies = [
             "*2\r\n$1\r\n5\r\n$3\r\n100\r\n",
-            ":100\r\n",
+            // Of the epoch before: all that came in this one is there.
+            "*1\r\n*2\r\n$3\r\n4-7\r\n*4\r\n$1\r\nd\r\n$1\r\nx\r\n$1\r\nt\r\n$1\r\n1\r\n",
             "*2\r\n$-1\r\n$-1\r\n",
-            ":0\r\n",
+            "*0\r\n",
             "*2\r\n$1\r\n6\r\n$3\r\n100\r\n",
-            ":30\r\n",
+            // Three messages in an entry, 71 to 73.
+            "*1\r\n*2\r\n$4\r\n6-73\r\n*6\r\n$1\r\nl\r\n$5\r\n0 0 0\r\n$1\r\np\r\n$0\r\n\r\n$1\r\nt\r\n$1\r\n1\r\n",
             "*2\r\n$1\r\n7\r\n$1\r\n9\r\n",
-            ":0\r\n",
+            "*0\r\n",
             "*2\r\n$1\r\nx\r\n$1\r\n9\r\n",
-            ":9\r\n",
+            "*1\r\n*2\r\n$3\r\n5-1\r\n*4\r\n$1\r\nd\r\n$1\r\nx\r\n$1\r\nt\r\n$1\r\n1\r\n",
         ];
         assert!(matches!(answer(&mut job, &replies), Next::Ask));
         let Next::Done(Ok(unread), errands) = answer(&mut job, &["*3\r\n$2\r\n90\r\n$-1\r\n$3\r\n999\r\n", ":1\r\n"]) else {
@@ -350,6 +365,6 @@ mod tests {
         job.write(3, "p:", &mut |command| {
             written.push(command.iter().map(|part| String::from_utf8_lossy(part).into_owned()).collect::<Vec<_>>())
         });
-        assert_eq!(written, [["XLEN", "p:{b}:stream"]]);
+        assert_eq!(written, [["XRANGE", "p:{b}:stream", "-", "+", "COUNT", "1"]]);
     }
 }

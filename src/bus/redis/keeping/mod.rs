@@ -274,7 +274,7 @@ impl Keeping {
     fn advice(&self, error: &ServerError, about: &str) -> String {
         let advice = match error.code() {
             "NOPERM" => format!(
-                "; the user needs +hmget +xlen +zadd +zscore +zmscore +zcard +zrange +zrem +pexpire ~{0}* and +publish &{0}*",
+                "; the user needs +hmget +xrange +zadd +zscore +zmscore +zcard +zrange +zrem +pexpire ~{0}* and +publish &{0}*",
                 self.prefix
             ),
             "WRONGTYPE" => "; something else stands in that key. Delete it, or have whoever writes it use another".to_owned(),

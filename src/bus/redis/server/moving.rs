@@ -33,7 +33,7 @@ impl Server {
         self.feed.retarget(&target);
         self.library.iter_mut().for_each(|library| library.retarget(&target));
         self.make_link.target = target;
-        self.feed.durables.doubt();
+        self.feed.durables.doubt(now);
     }
 
     /// It is not subscribed, for whatever reason.
