@@ -20,6 +20,7 @@
 //! * [`addresses`]: whose quota a connection counts in
 //! * [`life`]: serving, draining, stopping
 //! * [`clock`]: how time is counted; [`rate`]: how often something may happen; [`release`]: when memory is given back; [`alarm`]: when a sleep ends; [`named`]: enums whose variants have names
+//! * [`client`]: a client of such a server, blocking
 //! * [`cli`]: the commands; [`doctor`]: whether a host has what is needed
 //! * [`sys`]: the only unsafe code
 
@@ -29,6 +30,7 @@ pub mod auth;
 pub mod bus;
 pub mod by_name;
 pub mod cli;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod control;

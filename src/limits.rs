@@ -1,6 +1,8 @@
 //! Every bound that is not a setting, named, unit last: of the wire and the shards here, of tokens ([`auth`]), of the [`bus`], of [`redis`], of the [`control`] port and
 //! of the [`journal`] in a section each. What an operator may change stands in [`crate::config`].
 
+use std::time::Duration;
+
 /// By which a message is known again.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 256;
 /// Longest channel name in bytes, as clients write it (without the Redis prefix).
@@ -32,6 +34,18 @@ pub const HEAD_BYTES_MIN: usize = 1024;
 pub const HEAD_FIELDS_MAX: usize = 64;
 /// Most `?channel=` parameters on one upgrade request.
 pub const QUERY_CHANNELS_MAX: usize = 128;
+/// How long a poll waits for something to come unless it says so, and at most: proxies on the way give up after a minute.
+pub const POLL_WAIT_DEFAULT: Duration = Duration::from_secs(25);
+pub const POLL_WAIT_MAX: Duration = Duration::from_secs(60);
+/// And how much longer for its channels to be confirmed, where the bus is slow or away.
+pub const POLL_CONFIRM_WAIT: Duration = Duration::from_secs(2);
+/// An answer to a poll is ended when it has this many bytes; a single larger message gets an answer of its own.
+pub const POLL_ANSWER_BYTES: usize = 1024 * 1024;
+/// After what time an event stream that broke off is asked for again: another one for each client.
+pub const RETRY_MS_MIN: u64 = 2000;
+pub const RETRY_SPREAD_MS: u64 = 3000;
+/// Whoever is to be refused has this long to say what it wants.
+pub const TURNED_AWAY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Most that `subscriptions_max` may say: a connection's subscriptions have numbers of 16 bits.
 pub const SUBSCRIPTIONS_MAX: usize = 65_534;
 /// Longest payload of a control frame (RFC 6455, 5.5).
@@ -447,6 +461,39 @@ pub mod journal {
     pub const EPOCHS_SKIPPED: u64 = 1 << 22;
 
     const _: () = assert!(SEGMENT_BYTES + super::PAYLOAD_BYTES_MAX < 1 << 31);
+}
+
+/// Of the client (`src/client/`): what a server may make it wait for and hold.
+pub mod client {
+    use std::time::Duration;
+
+    pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+    /// For the answer to a request, beyond what was asked to be waited; and for a server to take what is sent.
+    pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+    /// For the body of an answer, however little of it comes at a time.
+    pub const BODY_TIMEOUT: Duration = Duration::from_secs(120);
+    /// How long a server may be silent that has not said how often it speaks.
+    pub const SILENCE_MAX: Duration = Duration::from_secs(90);
+    /// Longest heartbeat that is believed.
+    pub const HEARTBEAT_MAX: Duration = Duration::from_secs(3600);
+    /// A server that asks for patience gets this much of it.
+    pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+    /// What a poll waits for while it is not known where a channel stands: only then is it told.
+    pub const POLL_WAIT_FIRST: Duration = Duration::from_secs(1);
+    /// Polls follow each other no sooner than this, whatever the answers are.
+    pub const POLL_PACE: Duration = Duration::from_millis(20);
+    /// Longest head of an answer, and most fields of it.
+    pub const HEAD_BYTES_MAX: usize = 16 * 1024;
+    pub const HEAD_FIELDS_MAX: usize = 100;
+    /// Longest line that tells the size of a chunk, and longest trailer.
+    pub const CHUNK_LINE_BYTES_MAX: usize = 1024;
+    pub const TRAILER_BYTES_MAX: usize = 16 * 1024;
+    /// Largest event, and largest answer to a poll: what tungstenite takes for a message.
+    pub const EVENT_BYTES_MAX: usize = 64 * 1024 * 1024;
+    /// What is read of the body of a refusal.
+    pub const REFUSAL_BYTES_MAX: usize = 4096;
+    /// Bytes asked of one read from a socket.
+    pub const READ_BYTES: usize = 64 * 1024;
 }
 
 /// What an allocation of so many bytes takes of the heap: 8 bytes before it, steps of 16, 32 at least (glibc's malloc).

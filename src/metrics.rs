@@ -140,6 +140,10 @@ pub struct ShardMetrics {
     pub commands: Counter,
     /// Commands answered with an error, by its code.
     pub command_errors: [Counter; ErrorCode::ALL.len()],
+    /// Event streams that were begun.
+    pub event_streams: Counter,
+    /// Polls that were let in.
+    pub polls: Counter,
     /// Commands refused because the connection sends too many in too short a time.
     pub commands_limited: Counter,
     /// Subscribes refused because the connection has channels made too fast.

@@ -1,13 +1,15 @@
 //! End to end with clients that we did not write: Python's `websockets` and Node's `ws`, each scenario in MessagePack and JSON, with a
 //! real Redis and `redis-cli` as the publisher. The scenarios are in `tests/clients/`; their libraries are installed under `target/` once.
+//! And the tests of the client that we did write for JavaScript, `clients/js`.
 
 mod support;
 
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use support::languages::{node, python};
+use support::languages::{javascript, node, python};
 use support::redis::RedisServer;
 use support::server::{self, Launch};
 
@@ -93,4 +95,24 @@ scenarios! {
     fragmented_commands_are_joined &[];
     clients_may_publish &["--allow-client-publish", "--payload-bytes-max", "1k"];
     raw_is_payloads_alone &[];
+}
+
+/// Builds it, weighs it, and runs its tests in Node and in Chromium, which start servers of this program.
+#[test]
+fn the_javascript_client() {
+    let mut command = Command::new("npm");
+    command.arg("test").current_dir(javascript()).env("CAMPANILE_BIN", env!("CARGO_BIN_EXE_campanile"));
+    command.env("CAMPANILE_PROTOCOL", Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/protocol.md"));
+    let streams = command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    let mut child = streams.spawn().expect("npm is needed");
+    let stdout = child.stdout.take().unwrap();
+    let reader = std::thread::spawn(move || std::io::read_to_string(stdout).unwrap_or_default());
+    let status = server::wait(&mut child, SCENARIO);
+    if status.is_none() {
+        // With all that it has started, which else would keep the pipe open.
+        // SAFETY: a signal to the group of a child that has not been waited for, so the id is still its own.
+        unsafe { libc::kill(-(child.id() as i32), libc::SIGKILL) };
+        let _ = child.wait();
+    }
+    assert!(status.is_some_and(|status| status.success()), "{status:?}\n{}", reader.join().unwrap());
 }

@@ -10,6 +10,7 @@ use campanile::fanout::cursor::Cursor;
 use campanile::fanout::log::{Log, Slices};
 use campanile::fanout::policy::{Lost, Verdict, judge};
 use campanile::wire::Format;
+use campanile::wire::command::Position;
 use campanile::wire::event::{self, Event, GapReason};
 use campanile::wire::framing::Encoding;
 use campanile::wire::payload::{Kind, encode_notification};
@@ -89,7 +90,7 @@ impl Model {
     }
 
     fn publish(&mut self, sizes: &[u16]) {
-        let first = self.log.head();
+        let (epoch, first) = (self.channel.epoch, self.log.head());
         let payloads: Vec<Vec<u8>> = sizes.iter().map(|&size| vec![b'a' + (size % 26) as u8; size.into()]).collect();
         let mut builder = BatchBuilder::new(self.channel.clone(), first);
         for payload in &payloads {
@@ -100,7 +101,7 @@ impl Model {
                 .zip(&payloads)
                 .map(|(seq, payload)| {
                     let mut frame = Vec::new();
-                    encode_notification(&mut frame, encoding, "prices", seq, 1_000, Kind::Text, payload);
+                    encode_notification(&mut frame, encoding, "prices", Position { epoch, seq }, 1_000, Kind::Text, payload);
                     (seq + 1, frame)
                 })
                 .collect()
@@ -108,11 +109,13 @@ impl Model {
     }
 
     fn gap(&mut self, count: u8) {
+        let epoch = self.channel.epoch;
         let (from, to) = (self.log.head(), self.log.head() + u64::from(count) - 1);
         let gap = Batch::gap(&self.channel, from, to, GapReason::Outage);
         self.append(gap, |encoding| {
             let mut frame = Vec::new();
-            event::encode(&Event::Gap { channel: "prices", from, to, reason: GapReason::Outage }, encoding, 0, &mut frame);
+            let gap = Event::Gap { channel: "prices", from, to, reason: GapReason::Outage };
+            event::encode_at(&gap, Some(Position { epoch, seq: to }), encoding, 0, &mut frame);
             vec![(to + 1, frame)]
         });
     }

@@ -15,6 +15,7 @@ use campanile::wire::framing::Encoding;
 use campanile::wire::history::{HistoryRange, Message};
 use campanile::wire::http::refusal::RefusalReason;
 use campanile::wire::payload::{Expect, Kind, classify, encode_notification, encode_unnumbered};
+use campanile::wire::poll::Standing;
 use campanile::wire::wish::{Begin, Wish};
 use campanile::wire::{Format, frame, transcode};
 
@@ -148,6 +149,9 @@ fn each_event(check: &mut dyn FnMut(&str, &Event<'_>)) {
     check("gap-dropped", &Event::Gap { channel: "news", from: 44, to: 44, reason: GapReason::Dropped });
     let asked = Asked::of("history", "news", Some(&id_of_error));
     check("error", &Event::Error { asked, code: ErrorCode::UnknownType, message: "no such command" });
+    let at = |channel, epoch, seq| Standing { channel, position: Position { epoch, seq } };
+    check("position", &Event::Position { channels: &[at("user:123", EPOCH, 41), at("news", EPOCH + 1, 0)] });
+    check("close", &Event::Close { code: 1012, reason: "reconnect in 3140 ms" });
     check("error-malformed", &Event::Error { asked: Asked::default(), code: ErrorCode::BadCommand, message: "not a map" });
 }
 
@@ -325,7 +329,7 @@ const UNNUMBERED: &str = "notification-unnumbered";
 
 fn notification(format: Format, kind: Kind, payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    encode_notification(&mut out, Encoding::web_socket(format), "news", 42, TIMESTAMP_MS, kind, payload);
+    encode_notification(&mut out, Encoding::web_socket(format), "news", Position { epoch: 7, seq: 42 }, TIMESTAMP_MS, kind, payload);
     out
 }
 

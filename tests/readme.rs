@@ -84,8 +84,13 @@ fn links_and_names_lead_somewhere() {
     let mut wrong = Vec::new();
     let source = source_text();
     let documents = [
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
         "README.md",
+        "SECURITY.md",
+        "clients/js/README.md",
         "docs/architecture.md",
+        "docs/balancers.md",
         "docs/durable.md",
         "docs/operations.md",
         "docs/protocol.md",
@@ -103,7 +108,8 @@ fn links_and_names_lead_somewhere() {
             }
         }
         for name in code_spans(&text).filter(|name| document != "docs/protocol.md" && !name.contains(['*', ' '])) {
-            let is_path = ["src/", "tests/", "docs/", "scripts/", "tuning/", ".ci/"].iter().any(|folder| name.starts_with(folder));
+            let is_path =
+                ["src/", "tests/", "docs/", "scripts/", "tuning/", "deploy/", ".ci/"].iter().any(|folder| name.starts_with(folder));
             if is_path && !root().join(name).exists() {
                 wrong.push(format!("{document}: the file {name}"));
             }

@@ -70,6 +70,7 @@ const MISNAMED: &[(&str, &[&str], &str)] = &[
     ("publish", &["--redis-url"], "--redis redis://127.0.0.1:6379"),
     ("subscribe", &["--port", "-p", "--host", "--server", "--listen"], "--url ws://127.0.0.1:8080/ws"),
     ("subscribe", &["--redis", "--redis-url"], "--url ws://127.0.0.1:8080/ws: a server's address, not that of Redis"),
+    ("health", &["--port", "-p", "--host", "--url", "--server"], "--control 127.0.0.1:9090, or --public 127.0.0.1:8080"),
     ("redis", &["--redis-url", "--url"], "--redis redis://127.0.0.1:6379"),
     ("subscribe", &["--control"], "--url ws://127.0.0.1:8080/ws: the public address, not the control address"),
 ];

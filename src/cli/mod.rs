@@ -3,11 +3,14 @@
 //! Invariants: results go to stdout, everything else to stderr; a closed stdout ends a command quietly; a mistake on the command line or in
 //! the settings, wherever they stand, exits 2, as trying again would end the same; any other failure 1.
 
+pub mod completions;
 pub mod config;
 pub mod doctor;
 pub mod explain;
 pub mod flags;
+pub mod health;
 pub mod log;
+pub mod man;
 pub mod output;
 pub mod publish;
 pub mod redis;
@@ -64,6 +67,9 @@ const COMMANDS: &[Row] = &[
     (token::command, token::run),
     (doctor::command, doctor::run),
     (redis::command, redis::run),
+    (health::command, health::run),
+    (completions::command, completions::run),
+    (man::command, man::run),
     (|| Command::new("version").about("Print the version"), |_| version()),
 ];
 

@@ -10,6 +10,7 @@ use super::problem::{Origin, Place, Problem, Severity};
 use super::rules::Selector;
 use super::table::{self, SETTINGS, Setting, VARIABLE_PREFIX, Value};
 use super::{ChannelRules, LogFormat, Route, Settings, check, routes};
+use crate::listen::Address;
 
 /// The file that is read when none is named, if it is there.
 pub const FILE_NAME: &str = "campanile.toml";
@@ -104,6 +105,18 @@ pub fn log_format(sources: &Sources) -> LogFormat {
     let mut layers = Layers::default();
     layers.all(sources);
     layers.settings.logging.format
+}
+
+/// Where the control port of a server with these sources is, as far as they can be read: a mistake elsewhere in a file, which a server that runs
+/// has not taken in, says nothing about that server.
+///
+/// # Errors
+/// What keeps that from being read: a mistake in its value, or in the file as a whole.
+pub fn control(sources: &Sources) -> Result<Address, Vec<Problem>> {
+    let mut layers = Layers::default();
+    layers.all(sources);
+    layers.problems.retain(|problem| problem.severity == Severity::Error && ["", "control"].contains(&problem.key.as_str()));
+    if layers.problems.is_empty() { Ok(layers.settings.addresses.control) } else { Err(layers.problems) }
 }
 
 /// The state between two sources.

@@ -39,6 +39,7 @@ const MODULES: &[&str] = &[
     "bus",
     "by_name",
     "cli",
+    "client",
     "clock",
     "config",
     "control",

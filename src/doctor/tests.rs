@@ -111,7 +111,7 @@ fn a_host_that_forbids_private_tables_is_told_what_to_allow() {
 
 #[test]
 fn what_a_fix_says_is_enough() {
-    let facts = Facts { memory_available: Some(13 << 28), ..usual() };
+    let facts = Facts { memory_available: Some(27 << 27), ..usual() };
     let fix = check("memory bound", &settings(100_000), QUIET, &facts).fix.unwrap();
     let mib: usize = fix.strip_prefix("--log-bytes-total ").unwrap().strip_suffix('M').unwrap().parse().unwrap();
     let smaller = settings(100_000).with(|settings| settings.bounds.log_bytes_total = mib << 20);

@@ -14,6 +14,7 @@ use super::encoded::{Encoded, Frames};
 use super::naming::ChannelName;
 use crate::clock::MonotonicNs;
 use crate::limits::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, heap_bytes};
+use crate::wire::command::Position;
 use crate::wire::event::{self, Event, GapReason};
 use crate::wire::framing::Encoding;
 use crate::wire::payload::{Kind, encode_notification, notification_bytes_guess};
@@ -230,14 +231,19 @@ impl Batch {
                     start = message.end as usize;
                     run.next_if(|run| seq >= run.end_seq);
                     let timestamp_ms = run.peek().expect("runs cover every message").timestamp_ms;
-                    encode_notification(&mut out, encoding, name, seq, timestamp_ms, message.kind, payload);
+                    let position = Position { epoch: self.channel.epoch, seq };
+                    encode_notification(&mut out, encoding, name, position, timestamp_ms, message.kind, payload);
                     ends.push(u32::try_from(out.len()).expect("a batch is far smaller than 4 GiB"));
                 }
                 Frames { bytes: out.into_boxed_slice(), ends }
             }
             Content::Gap { to, reason } => {
                 let mut out = Vec::new();
-                event::encode(&Event::Gap { channel: name, from: self.first, to: *to, reason: *reason }, encoding, 0, &mut out);
+                let (gap, position) = (
+                    Event::Gap { channel: name, from: self.first, to: *to, reason: *reason },
+                    Position { epoch: self.channel.epoch, seq: *to },
+                );
+                event::encode_at(&gap, Some(position), encoding, 0, &mut out);
                 Frames { ends: SmallVec::from_slice(&[out.len() as u32]), bytes: out.into_boxed_slice() }
             }
         }

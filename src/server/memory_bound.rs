@@ -270,7 +270,7 @@ mod tests {
         let settings = Settings::default().with(|settings| settings.shards.count = 2);
         let bound = memory_bound(&settings);
         assert_eq!(bound.logs, (1 << 30) + 2 * (128 << 10));
-        assert_eq!(bound.making, 8 << 20);
+        assert_eq!(bound.making, 20 << 20);
         // A quarter as many may be arriving.
         assert_eq!(bound.buffers, (256 << 20) + 125_000 * 4096);
         assert_eq!(bound.inboxes, (256 << 20) + 2 * 16384 * INBOX_SLOT_BYTES);

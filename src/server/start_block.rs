@@ -327,7 +327,7 @@ mod tests {
             "2, pinned to cores 0-1",
             "redis://u:***@host:6379/1, channels notifications:* notifications",
             "limit 1024 soft, 1048576 hard; one shared table",
-            "logs 1.0 GiB + batches 8.0 MiB (2 x 1.0 MiB, as published and in 3 formats) + buffers 744 MiB",
+            "logs 1.0 GiB + batches 20.0 MiB (2 x 1.0 MiB, as published and in 9 formats) + buffers 744 MiB",
         ] {
             assert!(block.contains(part), "{part} is missing in\n{block}");
         }

@@ -20,7 +20,9 @@ use crate::metrics::LoadCause;
 use crate::wire::client_id::ClientId;
 use crate::wire::close::CloseReason;
 use crate::wire::event::Event;
-use crate::wire::http::head::FieldRoom;
+use crate::wire::event_stream;
+use crate::wire::http::feed::{Kind, Resume};
+use crate::wire::http::head::{FieldRoom, Head};
 use crate::wire::http::refusal::{Refusal, RefusalReason};
 use crate::wire::http::upgrade::Upgrade;
 use crate::wire::http::{self, Outcome, Rules, answer};
@@ -111,39 +113,98 @@ impl<N: Network> Shard<N> {
         match http::parse(input, &mut FieldRoom::empty(), rules) {
             Outcome::Partial => self.conns[key].peer = Peer::Unknown(Some(Box::new(input.to_vec()))),
             Outcome::Refuse(refusal) => self.refuse(key, &refusal),
-            Outcome::Health { head_only } => {
-                let mut answer = Vec::new();
-                answer::health(&mut answer, head_only);
-                self.end_with_answer(key, &answer, CloseReason::Refused);
-            }
-            Outcome::Upgrade(upgrade) => {
-                if self.is_stopping() {
-                    return self.refuse(key, &RefusalReason::Stopping.into());
-                }
-                // All that costs less, before anybody's signature is looked at.
-                if !self.follow_forwarded(key, &upgrade.head.fields) {
+            Outcome::Health { head, head_only } => {
+                if self.is_turned_away(key, &head) {
                     return;
                 }
-                if let Some(cause) = self.load.ask(self.now_ns, &self.host) {
-                    return self.refuse(key, &overloaded(cause).into());
+                let allow = self.allow_origin(head.fields.only("origin"));
+                self.answer_at_once(key, &head, input, |out, keeps_alive| answer::health(out, head_only, keeps_alive, &allow));
+            }
+            Outcome::Options { head, methods } => {
+                if self.is_turned_away(key, &head) {
+                    return;
                 }
-                if self.connections.load(Relaxed) >= self.settings.connections_max {
-                    return self.refuse(key, &RefusalReason::ConnectionsMax.into());
+                let allow = self.allow_origin(head.fields.only("origin"));
+                self.answer_at_once(key, &head, input, |out, keeps_alive| answer::options(out, methods, keeps_alive, &allow));
+            }
+            Outcome::Feed(feed) => {
+                if feed.resume == Resume::Never {
+                    return self.answer_never(key, &feed.head);
                 }
-                let identity = match self.caller(&upgrade.head) {
-                    Caller::Is(identity) => identity,
-                    Caller::Refused(refusal) => return self.refuse(key, &refusal),
-                    Caller::Later => return self.wait_for_verifying(key, input.to_vec()),
-                };
-                if self.connections.fetch_add(1, Relaxed) >= self.settings.connections_max {
-                    self.connections.fetch_sub(1, Relaxed);
-                    return self.refuse(key, &RefusalReason::ConnectionsMax.into());
+                if feed.kind != Kind::EventStream && !self.may_poll(key, &feed.head) {
+                    return;
                 }
+                // Of whoever speaks for others each request may be another one's.
+                let standing = self.sources.standing(key);
+                let Some(identity) = self.let_in(key, &feed.head, input) else { return };
+                let may_ask_again = feed.head.keeps_alive() && self.sources.standing(key) == standing && self.is_serving();
+                let bytes = feed.head.bytes;
+                self.open_feed(key, &feed, identity, may_ask_again);
+                self.read_messages(key, &mut input[bytes..]);
+            }
+            Outcome::Upgrade(upgrade) => {
+                let Some(identity) = self.let_in(key, &upgrade.head, input) else { return };
                 let frames = upgrade.head.bytes;
                 self.open(key, &upgrade, identity);
                 self.read_messages(key, &mut input[frames..]);
             }
         }
+    }
+
+    /// Who asks for it, if that one may come in, and has been counted. None: it has been refused, or its token is still to be verified.
+    fn let_in(&mut self, key: usize, head: &Head<'_>, input: &[u8]) -> Option<Option<Arc<Identity>>> {
+        if self.is_turned_away(key, head) {
+            return None;
+        }
+        let refuse = |shard: &mut Self, refusal: Refusal| {
+            shard.refuse_request(key, refusal, head);
+            None
+        };
+        if self.is_stopping() {
+            return refuse(self, RefusalReason::Stopping.into());
+        }
+        // All that costs less, before anybody's signature is looked at.
+        if let Err(reason) = self.follow_forwarded(key, &head.fields) {
+            return refuse(self, reason.into());
+        }
+        if let Some(cause) = self.load.ask(self.now_ns, &self.host) {
+            return refuse(self, overloaded(cause).into());
+        }
+        if self.connections.load(Relaxed) >= self.settings.connections_max {
+            return refuse(self, RefusalReason::ConnectionsMax.into());
+        }
+        let identity = match self.caller(head) {
+            Caller::Is(identity) => identity,
+            Caller::Refused(refusal) => return refuse(self, refusal),
+            Caller::Later => {
+                self.wait_for_verifying(key, input.to_vec());
+                return None;
+            }
+        };
+        if self.connections.fetch_add(1, Relaxed) >= self.settings.connections_max {
+            self.connections.fetch_sub(1, Relaxed);
+            return refuse(self, RefusalReason::ConnectionsMax.into());
+        }
+        Some(identity)
+    }
+
+    /// Answers a request that nobody has to wait for. Another one may follow.
+    fn answer_at_once(&mut self, key: usize, head: &Head<'_>, input: &[u8], answer: impl FnOnce(&mut Vec<u8>, bool)) {
+        let keeps_alive = head.keeps_alive() && self.is_serving();
+        if !keeps_alive {
+            let mut out = Vec::new();
+            answer(&mut out, false);
+            return self.end_with_answer(key, &out, CloseReason::Answered);
+        }
+        let conn = &mut self.conns[key];
+        conn.reason = CloseReason::Answered;
+        answer(conn.outbox(), true);
+        self.after_reply(key);
+        self.await_request(key, &input[head.bytes..]);
+    }
+
+    pub(super) fn is_serving(&self) -> bool {
+        self.stage == Stage::Serving
     }
 
     fn open(&mut self, key: usize, upgrade: &Upgrade<'_>, identity: Option<Arc<Identity>>) {
@@ -179,7 +240,7 @@ impl<N: Network> Shard<N> {
         ClientId { node: self.node_id, shard: self.index, connection: self.conns[key].generation }
     }
 
-    fn send_connected(&mut self, key: usize) {
+    pub(super) fn send_connected(&mut self, key: usize) {
         use std::io::Write as _;
         let mut client_id = [0u8; 32];
         let mut rest = &mut client_id[..];
@@ -195,9 +256,17 @@ impl<N: Network> Shard<N> {
         if !self.conns[key].is_arriving() {
             return;
         }
+        let conn = &self.conns[key];
+        if conn.reason == CloseReason::Answered && conn.peer.buffered_bytes() == 0 {
+            // It has been answered, and asks for nothing more.
+            return self.kill(key, CloseReason::Answered);
+        }
+        let turned_away = self.turned_away.get(&(key as u32)).copied();
         let refusal = if self.is_stopping() {
             // What it would have asked for does not matter: it would have been told this.
             Refusal::from(RefusalReason::Stopping)
+        } else if let Some(reason) = turned_away {
+            reason.into()
         } else if self.is_verifying(key) {
             Refusal::from(RefusalReason::TokensWaiting)
         } else {
@@ -205,20 +274,52 @@ impl<N: Network> Shard<N> {
             let text = format!("no complete request head within {seconds} s; send the whole request at once");
             Refusal::new(RefusalReason::RequestTimeout, text)
         };
+        if self.is_verifying(key)
+            && let Peer::Unknown(Some(head)) = &mut self.conns[key].peer
+        {
+            // It has asked for something, in whose terms it is answered.
+            let head = std::mem::take(&mut **head);
+            let rules = Rules { echo: self.settings.clients.echo, head_bytes_max: self.settings.head_bytes_max };
+            if let Outcome::Feed(feed) = http::parse(&head, &mut FieldRoom::empty(), rules) {
+                return self.refuse_request(key, refusal, &feed.head);
+            }
+        }
         self.refuse(key, &refusal);
     }
 
+    /// It is to be refused whatever it asks for; it is told so in terms of what it does ask for. False: it is not.
+    fn is_turned_away(&mut self, key: usize, head: &Head<'_>) -> bool {
+        let reason = self.turned_away.remove(&(key as u32));
+        if let Some(reason) = reason {
+            self.refuse_request(key, reason.into(), head);
+        }
+        reason.is_some()
+    }
+
     /// Answers a request that is not served, then ends.
+    pub(super) fn refuse_request(&mut self, key: usize, refusal: Refusal, head: &Head<'_>) {
+        self.refuse(key, &refusal.asked_by(head));
+    }
+
+    /// The same where nothing is known of what was asked for, or the refusal has it.
     pub(super) fn refuse(&mut self, key: usize, refusal: &Refusal) {
+        self.turned_away.remove(&(key as u32));
         self.metrics.refused[refusal.reason as usize].inc();
         let mut answer = Vec::new();
         // Of its generation there is no other one near.
-        answer::refuse(&mut answer, &refusal.clone().spread(self.conns[key].generation));
+        let refusal = refusal.clone().spread(self.conns[key].generation);
+        let allow = self.allow_origin(refusal.origin.as_deref());
+        if refusal.is_told_as_stream() {
+            answer::event_stream(&mut answer, &allow);
+            event_stream::write_farewell(&mut answer, refusal.reason.status().0, &refusal.message, Some(refusal.retry_after_ms()));
+        } else {
+            answer::refuse(&mut answer, &refusal, &allow);
+        }
         let reason = if refusal.reason == RefusalReason::RequestTimeout { CloseReason::HandshakeTimeout } else { CloseReason::Refused };
         self.end_with_answer(key, &answer, reason);
     }
 
-    fn end_with_answer(&mut self, key: usize, answer: &[u8], reason: CloseReason) {
+    pub(super) fn end_with_answer(&mut self, key: usize, answer: &[u8], reason: CloseReason) {
         let conn = &mut self.conns[key];
         conn.reason = reason;
         conn.outbox().extend_from_slice(answer);

@@ -12,6 +12,7 @@ use super::conn::Phase;
 use super::net::Network;
 use super::rate::moment;
 use super::sources::Standing;
+use super::timers::Timer;
 use crate::addresses::Source;
 use crate::limits;
 use crate::wire::http::forwarded::forwarded_for;
@@ -46,8 +47,14 @@ impl<N: Network> Shard<N> {
             self.conns[key].enter(Phase::Proxy);
         }
         if let Some(reason) = refused {
-            self.refuse(key, &reason.into());
+            self.turn_away(key, reason);
         }
+    }
+
+    /// It is refused, as soon as it has said what it wants: some clients take a plain answer for the last word. It has less time to say so than others.
+    fn turn_away(&mut self, key: usize, reason: RefusalReason) {
+        self.turned_away.insert(key as u32, reason);
+        self.set_timer(key, Timer::Handshake, self.settings.clients.handshake_timeout.min(limits::TURNED_AWAY_TIMEOUT));
     }
 
     /// Not a word of it is read. Said in the log once a minute at most.
@@ -82,12 +89,12 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Somebody who is believed says who connects. False: it has been refused.
-    fn name(&mut self, key: usize, ip: IpAddr) -> bool {
+    /// Somebody who is believed says who connects. An error: it is to be refused.
+    fn name(&mut self, key: usize, ip: IpAddr) -> Result<(), RefusalReason> {
         let source = Source::of_ip(ip);
         let standing = self.count_in(source, self.settings.trusted_proxies.has(ip));
         self.sources.name(key, source, standing.unwrap_or(Standing::Refused));
-        standing.map_err(|reason| self.refuse(key, &reason.into())).is_ok()
+        standing.map(|_| ())
     }
 
     pub(super) fn read_proxy(&mut self, key: usize, input: &mut [u8]) {
@@ -99,27 +106,27 @@ impl<N: Network> Shard<N> {
             }
             Outcome::Header { bytes, client } => {
                 self.conns[key].enter(Phase::Handshake);
-                let is_in = match client {
+                let named = match client {
                     Client::Ip(address) => self.name(key, address.ip()),
                     // Whoever it is has no address of its own.
-                    Client::Itself | Client::Unix => true,
+                    Client::Itself | Client::Unix => Ok(()),
                 };
-                if is_in && bytes < input.len() {
+                if let Err(reason) = named {
+                    self.turn_away(key, reason);
+                }
+                if bytes < input.len() {
                     self.read_head(key, &mut input[bytes..]);
                 }
             }
         }
     }
 
-    /// A request may have come a longer way than its connection. False: it has been refused.
-    pub(super) fn follow_forwarded(&mut self, key: usize, fields: &Fields<'_>) -> bool {
+    /// A request may have come a longer way than its connection. An error: it is to be refused.
+    pub(super) fn follow_forwarded(&mut self, key: usize, fields: &Fields<'_>) -> Result<(), RefusalReason> {
         if self.sources.standing(key) != Standing::Trusted {
-            return true;
+            return Ok(());
         }
         let trusted = &self.settings.trusted_proxies;
-        match forwarded_for(fields, |ip| trusted.has(ip)) {
-            Some(ip) => self.name(key, ip),
-            None => true,
-        }
+        forwarded_for(fields, |ip| trusted.has(ip)).map_or(Ok(()), |ip| self.name(key, ip))
     }
 }

@@ -296,6 +296,7 @@ impl<N: Network> Shard<N> {
                 break;
             }
             conn.outbox().extend_from_slice(frame);
+            conn.peer.note_news();
             self.metrics.unnumbered_sent.inc();
         }
         units + self.visit(key, None)

@@ -27,8 +27,9 @@ impl<N: Network> Shard<N> {
         }
         let conn = &mut self.conns[key];
         conn.say(|peer, out| peer.encode_close(goodbye(reason), text, out));
-        conn.enter(Phase::Closing);
-        self.mark_ready(key);
+        let next = if conn.peer.answers_close() { Phase::Closing } else { Phase::Ending };
+        self.wrap_last(key);
+        self.enter_unless_dead(key, next);
     }
 
     /// The peer broke the protocol: it gets a close frame, and nothing it says any more is read.
@@ -52,8 +53,16 @@ impl<N: Network> Shard<N> {
         }
         let conn = &mut self.conns[key];
         conn.say(encode);
-        conn.enter(Phase::Ending);
-        self.mark_ready(key);
+        self.wrap_last(key);
+        self.enter_unless_dead(key, Phase::Ending);
+    }
+
+    /// What was to be said may have been more than the buffers hold.
+    fn enter_unless_dead(&mut self, key: usize, next: Phase) {
+        if !self.conns[key].is_dead() {
+            self.conns[key].enter(next);
+            self.mark_ready(key);
+        }
     }
 
     /// Leaves every subscription but one whose frame must be finished, and starts the close deadline. False: the frame cannot be
@@ -139,6 +148,8 @@ impl<N: Network> Shard<N> {
                 self.count_user(key, -1);
             }
             self.count_out(self.sources.source(key), self.sources.standing(key));
+            self.turned_away.remove(&(key as u32));
+            self.streams.forget(key);
             let token = self.token(key);
             let conn = self.conns.remove(key);
             self.mark_readers.remove(conn.identity.as_ref(), token);

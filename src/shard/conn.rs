@@ -350,6 +350,8 @@ impl<S> Conn<S> {
             (Phase::Handshake, Phase::Proxy | Phase::Open | Phase::Ending) => true,
             (Phase::Proxy, Phase::Handshake | Phase::Ending) => true,
             (Phase::Open, Phase::Finishing | Phase::Closing | Phase::Ending) => true,
+            // Whoever was answered may ask again.
+            (Phase::Open, Phase::Handshake) => !self.peer.answers_close(),
             (Phase::Finishing, Phase::Closing | Phase::Ending) => true,
             (Phase::Closing, Phase::Ending) | (Phase::Ending, Phase::Shut) => true,
             (before, Phase::Dead) => before != Phase::Dead,

@@ -19,6 +19,7 @@ use crate::fanout::policy::{Verdict, judge};
 use crate::limits;
 use crate::wire::close::CloseReason;
 use crate::wire::event::GapReason;
+use crate::wire::peer::Peer;
 
 /// What a visit came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,20 +142,25 @@ impl<N: Network> Shard<N> {
         let mut visit = Visit::Idle;
         loop {
             match self.write_once(key, limits::FLUSH_BYTES_PER_VISIT - total) {
+                Written::Nothing if self.append_positions(key) => {}
                 Written::Nothing => break,
                 Written::Some { bytes, more } => {
                     total += bytes;
                     visit = Visit::Wrote { bytes: total };
-                    if !more {
+                    if !more && !self.append_positions(key) {
                         break;
                     }
                     if total >= limits::FLUSH_BYTES_PER_VISIT {
+                        self.append_positions(key);
                         self.note_all_left(key);
                         self.mark_ready(key);
                         return visit;
                     }
                 }
-                Written::Blocked { bytes } => return Visit::Wrote { bytes: total + bytes },
+                Written::Blocked { bytes } => {
+                    self.append_positions(key);
+                    return Visit::Wrote { bytes: total + bytes };
+                }
                 Written::Dead => return visit,
             }
         }
@@ -188,7 +194,9 @@ impl<N: Network> Shard<N> {
                     self.say_goodbye(key);
                 }
             }
-            Phase::Proxy | Phase::Handshake | Phase::Open | Phase::Closing | Phase::Dead => {}
+            Phase::Open => self.after_answer(key),
+            Phase::Handshake => self.read_next_request(key),
+            Phase::Proxy | Phase::Closing | Phase::Dead => {}
         }
     }
 
@@ -220,7 +228,7 @@ impl<N: Network> Shard<N> {
 
     /// Picks the subscriptions that the next write is for, those that have waited longest, and applies the policies of channels whose log has
     /// passed them. None: the connection is closing now.
-    fn pick(&mut self, key: usize) -> Option<Picked> {
+    pub(super) fn pick(&mut self, key: usize) -> Option<Picked> {
         let mut picked = Picked::new();
         let mut next = self.conns[key].first_behind();
         while let Some(at) = next
@@ -309,6 +317,9 @@ impl<N: Network> Shard<N> {
     /// One `writev` of as much as is due and fits.
     fn write_once(&mut self, key: usize, bytes_max: usize) -> Written {
         let mut picked = Picked::new();
+        if self.conns[key].peer.is_waiting_poll() && !self.answer_poll(key) {
+            return Written::Nothing;
+        }
         if self.conns[key].is_open() {
             picked = self.pick(key).unwrap_or_default();
         }
@@ -354,6 +365,11 @@ impl<N: Network> Shard<N> {
         drop(slices);
         self.metrics.bytes_sent.add(written as u64);
         self.take_off(key, &plan, written);
+        if matches!(self.conns[key].peer, Peer::EventStream { is_of_one: false })
+            && plan.iter().any(|(source, _)| *source != Source::Outbox)
+        {
+            self.streams.note_sent(key);
+        }
         if written < total || self.conns[key].stream.wants_write() {
             self.metrics.writes_blocked.inc();
             self.conns[key].flags.set(Flags::BLOCKED);
@@ -367,7 +383,7 @@ impl<N: Network> Shard<N> {
     }
 
     /// Moves the cursors past what was written.
-    fn take_off(&mut self, key: usize, plan: &Plan, written: usize) {
+    pub(super) fn take_off(&mut self, key: usize, plan: &Plan, written: usize) {
         let now_ns = self.net.now_ns();
         let mut rest = written;
         for &(source, bytes) in plan {
@@ -458,7 +474,7 @@ impl<N: Network> Shard<N> {
     }
 
     /// The replies are gone: whoever was not read because of them is read again, whatever its channels still have for it.
-    fn resume_reading(&mut self, key: usize) {
+    pub(super) fn resume_reading(&mut self, key: usize) {
         let conn = &mut self.conns[key];
         if conn.flags.has(Flags::PAUSED) {
             conn.flags.clear(Flags::PAUSED);

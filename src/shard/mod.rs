@@ -7,7 +7,7 @@
 //! answers; `rules` says who may have which, `recheck` asks that again, `reload` puts others into force, and [`sources`] says who may have how many), `questions` (what else is asked of the bus; `marks`: how far users have read; `presence`: who is there), `logs` (what the bus sends, kept until everybody has it), `renumber` (a channel that is counted
 //! anew), [`timers`] and `heartbeat`,
 //! [`load`] (whether more may come in), `strangers` (who has not said yet what it wants),
-//! [`behind`] (who has not been sent everything), `rests` (how soon laps follow each other), `pacing` (who wants the newest of a second), `aside` (messages without a number), `flush` (one `writev` per due connection, of what `gather` finds), `close` (closing,
+//! [`behind`] (who has not been sent everything), `rests` (how soon laps follow each other), `pacing` (who wants the newest of a second), `aside` (messages without a number), `feeds` (event streams and polls), `flush` (one `writev` per due connection, of what `gather` finds), `close` (closing,
 //! reaping), `stop`, [`depart`] (who is asked to come back elsewhere), `orders` (of the control thread). `buffers` is the account of what connections hold for themselves.
 
 mod admission;
@@ -19,6 +19,7 @@ pub mod by_address;
 mod close;
 pub mod conn;
 pub mod depart;
+mod feeds;
 mod flush;
 mod gather;
 mod heartbeat;
@@ -68,12 +69,14 @@ use crate::inbox::Inbox;
 use crate::life::{Life, Stage};
 use crate::limits;
 use crate::metrics::{LoadCause, ShardMetrics};
+use crate::wire::http::refusal::RefusalReason;
 use crate::wire::http::upgrade::Upgrade;
 use crate::wire::peer::Peer;
 use aside::Asides;
 use by_address::ByAddress;
 use conn::{Conn, Flags};
 use depart::{Departing, Departures};
+use feeds::Streams;
 use identify::Door;
 use laps::Laps;
 use load::{HostLoad, Load};
@@ -172,6 +175,9 @@ pub struct Shard<N: Network> {
     dead_open: usize,
     orders: Orders,
 
+    streams: Streams,
+    /// Those who are refused as soon as they have said what they want, and why, by slot.
+    turned_away: HashMap<u32, RefusalReason>,
     /// Those who are arriving, oldest first, and some who have arrived.
     strangers: VecDeque<ConnToken>,
 
@@ -256,6 +262,8 @@ impl<N: Network> Shard<N> {
             dead: Vec::new(),
             dead_open: 0,
             orders: Orders::default(),
+            streams: Streams::default(),
+            turned_away: HashMap::new(),
             strangers: VecDeque::new(),
             accept_ready: false,
             door_accepts: None,

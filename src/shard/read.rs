@@ -74,13 +74,16 @@ impl<N: Network> Shard<N> {
         let conn = &mut self.conns[key];
         conn.flags.set(Flags::ENDED);
         match conn.phase {
+            // The answer to what it asked for is on the way, and perhaps to more.
+            Phase::Handshake if conn.outbox_unsent() > 0 => {}
             Phase::Proxy | Phase::Handshake if conn.peer.buffered_bytes() == 0 => return self.kill(key, CloseReason::Gone),
             Phase::Proxy | Phase::Handshake => {
                 let text = "the request ended before its head did; a head ends with an empty line";
                 return self.refuse(key, &Refusal::new(RefusalReason::BadRequest, text));
             }
             Phase::Open | Phase::Finishing => {
-                if !self.enter_closing(key, CloseReason::Gone) {
+                self.end_wait(key, false);
+                if self.conns[key].is_dead() || !self.enter_closing(key, CloseReason::Gone) {
                     return;
                 }
                 self.conns[key].enter(Phase::Ending);
@@ -138,6 +141,9 @@ impl<N: Network> Shard<N> {
         let unix_ms = self.unix_ms;
         let conn = &mut self.conns[key];
         let format = conn.format_next;
+        if !matches!(event, Event::Subscribed { .. } | Event::Position { .. }) {
+            conn.peer.note_news();
+        }
         if format != Format::Raw {
             conn.say(|peer, out| peer.encode_reply(event, format, unix_ms, out));
         }
@@ -154,6 +160,10 @@ impl<N: Network> Shard<N> {
         let conn = &mut self.conns[key];
         let bytes_max = if conn.flags.has(Flags::ECHO) { limits::ECHO_MESSAGE_BYTES_MAX } else { self.settings.message_bytes_max };
         while !input.is_empty() && self.conns[key].is_heard() {
+            if matches!(&self.conns[key].peer, Peer::Poll(poll) if poll.next.len() + input.len() > self.settings.head_bytes_max) {
+                // One request that waits is enough.
+                self.conns[key].flags.set(Flags::PAUSED);
+            }
             match self.conns[key].peer.next(&mut input, bytes_max) {
                 Ok(None) => return,
                 Ok(Some(event)) => self.on_said(key, event),

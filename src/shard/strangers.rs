@@ -1,8 +1,10 @@
 //! Those who have connected and have not said yet what they want, in the order in which they came. There may be so many of them on a shard; beyond it the one that has taken
 //! longest makes room, so that a crowd that never comes to the end of its handshake keeps nobody else out.
 //!
-//! Invariant: whoever is arriving is on the list once; who has arrived or gone is taken off it sooner or later, and the list never becomes longer than
+//! Invariant: whoever is arriving is on the list; who has arrived or gone is taken off it sooner or later, and the list never becomes longer than
 //! twice what the shard may have.
+
+use std::collections::HashSet;
 
 use super::Shard;
 use super::net::Network;
@@ -33,7 +35,9 @@ impl<N: Network> Shard<N> {
     pub(super) fn forget_strangers(&mut self) {
         let strangers = std::mem::take(&mut self.strangers);
         let is_arriving = |token: &ConnToken| self.resolve(*token).is_some_and(|key| self.conns[key].is_arriving());
-        self.strangers = strangers.into_iter().filter(is_arriving).collect();
+        // Whoever has been answered and may ask again has come to the end of the list once more.
+        let mut seen = HashSet::new();
+        self.strangers = strangers.into_iter().filter(|token| is_arriving(token) && seen.insert(*token)).collect();
     }
 
     pub(super) fn note_stranger(&mut self, token: ConnToken) {

@@ -132,6 +132,10 @@ impl<N: Network> Shard<N> {
         if let Some(lost) = lost {
             self.tell_lost(key, &channel.name, lost);
         }
+        if !recovered && matches!(waiter.begin, Begin::Since(_)) {
+            self.conns[key].peer.note_news();
+        }
+        self.streams.note_sent(key);
         if let Some(rate) = max_rate {
             return self.pace_member(topic_index, rate, cursor.seq);
         }

@@ -12,6 +12,8 @@ pub enum Timer {
     Handshake,
     /// A ping is due, or its pong is; or something is to be done about the token.
     Heartbeat,
+    /// A poll is to be answered, whatever there is.
+    Poll,
     /// The peer must have closed, too.
     Close,
 }
@@ -23,7 +25,7 @@ impl<N: Network> Shard<N> {
     }
 
     pub(super) fn set_timer_at(&mut self, key: usize, timer: Timer, tick: Tick) {
-        let tick = if timer == Timer::Heartbeat { self.beat_tick(key, tick) } else { tick };
+        let tick = if matches!(timer, Timer::Heartbeat | Timer::Poll) { self.beat_tick(key, tick) } else { tick };
         if self.conns[key].put_timer_off(timer, tick, self.wheel.done()) {
             return;
         }
@@ -56,6 +58,7 @@ impl<N: Network> Shard<N> {
             Timer::Handshake => self.on_handshake_overdue(key),
             Timer::Heartbeat if self.watch_token(key) => {}
             Timer::Heartbeat => self.heartbeat(key),
+            Timer::Poll => self.on_poll_late(key),
             Timer::Close => self.end(key),
         }
     }

@@ -61,6 +61,8 @@ close_reasons! {
     Reset = "reset", WITHOUT;
     /// An HTTP answer other than 101 was sent.
     Refused = "refused", WITHOUT;
+    /// A request was answered, and the connection was not kept, or not used again.
+    Answered = "answered", WITHOUT;
     /// No complete request head within the handshake deadline.
     HandshakeTimeout = "handshake_timeout", WITHOUT;
     /// No byte came back within the pong deadline.

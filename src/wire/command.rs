@@ -34,6 +34,18 @@ pub struct Position {
     pub seq: u64,
 }
 
+impl Position {
+    /// Reads `EPOCH:SEQ`, as it stands in URLs and in the ids of event streams.
+    pub fn read(text: &str) -> Option<Position> {
+        let number = |text: &str| {
+            let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+            text.parse().ok().filter(|&number: &u64| is_number && number < 1 << 53)
+        };
+        let (epoch, seq) = text.split_once(':')?;
+        Some(Position { epoch: number(epoch)?, seq: number(seq)? })
+    }
+}
+
 #[derive(Debug, PartialEq)]
 pub struct Command<'a> {
     pub id: Option<Id>,

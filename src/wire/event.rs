@@ -6,9 +6,10 @@
 
 use smallvec::SmallVec;
 
-use super::command::{Asked, ErrorCode, Id};
-use super::framing::Encoding;
+use super::command::{Asked, ErrorCode, Id, Position};
+use super::framing::{Caption, Encoding};
 use super::history::{self, Message};
+use super::poll::Standing;
 use super::{Format, json, msgpack};
 use crate::named::named;
 
@@ -125,6 +126,15 @@ pub enum Event<'a> {
         code: ErrorCode,
         message: &'a str,
     },
+    /// Where whoever polls stands now.
+    Position {
+        channels: &'a [Standing<'a>],
+    },
+    /// Why there will be no more, for whoever is told by no close frame.
+    Close {
+        code: u16,
+        reason: &'a str,
+    },
 }
 
 /// What a user has not read of a channel.
@@ -157,6 +167,8 @@ named! {
         Expiring = "expiring",
         Gap = "gap",
         Error = "error",
+        Position = "position",
+        Close = "close",
         Notification = "notification",
     }
 }
@@ -177,6 +189,16 @@ impl Event<'_> {
             Event::Expiring { .. } => EventType::Expiring,
             Event::Gap { .. } => EventType::Gap,
             Event::Error { .. } => EventType::Error,
+            Event::Position { .. } => EventType::Position,
+            Event::Close { .. } => EventType::Close,
+        }
+    }
+
+    /// Where in its channel a client stands that has got it.
+    fn position(&self) -> Option<Position> {
+        match *self {
+            Event::Subscribed { epoch, seq, .. } => Some(Position { epoch, seq }),
+            _ => None,
         }
     }
 }
@@ -184,11 +206,17 @@ impl Event<'_> {
 /// Appends the event: binary for MessagePack, text for JSON, nothing for raw.
 /// Field order: `type`, `id` when given, then as declared, then `timestamp` (Unix ms) for connected, subscribed, unsubscribed.
 pub fn encode(event: &Event<'_>, encoding: Encoding, timestamp_ms: u64, out: &mut Vec<u8>) {
+    encode_at(event, event.position(), encoding, timestamp_ms, out);
+}
+
+/// The same of an event that stands at a position of its channel.
+pub fn encode_at(event: &Event<'_>, position: Option<Position>, encoding: Encoding, timestamp_ms: u64, out: &mut Vec<u8>) {
     let fields = fields(event, timestamp_ms);
     let Encoding { format, framing } = encoding;
+    let caption = Caption { event: Some(event.event_type().name()), position };
     match format {
-        Format::Msgpack => framing.write(out, false, BODY_BYTES_GUESS, |out| write_msgpack(&fields, out)),
-        Format::Json => framing.write(out, true, BODY_BYTES_GUESS, |out| write_json(&fields, out)),
+        Format::Msgpack => framing.write(out, caption, false, BODY_BYTES_GUESS, |out| write_msgpack(&fields, out)),
+        Format::Json => framing.write(out, caption, true, BODY_BYTES_GUESS, |out| write_json(&fields, out)),
         Format::Raw => {}
     }
 }
@@ -203,6 +231,7 @@ enum Value<'a> {
     Flag(bool),
     Messages(&'a [Message<'a>]),
     Unread(&'a [UnreadOf<'a>]),
+    Standings(&'a [Standing<'a>]),
     Texts(&'a [Box<str>]),
 }
 
@@ -287,7 +316,19 @@ fn fields<'a>(event: &Event<'a>, timestamp_ms: u64) -> Fields<'a> {
             fields.push(("code", Value::Text(code.name())));
             fields.push(("message", Value::Text(message)));
         }
+        Event::Position { channels } => fields.push(("channels", Value::Standings(channels))),
+        Event::Close { code, reason } => {
+            fields.push(("code", Value::Number(code.into())));
+            fields.push(("reason", Value::Text(reason)));
+        }
     }
+    fields
+}
+
+fn standing_fields<'a>(of: &Standing<'a>) -> Fields<'a> {
+    let mut fields = Fields::new();
+    fields.push(("channel", Value::Text(of.channel)));
+    fields.extend([("epoch", Value::Number(of.position.epoch)), ("seq", Value::Number(of.position.seq))]);
     fields
 }
 
@@ -319,6 +360,10 @@ fn write_msgpack(fields: &Fields<'_>, out: &mut Vec<u8>) {
                 rmp::encode::write_array_len(out, channels.len() as u32).expect("a Vec takes every write");
                 channels.iter().for_each(|of| write_msgpack(&unread_fields(of), out));
             }
+            Value::Standings(standings) => {
+                rmp::encode::write_array_len(out, standings.len() as u32).expect("a Vec takes every write");
+                standings.iter().for_each(|of| write_msgpack(&standing_fields(of), out));
+            }
             Value::Texts(texts) => {
                 rmp::encode::write_array_len(out, texts.len() as u32).expect("a Vec takes every write");
                 texts.iter().for_each(|text| msgpack::write_str(out, text));
@@ -338,29 +383,23 @@ fn write_json(fields: &Fields<'_>, out: &mut Vec<u8>) {
             Value::Number(number) => json::write_uint(out, number),
             Value::Flag(flag) => json::write_bool(out, flag),
             Value::Messages(messages) => history::write_json(messages, out),
-            Value::Unread(channels) => {
-                out.push(b'[');
-                for (at, of) in channels.iter().enumerate() {
-                    if at > 0 {
-                        out.push(b',');
-                    }
-                    write_json(&unread_fields(of), out);
-                }
-                out.push(b']');
-            }
-            Value::Texts(texts) => {
-                out.push(b'[');
-                for (place, text) in texts.iter().enumerate() {
-                    if place > 0 {
-                        out.push(b',');
-                    }
-                    json::write_str(out, text);
-                }
-                out.push(b']');
-            }
+            Value::Unread(channels) => write_list(channels, out, |of, out| write_json(&unread_fields(of), out)),
+            Value::Standings(standings) => write_list(standings, out, |of, out| write_json(&standing_fields(of), out)),
+            Value::Texts(texts) => write_list(texts, out, |text, out| json::write_str(out, text)),
         }
     }
     out.push(b'}');
+}
+
+fn write_list<T>(list: &[T], out: &mut Vec<u8>, write: impl Fn(&T, &mut Vec<u8>)) {
+    out.push(b'[');
+    for (place, element) in list.iter().enumerate() {
+        if place > 0 {
+            out.push(b',');
+        }
+        write(element, out);
+    }
+    out.push(b']');
 }
 
 #[cfg(test)]

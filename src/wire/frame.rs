@@ -54,6 +54,8 @@ pub enum Violation {
     CloseReasonNotUtf8,
     #[error("a text message must be UTF-8")]
     TextNotUtf8,
+    #[error("nothing may follow the request for an event stream; what is to be asked for stands in its URL")]
+    BehindRequest,
     #[error("message is larger than {bytes_max} bytes")]
     MessageTooBig { bytes_max: usize },
 }
@@ -61,7 +63,8 @@ pub enum Violation {
 impl Violation {
     pub const fn close_reason(&self) -> CloseReason {
         match self {
-            Violation::ReservedBits
+            Violation::BehindRequest
+            | Violation::ReservedBits
             | Violation::ReservedOpcode { .. }
             | Violation::Unmasked
             | Violation::LengthNotMinimal

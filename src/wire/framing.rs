@@ -5,7 +5,9 @@
 //! [`Encoding`], once for all connections that have the same.
 
 use super::Format;
+use super::command::Position;
 use super::frame::{Opcode, encode_header, header_len};
+use super::{event_stream, poll};
 
 /// How the ends of messages are told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -13,6 +15,21 @@ use super::frame::{Opcode, encode_header, header_len};
 pub enum Framing {
     /// Each message is one WebSocket frame without a mask (RFC 6455, 5.2), text or binary.
     WebSocket = 0,
+    /// Each message is one event of an event stream, without a position: whoever has several channels is told theirs by itself.
+    EventStream = 1,
+    /// The same of a client with one channel: what has a position carries it.
+    EventStreamOfOne = 2,
+    /// Each message is an element of the array that answers a poll.
+    Poll = 3,
+}
+
+/// What a framing may say of a message beside its body.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Caption {
+    /// The event's type; None: a notification.
+    pub event: Option<&'static str>,
+    /// Where in its channel a client stands that has got it.
+    pub position: Option<Position>,
 }
 
 /// How a message becomes bytes for a connection: its spelling, and what stands around it.
@@ -23,20 +40,29 @@ pub struct Encoding {
 }
 
 impl Framing {
-    pub const COUNT: usize = 1;
-
     /// Appends one message, whose body `write_body` writes in place, once. `is_text`: the body is UTF-8.
     #[inline]
-    pub(super) fn write(self, out: &mut Vec<u8>, is_text: bool, body_bytes_guess: usize, write_body: impl FnOnce(&mut Vec<u8>)) {
+    pub(super) fn write(
+        self,
+        out: &mut Vec<u8>,
+        caption: Caption,
+        is_text: bool,
+        body_bytes_guess: usize,
+        write_body: impl FnOnce(&mut Vec<u8>),
+    ) {
         match self {
             Framing::WebSocket => write_frame(out, if is_text { Opcode::Text } else { Opcode::Binary }, body_bytes_guess, write_body),
+            Framing::EventStream => event_stream::write(out, Caption { position: None, ..caption }, is_text, write_body),
+            Framing::EventStreamOfOne => event_stream::write(out, caption, is_text, write_body),
+            Framing::Poll => poll::write(out, is_text, write_body),
         }
     }
 }
 
 impl Encoding {
-    /// How many there are; a batch may be asked for all of them.
-    pub const COUNT: usize = Format::ALL.len() * Framing::COUNT;
+    /// How many there are; a batch may be asked for all of them. An event stream is JSON or raw, for clients with one channel or several; an answer to a poll
+    /// is JSON or MessagePack.
+    pub const COUNT: usize = Format::ALL.len() + 2 * 2 + 2;
 
     pub const fn web_socket(format: Format) -> Encoding {
         Encoding { format, framing: Framing::WebSocket }

@@ -45,6 +45,18 @@ pub fn elements<'a>(input: &'a [u8], visit: &mut dyn FnMut(&'a [u8])) -> Result<
     reader.end()
 }
 
+/// How many events stand in `input`, one after the other.
+pub fn count(input: &[u8]) -> Result<u32, Malformed> {
+    let mut reader = Reader::new(input);
+    let mut count = 0;
+    while reader.end().is_err() {
+        // The event itself, and what it holds.
+        reader.skip(VALUE_DEPTH_MAX + 1)?;
+        count += 1;
+    }
+    Ok(count)
+}
+
 /// The string that `value` is, if it is one.
 pub fn text(value: &[u8]) -> Option<&str> {
     match scalar(value)? {

@@ -4,7 +4,8 @@
 //! [`encode_notification`] once per message and encoding, whatever the number of subscribers. A kind is a promise about
 //! the bytes: JSON is spliced into JSON frames and MessagePack into MessagePack frames without a second look.
 
-use super::framing::Encoding;
+use super::command::Position;
+use super::framing::{Caption, Encoding};
 use super::{Format, json, msgpack, transcode};
 use crate::named::named;
 
@@ -94,8 +95,16 @@ fn opaque(payload: &[u8]) -> Kind {
 
 /// Appends one notification, framed. `type`, `channel`, `seq`, `data`, `timestamp`; in JSON, bytes are base64 with
 /// `"encoding":"base64"`. Raw: the payload alone, text if it is UTF-8.
-pub fn encode_notification(out: &mut Vec<u8>, encoding: Encoding, channel: &str, seq: u64, timestamp_ms: u64, kind: Kind, payload: &[u8]) {
-    encode(out, encoding, channel, Some(seq), timestamp_ms, kind, payload);
+pub fn encode_notification(
+    out: &mut Vec<u8>,
+    encoding: Encoding,
+    channel: &str,
+    position: Position,
+    timestamp_ms: u64,
+    kind: Kind,
+    payload: &[u8],
+) {
+    encode(out, encoding, channel, Some(position), timestamp_ms, kind, payload);
 }
 
 /// The same of a message that has no number: without `seq`.
@@ -104,11 +113,12 @@ pub fn encode_unnumbered(out: &mut Vec<u8>, encoding: Encoding, channel: &str, t
 }
 
 #[inline]
-fn encode(out: &mut Vec<u8>, encoding: Encoding, channel: &str, seq: Option<u64>, timestamp_ms: u64, kind: Kind, payload: &[u8]) {
+fn encode(out: &mut Vec<u8>, encoding: Encoding, channel: &str, position: Option<Position>, timestamp_ms: u64, kind: Kind, payload: &[u8]) {
     let Encoding { format, framing } = encoding;
+    let (caption, seq) = (Caption { event: None, position }, position.map(|position| position.seq));
     let body_bytes_guess = body_bytes_guess(format, channel, payload.len());
     match format {
-        Format::Msgpack => framing.write(out, false, body_bytes_guess, |out| {
+        Format::Msgpack => framing.write(out, caption, false, body_bytes_guess, |out| {
             out.push(if seq.is_some() { 0x85 } else { 0x84 });
             out.extend_from_slice(b"\xa4type\xacnotification\xa7channel");
             msgpack::write_str(out, channel);
@@ -121,7 +131,7 @@ fn encode(out: &mut Vec<u8>, encoding: Encoding, channel: &str, seq: Option<u64>
             out.extend_from_slice(b"\xa9timestamp");
             msgpack::write_uint(out, timestamp_ms);
         }),
-        Format::Json => framing.write(out, true, body_bytes_guess, |out| {
+        Format::Json => framing.write(out, caption, true, body_bytes_guess, |out| {
             out.extend_from_slice(b"{\"type\":\"notification\",\"channel\":");
             json::write_str(out, channel);
             if let Some(seq) = seq {
@@ -139,7 +149,7 @@ fn encode(out: &mut Vec<u8>, encoding: Encoding, channel: &str, seq: Option<u64>
                 Kind::Json | Kind::Text => true,
                 Kind::Msgpack | Kind::Bytes => std::str::from_utf8(payload).is_ok(),
             };
-            framing.write(out, is_text, body_bytes_guess, |out| out.extend_from_slice(payload));
+            framing.write(out, caption, is_text, body_bytes_guess, |out| out.extend_from_slice(payload));
         }
     }
 }
@@ -208,10 +218,14 @@ pub(crate) mod tests {
     use super::*;
     use crate::limits::VALUE_DEPTH_MAX;
 
+    fn at(seq: u64) -> Position {
+        Position { epoch: 7, seq }
+    }
+
     /// One notification on `user:é"`, seq 300, decoded.
     fn notification(format: Format, kind: Kind, payload: &[u8]) -> Value {
         let mut out = b"before".to_vec();
-        encode_notification(&mut out, Encoding::web_socket(format), "user:é\"", 300, 1_700_000_000_000, kind, payload);
+        encode_notification(&mut out, Encoding::web_socket(format), "user:é\"", at(300), 1_700_000_000_000, kind, payload);
         let (opcode, body, rest) = split_frame(&out[6..]);
         assert_eq!((&out[..6], rest), (&b"before"[..], &b""[..]));
         let value: Value = match format {
@@ -235,7 +249,7 @@ pub(crate) mod tests {
     /// The bytes of `data` in a MessagePack notification; for `bin`, which serde_json's values cannot hold.
     fn msgpack_data(kind: Kind, payload: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
-        encode_notification(&mut out, Encoding::web_socket(Format::Msgpack), "a", 1, 2, kind, payload);
+        encode_notification(&mut out, Encoding::web_socket(Format::Msgpack), "a", at(1), 2, kind, payload);
         let mut data = None;
         msgpack::fields(split_frame(&out).1, &mut |key, value| data = data.take().or((key == "data").then(|| value.to_vec()))).unwrap();
         data.unwrap()
@@ -297,7 +311,7 @@ pub(crate) mod tests {
             for (seq, payload_bytes) in [(1, 20), (300, 128), (70_000, 1000), (10_000_000, 70_000)] {
                 let (channel, mut out) = ("user:123456", Vec::new());
                 let payload = vec![b'1'; payload_bytes];
-                encode_notification(&mut out, Encoding::web_socket(format), channel, seq, 1_700_000_000_000, kind, &payload);
+                encode_notification(&mut out, Encoding::web_socket(format), channel, at(seq), 1_700_000_000_000, kind, &payload);
                 let spare = notification_bytes_guess(format, channel, payload_bytes).checked_sub(out.len());
                 assert!(spare.is_some_and(|spare| spare < 32), "{format:?}, {payload_bytes} bytes: {spare:?} bytes are left over");
             }
@@ -324,7 +338,7 @@ pub(crate) mod tests {
     #[test]
     fn json_is_spliced_as_it_was_written() {
         let mut out = Vec::new();
-        encode_notification(&mut out, Encoding::web_socket(Format::Json), "a", 1, 2, Kind::Json, b"[1.0, \"\\u00e9\"]");
+        encode_notification(&mut out, Encoding::web_socket(Format::Json), "a", at(1), 2, Kind::Json, b"[1.0, \"\\u00e9\"]");
         let expected = br#"{"type":"notification","channel":"a","seq":1,"data":[1.0, "\u00e9"],"timestamp":2}"#;
         assert_eq!(&out[2..], expected);
     }
@@ -339,7 +353,7 @@ pub(crate) mod tests {
             (Kind::Bytes, b"\xff", Opcode::Binary),
         ] {
             let mut out = Vec::new();
-            encode_notification(&mut out, Encoding::web_socket(Format::Raw), "a", 1, 2, kind, payload);
+            encode_notification(&mut out, Encoding::web_socket(Format::Raw), "a", at(1), 2, kind, payload);
             assert_eq!(split_frame(&out), (opcode as u8, payload, &b""[..]));
         }
     }
@@ -374,7 +388,7 @@ pub(crate) mod tests {
                 prop_assert_eq!(&notification(Format::Msgpack, kind, &payload)["data"], &value);
                 // serde_json rounds the last digit of some floats when it reads, so texts are compared.
                 let mut out = Vec::new();
-                encode_notification(&mut out, Encoding::web_socket(Format::Json), "a", 1, 2, kind, &payload);
+                encode_notification(&mut out, Encoding::web_socket(Format::Json), "a", at(1), 2, kind, &payload);
                 let expected = format!(r#"{{"type":"notification","channel":"a","seq":1,"data":{value},"timestamp":2}}"#);
                 prop_assert_eq!(std::str::from_utf8(split_frame(&out).1).unwrap(), expected);
             }
@@ -385,7 +399,7 @@ pub(crate) mod tests {
             let (kind, _) = classify(&payload, if auto { Expect::Auto } else { Expect::Msgpack });
             notification(Format::Json, kind, &payload);
             let mut out = Vec::new();
-            encode_notification(&mut out, Encoding::web_socket(Format::Msgpack), "a", 1, 2, kind, &payload);
+            encode_notification(&mut out, Encoding::web_socket(Format::Msgpack), "a", at(1), 2, kind, &payload);
             prop_assert_eq!(msgpack::check(split_frame(&out).1), Ok(()));
         }
 
@@ -393,7 +407,7 @@ pub(crate) mod tests {
         fn a_kind_that_is_not_true_never_panics(payload in prop::collection::vec(any::<u8>(), 0..300), kind in prop::sample::select(&KINDS[..])) {
             for format in Format::ALL {
                 let mut out = Vec::new();
-                encode_notification(&mut out, Encoding::web_socket(format), "a", 1, 2, kind, &payload);
+                encode_notification(&mut out, Encoding::web_socket(format), "a", at(1), 2, kind, &payload);
                 prop_assert_eq!(split_frame(&out).2, b"");
             }
         }

@@ -7,10 +7,12 @@
 use super::Format;
 use super::close::Goodbye;
 use super::event::{self, Event};
+use super::event_stream;
 use super::frame::{Opcode, Violation, encode_close, encode_frame};
 use super::framing::{Encoding, Framing};
 use super::http::upgrade::Upgrade;
 use super::inbound::{self, Inbound};
+use super::poll::{self, Poll};
 
 #[derive(Debug)]
 pub enum Peer {
@@ -19,10 +21,16 @@ pub enum Peer {
     /// A WebSocket client (RFC 6455).
     WebSocket {
         inbound: Inbound,
-        /// Whether it can be asked if it lives. False for nobody who asks for an upgrade today: an event stream will be the first to which the server can
-        /// say something that nothing ever answers. The simulator has such clients already.
+        /// Whether it can be asked if it lives. The simulator has clients that cannot.
         answers_pings: bool,
     },
+    /// A client of Server-Sent Events, which says nothing any more.
+    EventStream {
+        /// It has one channel, so each message tells it where it stands.
+        is_of_one: bool,
+    },
+    /// A client whose request is answered when something comes.
+    Poll(Box<Poll>),
 }
 
 /// What a heartbeat comes to.
@@ -50,13 +58,16 @@ impl Peer {
             // It is sent nothing that is framed.
             Peer::Unknown(_) => Framing::WebSocket,
             Peer::WebSocket { .. } => Framing::WebSocket,
+            Peer::EventStream { is_of_one: true } => Framing::EventStreamOfOne,
+            Peer::EventStream { is_of_one: false } => Framing::EventStream,
+            Peer::Poll(_) => Framing::Poll,
         }
     }
 
     /// Whether silence means anything: a peer that cannot be asked may have nothing to say for as long as it lives.
     pub fn answers_pings(&self) -> bool {
         match self {
-            Peer::Unknown(_) => false,
+            Peer::Unknown(_) | Peer::EventStream { .. } | Peer::Poll(_) => false,
             Peer::WebSocket { answers_pings, .. } => *answers_pings,
         }
     }
@@ -66,6 +77,13 @@ impl Peer {
         match self {
             Peer::Unknown(_) => unreachable!("a request head is read as a whole"),
             Peer::WebSocket { inbound, .. } => inbound.next(input, message_bytes_max),
+            Peer::EventStream { .. } => Err(Violation::BehindRequest),
+            Peer::Poll(poll) => {
+                // The next request, which waits for its turn.
+                poll.next.extend_from_slice(input);
+                *input = &mut [];
+                Ok(None)
+            }
         }
     }
 
@@ -77,7 +95,7 @@ impl Peer {
     /// Its own message back, for `/echo`.
     pub fn encode_echo(&self, text: bool, payload: &[u8], out: &mut Vec<u8>) {
         match self {
-            Peer::Unknown(_) => {}
+            Peer::Unknown(_) | Peer::EventStream { .. } | Peer::Poll(_) => {}
             Peer::WebSocket { .. } => encode_frame(out, if text { Opcode::Text } else { Opcode::Binary }, payload),
         }
     }
@@ -85,14 +103,18 @@ impl Peer {
     /// The answer to a ping of its own.
     pub fn encode_pong(&self, payload: &[u8], out: &mut Vec<u8>) {
         match self {
-            Peer::Unknown(_) => {}
+            Peer::Unknown(_) | Peer::EventStream { .. } | Peer::Poll(_) => {}
             Peer::WebSocket { .. } => encode_frame(out, Opcode::Pong, payload),
         }
     }
 
     pub fn encode_beat(&self, out: &mut Vec<u8>) -> Beat {
         match self {
-            Peer::Unknown(_) => Beat::Told,
+            Peer::Unknown(_) | Peer::Poll(_) => Beat::Told,
+            Peer::EventStream { .. } => {
+                event_stream::write_heartbeat(out);
+                Beat::Told
+            }
             Peer::WebSocket { answers_pings: true, .. } => {
                 encode_frame(out, Opcode::Ping, b"");
                 Beat::Asked
@@ -110,22 +132,54 @@ impl Peer {
         match self {
             Peer::Unknown(_) => {}
             Peer::WebSocket { .. } => encode_close(out, goodbye.code, text),
+            Peer::EventStream { .. } => {
+                event_stream::write_farewell(out, goodbye.code, text, event_stream::retry_after(goodbye, text));
+            }
+            Peer::Poll(poll) if poll.is_waiting() => {
+                poll::encode(&Event::Close { code: goodbye.code, reason: text }, poll.format, 0, out);
+            }
+            // Its answer is on the way.
+            Peer::Poll(_) => {}
         }
     }
 
     /// The answer to its own goodbye: an empty one to an empty one.
     pub fn encode_close_echo(&self, code: Option<u16>, text: &str, out: &mut Vec<u8>) {
         match (self, code) {
-            (Peer::Unknown(_), _) => {}
+            (Peer::Unknown(_) | Peer::EventStream { .. } | Peer::Poll(_), _) => {}
             (Peer::WebSocket { .. }, Some(code)) => encode_close(out, code, text),
             (Peer::WebSocket { .. }, None) => encode_frame(out, Opcode::Close, b""),
+        }
+    }
+
+    /// Whether the end of its connection has an answer of its own to be awaited.
+    pub fn answers_close(&self) -> bool {
+        matches!(self, Peer::WebSocket { .. })
+    }
+
+    /// The poll that has not been answered.
+    pub fn waiting_poll(&mut self) -> Option<&mut Poll> {
+        match self {
+            Peer::Poll(poll) if poll.is_waiting() => Some(poll),
+            _ => None,
+        }
+    }
+
+    pub fn is_waiting_poll(&self) -> bool {
+        matches!(self, Peer::Poll(poll) if poll.is_waiting())
+    }
+
+    /// Something has come that whoever polls is answered for.
+    pub fn note_news(&mut self) {
+        if let Some(poll) = self.waiting_poll() {
+            poll.has_news = true;
         }
     }
 
     /// Whether it is sending something that has to be finished.
     pub fn is_message_under_way(&self) -> bool {
         match self {
-            Peer::Unknown(_) => false,
+            Peer::Unknown(_) | Peer::EventStream { .. } | Peer::Poll(_) => false,
             Peer::WebSocket { inbound, .. } => inbound.is_message_under_way(),
         }
     }
@@ -135,6 +189,8 @@ impl Peer {
         match self {
             Peer::Unknown(head) => head.as_ref().map_or(0, |head| head.capacity()),
             Peer::WebSocket { inbound, .. } => inbound.buffered_bytes(),
+            Peer::EventStream { .. } => 0,
+            Peer::Poll(poll) => poll.next.capacity(),
         }
     }
 
@@ -143,6 +199,8 @@ impl Peer {
         match self {
             Peer::Unknown(head) => *head = None,
             Peer::WebSocket { inbound, .. } => *inbound = Inbound::default(),
+            Peer::EventStream { .. } => {}
+            Peer::Poll(poll) => poll.next = Vec::new(),
         }
     }
 }

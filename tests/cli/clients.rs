@@ -253,12 +253,12 @@ fn interrupt(child: &std::process::Child) {
 }
 
 /// A port of this host that nobody listens on.
-fn closed_port() -> u16 {
+pub fn closed_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Gives each connection the next answer; the handle gives the requests.
-fn http_server(answers: Vec<String>) -> (String, JoinHandle<Vec<String>>) {
+pub fn http_server(answers: Vec<String>) -> (String, JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let handle = std::thread::spawn(move || answers.into_iter().map(|answer| serve_once(listener.accept().unwrap().0, &answer)).collect());

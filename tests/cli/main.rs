@@ -1,6 +1,10 @@
 //! The command line as a user meets it: settings, their mistakes, and the commands against servers that are and are not there.
 
 mod clients;
+mod packaging;
+#[path = "../support/mod.rs"]
+mod support;
+mod transports;
 
 use std::net::TcpListener;
 use std::path::PathBuf;

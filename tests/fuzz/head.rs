@@ -1,7 +1,7 @@
 //! Request heads, and what is read out of them.
 
 use campanile::auth::identity::Identity;
-use campanile::wire::http::answer;
+use campanile::wire::http::answer::{self, AllowOrigin};
 use campanile::wire::http::credentials::{self, Given};
 use campanile::wire::http::forwarded::forwarded_for;
 use campanile::wire::http::head::FieldRoom;
@@ -31,6 +31,11 @@ fn heads() -> Mutated {
         upgrade("http://example.org/ws", "Origin: https://app.example.org:443\r\nX-Forwarded-For: 6.6.6.6, 192.0.2.1, 10.0.0.1\r\n"),
         upgrade("/echo", "X-Forwarded-For: [2001:db8::1]:4711\r\nX-Forwarded-For: ::ffff:10.0.0.1\r\n\r\n\x01\x02"),
         b"GET /healthz HTTP/1.0\r\n\r\n".to_vec(),
+        b"GET /sse/news?since=7:42&channel=a%20b&latest=true&max_rate=5&format=raw HTTP/1.1\r\nHost: h\r\nLast-Event-ID: 7:42,-\r\n\r\n"
+            .to_vec(),
+        b"GET /poll?channel=a&since=7:1&wait=0 HTTP/1.1\r\nHost: h\r\nAccept: application/msgpack\r\nOrigin: http://a.example\r\n\r\n"
+            .to_vec(),
+        b"OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n".to_vec(),
         b"HEAD //healthz/ HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n".to_vec(),
         b"POST /ws HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_vec(),
     ];
@@ -60,6 +65,9 @@ fn heads() -> Mutated {
         b",",
         b"PROXY ",
         b"GET ",
+        b"&since=",
+        b"&channel=",
+        b"Last-Event-ID: never\r\n",
     ];
     mutated(seeds, words)
 }
@@ -70,7 +78,9 @@ fn told(outcome: &Outcome<'_>) -> String {
         Outcome::Partial => "partial".to_owned(),
         Outcome::Upgrade(upgrade) => format!("upgrade {} {:?} {:?} {}", upgrade.head.bytes, upgrade.channels, upgrade.format, upgrade.echo),
         Outcome::Refuse(refusal) => format!("{} {}", refusal.reason.status().0, refusal.message),
-        Outcome::Health { head_only } => format!("health {head_only}"),
+        Outcome::Health { head_only, .. } => format!("health {head_only}"),
+        Outcome::Options { methods, .. } => format!("options {methods}"),
+        Outcome::Feed(feed) => format!("feed {} {:?} {:?} {:?} {:?}", feed.head.bytes, feed.kind, feed.channels, feed.format, feed.resume),
     }
 }
 
@@ -94,10 +104,16 @@ fn request_heads() {
 
         let mut room = FieldRoom::empty();
         match http::parse(bytes, &mut room, RULES) {
-            Outcome::Partial | Outcome::Health { .. } => {}
+            Outcome::Partial => {}
+            Outcome::Health { head, .. } | Outcome::Options { head, .. } => assert!(head.bytes <= bytes.len().min(HEAD_BYTES_MAX)),
+            Outcome::Feed(feed) => {
+                assert!(feed.head.bytes <= bytes.len().min(HEAD_BYTES_MAX));
+                assert!(feed.channels.iter().all(|entry| campanile::wire::channel_name::check(&entry.channel).is_ok()));
+                credentials_of(&feed.head);
+            }
             Outcome::Refuse(refusal) => {
                 let mut out = Vec::new();
-                answer::refuse(&mut out, &refusal);
+                answer::refuse(&mut out, &refusal, &AllowOrigin::Nobody);
                 let answer = String::from_utf8(out).expect("an answer is text");
                 assert!(answer.starts_with(&format!("HTTP/1.1 {} ", refusal.reason.status().0)), "{answer}");
                 // Nothing that a client says gets into the head of its answer.
@@ -178,7 +194,7 @@ fn origins() {
 fn every_refusal_has_an_answer() {
     for reason in RefusalReason::ALL.into_iter().filter(|reason| !reason.text().is_empty()) {
         let mut out = Vec::new();
-        answer::refuse(&mut out, &reason.into());
+        answer::refuse(&mut out, &reason.into(), &AllowOrigin::Nobody);
         assert!(out.starts_with(format!("HTTP/1.1 {} ", reason.status().0).as_bytes()));
     }
 }

@@ -1,6 +1,6 @@
 //! JSON and MessagePack: commands of clients, payloads of publishers, and each turned into the other.
 
-use campanile::wire::command::{self, Body};
+use campanile::wire::command::{self, Body, Position};
 use campanile::wire::event::{self, Event};
 use campanile::wire::framing::{Encoding, Framing};
 use campanile::wire::payload::{Expect, Kind, classify, encode_notification};
@@ -235,7 +235,7 @@ fn payloads_of_publishers() {
                     &mut out,
                     Encoding { format, framing: Framing::WebSocket },
                     "news",
-                    7,
+                    Position { epoch: 7, seq: 7 },
                     1_767_225_600_000,
                     kind,
                     payload,

@@ -1,8 +1,9 @@
-//! The load generator, as it is typed: every scenario against the real server, and bad input. What it must find is in `faults.rs`, what is limited in `limits.rs`, what is durable in `durable.rs`.
+//! The load generator, as it is typed: every scenario against the real server, and bad input. What it must find is in `faults.rs`, what is limited in `limits.rs`, what is durable in `durable.rs`, event streams in `streams.rs`.
 
 mod durable;
 mod faults;
 mod limits;
+mod streams;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener};

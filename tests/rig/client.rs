@@ -1,6 +1,7 @@
 //! A client's view of one connection: parses every byte the server sent and holds the server to its promises.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash};
 use std::sync::Arc;
 
@@ -61,6 +62,24 @@ pub struct Client {
     raw_last: HashMap<String, (u64, u64)>,
     /// Of every frame that came, but for the time that it says.
     pub digest: DefaultHasher,
+    /// What it reads is an event stream; the fields of the event that has begun.
+    stream: Option<Block>,
+    /// The channels that it has asked for in an event stream, where it is to be told its position in all of them.
+    pub streamed: Vec<String>,
+    pub last_event_id: String,
+    pub retry_ms: Option<u64>,
+    /// Bodies of answers to polls.
+    pub polled: Vec<Vec<Value>>,
+    /// Other answers with a body, whole.
+    pub answered: Vec<String>,
+}
+
+/// The fields of an event of a stream, as they come.
+#[derive(Debug, Default)]
+struct Block {
+    event: String,
+    data: Vec<String>,
+    id: Option<String>,
 }
 
 /// What a subscription with a `max_rate` has got.
@@ -128,6 +147,12 @@ impl Client {
             renumbered: 0,
             raw_last: HashMap::new(),
             digest: DefaultHasher::new(),
+            stream: None,
+            streamed: Vec::new(),
+            last_event_id: String::new(),
+            retry_ms: None,
+            polled: Vec::new(),
+            answered: Vec::new(),
         }
     }
 
@@ -157,15 +182,36 @@ impl Client {
     /// Takes bytes as the socket delivered them.
     pub fn receive(&mut self, bytes: &[u8]) {
         self.received.extend_from_slice(bytes);
-        if !self.upgraded {
+        while !self.upgraded {
             let Some(end) = self.received.windows(4).position(|window| window == b"\r\n\r\n") else { return };
             let head = String::from_utf8(self.received[..end].to_vec()).expect("heads are ASCII");
-            if !head.starts_with("HTTP/1.1 101") {
-                self.refused = Some(head[9..12].parse().expect("a status line"));
-                return;
+            if head.contains("text/event-stream") {
+                self.stream = Some(Block::default());
+            } else if !head.starts_with("HTTP/1.1 101") {
+                let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")).map_or(0, |text| text.parse().unwrap());
+                let whole = end + 4 + length;
+                if self.received.len() < whole {
+                    return;
+                }
+                let answer: Vec<u8> = self.received.drain(..whole).collect();
+                let body = &answer[end + 4..];
+                if head.contains("application/json") {
+                    self.on_polled(serde_json::from_slice(body).expect("an answer is one JSON array"));
+                } else {
+                    self.refused = Some(head[9..12].parse().expect("a status line"));
+                }
+                self.answered.push(String::from_utf8_lossy(&answer).into_owned());
+                continue;
             }
             self.upgraded = true;
             self.received.drain(..end + 4);
+        }
+        if self.stream.is_some() {
+            while let Some(end) = self.received.iter().position(|&byte| byte == b'\n') {
+                let line: Vec<u8> = self.received.drain(..=end).collect();
+                self.on_line(std::str::from_utf8(&line[..end]).expect("an event stream is text"));
+            }
+            return;
         }
         let mut at = 0;
         while let Some((opcode, payload, length)) = frame(&self.received[at..]) {
@@ -200,6 +246,86 @@ impl Client {
             (0x2, Format::Msgpack) => self.on_event(&rmp_serde::from_slice(payload).expect("events are MessagePack")),
             _ => panic!("opcode {opcode:#x} on a {:?} connection", self.format),
         }
+    }
+
+    /// A line of an event stream, as HTML has it (section 9.2.6).
+    fn on_line(&mut self, line: &str) {
+        assert_eq!(self.close, None, "nothing may follow the farewell: {line}");
+        let block = self.stream.as_mut().expect("it reads an event stream");
+        let (field, value) = line.split_once(':').unwrap_or((line, ""));
+        let value = value.strip_prefix(' ').unwrap_or(value);
+        match field {
+            "" if line.is_empty() => {
+                let block = std::mem::take(block);
+                self.on_block(&block);
+            }
+            "" => self.beats += 1,
+            "event" => block.event = value.to_owned(),
+            "data" => block.data.push(value.to_owned()),
+            "id" => block.id = Some(value.to_owned()),
+            "retry" => self.retry_ms = Some(value.parse().expect("milliseconds")),
+            other => panic!("an event stream has no field {other}"),
+        }
+    }
+
+    fn on_block(&mut self, block: &Block) {
+        if block.data.is_empty() {
+            assert!(block.id.is_none() && block.event.is_empty(), "what has no data is lost on some clients: {block:?}");
+            return;
+        }
+        if let Some(id) = &block.id {
+            assert!(!id.is_empty() && id.bytes().all(|byte| byte.is_ascii_graphic()), "{id:?}");
+            self.last_event_id.clone_from(id);
+        }
+        let data = block.data.join("\n");
+        if block.event == "position" {
+            assert!(data.is_empty() && !self.streamed.is_empty(), "{block:?}");
+            return assert_eq!(block.id.as_deref(), Some(&*self.positions()), "where it stands in {:?}", self.streamed);
+        }
+        let event: Value = serde_json::from_str(&data).expect("events are JSON");
+        if block.event == "close" {
+            self.close = Some(event["code"].as_u64().expect("a code") as u16);
+            return;
+        }
+        let kind = event["type"].as_str().expect("every event has a type");
+        assert_eq!(block.event, if kind == "notification" { "" } else { kind }, "{event}");
+        self.on_event(&event);
+        if let Some(id) = &block.id {
+            let view = self.subscriptions[event["channel"].as_str().expect("a channel")];
+            assert_eq!(*id, format!("{}:{}", view.epoch, view.seq), "the position of who has got it");
+            assert!(self.streamed.is_empty(), "of several channels one position is none");
+        }
+    }
+
+    /// Where it stands in all that it asked for, as its last event says.
+    fn positions(&self) -> String {
+        let mut out = String::new();
+        for channel in &self.streamed {
+            out += if out.is_empty() { "" } else { "," };
+            match self.subscriptions.get(channel) {
+                Some(view) => write!(out, "{}:{}", view.epoch, view.seq).unwrap(),
+                None => out += "-",
+            }
+        }
+        out
+    }
+
+    /// Each answer begins anew, with what is subscribed to.
+    fn on_polled(&mut self, events: Vec<Value>) {
+        self.subscriptions.clear();
+        for event in &events {
+            match event["type"].as_str().expect("every event has a type") {
+                "position" => {
+                    for at in event["channels"].as_array().expect("a list") {
+                        let view = self.subscriptions[at["channel"].as_str().expect("a channel")];
+                        assert_eq!((Some(view.epoch), Some(view.seq)), (at["epoch"].as_u64(), at["seq"].as_u64()), "{at}");
+                    }
+                }
+                "close" => self.close = Some(event["code"].as_u64().expect("a code") as u16),
+                _ => self.on_event(event),
+            }
+        }
+        self.polled.push(events);
     }
 
     fn on_close(&mut self, payload: &[u8]) {

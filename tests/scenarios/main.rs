@@ -5,6 +5,7 @@ mod arrivals;
 mod asides;
 mod channels;
 mod ends;
+mod feeds;
 mod marks;
 mod orders;
 mod pacing;

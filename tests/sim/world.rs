@@ -70,6 +70,12 @@ impl Seen {
         add("accept errors", metrics.accept_errors.get());
         add("command errors", metrics.command_errors.iter().map(|errors| errors.get()).sum());
         add("pings", metrics.pings_sent.get());
+        let streams = clients.iter().filter(|peer| peer.is_stream && peer.client.is_upgraded());
+        add("event streams", streams.clone().count() as u64);
+        add(
+            "positions told to event streams",
+            streams.filter(|peer| !peer.client.streamed.is_empty()).map(|peer| peer.client.messages as u64).sum(),
+        );
         add("heartbeats to those who cannot be pinged", clients.iter().map(|peer| peer.client.beats as u64).sum());
         add("told that a channel is counted anew", clients.iter().map(|peer| peer.client.renumbered).sum());
         for reason in [TokenReason::Missing, TokenReason::Expired, TokenReason::Signature, TokenReason::OtherUser, TokenReason::Revoked] {
@@ -137,6 +143,8 @@ struct Peer {
     polite: bool,
     /// Says nothing any more: what it said last is not finished.
     mute: bool,
+    /// It reads an event stream, and says nothing but its request.
+    is_stream: bool,
     /// Said what no client may say: the server has stopped reading, and its close frame may still be on its way.
     broke_protocol: bool,
     pings_sent: usize,
@@ -252,7 +260,7 @@ impl Simulation {
     fn misfortune(&mut self) {
         let at = self.live_peer();
         match (self.rng.u8(..11), at) {
-            (8, Some(at)) => {
+            (8, Some(at)) if !self.peers[at].is_stream => {
                 // The first half of a message whose rest never comes.
                 let mut bytes = Vec::new();
                 encode_masked_frame(&mut bytes, true, Opcode::Text, [1; 4], &[b' '; 3000]);
@@ -274,8 +282,10 @@ impl Simulation {
             (0, Some(at)) => self.wires.borrow_mut().pipes[self.peers[at].pipe].reset = true,
             (1, Some(at)) => self.wires.borrow_mut().pipes[self.peers[at].pipe].client_closed = true,
             (2..4, Some(at)) => self.peers[at].stalled = true,
-            (4, Some(at)) if !self.peers[at].mute => self.frame(at, Opcode::Text, b"{\"type\":\"ping\"} and more"),
-            (5, Some(at)) if !self.peers[at].mute => {
+            (4, Some(at)) if !self.peers[at].mute && !self.peers[at].is_stream => {
+                self.frame(at, Opcode::Text, b"{\"type\":\"ping\"} and more")
+            }
+            (5, Some(at)) if !self.peers[at].mute && !self.peers[at].is_stream => {
                 // Not masked, not even a frame.
                 self.send_bytes(at, &[0x81, 0x05, 1, 2, 3]);
                 self.peers[at].broke_protocol = true;
@@ -287,7 +297,7 @@ impl Simulation {
                 let mut wires = self.wires.borrow_mut();
                 wires.short = !wires.short;
             }
-            (_, Some(at)) if !self.peers[at].stalled && !self.peers[at].mute => {
+            (_, Some(at)) if !self.peers[at].stalled && !self.peers[at].mute && !self.peers[at].is_stream => {
                 // A crowd of pings without reading a single pong.
                 let crowd = if self.rng.u8(..4) == 0 { 1500 } else { 40 };
                 for _ in 0..crowd {

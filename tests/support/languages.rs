@@ -1,4 +1,4 @@
-//! Python and Node with the libraries that `tests/clients/` asks for, installed under `target/` once.
+//! Python and Node with the libraries that `tests/clients/` and `clients/js/` ask for, installed under `target/` once.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 pub fn python() -> &'static Path {
     static HOME: OnceLock<PathBuf> = OnceLock::new();
     HOME.get_or_init(|| {
-        installed("python", &["requirements.txt"], |home, sources| {
+        installed("python", &others("python"), &["requirements.txt"], |home, sources| {
             must(Command::new("python3").args(["-m", "venv", "--clear"]).arg(home), "python3 with venv (package `python3-venv`)");
             let requirements = sources.join("requirements.txt");
             let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"];
@@ -22,20 +22,53 @@ pub fn python() -> &'static Path {
 pub fn node() -> &'static Path {
     static HOME: OnceLock<PathBuf> = OnceLock::new();
     HOME.get_or_init(|| {
-        installed("node", &["package.json", "package-lock.json", "scenarios.js"], |home, sources| {
-            fs::create_dir_all(home).unwrap();
-            for name in ["package.json", "package-lock.json", "scenarios.js"] {
-                fs::copy(sources.join(name), home.join(name)).unwrap();
-            }
-            let npm = ["ci", "--no-audit", "--no-fund", "--ignore-scripts"];
-            must(Command::new("npm").args(npm).current_dir(home), "npm (package `npm`) and the libraries of package-lock.json");
-        })
+        let files = ["package.json", "package-lock.json", "scenarios.js"];
+        installed("node", &others("node"), &files, |home, sources| npm_ci(home, sources, &files))
     })
 }
 
+/// A copy of `clients/js` as it stands, beside the packages that it and its tests ask for.
+pub fn javascript() -> PathBuf {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/js");
+    let files = ["package.json", "package-lock.json"];
+    let home = installed("js", &sources, &files, |home, sources| npm_ci(home, sources, &files));
+    copy(&sources, &home);
+    home
+}
+
+/// Where clients stand that others have written.
+fn others(language: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(language)
+}
+
+fn npm_ci(home: &Path, sources: &Path, files: &[&str]) {
+    fs::create_dir_all(home).unwrap();
+    for name in files {
+        fs::copy(sources.join(name), home.join(name)).unwrap();
+    }
+    let npm = ["ci", "--no-audit", "--no-fund", "--ignore-scripts"];
+    must(Command::new("npm").args(npm).current_dir(home), "npm (package `npm`) and the libraries of package-lock.json");
+}
+
+/// Files and folders, but for what is made of them.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(|entry| entry.unwrap()) {
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        match entry.file_name().to_str() {
+            Some("node_modules" | "dist" | "build") => {}
+            _ if source.is_dir() => {
+                // What is there no more must not be tested.
+                let _ = fs::remove_dir_all(&target);
+                copy(&source, &target);
+            }
+            _ => drop(fs::copy(source, target).unwrap()),
+        }
+    }
+}
+
 /// The directory where `install` has put what these files ask for; done again only when one of them has changed.
-fn installed(language: &str, files: &[&str], install: impl FnOnce(&Path, &Path)) -> PathBuf {
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(language);
+fn installed(language: &str, sources: &Path, files: &[&str], install: impl FnOnce(&Path, &Path)) -> PathBuf {
     let asked: String = files.iter().map(|name| fs::read_to_string(sources.join(name)).unwrap()).collect();
     let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("clients-{language}"));
     // Another test process may be doing the same.
@@ -44,7 +77,7 @@ fn installed(language: &str, files: &[&str], install: impl FnOnce(&Path, &Path))
     let done = home.join("installed");
     if !fs::read_to_string(&done).is_ok_and(|text| text == asked) {
         let _ = fs::remove_dir_all(&home);
-        install(&home, &sources);
+        install(&home, sources);
         fs::write(done, asked).unwrap();
     }
     home

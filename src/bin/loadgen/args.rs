@@ -1,5 +1,6 @@
 //! The command line: what is measured, with how many clients, and where the results go.
 
+mod choices;
 mod values;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -7,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use campanile::limits::MAX_RATE_MAX;
 use campanile::wire::Format;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 
+pub use choices::{Auth, Breaks, Leave, Through, Transport};
 pub use values::Cores;
 use values::{parse_format, parse_head_bytes, parse_number, parse_payload, parse_positive, parse_threads};
 
@@ -237,6 +239,9 @@ pub struct Options {
     /// A Campanile's format: msgpack, json or raw
     #[arg(long, value_name = "FORMAT", default_value = "msgpack", value_parser = parse_format, help_heading = "Target")]
     pub format: Format,
+    /// How clients of a Campanile are connected; in an event stream all is JSON (connect, hold, broadcast, burst)
+    #[arg(long, value_name = "TRANSPORT", default_value = "ws", help_heading = "Target")]
+    pub transport: Transport,
     /// Clients bring tokens, signed by a key that is made for the run and handed to the server (--serve)
     #[arg(long, value_name = "HOW", requires = "serve", help_heading = "Target")]
     pub auth: Option<Auth>,
@@ -255,6 +260,9 @@ pub struct Options {
     /// Start the same server without --auth, --rules and --durable as well, take turns with it, and print the ratio (connect, broadcast, burst)
     #[arg(long, requires = "serve", conflicts_with = "floor", help_heading = "Target")]
     pub beside_open: bool,
+    /// With --transport sse: start the same server once more for WebSocket clients with the same JSON, take turns with it, and print the ratio (connect, broadcast, burst)
+    #[arg(long, requires = "serve", conflicts_with_all = ["floor", "beside_open", "auth", "rules", "durable"], help_heading = "Target")]
+    pub beside_ws: bool,
     /// Of a Campanile: each subscription wants no more than so many messages a second, the newest. What is passed over counts as announced
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_RATE_MAX)), conflicts_with = "subscribe", help_heading = "Target")]
     pub max_rate: Option<u16>,
@@ -345,46 +353,6 @@ pub struct Options {
     pub quiet: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Through {
-    Redis,
-    Http,
-    Client,
-}
-
-/// By what tokens are signed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Auth {
-    /// A secret
-    Hs256,
-    /// A key on the curve P-256
-    Es256,
-}
-
-/// What breaks on the way of a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Breaks {
-    /// The server's subscribed connection (CLIENT KILL TYPE pubsub)
-    Pubsub,
-    /// Redis is killed and starts again from its append-only file
-    Redis,
-    /// The server is killed, and another one takes its place, to which its clients come back
-    Server,
-    /// A master is killed, Sentinels give its place to its replica, and it comes back as a replica
-    Master,
-    /// A master of a Cluster is killed, its replica takes its place, and it comes back as a replica
-    Node,
-}
-
-/// How clients leave their channels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Leave {
-    /// The connections stay
-    Unsubscribe,
-    /// They do not
-    Close,
-}
-
 impl Scenario {
     fn options(&self) -> Option<&Options> {
         match self {
@@ -414,6 +382,24 @@ impl Scenario {
         matches!(self, Scenario::Outages { .. } | Scenario::Repair { .. } | Scenario::Return { .. } | Scenario::Publishers { .. })
     }
 
+    /// What event streams cannot be asked for: their clients say nothing.
+    fn problem_of_streams(&self, options: &Options) -> Option<&'static str> {
+        let only_reads = matches!(self, Scenario::Connect(_) | Scenario::Hold { .. } | Scenario::Broadcast(_) | Scenario::Burst(_));
+        if options.transport == Transport::Ws {
+            return options.beside_ws.then_some("--beside-ws stands beside --transport sse");
+        }
+        let speaks = options.subscribe.is_some() || options.subprotocol.is_some() || options.through == Some(Through::Client);
+        if !only_reads {
+            Some("--transport sse goes with connect, hold, broadcast and burst")
+        } else if speaks {
+            Some("with --transport sse clients say nothing: leave --subscribe, --subprotocol and --through client out")
+        } else if options.floor {
+            Some("the floor's clients are WebSockets: take --beside-ws to hold --transport sse against something")
+        } else {
+            None
+        }
+    }
+
     /// What is wrong with the command line as a whole.
     pub fn problem(&self) -> Option<String> {
         let options = self.options()?;
@@ -431,11 +417,15 @@ impl Scenario {
         if options.floor && !has_floor {
             return Some("--floor goes with broadcast, burst, connect, channels and mixed".to_owned());
         }
-        if options.beside_open && !matches!(self, Scenario::Connect(_) | Scenario::Broadcast(_) | Scenario::Burst(_)) {
-            return Some("--beside-open goes with connect, broadcast and burst".to_owned());
+        let has_two_servers = options.has_two_servers();
+        if has_two_servers && !matches!(self, Scenario::Connect(_) | Scenario::Broadcast(_) | Scenario::Burst(_)) {
+            return Some("--beside-open and --beside-ws go with connect, broadcast and burst".to_owned());
         }
-        if options.beside_open && options.redis.as_deref().is_some_and(|url| url != "own") {
-            return Some("--beside-open gives either server a Redis of its own: take --redis own, or none".to_owned());
+        if has_two_servers && options.redis.as_deref().is_some_and(|url| url != "own") {
+            return Some("--beside-open and --beside-ws give either server a Redis of its own: take --redis own, or none".to_owned());
+        }
+        if let Some(problem) = self.problem_of_streams(options) {
+            return Some(problem.to_owned());
         }
         if options.new_tokens && !matches!(self, Scenario::Connect(_)) {
             return Some("--new-tokens goes with connect".to_owned());
@@ -530,6 +520,13 @@ impl Scenario {
             }
             _ => None,
         }
+    }
+}
+
+impl Options {
+    /// The same server stands beside the one that is measured.
+    pub fn has_two_servers(&self) -> bool {
+        self.beside_open || self.beside_ws
     }
 }
 

@@ -1,4 +1,4 @@
-//! The same server once more, beside the one that is measured (`--beside-open`).
+//! The same server once more, beside the one that is measured (`--beside-open`, `--beside-ws`).
 
 use std::net::SocketAddr;
 
@@ -26,7 +26,7 @@ impl Open {
         let priority = options.realtime.then_some(preflight::REDIS_FIRST);
         let redis = (options.redis.as_deref() == Some("own")).then(|| children::Redis::start(priority, false)).transpose()?;
         let redis_url = redis.as_ref().map(children::Redis::url);
-        let arguments = options.serve.as_deref().context("--beside-open needs --serve")?;
+        let arguments = options.serve.as_deref().context("a second server needs --serve")?;
         let server = children::Server::start(arguments, redis_url.as_deref(), options.clients, needs, None)?;
         Ok(Open {
             target: target.clone().at(server.clients),

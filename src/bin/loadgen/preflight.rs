@@ -51,7 +51,7 @@ pub fn size(options: &Options, target: &Target) -> anyhow::Result<Size> {
     }
     let is_loopback = target.address.ip().is_loopback();
     // The floor beside the server has as many clients of its own (connect: one after the other).
-    let crowds = if options.floor || options.beside_open { 2 } else { 1 };
+    let crowds = if options.floor || options.has_two_servers() { 2 } else { 1 };
     check_host_files(clients * crowds * if is_loopback { 2 } else { 1 })?;
     let sources = if options.source.is_empty() && is_loopback && target.address.is_ipv4() {
         loopback_sources(options.clients)

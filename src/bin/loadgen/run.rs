@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use campanile::wire::Format;
 
-use super::args::{Options, Through};
+use super::args::{Options, Through, Transport};
 use super::beside::Open;
 use super::children;
 use super::crowd::{Crowd, Expects, Habits, Size, Subscriptions};
@@ -145,6 +145,10 @@ impl Run {
         let ready = options.ready.as_ref().map(|text| Ready::Message(text.clone().into_bytes()));
         let tokens = gate.as_mut().map(Gate::tokens).transpose()?.flatten();
         let mut target = target.with_words(options.subprotocol.clone(), first, ready).with_tokens(tokens);
+        if options.transport == Transport::Sse {
+            anyhow::ensure!(target.is_campanile, "--transport sse is asked of a Campanile: leave the path out of --url");
+            target = target.over_event_stream();
+        }
         if let Some(rate) = options.max_rate {
             anyhow::ensure!(target.takes_subscriptions(), "--max-rate is asked of a Campanile, in a format in which it can be");
             target = target.with_max_rate(rate);
@@ -152,7 +156,7 @@ impl Run {
         let size = preflight::size(&options, &target)?;
         preflight::probe(&target)?;
         // Before this thread takes its core: whatever is started later inherits that.
-        let open = options.beside_open.then(|| Open::start(&options, &target, &needs)).transpose()?;
+        let open = options.has_two_servers().then(|| Open::start(&options, &target, &needs)).transpose()?;
         let report = Report::new(scenario, &target, &options);
         let is_durable = options.durable;
         // Its own polling must not run where the server does; whatever is started from here on inherits this.
@@ -203,10 +207,11 @@ impl Run {
         Ok(())
     }
 
-    /// The server that stands beside this one (--beside-open), to be asked for once.
+    /// The server that stands beside this one (--beside-open, --beside-ws), to be asked for once.
     pub fn take_open(&mut self) -> anyhow::Result<Open> {
         let mut open = self.open.take().context("there is no server to stand beside")?;
-        open.target = self.target.clone().with_tokens(None).at(open.target.address);
+        let target = self.target.clone().with_tokens(None).at(open.target.address);
+        open.target = if self.options.beside_ws { target.over_web_socket() } else { target };
         Ok(open)
     }
 

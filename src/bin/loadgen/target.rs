@@ -7,6 +7,7 @@ use campanile::wire::Format;
 use campanile::wire::frame::{Opcode, encode_masked_frame};
 use tungstenite::http::Uri;
 
+use super::args::Transport;
 use super::identity::Tokens;
 
 /// The nonce of RFC 6455's example. One key for all: nothing is cached on the way, and the answer can be compared with a constant.
@@ -113,6 +114,7 @@ pub struct Target {
     pub ready: Ready,
     pub channels: Channels,
     pub format: Format,
+    pub transport: Transport,
     pub is_campanile: bool,
 }
 
@@ -144,6 +146,7 @@ impl Target {
             ready: Ready::Upgrade,
             channels,
             format,
+            transport: Transport::Ws,
             is_campanile: false,
         };
         Ok(match path.as_deref() {
@@ -156,6 +159,17 @@ impl Target {
     fn campanile(self) -> Target {
         let ready = if self.format == Format::Raw { Ready::Upgrade } else { Ready::Subscribed };
         Target { path: format!("/ws?format={}&channel={{channel}}", self.format.name()), ready, is_campanile: true, ..self }
+    }
+
+    /// The same over event streams, whose clients ask for their channel in the request. All is JSON there.
+    pub fn over_event_stream(self) -> Target {
+        let path = "/sse?format=json&channel={channel}".to_owned();
+        Target { path, ready: Ready::Subscribed, format: Format::Json, transport: Transport::Sse, ..self }
+    }
+
+    /// The same over WebSocket, with the same JSON.
+    pub fn over_web_socket(self) -> Target {
+        Target { transport: Transport::Ws, ..self }.campanile()
     }
 
     pub fn with_path(self, path: String) -> Target {
@@ -178,6 +192,9 @@ impl Target {
 
     /// Clients of a Campanile subscribe by a command, which asks for no more than that.
     pub fn with_max_rate(self, rate: u16) -> Target {
+        if self.transport == Transport::Sse {
+            return Target { path: format!("{}&max_rate={rate}", self.path), ..self };
+        }
         let bytes = format!(r#"{{"type":"subscribe","channel":"{{channel}}","max_rate":{rate}}}"#).into_bytes();
         let path = format!("/ws?format={}", self.format.name());
         Target { path, first: Some(FirstMessage { is_text: true, bytes }), ..self }
@@ -185,7 +202,8 @@ impl Target {
 
     /// Where it is, for people.
     pub fn url(&self) -> String {
-        format!("ws://{}{}", self.host, self.path)
+        let scheme = if self.transport == Transport::Sse { "http" } else { "ws" };
+        format!("{scheme}://{}{}", self.host, self.path)
     }
 
     fn fill(&self, text: &str, client: u32, channel: u32) -> String {
@@ -200,11 +218,23 @@ impl Target {
         let path = if resumes { format!("/ws?format={}", self.format.name()) } else { self.fill(&self.path, client, channel) };
         let subprotocol = self.subprotocol.as_ref().map_or(String::new(), |name| format!("Sec-WebSocket-Protocol: {name}\r\n"));
         let authorization = self.tokens.as_ref().map_or(String::new(), |tokens| format!("Authorization: Bearer {}\r\n", tokens.of(client)));
+        if self.transport == Transport::Sse {
+            return format!("GET {path} HTTP/1.1\r\nHost: {}\r\nAccept: text/event-stream\r\n{authorization}\r\n", self.host);
+        }
         format!(
             "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
              Sec-WebSocket-Key: {KEY}\r\n{subprotocol}{authorization}\r\n",
             self.host
         )
+    }
+
+    /// Whether the head of an answer is what the request asked for.
+    pub fn is_accepted(&self, head: &[u8]) -> bool {
+        let has = |sign: &[u8]| head.windows(sign.len()).any(|window| window == sign);
+        match self.transport {
+            Transport::Ws => head.starts_with(b"HTTP/1.1 101 ") && has(ACCEPT.as_bytes()),
+            Transport::Sse => head.starts_with(b"HTTP/1.1 200 ") && has(b"Content-Type: text/event-stream"),
+        }
     }
 
     /// The frame that a client sends after the upgrade, if any.
@@ -298,6 +328,19 @@ mod tests {
         assert_eq!(&with("join {channel} {client}")[6..], b"join bench2 5");
         assert_eq!(with("hex:00 fF7b")[..], [0x82, 0x83, 0, 0, 0, 0, 0, 0xFF, 0x7B]);
         assert!(FirstMessage::parse("hex:0").is_err() && FirstMessage::parse("hex:0g").is_err());
+    }
+
+    #[test]
+    fn an_event_stream_is_asked_for_in_the_request() {
+        let target = Target::new("ws://127.0.0.1:8080", Format::Msgpack, channels(2)).unwrap().over_event_stream();
+        let request = "GET /sse?format=json&channel=bench1 HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nAccept: text/event-stream\r\n\r\n";
+        assert_eq!(target.request(7, 1, false), request);
+        assert!(target.clone().with_max_rate(5).request(7, 1, false).starts_with("GET /sse?format=json&channel=bench1&max_rate=5 HTTP"));
+        assert!(target.is_accepted(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"));
+        assert!(!target.is_accepted(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n"));
+        let beside = target.over_web_socket();
+        assert!(beside.request(7, 1, false).starts_with("GET /ws?format=json&channel=bench1 HTTP/1.1\r\n"));
+        assert!(!beside.is_accepted(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"));
     }
 
     #[test]

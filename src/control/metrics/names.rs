@@ -39,6 +39,8 @@ pub(super) const SHARD_COUNTERS: &[Named<ShardMetrics>] = &[
     ),
     ("campanile_token_signatures", "Tokens whose signature was checked. Unit: tokens.", |m| &m.signatures),
     ("campanile_tokens_known", "Tokens taken because they had been verified before. Unit: tokens.", |m| &m.tokens_known),
+    ("campanile_event_streams", "Event streams that were begun. Unit: requests.", |m| &m.event_streams),
+    ("campanile_polls", "Polls that were let in. Unit: requests.", |m| &m.polls),
     ("campanile_commands_limited", "Commands refused because the connection sends too many a second. Unit: commands.", |m| {
         &m.commands_limited
     }),

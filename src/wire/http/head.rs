@@ -55,6 +55,11 @@ impl<'h> Head<'h> {
         }
     }
 
+    /// Whether another request may follow on the same connection (RFC 9112, 9.3).
+    pub fn keeps_alive(&self) -> bool {
+        self.is_http_1_1 && !self.fields.contains_token("connection", "close")
+    }
+
     /// What RFC 9112 asks of every request, and that it has no body: it would be read as frames, or as the next request.
     pub(super) fn check(&self) -> Result<(), Refusal> {
         check_no_body(&self.fields)?;

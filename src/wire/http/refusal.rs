@@ -1,6 +1,7 @@
 //! Why a request is not served: each reason with its name in the metrics, the status and the words that the client gets, and whether it should
 //! come back.
 
+use super::head::Head;
 use crate::named::named;
 use crate::wire::close::Reconnect::{self, Later, Not};
 
@@ -17,6 +18,10 @@ pub struct Refusal {
     pub(super) retry_after_s: u32,
     /// The answer to a HEAD request has no body.
     pub(super) head_only: bool,
+    /// Whoever asked reads nothing but an event stream.
+    pub is_of_event_stream: bool,
+    /// The page that asks, if it may read the answer to what it asked for.
+    pub origin: Option<Box<[u8]>>,
 }
 
 /// What a 429 or 503 asks a client to wait, at least. Long enough to be a relief, short enough that a restart is not felt as an outage.
@@ -64,7 +69,7 @@ refusal_reasons! {
     /// The page is from where none may connect.
     Origin = "origin", 403 "Forbidden", Not, "pages of this Origin may not connect to this server";
     NotFound = "not_found", 404 "Not Found", Not,
-        "Nothing is served here; WebSocket clients connect to /ws or /ws/CHANNEL.";
+        "Nothing is served here; WebSocket clients connect to /ws or /ws/CHANNEL, event streams to /sse/CHANNEL, and /poll?channel=CHANNEL is for whoever has neither.";
     MethodNotAllowed = "method_not_allowed", 405 "Method Not Allowed", Not, "";
     RequestTimeout = "request_timeout", 408 "Request Timeout", Later, "";
     BodyNotAllowed = "body_not_allowed", 413 "Content Too Large", Not, "The request must not have a body.";
@@ -75,6 +80,9 @@ refusal_reasons! {
     /// `accepts_per_address` is reached.
     AcceptsPerAddress = "accepts_per_address", 429 "Too Many Requests", Later,
         "your address connects more often than it may; wait before you come back";
+    /// `commands_per_second` is reached by somebody who polls.
+    Polls = "polls", 429 "Too Many Requests", Later,
+        "this connection polls more often than it may send commands; wait before it asks again";
     HeadTooBig = "head_too_big", 431 "Request Header Fields Too Large", Not, "";
     /// `connections_max` is reached.
     ConnectionsMax = "connections_max", 503 "Service Unavailable", Later,
@@ -119,7 +127,24 @@ impl Refusal {
             challenge: "Bearer",
             retry_after_s: RETRY_AFTER_SECONDS_MIN,
             head_only: false,
+            is_of_event_stream: false,
+            origin: None,
         }
+    }
+
+    /// As an answer to this request.
+    pub fn asked_by(self, head: &Head<'_>) -> Refusal {
+        let origin = head.fields.only("origin").map(Into::into);
+        Refusal { is_of_event_stream: super::is_event_stream(head), origin, ..self }
+    }
+
+    /// It is told by an event stream: "come back later" can be said there in no other way.
+    pub fn is_told_as_stream(&self) -> bool {
+        self.is_of_event_stream && self.reason.reconnect() == Later
+    }
+
+    pub fn retry_after_ms(&self) -> u64 {
+        u64::from(self.retry_after_s) * 1000
     }
 
     /// Waits are dealt by `lot`, which is another one each time: neighbours in number get what lies far apart.

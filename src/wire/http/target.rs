@@ -15,6 +15,9 @@ pub(super) enum Resource<'p> {
     Echo,
     /// `/ws`, or `/ws/NAME` with the name as it was written.
     Ws(Option<&'p str>),
+    /// `/sse`, or `/sse/NAME`.
+    EventStream(Option<&'p str>),
+    Poll,
 }
 
 impl<'p> Resource<'p> {
@@ -28,7 +31,18 @@ impl<'p> Resource<'p> {
             ("echo", "") if rules.echo => Ok(Resource::Echo),
             ("ws", "") => Ok(Resource::Ws(None)),
             ("ws", name) => Ok(Resource::Ws(Some(name))),
+            ("sse", "") => Ok(Resource::EventStream(None)),
+            ("sse", name) => Ok(Resource::EventStream(Some(name))),
+            ("poll", "") => Ok(Resource::Poll),
             _ => Err(RefusalReason::NotFound.into()),
+        }
+    }
+
+    /// The methods that it is asked by.
+    pub(super) fn methods(&self) -> &'static str {
+        match self {
+            Resource::Health => "GET, HEAD, OPTIONS",
+            Resource::Echo | Resource::Ws(_) | Resource::EventStream(_) | Resource::Poll => "GET, OPTIONS",
         }
     }
 }
@@ -63,9 +77,7 @@ impl Query {
             read.add_channel(decoded(name))?;
         }
         let mut query_channels = 0;
-        for pair in query.split('&') {
-            // Only in a query does a plus sign stand for a space.
-            let pair = pair.replace('+', " ");
+        for pair in pairs(query) {
             let (name, value) = pair.split_once('=').unwrap_or((&pair, ""));
             let value = || decoded(value);
             match decoded(name).as_deref() {
@@ -90,13 +102,23 @@ impl Query {
     }
 
     fn add_channel(&mut self, name: Option<Cow<'_, str>>) -> Result<(), Refusal> {
-        let name = name.ok_or_else(|| Refusal::bad("A channel name must be UTF-8."))?;
-        channel_name::check(&name).map_err(|name| Refusal::bad(name.accepted()))?;
+        let name = channel_name(name)?;
         if !self.channels.iter().any(|known| *known == name) {
             self.channels.push(name.into_owned());
         }
         Ok(())
     }
+}
+
+/// What stands between the ampersands of a query. Only there does a plus sign stand for a space.
+pub(super) fn pairs(query: &str) -> impl Iterator<Item = String> {
+    query.split('&').map(|pair| pair.replace('+', " "))
+}
+
+pub(super) fn channel_name(name: Option<Cow<'_, str>>) -> Result<Cow<'_, str>, Refusal> {
+    let name = name.ok_or_else(|| Refusal::bad("A channel name must be UTF-8."))?;
+    channel_name::check(&name).map_err(|name| Refusal::bad(name.accepted()))?;
+    Ok(name)
 }
 
 /// Percent-decoded; None: not UTF-8.

@@ -1,5 +1,6 @@
 //! Whole heads and their answers.
 
+use super::answer::AllowOrigin;
 use super::refusal::RefusalReason::{self, *};
 use super::*;
 use crate::limits::{CHANNEL_NAME_BYTES_MAX, HEAD_FIELDS_MAX, QUERY_CHANNELS_MAX};
@@ -64,7 +65,7 @@ fn refused(bytes: &[u8], rules: Rules) -> Refusal {
 
 fn answer(refusal: &Refusal) -> String {
     let mut out = Vec::new();
-    answer::refuse(&mut out, refusal);
+    answer::refuse(&mut out, refusal, &AllowOrigin::Nobody);
     String::from_utf8(out).unwrap()
 }
 
@@ -167,7 +168,7 @@ fn slashes_that_a_proxy_leaves_behind_name_no_channel() {
     assert!(accepted(&upgrade_head("/echo/", &[])).echo && accepted(&upgrade_head("//echo", &[])).echo);
     for target in ["/healthz/", "//healthz", "/healthz/?probe=1"] {
         let request = head(&format!("GET {target} HTTP/1.1"), &["Host: h"]);
-        assert!(matches!(parse(&request, &mut FieldRoom::empty(), RULES), Outcome::Health { head_only: false }), "{target}");
+        assert!(matches!(parse(&request, &mut FieldRoom::empty(), RULES), Outcome::Health { head_only: false, .. }), "{target}");
     }
 }
 
@@ -229,7 +230,7 @@ fn refusals() -> Vec<(Vec<u8>, RefusalReason, &'static str)> {
         (get(&["Host : h"]), BadRequest, "not an HTTP/1.1 request"),
         (get(&["Host: h", " folded"]), BadRequest, "not an HTTP/1.1 request"),
         (head("GET ws HTTP/1.1", &["Host: h"]), BadRequest, "request target"),
-        (head("OPTIONS * HTTP/1.1", &["Host: h"]), BadRequest, "request target"),
+        (head("PATCH * HTTP/1.1", &["Host: h"]), BadRequest, "request target"),
         (head("CONNECT h:80 HTTP/1.1", &["Host: h"]), BadRequest, "request target"),
         (head("GET http:///ws HTTP/1.1", &["Host: h"]), BadRequest, "request target"),
         (head("GET ftp://h/ws HTTP/1.1", &["Host: h"]), BadRequest, "request target"),
@@ -239,11 +240,11 @@ fn refusals() -> Vec<(Vec<u8>, RefusalReason, &'static str)> {
         (head("GET /healthz/x HTTP/1.1", &["Host: h"]), NotFound, "/ws"),
         (head("GET /echo/x HTTP/1.1", &["Host: h"]), NotFound, "/ws"),
         (head("GET /x/ws HTTP/1.1", &["Host: h"]), NotFound, "/ws"),
-        (head("POST /ws/ HTTP/1.1", &["Host: h"]), MethodNotAllowed, "\r\nAllow: GET\r\n"),
-        (head("POST /ws HTTP/1.1", &["Host: h"]), MethodNotAllowed, "\r\nAllow: GET\r\n"),
-        (head("HEAD /ws/a HTTP/1.1", &["Host: h"]), MethodNotAllowed, "\r\nAllow: GET\r\n"),
-        (head("get /echo HTTP/1.1", &["Host: h"]), MethodNotAllowed, "\r\nAllow: GET\r\n"),
-        (head("POST /healthz HTTP/1.1", &["Host: h", "Content-Length: 4"]), MethodNotAllowed, "\r\nAllow: GET, HEAD\r\n"),
+        (head("POST /ws/ HTTP/1.1", &["Host: h"]), MethodNotAllowed, "\r\nAllow: GET, OPTIONS\r\n"),
+        (head("POST /ws HTTP/1.1", &["Host: h"]), MethodNotAllowed, "\r\nAllow: GET, OPTIONS\r\n"),
+        (head("HEAD /ws/a HTTP/1.1", &["Host: h"]), MethodNotAllowed, "\r\nAllow: GET, OPTIONS\r\n"),
+        (head("get /echo HTTP/1.1", &["Host: h"]), MethodNotAllowed, "\r\nAllow: GET, OPTIONS\r\n"),
+        (head("POST /healthz HTTP/1.1", &["Host: h", "Content-Length: 4"]), MethodNotAllowed, "\r\nAllow: GET, HEAD, OPTIONS\r\n"),
         (upgrade_head("/ws", &["Content-Length: 1"]), BodyNotAllowed, "body"),
         (upgrade_head("/ws", &["Content-Length: 99999999999999999999999"]), BodyNotAllowed, "body"),
         (upgrade_head("/ws", &["Content-Length: 0", "Content-Length: 5"]), BodyNotAllowed, "body"),
@@ -339,11 +340,13 @@ fn health_checks() {
         (head("GET /healthz?probe=1 HTTP/1.0", &[]), false),
         (head("HEAD /healthz HTTP/1.1", &["Host: h"]), true),
     ] {
-        assert!(matches!(parse(&bytes, &mut FieldRoom::empty(), RULES), Outcome::Health { head_only } if head_only == expected_head_only));
+        assert!(
+            matches!(parse(&bytes, &mut FieldRoom::empty(), RULES), Outcome::Health { head_only, .. } if head_only == expected_head_only)
+        );
     }
     let (mut with_body, mut without) = (Vec::new(), Vec::new());
-    answer::health(&mut with_body, false);
-    answer::health(&mut without, true);
+    answer::health(&mut with_body, false, false, &AllowOrigin::Nobody);
+    answer::health(&mut without, true, false, &AllowOrigin::Nobody);
     assert!(with_body.starts_with(b"HTTP/1.1 200 OK\r\n") && with_body.ends_with(b"\r\n\r\nok\n"));
     assert_eq!(without, with_body[..with_body.len() - 3]);
 }

@@ -10,8 +10,8 @@ use campanile::bus::question::{Answer, Asker, Question, ReplyTo};
 use campanile::bus::shares::Ticket;
 use campanile::bus::{BusCommand, JoinRefusal, ShardMessage};
 use campanile::fanout::batch::{Batch, BatchBuilder, Channel};
-use campanile::wire::Format;
 use campanile::wire::event::GapReason;
+use campanile::wire::framing::Encoding;
 use campanile::wire::payload::Kind;
 
 use super::{CHANNELS, COUNTED, Sent, SimChannel, Simulation, USERS};
@@ -139,7 +139,7 @@ impl Simulation {
         let known = self.channels.get_mut(name).unwrap();
         let messages = (batch.end() - batch.first()) as usize;
         // Payloads and the envelopes of three formats around them.
-        let bytes_max = batch.bytes_held() + Format::ALL.len() * (batch.bytes() + 300 * messages);
+        let bytes_max = batch.bytes_held() + Encoding::COUNT * (batch.bytes() + 300 * messages);
         let held_before = self.rig.metrics.log_bytes.get() as usize;
         self.sent.push(Sent { epoch: known.channel.epoch, end: batch.end(), bytes_max, held_before });
         if name == "kept" {

@@ -6,8 +6,8 @@ use campanile::auth::rules::Access;
 use campanile::bus::ShardMessage;
 use campanile::bus::order::Order;
 use campanile::life::Stage;
-use campanile::wire::Format;
 use campanile::wire::close::CloseReason;
+use campanile::wire::framing::Encoding;
 
 use super::{CHANNELS, LOG_BYTES, Sent, Simulation};
 
@@ -33,7 +33,7 @@ impl Simulation {
         let channel: usize = self.sent.iter().filter(missed).map(|sent| sent.bytes_max).sum();
         // What was held before may have been asked for in more formats since.
         let all: usize =
-            Format::ALL.len() * self.sent[first].held_before + self.sent[first..].iter().map(|sent| sent.bytes_max).sum::<usize>();
+            Encoding::COUNT * self.sent[first].held_before + self.sent[first..].iter().map(|sent| sent.bytes_max).sum::<usize>();
         // A log drops whole batches, the oldest of which may hold most of what is allowed.
         4 * channel > self.log_bytes || all > self.log_bytes_total
     }
@@ -91,6 +91,10 @@ impl Simulation {
             return;
         }
         for peer in self.peers.iter().filter(|peer| peer.client.unasked && peer.takes_all && peer.client.is_upgraded()) {
+            if peer.is_stream && peer.client.client_id.is_empty() {
+                // Perhaps told to come back later, which is said by a stream.
+                continue;
+            }
             let pipe = &self.wires.borrow().pipes[peer.pipe];
             // The close frame may not have been read.
             let has_reason = pipe.reset || pipe.client_closed || peer.mute || peer.broke_protocol || peer.last_said_ns.is_some();

@@ -14,7 +14,8 @@ impl Simulation {
             return;
         }
         let format = *self.rng.choice(&Format::ALL).unwrap();
-        let mut path = String::from("/ws");
+        let is_stream = format == Format::Json && self.rng.bool();
+        let mut path = String::from(if is_stream { "/sse" } else { "/ws" });
         let mut client = Client::new(format);
         let mut query = '?';
         for channel in CHANNELS {
@@ -29,7 +30,10 @@ impl Simulation {
                 }
             }
         }
-        client.unasked = self.rng.u8(..5) == 0;
+        if is_stream && client.asked.len() > 1 {
+            client.streamed = client.asked.clone();
+        }
+        client.unasked = self.rng.u8(..5) == 0 || is_stream;
         if client.unasked {
             path += &format!("{query}{UNASKED}");
         }
@@ -47,6 +51,7 @@ impl Simulation {
             takes_all: room > 600,
             polite,
             mute: false,
+            is_stream,
             broke_protocol: false,
             pings_sent: 0,
             ended: false,
@@ -119,7 +124,7 @@ impl Simulation {
         let Some(at) = self.live_peer() else { return };
         let channel = *self.rng.choice(&CHANNELS).unwrap();
         let peer = &mut self.peers[at];
-        if peer.client.close.is_some() || peer.mute || self.wires.borrow().pipes[peer.pipe].client_closed {
+        if peer.client.close.is_some() || peer.mute || peer.is_stream || self.wires.borrow().pipes[peer.pipe].client_closed {
             return;
         }
         let is_raw = peer.client.format == Format::Raw;

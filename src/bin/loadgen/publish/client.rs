@@ -142,9 +142,7 @@ pub fn open(target: &Target, request: &str) -> anyhow::Result<(TcpStream, Vec<u8
         }
     };
     let (head, rest) = answer.split_at(length);
-    let is_accepted =
-        head.starts_with(b"HTTP/1.1 101 ") && head.windows(target::ACCEPT.len()).any(|window| window == target::ACCEPT.as_bytes());
-    if !is_accepted {
+    if !target.is_accepted(head) {
         // The body explains; it comes with the head or right after it.
         let mut all = answer.clone();
         let _ = stream.set_read_timeout(Some(Duration::from_millis(200)));

@@ -82,7 +82,7 @@ impl Report {
             total: Tally::default(),
             latency_of: "latency",
             is_interrupted: false,
-            has_floor: options.floor || options.beside_open,
+            has_floor: options.floor || options.has_two_servers(),
             begin_unix_ms: sys::unix_ms(),
             begin_ns: sys::monotonic_ns(),
         }

@@ -18,7 +18,7 @@ pub fn run(name: &'static str, options: &Options, burst: u64, rate: f64, message
 
 fn broadcast(run: &mut Run, burst: u64, rate: f64, messages: u64) -> Result<()> {
     let schedule = run.schedule(rate, burst, messages, Pick::new(1, 0.0));
-    if run.options.beside_open {
+    if run.options.has_two_servers() {
         return open::broadcast(run, &schedule);
     }
     let floor = run.options.floor.then(|| FloorSide::start(run, run.options.clients)).transpose()?;

@@ -23,7 +23,7 @@ pub fn run(options: &Options) -> Result<Report> {
 }
 
 fn connect(run: &mut Run) -> Result<()> {
-    if run.options.beside_open {
+    if run.options.has_two_servers() {
         return open::connect(run);
     }
     if !run.options.floor {

@@ -258,21 +258,30 @@ pub enum Beside {
     Floor,
     /// The same server, where nobody is asked who it is.
     Open,
+    /// The same server, where clients of event streams are WebSockets.
+    WebSockets,
 }
 
 impl Beside {
+    /// What stands beside the server, if it is another server.
+    pub fn of(options: &Options) -> Beside {
+        if options.beside_ws { Beside::WebSockets } else { Beside::Open }
+    }
+
     /// In the JSON, and before its figures.
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Beside::Floor => "floor",
             Beside::Open => "open",
+            Beside::WebSockets => "ws",
         }
     }
 
-    fn words(self) -> &'static str {
+    pub fn words(self) -> &'static str {
         match self {
             Beside::Floor => "the floor",
             Beside::Open => "an open server",
+            Beside::WebSockets => "a server of WebSockets",
         }
     }
 }

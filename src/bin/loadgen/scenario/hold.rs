@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use serde_json::json;
 
-use crate::args::Options;
+use crate::args::{Options, Transport};
 use crate::crowd::Habits;
 use crate::pick::Pick;
 use crate::report::Report;
@@ -31,7 +31,8 @@ fn hold(run: &mut Run, seconds: f64) -> Result<()> {
     let counts = crowd.counts();
     let pings = counts.pings - pings_before;
     run.report.row("held", format!("{} for {seconds:.0} s", counts.ready));
-    run.report.row("pings answered", pings.to_string());
+    let beats = if run.options.transport == Transport::Sse { "heartbeats read" } else { "pings answered" };
+    run.report.row(beats, pings.to_string());
     if let (Some(before), Some(after)) = (&before.process, &after.process) {
         let cpu_ns = after.cpu_ns.saturating_sub(before.cpu_ns) as f64;
         run.report.headline("server CPU while idle", format!("{:.2} % of one core", cpu_ns / seconds / 1e7));

@@ -1,4 +1,5 @@
-//! The same server by turns with and without what it asks of its clients (--beside-open): what tokens, rules and limits cost.
+//! The same server by turns with and without what it asks of its clients (--beside-open): what tokens, rules and limits cost. Or with clients of event
+//! streams and of WebSockets (--beside-ws).
 //!
 //! As with the floor, the two crowds stand in the middle of each other, so that neither is nearer to the front of the kernel's chains.
 
@@ -16,7 +17,8 @@ use crate::stop;
 pub fn connect(run: &mut Run) -> Result<()> {
     let mut open = run.take_open()?;
     let size = run.size.clone();
-    let (mut rates, mut cpu) = (Pairs::beside(Beside::Open), Pairs::beside(Beside::Open));
+    let beside = Beside::of(&run.options);
+    let (mut rates, mut cpu) = (Pairs::beside(beside), Pairs::beside(beside));
     for pair in 0..=run.options.pairs.max(1) {
         if pair > 0 && run.options.new_tokens {
             run.renew_tokens()?;
@@ -32,8 +34,8 @@ pub fn connect(run: &mut Run) -> Result<()> {
         }
     }
     cpu.report(&mut run.report, "CPU per connect", "µs");
-    let figures = run.report.take("open");
-    run.report.set("open_cpu", figures);
+    let figures = run.report.take(beside.name());
+    run.report.set(&format!("{}_cpu", beside.name()), figures);
     rates.report(&mut run.report, "connects per second", "/s");
     Ok(())
 }
@@ -65,7 +67,7 @@ pub fn broadcast(run: &mut Run, schedule: &Schedule) -> Result<()> {
     let Some(ours) = run.connect(&Habits::default(), |_| 0)? else { return Ok(()) };
     crowd.connect_rest();
     wait_for(run, &crowd, crowd.clients)?;
-    let mut pairs = Pairs::beside(Beside::Open);
+    let mut pairs = Pairs::beside(Beside::of(&run.options));
     let mut all = None::<Round>;
     // The first pair warms both up.
     for pair in 0..=run.options.pairs.max(1) {
@@ -99,21 +101,23 @@ pub fn broadcast(run: &mut Run, schedule: &Schedule) -> Result<()> {
 fn other_turn(run: &mut Run, open: &mut Open, crowd: &Crowd, schedule: &Schedule) -> Result<Round> {
     run.series.floor_begins();
     run.change_sides(open);
-    let round = run.publish("open server", crowd, schedule.clone(), |_, _| {});
+    let words = Beside::of(&run.options).words();
+    let round = run.publish(words, crowd, schedule.clone(), |_, _| {});
     run.change_sides(open);
     run.series.floor_ends();
     let round = round?;
     let counts = &round.counts;
     if counts.lost + counts.duplicates + counts.reordered + counts.closed > 0 {
-        run.report.fail(format!("messages of the open server did not arrive ({counts:?})"));
+        run.report.fail(format!("messages of {words} did not arrive ({counts:?})"));
     }
     Ok(round)
 }
 
 fn wait_for(run: &mut Run, crowd: &Crowd, clients: u32) -> Result<()> {
     let clients = u64::from(clients);
-    run.until("connecting to the open server", crowd, None, |counts| counts.ready + counts.ended >= clients);
+    let words = Beside::of(&run.options).words();
+    run.until(&format!("connecting to {words}"), crowd, None, |counts| counts.ready + counts.ended >= clients);
     let ready = crowd.counts().ready;
-    anyhow::ensure!(ready == clients, "only {ready} of {clients} clients of the open server became ready");
+    anyhow::ensure!(ready == clients, "only {ready} of {clients} clients of {words} became ready");
     Ok(())
 }

@@ -8,6 +8,7 @@ mod connect;
 mod further;
 mod habits;
 mod receive;
+mod split;
 
 use std::collections::{HashMap, VecDeque};
 use std::io;

@@ -1,14 +1,15 @@
-//! What comes in: bytes into frames, frames into messages, each checked. The hot path of the load generator.
+//! What comes in: bytes into messages, each checked. The hot path of the load generator. How bytes are split stands in [`super::split`].
 
 use std::io::{self, Read, Write};
 use std::sync::atomic::Ordering::Relaxed;
 
 use campanile::sys;
 use campanile::wire::close::reconnect_delay_ms;
-use campanile::wire::frame::{Opcode, parse_server_header};
+use campanile::wire::frame::Opcode;
 use mio::event::Event as Readiness;
 
 use super::connect::summary;
+use super::split::{self, Part};
 use super::{End, Further, HEAD_BYTES_MAX, READ_BYTES, Worker};
 use crate::client::{Phase, Reading};
 use crate::events::{self, Event};
@@ -135,40 +136,29 @@ impl Worker {
                 return if bytes.len() > HEAD_BYTES_MAX { Err(End::Refused("an endless answer".to_owned())) } else { Ok(0) };
             };
             let head = &bytes[..length];
-            let accepted =
-                head.starts_with(b"HTTP/1.1 101 ") && head.windows(target::ACCEPT.len()).any(|window| window == target::ACCEPT.as_bytes());
-            if !accepted {
+            if !self.plan.target.is_accepted(head) {
                 return Err(End::Refused(summary(bytes)));
             }
             taken = length;
             self.upgraded(index)?;
         }
+        let transport = self.plan.target.transport;
         loop {
-            let rest = &bytes[taken..];
-            let header = match parse_server_header(rest) {
-                Ok(Some(header)) => header,
-                Ok(None) => return Ok(taken),
-                Err(error) => return Err(End::BadFrame(error.to_string())),
-            };
-            let header_len = header.header_len as usize;
-            let Some(payload) = usize::try_from(header.payload_len).ok().and_then(|length| rest[header_len..].get(..length)) else {
-                return Ok(taken);
-            };
-            taken += header_len + payload.len();
-            match header.opcode {
-                Opcode::Text | Opcode::Binary | Opcode::Continuation => {
-                    self.message(index, header.opcode == Opcode::Text, payload, now_ns)?;
-                }
-                Opcode::Ping => {
+            let Some((part, length)) = split::next(transport, &bytes[taken..])? else { return Ok(taken) };
+            taken += length;
+            match part {
+                Part::Message { is_text, payload } => self.message(index, is_text, &payload, now_ns)?,
+                Part::Ping(payload) => {
                     self.tally.counts.pings += 1;
                     self.send(index, &target::frame(Opcode::Pong, payload));
                 }
-                Opcode::Pong => {}
-                Opcode::Close => {
-                    let code = payload.first_chunk::<2>().map_or(1005, |code| u16::from_be_bytes(*code));
-                    let text = payload.get(2..).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default();
-                    return Err(match reconnect_delay_ms(text) {
+                Part::Heartbeat => self.tally.counts.pings += 1,
+                Part::Nothing => {}
+                Part::Close { code, reason } => {
+                    return Err(match reconnect_delay_ms(&reason) {
                         Some(delay_ms) if code == RESTART && self.plan.comes_back => End::AskedBack(delay_ms),
+                        // An event stream has no other way to refuse for a time.
+                        _ if (400..600).contains(&code) => End::Refused(format!("{code}: {reason}")),
                         _ => End::Closed(code),
                     });
                 }

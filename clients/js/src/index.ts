@@ -1,0 +1,3 @@
+export { connect } from "./client.js";
+export { CampanileError } from "./errors.js";
+export type * from "./types.js";
