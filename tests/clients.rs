@@ -1,6 +1,6 @@
 //! End to end with clients that we did not write: Python's `websockets` and Node's `ws`, each scenario in MessagePack and JSON, with a
 //! real Redis and `redis-cli` as the publisher. The scenarios are in `tests/clients/`; their libraries are installed under `target/` once.
-//! And the tests of the client that we did write for JavaScript, `clients/js`.
+//! And the tests of the clients that we did write, for JavaScript (`clients/js`) and Python (`clients/python`).
 
 mod support;
 
@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use support::languages::{javascript, node, python};
+use support::languages::{javascript, node, python, python_client};
 use support::redis::RedisServer;
 use support::server::{self, Launch};
 
@@ -101,12 +101,28 @@ scenarios! {
 #[test]
 fn the_javascript_client() {
     let mut command = Command::new("npm");
-    command.arg("test").current_dir(javascript()).env("CAMPANILE_BIN", env!("CARGO_BIN_EXE_campanile"));
+    command.arg("test").current_dir(javascript());
     command.env("CAMPANILE_PROTOCOL", Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/protocol.md"));
-    let streams = command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-    let mut child = streams.spawn().expect("npm is needed");
-    let stdout = child.stdout.take().unwrap();
-    let reader = std::thread::spawn(move || std::io::read_to_string(stdout).unwrap_or_default());
+    passes(&mut command);
+}
+
+/// Builds it, installs what was built into an empty place, and runs its tests there, which start servers of this program.
+#[test]
+fn the_python_client() {
+    let mut command = Command::new(python_client().join("bin/python"));
+    command.args(["-B", "-m", "unittest", "discover", "--start-directory"]);
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/python/tests"));
+    passes(&mut command);
+}
+
+fn passes(command: &mut Command) {
+    let (mut output, output_end) = std::io::pipe().expect("a pipe");
+    command.env("CAMPANILE_BIN", env!("CARGO_BIN_EXE_campanile")).process_group(0).stdin(Stdio::null());
+    command.stdout(output_end.try_clone().unwrap()).stderr(output_end);
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    // The ends of the pipe that are ours.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let reader = std::thread::spawn(move || std::io::read_to_string(&mut output).unwrap_or_default());
     let status = server::wait(&mut child, SCENARIO);
     if status.is_none() {
         // With all that it has started, which else would keep the pipe open.
@@ -114,5 +130,6 @@ fn the_javascript_client() {
         unsafe { libc::kill(-(child.id() as i32), libc::SIGKILL) };
         let _ = child.wait();
     }
-    assert!(status.is_some_and(|status| status.success()), "{status:?}\n{}", reader.join().unwrap());
+    let told = reader.join().unwrap();
+    assert!(status.is_some_and(|status| status.success()), "{command:?}: {status:?}\n{told}");
 }
