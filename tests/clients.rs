@@ -1,6 +1,6 @@
 //! End to end with clients that we did not write: Python's `websockets` (and `aiohttp`), Node's `ws` (and its own, undici), Chromium; each scenario in MessagePack and JSON, with a
 //! real Redis and `redis-cli` as the publisher. The scenarios are in `tests/clients/`; their libraries are installed under `target/` once.
-//! And the tests of what we did write in JavaScript: the client, `clients/js`, and the bell, `clients/bell`.
+//! And the tests of what we did write: the clients for JavaScript (`clients/js`) and Python (`clients/python`), and the bell, `clients/bell`.
 
 #[path = "clients/bell.rs"]
 mod bell;
@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use support::chromium::Page;
-use support::languages::{javascript, node, python};
+use support::languages::{javascript, node, python, python_client};
 use support::redis::RedisServer;
 use support::server::{self, Launch, Server};
 
@@ -164,13 +164,24 @@ fn the_javascript_client() {
     must_succeed(command);
 }
 
+/// Builds it, installs what was built into an empty place, and runs its tests there, which start servers of this program.
+#[test]
+fn the_python_client() {
+    let mut command = Command::new(python_client().join("bin/python"));
+    command.args(["-B", "-m", "unittest", "discover", "--start-directory"]);
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/python/tests"));
+    must_succeed(command);
+}
+
 /// Runs tests that start servers of this program, to their end.
 fn must_succeed(mut command: Command) {
-    command.env("CAMPANILE_BIN", env!("CARGO_BIN_EXE_campanile"));
-    let streams = command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-    let mut child = streams.spawn().expect("node and npm are needed");
-    let stdout = child.stdout.take().unwrap();
-    let reader = std::thread::spawn(move || std::io::read_to_string(stdout).unwrap_or_default());
+    let (mut output, output_end) = std::io::pipe().expect("a pipe");
+    command.env("CAMPANILE_BIN", env!("CARGO_BIN_EXE_campanile")).process_group(0).stdin(Stdio::null());
+    command.stdout(output_end.try_clone().unwrap()).stderr(output_end);
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    // The ends of the pipe that are ours.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let reader = std::thread::spawn(move || std::io::read_to_string(&mut output).unwrap_or_default());
     let status = server::wait(&mut child, SCENARIO);
     if status.is_none() {
         // With all that it has started, which else would keep the pipe open.
@@ -178,5 +189,6 @@ fn must_succeed(mut command: Command) {
         unsafe { libc::kill(-(child.id() as i32), libc::SIGKILL) };
         let _ = child.wait();
     }
-    assert!(status.is_some_and(|status| status.success()), "{status:?}\n{}", reader.join().unwrap());
+    let told = reader.join().unwrap();
+    assert!(status.is_some_and(|status| status.success()), "{command:?}: {status:?}\n{told}");
 }

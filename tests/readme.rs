@@ -89,6 +89,7 @@ fn links_and_names_lead_somewhere() {
         "README.md",
         "SECURITY.md",
         "clients/js/README.md",
+        "clients/python/README.md",
         "docs/architecture.md",
         "docs/balancers.md",
         "docs/durable.md",

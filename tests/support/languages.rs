@@ -1,5 +1,6 @@
-//! Python and Node with the libraries that `tests/clients/` and `clients/js/` ask for, installed under `target/` once.
+//! Python and Node with the libraries that `tests/clients/` and the clients in `clients/` ask for, installed under `target/` once.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -12,10 +13,42 @@ pub fn python() -> &'static Path {
         installed("python", &others("python"), &["requirements.txt"], |home, sources| {
             must(Command::new("python3").args(["-m", "venv", "--clear"]).arg(home), "python3 with venv (package `python3-venv`)");
             let requirements = sources.join("requirements.txt");
-            let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"];
-            must(Command::new(home.join("bin/python")).args(pip).arg(requirements), "pip and the libraries of requirements.txt");
+            // Kept as they came: what is built here is installed from them, without asking anybody.
+            must(pip(home, "download").arg("--dest").arg(home.join(WHEELS)).arg("--requirement").arg(&requirements), PIP);
+            must(pip(home, "install").args(offline(home)).arg("--requirement").arg(&requirements), PIP);
         })
     })
+}
+
+/// A virtual environment with nothing but `clients/python` as it stands and what that asks for, installed from its built wheel.
+pub fn python_client() -> PathBuf {
+    let others = python();
+    let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join("client-python");
+    let _ = fs::remove_dir_all(&home);
+    must(Command::new("python3").args(["-m", "venv", "--without-pip"]).arg(&home), "python3 with venv (package `python3-venv`)");
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/python");
+    let built = home.join(WHEELS);
+    let build = ["--no-deps", "--no-build-isolation", "--wheel-dir"];
+    must(pip(others, "wheel").args(offline(others)).args(build).arg(&built).arg(sources), "hatchling, which builds the wheel");
+    let wheel = fs::read_dir(&built).unwrap().next().expect("a wheel was built").unwrap().path();
+    let mut install = Command::new(others.join("bin/python"));
+    install.args(["-m", "pip", "--python"]).arg(home.join("bin/python")).args(["install", "--quiet", "--disable-pip-version-check"]);
+    must(install.args(offline(others)).arg(wheel), "the wheels that pip has downloaded");
+    home
+}
+
+const WHEELS: &str = "wheels";
+const PIP: &str = "pip and the libraries of requirements.txt";
+
+fn pip(home: &Path, command: &str) -> Command {
+    let mut pip = Command::new(home.join("bin/python"));
+    pip.args(["-m", "pip", command, "--quiet", "--disable-pip-version-check"]);
+    pip
+}
+
+/// From what was downloaded, and from nowhere else.
+fn offline(home: &Path) -> [OsString; 3] {
+    ["--no-index".into(), "--find-links".into(), home.join(WHEELS).into()]
 }
 
 /// A directory with the script and `node_modules`.
