@@ -11,7 +11,7 @@ const here = dirname(fileURLToPath(import.meta.url));
 const root = join(here, "../..");
 const page = join(root, "src/control/demo/page.html");
 
-/** Over the names and contents of all that the page is made of; tests/clients/bell.rs reckons it in the same way. */
+/** Over the names and contents of all that the page is made of; tests/whole/clients/bell.rs reckons it in the same way. */
 export function hashOfSources() {
   const folders = ["clients/bell/page", "clients/bell/src", "clients/js/src"];
   const files = ["clients/bell/build.mjs", "clients/bell/package.json"];

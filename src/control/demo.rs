@@ -1,5 +1,5 @@
 //! `GET /demo`: a page with a notification bell, for whoever wants to see messages arrive. `clients/bell` is what it is made of; the bundle
-//! beside this file is made there, and `tests/clients.rs` says when it is older than its source.
+//! beside this file is made there, and `tests/whole/clients.rs` says when it is older than its source.
 //!
 //! Invariant: the page says how the public port is reached and what that asks for, which is nothing that it does not tell by itself. So it is
 //! for whoever comes to this port, with a token or without: a browser that opens a page cannot bring one.

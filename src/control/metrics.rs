@@ -3,7 +3,7 @@
 //! Invariant: a scrape only reads. Counters are read one after the other while others write them, so figures of one scrape may be
 //! a few messages apart; within a histogram, count and buckets agree.
 //!
-//! Names follow Prometheus's conventions (`campanile_`, base units, unit last, `_total` on counters and on nothing else); tests/metrics.rs
+//! Names follow Prometheus's conventions (`campanile_`, base units, unit last, `_total` on counters and on nothing else); tests/whole/metrics.rs
 //! holds every family to them. Four names are older than that and stay as aliases: dashboards may have them. `ws_connections_total` counts
 //! *open* connections, so it is a gauge under its full name; `redis_pubsub_messages` is a running count without the suffix, so its type
 //! is `unknown`, which takes any name and works with `rate()` all the same; `ws_message_latency_ms` is in milliseconds.

@@ -105,7 +105,7 @@ impl Seen {
 
     pub fn assert_everything_happened(&self) {
         println!("{:#?}", self.counts);
-        // No message of these clients is text that is not UTF-8 or too big, and they do not flood; tests/hostile.rs and tests/bad_input.rs do.
+        // No message of these clients is text that is not UTF-8 or too big, and they do not flood; tests/whole/hostile.rs and tests/whole/bad_input.rs do.
         let never = ["closed invalid_utf8", "closed message_too_big", "closed flooding"];
         for (what, count) in &self.counts {
             assert!(*count > 0 || never.contains(&what.as_str()), "{what} never happened in any seed");

@@ -1,4 +1,4 @@
-"""One scenario with the `websockets` library: scenarios.py NAME FORMAT HOST:PORT REDIS_PORT. Called by tests/clients.rs.
+"""One scenario with the `websockets` library: scenarios.py NAME FORMAT HOST:PORT REDIS_PORT. Called by tests/whole/clients.rs.
 
 Exit code 0: the server did all that docs/protocol.md promises. Messages are published by redis-cli. node/scenarios.js is its twin.
 """

@@ -1,11 +1,9 @@
 //! The whole server with durable channels on a real Redis: what clients miss and get, on this node and another, and what the control port says.
 
-mod support;
-
+use crate::support::client::Client;
+use crate::support::redis::RedisServer;
+use crate::support::server::{Launch, Server};
 use serde_json::{Value, json};
-use support::client::Client;
-use support::redis::RedisServer;
-use support::server::{Launch, Server};
 
 /// Logs of the smallest kind, so that what is older comes from the stream.
 fn launch(redis: &RedisServer, arguments: &[&str]) -> Launch {

@@ -1,17 +1,15 @@
 //! Event streams and polling of the whole server, read by clients that we did not write: Chromium's EventSource and fetch, and HTTP by hand.
 
-mod support;
-
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::Child;
 use std::sync::mpsc::Receiver;
 
+use crate::support::chromium::Page;
+use crate::support::redis::PATIENCE;
+use crate::support::server::{Launch, Server};
 use serde_json::{Value, json};
-use support::chromium::Page;
-use support::redis::PATIENCE;
-use support::server::{Launch, Server};
 
 /// Numbers go on after a restart.
 const RULES: &str = "heartbeat = 3600\n[[channels]]\nprefix = \"feed:\"\ndurable = true\nhistory_count = 1000\nhistory_age = 3600\n";

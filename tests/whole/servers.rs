@@ -1,12 +1,10 @@
 //! The whole server with several Redis servers: what it says of them, and what clients see when one is gone.
 
-mod support;
-
+use crate::support::client::Client;
+use crate::support::redis::RedisServer;
+use crate::support::server::Server;
 use campanile::bus::redis::placement::hashed;
 use serde_json::{Value, json};
-use support::client::Client;
-use support::redis::RedisServer;
-use support::server::Server;
 
 fn name_of(server: usize) -> String {
     (0..).map(|number| format!("room{number}")).find(|name| hashed(name, 2) == server).unwrap()
@@ -72,11 +70,11 @@ fn servers_that_cannot_be_meant_are_refused_before_anything_starts() {
         (&["redis://127.0.0.1:1", "127.0.0.1:2"], "write redis://127.0.0.1:2"),
     ] {
         let flags: Vec<&str> = redis.iter().flat_map(|url| ["--redis", url]).collect();
-        let (code, text) = support::server::Launch::new(&flags).fails();
+        let (code, text) = crate::support::server::Launch::new(&flags).fails();
         assert_eq!(code, 2, "{text}");
         assert!(text.contains(words) && !text.contains("pw@"), "{text}");
     }
-    let launch = support::server::Launch::new(&["--shards", "1"]);
+    let launch = crate::support::server::Launch::new(&["--shards", "1"]);
     let launch = launch.file("redis = [\"redis://:hush@127.0.0.1:1\", \"redis://:hush@127.0.0.1:2\"]\n");
     let server = launch.start();
     let log = server.log_when("servers, each");

@@ -1,17 +1,15 @@
 //! The whole server in an operator's hand: who may use the control port, and what it does to connections.
 
-mod support;
-
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::support::client::Client;
+use crate::support::frames;
+use crate::support::redis::RedisServer;
+use crate::support::server::{Launch, Server};
+use crate::support::topology::Cluster;
 use campanile::bus::redis::keys;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
-use support::client::Client;
-use support::frames;
-use support::redis::RedisServer;
-use support::server::{Launch, Server};
-use support::topology::Cluster;
 
 const CONTROL_TOKEN: &str = "a-token-of-the-tests-0123456789";
 

@@ -1,14 +1,12 @@
 //! What one client or one address may take of what belongs to all, against the real server: channels, and the memory that they leave.
 
-mod support;
-
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use crate::support::client::Client;
+use crate::support::crowd::{Crowd, Script};
+use crate::support::frames;
+use crate::support::server::{Launch, Server};
 use serde_json::{Value, json};
-use support::client::Client;
-use support::crowd::{Crowd, Script};
-use support::frames;
-use support::server::{Launch, Server};
 
 fn subscribe(channel: &str) -> Value {
     json!({"type": "subscribe", "channel": channel})

@@ -17,10 +17,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-mod support;
-
-use support::chromium::Page;
-use support::redis::{PATIENCE, RedisServer, free_port};
+use crate::support::chromium::Page;
+use crate::support::redis::{PATIENCE, RedisServer, free_port};
 
 const PROGRAM: &str = "target/release/campanile";
 

@@ -10,13 +10,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-mod support;
-
-use support::client::Client;
-use support::crowd::{Crowd, Script};
-use support::redis::{PATIENCE, RedisServer, free_port};
-use support::seccomp::{self, Verdict};
-use support::server::{Launch, Server, wait};
+use crate::support::client::Client;
+use crate::support::crowd::{Crowd, Script};
+use crate::support::redis::{PATIENCE, RedisServer, free_port};
+use crate::support::seccomp::{self, Verdict};
+use crate::support::server::{Launch, Server, wait};
 
 const REFUSED: [(&str, libc::c_long); 2] = [("unshare", libc::SYS_unshare), ("close_range", libc::SYS_close_range)];
 

@@ -1,8 +1,6 @@
 //! Several nodes on one Redis behind a real nginx and a real HAProxy, which run the samples in `deploy/` with other addresses in them: WebSockets pass, a client that
 //! comes back after its node has ended finds on another node what it missed, event streams pass too, heartbeats outlast time-outs, and health checks are answered as both ask.
 
-mod support;
-
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -10,12 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::support::client::Client;
+use crate::support::frames;
+use crate::support::redis::{PATIENCE, RedisServer, free_port};
+use crate::support::server::{Launch, Server, wait};
 use campanile::config::Settings;
 use serde_json::{Value, json};
-use support::client::Client;
-use support::frames;
-use support::redis::{PATIENCE, RedisServer, free_port};
-use support::server::{Launch, Server, wait};
 
 /// The nodes of the samples.
 const NODES: [&str; 2] = ["10.0.0.5:8080", "10.0.0.6:8080"];

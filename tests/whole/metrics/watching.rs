@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::support::chromium::Page;
-use super::support::client::Client;
-use super::support::redis::PATIENCE;
-use super::support::server::{Launch, Server};
+use crate::support::chromium::Page;
+use crate::support::client::Client;
+use crate::support::redis::PATIENCE;
+use crate::support::server::{Launch, Server};
 
 const TOKEN: &str = "a/token=of+the~tests";
 

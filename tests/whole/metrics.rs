@@ -1,7 +1,6 @@
 //! The names on `/metrics` of the real server: Prometheus's conventions, promtool's opinion, and the documents, dashboards and alerts that name them. What of
 //! it people are shown is in `watching`.
 
-mod support;
 mod watching;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,10 +8,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::support::client::Client;
+use crate::support::server::Server;
 use campanile::bus::redis::library;
 use serde_json::{Value, json};
-use support::client::Client;
-use support::server::Server;
 
 /// Older than the conventions and kept: each beside the one that follows them.
 const ALIASES: [(&str, &str); 4] = [

@@ -8,7 +8,7 @@ use std::process::Command;
 use aws_lc_rs::digest::{Context, SHA256};
 
 use super::must_succeed;
-use super::support::languages::javascript_packages;
+use crate::support::languages::javascript_packages;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

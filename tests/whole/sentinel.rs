@@ -1,15 +1,13 @@
 //! The whole server with Redis behind Sentinels: a failover is an outage that is repaired, and what it takes back is told.
 
-mod support;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::support::client::Client;
+use crate::support::redis::RedisServer;
+use crate::support::server::{Launch, Server};
+use crate::support::topology::{Sentinel, Watched};
 use serde_json::{Value, json};
-use support::client::Client;
-use support::redis::RedisServer;
-use support::server::{Launch, Server};
-use support::topology::{Sentinel, Watched};
 
 const STREAM: &str = "notifications:{feed:a}:stream";
 const META: &str = "notifications:{feed:a}:meta";
@@ -175,7 +173,7 @@ fn divided() -> ([RedisServer; 2], Sentinel, Server) {
 
 fn divide([master, replica]: &[RedisServer; 2]) {
     let epoch = |redis: &RedisServer| redis.command(&["HMGET", META, "e", "n"]);
-    support::topology::eventually("the replica has it all", || epoch(master) == epoch(replica) && epoch(master).contains("$13"));
+    crate::support::topology::eventually("the replica has it all", || epoch(master) == epoch(replica) && epoch(master).contains("$13"));
     assert_eq!(replica.command(&["REPLICAOF", "NO", "ONE"]), "+OK\r\n");
 }
 

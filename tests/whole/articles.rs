@@ -1,13 +1,11 @@
 //! The four articles that Campanile comes from each show a server and its clients. Here are those clients, with the messages that they send and expect,
 //! against the real server (and a real Redis where the article has one), set up as its documents say.
 
-mod support;
-
+use crate::support::client::Client;
+use crate::support::frames::{self, BINARY, TEXT};
+use crate::support::redis::RedisServer;
+use crate::support::server::{Launch, Server};
 use serde_json::{Value, json};
-use support::client::Client;
-use support::frames::{self, BINARY, TEXT};
-use support::redis::RedisServer;
-use support::server::{Launch, Server};
 
 fn start(redis: &RedisServer, file: &str) -> Server {
     let server = Launch::new(&["--redis", &redis.url()]).file(file).start();

@@ -1,22 +1,20 @@
 //! Reload, against the real server: by SIGHUP, by `POST /reload`, and because a file has changed; what comes into force, and what stays when it cannot.
 
-mod support;
-
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::support::client::Client;
+use crate::support::crowd::{Crowd, Script};
+use crate::support::frames;
+use crate::support::server::{Launch, Server};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
-use support::client::Client;
-use support::crowd::{Crowd, Script};
-use support::frames;
-use support::server::{Launch, Server};
 
 const SECRET: &str = "a secret of the tests: 0123456789abcdef";
 const KEYS: [(&str, &str); 2] = [
-    (include_str!("keys/p256.private.pem"), include_str!("keys/p256.public.pem")),
-    (include_str!("keys/other.private.pem"), include_str!("keys/other.public.pem")),
+    (include_str!("../keys/p256.private.pem"), include_str!("../keys/p256.public.pem")),
+    (include_str!("../keys/other.private.pem"), include_str!("../keys/other.public.pem")),
 ];
 
 /// A server with a file of its own, and the file.

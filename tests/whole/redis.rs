@@ -1,14 +1,12 @@
 //! The whole server against a real Redis: a thousand clients through bursts, a Redis that is killed, paused and restarted, log-ins,
 //! payloads that are not what they should be, clients that publish.
 
-mod support;
-
+use crate::support::client::Client;
+use crate::support::crowd::{Crowd, Member};
+use crate::support::frames;
+use crate::support::redis::RedisServer;
+use crate::support::server::{Launch, Server};
 use serde_json::{Value, json};
-use support::client::Client;
-use support::crowd::{Crowd, Member};
-use support::frames;
-use support::redis::RedisServer;
-use support::server::{Launch, Server};
 
 const CROWD: usize = 1000;
 

@@ -1,14 +1,12 @@
 //! Who is there over all nodes: subscribers of channels, connections of users, what back ends are told; with a real Redis, several, and without.
 
-mod support;
-
+use crate::support::client::Client;
+use crate::support::redis::RedisServer;
+use crate::support::server::{Launch, Server};
+use crate::support::topology::Cluster;
 use campanile::bus::redis::keys;
 use campanile::bus::redis::placement::Placement;
 use serde_json::{Value, json};
-use support::client::Client;
-use support::redis::RedisServer;
-use support::server::{Launch, Server};
-use support::topology::Cluster;
 
 const RULES: &str = "presence_lease = 3\n\
                      [[channels]]\nprefix = \"room:\"\npresence = true\n\
@@ -423,7 +421,7 @@ fn members_are_listed_where_the_rule_says_so() {
                 for limit in [1, 2, 256] {
                     let mut told = members(server, client, "room:1", limit);
                     while told != (named(expected.0), expected.1) {
-                        assert!(begin.elapsed() < support::redis::PATIENCE, "{told:?}, not {expected:?}\n{}", server.log());
+                        assert!(begin.elapsed() < crate::support::redis::PATIENCE, "{told:?}, not {expected:?}\n{}", server.log());
                         std::thread::sleep(std::time::Duration::from_millis(20));
                         told = members(server, client, "room:1", limit);
                     }
@@ -450,12 +448,12 @@ fn members_are_listed_where_the_rule_says_so() {
             let mut clients = vec![connect(0, "carl", "room:1")];
             let begin = std::time::Instant::now();
             while members(&nodes[0], &mut asking[0], "room:1", 9).0 != ["ann", "carl"] {
-                assert!(begin.elapsed() < support::redis::PATIENCE);
+                assert!(begin.elapsed() < crate::support::redis::PATIENCE);
                 std::thread::sleep(std::time::Duration::from_millis(20));
             }
             nodes[1].kill();
             while members(&nodes[0], &mut asking[0], "room:1", 9).0 != ["carl"] {
-                assert!(begin.elapsed() < support::redis::PATIENCE);
+                assert!(begin.elapsed() < crate::support::redis::PATIENCE);
                 std::thread::sleep(std::time::Duration::from_millis(20));
             }
             clients.clear();

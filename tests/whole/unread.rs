@@ -1,14 +1,12 @@
 //! How far users have read durable channels, with the whole server: over several nodes and Redis servers, in the journal, and while Redis is away or refuses.
 
-mod support;
-
+use crate::support::client::Client;
+use crate::support::redis::RedisServer;
+use crate::support::server::{Launch, Server};
+use crate::support::topology::Cluster;
 use campanile::bus::redis::keys;
 use campanile::bus::redis::placement::Placement;
 use serde_json::{Value, json};
-use support::client::Client;
-use support::redis::RedisServer;
-use support::server::{Launch, Server};
-use support::topology::Cluster;
 
 const RULES: &str = "auth = \"query\"\n[[channels]]\nprefix = \"feed:\"\ndurable = true\nhistory_count = 1000\nhistory_age = 3600\n\
                      subscribe = \"anyone\"\n[[channels]]\nprefix = \"closed:\"\ndurable = true\nhistory_count = 10\nhistory_age = 3600\nsubscribe = \"nobody\"\n\

@@ -1,13 +1,13 @@
 //! The whole server with durable channels and no Redis: what is there after a restart and after a crash, and who may have a `data_dir`.
 
-mod support;
-
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::support::client::Client;
+use crate::support::server::{Launch, Server};
 use campanile::addresses::Source;
 use campanile::bus::question::{Answer, Asker, Publish};
 use campanile::bus::{BusCommand, Creator, ShardMessage};
@@ -16,8 +16,6 @@ use campanile::fanout::topics::TopicToken;
 use campanile::inbox::inbox;
 use mio::{Poll, Token};
 use serde_json::{Value, json};
-use support::client::Client;
-use support::server::{Launch, Server};
 
 /// A folder of its own, removed at the end.
 struct Folder(PathBuf);
@@ -270,7 +268,7 @@ fn rate(settings: &Settings) -> f64 {
     rate
 }
 
-/// `cargo test --release --test durable_embedded -- --ignored --nocapture`
+/// `cargo test --release --test whole durable_embedded -- --ignored --nocapture`
 #[test]
 #[ignore = "a measurement, for a machine that does nothing else"]
 fn what_keeping_messages_costs() {

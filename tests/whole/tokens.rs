@@ -1,15 +1,13 @@
 //! Who gets in with which token, against the real server: keys from files and the environment, what is told of them, and a browser's way to
 //! bring one.
 
-mod support;
-
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::support::client::Client;
+use crate::support::frames;
+use crate::support::server::{Launch, Server};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
-use support::client::Client;
-use support::frames;
-use support::server::{Launch, Server};
 
 const SECRET: &str = "a secret of the tests: 0123456789abcdef";
 
@@ -234,8 +232,8 @@ fn type_in(file: &str, arguments: &[&str]) -> (i32, String, String) {
 }
 
 /// Of the tests alone.
-const PRIVATE: &str = include_str!("keys/p256.private.pem");
-const PUBLIC: &str = include_str!("keys/p256.public.pem");
+const PRIVATE: &str = include_str!("../keys/p256.private.pem");
+const PUBLIC: &str = include_str!("../keys/p256.public.pem");
 
 const FILE: &str = "auth = \"jwt\"
 token_secret = \"a secret of the tests: 0123456789abcdef\"

@@ -1,7 +1,5 @@
 //! Keys from a URL: a small server of the test's own publishes them, changes them, fails, and is slow; the real server goes by what it got last.
 
-mod support;
-
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Stdio;
@@ -9,18 +7,18 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::support::client::Client;
+use crate::support::frames;
+use crate::support::server::{Launch, Server};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
-use support::client::Client;
-use support::frames;
-use support::server::{Launch, Server};
 
-const PRIVATE: [&str; 2] = [include_str!("keys/p256.private.pem"), include_str!("keys/other.private.pem")];
-const PUBLIC: [&str; 2] = [include_str!("keys/p256.public.pem"), include_str!("keys/other.public.pem")];
+const PRIVATE: [&str; 2] = [include_str!("../keys/p256.private.pem"), include_str!("../keys/other.private.pem")];
+const PUBLIC: [&str; 2] = [include_str!("../keys/p256.public.pem"), include_str!("../keys/other.public.pem")];
 
 /// A key of P-256 ends with its point.
 fn jwk(key: usize, id: &str) -> Value {
@@ -226,8 +224,8 @@ fn a_publisher_that_never_ends_its_answer_is_given_up() {
 
 #[test]
 fn keys_come_over_tls_from_whom_the_host_trusts() {
-    let certificates = vec![CertificateDer::from_pem_slice(include_bytes!("keys/tls.cert.pem")).unwrap()];
-    let key = PrivateKeyDer::from_pem_slice(include_bytes!("keys/tls.private.pem")).unwrap();
+    let certificates = vec![CertificateDer::from_pem_slice(include_bytes!("../keys/tls.cert.pem")).unwrap()];
+    let key = PrivateKeyDer::from_pem_slice(include_bytes!("../keys/tls.private.pem")).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     let publisher = Publisher::new(Some(Arc::new(builder.with_no_client_auth().with_single_cert(certificates, key).unwrap())));

@@ -13,10 +13,8 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Socket, Type};
 use tungstenite::client::client;
 
-mod support;
-
-use support::redis::PATIENCE;
-use support::server::{Launch, Server, wait};
+use crate::support::redis::PATIENCE;
+use crate::support::server::{Launch, Server, wait};
 
 /// Short, so that tests do not wait; a beat is a quarter of it.
 const WATCHDOG: Duration = Duration::from_millis(800);

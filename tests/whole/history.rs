@@ -1,11 +1,9 @@
 //! What is kept of a channel, for whoever asks: clients by `history`, back ends by `GET /history`; from this node's memory, the journal, and Redis.
 
-mod support;
-
+use crate::support::client::Client;
+use crate::support::redis::RedisServer;
+use crate::support::server::{Launch, Server};
 use serde_json::{Value, json};
-use support::client::Client;
-use support::redis::RedisServer;
-use support::server::{Launch, Server};
 
 const RULES: &str = "[[channels]]\nprefix = \"closed:\"\nsubscribe = \"nobody\"\ndurable = true\nhistory_count = 10\nhistory_age = 3600\n\
                      [[channels]]\nprefix = \"feed:\"\nhistory_count = 1000\nhistory_age = 3600\n";

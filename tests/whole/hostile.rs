@@ -1,17 +1,15 @@
 //! Bad input against the real server: readers that stall, bytes that trickle, garbage, crowds beyond the limits, a Redis that is not there.
 //! Whatever one client does, the others get everything and memory stays where it was.
 
-mod support;
-
 use std::io::Write;
 use std::time::{Duration, Instant};
 
+use crate::support::client::Client;
+use crate::support::crowd::{Crowd, Script};
+use crate::support::frames;
+use crate::support::redis::{PATIENCE, free_port};
+use crate::support::server::{Launch, Server};
 use serde_json::{Value, json};
-use support::client::Client;
-use support::crowd::{Crowd, Script};
-use support::frames;
-use support::redis::{PATIENCE, free_port};
-use support::server::{Launch, Server};
 
 const LOG_BYTES: f64 = 64.0 * 1024.0;
 /// Of this size and number, messages overrun a log of [`LOG_BYTES`] and all that the kernel holds for a socket many times.

@@ -1,15 +1,13 @@
 //! The whole server with a Redis Cluster: channels lie on its masters, and follow their slots when a master is lost or slots move.
 
-mod support;
-
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::support::client::Client;
+use crate::support::server::{Launch, Server};
+use crate::support::topology::{Cluster, eventually};
 use campanile::bus::redis::keys;
 use serde_json::{Value, json};
-use support::client::Client;
-use support::server::{Launch, Server};
-use support::topology::{Cluster, eventually};
 
 fn launch(cluster: &Cluster, pubsub: &str) -> Launch {
     let file = format!(
@@ -224,7 +222,7 @@ fn what_no_node_can_tell_is_said() {
     let url = format!("redis+cluster://127.0.0.1:1,127.0.0.1:{}", cluster.servers[0].port);
     let server = Launch::new(&["--redis", &url, "--shards", "1"]).start();
     server.eventually("another node tells", Server::is_ready);
-    let alone = support::redis::RedisServer::start();
+    let alone = crate::support::redis::RedisServer::start();
     let url = format!("redis+cluster://127.0.0.1:{}", alone.port);
     let server = Launch::new(&["--redis", &url, "--shards", "1"]).start();
     server.log_when("cluster support disabled");

@@ -1,21 +1,19 @@
 //! What an attacker sends, kind by kind, against the real server: each is refused with a status or a code that stays, in words that say what to do, and is counted under its
 //! reason on /metrics; and whoever behaves is served all the while. What readers and crowds do is in `hostile.rs`.
 
-mod support;
-
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::support::client::Client;
+use crate::support::frames;
+use crate::support::server::{Launch, Server};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
-use support::client::Client;
-use support::frames;
-use support::server::{Launch, Server};
 
 const SECRET: &str = "a secret of the tests: 0123456789abcdef";
-const PUBLIC: &str = include_str!("keys/p256.public.pem");
-const PRIVATE: &str = include_str!("keys/p256.private.pem");
+const PUBLIC: &str = include_str!("../keys/p256.public.pem");
+const PRIVATE: &str = include_str!("../keys/p256.private.pem");
 
 fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()

@@ -2,19 +2,16 @@
 //! real Redis and `redis-cli` as the publisher. The scenarios are in `tests/clients/`; their libraries are installed under `target/` once.
 //! And the tests of what we did write: the clients for JavaScript (`clients/js`) and Python (`clients/python`), and the bell, `clients/bell`.
 
-#[path = "clients/bell.rs"]
 mod bell;
-mod support;
-
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use support::chromium::Page;
-use support::languages::{javascript, node, python, python_client};
-use support::redis::RedisServer;
-use support::server::{self, Launch, Server};
+use crate::support::chromium::Page;
+use crate::support::languages::{javascript, node, python, python_client};
+use crate::support::redis::RedisServer;
+use crate::support::server::{self, Launch, Server};
 
 /// Longer than the scenarios themselves wait for anything; none takes more than some seconds where nothing else runs.
 const SCENARIO: Duration = Duration::from_secs(300);

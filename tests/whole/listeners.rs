@@ -1,18 +1,16 @@
 //! The ways in, against the real server: PROXY protocol as curl and HAProxy speak it, `X-Forwarded-For`, unix sockets, and what one address may take.
 
-mod support;
-
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::support::client::Client;
+use crate::support::frames;
+use crate::support::redis::{PATIENCE, free_port};
+use crate::support::server::{Launch, Server, wait};
 use serde_json::{Value, json};
-use support::client::Client;
-use support::frames;
-use support::redis::{PATIENCE, free_port};
-use support::server::{Launch, Server, wait};
 
 const PROXIED: [&str; 4] = ["--listen", "proxy+tcp://127.0.0.1:0", "--trusted-proxies", "127.0.0.1"];
 
