@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use super::embedded::Embedded;
 use super::hub::{Hub, RETRY_NS};
 use super::marks::MarksError;
+use super::pace::Pace;
 use super::presence::{self, PresenceError};
 use super::question::{Answer, PageReader, PageWanted, PublishError, Question};
 use super::queue::Queue;
@@ -33,6 +34,9 @@ use crate::limits::bus::{PUBLISH_LOOK, PUBLISH_PATIENCE, TURN_COMMANDS, TURN_PUB
 use crate::metrics::BusMetrics;
 use crate::sys::monotonic_ns;
 
+/// So long after a publish of our own there is somebody who goes by the answers.
+const PUBLISHER_NS: u64 = 2_000_000;
+
 pub struct Subscriber {
     inbox: Inbox<BusCommand>,
     hub: Hub,
@@ -48,6 +52,12 @@ pub struct Subscriber {
     stop_timeout_ns: u64,
     /// To be told at the end of the turn, when what has come is handed out.
     settling: Vec<oneshot::Sender<()>>,
+    pace: Pace,
+    /// How many times a shard had been woken at the end of the last turn.
+    wakes: u64,
+    /// Messages of this turn that came from elsewhere, while nobody published through this server.
+    messages_read: u64,
+    published_at: MonotonicNs,
     life: Life,
     /// Work is left from the last turn: do not sleep.
     more: bool,
@@ -108,6 +118,10 @@ impl Subscriber {
             look_for_overdue_at: 0,
             is_held_up: false,
             settling: Vec::new(),
+            pace: Pace::new(settings.redis.bus_rest),
+            wakes: 0,
+            messages_read: 0,
+            published_at: 0,
             stop_timeout_ns: nanos(settings.clients.shutdown_timeout),
             life: Life::Serving,
             more: true, // the first turn starts the upstream
@@ -128,7 +142,12 @@ impl Subscriber {
             Life::Stopping { give_up_at } => return self.end(now, give_up_at),
             Life::Over => return,
         }
+        let messages_before = self.hub.metrics().messages.get();
         self.more = self.upstream.read(&mut self.hub, now);
+        // Who waits for the answer to one message before he publishes the next is not to wait for a rest as well.
+        if now.saturating_sub(self.published_at) > PUBLISHER_NS {
+            self.messages_read += self.hub.metrics().messages.get() - messages_before;
+        }
         self.hub.flush(now); // before commands: a join should not wait for what came before it
         self.drain_inbox(now);
         self.pass_publishes(now);
@@ -178,9 +197,16 @@ impl Subscriber {
         self.inbox.awake();
     }
 
-    /// How many times a shard was woken, ever.
-    pub fn wakes(&self) -> u64 {
-        self.hub.wakes()
+    /// Takes account of a turn, for which the thread may have `slept` until `now`.
+    pub fn spend(&mut self, slept: bool, now: MonotonicNs) {
+        let wakes = self.hub.wakes();
+        let shards = wakes - std::mem::replace(&mut self.wakes, wakes);
+        self.pace.spend(u64::from(slept) + shards, std::mem::take(&mut self.messages_read), now);
+    }
+
+    /// How long the thread is to rest before it may be woken again, so that more comes at once.
+    pub fn rest_ns(&self, now: MonotonicNs) -> u64 {
+        self.pace.rest_ns(now)
     }
 
     /// Every shard was told to stop, or given up.
@@ -305,6 +331,7 @@ impl Subscriber {
             }
             (count, bytes, held_up) = (count + 1, bytes + payload_bytes, 0);
             let publish = self.queue.pop().expect("it was shown");
+            self.published_at = now;
             self.upstream.publish(&mut self.hub, publish, now);
             // A channel that was opened for its history is wanted now.
             self.pass_requests();

@@ -8,7 +8,6 @@ use std::time::Duration;
 use anyhow::Context;
 use mio::{Events, Poll, Token};
 
-use super::pace::Pace;
 use super::redis::timing::Timing;
 use super::revoke::Revocations;
 use super::subscriber::Subscriber;
@@ -56,21 +55,19 @@ pub fn spawn_with_timing(
 
 fn run(mut poll: Poll, mut alarm: Alarm, mut subscriber: Subscriber) {
     let mut events = Events::with_capacity(64);
-    let mut pace = Pace::default();
-    let mut wakes = 0;
     while !subscriber.is_over() {
-        let slept = wait(&mut poll, &mut alarm, &mut events, &subscriber, &pace);
-        let woken = subscriber.wakes();
-        pace.spend(u64::from(slept) + woken - std::mem::replace(&mut wakes, woken), monotonic_ns());
+        let slept = wait(&mut poll, &mut alarm, &mut events, &subscriber);
+        let woke_ns = monotonic_ns();
         events.iter().filter(|event| event.token() != ALARM).for_each(|event| subscriber.event(event));
         subscriber.turn();
+        subscriber.spend(slept, woke_ns);
     }
 }
 
 /// Rests as the pace wants it, and sleeps until something happens or is due; whether it may have slept.
-fn wait(poll: &mut Poll, alarm: &mut Alarm, events: &mut Events, subscriber: &Subscriber, pace: &Pace) -> bool {
+fn wait(poll: &mut Poll, alarm: &mut Alarm, events: &mut Events, subscriber: &Subscriber) -> bool {
     let mut now = monotonic_ns();
-    let rest_ns = if subscriber.wait_ns(now) == Some(0) { 0 } else { pace.rest_ns(now) };
+    let rest_ns = if subscriber.wait_ns(now) == Some(0) { 0 } else { subscriber.rest_ns(now) };
     if rest_ns > 0 {
         std::thread::sleep(Duration::from_nanos(rest_ns));
         now = monotonic_ns();

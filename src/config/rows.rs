@@ -237,6 +237,7 @@ pub static SETTINGS: &[Setting] = &[
         live: true,
         ..ROW
     },
+    delivery::BUS_REST,
     presence::PRESENCE_LEASE,
     keeping::DATA_DIR,
     keeping::FSYNC,

@@ -59,6 +59,8 @@ pub struct Redis {
     pub durable_wait: usize,
     /// How long a channel without subscribers stays subscribed.
     pub linger: Duration,
+    /// How long the bus may rest between two reads while many messages come ([`crate::bus::pace`]).
+    pub bus_rest: Duration,
     /// After which silence a node counts as gone, and all that it has counted.
     pub presence_lease: Duration,
 }

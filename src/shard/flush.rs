@@ -461,9 +461,7 @@ impl<N: Network> Shard<N> {
             let subscription = &self.conns[key].subscriptions[at];
             let (is_mid_frame, is_paced, is_leaving) = (subscription.is_mid_frame(), subscription.is_paced(), subscription.is_leaving());
             if is_paced && was_given && matches!(source, Source::Log(..)) {
-                // That was its turn, but for gaps that came after the newest message.
-                let is_owed = self.has_gaps_left(key, at);
-                self.conns[key].subscriptions[at].set_owed(is_owed);
+                self.end_turn(key, at);
             }
             if is_mid_frame {
                 cut = Some(at);

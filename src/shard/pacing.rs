@@ -131,13 +131,18 @@ impl<N: Network> Shard<N> {
         newest.max(from) < head
     }
 
-    /// Whether nothing but gaps follows what a subscription has been sent, or the frame that its socket has taken in part.
-    pub(super) fn has_gaps_left(&self, key: usize, at: usize) -> bool {
-        let subscription = &self.conns[key].subscriptions[at];
-        self.topics[subscription.topic].log().is_some_and(|log| {
-            let cursor = subscription.cursor();
-            log.has_gaps_alone(if cursor.is_mid_frame() { log.boundary_after(cursor) } else { cursor })
-        })
+    /// A subscription was sent something: that was its turn. Gaps behind the newest message that its socket has not taken any more are for the next
+    /// one: a message that comes meanwhile must not be sent with them before its time.
+    pub(super) fn end_turn(&mut self, key: usize, at: usize) {
+        let subscription = &mut self.conns[key].subscriptions[at];
+        subscription.set_owed(false);
+        let (topic, cursor) = (subscription.topic, subscription.cursor());
+        let has_gaps_left = self.topics[topic]
+            .log()
+            .is_some_and(|log| log.has_gaps_alone(if cursor.is_mid_frame() { log.boundary_after(cursor) } else { cursor }));
+        if has_gaps_left && let Some(rate) = self.pace_of(key, at) {
+            self.pace_member(topic, rate, cursor.seq);
+        }
     }
 
     /// The rate of a subscription that has one.

@@ -12,7 +12,6 @@ use super::net::{Network, Readiness};
 use super::sockets::{LISTENER_TOKEN, Sockets};
 use super::{Parts, Shard, unpack};
 use crate::alarm::Alarm;
-use crate::bus::pace::Pace;
 use crate::bus::subscriber::Subscriber;
 use crate::bus::{BusCommand, ShardMessage, upstream};
 use crate::clock::MonotonicNs;
@@ -84,7 +83,7 @@ pub fn run(
     let mut shard = Shard::new(sockets, parts);
     // Connections may have come between listen and the first wait.
     shard.on_listener();
-    let mut runner = Runner { poll, events: Events::with_capacity(limits::EVENTS_PER_WAIT), alarm, shard, rider, pace: Pace::default() };
+    let mut runner = Runner { poll, events: Events::with_capacity(limits::EVENTS_PER_WAIT), alarm, shard, rider };
     while !runner.shard.is_finished() {
         runner.wait();
         runner.turn();
@@ -97,8 +96,6 @@ struct Runner {
     alarm: Alarm,
     shard: Shard<Sockets>,
     rider: Option<Subscriber>,
-    /// How often the rider has the thread get up.
-    pace: Pace,
 }
 
 impl Runner {
@@ -106,13 +103,11 @@ impl Runner {
     fn wait(&mut self) {
         let mut now_ns = self.shard.net().now_ns();
         let mut wait_ns = self.wait_ns(now_ns);
-        if self.rider.is_some() && wait_ns != Some(0) {
-            let rest_ns = self.pace.rest_ns(now_ns);
-            if rest_ns > 0 {
-                std::thread::sleep(Duration::from_nanos(rest_ns));
-                now_ns = self.shard.net().now_ns();
-                wait_ns = self.wait_ns(now_ns);
-            }
+        let rest_ns = self.rider.as_ref().map_or(0, |rider| rider.rest_ns(now_ns));
+        if rest_ns > 0 && wait_ns != Some(0) {
+            std::thread::sleep(Duration::from_nanos(rest_ns));
+            now_ns = self.shard.net().now_ns();
+            wait_ns = self.wait_ns(now_ns);
         }
         if wait_ns != Some(0) && !(self.shard.inbox().prepare_sleep() && self.rider.as_ref().is_none_or(Subscriber::prepare_sleep)) {
             wait_ns = Some(0);
@@ -153,8 +148,8 @@ impl Runner {
             }
         }
         if let Some(rider) = &mut self.rider {
-            self.pace.spend(u64::from(for_rider), woke_ns);
             rider.turn();
+            rider.spend(for_rider, woke_ns);
             if rider.is_over() {
                 self.rider = None;
             }

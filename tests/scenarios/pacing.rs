@@ -407,3 +407,32 @@ fn a_rest_goes_by_the_rule_that_holds() {
     stage.turns(10);
     assert_eq!(stage.messages(&all), [4; 100]);
 }
+
+/// The socket takes the message and not the gap behind it. A message that has come meanwhile is not sent before its time because of that.
+#[test]
+fn a_gap_that_is_still_to_be_told_brings_no_message_before_its_time() {
+    let mut cut_between = 0;
+    for room in 100..200 {
+        let mut stage = Stage::new(settings());
+        let slow = stage.paced_subscribers(1, "c", 1)[0];
+        stage.publish("c", 10);
+        stage.turns(2);
+        assert_eq!(stage.messages(&[slow]), [1]);
+        stage.pass(2000 * MS);
+        stage.publish("c", 10);
+        stage.lose("c", 1);
+        stage.set_room(slow, room);
+        stage.turns(2);
+        cut_between += usize::from(stage.messages(&[slow]) == [2] && stage.clients[slow].gaps == 0);
+        stage.publish("c", 10);
+        stage.turns(2);
+        stage.set_room(slow, PLENTY);
+        stage.turns(3);
+        assert_eq!(stage.messages(&[slow]), [2], "with room for {room} bytes");
+        stage.pass(1000 * MS);
+        stage.turns(3);
+        assert_eq!(stage.messages(&[slow]), [3]);
+        assert_eq!(seqs(&stage, &[slow], "c"), [4]);
+    }
+    assert!(cut_between > 0, "no room was just enough");
+}

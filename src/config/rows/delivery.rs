@@ -18,11 +18,21 @@ pub(super) const MAX_RATE: Setting = Setting {
     ..ROW
 };
 
+pub(super) const BUS_REST: Setting = Setting {
+    key: "bus_rest",
+    section: Section::Redis,
+    placeholder: "MS",
+    help: "While more than 1,900 messages a second come from Redis, the bus reads no oftener than this: up to so much later they arrive, and where each has a channel of its own they cost half the CPU. Fewer, those of bursts of up to 64, and whoever publishes through this server wait for nothing. 0 reads as they come.",
+    accepted: "0 to 100 milliseconds, or with a unit: 1ms, 20ms",
+    value: one!(redis.bus_rest, text => parse::duration(text, MILLISECOND, Duration::ZERO, Duration::from_millis(100)), value => Shown::Time { time: *value, unit: MILLISECOND }),
+    ..ROW
+};
+
 pub(super) const COALESCE: Setting = Setting {
     key: "coalesce",
     section: Section::Channels,
     placeholder: "MS",
-    help: "How long after a round of writes the next one begins, so that it brings more: latency for CPU. After a quiet time of that length a message is sent at once. 0 writes as messages come; beyond 10,000 wake-ups a second, where each message has a channel of its own, the bus reads once a millisecond all the same.",
+    help: "How long after a round of writes the next one begins, so that it brings more: latency for CPU. After a quiet time of that length a message is sent at once. 0 writes as messages come; `bus_rest` is about messages of all channels together.",
     accepted: "0 to 100 milliseconds, or with a unit: 2ms, 100ms",
     value: rule!("coalesce", coalesce, text => parse::duration(text, MILLISECOND, Duration::ZERO, Duration::from_millis(100)), value => Shown::Time { time: *value, unit: MILLISECOND }),
     live: true,
