@@ -95,7 +95,7 @@ epoll watches  ok       each connection is one, 50,016 of this user's 3,600,000
 backlog        ok       12,500 may wait on each listener, all of a shard's clients at once
 SYN backlog    ok       net.ipv4.tcp_max_syn_backlog is not used: SYN cookies are on
 memory         ok       422 MiB of 14.3 GiB available: 6.9 MiB user (145 B each), 220 MiB sockets in the kernel, 195 MiB while a message is on its way
-memory bound   ok       with full logs and buffers at most 3.2 GiB of 14.3 GiB available
+memory bound   ok       with full logs and buffers at most 3.3 GiB of 14.3 GiB available
 huge pages     note     transparent huge pages are \"always\": memory is taken in pieces of 2 MiB, so more may be resident
                         -> echo madvise > /sys/kernel/mm/transparent_hugepage/enabled
 tcp_mem        ok       a message on its way to all holds 50,000 pages; pressure from 253,000, no more than 380,000
