@@ -7,7 +7,7 @@
 use smallvec::SmallVec;
 
 use super::Shard;
-use super::conn::Flags;
+use super::conn::{Flags, Phase};
 use super::laps::Lap;
 use super::net::Network;
 use crate::fanout::cursor::Cursor;
@@ -65,7 +65,7 @@ impl<N: Network> Shard<N> {
         while visits < limits::FLUSH_VISITS_PER_TOPIC && units < limits::FLUSH_UNITS_PER_TURN {
             let Some(member) = self.topics.paced_mut(topic).and_then(|paced| paced.next_visit(rate)) else { break };
             visits += 1;
-            units += if self.owe(member) { self.visit(member.conn as usize, None) } else { 1 };
+            units += if self.is_its_turn(member) { self.visit(member.conn as usize, None) } else { 1 };
         }
         units
     }
@@ -81,6 +81,11 @@ impl<N: Network> Shard<N> {
         }
         self.topics.rest_paced(topic);
         self.logs.retire_if_idle(&mut self.topics, topic, self.now_ns);
+    }
+
+    /// A lap has come to this member. Who is asked to go was sent the newest then, and gets nothing after it.
+    fn is_its_turn(&mut self, member: Member) -> bool {
+        self.conns[member.conn as usize].phase == Phase::Open && self.owe(member)
     }
 
     /// It is a member's turn: it is behind from now on, if there is anything for it. Whether it can be sent now.
@@ -161,7 +166,7 @@ impl<N: Network> Shard<N> {
         };
         let Member { conn, subscription } = member;
         self.conns[conn as usize].subscriptions[subscription as usize].set_place(gone.place());
-        if has_escaped && self.owe(member) {
+        if has_escaped && self.is_its_turn(member) {
             self.mark_ready(conn as usize);
         }
     }
