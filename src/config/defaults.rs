@@ -47,7 +47,7 @@ impl Default for Redis {
             pubsub: PubSub::Classic,
             durable_wait: 0,
             linger: Duration::from_secs(10),
-            bus_rest: Duration::from_millis(1),
+            bus_rest: Duration::from_millis(2),
             presence_lease: Duration::from_secs(30),
         }
     }

@@ -22,7 +22,7 @@ pub(super) const BUS_REST: Setting = Setting {
     key: "bus_rest",
     section: Section::Redis,
     placeholder: "MS",
-    help: "While more than 1,900 messages a second come from Redis, the bus reads no oftener than this: up to so much later they arrive, and where each has a channel of its own they cost half the CPU. Fewer, those of bursts of up to 64, and whoever publishes through this server wait for nothing. 0 reads as they come.",
+    help: "While more than 1,900 messages a second come from Redis, the bus reads once in this time, or twice from some 4,000 a second on: each message comes up to so much later, and many that have a channel each cost less CPU. Fewer a second, bursts of up to 64, and whoever publishes through this server wait for nothing. 0 reads as they come.",
     accepted: "0 to 100 milliseconds, or with a unit: 1ms, 20ms",
     value: one!(redis.bus_rest, text => parse::duration(text, MILLISECOND, Duration::ZERO, Duration::from_millis(100)), value => Shown::Time { time: *value, unit: MILLISECOND }),
     ..ROW
