@@ -165,6 +165,12 @@ impl Door {
 
 const NO_TOKENS: &str = "this server asks for no tokens (auth)";
 
+/// Whether a browser says that a page of this very origin asks: of its own event streams and polls it names no `Origin` (Fetch Metadata). No page can
+/// set this field.
+fn is_same_origin(head: &Head<'_>) -> bool {
+    head.fields.values("sec-fetch-site").eq([b"same-origin"])
+}
+
 impl<N: Network> Shard<N> {
     /// Who asks for an upgrade, and whether it may from where it is.
     pub(super) fn caller(&mut self, head: &Head<'_>) -> Caller {
@@ -184,7 +190,9 @@ impl<N: Network> Shard<N> {
             },
             Gate::Tokens(_) => match credentials::token(head, auth.cookie.as_deref()) {
                 // What a browser sends by itself is believed only where it says whose page asked for it.
-                Given::One { place: Place::Cookie, .. } if origin.is_none() => Caller::Refused(RefusalReason::Origin.into()),
+                Given::One { place: Place::Cookie, .. } if origin.is_none() && !is_same_origin(head) => {
+                    Caller::Refused(RefusalReason::Origin.into())
+                }
                 // A link may hold the token, and a page in a sandbox may be anybody's.
                 Given::One { place: Place::Query, .. } if origin == Some(b"null") && !is_allowed(b"null", &auth.origins) => {
                     Caller::Refused(RefusalReason::Origin.into())

@@ -1,9 +1,9 @@
 //! Event streams and polling of the whole server, read by clients that we did not write: Chromium's EventSource and fetch, and HTTP by hand.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::process::Child;
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::Receiver;
 
 use crate::support::chromium::Page;
@@ -239,4 +239,84 @@ fn a_poll_waits_and_goes_on() {
     let events: Vec<Value> = rmp_serde::from_slice(&bytes).unwrap();
     let kinds: Vec<&str> = events.iter().map(|event| event["type"].as_str().unwrap()).collect();
     assert_eq!(kinds, ["subscribed", "notification", "notification", "position"]);
+}
+
+/// An example of the protocol's page: at most thirty lines, without those that are empty.
+fn example(language: &str) -> String {
+    let page = include_str!("../../docs/protocol.md");
+    let section = page.split("\n## 18 ").nth(1).expect("the section of examples");
+    let text = section.split(&format!("```{language}\n")).nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
+    let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with("//")).count();
+    assert!(lines <= 30, "{lines} lines of {language}");
+    text.to_owned()
+}
+
+/// What an example says of a channel over a server that is killed: each message of a durable one once and in order, and of another that it has lost some.
+fn follows_over_a_crash(folder: &Folder, mut server: Server, durable: &Console, forgetful: &Console, loss: &str) {
+    let got = |number: u64| {
+        let line = durable.next_of("message");
+        assert_eq!(line, format!("message {{\"n\": {number}}}"));
+    };
+    let mut number = 0;
+    // It has begun when it has got something.
+    while durable.lines.try_recv().is_err() || forgetful.lines.try_recv().is_err() {
+        number += 1;
+        publish(&server, "feed:a", number..=number);
+        publish(&server, "news", number..=number);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let listen = server.listen.to_string();
+    server.kill();
+    server = folder.start(&listen);
+    let first = number + 1;
+    publish(&server, "feed:a", first..=first + 20);
+    // All that came before is passed by.
+    let mut line = durable.next_of("message");
+    let mut last = None;
+    while line != format!("message {{\"n\": {first}}}") {
+        let number: u64 = line.trim_matches(|letter: char| !letter.is_ascii_digit()).parse().expect("a number");
+        assert!(last.is_none_or(|last| number == last + 1), "{line} after {last:?}");
+        last = Some(number);
+        line = durable.next_of("message");
+    }
+    assert!(last.is_none_or(|last| first == last + 1), "{line} after {last:?}");
+    (first + 1..=first + 20).for_each(got);
+    forgetful.next_of(loss);
+}
+
+#[test]
+fn a_page_of_thirty_lines_follows_over_a_crash() {
+    let folder = Folder::new("thirty");
+    let server = folder.start("127.0.0.1:0");
+    let code = example("js");
+    let follow = |channel: &str, home: &str| {
+        let url = format!("http://{}/healthz", server.listen);
+        let (child, mut page, lines) = Page::open(&url, &folder.0.join(home));
+        page.evaluate(&format!(
+            "{code} follow(`ws://${{location.host}}/ws`, '{channel}', (data) => console.log('message', JSON.stringify(data).replace(':', ': ')), \
+             (what) => console.log('lost', what))"
+        ));
+        (Console { child, lines }, page)
+    };
+    let ((durable, _page), (forgetful, _other)) = (follow("feed:a", "durable"), follow("news", "forgetful"));
+    follows_over_a_crash(&folder, server, &durable, &forgetful, "lost what came after");
+}
+
+#[test]
+fn thirty_lines_of_python_follow_over_a_crash() {
+    let folder = Folder::new("polls");
+    let server = folder.start("127.0.0.1:0");
+    let script = folder.0.join("follow.py");
+    std::fs::write(&script, example("python")).unwrap();
+    let follow = |channel: &str| {
+        let mut command = Command::new("python3");
+        command.arg(&script).arg(format!("http://{}", server.listen)).arg(channel).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("python3 is needed");
+        let (to, lines) = std::sync::mpsc::channel();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        std::thread::spawn(move || stdout.lines().map_while(Result::ok).all(|line| to.send(line).is_ok()));
+        Console { child, lines }
+    };
+    let (durable, forgetful) = (follow("feed:a"), follow("news"));
+    follows_over_a_crash(&folder, server, &durable, &forgetful, "lost ");
 }

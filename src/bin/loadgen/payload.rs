@@ -61,7 +61,7 @@ fn rows(rng: &mut Rng, room: usize, out: &mut Vec<u8>) {
             "{{\"id\":{},\"name\":\"{name}\",\"price\":{}.{:02},\"change\":{}.{:02},\"volume\":{}}}",
             rng.u32(10_000..100_000),
             rng.u32(10..1000),
-            rng.u32(..100),
+            rng.u32(..20) * 5,
             rng.i32(-9..10),
             rng.u32(..100),
             rng.u32(1..100) * 1000
