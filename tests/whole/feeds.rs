@@ -1,12 +1,13 @@
-//! Event streams and polling of the whole server, read by clients that we did not write: Chromium's EventSource and fetch, and HTTP by hand.
+//! Event streams and polling of the whole server, read by clients that we did not write: the EventSource of Chromium and of npm, Python's `httpx-sse`, fetch, and HTTP by hand.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
-use std::process::Child;
-use std::sync::mpsc::Receiver;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 
 use crate::support::chromium::Page;
+use crate::support::languages::{node, python};
 use crate::support::redis::PATIENCE;
 use crate::support::server::{Launch, Server};
 use serde_json::{Value, json};
@@ -15,17 +16,22 @@ use serde_json::{Value, json};
 const RULES: &str = "heartbeat = 3600\n[[channels]]\nprefix = \"feed:\"\ndurable = true\nhistory_count = 1000\nhistory_age = 3600\n";
 
 /// A folder of its own, removed at the end.
-struct Folder(PathBuf);
+pub struct Folder(pub PathBuf);
 
 impl Folder {
-    fn new(name: &str) -> Folder {
+    pub fn new(name: &str) -> Folder {
         let path = std::env::temp_dir().join(format!("campanile-feeds-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
         Folder(path)
     }
 
     fn start(&self, listen: &str) -> Server {
-        let file = format!("data_dir = \"{}\"\n{RULES}", self.0.join("data").display());
+        self.start_with(listen, RULES)
+    }
+
+    /// What is kept lies in the folder `data`.
+    pub fn start_with(&self, listen: &str, rules: &str) -> Server {
+        let file = format!("data_dir = \"{}\"\n{rules}", self.0.join("data").display());
         Launch::new(&["--listen", listen]).file(&file).start()
     }
 }
@@ -36,7 +42,7 @@ impl Drop for Folder {
     }
 }
 
-fn publish(server: &Server, channel: &str, numbers: std::ops::RangeInclusive<u64>) {
+pub fn publish(server: &Server, channel: &str, numbers: std::ops::RangeInclusive<u64>) {
     for number in numbers {
         let (status, answer) = server.post("/publish", json!({"channel": channel, "data": {"n": number}}).to_string());
         assert_eq!(status, 200, "{answer}");
@@ -44,18 +50,27 @@ fn publish(server: &Server, channel: &str, numbers: std::ops::RangeInclusive<u64
 }
 
 /// What another program prints.
-struct Console {
-    child: Child,
-    lines: Receiver<String>,
+pub struct Console {
+    pub child: Child,
+    pub lines: Receiver<String>,
 }
 
 impl Console {
-    fn next(&self) -> String {
+    /// Of a program that has been told to write to a pipe.
+    pub fn of(mut command: Command) -> Console {
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let (to_lines, lines) = channel();
+        let printed = BufReader::new(child.stdout.take().unwrap());
+        std::thread::spawn(move || printed.lines().map_while(Result::ok).try_for_each(|line| to_lines.send(line)));
+        Console { child, lines }
+    }
+
+    pub fn next(&self) -> String {
         self.lines.recv_timeout(PATIENCE).expect("it prints")
     }
 
     /// The next line that begins so.
-    fn next_of(&self, begin: &str) -> String {
+    pub fn next_of(&self, begin: &str) -> String {
         loop {
             let line = self.next();
             if line.starts_with(begin) {
@@ -93,12 +108,34 @@ fn in_chromium(server: &Server, folder: &Folder, target: &str) -> (Console, Page
     (Console { child, lines }, page)
 }
 
+/// A program that prints what it hears at `target`.
+fn in_program(mut command: Command, server: &Server, target: &str) -> Console {
+    command.arg(format!("http://{}{target}", server.listen));
+    Console::of(command)
+}
+
+fn in_node(server: &Server, target: &str) -> Console {
+    let mut command = Command::new("node");
+    command.arg(node().join("feed.js"));
+    in_program(command, server, target)
+}
+
+fn in_python(server: &Server, target: &str) -> Console {
+    let mut command = Command::new(python().join("bin/python"));
+    // No cache beside the sources, and each line at once.
+    command.args(["-B", "-u"]).arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/python/feed.py"));
+    in_program(command, server, target)
+}
+
+const ONE: &str = "/sse/feed:a";
+const SEVERAL: &str = "/sse?channel=feed:a&channel=feed:b";
+
 /// Whoever reads has all, each once and in order, over a server that is killed.
-fn goes_on_after_a_crash(name: &str, target: &str) {
+fn goes_on_after_a_crash(name: &str, target: &str, read: impl FnOnce(&Server, &Folder) -> (Console, Option<Page>)) {
     let folder = Folder::new(name);
     let is_of_one = !target.contains("feed:b");
     let mut server = folder.start("127.0.0.1:0");
-    let (console, mut page) = in_chromium(&server, &folder, target);
+    let (console, _page) = read(&server, &folder);
     let got = |channel: &str, number: u64| {
         let line = console.next_of("got ");
         assert!(line.starts_with(&format!("got {channel} {number}")), "{line} instead of {number} of {channel}");
@@ -132,17 +169,34 @@ fn goes_on_after_a_crash(name: &str, target: &str) {
         publish(&server, "feed:b", 2..=2);
         got("feed:b", 2);
     }
-    page.evaluate("source.close()");
 }
 
 #[test]
 fn an_event_source_of_chromium_goes_on_after_a_crash() {
-    goes_on_after_a_crash("chromium", "/sse/feed:a");
+    goes_on_after_a_crash("chromium", ONE, |server, folder| {
+        let (console, page) = in_chromium(server, folder, ONE);
+        (console, Some(page))
+    });
 }
 
 #[test]
 fn an_event_source_of_several_channels_goes_on_in_all_of_them() {
-    goes_on_after_a_crash("several", "/sse?channel=feed:a&channel=feed:b");
+    goes_on_after_a_crash("several", SEVERAL, |server, folder| {
+        let (console, page) = in_chromium(server, folder, SEVERAL);
+        (console, Some(page))
+    });
+}
+
+#[test]
+fn an_event_source_of_npm_goes_on_after_a_crash() {
+    goes_on_after_a_crash("npm", ONE, |server, _| (in_node(server, ONE), None));
+    goes_on_after_a_crash("npm-several", SEVERAL, |server, _| (in_node(server, SEVERAL), None));
+}
+
+#[test]
+fn httpx_sse_goes_on_after_a_crash() {
+    goes_on_after_a_crash("httpx", ONE, |server, _| (in_python(server, ONE), None));
+    goes_on_after_a_crash("httpx-several", SEVERAL, |server, _| (in_python(server, SEVERAL), None));
 }
 
 /// A page sees no status of a WebSocket's refusal, and an EventSource gives up for ever on most; `fetch` may ask why.
