@@ -10,6 +10,7 @@ use crate::support::chromium::Page;
 use crate::support::languages::{node, python};
 use crate::support::redis::PATIENCE;
 use crate::support::server::{Launch, Server};
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
 
 /// Numbers go on after a restart.
@@ -219,6 +220,37 @@ fn a_page_may_ask_why_and_is_asked_back() {
     let line = console.next_of("polled");
     let events: Value = serde_json::from_str(&line["polled ".len()..]).expect("JSON");
     assert_eq!((&events[0]["type"], &events[1]["type"]), (&json!("subscribed"), &json!("position")), "{line}");
+}
+
+/// What a real browser says of a page, and what it sends with it: of the server's own origin it is let in by its cookie, of another port of the same host, which has that cookie
+/// too, it is not.
+#[test]
+fn a_cookie_is_taken_from_a_page_of_the_same_origin() {
+    let folder = Folder::new("cookie");
+    let secret = "a secret of the tests: 0123456789abcdef";
+    let claims = json!({"sub": "u1", "exp": 4_000_000_000_u64});
+    let token = encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(secret.as_bytes())).unwrap();
+    let rules =
+        format!("auth = \"jwt\"\ntoken_secret = \"{secret}\"\ntoken_cookie = \"session\"\norigins = [\"https://app.example.org\"]\n");
+    let server = Launch::new(&[]).file(&rules).start();
+    let (child, mut page, lines) = Page::open(&format!("http://{}/healthz", server.listen), &folder.0.join("browser"));
+    let console = Console { child, lines };
+    page.evaluate(&format!("document.cookie = 'session={token}'; {}", script("/sse/news")));
+    let told = console.next_of("subscribed");
+    assert!(told.contains("\"news\""), "{told}");
+    page.evaluate("source.close(); fetch('/poll?channel=news&wait=0').then((answer) => console.log('own', answer.status))");
+    assert_eq!(console.next_of("own "), "own 200");
+
+    let url = format!("http://{}/healthz", server.control);
+    let (child, mut page, lines) = Page::open(&url, &folder.0.join("other"));
+    let console = Console { child, lines };
+    let poll = format!("fetch('http://{}/poll?channel=news&wait=0', {{ mode: 'no-cors', credentials: 'include' }})", server.listen);
+    page.evaluate(&format!(
+        "document.cookie = 'session={token}'; {poll}.then(() => console.log('asked'), (error) => console.log('asked', error))"
+    ));
+    console.next_of("asked");
+    server.eventually_metric("campanile_connections_refused_total", "reason=\"origin\"", 1.0);
+    assert_eq!(server.metric("campanile_tokens_refused_total", ""), 0.0, "it had the cookie");
 }
 
 /// Asks, and gives the head and what follows it, as far as it has come when `enough` says so.
