@@ -11,6 +11,7 @@ import httpx
 from httpx_sse import connect_sse
 
 position, retry_ms = "", 100
+# Nothing for a while is no fault of a stream; httpx gives up after 5 s unless told otherwise.
 with httpx.Client(timeout=None, trust_env=False) as client:
     while True:
         headers = {"Last-Event-ID": position} if position else {}
