@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::conn::{Conn, Flags, Phase};
-use super::identify::Caller;
+use super::identify::{Caller, Entry};
 use super::net::{Accepted, Network};
 use super::rate::moment;
 use super::sources::Standing;
@@ -139,14 +139,14 @@ impl<N: Network> Shard<N> {
                 }
                 // Of whoever speaks for others each request may be another one's.
                 let standing = self.sources.standing(key);
-                let Some(identity) = self.let_in(key, &feed.head, input) else { return };
+                let Some(identity) = self.let_in(key, &feed.head, input, Entry::Feed) else { return };
                 let may_ask_again = feed.head.keeps_alive() && self.sources.standing(key) == standing && self.is_serving();
                 let bytes = feed.head.bytes;
                 self.open_feed(key, &feed, identity, may_ask_again);
                 self.read_messages(key, &mut input[bytes..]);
             }
             Outcome::Upgrade(mut upgrade) => {
-                let Some(identity) = self.let_in(key, &upgrade.head, input) else { return };
+                let Some(identity) = self.let_in(key, &upgrade.head, input, Entry::Upgrade) else { return };
                 upgrade.deflate = self.agree_deflate(&upgrade);
                 let frames = upgrade.head.bytes;
                 self.open(key, &upgrade, identity);
@@ -156,7 +156,7 @@ impl<N: Network> Shard<N> {
     }
 
     /// Who asks for it, if that one may come in, and has been counted. None: it has been refused, or its token is still to be verified.
-    fn let_in(&mut self, key: usize, head: &Head<'_>, input: &[u8]) -> Option<Option<Arc<Identity>>> {
+    fn let_in(&mut self, key: usize, head: &Head<'_>, input: &[u8], entry: Entry) -> Option<Option<Arc<Identity>>> {
         if self.is_turned_away(key, head) {
             return None;
         }
@@ -177,7 +177,7 @@ impl<N: Network> Shard<N> {
         if self.connections.load(Relaxed) >= self.settings.connections_max {
             return refuse(self, RefusalReason::ConnectionsMax.into());
         }
-        let identity = match self.caller(head) {
+        let identity = match self.caller(head, entry) {
             Caller::Is(identity) => identity,
             Caller::Refused(refusal) => return refuse(self, refusal),
             Caller::Later => {

@@ -72,6 +72,13 @@ enum Looked {
     Later,
 }
 
+/// What somebody who wants to come in asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Entry {
+    Upgrade,
+    Feed,
+}
+
 /// What came of asking who somebody is that wants to come in.
 pub(super) enum Caller {
     /// None where nobody is asked.
@@ -165,15 +172,9 @@ impl Door {
 
 const NO_TOKENS: &str = "this server asks for no tokens (auth)";
 
-/// Whether a browser says that a page of this very origin asks: of its own event streams and polls it names no `Origin` (Fetch Metadata). No page can
-/// set this field.
-fn is_same_origin(head: &Head<'_>) -> bool {
-    head.fields.values("sec-fetch-site").eq([b"same-origin"])
-}
-
 impl<N: Network> Shard<N> {
-    /// Who asks for an upgrade, and whether it may from where it is.
-    pub(super) fn caller(&mut self, head: &Head<'_>) -> Caller {
+    /// Who asks to come in, and whether it may from where it is.
+    pub(super) fn caller(&mut self, head: &Head<'_>, entry: Entry) -> Caller {
         let auth = &self.settings.auth;
         let origin = head.fields.values("origin").next();
         // Of two, nobody knows whose page it is.
@@ -190,7 +191,7 @@ impl<N: Network> Shard<N> {
             },
             Gate::Tokens(_) => match credentials::token(head, auth.cookie.as_deref()) {
                 // What a browser sends by itself is believed only where it says whose page asked for it.
-                Given::One { place: Place::Cookie, .. } if origin.is_none() && !is_same_origin(head) => {
+                Given::One { place: Place::Cookie, .. } if origin.is_none() && !(entry == Entry::Feed && is_same_origin(head)) => {
                     Caller::Refused(RefusalReason::Origin.into())
                 }
                 // A link may hold the token, and a page in a sandbox may be anybody's.
@@ -393,6 +394,12 @@ impl<N: Network> Shard<N> {
             Waiting::Refresh { .. } => self.conns[key].is_open() && self.conns[key].flags.has(Flags::VERIFYING),
         }
     }
+}
+
+/// A page of this server's own origin asks (Fetch Metadata, 2.2): its GET has no `Origin`, which a WebSocket always has. No page can set this field, nor does it
+/// stay so over a redirect from elsewhere.
+fn is_same_origin(head: &Head<'_>) -> bool {
+    head.fields.only("sec-fetch-site") == Some(b"same-origin")
 }
 
 /// So that every JSON reader gets it exactly.

@@ -51,11 +51,11 @@ fn offline(home: &Path) -> [OsString; 3] {
     ["--no-index".into(), "--find-links".into(), home.join(WHEELS).into()]
 }
 
-/// A directory with the script and `node_modules`.
+/// A directory with the scripts and `node_modules`.
 pub fn node() -> &'static Path {
     static HOME: OnceLock<PathBuf> = OnceLock::new();
     HOME.get_or_init(|| {
-        let files = ["package.json", "package-lock.json", "scenarios.js"];
+        let files = ["package.json", "package-lock.json", "scenarios.js", "feed.js"];
         installed("node", &others("node"), &files, |home, sources| npm_ci(home, sources, &files))
     })
 }

@@ -245,6 +245,46 @@ fn origins() {
     assert_eq!(answer(&server, frames::request("/ws", &format!("Authorization: Bearer {good}\r\n")).as_bytes()).0, 101);
 }
 
+/// A page of the server's own origin sends no `Origin` with a GET. What its browser says instead counts for feeds, word for word.
+#[test]
+fn a_cookie_without_origin_on_a_feed() {
+    let server = guarded();
+    let good = token(|_| ());
+    let get =
+        |path: &str, fields: &str| format!("GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\nCookie: session={good}\r\n{fields}\r\n");
+    let own = "Sec-Fetch-Site: same-origin\r\n";
+    let (status, polled) = answer(&server, get("/poll?channel=news&wait=0", own).as_bytes());
+    assert!(status == 200 && polled.contains("\"type\":\"subscribed\""), "{polled}");
+    let mut stream = Client::dial(server.listen);
+    stream.send(get("/sse/news", own).as_bytes());
+    assert_eq!(frames::status(stream.head().as_bytes()), 200);
+    drop(stream);
+    // It says where the page is, not whose token it is.
+    let forged = get("/poll?channel=news&wait=0", own).replace(&good, &good[..good.len() - 5]);
+    let refused = |what, request: String| refused(what, request, 403, "pages of this Origin", "origin");
+    check(
+        &server,
+        &[
+            Case {
+                what: "a forged one",
+                request: forged.into_bytes(),
+                status: 401,
+                words: "signature",
+                metric: ("campanile_tokens_refused_total", "reason=\"signature\"".to_owned()),
+            },
+            refused("another site", get("/sse/news", "Sec-Fetch-Site: cross-site\r\n")),
+            refused("another host of the site", get("/sse/news", "Sec-Fetch-Site: same-site\r\n")),
+            refused("typed by somebody", get("/poll?channel=news", "Sec-Fetch-Site: none\r\n")),
+            refused("in capitals", get("/poll?channel=news", "Sec-Fetch-Site: Same-Origin\r\n")),
+            refused("with more", get("/poll?channel=news", "Sec-Fetch-Site: same-origin, cross-site\r\n")),
+            refused("twice", get("/poll?channel=news", "Sec-Fetch-Site: same-origin\r\nSec-Fetch-Site: same-origin\r\n")),
+            refused("not at all", get("/poll?channel=news", "")),
+            refused("with an Origin that is not listed", get("/sse/news", &format!("{own}Origin: https://evil.example\r\n"))),
+            refused("for a WebSocket", frames::request("/ws", &format!("Cookie: session={good}\r\n{own}"))),
+        ],
+    );
+}
+
 /// Where every page may connect, one that says who it is by a link may not be anybody's.
 #[test]
 fn a_page_without_origin_and_a_token_in_a_link() {

@@ -16,7 +16,9 @@ use crate::support::server::{self, Launch, Server};
 /// Longer than the scenarios themselves wait for anything; none takes more than some seconds where nothing else runs.
 const SCENARIO: Duration = Duration::from_secs(300);
 
-const FILE: &str = "payload_bytes_max = \"1M\"\nhistory_count = 10\n";
+const FILE: &str = "payload_bytes_max = \"1M\"\nhistory_count = 10\n\
+                    [[channels]]\nprefix = \"feed:\"\ndurable = true\nhistory_count = 100\nhistory_age = 3600\n\
+                    [[channels]]\nprefix = \"room:\"\npresence = true\npresence_members = 100\n";
 
 #[derive(Clone, Copy)]
 enum Language {
@@ -100,6 +102,8 @@ scenarios! {
     clients_may_publish &["--allow-client-publish", "--payload-bytes-max", "1k"];
     raw_is_payloads_alone &[];
     compressed_and_plain_are_read &["--deflate", "--deflate-min-bytes", "300"];
+    marks_stay_in_step &["--auth", "query", "--allow-client-publish"];
+    who_is_there &["--auth", "query"];
 }
 
 /// Compressed, plain and long messages by turns, and commands of its own, which it compresses.

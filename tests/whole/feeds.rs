@@ -1,31 +1,38 @@
-//! Event streams and polling of the whole server, read by clients that we did not write: Chromium's EventSource and fetch, and HTTP by hand.
+//! Event streams and polling of the whole server, read by clients that we did not write: the EventSource of Chromium and of npm, Python's `httpx-sse`, fetch, and HTTP by hand.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, channel};
 
 use crate::support::chromium::Page;
+use crate::support::languages::{node, python};
 use crate::support::redis::PATIENCE;
 use crate::support::server::{Launch, Server};
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
 
 /// Numbers go on after a restart.
 const RULES: &str = "heartbeat = 3600\n[[channels]]\nprefix = \"feed:\"\ndurable = true\nhistory_count = 1000\nhistory_age = 3600\n";
 
 /// A folder of its own, removed at the end.
-struct Folder(PathBuf);
+pub struct Folder(pub PathBuf);
 
 impl Folder {
-    fn new(name: &str) -> Folder {
+    pub fn new(name: &str) -> Folder {
         let path = std::env::temp_dir().join(format!("campanile-feeds-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
         Folder(path)
     }
 
     fn start(&self, listen: &str) -> Server {
-        let file = format!("data_dir = \"{}\"\n{RULES}", self.0.join("data").display());
+        self.start_with(listen, RULES)
+    }
+
+    /// What is kept lies in the folder `data`.
+    pub fn start_with(&self, listen: &str, rules: &str) -> Server {
+        let file = format!("data_dir = \"{}\"\n{rules}", self.0.join("data").display());
         Launch::new(&["--listen", listen]).file(&file).start()
     }
 }
@@ -36,7 +43,7 @@ impl Drop for Folder {
     }
 }
 
-fn publish(server: &Server, channel: &str, numbers: std::ops::RangeInclusive<u64>) {
+pub fn publish(server: &Server, channel: &str, numbers: std::ops::RangeInclusive<u64>) {
     for number in numbers {
         let (status, answer) = server.post("/publish", json!({"channel": channel, "data": {"n": number}}).to_string());
         assert_eq!(status, 200, "{answer}");
@@ -44,18 +51,27 @@ fn publish(server: &Server, channel: &str, numbers: std::ops::RangeInclusive<u64
 }
 
 /// What another program prints.
-struct Console {
-    child: Child,
-    lines: Receiver<String>,
+pub struct Console {
+    pub child: Child,
+    pub lines: Receiver<String>,
 }
 
 impl Console {
-    fn next(&self) -> String {
+    /// Of a program that has been told to write to a pipe.
+    pub fn of(mut command: Command) -> Console {
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let (to_lines, lines) = channel();
+        let printed = BufReader::new(child.stdout.take().unwrap());
+        std::thread::spawn(move || printed.lines().map_while(Result::ok).try_for_each(|line| to_lines.send(line)));
+        Console { child, lines }
+    }
+
+    pub fn next(&self) -> String {
         self.lines.recv_timeout(PATIENCE).expect("it prints")
     }
 
     /// The next line that begins so.
-    fn next_of(&self, begin: &str) -> String {
+    pub fn next_of(&self, begin: &str) -> String {
         loop {
             let line = self.next();
             if line.starts_with(begin) {
@@ -93,12 +109,34 @@ fn in_chromium(server: &Server, folder: &Folder, target: &str) -> (Console, Page
     (Console { child, lines }, page)
 }
 
+/// A program that prints what it hears at `target`.
+fn in_program(mut command: Command, server: &Server, target: &str) -> Console {
+    command.arg(format!("http://{}{target}", server.listen));
+    Console::of(command)
+}
+
+fn in_node(server: &Server, target: &str) -> Console {
+    let mut command = Command::new("node");
+    command.arg(node().join("feed.js"));
+    in_program(command, server, target)
+}
+
+fn in_python(server: &Server, target: &str) -> Console {
+    let mut command = Command::new(python().join("bin/python"));
+    // No cache beside the sources, and each line at once.
+    command.args(["-B", "-u"]).arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/python/feed.py"));
+    in_program(command, server, target)
+}
+
+const ONE: &str = "/sse/feed:a";
+const SEVERAL: &str = "/sse?channel=feed:a&channel=feed:b";
+
 /// Whoever reads has all, each once and in order, over a server that is killed.
-fn goes_on_after_a_crash(name: &str, target: &str) {
+fn goes_on_after_a_crash(name: &str, target: &str, read: impl FnOnce(&Server, &Folder) -> (Console, Option<Page>)) {
     let folder = Folder::new(name);
     let is_of_one = !target.contains("feed:b");
     let mut server = folder.start("127.0.0.1:0");
-    let (console, mut page) = in_chromium(&server, &folder, target);
+    let (console, _page) = read(&server, &folder);
     let got = |channel: &str, number: u64| {
         let line = console.next_of("got ");
         assert!(line.starts_with(&format!("got {channel} {number}")), "{line} instead of {number} of {channel}");
@@ -132,17 +170,34 @@ fn goes_on_after_a_crash(name: &str, target: &str) {
         publish(&server, "feed:b", 2..=2);
         got("feed:b", 2);
     }
-    page.evaluate("source.close()");
 }
 
 #[test]
 fn an_event_source_of_chromium_goes_on_after_a_crash() {
-    goes_on_after_a_crash("chromium", "/sse/feed:a");
+    goes_on_after_a_crash("chromium", ONE, |server, folder| {
+        let (console, page) = in_chromium(server, folder, ONE);
+        (console, Some(page))
+    });
 }
 
 #[test]
 fn an_event_source_of_several_channels_goes_on_in_all_of_them() {
-    goes_on_after_a_crash("several", "/sse?channel=feed:a&channel=feed:b");
+    goes_on_after_a_crash("several", SEVERAL, |server, folder| {
+        let (console, page) = in_chromium(server, folder, SEVERAL);
+        (console, Some(page))
+    });
+}
+
+#[test]
+fn an_event_source_of_npm_goes_on_after_a_crash() {
+    goes_on_after_a_crash("npm", ONE, |server, _| (in_node(server, ONE), None));
+    goes_on_after_a_crash("npm-several", SEVERAL, |server, _| (in_node(server, SEVERAL), None));
+}
+
+#[test]
+fn httpx_sse_goes_on_after_a_crash() {
+    goes_on_after_a_crash("httpx", ONE, |server, _| (in_python(server, ONE), None));
+    goes_on_after_a_crash("httpx-several", SEVERAL, |server, _| (in_python(server, SEVERAL), None));
 }
 
 /// A page sees no status of a WebSocket's refusal, and an EventSource gives up for ever on most; `fetch` may ask why.
@@ -165,6 +220,37 @@ fn a_page_may_ask_why_and_is_asked_back() {
     let line = console.next_of("polled");
     let events: Value = serde_json::from_str(&line["polled ".len()..]).expect("JSON");
     assert_eq!((&events[0]["type"], &events[1]["type"]), (&json!("subscribed"), &json!("position")), "{line}");
+}
+
+/// What a real browser says of a page, and what it sends with it: of the server's own origin it is let in by its cookie, of another port of the same host, which has that cookie
+/// too, it is not.
+#[test]
+fn a_cookie_is_taken_from_a_page_of_the_same_origin() {
+    let folder = Folder::new("cookie");
+    let secret = "a secret of the tests: 0123456789abcdef";
+    let claims = json!({"sub": "u1", "exp": 4_000_000_000_u64});
+    let token = encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(secret.as_bytes())).unwrap();
+    let rules =
+        format!("auth = \"jwt\"\ntoken_secret = \"{secret}\"\ntoken_cookie = \"session\"\norigins = [\"https://app.example.org\"]\n");
+    let server = Launch::new(&[]).file(&rules).start();
+    let (child, mut page, lines) = Page::open(&format!("http://{}/healthz", server.listen), &folder.0.join("browser"));
+    let console = Console { child, lines };
+    page.evaluate(&format!("document.cookie = 'session={token}'; {}", script("/sse/news")));
+    let told = console.next_of("subscribed");
+    assert!(told.contains("\"news\""), "{told}");
+    page.evaluate("source.close(); fetch('/poll?channel=news&wait=0').then((answer) => console.log('own', answer.status))");
+    assert_eq!(console.next_of("own "), "own 200");
+
+    let url = format!("http://{}/healthz", server.control);
+    let (child, mut page, lines) = Page::open(&url, &folder.0.join("other"));
+    let console = Console { child, lines };
+    let poll = format!("fetch('http://{}/poll?channel=news&wait=0', {{ mode: 'no-cors', credentials: 'include' }})", server.listen);
+    page.evaluate(&format!(
+        "document.cookie = 'session={token}'; {poll}.then(() => console.log('asked'), (error) => console.log('asked', error))"
+    ));
+    console.next_of("asked");
+    server.eventually_metric("campanile_connections_refused_total", "reason=\"origin\"", 1.0);
+    assert_eq!(server.metric("campanile_tokens_refused_total", ""), 0.0, "it had the cookie");
 }
 
 /// Asks, and gives the head and what follows it, as far as it has come when `enough` says so.
@@ -239,84 +325,4 @@ fn a_poll_waits_and_goes_on() {
     let events: Vec<Value> = rmp_serde::from_slice(&bytes).unwrap();
     let kinds: Vec<&str> = events.iter().map(|event| event["type"].as_str().unwrap()).collect();
     assert_eq!(kinds, ["subscribed", "notification", "notification", "position"]);
-}
-
-/// An example of the protocol's page: at most thirty lines, without those that are empty.
-fn example(language: &str) -> String {
-    let page = include_str!("../../docs/protocol.md");
-    let section = page.split("\n## 18 ").nth(1).expect("the section of examples");
-    let text = section.split(&format!("```{language}\n")).nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
-    let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with("//")).count();
-    assert!(lines <= 30, "{lines} lines of {language}");
-    text.to_owned()
-}
-
-/// What an example says of a channel over a server that is killed: each message of a durable one once and in order, and of another that it has lost some.
-fn follows_over_a_crash(folder: &Folder, mut server: Server, durable: &Console, forgetful: &Console, loss: &str) {
-    let got = |number: u64| {
-        let line = durable.next_of("message");
-        assert_eq!(line, format!("message {{\"n\": {number}}}"));
-    };
-    let mut number = 0;
-    // It has begun when it has got something.
-    while durable.lines.try_recv().is_err() || forgetful.lines.try_recv().is_err() {
-        number += 1;
-        publish(&server, "feed:a", number..=number);
-        publish(&server, "news", number..=number);
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
-    let listen = server.listen.to_string();
-    server.kill();
-    server = folder.start(&listen);
-    let first = number + 1;
-    publish(&server, "feed:a", first..=first + 20);
-    // All that came before is passed by.
-    let mut line = durable.next_of("message");
-    let mut last = None;
-    while line != format!("message {{\"n\": {first}}}") {
-        let number: u64 = line.trim_matches(|letter: char| !letter.is_ascii_digit()).parse().expect("a number");
-        assert!(last.is_none_or(|last| number == last + 1), "{line} after {last:?}");
-        last = Some(number);
-        line = durable.next_of("message");
-    }
-    assert!(last.is_none_or(|last| first == last + 1), "{line} after {last:?}");
-    (first + 1..=first + 20).for_each(got);
-    forgetful.next_of(loss);
-}
-
-#[test]
-fn a_page_of_thirty_lines_follows_over_a_crash() {
-    let folder = Folder::new("thirty");
-    let server = folder.start("127.0.0.1:0");
-    let code = example("js");
-    let follow = |channel: &str, home: &str| {
-        let url = format!("http://{}/healthz", server.listen);
-        let (child, mut page, lines) = Page::open(&url, &folder.0.join(home));
-        page.evaluate(&format!(
-            "{code} follow(`ws://${{location.host}}/ws`, '{channel}', (data) => console.log('message', JSON.stringify(data).replace(':', ': ')), \
-             (what) => console.log('lost', what))"
-        ));
-        (Console { child, lines }, page)
-    };
-    let ((durable, _page), (forgetful, _other)) = (follow("feed:a", "durable"), follow("news", "forgetful"));
-    follows_over_a_crash(&folder, server, &durable, &forgetful, "lost what came after");
-}
-
-#[test]
-fn thirty_lines_of_python_follow_over_a_crash() {
-    let folder = Folder::new("polls");
-    let server = folder.start("127.0.0.1:0");
-    let script = folder.0.join("follow.py");
-    std::fs::write(&script, example("python")).unwrap();
-    let follow = |channel: &str| {
-        let mut command = Command::new("python3");
-        command.arg(&script).arg(format!("http://{}", server.listen)).arg(channel).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("python3 is needed");
-        let (to, lines) = std::sync::mpsc::channel();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        std::thread::spawn(move || stdout.lines().map_while(Result::ok).all(|line| to.send(line).is_ok()));
-        Console { child, lines }
-    };
-    let (durable, forgetful) = (follow("feed:a"), follow("news"));
-    follows_over_a_crash(&folder, server, &durable, &forgetful, "lost ");
 }

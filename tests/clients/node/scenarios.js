@@ -4,6 +4,7 @@
 
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
+import { isDeepStrictEqual } from "node:util";
 import { decode, encode } from "@msgpack/msgpack";
 import WebSocket from "ws";
 
@@ -135,6 +136,36 @@ function range(from, to) {
 
 function publishRange(channel, from, to, pad = "") {
   redisCli([], range(from, to).map((n) => `PUBLISH ${PREFIX}${channel} ${pad}${n}\n`).join(""));
+}
+
+async function unread(client) {
+  client.send({ type: "unread", channels: ["feed:news"], id: "u" });
+  const event = await client.event("unread");
+  checkFields(event, "type channels", "u");
+  const [{ channel, last, read, unread }, ...more] = event.channels;
+  assert.deepEqual(more, []);
+  return [channel, last, read, unread];
+}
+
+// The number that counts then.
+async function markRead(client, seq, more = {}) {
+  client.send({ type: "mark_read", channel: "feed:news", seq, id: seq, ...more });
+  const event = await client.event("read");
+  checkFields(event, "type channel epoch seq", seq);
+  return event.seq;
+}
+
+// Asks until it is so: nobody is told who comes and goes.
+async function comesToBeThere(client, subscribers, members) {
+  const begin = Date.now();
+  for (;;) {
+    client.send({ type: "presence", channel: "room:7", members: true, id: "p" });
+    const event = await client.event("presence");
+    checkFields(event, "type channel subscribers members more", "p");
+    if (isDeepStrictEqual([event.subscribers, event.members], [subscribers, members])) return;
+    assert.ok(Date.now() - begin < PATIENCE, JSON.stringify(event));
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
 }
 
 const scenarios = {
@@ -460,6 +491,56 @@ const scenarios = {
     }
     await clients[0].send({ type: "ping", id: "a" });
     assert.equal((await clients[0].event("pong")).id, "a");
+  },
+
+  async marks_stay_in_step() {
+    const [phone, desk, other] = await Promise.all(["ada", "ada", "bob"].map((user) => Client.open(`/ws?user=${user}`)));
+    const { epoch } = await desk.subscribe("feed:news");
+    for (let n = 1; n <= 3; n += 1) {
+      phone.send({ type: "publish", channel: "feed:news", data: { n }, id: n });
+      assert.deepEqual(await phone.event("published"), { type: "published", id: n, channel: "feed:news", seq: n });
+      await desk.notification("feed:news", n, { n });
+    }
+    for (const client of [phone, desk, other]) assert.deepEqual(await unread(client), ["feed:news", 3, 0, 3]);
+    // The other connection of the user, which has asked for its counts, is told.
+    assert.equal(await markRead(phone, 2, { epoch }), 2);
+    assert.deepEqual(await desk.event(), { type: "read", channel: "feed:news", epoch, seq: 2 });
+    for (const client of [phone, desk]) assert.deepEqual(await unread(client), ["feed:news", 3, 2, 1]);
+    // It never goes back, and not beyond what is there.
+    assert.equal(await markRead(desk, 1), 2);
+    assert.equal(await markRead(desk, 1000), 3);
+    assert.deepEqual(await phone.event(), { type: "read", channel: "feed:news", epoch, seq: 3 });
+    for (const client of [phone, desk]) assert.deepEqual(await unread(client), ["feed:news", 3, 3, 0]);
+    assert.deepEqual(await unread(other), ["feed:news", 3, 0, 3]);
+    phone.send({ type: "mark_read", channel: "plain", seq: 1, id: "m" });
+    assert.equal((await phone.event("error")).code, "not_durable");
+    phone.send({ type: "mark_read", channel: "feed:news", seq: 1, epoch: epoch + 1, id: "m" });
+    assert.equal((await phone.event("error")).code, "other_epoch");
+  },
+
+  async who_is_there() {
+    const asker = await Client.open("/ws?user=zoe");
+    await comesToBeThere(asker, 0, []);
+    const [ada, alsoAda, bob] = await Promise.all(["ada", "ada", "bob"].map((user) => Client.open(`/ws?user=${user}`)));
+    for (const client of [ada, alsoAda, bob]) await client.subscribe("room:7");
+    await comesToBeThere(asker, 3, ["ada", "bob"]);
+    asker.send({ type: "presence", channel: "room:7", members: true, limit: 1, id: "p" });
+    const page = await asker.event("presence");
+    assert.deepEqual([page.subscribers, page.members, page.more], [3, ["ada"], true]);
+    asker.send({ type: "presence", channel: "room:7", members: true, after: "ada", limit: 1 });
+    const next = { type: "presence", channel: "room:7", subscribers: 3, members: ["bob"], more: false };
+    assert.deepEqual(await asker.event("presence"), next);
+    // One of two connections, a subscription, and a connection that just ends.
+    alsoAda.ws.close();
+    await comesToBeThere(asker, 2, ["ada", "bob"]);
+    ada.send({ type: "unsubscribe", channel: "room:7" });
+    await comesToBeThere(asker, 1, ["bob"]);
+    bob.ws.terminate();
+    await comesToBeThere(asker, 0, []);
+    asker.send({ type: "presence", channel: "room:7" });
+    assert.deepEqual(await asker.event("presence"), { type: "presence", channel: "room:7", subscribers: 0 });
+    asker.send({ type: "presence", channel: "feed:news" });
+    assert.equal((await asker.event("error")).code, "not_allowed");
   },
 };
 

@@ -422,6 +422,84 @@ async def aiohttp_reads_them(others):
         assert await event() == {"type": "pong", "id": command["id"]}
 
 
+def unread(client):
+    client.send(type="unread", channels=["feed:news"], id="u")
+    event = client.event("unread")
+    check_fields(event, "type channels", {"id": "u"})
+    (counts,) = event["channels"]
+    return [counts[name] for name in ("channel", "last", "read", "unread")]
+
+
+def mark_read(client, seq, **more):
+    client.send(type="mark_read", channel="feed:news", seq=seq, id=seq, **more)
+    event = client.event("read")
+    check_fields(event, "type channel epoch seq", {"id": seq})
+    return event
+
+
+def marks_stay_in_step():
+    phone, desk, other = [Client(f"/ws?user={user}").connected() for user in ("ada", "ada", "bob")]
+    epoch = desk.subscribe("feed:news")["epoch"]
+    for n in range(1, 4):
+        phone.send(type="publish", channel="feed:news", data={"n": n}, id=n)
+        assert phone.event("published") == {"type": "published", "id": n, "channel": "feed:news", "seq": n}
+        desk.notification("feed:news", n, {"n": n})
+    for client in (phone, desk, other):
+        assert unread(client) == ["feed:news", 3, 0, 3]
+    # The other connection of the user, which has asked for its counts, is told.
+    assert mark_read(phone, 2, epoch=epoch)["seq"] == 2
+    assert desk.event() == {"type": "read", "channel": "feed:news", "epoch": epoch, "seq": 2}
+    assert unread(phone) == unread(desk) == ["feed:news", 3, 2, 1]
+    # It never goes back, and not beyond what is there.
+    assert mark_read(desk, 1)["seq"] == 2
+    assert mark_read(desk, 1000)["seq"] == 3
+    assert phone.event() == {"type": "read", "channel": "feed:news", "epoch": epoch, "seq": 3}
+    assert unread(phone) == unread(desk) == ["feed:news", 3, 3, 0]
+    assert unread(other) == ["feed:news", 3, 0, 3]
+    phone.send(type="mark_read", channel="plain", seq=1, id="m")
+    assert phone.event("error")["code"] == "not_durable"
+    phone.send(type="mark_read", channel="feed:news", seq=1, epoch=epoch + 1, id="m")
+    assert phone.event("error")["code"] == "other_epoch"
+
+
+def comes_to_be_there(client, subscribers, members):
+    """Asks until it is so: nobody is told who comes and goes."""
+    begin = time.monotonic()
+    while True:
+        client.send(type="presence", channel="room:7", members=True, id="p")
+        event = client.event("presence")
+        check_fields(event, "type channel subscribers members more", {"id": "p"})
+        if (event["subscribers"], event["members"]) == (subscribers, members):
+            return
+        assert time.monotonic() - begin < PATIENCE, event
+        time.sleep(0.05)
+
+
+def who_is_there():
+    asker = Client("/ws?user=zoe").connected()
+    comes_to_be_there(asker, 0, [])
+    ada, also_ada, bob = [Client(f"/ws?user={user}").connected() for user in ("ada", "ada", "bob")]
+    for client in (ada, also_ada, bob):
+        client.subscribe("room:7")
+    comes_to_be_there(asker, 3, ["ada", "bob"])
+    asker.send(type="presence", channel="room:7", members=True, limit=1, id="p")
+    page = asker.event("presence")
+    assert (page["subscribers"], page["members"], page["more"]) == (3, ["ada"], True), page
+    asker.send(type="presence", channel="room:7", members=True, after="ada", limit=1)
+    assert asker.event("presence") == {"type": "presence", "channel": "room:7", "subscribers": 3, "members": ["bob"], "more": False}
+    # One of two connections, a subscription, and a connection that just ends.
+    also_ada.ws.close()
+    comes_to_be_there(asker, 2, ["ada", "bob"])
+    ada.send(type="unsubscribe", channel="room:7")
+    comes_to_be_there(asker, 1, ["bob"])
+    bob.ws.socket.close()
+    comes_to_be_there(asker, 0, [])
+    asker.send(type="presence", channel="room:7")
+    assert asker.event("presence") == {"type": "presence", "channel": "room:7", "subscribers": 0}
+    asker.send(type="presence", channel="feed:news")
+    assert asker.event("error")["code"] == "not_allowed"
+
+
 if __name__ == "__main__":
     with OPEN:
         globals()[NAME]()
