@@ -1,8 +1,8 @@
 //! How often the bus thread gets up. Many small messages a second on many channels would otherwise cost a read, a sleep and the wake of a shard
 //! each; after a rest they come in one read and wake each shard once. Network cards moderate their interrupts in the same way.
 //!
-//! A bucket of credits, which fills with time. A message that was read takes what comes back in [`MESSAGE_NS`], a wake, of this thread or of a shard by
-//! it, what comes back in [`WAKE_NS`]: the larger sum counts. Whoever publishes less often than that is never delayed, and no rest is longer than
+//! A bucket of credits, which fills with time. A message that was read takes what comes back in `MESSAGE_NS`, a wake, of this thread or of a shard by
+//! it, what comes back in `WAKE_NS`: the larger sum counts. Whoever publishes less often than that is never delayed, and no rest is longer than
 //! `bus_rest`. Once messages come faster each rest is that long, and brings what came meanwhile; half as long where that brings many.
 
 use std::time::Duration;

@@ -234,7 +234,7 @@ fn right(text: String) -> Cell<'static> {
     Cell::from(Line::from(text).alignment(Alignment::Right))
 }
 
-/// Where it is not wanted (https://no-color.org), everything keeps the terminal's own.
+/// Where it is not wanted (<https://no-color.org>), everything keeps the terminal's own.
 fn color(color: Color) -> Style {
     if std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()) { Style::new() } else { Style::new().fg(color) }
 }
