@@ -22,6 +22,7 @@ mod quotas;
 mod readme;
 mod redis;
 mod reload;
+mod restart;
 mod sentinel;
 mod servers;
 #[path = "../support/mod.rs"]
