@@ -15,6 +15,7 @@ pub mod output;
 pub mod publish;
 pub mod redis;
 pub mod serve;
+mod signals;
 pub mod subscribe;
 pub mod token;
 pub mod top;

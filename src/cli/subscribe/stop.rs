@@ -3,10 +3,10 @@
 use std::io::Write;
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
-use std::task::Poll;
 
-use anyhow::Context;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::SignalKind;
+
+use crate::cli::signals;
 
 /// A masked close frame with code 1000. A mask of zeros is a mask.
 const CLOSE_NORMAL: [u8; 8] = [0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8];
@@ -22,22 +22,12 @@ impl Stop {
     pub fn on_signal() -> anyhow::Result<Stop> {
         let stop = Stop::default();
         let socket = stop.socket.clone();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("signals cannot be watched")?;
-        let (mut interrupt, mut terminate) = {
-            let _inside = runtime.enter();
-            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
-        };
-        std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-            // Whichever comes first; tokio's select! would need its macros.
-            runtime.block_on(std::future::poll_fn(|context| {
-                if interrupt.poll_recv(context).is_ready() { Poll::Ready(()) } else { terminate.poll_recv(context).map(drop) }
-            }));
+        signals::end_on([SignalKind::interrupt(), SignalKind::terminate()], move || {
             if let Some(mut socket) = socket.lock().ok().and_then(|mut socket| socket.take()) {
                 // If it does not go through, the server sees the connection end.
                 let _ = socket.write_all(&CLOSE_NORMAL);
             }
             // Printed lines have been flushed, each as a whole.
-            std::process::exit(0);
         })?;
         Ok(stop)
     }

@@ -9,15 +9,14 @@ mod text;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
-use std::task::Poll;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use ratatui::crossterm::event::{self, Event};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::SignalKind;
 
-use super::{BadSettings, flags, output};
+use super::{BadSettings, flags, output, signals};
 use crate::config::load;
 use crate::control::stats::snapshot::Snapshot;
 use connection::{Connection, Target};
@@ -156,17 +155,5 @@ fn follow(target: &Target, connection: Connection, news: &SyncSender<News>) {
 
 /// A terminal that was taken over is given back, whatever ends the command.
 fn restore_on_signal() -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("signals cannot be watched")?;
-    let (mut hangup, mut terminate) = {
-        let _inside = runtime.enter();
-        (signal(SignalKind::hangup())?, signal(SignalKind::terminate())?)
-    };
-    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        runtime.block_on(std::future::poll_fn(|context| {
-            if hangup.poll_recv(context).is_ready() { Poll::Ready(()) } else { terminate.poll_recv(context).map(drop) }
-        }));
-        ratatui::restore();
-        std::process::exit(0);
-    })?;
-    Ok(())
+    signals::end_on([SignalKind::hangup(), SignalKind::terminate()], ratatui::restore)
 }
