@@ -183,13 +183,13 @@ export class CampanileBell extends Element {
     const { state } = this.#change;
     const trouble = [...this.#troubles.values()][0];
     const isRefused = state === "closed" || trouble !== undefined;
-    const text = state !== "closed" && trouble !== undefined ? trouble : this.#stateText();
+    const text = state !== "closed" && trouble !== undefined ? trouble : this.#stateText(feed.isLive);
     this.#view.render({
       notices: feed.notices,
       unread,
       isUnread: (notice) => feed.isUnread(notice),
       hasSeveralChannels: feed.inboxes.length > 1,
-      lamp: isRefused ? "refused" : state === "connected" ? "live" : "waiting",
+      lamp: isRefused ? "refused" : feed.isLive ? "live" : "waiting",
       state: text,
     });
     this.#view.dropReadToasts((notice) => feed.isUnread(notice));
@@ -208,13 +208,16 @@ export class CampanileBell extends Element {
     }
   }
 
-  #stateText(): string {
+  #stateText(isLive: boolean): string {
     const { state, transport, error } = this.#change;
     const why = error === undefined ? "" : ` (${error.message})`;
     switch (state) {
       case "connecting":
         return "Connecting";
       case "connected":
+        if (!isLive) {
+          return "Subscribing";
+        }
         return transport === "websocket" || transport === undefined ? "Live" : `Live, by ${transport === "sse" ? "event stream" : "polling"}`;
       case "waiting": {
         const seconds = Math.ceil((this.#retryAt - Date.now()) / 1000);

@@ -26,6 +26,8 @@ export interface FeedListener {
 interface Line {
   inbox: Inbox;
   subscription: Subscription;
+  /** Subscribed on the connection that is open now, or told why not. */
+  isAnswered: boolean;
   /** What the server has not been told yet that is read. */
   unsent: Position | null;
   /** Told apart from answers to what was asked before. */
@@ -46,6 +48,7 @@ export class Feed {
   #unsaved = new Set<Inbox>();
   #saving: ReturnType<typeof setTimeout> | undefined;
   #flush = (): void => this.#save();
+  #unlisten: Unlisten;
 
   /** `place` says for whom something is kept in this browser: the server's address, and the user. */
   constructor(client: Client, memory: Memory, place: string, channels: string[], listener: FeedListener) {
@@ -54,11 +57,21 @@ export class Feed {
     this.#place = place;
     this.#listener = listener;
     channels.forEach((channel) => this.#follow(channel));
+    this.#unlisten = client.on("state", ({ state }) => {
+      if (state !== "connected") {
+        this.#lines.forEach((line) => (line.isAnswered = false));
+      }
+    });
     globalThis.addEventListener?.("pagehide", this.#flush);
   }
 
   get inboxes(): Inbox[] {
     return [...this.#lines.values()].map((line) => line.inbox);
+  }
+
+  /** What comes in a channel comes from now on. */
+  get isLive(): boolean {
+    return this.#client.state === "connected" && [...this.#lines.values()].every((line) => line.isAnswered);
   }
 
   /** The newest first, of all channels. */
@@ -92,6 +105,7 @@ export class Feed {
 
   close(): void {
     this.#save();
+    this.#unlisten();
     globalThis.removeEventListener?.("pagehide", this.#flush);
     clearTimeout(this.#saving);
     for (const line of this.#lines.values()) {
@@ -107,11 +121,12 @@ export class Feed {
     this.#memory.attach(this.#place, inbox);
     const subscription = this.#client.subscribe(channel, inbox.position === null ? {} : { since: inbox.position });
     const isFirst = inbox.position === null;
-    const line: Line = { inbox, subscription, unsent: null, asked: 0, hasHistory: false, isFirst, again: undefined, unlisten: [] };
+    const line: Line = { inbox, subscription, isAnswered: false, unsent: null, asked: 0, hasHistory: false, isFirst, again: undefined, unlisten: [] };
     this.#lines.set(channel, line);
     line.unlisten.push(
       subscription.on("message", (message) => this.#arrived(line, message)),
       subscription.on("subscribed", ({ position }) => {
+        line.isAnswered = true;
         this.#listener.onTrouble(channel, "");
         if (line.isFirst) {
           line.isFirst = false;
@@ -125,7 +140,10 @@ export class Feed {
           this.#listener.onChange();
         }
       }),
-      subscription.on("error", (error) => this.#listener.onTrouble(channel, error.message)),
+      subscription.on("error", (error) => {
+        line.isAnswered = true;
+        this.#listener.onTrouble(channel, error.message);
+      }),
     );
   }
 

@@ -31,18 +31,8 @@ function close(...pages) {
 }
 
 const bellOf = (page, count) => page.getByRole("button", { name: `Notifications, ${count === 0 ? "none" : count} unread`, exact: true });
-/** Connected is not yet subscribed: until the server lists the channel, what is published is not for this page. */
-async function live(page) {
-  await page.locator("#state", { hasText: /^Live$/ }).waitFor();
-  const { origin, searchParams } = new URL(page.url());
-  const name = JSON.stringify(searchParams.get("channel") ?? "news");
-  for (;;) {
-    const answer = await fetch(`${origin}/channels`);
-    // Who is asked for a token here knows nothing more.
-    if (!answer.ok || (await answer.text()).includes(name)) return;
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
-}
+/** It says so when its channels are subscribed to. */
+const live = (page) => page.locator("#state", { hasText: /^Live$/ }).waitFor();
 const titles = (page) => page.locator("campanile-bell li .title").allTextContents();
 const picture = async (page, name) => pictures && page.screenshot({ path: join(pictures, `${name}.png`), animations: "disabled" });
 
