@@ -108,6 +108,10 @@ impl Log {
         self.served = served;
     }
 
+    pub fn served(&self) -> u64 {
+        self.served
+    }
+
     /// The number the next message will have.
     pub fn head(&self) -> u64 {
         self.head

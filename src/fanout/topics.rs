@@ -428,12 +428,13 @@ impl Topic {
         }
     }
 
-    /// The walk has left somebody behind at this number whose socket would take more: what follows has not been offered to everybody. `is_new`:
-    /// it was not left before.
+    /// Somebody is behind at this number whose socket would take more, left there by the walk or subscribed from there: what follows has not been
+    /// offered to everybody. `is_new`: it was not left before.
     pub fn note_left(&mut self, seq: u64, is_new: bool) {
         let active = self.active.as_mut().expect("whoever is behind is behind in a log");
         active.left += u32::from(is_new);
         active.lap_left = active.lap_left.min(seq);
+        active.log.set_served(active.log.served().min(seq));
     }
 
     /// One that was left has caught up, or is behind by its own fault now. True: it was the last one, and everybody has been offered everything.

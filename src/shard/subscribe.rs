@@ -139,8 +139,9 @@ impl<N: Network> Shard<N> {
         if let Some(rate) = max_rate {
             return self.pace_member(topic_index, rate, cursor.seq);
         }
-        // Until it has been flushed the log must not take it for somebody who has everything.
+        // Until it has been flushed the log must not take it for somebody who has everything, nor for somebody who is slow.
         if self.note_behind(key, at) {
+            self.note_left(topic_index, Member { conn: key as u32, subscription: at as u32 });
             self.mark_ready(key);
         }
     }

@@ -68,6 +68,34 @@ fn a_member_that_a_lap_has_missed_is_not_overrun_by_a_burst() {
     assert_eq!(stage.messages(&clients), [68, 0, 68]);
 }
 
+/// It is sent what it missed in the next turn, before which as much may come as the log may hold.
+#[test]
+fn who_resumes_is_not_overrun_by_what_comes_before_the_first_visit() {
+    let mut settings = settings();
+    let rule = &mut settings.channels.default;
+    (rule.log_bytes, rule.history_count) = (4096, 1000);
+    let mut stage = Stage::new(settings);
+    stage.subscribers(1, "c");
+    for _ in 0..10 {
+        stage.publish("c", 200);
+        stage.turn();
+    }
+    let clients: Vec<usize> = (0..500).map(|_| stage.connect("/ws", PLENTY)).collect();
+    stage.turns(40);
+    for &client in &clients {
+        stage.text(client, r#"{"type":"subscribe","channel":"c","since":{"epoch":7,"seq":5}}"#);
+    }
+    for _ in 0..40 {
+        stage.turn();
+        for _ in 0..5 {
+            stage.publish("c", 200);
+        }
+    }
+    stage.turns(50);
+    assert_eq!((stage.closed(), stage.overruns()), (vec![], 0), "nobody is slow");
+    assert_eq!(stage.messages(&clients), vec![205; 500]);
+}
+
 /// The lap is cut into turns by its budget, so that what arrives before it has been round is more than the log may hold.
 #[test]
 fn a_lap_slower_than_the_channel_overruns_nobody_who_takes_everything() {
