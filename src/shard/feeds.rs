@@ -88,7 +88,7 @@ impl<N: Network> Shard<N> {
         conn.flags.set(Flags::FORMAT_FIXED);
         (conn.format, conn.format_next) = (format, format);
         conn.identity = identity;
-        let wishes = self.wishes_of(key, feed);
+        let (wishes, is_resumed) = self.wishes_of(key, feed);
         let is_of_one = wishes.len() == 1;
         let peer = match feed.kind {
             Kind::EventStream => Peer::EventStream { is_of_one },
@@ -121,7 +121,7 @@ impl<N: Network> Shard<N> {
                 self.set_timer(key, Timer::Poll, wait);
             }
         }
-        if feed.resume == Resume::Unreadable {
+        if feed.resume != Resume::Nothing && !is_resumed {
             let text = "Last-Event-ID is none that this server has given for these channels; what was missed since is not known";
             self.reply_error(key, Asked { id: None, command: Some(command::SUBSCRIBE), channel: None }, ErrorCode::BadCommand, text);
         }
@@ -144,20 +144,23 @@ impl<N: Network> Shard<N> {
         self.mark_ready(key);
     }
 
-    /// The channels of a feed, the user's own before all others, and where each begins.
-    fn wishes_of(&self, key: usize, feed: &Feed<'_>) -> Vec<(String, Wish)> {
+    /// The channels of a feed, the user's own before all others, and where each begins; whether that is where the last event ended.
+    fn wishes_of(&self, key: usize, feed: &Feed<'_>) -> (Vec<(String, Wish)>, bool) {
         let own = self.own_channel(key).filter(|own| feed.channels.iter().all(|entry| entry.channel != *own));
         let mut wishes: Vec<(String, Wish)> = own.into_iter().map(|own| (own, Wish::default())).collect();
         wishes.extend(feed.channels.iter().map(|entry| (entry.channel.clone(), entry.wish())));
-        if let Resume::At(positions) = &feed.resume
-            && positions.len() == wishes.len()
-        {
+        let positions = match &feed.resume {
+            // Of other channels than these, if it has more or fewer.
+            Resume::At(positions) if positions.len() == wishes.len() => Some(positions),
+            _ => None,
+        };
+        if let Some(positions) = positions {
             for ((_, wish), position) in wishes.iter_mut().zip(positions) {
                 let is_of_latest = matches!(wish.begin, Begin::Newest | Begin::SinceOrNewest(_));
                 wish.begin = Begin::of(*position, is_of_latest);
             }
         }
-        wishes
+        (wishes, positions.is_some())
     }
 
     /// Tells an event stream of several channels where it stands in each, if it has been sent something since it was told last. False: nothing is to be said.
@@ -186,8 +189,16 @@ impl<N: Network> Shard<N> {
             |at: &usize| subscriptions.get(*at).is_some_and(|subscription| subscription.topic == topic && !subscription.is_leaving());
         let at = Some(guess).filter(is_it).or_else(|| (0..subscriptions.len()).find(is_it))?;
         let subscription = &subscriptions[at];
+        if subscription.is_untold() {
+            // It is counted anew: where its client stands in that it has still to be told.
+            return None;
+        }
+        if let Some(waiter) = subscription.waiter() {
+            // Whoever comes back before it is confirmed has still to be sent what came after that.
+            return self.waiters.begin(waiter).position();
+        }
         let topic = &self.topics[topic];
-        let channel = topic.channel().filter(|_| subscription.waiter().is_none())?;
+        let channel = topic.channel()?;
         let mut cursor = subscription.cursor();
         if cursor.is_mid_frame() {
             // What is told comes behind that frame.

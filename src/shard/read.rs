@@ -147,6 +147,10 @@ impl<N: Network> Shard<N> {
         let unix_ms = self.unix_ms;
         let conn = &mut self.conns[key];
         let format = conn.format_next;
+        if matches!(&conn.peer, Peer::Poll(poll) if !poll.is_waiting()) {
+            // Its answer is whole: behind it another one would begin.
+            return false;
+        }
         if !matches!(event, Event::Subscribed { .. } | Event::Position { .. }) {
             conn.peer.note_news();
         }

@@ -104,6 +104,11 @@ impl Waiters {
         Ok(self.waiting.insert(waiter) as u32)
     }
 
+    /// With what the subscription will begin.
+    pub fn begin(&self, number: u32) -> Begin {
+        self.waiting.get(number as usize).map_or(Begin::Live, |waiter| waiter.begin)
+    }
+
     /// Whether it waits for the bus to say what the user has not read.
     pub fn awaits_count(&self, number: u32) -> bool {
         self.waiting.get(number as usize).is_some_and(|waiter| waiter.counted() == Counted::Awaited)

@@ -30,7 +30,7 @@ pub const CLOSE_REASON_BYTES_MAX: usize = CONTROL_PAYLOAD_BYTES_MAX - 2;
 /// whoever wrote the client.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
-    #[error("reserved bits of a frame header are set, but no extension was agreed")]
+    #[error("reserved bits of a frame header are set, where no extension that was agreed has any")]
     ReservedBits,
     #[error("opcode {opcode} is reserved")]
     ReservedOpcode { opcode: u8 },
@@ -209,7 +209,7 @@ pub struct ServerHeader {
 /// Why a server's bytes are not a frame. A client has no close code to answer with that would help anybody: it drops the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadServerFrame {
-    #[error("reserved bits of a frame header are set, but no extension was agreed")]
+    #[error("reserved bits of a frame header are set, where no extension that was agreed has any")]
     ReservedBits,
     #[error("opcode {opcode} is reserved")]
     ReservedOpcode { opcode: u8 },

@@ -44,6 +44,14 @@ impl Begin {
         }
     }
 
+    /// What came before it, its client has.
+    pub fn position(self) -> Option<Position> {
+        match self {
+            Begin::Live | Begin::Newest => None,
+            Begin::Since(position) | Begin::SinceOrNewest(position) => Some(position),
+        }
+    }
+
     /// In a channel of this epoch whose newest message has this number (0: it has none).
     pub fn from(self, epoch: u64, newest: u64) -> From {
         match self {

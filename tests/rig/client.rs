@@ -71,10 +71,14 @@ pub struct Client {
     stream: Option<Block>,
     /// The channels that it has asked for in an event stream, where it is to be told its position in all of them.
     pub streamed: Vec<String>,
+    /// Where it said that it stands in them.
+    pub resumed: HashMap<String, String>,
     pub last_event_id: String,
     pub retry_ms: Option<u64>,
     /// Bodies of answers to polls.
     pub polled: Vec<Vec<Value>>,
+    /// How often one of them went on in a channel where the one before had ended.
+    pub polled_on: u64,
     /// Other answers with a body, whole.
     pub answered: Vec<String>,
 }
@@ -157,9 +161,11 @@ impl Client {
             digest: DefaultHasher::new(),
             stream: None,
             streamed: Vec::new(),
+            resumed: HashMap::new(),
             last_event_id: String::new(),
             retry_ms: None,
             polled: Vec::new(),
+            polled_on: 0,
             answered: Vec::new(),
         }
     }
@@ -206,7 +212,8 @@ impl Client {
                 if head.contains("application/json") {
                     self.on_polled(serde_json::from_slice(body).expect("an answer is one JSON array"));
                 } else {
-                    self.refused = Some(head[9..12].parse().expect("a status line"));
+                    self.refused =
+                        Some(head[9..12].parse().unwrap_or_else(|_| panic!("no status line: {head:?}, after {:?}", self.answered)));
                 }
                 self.answered.push(String::from_utf8_lossy(&answer).into_owned());
                 continue;
@@ -323,7 +330,8 @@ impl Client {
             out += if out.is_empty() { "" } else { "," };
             match self.subscriptions.get(channel) {
                 Some(view) => write!(out, "{}:{}", view.epoch, view.seq).unwrap(),
-                None => out += "-",
+                // A channel that has not answered yet.
+                None => out += self.resumed.get(channel).filter(|_| self.asked.contains(channel)).map_or("-", String::as_str),
             }
         }
         out
@@ -331,12 +339,28 @@ impl Client {
 
     /// Each answer begins anew, with what is subscribed to.
     fn on_polled(&mut self, events: Vec<Value>) {
-        self.subscriptions.clear();
+        let before = std::mem::take(&mut self.subscriptions);
         for event in &events {
-            match event["type"].as_str().expect("every event has a type") {
+            let kind = event["type"].as_str().expect("every event has a type");
+            let is_asked = kind == "subscribed" && event["recovered"] == true;
+            if let Some(view) = before.get(event["channel"].as_str().unwrap_or_default()).filter(|_| is_asked) {
+                assert_eq!(
+                    (Some(view.epoch), Some(view.seq)),
+                    (event["epoch"].as_u64(), event["seq"].as_u64()),
+                    "it goes on where it was: {event}"
+                );
+                self.polled_on += 1;
+            }
+            match kind {
                 "position" => {
                     for at in event["channels"].as_array().expect("a list") {
-                        let view = self.subscriptions[at["channel"].as_str().expect("a channel")];
+                        let channel = at["channel"].as_str().expect("a channel");
+                        // Where it is not confirmed yet, it stands where it said.
+                        let view =
+                            self.subscriptions.get(channel).copied().unwrap_or_else(|| {
+                                *before.get(channel).unwrap_or_else(|| panic!("it was nowhere in {channel}: {events:?}"))
+                            });
+                        self.subscriptions.entry(channel.to_owned()).or_insert(view);
                         assert_eq!((Some(view.epoch), Some(view.seq)), (at["epoch"].as_u64(), at["seq"].as_u64()), "{at}");
                     }
                 }
@@ -455,7 +479,7 @@ impl Client {
                 assert!(command.is_some() || code == "bad_command", "an error names the command it answers: {event}");
                 let about_channel = matches!(command, Some("subscribe" | "unsubscribe" | "publish")) && code != "bad_command";
                 assert!(!about_channel || event["channel"].is_string(), "and the channel: {event}");
-                if code == "not_allowed" && command == Some("subscribe") {
+                if matches!(code, "not_allowed" | "rate_limited") && command == Some("subscribe") {
                     self.asked.retain(|asked| *asked != channel);
                 }
                 if code == "channel_refused" {

@@ -78,6 +78,9 @@ impl Seen {
             "positions told to event streams",
             streams.filter(|peer| !peer.client.streamed.is_empty()).map(|peer| peer.client.messages as u64).sum(),
         );
+        let polls = clients.iter().map(|peer| &peer.client.polled);
+        add("polls answered", polls.clone().map(|polled| polled.len() as u64).sum());
+        add("polls that went on where the one before ended", clients.iter().map(|peer| peer.client.polled_on).sum());
         add("heartbeats to those who cannot be pinged", clients.iter().map(|peer| peer.client.beats as u64).sum());
         add("told that a channel is counted anew", clients.iter().map(|peer| peer.client.renumbered).sum());
         for reason in [TokenReason::Missing, TokenReason::Expired, TokenReason::Signature, TokenReason::OtherUser, TokenReason::Revoked] {
@@ -151,12 +154,51 @@ struct Peer {
     mute: bool,
     /// It reads an event stream, and says nothing but its request.
     is_stream: bool,
+    /// It polls.
+    poll: Option<Poll>,
     /// Said what no client may say: the server has stopped reading, and its close frame may still be on its way.
     broke_protocol: bool,
     pings_sent: usize,
     ended: bool,
     /// When it said its last, and the end of its stream with it.
     last_said_ns: Option<u64>,
+}
+
+struct Poll {
+    channels: Vec<String>,
+    /// How many answers it had when it last asked.
+    answered: usize,
+}
+
+impl Peer {
+    fn new(pipe: usize, client: Client) -> Peer {
+        Peer {
+            pipe,
+            client,
+            stalled: false,
+            takes_all: false,
+            polite: true,
+            mute: false,
+            is_stream: false,
+            poll: None,
+            broke_protocol: false,
+            pings_sent: 0,
+            ended: false,
+            last_said_ns: None,
+        }
+    }
+
+    /// It has its answer, and nothing says that it is not to come again on this connection.
+    fn may_ask_next(&self, wires: &Wires) -> bool {
+        let has_answer = self.poll.as_ref().is_some_and(|poll| self.client.answered.len() > poll.answered);
+        let pipe = &wires.pipes[self.pipe];
+        has_answer
+            && self.client.refused.is_none()
+            && self.client.close.is_none()
+            && !pipe.server_gone
+            && !pipe.server_shut
+            && !pipe.client_closed
+    }
 }
 
 pub struct Simulation {
@@ -252,7 +294,8 @@ impl Simulation {
                 62..66 => self.misfortune(),
                 66..69 => self.stale_event(),
                 69 => self.reload(),
-                70..75 => self.pass_time(self.rng.clone().u64(1..2_000)),
+                70..74 => self.somebody_asks_next(),
+                74..78 => self.pass_time(self.rng.clone().u64(1..2_000)),
                 _ => self.clients_read(),
             }
             self.step_wall_clock();

@@ -78,11 +78,14 @@ impl<'h> Feed<'h> {
             (false, format) => format.unwrap_or_else(|| if accepts_msgpack(&head) { Format::Msgpack } else { Format::Json }),
         };
         let kind = if is_stream { Kind::EventStream } else { Kind::Poll { wait: wait.unwrap_or(POLL_WAIT_DEFAULT) } };
-        let in_header = head.fields.values("last-event-id").next();
+        let mut in_headers = head.fields.values("last-event-id");
+        let (in_header, is_doubled) = (in_headers.next(), in_headers.next().is_some());
         let id = in_header.map(|id| std::str::from_utf8(id).unwrap_or("?")).or(last_event_id.as_deref());
         let resume = match id {
             None | Some("") => Resume::Nothing,
             Some(NEVER) => Resume::Never,
+            // Which of them is meant, nobody knows.
+            Some(_) if is_doubled => Resume::Unreadable,
             Some(id) => read_positions(id).map_or(Resume::Unreadable, Resume::At),
         };
         // The positions of all of them come back in the head of the next request.
@@ -155,7 +158,8 @@ impl Read {
             }
             Some("format") => {
                 let format = text.and_then(Format::from_name);
-                self.format.get_or_insert(format.ok_or_else(|| Refusal::bad("The format parameter must be msgpack, json or raw."))?);
+                let problem = || Refusal::bad("The format parameter must be json, or raw for an event stream, or msgpack for a poll.");
+                self.format.get_or_insert(format.ok_or_else(problem)?);
             }
             Some("last_event_id") => self.last_event_id = Some(value.map_or_else(|| "?".to_owned(), |id| id.into_owned())),
             // Also a name that is not UTF-8: whoever it is for, it is not for us.

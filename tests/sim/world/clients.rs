@@ -4,7 +4,7 @@ use campanile::wire::Format;
 use campanile::wire::frame::{Opcode, encode_masked_compressed_frame, encode_masked_frame};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 
-use super::{CHANNELS, COUNTED, Peer, RATES, SECRET, SLOW_RATE, Simulation, USERS};
+use super::{CHANNELS, COUNTED, Peer, Poll, RATES, SECRET, SLOW_RATE, Simulation, USERS};
 use crate::rig::client::{Client, deflate};
 use crate::rig::net::{DEFLATE_OFFER, UNASKED, request_with};
 
@@ -14,9 +14,12 @@ impl Simulation {
             return;
         }
         let format = *self.rng.choice(&Format::ALL).unwrap();
+        let mut client = Client::new(format);
+        if format == Format::Json && self.rng.u8(..4) == 0 {
+            return self.come_to_poll(client);
+        }
         let is_stream = format == Format::Json && self.rng.bool();
         let mut path = String::from(if is_stream { "/sse" } else { "/ws" });
-        let mut client = Client::new(format);
         let mut query = '?';
         for channel in CHANNELS {
             if self.rng.u8(..3) == 0 {
@@ -48,19 +51,7 @@ impl Simulation {
         }
         let pipe = self.wires.borrow_mut().connect(&request_with(&path, format, offer), room);
         let polite = self.rng.u8(..5) > 0;
-        let mut peer = Peer {
-            pipe,
-            client,
-            stalled: false,
-            takes_all: room > 600,
-            polite,
-            mute: false,
-            is_stream,
-            broke_protocol: false,
-            pings_sent: 0,
-            ended: false,
-            last_said_ns: None,
-        };
+        let mut peer = Peer { takes_all: room > 600, polite, is_stream, ..Peer::new(pipe, client) };
         if self.rng.u8(..10) == 0 {
             // No WebSocket client: it asks for something else, or for nothing that is known, and has nothing more to say.
             let mut wires = self.wires.borrow_mut();
@@ -75,6 +66,46 @@ impl Simulation {
         self.rig.shard.on_listener();
         if self.rng.u8(..3) == 0 {
             self.come_by_proxy(pipe);
+        }
+    }
+
+    /// Somebody who asks for what there is, and when it has that, for what comes next.
+    fn come_to_poll(&mut self, client: Client) {
+        let channels = CHANNELS.into_iter().filter(|_| self.rng.u8(..3) == 0).map(str::to_owned).collect();
+        let pipe = self.wires.borrow_mut().connect("", self.rng.usize(0..600));
+        self.peers.push(Peer { poll: Some(Poll { channels, answered: 0 }), ..Peer::new(pipe, client) });
+        self.ask_next(self.peers.len() - 1);
+        self.rig.shard.on_listener();
+    }
+
+    /// From where the last answer ended, which the next one must go on from.
+    pub(super) fn ask_next(&mut self, at: usize) {
+        let mut path = format!("/poll?wait={}", self.rng.u8(..4));
+        if self.has_tokens {
+            path += &format!("&token={}", self.token());
+        }
+        let now_ns = self.wires.borrow().now_ns;
+        let Peer { client, poll, .. } = &mut self.peers[at];
+        let poll = poll.as_mut().expect("it polls");
+        poll.answered = client.answered.len();
+        client.asked.clone_from(&poll.channels);
+        for channel in &poll.channels {
+            path += &format!("&channel={channel}");
+            if let Some(view) = client.subscriptions.get(channel) {
+                path += &format!("&since={}:{}", view.epoch, view.seq);
+            }
+            if channel == "slow" {
+                client.pace(channel, SLOW_RATE, now_ns);
+            }
+        }
+        self.send_bytes(at, format!("GET {path} HTTP/1.1\r\nHost: sim\r\n\r\n").as_bytes());
+    }
+
+    /// Of somebody who polls and has its answer: what comes next?
+    pub(super) fn somebody_asks_next(&mut self) {
+        let waiting: Vec<usize> = (0..self.peers.len()).filter(|&at| self.peers[at].may_ask_next(&self.wires.borrow())).collect();
+        if let Some(at) = self.rng.choice(waiting) {
+            self.ask_next(at);
         }
     }
 
