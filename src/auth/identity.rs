@@ -111,6 +111,20 @@ impl Identity {
         self.parts()[2].lines().count()
     }
 
+    /// The patterns of what it may subscribe to, by rules that ask the token.
+    pub fn heard(&self) -> Vec<&str> {
+        self.parts()[2].lines().collect()
+    }
+
+    /// The same of what it may publish to.
+    pub fn published(&self) -> Vec<&str> {
+        self.parts()[3].lines().collect()
+    }
+
+    pub fn groups(&self) -> Vec<&str> {
+        self.parts()[4].lines().collect()
+    }
+
     pub fn is_in_group(&self, group: &str) -> bool {
         self.parts()[4].lines().any(|other| other == group)
     }

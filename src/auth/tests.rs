@@ -427,6 +427,7 @@ fn what_is_no_token_is_none() {
         (raw_token(r#"{"alg":"HS256","kid":7}"#, &claims().to_string()), Malformed),
         (raw_token(r#"{"alg":"HS256","crit":["exp"]}"#, &claims().to_string()), Critical),
         (raw_token(r#"{"alg":"HS256","crit":[]}"#, &claims().to_string()), Critical),
+        (raw_token(r#"{"alg":"HS256","crit":null}"#, &claims().to_string()), Critical),
         (raw_token(header, "not JSON"), Malformed),
         (raw_token(header, "[]"), Malformed),
         (raw_token(header, r#"{"sub":"a","sub":"b","exp":1900000000}"#), Malformed),

@@ -12,8 +12,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, AlgorithmFamily};
-use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
 
@@ -212,7 +212,7 @@ impl Verifier {
         if claims.contains('.') {
             return Err(TokenReason::Malformed.into());
         }
-        if header.crit.is_some() {
+        if header.crit {
             return Err(TokenReason::Critical.into());
         }
         let algorithm: Algorithm = header.alg.parse().map_err(|_| TokenReason::Algorithm)?;
@@ -250,7 +250,13 @@ impl Verifier {
 struct Header {
     alg: String,
     kid: Option<String>,
-    crit: Option<IgnoredAny>,
+    /// Whatever it is.
+    #[serde(default, deserialize_with = "is_there")]
+    crit: bool,
+}
+
+fn is_there<'de, D: Deserializer<'de>>(value: D) -> Result<bool, D::Error> {
+    IgnoredAny::deserialize(value).map(|_| true)
 }
 
 impl Signed<'_, '_> {

@@ -54,6 +54,14 @@ pub fn command() -> Command {
                 .help("Tell which rule decides about a channel, and what follows; settings are read as by `campanile serve`"),
         )
         .arg(Arg::new("token").long("token").value_name("TOKEN").requires("explain").help("With --explain: for the bearer of this token"))
+        .arg(
+            Arg::new("user")
+                .long("user")
+                .value_name("NAME")
+                .requires("explain")
+                .conflicts_with("token")
+                .help("With --explain and auth = \"query\": for the user of this name"),
+        )
         .args(flags::all_hidden(&[]).into_iter().map(|arg| arg.conflicts_with_all(["check", "default", "markdown"])))
         .group(ArgGroup::new("what").args(["check", "default", "effective", "markdown", "explain"]).required(true))
 }
@@ -71,7 +79,8 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         }
     } else if let Some(channel) = matches.get_one::<String>("explain") {
         let loaded = read(&flags::sources(matches))?;
-        explain(&loaded, channel, matches.get_one::<String>("token").map(String::as_str))?;
+        let text = |id| matches.get_one::<String>(id).map(String::as_str);
+        explain(&loaded, channel, text("token"), text("user"))?;
     } else {
         let path = matches.get_one::<PathBuf>("check").expect("clap takes one of the five");
         check(path, matches.get_one::<PathBuf>("against"))?;

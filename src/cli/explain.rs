@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::output;
+use super::{BadUsage, output};
 use crate::auth::Gate;
 use crate::auth::identity::{Identity, USER_CHANNEL};
 use crate::auth::rules::{Action, Defaults, decide};
@@ -12,7 +12,7 @@ use crate::config::{AuthMode, Loaded};
 
 /// # Errors
 /// The name is none, keys cannot be read, or nobody reads what is printed.
-pub fn explain(loaded: &Loaded, channel: &str, token: Option<&str>) -> anyhow::Result<()> {
+pub fn explain(loaded: &Loaded, channel: &str, token: Option<&str>, user: Option<&str>) -> anyhow::Result<()> {
     super::check_channel(channel)?;
     let settings = &loaded.settings;
     let found = settings.channels.find(channel);
@@ -50,7 +50,16 @@ pub fn explain(loaded: &Loaded, channel: &str, token: Option<&str>) -> anyhow::R
         }
     }
     let client = match token {
-        None => None,
+        None if user.is_some() && settings.auth.mode != AuthMode::Query => {
+            return Err(BadUsage("--user is for auth = \"query\", where it is believed".to_owned()).into());
+        }
+        None => match user {
+            None => None,
+            Some(user) => {
+                line("client", user)?;
+                Some(Identity::of_user(user).map_err(|why| BadUsage(format!("--user {user:?}: {why}")))?)
+            }
+        },
         Some(token) => match bearer(loaded, token)? {
             Ok(identity) => {
                 line("client", identity.user())?;
@@ -64,14 +73,24 @@ pub fn explain(loaded: &Loaded, channel: &str, token: Option<&str>) -> anyhow::R
     };
     let defaults = Defaults { asks: settings.auth.mode != AuthMode::None, allow_client_publish: settings.clients.allow_client_publish };
     let pattern = found.and_then(|at| settings.channels.tables[at].0.pattern());
+    // Without a token nobody is let in: what is told then is of somebody of whom nothing more is known than that.
+    let somebody = Identity::of_user("somebody").expect("a good name");
+    let asks = settings.auth.mode != AuthMode::None;
+    let known = client.as_ref().or(asks.then_some(&somebody));
     for (name, access, action) in [("subscribe", rule.subscribe, Action::Subscribe), ("publish", rule.publish, Action::Publish)] {
-        let decided = decide(access, action, channel, pattern, client.as_ref(), defaults);
-        let whoever = if client.is_some() { "this client" } else { "a client without a token" };
+        let decided = decide(access, action, channel, pattern, known, defaults);
+        let whoever = match settings.auth.mode {
+            _ if client.is_some() => "this client",
+            AuthMode::None => "every client",
+            AuthMode::Query => "a client that has said who it is (--user tells of one)",
+            AuthMode::Jwt => "a client with a token that says nothing of it (--token tells of one)",
+        };
         let is_own =
             action == Action::Subscribe && settings.auth.user_channel && client.as_ref().is_some_and(|client| is_own(client, channel));
         let verdict = match decided {
             _ if is_own => "this client has it from the start (user_channel)".to_owned(),
             Ok(()) => format!("{whoever} may"),
+            Err(why) if settings.auth.mode == AuthMode::None => why.to_owned(),
             Err(why) => format!("{whoever} may not: {why}"),
         };
         line(name, &format!("{} ({verdict})", access.name()))?;

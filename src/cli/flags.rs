@@ -11,7 +11,7 @@ use clap::{Arg, ArgAction, ArgMatches};
 use crate::config::layers::{FILE_NAME, FILE_VARIABLE};
 use crate::config::problem::Origin;
 use crate::config::table::{SETTINGS, Setting, VARIABLE_PREFIX};
-use crate::config::{FileChoice, Sources, print};
+use crate::config::{FileChoice, Sources, mask, print};
 
 /// Columns of an explanation, beside clap's indent of ten.
 const HELP_WIDTH: usize = 90;
@@ -133,6 +133,11 @@ pub fn secrets(matches: &ArgMatches) -> Vec<String> {
     for (setting, texts) in typed(matches) {
         let Some(mask) = setting.secret else { continue };
         secrets.extend(texts.into_iter().filter(|text| mask(text) != *text));
+    }
+    // What the commands take beside the settings.
+    for (id, mask) in [("token", mask::secret as fn(&str) -> String), ("inspect", mask::secret), ("url", mask::url)] {
+        let given = matches.try_get_many::<String>(id).ok().flatten().unwrap_or_default();
+        secrets.extend(given.filter(|text| mask(text) != **text).cloned());
     }
     secrets
 }

@@ -36,7 +36,7 @@ use crate::config::{AuthMode, LogFormat, Settings, parse};
 use crate::control::jwks;
 use output::OutputClosed;
 
-const ABOUT: &str = "Campanile takes each message once, from Redis, and puts it on every subscribed WebSocket.";
+const ABOUT: &str = "Campanile takes each message once, from Redis or by HTTP, and puts it on every connection that has subscribed: WebSockets, event streams, polls.";
 const TOUR: &str = "\
 A first look, in three terminals:
   campanile serve

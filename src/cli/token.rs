@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{BadSettings, BadUsage, flags, output};
 use crate::auth::Gate;
-use crate::auth::identity::{Identity, check_user};
+use crate::auth::identity::{GROUP_CHANNEL, Identity, USER_CHANNEL, check_user};
 use crate::auth::mint::Signer;
 use crate::auth::pattern::Pattern;
 use crate::auth::rules::Access;
@@ -46,7 +46,8 @@ pub fn command() -> Command {
 pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let loaded = load(&flags::sources(matches), None).map_err(BadSettings)?;
     match matches.get_one::<String>("inspect") {
-        Some(token) => inspect(&loaded, token.trim())?,
+        Some(token) if inspect(&loaded, token.trim())? => {}
+        Some(_) => return Ok(ExitCode::FAILURE),
         None => {
             let token = mint(&loaded.settings, matches)?;
             output::line(format_args!("{token}"))?;
@@ -79,7 +80,11 @@ fn mint(settings: &Settings, matches: &ArgMatches) -> anyhow::Result<String> {
     for name in ["channels", "publish", "groups"] {
         let Some(given) = matches.get_many::<String>(name) else { continue };
         let list: Vec<&String> = given.collect();
-        if name != "groups" {
+        if name == "groups" {
+            if let Some(group) = list.iter().find(|group| check_user(group).is_err()) {
+                return Err(BadUsage(format!("--groups {group:?}: that cannot be a name")).into());
+            }
+        } else {
             for pattern in &list {
                 Pattern::read(pattern).map_err(|problem| BadUsage(format!("--{name} {pattern:?}: {problem}")))?;
             }
@@ -100,41 +105,59 @@ fn mint(settings: &Settings, matches: &ArgMatches) -> anyhow::Result<String> {
     signer.named(text("kid")).sign(&claims).context("the token cannot be signed")
 }
 
-fn inspect(loaded: &Loaded, token: &str) -> anyhow::Result<()> {
+/// Whether it would be taken is told, too.
+fn inspect(loaded: &Loaded, token: &str) -> anyhow::Result<bool> {
     let mut parts = token.split('.');
     for name in ["header", "claims"] {
         let shown = parts.next().and_then(decoded).unwrap_or_else(|| "not JSON in base64url".to_owned());
         line(name, &shown)?;
     }
     let Gate::Tokens(verifier) = super::gate(&loaded.settings)? else {
-        return line("verdict", "this server asks for no tokens (auth)");
+        line("verdict", "this server asks for no tokens (auth)")?;
+        return Ok(true);
     };
     let now_ms = now().as_millis() as u64;
     let identity = match verifier.look(token.as_bytes()).and_then(|signed| signed.verify(now_ms)) {
         Ok(identity) => identity,
-        Err(error) => return line("verdict", &format!("refused: {} ({})", error.text, error.reason.name())),
+        Err(error) => {
+            line("verdict", &format!("refused: {} ({})", error.text, error.reason.name()))?;
+            return Ok(false);
+        }
     };
     let left_s = verifier.ends_ms(&identity).saturating_sub(now_ms) / 1000;
     line("verdict", &format!("taken: user {}, for {} more", identity.user(), parse::show_time(Duration::from_secs(left_s))))?;
     let channels = &loaded.settings.channels;
     for ((selector, rule), place) in channels.tables.iter().zip(loaded.origins.tables()) {
-        line("rule", &format!("{place}: {selector}: {}", opened(rule, Some(selector), &identity)))?;
+        line("rule", &format!("{place}: {selector}: {}", opened(loaded, rule, Some(selector), &identity)))?;
     }
-    line("otherwise", &opened(&channels.default, None, &identity))
+    line("otherwise", &opened(loaded, &channels.default, None, &identity))?;
+    Ok(true)
 }
 
 /// What a rule lets this bearer do with the channels that it is for.
-fn opened(rule: &ChannelRule, selector: Option<&Selector>, identity: &Identity) -> String {
+fn opened(loaded: &Loaded, rule: &ChannelRule, selector: Option<&Selector>, identity: &Identity) -> String {
+    let (heard, published, groups) = (identity.heard(), identity.published(), identity.groups());
+    let in_groups = groups.iter().map(|group| format!("{GROUP_CHANNEL}{group}"));
+    let named = |channels: Vec<String>, claim: &str| match channels.is_empty() {
+        true => format!("none: the token has no {claim}"),
+        false => format!("what fits {}", channels.join(", ")),
+    };
     let own = selector.and_then(Selector::pattern).map(|pattern| pattern.as_str().replace("{sub}", identity.user()));
-    let of = |access: Access, claim: &str, unsaid: &str| match access {
-        Access::Auto => unsaid.to_owned(),
+    let of = |access: Access, named: String, unsaid: String| match access {
+        Access::Auto => unsaid,
         Access::Nobody => "none".to_owned(),
         Access::Anyone | Access::Authenticated => "all".to_owned(),
         Access::Owner => own.clone().unwrap_or_else(|| "none".to_owned()),
-        Access::Token => format!("those of its claim {claim}"),
+        Access::Token => named,
     };
-    let subscribe = of(rule.subscribe, "channels", "all, of users and groups its own");
-    format!("subscribe {subscribe}; publish {}", of(rule.publish, "publish", "none, unless allow_client_publish"))
+    let hears = named(heard.into_iter().map(str::to_owned).chain(in_groups.clone()).collect(), "`channels`");
+    let unsaid = in_groups
+        .fold(format!("all, of those of users {USER_CHANNEL}{}, of those of groups", identity.user()), |text, group| text + " " + &group);
+    let unsaid = if groups.is_empty() { unsaid + " none" } else { unsaid };
+    let subscribe = of(rule.subscribe, hears, unsaid);
+    let in_general = if loaded.settings.clients.allow_client_publish { "all" } else { "none: allow_client_publish is off" };
+    let publishes = named(published.into_iter().map(str::to_owned).collect(), "`publish`");
+    format!("subscribe {subscribe}; publish {}", of(rule.publish, publishes, in_general.to_owned()))
 }
 
 fn decoded(part: &str) -> Option<String> {

@@ -172,8 +172,12 @@ fn check_access(settings: &Settings, access: Access, has_user: bool, key: &str, 
             Some(problem.help("owner needs a table with a pattern that holds {sub}, as in pattern = \"user:{sub}\""))
         }
         Access::Authenticated | Access::Owner | Access::Token if settings.auth.mode == AuthMode::None => {
-            let message = format!("no client can be {}: nobody is asked who it is", access.name());
+            let message = format!("`{}` lets no client in: nobody is asked who it is", access.name());
             Some(Problem::warning(origin, key, message).help("auth = \"jwt\""))
+        }
+        Access::Token if settings.auth.mode == AuthMode::Query => {
+            let problem = Problem::warning(origin, key, "no client can be named by a token: none is asked for");
+            Some(problem.help("auth = \"jwt\", or owner, which goes by the user's name"))
         }
         Access::Auto | Access::Nobody | Access::Anyone | Access::Authenticated | Access::Owner | Access::Token => None,
     }
@@ -266,7 +270,9 @@ mod tests {
         assert_eq!(found_in(&format!("{jwt}{good}")), [""; 0]);
         let found = found_in(good);
         assert_eq!(found.len(), 2, "{found:#?}");
-        assert!(found[0].starts_with("f.toml:3:13: warning: channels.subscribe: no client can be owner"), "{}", found[0]);
+        assert!(found[0].starts_with("f.toml:3:13: warning: channels.subscribe: `owner` lets no client in"), "{}", found[0]);
+        let query = found_in(&format!("auth = \"query\"\n{good}"));
+        assert!(query.len() == 1 && query[0].contains("no client can be named by a token"), "{query:#?}");
         for (file, words) in [
             ("subscribe = \"owner\"\n", "error: subscribe: nobody knows whose channel it is"),
             ("[[channels]]\nprefix = \"user:\"\npublish = \"owner\"\n", "error: channels.publish: nobody knows whose"),

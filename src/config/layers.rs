@@ -239,8 +239,12 @@ impl Layers {
         if host.is_some() {
             found.extend(routes::check(&self.settings, &|at| Origin::File(self.origins.routes[at].clone())));
         }
-        let found: Vec<Problem> =
-            found.into_iter().filter(|problem| problem.key.is_empty() || !unread.contains(&problem.key.as_str())).collect();
+        let is_news = |problem: &Problem| {
+            let key = problem.key.as_str();
+            let causes = CAUSES.iter().find(|(of, _)| *of == key).map_or(&[][..], |(_, causes)| causes);
+            key.is_empty() || !(unread.contains(&key) || causes.iter().any(|cause| unread.contains(cause)))
+        };
+        let found: Vec<Problem> = found.into_iter().filter(is_news).collect();
         self.problems.extend(found);
         self.problems.sort_by_key(Problem::order);
         if self.problems.iter().any(|problem| problem.severity == Severity::Error) {
@@ -249,6 +253,9 @@ impl Layers {
         Ok(Loaded { settings: self.settings, origins: self.origins, warnings: self.problems })
     }
 }
+
+/// What a setting lacks that others give: where one of these could not be read, it may lack nothing.
+const CAUSES: [(&str, &[&str]); 2] = [("auth", &["token_secret", "token_keys", "jwks_url"]), ("control", &["control_token"])];
 
 #[cfg(test)]
 mod tests {

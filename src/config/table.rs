@@ -398,6 +398,6 @@ mod tests {
         assert_eq!(shown.json("redis"), ("redis".to_owned(), "redis://:***@h".into()));
         // Whatever may log in is marked as such.
         let hidden: Vec<&str> = SETTINGS.iter().filter(|setting| setting.secret.is_some()).map(|setting| setting.key).collect();
-        assert_eq!(hidden, ["control_token", "redis", "token_secret"]);
+        assert_eq!(hidden, ["control_token", "redis", "token_secret", "jwks_url"]);
     }
 }

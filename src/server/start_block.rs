@@ -182,7 +182,10 @@ pub fn first_commands(settings: &Settings, program: &str) -> [String; 2] {
         None if settings.addresses.control == default.addresses.control => format!("{program} publish news '{{\"hello\":\"world\"}}'"),
         None => {
             let control = Listener::at(settings.addresses.control.clone()).reachable();
-            format!("{program} publish news '{{\"hello\":\"world\"}}' --control {}", control.address)
+            // What a shell would read otherwise.
+            let address = control.address.to_string();
+            let address = if address.contains('?') { format!("'{address}'") } else { address };
+            format!("{program} publish news '{{\"hello\":\"world\"}}' --control {address}")
         }
     };
     [subscribe, publish]
@@ -230,7 +233,7 @@ fn identity(settings: &Settings) -> Option<String> {
         AuthMode::Jwt => {
             let secret = auth.secret.as_ref().map(|_| "token_secret".to_owned());
             let files = auth.key_files.iter().map(|file| file.display().to_string());
-            let by: Vec<String> = secret.into_iter().chain(files).chain(auth.jwks_url.clone()).collect();
+            let by: Vec<String> = secret.into_iter().chain(files).chain(auth.jwks_url.as_deref().map(mask::url)).collect();
             Some(format!("tokens, verified by {}", by.join(", ")))
         }
     }

@@ -212,13 +212,13 @@ impl<N: Network> Shard<N> {
     fn unauthorized(&self, error: TokenError) -> Refusal {
         self.metrics.tokens_refused[error.reason as usize].inc();
         if error.reason == TokenReason::KeyAwaited {
-            return Refusal::new(RefusalReason::KeyAwaited, error.text);
+            return Refusal::new(RefusalReason::KeyAwaited, format!("{} ({})", error.text, error.reason.name()));
         }
         let how = match error.reason {
             TokenReason::Missing => ", as Authorization: Bearer TOKEN, ?token=TOKEN or the subprotocol bearer.TOKEN",
             _ => "",
         };
-        Refusal::unauthorized(format!("{} ({}){how}.", error.text, error.reason.name()), error.reason != TokenReason::Missing)
+        Refusal::unauthorized(format!("{}{how} ({}).", error.text, error.reason.name()), error.reason != TokenReason::Missing)
     }
 
     /// Its token is for a later turn: what it has sent is kept, and no more is read.

@@ -83,7 +83,11 @@ impl<N: Network> Shard<N> {
             // The answer to what it asked for is on the way, and perhaps to more.
             Phase::Handshake if conn.outbox_unsent() > 0 => {}
             Phase::Proxy | Phase::Handshake if conn.peer.buffered_bytes() == 0 => return self.kill(key, CloseReason::Gone),
-            Phase::Proxy | Phase::Handshake => {
+            Phase::Proxy => {
+                let text = "the PROXY header ended before it was whole, and this port expects one before every request";
+                return self.refuse(key, &Refusal::new(RefusalReason::ProxyHeader, text));
+            }
+            Phase::Handshake => {
                 let text = "the request ended before its head did; a head ends with an empty line";
                 return self.refuse(key, &Refusal::new(RefusalReason::BadRequest, text));
             }

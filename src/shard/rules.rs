@@ -67,12 +67,9 @@ impl<N: Network> Shard<N> {
         let Err(why) = self.may(key, channel, Action::Publish) else { return true };
         let is_off = self.rules.of(channel).publish == Access::Auto && !self.settings.clients.allow_client_publish;
         let asked = Asked::of(command::PUBLISH, channel, id);
-        if is_off {
-            let message = "this server does not let clients publish (--allow-client-publish)";
-            self.reply_error(key, asked, ErrorCode::PublishNotAllowed, message);
-        } else {
-            self.refuse_by_rule(key, asked, ErrorCode::NotAllowed, why);
-        }
+        let why =
+            if is_off { "no rule lets clients publish there, and this server does not in general (allow_client_publish)" } else { why };
+        self.refuse_by_rule(key, asked, ErrorCode::NotAllowed, why);
         false
     }
 

@@ -143,7 +143,6 @@ named! {
         TokenInvalid = "token_invalid",
         /// The channel's rule does not let this client do that.
         NotAllowed = "not_allowed",
-        PublishNotAllowed = "publish_not_allowed",
         PayloadTooBig = "payload_too_big",
         /// Not what the channel's `payload` setting says.
         BadPayload = "bad_payload",

@@ -170,7 +170,7 @@ fn an_error_without_an_id_says_what_it_answers() {
             "already_subscribed subscribe a",
             "too_many_subscriptions subscribe c",
             "not_subscribed unsubscribe c",
-            "publish_not_allowed publish p",
+            "not_allowed publish p",
             "bad_channel subscribe ",
             "bad_command subscribe s",
             "unknown_type nonsense n",

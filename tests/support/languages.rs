@@ -64,6 +64,9 @@ pub fn node() -> &'static Path {
 pub fn javascript() -> PathBuf {
     let home = javascript_packages();
     copy(&javascript_sources(), &home);
+    for licence in ["LICENSE-APACHE", "LICENSE-MIT"] {
+        fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join(licence), home.join(licence)).unwrap();
+    }
     home
 }
 

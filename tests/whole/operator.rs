@@ -256,6 +256,25 @@ fn no_secret_is_told_anywhere() {
     }
 }
 
+/// Whoever subscribes is there for long, and everybody on the host reads what was typed.
+#[test]
+fn no_token_stays_where_everybody_on_the_host_reads() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = port.local_addr().unwrap();
+    let by_url = format!("ws://{address}/ws?token=hush.hush.hush");
+    let plain = format!("ws://{address}/ws");
+    for arguments in [["--url", &by_url, "a"].as_slice(), &["--url", &plain, "--token", "hush.hush.hush", "a"]] {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_campanile"));
+        command.arg("subscribe").args(arguments).stderr(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+        let mut child = command.spawn().unwrap();
+        // Before it does anything else they are gone.
+        let _connection = port.accept().unwrap();
+        let told = String::from_utf8_lossy(&std::fs::read(format!("/proc/{}/cmdline", child.id())).unwrap()).into_owned();
+        child.kill().and_then(|()| child.wait()).unwrap();
+        assert!(told.contains("***") && !told.contains("hush"), "{told}");
+    }
+}
+
 /// The start block as a line of JSON tells the ports otherwise.
 fn started_as_json(launch: Launch) -> Server {
     let mut command = launch.command();

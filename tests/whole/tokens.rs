@@ -45,7 +45,7 @@ fn a_token_opens_the_door() {
     assert_eq!(answer(&server, "/ws", &format!("Authorization: Bearer {good}\r\n")).0, 101);
     assert_eq!(answer(&server, &format!("/ws/news?token={good}"), "").0, 101);
     for (path, words) in [
-        ("/ws".to_owned(), "this server asks for a token (missing)"),
+        ("/ws".to_owned(), "the subprotocol bearer.TOKEN (missing)"),
         (format!("/ws?token={good}&token={good}"), "(several)"),
         (format!("/ws?token={}", token("u1", 0)), "good or expired"),
         (format!("/ws?token={}", good.replace('.', "")), "(malformed)"),
@@ -60,7 +60,7 @@ fn a_token_opens_the_door() {
             "8192 bytes" => assert!(status == 431 && text.contains(words), "{text}"),
             _ => {
                 assert!(status == 401 && text.contains(words) && text.contains("\r\nWWW-Authenticate: Bearer"), "{text}");
-                assert_eq!(text.contains("error=\"invalid_token\""), words != "this server asks for a token (missing)", "{text}");
+                assert_eq!(text.contains("error=\"invalid_token\""), words != "the subprotocol bearer.TOKEN (missing)", "{text}");
                 assert!(path.len() < 10 || !text.contains(&path[10..]), "nothing of it is quoted: {text}");
             }
         }
@@ -264,23 +264,26 @@ fn a_token_is_made_and_explained() {
             "\"jti\":\"t\"",
             "verdict    taken: user u1, for ",
             "campanile.toml:6: pattern = \"inbox:{sub}\": subscribe inbox:u1; publish none",
-            "campanile.toml:9: prefix = \"room:\": subscribe those of its claim channels; publish those of its claim publish",
-            "otherwise  subscribe all, of users and groups its own; publish none",
+            "campanile.toml:9: prefix = \"room:\": subscribe what fits room:*, x, group:g; publish none: the token has no `publish`",
+            "otherwise  subscribe all, of those of users user:u1, of those of groups group:g; publish none: allow_client_publish is off",
         ] {
             assert!(explained.contains(words), "{words} is missing in\n{explained}");
         }
-        let (_, refused, _) = type_in(&FILE.replace("\"tests\"", "\"others\""), &["token", "--inspect", token.trim()]);
-        assert!(refused.contains("verdict    refused: the token's `iss`") && refused.contains("(issuer)"), "{refused}");
+        let (exit, refused, _) = type_in(&FILE.replace("\"tests\"", "\"others\""), &["token", "--inspect", token.trim()]);
+        assert!(exit == 1 && refused.contains("verdict    refused: the token's `iss`") && refused.contains("(issuer)"), "{refused}");
     }
 }
 
 #[test]
 fn what_cannot_be_made_or_explained_is_told() {
     for (file, arguments, code, words) in [
-        ("", &["token", "--sub", "u1"][..], 2, "give --key FILE, or set token_secret"),
+        ("auth = \"jwt\"\ntoken_secret = \"short\"\n", &["config", "--explain", "a"][..], 2, "error: token_secret"),
+        ("", &["token", "--sub", "u1"], 2, "give --key FILE, or set token_secret"),
         (FILE, &["token", "--sub", ""], 2, "must not be empty"),
         (FILE, &["token", "--sub", "u1", "--ttl", "soon"], 2, "--ttl: \"soon\" is not a duration"),
         (FILE, &["token", "--sub", "u1", "--channels", "a{b}"], 2, "a brace that is not part of {sub}"),
+        (FILE, &["token", "--sub", "u1", "--groups", ""], 2, "that cannot be a name"),
+        (FILE, &["config", "--explain", "a", "--user", "u1"], 2, "--user is for auth = \"query\""),
         (FILE, &["token", "--sub", "u1", "--key", "public.pem"], 1, "no private key"),
         (FILE, &["token", "--sub", "u1", "--key", "none.pem"], 1, "none.pem cannot be read"),
         (FILE, &["token"], 2, "--sub"),
@@ -319,9 +322,15 @@ fn the_rule_that_decides_is_explained() {
         (&["inbox:u1", "--token", &token], &["owner (this client may)"]),
         (
             &["inbox:u2"],
-            &["campanile.toml:6: [[channels]] pattern = \"inbox:{sub}\"", "owner (a client without a token may not: only the user"],
+            &[
+                "campanile.toml:6: [[channels]] pattern = \"inbox:{sub}\"",
+                "owner (a client with a token that says nothing of it (--token tells of one) may not: only the user",
+            ],
         ),
-        (&["news"], &["no table of [[channels]] is for it", "auto (a client without a token may not"]),
+        (
+            &["news"],
+            &["no table of [[channels]] is for it", "auto (a client with a token that says nothing of it (--token tells of one) may)"],
+        ),
         (&["news", "--token", "x"], &["client           nobody: this is no JSON Web Token"]),
     ] {
         let told = explain(arguments);

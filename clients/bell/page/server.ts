@@ -61,7 +61,7 @@ export function commandsOf(server: Server, channel: string): TerminalCommand[] {
     commands.push({ about: "any HTTP client", text: `curl${header} -d ${quoted(body)} http://${server.control}/publish` });
   }
   if (server.redis !== null) {
-    commands.push({ about: "any Redis client", text: `redis-cli ${server.redis.command} ${quoted(server.redis.channel)} '${PAYLOAD}'` });
+    commands.push({ about: "any Redis client; -u says where Redis is", text: `redis-cli ${server.redis.command} ${quoted(server.redis.channel)} '${PAYLOAD}'` });
   }
   return commands;
 }

@@ -1,7 +1,7 @@
 // Makes dist/: the module in both forms, and one file of types for each. With --test also build/, what the tests look at from inside or open in a browser.
 
 import { execFileSync } from "node:child_process";
-import { copyFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 
@@ -31,3 +31,7 @@ const lines = [...parts, `${connect[0]}\n`].join("\n").split("\n");
 const dropped = /^import |^export (?:type )?\{\};?$|^export declare function messageOf/;
 writeFileSync("dist/index.d.ts", lines.filter((line) => !dropped.test(line)).join("\n"));
 copyFileSync("dist/index.d.ts", "dist/index.d.cts");
+// Both ask to be handed on with every copy. They stand at the top of the repository, or here where this folder has been copied from it.
+for (const licence of ["LICENSE-APACHE", "LICENSE-MIT"]) {
+  copyFileSync(existsSync(licence) ? licence : `../../${licence}`, `dist/${licence}`);
+}

@@ -1,32 +1,51 @@
 // What `npm pack` makes, put into a fresh place and used from there: as a module, by `require`, and by a program that is typed.
 
 import assert from "node:assert/strict";
-import { execFileSync } from "node:child_process";
-import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { execFile, execFileSync } from "node:child_process";
+import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import { Server } from "./support.js";
 
+const execFileLater = promisify(execFile);
+const { devDependencies: { ws: WS } } = JSON.parse(readFileSync(new URL("../package.json", import.meta.url), "utf8"));
 const HERE = fileURLToPath(new URL("..", import.meta.url));
-const USE = 'const client = connect("http://127.0.0.1:1", { transports: ["polling"] }); client.close(); console.log(client.state, new CampanileError("a", "b").code);';
+// A message over each transport (durable: nobody is subscribed between two polls), from a server whose address is the first argument and whose control port is the second.
+const USE = `
+const [address, control] = process.argv.slice(2);
+const use = async (transport) => {
+  const client = connect(address, { transports: [transport] });
+  const subscription = client.subscribe("user:used");
+  const message = new Promise((resolve) => subscription.on("message", resolve));
+  await new Promise((resolve) => subscription.on("subscribed", resolve));
+  await fetch(control + "/publish", { method: "POST", body: JSON.stringify({ channel: "user:used", data: transport }) });
+  console.log((await message).data, new CampanileError("a", "b").code);
+  client.close();
+};
+["websocket", "sse", "polling"].reduce((before, transport) => before.then(() => use(transport)), Promise.resolve()).then(() => process.exit(0));
+`;
 
-test("the package holds what it needs, in every form", (t) => {
+test("the package is installed in a fresh place, and used there in every form", async (t) => {
   const place = mkdtempSync(join(tmpdir(), "campanile-package-"));
   t.after(() => rmSync(place, { recursive: true, force: true }));
   const run = (program, ...given) => execFileSync(program, given, { cwd: place, encoding: "utf8" });
   const [{ filename, files }] = JSON.parse(execFileSync("npm", ["pack", "--json", "--pack-destination", place], { cwd: HERE, encoding: "utf8" }));
-  assert.deepEqual(files.map(({ path }) => path).sort(), ["README.md", "dist/index.cjs", "dist/index.d.cts", "dist/index.d.ts", "dist/index.js", "package.json"]);
+  const held = ["README.md", "dist/LICENSE-APACHE", "dist/LICENSE-MIT", "dist/index.cjs", "dist/index.d.cts", "dist/index.d.ts", "dist/index.js", "package.json"];
+  assert.deepEqual(files.map(({ path }) => path).sort(), held);
 
-  const home = join(place, "node_modules/@campanile/client");
-  mkdirSync(home, { recursive: true });
-  run("tar", "-xzf", filename, "-C", home, "--strip-components=1");
-  symlinkSync(join(HERE, "node_modules/@msgpack"), join(place, "node_modules/@msgpack"));
-  assert.deepEqual(Object.keys(JSON.parse(readFileSync(join(home, "package.json"), "utf8")).dependencies), ["@msgpack/msgpack"]);
-
-  writeFileSync(join(place, "module.mjs"), `import { connect, CampanileError } from "@campanile/client"; ${USE}`);
-  writeFileSync(join(place, "script.cjs"), `const { connect, CampanileError } = require("@campanile/client"); ${USE}`);
-  for (const file of ["module.mjs", "script.cjs"]) assert.equal(run(process.execPath, file), "closed a\n", file);
+  // Node 20 has no WebSocket of its own.
+  writeFileSync(join(place, "package.json"), "{}");
+  run("npm", "install", "--no-audit", "--no-fund", `./${filename}`, `ws@${WS}`);
+  writeFileSync(join(place, "module.mjs"), `import { connect, CampanileError } from "@campanile/client";${USE}`);
+  writeFileSync(join(place, "script.cjs"), `const { connect, CampanileError } = require("@campanile/client");${USE}`);
+  const server = await Server.start(t);
+  for (const file of ["module.mjs", "script.cjs"]) {
+    const { stdout } = await execFileLater(process.execPath, [file, server.url, `http://${server.control}`], { cwd: place, timeout: 60000 });
+    assert.equal(stdout, "websocket a\nsse a\npolling a\n", file);
+  }
 
   const compiler = { strict: true, noEmit: true, target: "es2022", module: "node16", lib: ["es2022", "dom"], types: [], skipLibCheck: false };
   writeFileSync(join(place, "tsconfig.json"), JSON.stringify({ compilerOptions: compiler, files: ["typed.mts", "typed.cts"] }));

@@ -122,7 +122,7 @@ class TestReconnect(unittest.IsolatedAsyncioTestCase):
             await server.gone()
 
         states = States()
-        with patch.object(client_module, "PONG_TIMEOUT", 0.1), patch.object(client_module, "CONNECT_TIMEOUT", 0.5):
+        with patch.object(client_module, "PONG_TIMEOUT", 0.1), patch.object(client_module, "CONNECT_TIMEOUT", 3):
             async with Fake(answers_once, says_nothing, holds) as fake, connect(fake.url, on_state=states):
                 await states.until("connected", 2)
         self.assertEqual((pings, [why for why, _ in states.of("waiting")]), (1, ["no answer in time"] * 2))

@@ -7,7 +7,7 @@ use ratatui::style::{Color, Style, Stylize};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Cell, Paragraph, Row, Sparkline, Table, Wrap};
 
-use super::text::{bytes, count, figures, number, printable, reasons, seconds, span};
+use super::text::{bytes, count, figures, number, printable, reasons, seconds, span, yet_or_now};
 use crate::control::stats::snapshot::{Channel, Snapshot};
 use crate::named::named;
 
@@ -119,12 +119,14 @@ impl Screen {
             lines.push(Line::styled(format!("not ready    {}", printable(reason)), color(Color::Red).bold()));
         }
         lines.extend(figures(stats).into_iter().map(|(name, text)| Line::from(vec![format!("{name:<12} ").dim(), text.into()])));
-        if stats.connections == 0 {
+        if stats.connections == 0 && stats.not_ready.is_none() {
             lines.push(Line::default());
-            lines.push("Nobody is connected yet. To see a message arrive, in two other terminals:".bold().into());
+            let title = format!("Nobody is connected {}. To see a message arrive, in two other terminals:", yet_or_now(stats));
+            lines.push(title.bold().into());
             lines.extend(stats.first_commands.iter().map(|command| Line::from(format!("  {}", printable(command)))));
         }
-        let has_room = area.height >= 24;
+        // With head and foot, a terminal of 24 lines.
+        let has_room = area.height >= 22;
         // A word that does not fit takes its line's rest along.
         let rows_of = |line: &Line<'_>| (line.width() + 12).div_ceil(usize::from(area.width).max(1)).max(1);
         let figures_rows = lines.iter().map(rows_of).sum::<usize>().min(usize::from(area.height)) as u16;
@@ -339,13 +341,17 @@ mod tests {
 
     #[test]
     fn an_empty_server_says_what_to_type_and_a_lost_one_that_it_is_lost() {
-        let empty = Snapshot { connections: 0, busiest: Some(Vec::new()), ..stats() };
+        let empty = Snapshot { connections: 0, busiest: Some(Vec::new()), closed: Vec::new(), ..stats() };
         let mut screen = Screen::new("here".into());
         assert!(shown(&screen, 80, 24).contains("Waiting for the first figures"));
         screen.take(empty);
         let text = shown(&screen, 80, 30);
         assert!(text.contains("Nobody is connected yet") && text.contains("  campanile subscribe news"), "{text}");
         assert!(text.contains("nothing is delivered now"), "{text}");
+        screen.take(Snapshot { connections: 0, ..stats() });
+        assert!(shown(&screen, 80, 30).contains("Nobody is connected now"));
+        screen.take(Snapshot { connections: 0, not_ready: Some("Redis cannot be reached".into()), ..stats() });
+        assert!(!shown(&screen, 80, 30).contains("Nobody is connected"), "first it must be ready");
         screen.lose("the server has closed the connection".into());
         assert!(shown(&screen, 120, 30).contains("not connected: the server has closed the connection"));
         screen.take(Snapshot { not_ready: Some("Redis cannot be reached".into()), busiest: None, ..stats() });

@@ -169,11 +169,16 @@ pub fn page(stats: &Snapshot) -> String {
     for (reason, count_of) in reasons(stats) {
         line(format_args!("{reason}: {} in all, {}/s", count(count_of.total), number(count_of.rate)));
     }
-    if stats.connections == 0 {
-        line(format_args!("\nNobody is connected yet. To see a message arrive, in two terminals:"));
+    if stats.connections == 0 && stats.not_ready.is_none() {
+        line(format_args!("\nNobody is connected {}. To see a message arrive, in two terminals:", yet_or_now(stats)));
         stats.first_commands.iter().for_each(|command| line(format_args!("  {}", printable(command))));
     }
     page
+}
+
+/// For whoever sees nobody: whether somebody was there before.
+pub fn yet_or_now(stats: &Snapshot) -> &'static str {
+    if stats.closed.iter().any(|closed| closed.total > 0) { "now" } else { "yet" }
 }
 
 #[cfg(test)]

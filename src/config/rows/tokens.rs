@@ -104,6 +104,7 @@ pub const JWKS_URL: Setting = Setting {
     help: "Where the keys that tokens are verified by are fetched from, as a JWKS document: at start, again when the answer's max-age is over, and when a token names a key that is not there. While it cannot be reached, the last keys stay.",
     accepted: "an https:// URL, or http:// on this host",
     value: one!(auth.jwks_url, text => jwks_url(text), value => show_optional(value)),
+    secret: Some(mask::url),
     live: true,
     ..ROW
 };

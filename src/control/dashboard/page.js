@@ -17,6 +17,7 @@
     const [size, unit] = units.find(([size]) => value >= size) || [1, ""];
     return (value / size).toFixed(value / size < 100 && unit ? 1 : 0) + unit;
   };
+  const plural = (count, what) => `${number(count)} ${what}${count === 1 ? "" : "s"}`;
   const bytes = (value) => {
     const units = [[2 ** 40, "TiB"], [2 ** 30, "GiB"], [2 ** 20, "MiB"], [2 ** 10, "KiB"]];
     const [size, unit] = units.find(([size]) => value >= size) || [1, "B"];
@@ -45,9 +46,8 @@
     if (meter !== undefined) {
       const element = document.createElement("meter");
       Object.assign(element, { min: 0, max: 1, high: 0.85, value: Math.min(1, meter) });
-      element.title = Math.round(meter * 100) + " %";
-      element.textContent = element.title;
-      td.append(element);
+      element.textContent = Math.round(meter * 100) + " %";
+      td.append(element, " " + element.textContent);
     } else if (kind === "name") {
       const name = document.createElement("bdi");
       name.textContent = text;
@@ -78,6 +78,9 @@
   // Charts: what has come since the page was opened.
   const color = (variable) => () => getComputedStyle(document.documentElement).getPropertyValue(variable).trim();
   const charts = [];
+  // Under a chart stands what is pointed at, or what is newest.
+  const last = (column) => column[column.length - 1];
+  const told = (value, axis) => (value === null || value === undefined ? "–" : axis(value));
   const chart = (id, series, axis, least) => {
     const place = $(id);
     const width = () => Math.max(200, place.clientWidth);
@@ -92,8 +95,8 @@
         x: { range: (_, low, high) => [high - KEPT_SECONDS, high] },
         y: { range: (_, low, high) => [0, Math.max(least, (high || 0) * 1.1)] },
       },
-      series: [{ label: "at", value: (_, at) => (at === null ? "–" : clock(at)) }].concat(series.map(([label, variable]) => (
-        { label, stroke: color(variable), width: 2, points: { show: false }, value: (_, value) => (value === null || value === undefined ? "–" : axis(value)) }
+      series: [{ label: "at", value: (plot, at) => told(at ?? last(plot.data[0]), clock) }].concat(series.map(([label, variable]) => (
+        { label, stroke: color(variable), width: 2, points: { show: false }, value: (plot, value, index, at) => told(at === null ? last(plot.data[index]) : value, axis) }
       ))),
     };
     const made = { data: [[], ...series.map(() => [])] };
@@ -124,14 +127,16 @@
     const isWell = stats.not_ready === null;
     state(isWell ? "good" : "bad", isWell ? stats.stage : "not ready");
 
-    show("story", stats.connections === 0);
+    const wasThere = stats.closed.some(({ total }) => total > 0);
+    show("story", stats.connections === 0 && isWell);
+    say("story-title", wasThere ? "Nobody is connected now" : "Nobody is connected yet");
     if (stats.first_commands.length === 2) {
       say("first-subscribe", stats.first_commands[0]);
       say("first-publish", stats.first_commands[1]);
     }
 
     say("connections", number(stats.connections));
-    say("connections-note", `of ${short(stats.connections_max)}; ${number(stats.subscriptions)} subscriptions, ${number(stats.channels)} channels`);
+    say("connections-note", `of ${short(stats.connections_max)}; ${plural(stats.subscriptions, "subscription")}, ${plural(stats.channels, "channel")}`);
     say("deliveries", rates ? number(rates.deliveries) : "–");
     say("deliveries-note", rates ? `${number(rates.messages)} messages/s, ${bytes(rates.sent_bytes)}/s` : "");
     say("p99", percentiles ? seconds(percentiles.p99) : "–");
@@ -139,7 +144,7 @@
     say("memory", memory.resident_bytes === null ? "–" : bytes(memory.resident_bytes));
     say("memory-note", `bound of user memory ${bytes(memory.bytes_max)}`);
     say("lagging", number(stats.lagging));
-    say("lagging-note", rates ? `subscriptions; ${number(rates.skipped)} messages/s skipped` : "subscriptions");
+    say("lagging-note", rates ? `slow subscriptions; ${number(rates.skipped)} messages/s skipped` : "slow subscriptions");
 
     const at = stats.unix_ms / 1000;
     deliveries.add(at, rates ? [rates.deliveries, rates.messages] : [null, null]);
@@ -174,7 +179,7 @@
       [{ text: part.name }, { meter: part.bytes_max ? part.bytes / part.bytes_max : 0 }, bytes(part.bytes), bytes(part.bytes_max)]
     ));
     if (memory.resident_bytes !== null) {
-      parts.unshift([{ text: "process, beside its bound" }, { meter: memory.resident_bytes / memory.bytes_max }, bytes(memory.resident_bytes), bytes(memory.bytes_max)]);
+      parts.unshift([{ text: "the process, of that bound" }, { meter: memory.resident_bytes / memory.bytes_max }, bytes(memory.resident_bytes), bytes(memory.bytes_max)]);
     }
     table("parts", parts, 4, "");
   };

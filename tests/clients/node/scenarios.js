@@ -281,7 +281,7 @@ const scenarios = {
     await error("bad_channel", { id: 7, type: "subscribe", channel: "x".repeat(256) });
     await error("bad_channel", { id: 8, type: "subscribe", channel: "a\nb" });
     await error("not_subscribed", { id: 9, type: "unsubscribe", channel: "news" });
-    await error("publish_not_allowed", { id: 10, type: "publish", channel: "news", data: 1 });
+    await error("not_allowed", { id: 10, type: "publish", channel: "news", data: 1 });
     await client.subscribe("news");
     await error("already_subscribed", { id: 11, type: "subscribe", channel: "news" });
     await client.subscribe("sport");

@@ -223,7 +223,7 @@ def errors_have_their_codes():
     error("bad_channel", id=7, type="subscribe", channel="x" * 256)
     error("bad_channel", id=8, type="subscribe", channel="a\nb")
     error("not_subscribed", id=9, type="unsubscribe", channel="news")
-    error("publish_not_allowed", id=10, type="publish", channel="news", data=1)
+    error("not_allowed", id=10, type="publish", channel="news", data=1)
     client.subscribe("news")
     error("already_subscribed", id=11, type="subscribe", channel="news")
     client.subscribe("sport")
