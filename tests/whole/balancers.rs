@@ -234,7 +234,11 @@ fn behind_haproxy_the_clients_of_a_node_that_drains_go_to_the_other_one() {
     let redis = RedisServer::start();
     let proxied = ["--listen", "proxy+tcp://127.0.0.1:0", "--drain-rate", "1000"];
     let mut nodes = [node(&redis, &proxied), node(&redis, &proxied)];
-    let haproxy = Proxy::haproxy("haproxy-drain", [nodes[0].listen, nodes[1].listen], &[("inter 2s", "inter 100ms")]);
+    let haproxy = Proxy::haproxy(
+        "haproxy-drain",
+        [nodes[0].listen, nodes[1].listen],
+        &[("inter 2s", "inter 100ms"), ("timeout connect", "timeout check 20s\n    timeout connect")],
+    );
     nodes[0].eventually("both pass the check", |_| haproxy.checks() == ["L7OK/200", "L7OK/200"]);
 
     // The node with the fewest connections gets the next.
