@@ -203,6 +203,8 @@ pub mod auth {
     /// Largest file of keys, and most keys in all. A token that names none is tried with each that fits.
     pub const KEY_FILE_BYTES_MAX: u64 = 1024 * 1024;
     pub const KEYS_MAX: usize = 32;
+    /// Names of keys that are not here and are remembered from one fetch of keys to the next.
+    pub const KEY_NAMES_MAX: usize = 1024;
     /// What verifying may cost in one turn of a shard, in the units of `Signed::cost`: half a millisecond. Whoever is beyond it waits for the next turn.
     pub const VERIFY_UNITS_PER_TURN: usize = 256;
     /// Refreshes of one shard that may wait for that, each with its token.

@@ -5,9 +5,11 @@
 //! (RFC 7519: a `crit` that nobody understands, an audience that is missing, a time that is no number).
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -20,6 +22,7 @@ use smallvec::SmallVec;
 use super::identity::{Claims, Identity, check_user};
 use super::keys::{Key, Keys};
 use super::pattern::Pattern;
+use crate::limits;
 use crate::named::named;
 
 named! {
@@ -120,38 +123,63 @@ pub struct Verifier {
     wanted: Option<Arc<Wanted>>,
 }
 
-/// That a token names a key which is not here, for whoever can ask for keys anew. Shards write it and go on; they wait for nobody.
-#[derive(Debug)]
+/// That a token names a key which is not here, for whoever can ask for keys anew. Shards write it and go on; they wait for no fetch.
+///
+/// A name that a fetch has not brought is not awaited any more, and its bearer is told so; whoever comes with another one waits for the next fetch, however
+/// many names others have made up before.
+#[derive(Debug, Default)]
 pub struct Wanted {
+    /// Nobody will fetch any.
+    is_for_nothing: bool,
     is_wanted: AtomicBool,
-    may_ask: AtomicBool,
+    names: Mutex<Names>,
+    hasher: RandomState,
 }
 
-impl Default for Wanted {
-    fn default() -> Wanted {
-        Wanted { is_wanted: AtomicBool::new(false), may_ask: AtomicBool::new(true) }
-    }
+/// Of names their hashes.
+#[derive(Debug, Default)]
+struct Names {
+    /// Since the last fetch began.
+    asked: HashSet<u64>,
+    /// For whose sake the last fetch was made, or the one under way is.
+    fetching: HashSet<u64>,
+    /// What the last fetch has not brought.
+    missed: HashSet<u64>,
 }
 
 impl Wanted {
-    /// A key is wanted. False: keys were asked for a moment ago, and it was not among them.
-    fn ask(&self) -> bool {
-        let may = self.may_ask.load(Relaxed);
-        // Whoever finds it said already does not take the line from the others.
-        if may && !self.is_wanted.load(Relaxed) {
-            self.is_wanted.store(true, Relaxed);
+    pub fn for_nothing() -> Wanted {
+        Wanted { is_for_nothing: true, ..Wanted::default() }
+    }
+
+    /// A key of this name is wanted. False: it has been asked for, and is not there.
+    fn ask(&self, name: Option<&str>) -> bool {
+        let hash = self.hasher.hash_one(name);
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        if names.asked.len() < limits::auth::KEY_NAMES_MAX {
+            names.asked.insert(hash);
         }
-        may
+        let is_missed = names.missed.contains(&hash);
+        drop(names);
+        self.is_wanted.store(true, Relaxed);
+        !is_missed && !self.is_for_nothing
     }
 
     pub fn is_wanted(&self) -> bool {
         self.is_wanted.load(Relaxed)
     }
 
-    /// What was wanted has been asked for. Whether a key that is still missing is to be asked for again.
-    pub fn set_asked(&self, may_ask_again: bool) {
-        self.may_ask.store(may_ask_again, Relaxed);
+    /// What is published from now on is in the answer.
+    pub fn begin_fetch(&self) {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.fetching = std::mem::take(&mut names.asked);
         self.is_wanted.store(false, Relaxed);
+    }
+
+    /// The keys that there are can be had. After a fetch that has failed nobody calls it.
+    pub fn end_fetch(&self) {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.missed = std::mem::take(&mut names.fetching);
     }
 }
 
@@ -165,8 +193,8 @@ pub struct Signed<'t, 'v> {
     signature: &'t str,
     algorithm: Algorithm,
     keys: SmallVec<[&'v Key; 2]>,
-    /// Its `kid`, if it has one, is that of a key that is here.
-    is_key_known: bool,
+    /// The name that it gives its key, where that is none of the keys that are here.
+    unknown: Option<String>,
 }
 
 impl Verifier {
@@ -188,9 +216,9 @@ impl Verifier {
         self.wanted.is_some()
     }
 
-    fn unknown_key(&self) -> TokenReason {
+    fn unknown_key(&self, name: Option<&str>) -> TokenReason {
         match &self.wanted {
-            Some(wanted) if wanted.ask() => TokenReason::KeyAwaited,
+            Some(wanted) if wanted.ask(name) => TokenReason::KeyAwaited,
             _ => TokenReason::UnknownKey,
         }
     }
@@ -218,15 +246,15 @@ impl Verifier {
         let algorithm: Algorithm = header.alg.parse().map_err(|_| TokenReason::Algorithm)?;
         let mut named = self.keys.named(header.kid.as_deref()).peekable();
         if named.peek().is_none() {
-            return Err(self.unknown_key().into());
+            return Err(self.unknown_key(header.kid.as_deref()).into());
         }
         let keys: SmallVec<[&Key; 2]> = named.filter(|key| key.is_for(algorithm)).collect();
         // Without a key of that name it was held against those that have none.
         let is_key_known = self.wanted.is_none() || header.kid.as_deref().is_none_or(|id| self.keys.has(id));
         if keys.is_empty() {
-            return Err(if is_key_known { TokenReason::Algorithm } else { self.unknown_key() }.into());
+            return Err(if is_key_known { TokenReason::Algorithm } else { self.unknown_key(header.kid.as_deref()) }.into());
         }
-        Ok(Signed { verifier: self, message, claims, signature, algorithm, keys, is_key_known })
+        Ok(Signed { verifier: self, message, claims, signature, algorithm, keys, unknown: header.kid.filter(|_| !is_key_known) })
     }
 
     /// Whether somebody who was believed before still is.
@@ -274,7 +302,7 @@ impl Signed<'_, '_> {
     pub fn verify(&self, now_ms: u64) -> Result<Identity, TokenError> {
         let is_signed = |key: &&Key| key.has_signed(self.message.as_bytes(), self.signature, self.algorithm);
         if !self.keys.iter().any(is_signed) {
-            return Err(if self.is_key_known { TokenReason::Signature } else { self.verifier.unknown_key() }.into());
+            return Err(self.unknown.as_deref().map_or(TokenReason::Signature, |name| self.verifier.unknown_key(Some(name))).into());
         }
         let claims = URL_SAFE_NO_PAD.decode(self.claims).map_err(|_| TokenReason::Malformed)?;
         let claims: Claimed<'_> = serde_json::from_slice(&claims).map_err(|_| TokenReason::Malformed)?;

@@ -145,9 +145,7 @@ fn gate(settings: &Settings) -> anyhow::Result<Gate> {
         None => Keys::default(),
     };
     // What is missing now is not asked for again.
-    let wanted = Arc::<Wanted>::default();
-    wanted.set_asked(false);
-    auth.gate_of(&auth.own_keys()?, &fetched, wanted)
+    auth.gate_of(&auth.own_keys()?, &fetched, Arc::new(Wanted::for_nothing()))
 }
 
 /// Prints every problem and tells what they come to.

@@ -1,5 +1,6 @@
 //! `campanile serve`: the server, from its settings to its end.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
@@ -55,13 +56,14 @@ fn serve(loaded: Loaded, sources: Sources, host: &Host, takes_over: bool) -> any
     }
     // Kept to the end: what was logged last must still be written.
     let _log = log::start(&settings);
+    let config = sources.file.named().map(Path::to_owned);
     let server = crate::server::start(settings.clone(), sources, host, takes_over)?;
     let settings = settings.with(|settings| {
         settings.addresses.listen = server.listen.clone();
         settings.addresses.control = server.control.clone();
     });
     let host = Host { descriptors_soft: server.descriptors, ..host.clone() };
-    let started = Started { settings: &settings, host: &host, table: &server.table };
+    let started = Started { settings: &settings, host: &host, table: &server.table, config: config.as_deref() };
     let said = match format {
         LogFormat::Text => {
             let program = std::env::args().next().unwrap_or_else(|| "campanile".into());

@@ -2,7 +2,7 @@
 //! [`crate::cli`] through [`load`]. Invariant: a list from a later source replaces the earlier one as a whole.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::file::{self, FileRule};
 use super::host::Host;
@@ -31,6 +31,16 @@ pub enum FileChoice {
         said_by: Origin,
     },
     None,
+}
+
+impl FileChoice {
+    /// Where somebody has named one.
+    pub fn named(&self) -> Option<&Path> {
+        match self {
+            FileChoice::Named { path, .. } => Some(path),
+            FileChoice::IfPresent | FileChoice::None => None,
+        }
+    }
 }
 
 /// Everything that settings come from.

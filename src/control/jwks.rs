@@ -136,6 +136,7 @@ pub(super) async fn keep(state: Arc<State>) {
             && (reload.fetch_asked.swap(false, Relaxed) | schedule.is_due(now, reload.wanted.is_wanted()))
         {
             let asking = url.clone();
+            reload.wanted.begin_fetch();
             let fetched = tokio::task::spawn_blocking(move || fetch(&asking)).await.unwrap_or_else(|error| Err(error.to_string()));
             let age = fetched.as_ref().ok().map(|fetched| fetched.age);
             let outcome = match fetched {
@@ -145,15 +146,11 @@ pub(super) async fn keep(state: Arc<State>) {
                 }
                 Err(error) => Err(error),
             };
+            if outcome.is_ok() {
+                reload.wanted.end_fetch();
+            }
             schedule.done(Instant::now(), age.filter(|_| outcome.is_ok()));
             note(&state, outcome, &mut said);
-        }
-        if url.is_some() {
-            // While keys cannot be had, whoever comes with an unknown one is to try again.
-            let may_ask = schedule.failures > 0 || schedule.may_ask(Instant::now());
-            if !may_ask || !reload.wanted.is_wanted() || schedule.failures > 0 {
-                reload.wanted.set_asked(may_ask);
-            }
         }
         tokio::time::sleep(LOOK).await;
         if state.stopping() {

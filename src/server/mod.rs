@@ -8,6 +8,7 @@ mod takeover;
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -434,6 +435,7 @@ fn tell(prepared: Prepared, data_path: DataPath, (listener, control): (ControlSo
     drop(given);
     opened.sockets.clear();
     opened.of_shards.clear();
+    let config = origin.sources.file.named().map(Path::to_owned);
     let bound_to = Settings::clone(&settings).with(|settings| {
         settings.addresses.listen = listen.clone();
         settings.addresses.control = control.clone();
@@ -444,7 +446,7 @@ fn tell(prepared: Prepared, data_path: DataPath, (listener, control): (ControlSo
         listen: listen.clone(),
         control: control.clone(),
         memory_bytes_max: |settings| memory_bound::memory_bound(settings).total(),
-        first_commands: start_block::first_commands(&bound_to, "campanile"),
+        first_commands: start_block::first_commands(&bound_to, config.as_deref(), "campanile"),
     };
     let orders = control::Orders::new(senders.clone());
     let pulses = Pulses::new(bus.clone(), bus_metrics.clone(), senders.into_iter().zip(metrics.iter().cloned()).collect());

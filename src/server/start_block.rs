@@ -1,6 +1,7 @@
 //! What the server says about itself when it starts. Called by `campanile serve`. Pure: settings and host in, text out; no password in it.
 
 use std::fmt::Write;
+use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
@@ -26,6 +27,8 @@ pub struct Started<'a> {
     pub settings: &'a Settings,
     pub host: &'a Host,
     pub table: &'a Resolved,
+    /// The file that a flag or a variable has named.
+    pub config: Option<&'a Path>,
 }
 
 /// What is listened on, and what it stands for.
@@ -146,12 +149,12 @@ pub fn start_fields(started: &Started<'_>) -> Map<String, Value> {
 
 /// What to type to see a message arrive, in the words that fit these settings.
 pub fn next_steps(started: &Started<'_>, program: &str) -> String {
-    let [subscribe, publish] = first_commands(started.settings, program);
+    let [subscribe, publish] = first_commands(started.settings, started.config, program);
     format!("To see a message arrive, in two other terminals:\n  {subscribe}\n  {publish}\n")
 }
 
 /// What subscribes to a channel, and what publishes to it.
-pub fn first_commands(settings: &Settings, program: &str) -> [String; 2] {
+pub fn first_commands(settings: &Settings, config: Option<&Path>, program: &str) -> [String; 2] {
     let default = Settings::default();
     let subscribe = match settings.addresses.listen.iter().find(|listener| listener.is_plain()) {
         Some(listener) if settings.addresses.listen != default.addresses.listen || settings.auth.mode == AuthMode::Query => {
@@ -164,7 +167,7 @@ pub fn first_commands(settings: &Settings, program: &str) -> [String; 2] {
         },
     };
     let subscribe = match settings.auth.mode {
-        AuthMode::Jwt => format!("{subscribe} --token \"$({})\"", token_command(settings, program)),
+        AuthMode::Jwt => format!("{subscribe} --token \"$({})\"", token_command(settings, config, program)),
         AuthMode::None | AuthMode::Query => subscribe,
     };
     let publish = match settings.redis.urls().nth(placement::hashed("news", settings.redis.urls().count())) {
@@ -197,11 +200,10 @@ fn with_user(settings: &Settings, url: String) -> String {
 }
 
 /// What makes a token that this server takes. Of files with public keys nobody here knows the private ones.
-fn token_command(settings: &Settings, program: &str) -> String {
-    match settings.auth.secret {
-        Some(_) => format!("{program} token --sub me"),
-        None => format!("{program} token --sub me --key PRIVATE.pem"),
-    }
+fn token_command(settings: &Settings, config: Option<&Path>, program: &str) -> String {
+    let key = if settings.auth.secret.is_some() { "" } else { " --key PRIVATE.pem" };
+    let config = config.map_or(String::new(), |path| format!(" --config '{}'", path.display()));
+    format!("{program} token --sub me{config}{key}")
 }
 
 /// How redis-cli reaches that server; a password has to be put in by hand.
@@ -282,7 +284,7 @@ mod tests {
 
     fn with_started<T>(settings: &Settings, host: &Host, show: impl Fn(&Started<'_>) -> T) -> T {
         let table = resolve_fd_table(settings, host.descriptors_hard, host.private_refused.as_ref());
-        show(&Started { settings, host, table: &table })
+        show(&Started { settings, host, table: &table, config: None })
     }
 
     fn block(settings: &Settings, host: &Host) -> String {
@@ -413,6 +415,8 @@ mod tests {
         let asking = |mode: AuthMode| {
             Settings::default().with(|settings| (settings.auth.mode, settings.auth.secret) = (mode, Some("a secret".to_owned())))
         };
+        let [subscribe, _] = first_commands(&asking(AuthMode::Jwt), Some(Path::new("a b.toml")), "campanile");
+        assert!(subscribe.ends_with("--token \"$(campanile token --sub me --config 'a b.toml')\""), "{subscribe}");
         let steps = self::steps(&asking(AuthMode::Jwt));
         assert!(
             steps.contains("\n  campanile subscribe news --token \"$(campanile token --sub me)\"\n") && !steps.contains("a secret"),
