@@ -162,6 +162,7 @@ for (const way of WAYS) {
     };
     const client = open(t, server, { ...way, token: provider });
     const messages = new Kept(client);
+    const stale = new Kept(client, "stale", (event) => event);
     const renewed = new Kept({ on: (_, listener) => client.on("event", listener) }, "event", ({ type }) => type);
     await active(client.subscribe("kept:a"));
     if (way.transports[0] !== "polling") {
@@ -180,7 +181,9 @@ for (const way of WAYS) {
     await back;
     assert(["expired", "refused"].includes(reasons[count]), reasons);
     await server.publish("user:alice", 3);
-    await messages.is(1, 2, 3);
+    await messages.is(1, 2, 3).catch((error) => {
+      throw new Error(`${error.message}; stale: ${JSON.stringify(stale.values)}; events: ${renewed.values}; the server:\n${server.log}`);
+    });
   });
 }
 
