@@ -176,10 +176,11 @@ impl Wanted {
         self.is_wanted.store(false, Relaxed);
     }
 
-    /// The keys that there are can be had. After a fetch that has failed nobody calls it.
-    pub fn end_fetch(&self) {
+    /// The keys that there are can be had; or they cannot, and nobody can say of a name that there is none.
+    pub fn end_fetch(&self, can_be_had: bool) {
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        names.missed = std::mem::take(&mut names.fetching);
+        let fetched = std::mem::take(&mut names.fetching);
+        names.missed = if can_be_had { fetched } else { HashSet::new() };
     }
 }
 

@@ -49,18 +49,16 @@ pub fn explain(loaded: &Loaded, channel: &str, token: Option<&str>, user: Option
             line("messages come", &format!("from {} without {} ({place})", route.from, route.field))?;
         }
     }
-    let client = match token {
-        None if user.is_some() && settings.auth.mode != AuthMode::Query => {
+    let client = match (token, user) {
+        (None, None) => None,
+        (None, Some(_)) if settings.auth.mode != AuthMode::Query => {
             return Err(BadUsage("--user is for auth = \"query\", where it is believed".to_owned()).into());
         }
-        None => match user {
-            None => None,
-            Some(user) => {
-                line("client", user)?;
-                Some(Identity::of_user(user).map_err(|why| BadUsage(format!("--user {user:?}: {why}")))?)
-            }
-        },
-        Some(token) => match bearer(loaded, token)? {
+        (None, Some(user)) => {
+            line("client", user)?;
+            Some(Identity::of_user(user).map_err(|why| BadUsage(format!("--user {user:?}: {why}")))?)
+        }
+        (Some(token), _) => match bearer(loaded, token)? {
             Ok(identity) => {
                 line("client", identity.user())?;
                 Some(identity)

@@ -146,9 +146,7 @@ pub(super) async fn keep(state: Arc<State>) {
                 }
                 Err(error) => Err(error),
             };
-            if outcome.is_ok() {
-                reload.wanted.end_fetch();
-            }
+            reload.wanted.end_fetch(outcome.is_ok());
             schedule.done(Instant::now(), age.filter(|_| outcome.is_ok()));
             note(&state, outcome, &mut said);
         }

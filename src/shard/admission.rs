@@ -273,14 +273,16 @@ impl<N: Network> Shard<N> {
             reason.into()
         } else if self.is_verifying(key) {
             Refusal::from(RefusalReason::TokensWaiting)
-        } else if self.conns[key].phase == Phase::Proxy && self.conns[key].peer.buffered_bytes() > 0 {
-            let seconds = self.settings.clients.handshake_timeout.as_secs_f32();
-            let text = format!("no whole PROXY header within {seconds} s, and this port expects one before every request");
-            Refusal::new(RefusalReason::ProxyHeader, text)
         } else {
             let seconds = self.settings.clients.handshake_timeout.as_secs_f32();
-            let text = format!("no complete request head within {seconds} s; send the whole request at once");
-            Refusal::new(RefusalReason::RequestTimeout, text)
+            let conn = &self.conns[key];
+            if conn.phase == Phase::Proxy && conn.peer.buffered_bytes() > 0 {
+                let text = format!("no whole PROXY header within {seconds} s, and this port expects one before every request");
+                Refusal::new(RefusalReason::ProxyHeader, text)
+            } else {
+                let text = format!("no complete request head within {seconds} s; send the whole request at once");
+                Refusal::new(RefusalReason::RequestTimeout, text)
+            }
         };
         if self.is_verifying(key)
             && let Peer::Unknown(Some(head)) = &mut self.conns[key].peer

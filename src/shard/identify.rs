@@ -187,7 +187,7 @@ impl<N: Network> Shard<N> {
             Gate::Query => match credentials::user(head).as_deref().map(Identity::of_user) {
                 Some(Ok(identity)) => Caller::Is(Some(Arc::new(identity))),
                 Some(Err(problem)) => Caller::Refused(Refusal::unauthorized(format!("The parameter user: {problem}."), true)),
-                None => Caller::Refused(Refusal::unauthorized("This server asks who you are: /ws?user=NAME, once.", false)),
+                None => Caller::Refused(Refusal::unauthorized("This server asks who you are: /ws?user=NAME, once (missing).", false)),
             },
             Gate::Tokens(_) => match credentials::token(head, auth.cookie.as_deref()) {
                 // What a browser sends by itself is believed only where it says whose page asked for it.
