@@ -214,7 +214,9 @@ export class Channels {
     const position = { epoch, seq };
     if (id === undefined && this.#link.mode === "commands" && channel.phase !== "active") {
       channel.isOwn = true;
-      if (channel.position && !isSame(channel.position, position) && !channel.isClaimed) {
+      // Told late: that one was given back, and the answer to what was asked instead follows.
+      if (channel.isClaimed) return;
+      if (channel.position && !isSame(channel.position, position)) {
         // Before it was asked for: the answer to that will be that it is there already.
         if (channel.phase === "asked") this.#claim(channel);
         return;

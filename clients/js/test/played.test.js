@@ -114,6 +114,24 @@ test("the user's own channel, which the server subscribes by itself, is resumed 
   await messages.is(11, 12, 13, 14, 15);
 });
 
+test("what the server tells late of its own subscription does not pass for the answer to ours", async (t) => {
+  const { client, Played, socket } = await open(t);
+  const [messages, stale] = [new Kept(client), new Kept(client, "stale")];
+  socket.connected().say(subscribed("user:alice", 10), notification("user:alice", 11));
+  await messages.is(11);
+  socket.end(1006);
+  const again = (await Played.next()).connected();
+  const { id: first } = await again.command();
+  // It is there already, and where it begins is not known yet.
+  again.say({ type: "error", id: first, command: "subscribe", channel: "user:alice", code: "already_subscribed", message: "" });
+  assert.equal((await again.command()).type, "unsubscribe");
+  const { id } = await again.command();
+  again.say(subscribed("user:alice", 14));
+  again.say(subscribed("user:alice", 11, { id, recovered: true }), ...[12, 13, 14, 15].map((seq) => notification("user:alice", seq)));
+  await messages.is(11, 12, 13, 14, 15);
+  assert.deepEqual(stale.values, []);
+});
+
 test("several handles share a subscription, which ends with the last of them", async (t) => {
   const { client, socket } = await open(t);
   socket.connected();
