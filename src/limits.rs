@@ -528,6 +528,27 @@ pub mod client {
     pub const READ_BYTES: usize = 64 * 1024;
 }
 
+/// TLS towards clients.
+pub mod tls {
+    /// What a handshake may keep of what has come: a ClientHello, or a chain of certificates, of 16 KiB, in records as small as they may be.
+    pub const HANDSHAKE_BYTES_MAX: usize = 20 * 1024;
+    /// KeyUpdates and empty records between data, warnings of a session: as rustls has it.
+    pub const KEY_UPDATES_MAX: u8 = 32;
+    pub const EMPTY_RECORDS_MAX: u8 = 32;
+    pub const WARNINGS_MAX: u8 = 4;
+    /// How long keys make tickets; they are honoured for as long again.
+    pub const TICKET_KEY_SECONDS: u64 = 6 * 60 * 60;
+    /// Largest ticket that is looked at: it may hold a client's certificates.
+    pub const TICKET_BYTES_MAX: usize = 16 * 1024;
+    /// Largest file of certificates or of a key.
+    pub const FILE_BYTES_MAX: u64 = 1024 * 1024;
+    /// Of a file of ticket keys: each line, and how many.
+    pub const TICKET_SECRET_BYTES_MIN: usize = 32;
+    pub const TICKET_SECRETS_MAX: usize = 8;
+    /// Subject and names of a client's certificate.
+    pub const IDENTITY_BYTES_MAX: usize = 4096;
+}
+
 /// What an allocation of so many bytes takes of the heap: 8 bytes before it, steps of 16, 32 at least (glibc's malloc).
 pub const fn heap_bytes(bytes: usize) -> usize {
     match bytes {
