@@ -12,6 +12,7 @@
 //! [`server`] starts the threads and ends them. Around them:
 //!
 //! * [`auth`]: who a client is, by its token
+//! * [`tls`]: who listens encrypted, and what is kept of it
 //! * [`config`]: settings as typed, then checked; [`limits`]: every bound that is not one, named
 //! * [`listen`]: which sockets an address stands for; [`systemd`]: readiness, watchdog, given sockets
 //! * [`journal`]: durable channels of the embedded bus, in memory and in files
@@ -51,4 +52,5 @@ pub mod server;
 pub mod shard;
 pub mod sys;
 pub mod systemd;
+pub mod tls;
 pub mod wire;

@@ -1,6 +1,8 @@
 //! Why a TLS session ends otherwise than by close_notify or the end of the stream, each with its name in the metrics and the alert that the peer
 //! is sent (RFC 8446, 6).
 
+use rustls::{Error, InvalidMessage, PeerIncompatible, PeerMisbehaved};
+
 use crate::named::named;
 
 macro_rules! faults {
@@ -74,5 +76,45 @@ faults! {
 impl std::fmt::Display for Fault {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.write_str(self.name())
+    }
+}
+
+impl Fault {
+    /// Under which name rustls's reason is counted.
+    pub(super) fn of_rustls(error: &Error) -> Fault {
+        match error {
+            Error::InappropriateMessage { .. } | Error::InappropriateHandshakeMessage { .. } => Fault::UnexpectedMessage,
+            Error::InvalidMessage(invalid) => match invalid {
+                InvalidMessage::HandshakePayloadTooLarge | InvalidMessage::CertificatePayloadTooLarge => Fault::HandshakeTooLarge,
+                InvalidMessage::MessageTooLarge => Fault::RecordOverflow,
+                _ => Fault::DecodeError,
+            },
+            Error::NoCertificatesPresented | Error::InvalidCertificate(_) => Fault::ClientCertificate,
+            Error::DecryptError => Fault::BadRecordMac,
+            Error::PeerIncompatible(incompatible) => match incompatible {
+                PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
+                | PeerIncompatible::SupportedVersionsExtensionRequired
+                | PeerIncompatible::Tls12NotOffered
+                | PeerIncompatible::Tls12NotOfferedOrEnabled => Fault::Version,
+                PeerIncompatible::NoCipherSuitesInCommon
+                | PeerIncompatible::NoKxGroupsInCommon
+                | PeerIncompatible::NoSignatureSchemesInCommon => Fault::NoSharedSuite,
+                _ => Fault::Handshake,
+            },
+            Error::PeerMisbehaved(misbehaved) => match misbehaved {
+                PeerMisbehaved::TooManyKeyUpdateRequests => Fault::KeyUpdateFlood,
+                PeerMisbehaved::TooManyWarningAlertsReceived => Fault::WarningFlood,
+                PeerMisbehaved::TooManyEmptyFragments => Fault::EmptyFlood,
+                PeerMisbehaved::TooManyRenegotiationRequests => Fault::Renegotiation,
+                PeerMisbehaved::IllegalMiddleboxChangeCipherSpec
+                | PeerMisbehaved::KeyEpochWithPendingFragment
+                | PeerMisbehaved::MessageInterleavedWithHandshakeMessage => Fault::UnexpectedMessage,
+                _ => Fault::IllegalParameter,
+            },
+            Error::AlertReceived(_) => Fault::PeerAlert,
+            Error::PeerSentOversizedRecord => Fault::RecordOverflow,
+            Error::NoApplicationProtocol => Fault::NoSharedProtocol,
+            _ => Fault::Handshake,
+        }
     }
 }

@@ -86,6 +86,14 @@ impl Layer {
         }
     }
 
+    /// The same with an alert that says more, where the session can send any.
+    pub(super) fn fatal(&mut self, fault: Fault, description: u8, out: &mut Vec<u8>) {
+        match self {
+            Layer::Compact(session) => session.fatal(description, out),
+            Layer::Rustls(session) => session.alert(fault, out),
+        }
+    }
+
     pub fn close_notify(&mut self, out: &mut Vec<u8>) {
         match self {
             Layer::Compact(session) => session.close_notify(out),

@@ -19,15 +19,19 @@
 
 pub mod acceptor;
 pub mod certificate;
+mod drive;
 pub mod fault;
+mod files;
 pub mod handshake;
 pub mod initiator;
 pub mod keys;
 pub mod layer;
+mod noted;
 pub mod record;
 pub mod rustls_session;
-mod secrets;
 pub mod session;
+#[cfg(test)]
+mod tests;
 pub mod tickets;
 
 use crate::named::named;

@@ -143,6 +143,28 @@ impl Ready {
     }
 }
 
+/// A fatal alert, before there are keys.
+pub(super) fn plain_alert(description: u8) -> [u8; 7] {
+    [kind::ALERT, LEGACY_VERSION[0], LEGACY_VERSION[1], 0, 2, 2, description]
+}
+
+/// How many bytes the slices have from `skip` on, if that is less than `max`.
+pub(super) fn length_of(slices: &[IoSlice<'_>], skip: usize, max: usize) -> usize {
+    let mut bytes = 0;
+    for slice in slices {
+        bytes += slice.len();
+        if bytes >= skip + max {
+            return max;
+        }
+    }
+    bytes.saturating_sub(skip)
+}
+
+/// Those bytes, copied together.
+pub(super) fn gather(slices: &[IoSlice<'_>], skip: usize, length: usize) -> Vec<u8> {
+    pieces(slices, skip, length).flatten().copied().collect()
+}
+
 /// `length` bytes of the slices, from `skip` on.
 fn pieces<'a>(slices: &'a [IoSlice<'_>], mut skip: usize, mut length: usize) -> impl Iterator<Item = &'a [u8]> {
     slices.iter().filter_map(move |slice| {

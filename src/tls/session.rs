@@ -297,8 +297,13 @@ impl Session {
         match fault.alert() {
             None => {}
             Some(CLOSE_NOTIFY) => self.close_notify(out),
-            Some(description) => self.seal_one(kind::ALERT, &[FATAL, description], out),
+            Some(description) => self.fatal(description, out),
         }
+    }
+
+    /// An alert that says more than a [`Fault`] does.
+    pub(super) fn fatal(&mut self, description: u8, out: &mut Vec<u8>) {
+        self.seal_one(kind::ALERT, &[FATAL, description], out);
     }
 
     pub fn close_notify(&mut self, out: &mut Vec<u8>) {
@@ -356,15 +361,7 @@ impl Sealer<'_> {
         if self.session.is_used_up() {
             return 0;
         }
-        let max = content_max.min(CONTENT_BYTES_MAX);
-        let mut bytes = 0;
-        for slice in slices {
-            bytes += slice.len();
-            if bytes >= skip + max {
-                return max;
-            }
-        }
-        bytes.saturating_sub(skip)
+        record::length_of(slices, skip, content_max.min(CONTENT_BYTES_MAX))
     }
 
     fn put(&mut self, slices: &[IoSlice<'_>], skip: usize, length: usize, out: &mut [u8]) -> usize {
@@ -375,4 +372,17 @@ impl Sealer<'_> {
 }
 
 #[cfg(test)]
-mod tests;
+impl Session {
+    /// A record of any kind, with anything in it.
+    pub(super) fn test_seal(&mut self, kind: u8, content: &[u8], out: &mut Vec<u8>) {
+        self.seal_one(kind, content, out);
+    }
+
+    /// A KeyUpdate that nobody asked for.
+    pub(super) fn test_update(&mut self, is_requested: bool, out: &mut Vec<u8>) {
+        let [a, b, c, d] = KEY_UPDATE;
+        self.seal_one(kind::HANDSHAKE, &[a, b, c, d, u8::from(is_requested)], out);
+        self.write_keys = self.write_keys.updated(self.suite, self.far.as_mut().map(|far| &mut far[1]));
+        self.write_number = 0;
+    }
+}

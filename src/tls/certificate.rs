@@ -1,0 +1,100 @@
+//! What a certificate (X.509, RFC 5280) says: whose it is, for which names, and from when until when. Whether it is to be believed is rustls's to judge.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use x509_cert::Certificate;
+use x509_cert::der::Decode;
+use x509_cert::ext::pkix::SubjectAltName;
+use x509_cert::ext::pkix::name::GeneralName;
+
+use crate::limits::tls::IDENTITY_BYTES_MAX;
+
+/// Who is at the other end, as a CA that the listener trusts has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// The distinguished name, as RFC 4514 writes it: `CN=device 7,O=Example`. May be empty.
+    pub subject: String,
+    pub names: Vec<Name>,
+    /// In seconds since 1970.
+    pub not_after: u64,
+}
+
+/// One of the subject's alternative names. Kinds that nobody reads as text are left out.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Name {
+    Dns(String),
+    Email(String),
+    Uri(String),
+    Ip(IpAddr),
+}
+
+/// As OpenSSL writes them.
+impl fmt::Display for Name {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Name::Dns(name) => write!(out, "DNS:{name}"),
+            Name::Email(name) => write!(out, "email:{name}"),
+            Name::Uri(name) => write!(out, "URI:{name}"),
+            Name::Ip(address) => write!(out, "IP:{address}"),
+        }
+    }
+}
+
+/// Why a certificate is of no use here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    #[error("it is no X.509 certificate: {0}")]
+    Der(String),
+    #[error("its subject and names are longer than {IDENTITY_BYTES_MAX} bytes")]
+    TooLong,
+}
+
+/// Whatever is read of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Facts {
+    pub subject: String,
+    pub names: Vec<Name>,
+    pub not_before: u64,
+    pub not_after: u64,
+}
+
+impl Facts {
+    pub fn read(der: &[u8]) -> Result<Facts, Unreadable> {
+        let error = |reason: x509_cert::der::Error| Unreadable::Der(reason.to_string());
+        let certificate = Certificate::from_der(der).map_err(error)?;
+        let content = &certificate.tbs_certificate;
+        // The last part comes first (RFC 4514, 2.1).
+        let parts: Vec<String> = content.subject.0.iter().rev().map(ToString::to_string).collect();
+        let alternative = content.get::<SubjectAltName>().map_err(error)?;
+        let names = alternative.map_or_else(Vec::new, |(_, names)| names.0.iter().filter_map(name).collect());
+        Ok(Facts {
+            subject: parts.join(","),
+            names,
+            not_before: content.validity.not_before.to_unix_duration().as_secs(),
+            not_after: content.validity.not_after.to_unix_duration().as_secs(),
+        })
+    }
+}
+
+fn name(name: &GeneralName) -> Option<Name> {
+    match name {
+        GeneralName::DnsName(name) => Some(Name::Dns(name.to_string())),
+        GeneralName::Rfc822Name(name) => Some(Name::Email(name.to_string())),
+        GeneralName::UniformResourceIdentifier(name) => Some(Name::Uri(name.to_string())),
+        GeneralName::IpAddress(address) => {
+            let bytes = address.as_bytes();
+            let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+            v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok().map(Name::Ip)
+        }
+        GeneralName::OtherName(_) | GeneralName::DirectoryName(_) | GeneralName::EdiPartyName(_) | GeneralName::RegisteredId(_) => None,
+    }
+}
+
+impl ClientCertificate {
+    pub(super) fn read(der: &[u8]) -> Result<ClientCertificate, Unreadable> {
+        let Facts { subject, names, not_after, .. } = Facts::read(der)?;
+        let bytes = subject.len() + names.iter().map(|name| name.to_string().len()).sum::<usize>();
+        if bytes > IDENTITY_BYTES_MAX { Err(Unreadable::TooLong) } else { Ok(ClientCertificate { subject, names, not_after }) }
+    }
+}
