@@ -23,7 +23,7 @@ use super::drive::suite_name;
 use super::noted::{Noting, note_server_name};
 use super::tickets::{ListenersTickets, Tickets};
 use super::{Version, files};
-use crate::named::{Named, named};
+use crate::named::named;
 
 named! {
     /// Whether clients show certificates.
@@ -144,7 +144,9 @@ fn versions(lowest: Version, suites: &[SupportedCipherSuite]) -> anyhow::Result<
         (Version::Tls12, true, true) => Ok(vec![&TLS13, &TLS12]),
         (Version::Tls12, true, false) => Ok(vec![&TLS12]),
         (_, _, true) => Ok(vec![&TLS13]),
-        (Version::Tls13, _, false) => bail!("none of the cipher suites is one of TLS 1.3 (they begin with TLS13_), and nothing lower is allowed"),
+        (Version::Tls13, _, false) => {
+            bail!("none of the cipher suites is one of TLS 1.3 (they begin with TLS13_), and nothing lower is allowed")
+        }
         (Version::Tls12, false, false) => bail!("there is no cipher suite"),
     }
 }
@@ -210,7 +212,7 @@ fn client_auth(wanted: &Wanted, provider: &Arc<CryptoProvider>) -> anyhow::Resul
 
 /// Of the set: the order in the file means nothing.
 fn digest_of(mut authorities: Vec<CertificateDer<'static>>) -> digest::Digest {
-    authorities.sort_unstable();
+    authorities.sort_unstable_by(|one, other| one.as_ref().cmp(other.as_ref()));
     let mut context = digest::Context::new(&SHA256);
     for authority in &authorities {
         context.update(&(authority.len() as u64).to_be_bytes());

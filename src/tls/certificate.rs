@@ -63,16 +63,14 @@ impl Facts {
     pub fn read(der: &[u8]) -> Result<Facts, Unreadable> {
         let error = |reason: x509_cert::der::Error| Unreadable::Der(reason.to_string());
         let certificate = Certificate::from_der(der).map_err(error)?;
-        let content = &certificate.tbs_certificate;
-        // The last part comes first (RFC 4514, 2.1).
-        let parts: Vec<String> = content.subject.0.iter().rev().map(ToString::to_string).collect();
-        let alternative = content.get::<SubjectAltName>().map_err(error)?;
+        let content = certificate.tbs_certificate();
+        let alternative = content.get_extension::<SubjectAltName>().map_err(error)?;
         let names = alternative.map_or_else(Vec::new, |(_, names)| names.0.iter().filter_map(name).collect());
         Ok(Facts {
-            subject: parts.join(","),
+            subject: content.subject().to_string(),
             names,
-            not_before: content.validity.not_before.to_unix_duration().as_secs(),
-            not_after: content.validity.not_after.to_unix_duration().as_secs(),
+            not_before: content.validity().not_before.to_unix_duration().as_secs(),
+            not_after: content.validity().not_after.to_unix_duration().as_secs(),
         })
     }
 }

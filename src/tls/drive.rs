@@ -76,7 +76,10 @@ impl Received {
             let UnbufferedStatus { discard, state, .. } = connection.process(&mut self.bytes[..self.shown]);
             self.noted.take();
             let next = match state {
-                Ok(ConnectionState::EncodeTlsData(data)) => Next::Encoded(encode(data, out)),
+                Ok(ConnectionState::EncodeTlsData(data)) => {
+                    encode(data, out);
+                    Next::Again
+                }
                 Ok(ConnectionState::TransmitTlsData(data)) => {
                     data.done();
                     Next::Again
@@ -91,15 +94,14 @@ impl Received {
             self.bytes.drain(..discard);
             self.shown -= discard;
             match next {
-                Next::Again | Next::Encoded(Ok(())) => {}
-                Next::Encoded(Err(fault)) => return Err(fault),
+                Next::Again => {}
                 Next::Blocked if !self.show_next()? => return Ok(false),
                 Next::Blocked => {}
                 // A part of a message of the old keys.
                 Next::Done if self.shown > 0 => return Err(Fault::UnexpectedMessage),
                 Next::Done => return Ok(true),
                 Next::Failed(fault) => {
-                    self.encode_rest(connection, out)?;
+                    self.encode_rest(connection, out);
                     return Err(fault);
                 }
             }
@@ -119,35 +121,30 @@ impl Received {
     }
 
     /// The alert, after an error. It is not asked for more than there is: it would judge the same bytes again.
-    fn encode_rest<C: Connection>(&mut self, connection: &mut C, out: &mut Vec<u8>) -> Result<(), Fault> {
+    fn encode_rest<C: Connection>(&mut self, connection: &mut C, out: &mut Vec<u8>) {
         while connection.common().wants_write() {
             match connection.process(&mut self.bytes[..self.shown]).state {
-                Ok(ConnectionState::EncodeTlsData(data)) => encode(data, out)?,
+                Ok(ConnectionState::EncodeTlsData(data)) => encode(data, out),
                 _ => break,
             }
         }
-        Ok(())
     }
 }
 
 enum Next {
     Again,
-    Encoded(Result<(), Fault>),
     Blocked,
     Done,
     Failed(Fault),
 }
 
 /// Puts a record of rustls's behind `out`.
-pub(super) fn encode<Data>(mut data: EncodeTlsData<'_, Data>, out: &mut Vec<u8>) -> Result<(), Fault> {
-    let required = match data.encode(&mut []) {
-        Ok(bytes) => bytes,
-        Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) => required_size,
-        Err(EncodeError::AlreadyEncoded) => return Err(Fault::Internal),
-    };
-    let at = out.len();
-    out.resize(at + required, 0);
-    data.encode(&mut out[at..]).map(drop).map_err(|_| Fault::Internal)
+pub(super) fn encode<Data>(mut data: EncodeTlsData<'_, Data>, out: &mut Vec<u8>) {
+    if let Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) = data.encode(&mut []) {
+        let at = out.len();
+        out.resize(at + required_size, 0);
+        data.encode(&mut out[at..]).expect("there is the room that it asked for");
+    }
 }
 
 /// The version that was agreed on.

@@ -18,7 +18,6 @@ use super::record::{CONTENT_BYTES_MAX, HEADER_BYTES, announced, kind, plain_aler
 use super::rustls_session::RustlsSession;
 use crate::limits::tls::HANDSHAKE_BYTES_MAX;
 
-#[derive(Debug)]
 pub struct Handshake {
     acceptor: Arc<Acceptor>,
     received: Received,
@@ -46,6 +45,12 @@ pub struct Established {
     pub is_resumed: bool,
     /// What came behind the handshake, still sealed: no edge will announce it.
     pub rest: Vec<u8>,
+}
+
+impl std::fmt::Debug for Handshake {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Handshake").field("received", &self.received).finish_non_exhaustive()
+    }
 }
 
 impl Handshake {

@@ -14,7 +14,6 @@ use super::fault::Fault;
 use super::noted::Noting;
 use super::session::Session;
 
-#[derive(Debug)]
 pub struct Initiator {
     received: Received,
     tls: Option<Box<UnbufferedClientConnection>>,
@@ -36,6 +35,12 @@ pub struct Initiated {
 pub fn prepare(config: &mut ClientConfig) {
     config.enable_secret_extraction = true;
     config.key_log = Arc::new(Noting);
+}
+
+impl std::fmt::Debug for Initiator {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Initiator").field("received", &self.received).finish_non_exhaustive()
+    }
 }
 
 impl Initiator {

@@ -13,12 +13,17 @@ use super::fault::{CLOSE_NOTIFY, Fault};
 use super::record::{CONTENT_BYTES_MAX, HEADER_BYTES, RECORD_BYTES_MAX, announced, gather, length_of};
 use super::session::Opened;
 
-#[derive(Debug)]
 pub struct RustlsSession {
     tls: Box<UnbufferedServerConnection>,
     /// Sealed records of rustls's, which go out before anything that is sealed later.
     own: Vec<u8>,
     state: State,
+}
+
+impl std::fmt::Debug for RustlsSession {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("RustlsSession").field("state", &self.state).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +64,7 @@ impl RustlsSession {
                     false
                 }
                 Ok(ConnectionState::EncodeTlsData(record)) => {
-                    encode(record, &mut self.own)?;
+                    encode(record, &mut self.own);
                     false
                 }
                 Ok(ConnectionState::TransmitTlsData(sent)) => {
@@ -101,7 +106,7 @@ impl RustlsSession {
         self.state = State::Ended;
         while self.tls.wants_write() {
             match self.tls.process_tls_records(&mut []).state {
-                Ok(ConnectionState::EncodeTlsData(record)) if encode(record, &mut self.own).is_ok() => {}
+                Ok(ConnectionState::EncodeTlsData(record)) => encode(record, &mut self.own),
                 _ => break,
             }
         }
@@ -173,7 +178,7 @@ impl RustlsSession {
         loop {
             match self.tls.process_tls_records(&mut []).state {
                 // As TLS 1.2 has it when its key is used up.
-                Ok(ConnectionState::EncodeTlsData(data)) if encode(data, out).is_ok() => {}
+                Ok(ConnectionState::EncodeTlsData(data)) => encode(data, out),
                 Ok(ConnectionState::TransmitTlsData(sent)) => sent.done(),
                 Ok(ConnectionState::WriteTraffic(mut traffic)) => {
                     let mut record = [0; 2 * OVERHEAD_BYTES];

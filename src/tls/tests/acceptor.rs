@@ -136,10 +136,9 @@ fn aes_128_is_taken_whatever_the_client_likes_most() {
     let acceptor = acceptor(&wanted(&files));
     let mut suites = provider::ALL_CIPHER_SUITES.to_vec();
     suites.sort_by_key(|suite| suite_name(*suite).contains("AES_128"));
-    for (version, expected) in [
-        (&rustls::version::TLS13, "TLS13_AES_128_GCM_SHA256"),
-        (&rustls::version::TLS12, "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"),
-    ] {
+    for (version, expected) in
+        [(&rustls::version::TLS13, "TLS13_AES_128_GCM_SHA256"), (&rustls::version::TLS12, "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256")]
+    {
         let config = Arc::new(with_suites(&files, suites.clone(), version, None));
         assert_eq!(shake(&acceptor, &mut connect(&config, "localhost")).unwrap().suite, expected);
     }

@@ -170,9 +170,7 @@ fn either_side_may_change_its_keys_at_any_time() {
 fn clients_are_known_by_their_certificates() {
     let files = Files::new().with_clients();
     for is_compact in [true, false] {
-        let load = |client_auth| {
-            acceptor(&Wanted { client_auth, client_ca: Some(files.path("ca.crt")), is_compact, ..wanted(&files) })
-        };
+        let load = |client_auth| acceptor(&Wanted { client_auth, client_ca: Some(files.path("ca.crt")), is_compact, ..wanted(&files) });
         let (required, if_given) = (load(ClientAuth::Required), load(ClientAuth::IfGiven));
         for suite in [first_suite(), suite_of_tls12()] {
             let mut config = with_certificate(&files, suite, Some("client"));
@@ -194,9 +192,7 @@ fn clients_are_known_by_their_certificates() {
                 assert!((now() + 86_400..now() + 3 * 86_400).contains(&peer.not_after));
                 talk(&mut established.layer, &mut client, 1);
             }
-            for (own, alert) in
-                [("expired", AlertDescription::CertificateExpired), ("foreign", AlertDescription::UnknownCA)]
-            {
+            for (own, alert) in [("expired", AlertDescription::CertificateExpired), ("foreign", AlertDescription::UnknownCA)] {
                 for acceptor in [&required, &if_given] {
                     let mut client = connect(&Arc::new(with_certificate(&files, suite, Some(own))), "localhost");
                     assert_eq!(refused(acceptor, &mut client), (Fault::ClientCertificate, Some(alert)), "{own} {suite:?}");

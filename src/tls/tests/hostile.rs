@@ -237,7 +237,9 @@ fn any_messages_at_all() {
                     match reader.open(&mut record) {
                         Err(_) => break,
                         Ok(Opened::Partial { .. }) => panic!("it was whole"),
-                        Ok(Opened::Data { content: place, consumed }) => assert!(&record[place] == content && consumed == length || kind == 0),
+                        Ok(Opened::Data { content: place, consumed }) => {
+                            assert!(&record[place] == content && consumed == length || kind == 0)
+                        }
                         Ok(Opened::Own { consumed } | Opened::End { consumed }) => assert_eq!(consumed, length),
                     }
                     if reader.owes() {
