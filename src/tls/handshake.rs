@@ -22,6 +22,8 @@ pub struct Handshake {
     acceptor: Arc<Acceptor>,
     received: Received,
     tls: Option<Box<UnbufferedServerConnection>>,
+    /// Something was sent: what follows may have to be sealed.
+    has_answered: bool,
 }
 
 #[derive(Debug)]
@@ -55,7 +57,7 @@ impl std::fmt::Debug for Handshake {
 
 impl Handshake {
     pub fn new(acceptor: Arc<Acceptor>) -> Handshake {
-        Handshake { acceptor, received: Received::default(), tls: None }
+        Handshake { acceptor, received: Received::default(), tls: None, has_answered: false }
     }
 
     /// Whether the first record is whole with these bytes: with them it begins to cost CPU and memory. False too if they are no ClientHello, which
@@ -83,12 +85,11 @@ impl Handshake {
     pub fn advance(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Step, Fault> {
         let before = out.len();
         self.received.bytes.extend_from_slice(input);
-        let is_first = self.tls.is_none();
         let step = self.step(out);
+        self.has_answered |= out.len() > before;
         if let Err(fault) = &step
             && let Some(alert) = fault.alert()
-            && is_first
-            && out.len() == before
+            && !self.has_answered
         {
             out.extend_from_slice(&plain_alert(alert));
         }

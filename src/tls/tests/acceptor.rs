@@ -91,7 +91,7 @@ fn what_is_wrong_with_a_file_is_told_with_its_name() {
         ("the CA first", pair(&swapped, &key), now(), &["server.key is not the key of the first", "comes first"]),
         ("expired", pair(&files.path("expired.crt"), &files.path("expired.key")), now(), &["expired.crt has expired", "hours ago"]),
         ("expired long ago", fine.clone(), now() + 40 * 86_400, &["server.crt has expired 38 days ago"]),
-        ("not yet valid", fine.clone(), now() - 7200, &["server.crt is not valid yet", "in 2 hours", "is the clock right?"]),
+        ("not yet valid", fine.clone(), now() - 7300, &["server.crt is not valid yet", "in 2 hours", "is the clock right?"]),
         ("no pairs", Wanted { pairs: Vec::new(), ..fine.clone() }, now(), &["needs a certificate"]),
         (
             "an unknown suite",

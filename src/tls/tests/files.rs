@@ -34,7 +34,7 @@ impl Files {
     /// `client`; `expired`; and `foreign`, whom `stranger` vouches for.
     pub fn with_clients(self) -> Files {
         let names = "DNS:device7.example,URI:urn:device:7,email:d@example.org,IP:::1";
-        self.signed("client", "ca", "/O=Example, Inc./OU=+1/CN=device 7", names, 2);
+        self.signed("client", "ca", r"/O=Example, Inc./OU=\+1/CN=device 7", names, 2);
         self.signed("expired", "ca", "/CN=expired", "DNS:expired.example", -1);
         self.authority("stranger");
         self.signed("foreign", "stranger", "/CN=foreign", "DNS:foreign.example", 2);

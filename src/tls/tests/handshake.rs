@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rustls::client::Resumption;
-use rustls::{AlertDescription, ClientConfig, Error};
+use rustls::{AlertDescription, Error};
 
 use super::*;
 use crate::tls::certificate::Name;
@@ -35,12 +35,6 @@ fn every_suite_carries_data_both_ways() {
     }
 }
 
-/// What the client sends in one handshake, in the order in which the server answers it; data, and an update of keys, stand behind Finished.
-fn flights(files: &Files, suite: SupportedCipherSuite) -> usize {
-    let mut client = connect(&Arc::new(client_config(files, suite)), "localhost");
-    sent(&mut client).len()
-}
-
 /// What waits, and some more behind an update of keys, which TLS 1.2 has not.
 fn with_other_keys(client: &mut ClientConnection) -> Vec<u8> {
     let mut bytes = sent(client);
@@ -50,17 +44,21 @@ fn with_other_keys(client: &mut ClientConnection) -> Vec<u8> {
     bytes
 }
 
-/// The handshake with the bytes of each flight split at `at`, and data in the segment of Finished: what the server reads of it.
-fn split_at(acceptor: &Arc<Acceptor>, config: &Arc<ClientConfig>, at: usize) -> Vec<u8> {
+/// The handshake with the bytes of each flight split at `at`, and data in the segment of Finished, where the client's Finished comes last: what the
+/// server reads of it, and how many bytes the longest flight has.
+fn split_at(acceptor: &Arc<Acceptor>, config: &Arc<ClientConfig>, at: usize) -> (Vec<u8>, usize) {
     let mut client = connect(config, "localhost");
     let mut handshake = Handshake::new(acceptor.clone());
     client.writer().write_all(b"at once").unwrap();
+    let mut longest = 0;
+    let mut has_written = false;
     loop {
         let mut input = sent(&mut client);
-        // In TLS 1.2 the client's data follow the server's Finished.
-        if !client.is_handshaking() {
+        if !client.is_handshaking() && !has_written {
+            has_written = true;
             input.extend(with_other_keys(&mut client));
         }
+        longest = longest.max(input.len());
         let (first, second) = input.split_at(at.min(input.len()));
         let mut out = Vec::new();
         let mut rest = Vec::new();
@@ -80,12 +78,12 @@ fn split_at(acceptor: &Arc<Acceptor>, config: &Arc<ClientConfig>, at: usize) -> 
         if let Some(mut established) = done {
             let mut bytes = std::mem::take(&mut established.rest);
             bytes.extend_from_slice(&rest);
-            if established.version == Version::Tls12 {
+            if !has_written {
                 bytes.extend(with_other_keys(&mut client));
             }
             let data = opened(&mut established.layer, &mut bytes).unwrap();
             talk(&mut established.layer, &mut client, 7);
-            return data;
+            return (data, longest);
         }
     }
 }
@@ -94,14 +92,21 @@ fn split_at(acceptor: &Arc<Acceptor>, config: &Arc<ClientConfig>, at: usize) -> 
 #[test]
 fn a_handshake_may_be_split_anywhere() {
     let files = Files::new();
-    for suite in [first_suite(), suite_of_tls12()] {
-        let config = Arc::new(client_config(&files, suite));
-        for is_compact in [true, false] {
-            let acceptor = acceptor(&Wanted { is_compact, ..wanted(&files) });
-            // rustls's record layer answers an update with the next data, which this client takes as well.
-            for at in 0..=flights(&files, suite) + 200 {
-                assert_eq!(split_at(&acceptor, &config, at), b"at once, and with other keys", "{suite:?} at {at}");
-            }
+    for (suite, resumption, is_compact) in [
+        (first_suite(), Resumption::disabled(), true),
+        (first_suite(), Resumption::in_memory_sessions(4), true),
+        (suite_of_tls12(), Resumption::disabled(), true),
+        (suite_of_tls12(), Resumption::in_memory_sessions(4), true),
+        (first_suite(), Resumption::disabled(), false),
+        (suite_of_tls12(), Resumption::in_memory_sessions(4), false),
+    ] {
+        let mut config = client_config(&files, suite);
+        config.resumption = resumption;
+        let config = Arc::new(config);
+        let acceptor = acceptor(&Wanted { is_compact, ..wanted(&files) });
+        let (_, longest) = split_at(&acceptor, &config, 0);
+        for at in 0..=longest {
+            assert_eq!(split_at(&acceptor, &config, at).0, b"at once, and with other keys", "{suite:?} at {at}");
         }
     }
 }

@@ -46,7 +46,12 @@ fn echo(acceptor: &Arc<Acceptor>, mut socket: TcpStream) -> Seen {
         let mut out = Vec::new();
         let mut at = 0;
         while at < have.len() && !seen.has_closed {
-            match layer.open(&mut have[at..]).unwrap() {
+            let opened = match layer.open(&mut have[at..]) {
+                // It gives up what it is refused.
+                Err(Fault::PeerAlert) => return seen,
+                opened => opened.unwrap(),
+            };
+            match opened {
                 Opened::Partial { .. } => break,
                 Opened::Data { content, consumed } => {
                     let content = have[at..][content].to_vec();
@@ -103,7 +108,9 @@ impl Client {
     }
 
     fn send(&mut self, line: &str) {
-        writeln!(self.input, "{line}").unwrap();
+        if writeln!(self.input, "{line}").is_err() {
+            self.await_line("what nobody says");
+        }
     }
 
     fn await_line(&mut self, words: &str) {

@@ -55,7 +55,7 @@ fn nodes_with_the_same_secrets_honour_each_others_tickets() {
     let (first, second) = ("a".repeat(32), "b".repeat(64));
     let old = files.write("old", format!("{first}\n"));
     let new = files.write("new", format!("{second}\n\n  {first}  \n"));
-    let other = files.write("other", [9; 33]);
+    let other = files.write("other", [0xC9; 33]);
     let made = node(&old, START).encrypt(SESSION).unwrap();
     assert_eq!(node(&old, START + 5).decrypt(&made).as_deref(), Some(SESSION));
     assert_eq!(node(&new, START).decrypt(&made).as_deref(), Some(SESSION), "a secret that is not the first");
