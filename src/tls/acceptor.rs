@@ -14,7 +14,6 @@ use rustls::pki_types::CertificateDer;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use rustls::version::{TLS12, TLS13};
 use rustls::{Error, RootCertStore, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
 
@@ -115,7 +114,15 @@ impl Acceptor {
 
     /// By rustls's clock, which judges certificates.
     pub(super) fn is_past(&self, unix_seconds: u64) -> bool {
-        DefaultTimeProvider.current_time().is_none_or(|now| now.as_secs() > unix_seconds)
+        self.config.time_provider.current_time().is_none_or(|now| now.as_secs() > unix_seconds)
+    }
+
+    /// The same with another clock.
+    #[cfg(test)]
+    pub(super) fn test_at(&self, clock: Arc<dyn rustls::time_provider::TimeProvider>) -> Acceptor {
+        let mut config = ServerConfig::clone(&self.config);
+        config.time_provider = clock;
+        Acceptor { config: Arc::new(config), certificates: self.certificates.clone(), is_compact: self.is_compact }
     }
 }
 

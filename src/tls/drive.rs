@@ -4,6 +4,7 @@
 //! open data that the conversion does not hand over, or answer a KeyUpdate and forget the answer.
 
 use rustls::client::UnbufferedClientConnection;
+use rustls::kernel::KernelConnection;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, InsufficientSizeError, UnbufferedStatus};
 use rustls::{CommonState, ConnectionTrafficSecrets, Error, ExtractedSecrets, ProtocolVersion, SupportedCipherSuite};
@@ -23,7 +24,7 @@ pub(super) trait Connection {
 
     fn process<'c, 'i>(&'c mut self, input: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
     fn common(&self) -> &CommonState;
-    fn into_secrets(self) -> Result<ExtractedSecrets, Error>;
+    fn into_parts(self) -> Result<(ExtractedSecrets, KernelConnection<Self::Data>), Error>;
 }
 
 impl Connection for UnbufferedServerConnection {
@@ -38,8 +39,8 @@ impl Connection for UnbufferedServerConnection {
         self
     }
 
-    fn into_secrets(self) -> Result<ExtractedSecrets, Error> {
-        self.dangerous_into_kernel_connection().map(|(secrets, _)| secrets)
+    fn into_parts(self) -> Result<(ExtractedSecrets, KernelConnection<Self::Data>), Error> {
+        self.dangerous_into_kernel_connection()
     }
 }
 
@@ -55,8 +56,8 @@ impl Connection for UnbufferedClientConnection {
         self
     }
 
-    fn into_secrets(self) -> Result<ExtractedSecrets, Error> {
-        self.dangerous_into_kernel_connection().map(|(secrets, _)| secrets)
+    fn into_parts(self) -> Result<(ExtractedSecrets, KernelConnection<Self::Data>), Error> {
+        self.dangerous_into_kernel_connection()
     }
 }
 
@@ -161,10 +162,10 @@ pub(super) fn suite_name(suite: SupportedCipherSuite) -> &'static str {
     suite.suite().as_str().unwrap_or("unknown")
 }
 
-/// What goes on without rustls, whose keys must be those that come from the secrets it told.
-pub(super) fn session<C: Connection>(connection: C, noted: &Noted) -> Result<Session, Fault> {
+/// What goes on without rustls, whose keys must be those that come from the secrets it told; and what rustls would go on with.
+pub(super) fn session<C: Connection>(connection: C, noted: &Noted) -> Result<(Session, KernelConnection<C::Data>), Fault> {
     let version = version_of(connection.common())?;
-    let secrets = connection.into_secrets().map_err(|_| Fault::Internal)?;
+    let (secrets, kernel) = connection.into_parts().map_err(|_| Fault::Internal)?;
     let (aead, read) = parts(&secrets.rx.1)?;
     let (_, write) = parts(&secrets.tx.1)?;
     let suite = Suite { version, aead };
@@ -180,7 +181,7 @@ pub(super) fn session<C: Connection>(connection: C, noted: &Noted) -> Result<Ses
         }
     };
     let session = Session::new(C::SIDE, suite, (secrets.rx.0, read_from), (secrets.tx.0, write_from));
-    if session.has_keys(read, write) { Ok(session) } else { Err(Fault::Internal) }
+    if session.has_keys(read, write) { Ok((session, kernel)) } else { Err(Fault::Internal) }
 }
 
 type KeyAndIv<'a> = (&'a [u8], &'a [u8]);

@@ -121,7 +121,7 @@ impl Handshake {
         let is_resumed = tls.handshake_kind() == Some(HandshakeKind::Resumed);
         let leaf = tls.peer_certificates().and_then(|chain| chain.first()).map(|leaf| ClientCertificate::read(leaf));
         let mut layer = match self.acceptor.is_compact() {
-            true => Layer::Compact(session(*tls, &self.received.noted)?),
+            true => Layer::Compact(session(*tls, &self.received.noted)?.0),
             false => Layer::Rustls(Box::new(RustlsSession::new(tls))),
         };
         let peer = match leaf {

@@ -1,10 +1,11 @@
 //! A client's side of the handshake, which comes to the same session: for the load generator, which holds tens of thousands of them.
 //!
-//! Tickets of TLS 1.3 come after it and are passed over; whoever wants to resume by one keeps rustls's own connection until it is there.
+//! Tickets of TLS 1.3 come after it: whoever wants to resume by one keeps [`Tickets`] until it is there, others drop it.
 
 use std::sync::Arc;
 
-use rustls::client::UnbufferedClientConnection;
+use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::kernel::KernelConnection;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, HandshakeKind};
 
@@ -23,12 +24,29 @@ pub struct Initiator {
 #[derive(Debug)]
 pub struct Initiated {
     pub session: Session,
+    pub tickets: Tickets,
     pub version: Version,
     /// As the standard calls it.
     pub suite: &'static str,
     pub is_resumed: bool,
     /// What came behind the handshake, still sealed.
     pub rest: Vec<u8>,
+}
+
+/// Where a server's tickets go (`Session::open_for`), so that the next connection of the same configuration resumes. Some 700 bytes.
+pub struct Tickets(KernelConnection<ClientConnectionData>);
+
+impl Tickets {
+    /// Keeps one for the next connection.
+    pub fn take(&mut self, ticket: &[u8]) -> Result<(), rustls::Error> {
+        self.0.handle_new_session_ticket(ticket)
+    }
+}
+
+impl std::fmt::Debug for Tickets {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Tickets")
+    }
 }
 
 /// Lets connections of this configuration be taken over when their handshake is done.
@@ -60,7 +78,8 @@ impl Initiator {
         let version = version_of(&tls)?;
         let suite = suite_name(tls.negotiated_cipher_suite().ok_or(Fault::Internal)?);
         let is_resumed = tls.handshake_kind() == Some(HandshakeKind::Resumed);
-        let session = session(*tls, &self.received.noted)?;
-        Ok(Some(Box::new(Initiated { session, version, suite, is_resumed, rest: std::mem::take(&mut self.received.bytes) })))
+        let (session, kernel) = session(*tls, &self.received.noted)?;
+        let tickets = Tickets(kernel);
+        Ok(Some(Box::new(Initiated { session, tickets, version, suite, is_resumed, rest: std::mem::take(&mut self.received.bytes) })))
     }
 }

@@ -125,6 +125,11 @@ impl Session {
 
     /// Opens the first record of `input` in place. After an error nothing more is opened: `alert` tells the peer, and the connection ends.
     pub fn open(&mut self, input: &mut [u8]) -> Result<Opened, Fault> {
+        self.open_for(input, &mut |_| {})
+    }
+
+    /// The same on a client's side, for whoever wants the server's tickets (the body of each NewSessionTicket of TLS 1.3).
+    pub fn open_for(&mut self, input: &mut [u8], take_ticket: &mut dyn FnMut(&[u8])) -> Result<Opened, Fault> {
         let Some(header) = input.first_chunk::<HEADER_BYTES>() else { return Ok(Opened::Partial { needs: None }) };
         let length = record::announced(header).expect("a header is there");
         record::check_header(self.suite, header, length)?;
@@ -147,7 +152,7 @@ impl Session {
                 Ok(if is_end { Opened::End { consumed } } else { Opened::Own { consumed } })
             }
             kind::HANDSHAKE => {
-                self.take_handshake(&record[content])?;
+                self.take_handshake(&record[content], take_ticket)?;
                 Ok(Opened::Own { consumed })
             }
             _ => Err(Fault::UnexpectedMessage),
@@ -171,22 +176,24 @@ impl Session {
         Ok(false)
     }
 
-    fn take_handshake(&mut self, content: &[u8]) -> Result<(), Fault> {
+    fn take_handshake(&mut self, content: &[u8], take_ticket: &mut dyn FnMut(&[u8])) -> Result<(), Fault> {
         if content.is_empty() {
             return Err(Fault::UnexpectedMessage);
         }
         match self.suite.version {
-            Version::Tls13 => self.take_messages(content),
+            Version::Tls13 => self.take_messages(content, take_ticket),
             Version::Tls12 => self.take_renegotiation(content),
         }
     }
 
-    /// Of a server KeyUpdates, of a client tickets too, which come whole and are passed over.
-    fn take_messages(&mut self, mut content: &[u8]) -> Result<(), Fault> {
+    /// On a server's side KeyUpdates, on a client's tickets too, which come whole.
+    fn take_messages(&mut self, mut content: &[u8], take_ticket: &mut dyn FnMut(&[u8])) -> Result<(), Fault> {
         while self.side == Side::Client && self.update_bytes == 0 && content.first() == Some(&NEW_SESSION_TICKET) {
             let &[_, high, middle, low, ref rest @ ..] = content else { return Err(Fault::DecodeError) };
             let length = u32::from_be_bytes([0, high, middle, low]) as usize;
-            content = rest.get(length..).ok_or(Fault::DecodeError)?;
+            let ticket;
+            (ticket, content) = rest.split_at_checked(length).ok_or(Fault::DecodeError)?;
+            take_ticket(ticket);
             if content.is_empty() {
                 return Ok(());
             }

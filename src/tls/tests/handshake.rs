@@ -1,8 +1,11 @@
 //! The handshake with rustls's client: every suite, every split, what clients may want, and what is refused.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::client::Resumption;
+use rustls::pki_types::UnixTime;
+use rustls::time_provider::TimeProvider;
 use rustls::{AlertDescription, Error};
 
 use super::*;
@@ -154,6 +157,39 @@ fn sessions_are_resumed_with_tickets_of_any_listener_that_asks_the_same() {
 }
 
 #[test]
+fn rustls_reads_records_of_many_slices_and_misses_none_that_was_taken_back() {
+    let files = Files::new();
+    let acceptor = acceptor(&wanted(&files));
+    let content: Vec<u8> = (0..40_000_u32).map(|index| (index % 251) as u8).collect();
+    let slices: Vec<IoSlice<'_>> = content.chunks(777).map(IoSlice::new).collect();
+    for suite in suites() {
+        let mut client = connect(&Arc::new(client_config(&files, suite)), "localhost");
+        let mut established = shake(&acceptor, &mut client).unwrap();
+        let layer = &mut established.layer;
+        let mut scratch = vec![0; 20_000];
+        let mut read_bytes = Vec::new();
+        let mut records = 0_usize;
+        while read_bytes.len() < content.len() {
+            records += 1;
+            let max = [100, 777, 16_384, 5000][records % 4];
+            if records % 3 == 0 {
+                let mut sealer = layer.sealer();
+                for _ in 0..3 {
+                    assert!(sealer.seal_into(&slices, read_bytes.len(), 1000, &mut scratch).0 > 0);
+                }
+                layer.take_back(3);
+            }
+            let (taken, bytes) = layer.sealer().seal_into(&slices, read_bytes.len(), max, &mut scratch);
+            assert_eq!(taken, max.min(content.len() - read_bytes.len()));
+            assert_eq!(bytes, taken + layer.overhead());
+            give(&mut client, &scratch[..bytes]).unwrap();
+            read_bytes.extend(read(&mut client));
+        }
+        assert_eq!(read_bytes, content, "{suite:?}");
+    }
+}
+
+#[test]
 fn either_side_may_change_its_keys_at_any_time() {
     let files = Files::new();
     for is_compact in [true, false] {
@@ -212,6 +248,36 @@ fn clients_are_known_by_their_certificates() {
             assert_eq!(is_refused.0, Fault::ClientCertificate);
             assert!(is_refused.1 == Some(alert) || is_refused.1 == Some(AlertDescription::CertificateRequired), "{is_refused:?}");
             assert_eq!(shake(&if_given, &mut connect(&config, "localhost")).unwrap().peer, None);
+        }
+    }
+}
+
+/// rustls does not verify it again.
+#[test]
+fn a_certificate_that_has_expired_since_resumes_nothing() {
+    #[derive(Debug)]
+    struct At(u64);
+    impl TimeProvider for At {
+        fn current_time(&self) -> Option<UnixTime> {
+            Some(UnixTime::since_unix_epoch(Duration::from_secs(self.0)))
+        }
+    }
+    let files = Files::new().with_clients();
+    for is_compact in [true, false] {
+        let now_on =
+            acceptor(&Wanted { client_auth: ClientAuth::Required, client_ca: Some(files.path("ca.crt")), is_compact, ..wanted(&files) });
+        let later = Arc::new(now_on.test_at(Arc::new(At(now() + 3 * 86_400))));
+        for suite in [first_suite(), suite_of_tls12()] {
+            let mut config = with_certificate(&files, suite, Some("client"));
+            config.resumption = Resumption::in_memory_sessions(8);
+            let config = Arc::new(config);
+            let mut client = connect(&config, "localhost");
+            let mut established = shake(&now_on, &mut client).unwrap();
+            talk(&mut established.layer, &mut client, 1);
+            let mut client = connect(&config, "localhost");
+            let told = refused(&later, &mut client);
+            let expected = if is_compact { Some(AlertDescription::CertificateExpired) } else { None };
+            assert_eq!(told, (Fault::ClientCertificate, expected), "{suite:?}");
         }
     }
 }

@@ -7,6 +7,9 @@ use crate::tls::keys::{Aead, Suite};
 use crate::tls::record::CONTENT_BYTES_MAX;
 use crate::tls::session::{Session, Side};
 
+/// A name, records of (kind, content), and what becomes of them.
+type Case<'a> = (&'a str, &'a [(u8, &'a [u8])], Result<(), Fault>);
+
 const TLS13: Suite = SUITES[0];
 const TLS12: Suite = SUITES[3];
 const ALERT: u8 = 21;
@@ -36,7 +39,7 @@ fn take(server: &mut Session, record: &mut [u8]) -> Result<(), Fault> {
 fn messages_of_tls13_are_taken_as_the_standard_has_it() {
     let update: &[u8] = &[24, 0, 0, 1, 0];
     let hello: &[u8] = &[1, 0, 0, 2, 3, 3];
-    let cases: [(&str, &[(u8, &[u8])], Result<(), Fault>); 27] = [
+    let cases: [Case<'_>; 27] = [
         ("an update in two records", &[(HANDSHAKE, &update[..2]), (HANDSHAKE, &update[2..])], Ok(())),
         ("data in an update", &[(HANDSHAKE, &update[..2]), (DATA, b"x")], Err(Fault::UnexpectedMessage)),
         ("an empty record in an update", &[(HANDSHAKE, &update[..2]), (DATA, b"")], Err(Fault::UnexpectedMessage)),
@@ -76,7 +79,7 @@ fn messages_of_tls13_are_taken_as_the_standard_has_it() {
 #[test]
 fn messages_of_tls12_are_taken_as_the_standard_has_it() {
     let hello: &[u8] = &[1, 0, 0, 2, 3, 3];
-    let cases: [(&str, &[(u8, &[u8])], Result<(), Fault>); 12] = [
+    let cases: [Case<'_>; 12] = [
         ("one renegotiation", &[(HANDSHAKE, hello), (DATA, b"x")], Ok(())),
         ("two", &[(HANDSHAKE, hello), (HANDSHAKE, hello)], Err(Fault::Renegotiation)),
         ("half a ClientHello", &[(HANDSHAKE, &hello[..5])], Err(Fault::DecodeError)),

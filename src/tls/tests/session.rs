@@ -2,8 +2,10 @@
 
 use std::io::IoSlice;
 
-use super::super::initiator::{Initiator, prepare};
+use rustls::client::Resumption;
+
 use super::*;
+use crate::tls::initiator::{Initiated, Initiator, prepare};
 use crate::tls::keys::{Aead, Suite};
 use crate::tls::record::{CONTENT_BYTES_MAX, HEADER_BYTES, RECORD_BYTES_MAX};
 use crate::tls::session::{Origin, Session, Side};
@@ -200,6 +202,27 @@ fn tls12_ends_when_its_key_is_used_up() {
     }
 }
 
+/// Both ends ours, the client's from rustls's keys: (server, client, what has come to the client).
+fn both_ends(acceptor: &Arc<Acceptor>, config: &Arc<ClientConfig>) -> (Box<Established>, Box<Initiated>, Vec<u8>) {
+    let mut initiator = Initiator::new(config.clone(), ServerName::try_from("localhost").unwrap()).unwrap();
+    let mut handshake = Handshake::new(acceptor.clone());
+    let (mut to_server, mut to_client) = (Vec::new(), Vec::new());
+    let mut initiated = initiator.advance(&[], &mut to_server).unwrap();
+    let established = loop {
+        let step = handshake.advance(&std::mem::take(&mut to_server), &mut to_client).unwrap();
+        if initiated.is_none() {
+            initiated = initiator.advance(&std::mem::take(&mut to_client), &mut to_server).unwrap();
+        }
+        if let Step::Done(established) = step {
+            break established;
+        }
+    };
+    let mut initiated = initiated.expect("the client is done as well");
+    let mut came = std::mem::take(&mut initiated.rest);
+    came.append(&mut to_client);
+    (established, initiated, came)
+}
+
 #[test]
 fn keys_go_on_from_those_that_rustls_derives() {
     let files = Files::new();
@@ -207,30 +230,13 @@ fn keys_go_on_from_those_that_rustls_derives() {
     for suite in suites() {
         let mut config = client_config(&files, suite);
         prepare(&mut config);
-        let mut initiator = Initiator::new(Arc::new(config), ServerName::try_from("localhost").unwrap()).unwrap();
-        let mut handshake = Handshake::new(acceptor.clone());
-        let (mut to_server, mut to_client) = (Vec::new(), Vec::new());
-        let mut initiated = initiator.advance(&[], &mut to_server).unwrap();
-        let established = loop {
-            let step = handshake.advance(&std::mem::take(&mut to_server), &mut to_client).unwrap();
-            if initiated.is_none() {
-                initiated = initiator.advance(&std::mem::take(&mut to_client), &mut to_server).unwrap();
-            }
-            if let Step::Done(established) = step {
-                break established;
-            }
-        };
-        let mut initiated = initiated.expect("the client is done as well");
-        let mut server = established.layer;
+        let (established, initiated, mut came) = both_ends(&acceptor, &Arc::new(config));
+        let (mut server, mut client) = (established.layer, Layer::Compact(initiated.session));
         assert_eq!((initiated.suite, initiated.is_resumed), (established.suite, false));
-        // Tickets of TLS 1.3 came behind its end of the handshake.
-        let mut client_bytes = std::mem::take(&mut initiated.rest);
-        client_bytes.append(&mut to_client);
-        let mut client = Layer::Compact(initiated.session);
         for round in 0..50 {
-            seal(&mut server, &[round; 40], &mut client_bytes);
-            assert_eq!(opened(&mut client, &mut client_bytes).unwrap(), [round; 40]);
-            client_bytes.clear();
+            seal(&mut server, &[round; 40], &mut came);
+            assert_eq!(opened(&mut client, &mut came).unwrap(), [round; 40]);
+            came.clear();
             let mut bytes = Vec::new();
             if let (true, Layer::Compact(session)) = (suite.tls13().is_some(), &mut client) {
                 session.test_update(round % 3 == 0, &mut bytes);
@@ -238,6 +244,33 @@ fn keys_go_on_from_those_that_rustls_derives() {
             seal(&mut client, &[round; 50], &mut bytes);
             assert_eq!(opened(&mut server, &mut bytes).unwrap(), [round; 50]);
             assert_eq!(server.owes(), suite.tls13().is_some() && round % 3 == 0);
+        }
+    }
+}
+
+#[test]
+fn a_client_resumes_by_the_tickets_that_it_took() {
+    let files = Files::new();
+    let acceptor = acceptor(&wanted(&files));
+    for suite in suites() {
+        let mut config = client_config(&files, suite);
+        config.resumption = Resumption::in_memory_sessions(8);
+        prepare(&mut config);
+        let config = Arc::new(config);
+        for round in 0..3 {
+            let (established, mut initiated, mut came) = both_ends(&acceptor, &config);
+            assert_eq!((established.is_resumed, initiated.is_resumed), (round > 0, round > 0), "{suite:?}");
+            let mut count = 0;
+            let mut at = 0;
+            while at < came.len() {
+                let take = &mut |ticket: &[u8]| {
+                    initiated.tickets.take(ticket).unwrap();
+                    count += 1;
+                };
+                let Ok(Opened::Own { consumed }) = initiated.session.open_for(&mut came[at..], take) else { panic!("only tickets came") };
+                at += consumed;
+            }
+            assert_eq!(count > 0, suite.tls13().is_some());
         }
     }
 }
