@@ -530,8 +530,10 @@ pub mod client {
 
 /// TLS towards clients.
 pub mod tls {
-    /// What a handshake may keep of what has come: a ClientHello, or a chain of certificates, of 16 KiB, in records as small as they may be.
+    /// What a handshake may keep of what has come: a ClientHello, or a chain of certificates, of 16 KiB, and what follows.
     pub const HANDSHAKE_BYTES_MAX: usize = 20 * 1024;
+    /// Records that a peer's part of a handshake may come in; a dozen are usual.
+    pub const HANDSHAKE_RECORDS_MAX: u8 = 64;
     /// KeyUpdates and empty records between data, warnings of a session: as rustls has it.
     pub const KEY_UPDATES_MAX: u8 = 32;
     pub const EMPTY_RECORDS_MAX: u8 = 32;

@@ -15,7 +15,7 @@ use super::keys::{Aead, Suite};
 use super::noted::Noted;
 use super::record::{self, HEADER_BYTES, RECORD_BYTES_MAX};
 use super::session::{Origin, Session, Side};
-use crate::limits::tls::HANDSHAKE_BYTES_MAX;
+use crate::limits::tls::{HANDSHAKE_BYTES_MAX, HANDSHAKE_RECORDS_MAX};
 
 /// Either end of rustls.
 pub(super) trait Connection {
@@ -67,6 +67,8 @@ pub(super) struct Received {
     pub bytes: Vec<u8>,
     /// How much of it rustls may see: records that belong to a message in parts, and the one that is next.
     shown: usize,
+    /// How many it has been shown: each costs it a look at all that waits.
+    records: u8,
     pub noted: Noted,
 }
 
@@ -110,14 +112,19 @@ impl Received {
     }
 
     /// Shows rustls one record more; false: it is not there.
-    pub fn show_next(&mut self) -> Result<bool, Fault> {
-        match record::announced(&self.bytes[self.shown..]) {
+    fn show_next(&mut self) -> Result<bool, Fault> {
+        let bytes = match record::announced(&self.bytes[self.shown..]) {
             // It says itself what is wrong with such a header.
-            Some(length) if HEADER_BYTES + length > RECORD_BYTES_MAX => self.shown += HEADER_BYTES,
-            Some(length) if self.bytes.len() >= self.shown + HEADER_BYTES + length => self.shown += HEADER_BYTES + length,
+            Some(length) if HEADER_BYTES + length > RECORD_BYTES_MAX => HEADER_BYTES,
+            Some(length) if self.bytes.len() >= self.shown + HEADER_BYTES + length => HEADER_BYTES + length,
             _ if self.bytes.len() > HANDSHAKE_BYTES_MAX => return Err(Fault::HandshakeTooLarge),
             _ => return Ok(false),
+        };
+        self.records += 1;
+        if self.records > HANDSHAKE_RECORDS_MAX {
+            return Err(Fault::HandshakeTooLarge);
         }
+        self.shown += bytes;
         Ok(true)
     }
 

@@ -75,7 +75,7 @@ impl Handshake {
         self.tls.is_some()
     }
 
-    /// What it holds of the heap, beside itself: what has come, and rustls's state, which was measured (it is not told).
+    /// What it holds of the heap, beside itself: what has come, and rustls's state, of which only a measure is known.
     pub fn buffer_bytes(&self) -> usize {
         let rustls_bytes = if self.tls.is_some() { RUSTLS_BYTES } else { 0 };
         self.received.bytes.capacity() + rustls_bytes
@@ -142,7 +142,7 @@ impl Handshake {
     }
 }
 
-/// What rustls allocates for a handshake under way, at most, with a chain of three certificates.
+/// What rustls holds between two flights of a handshake: 4.7 KB were counted with one short certificate, 6.2 KB with three.
 const RUSTLS_BYTES: usize = 6 * 1024;
 
 /// Up to the version in a ClientHello: header, type and length of the message, `legacy_version`.

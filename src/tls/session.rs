@@ -2,7 +2,7 @@
 //! of TLS 1.3 keep their secrets, 96 bytes, in a box.
 //!
 //! Made by [`super::handshake`] and [`super::initiator`], called through [`super::layer`]. Invariants: no number is used twice with one key; a key seals no more than
-//! [`Suite::records_max`] records; and whatever a peer may do again and again without sending data is counted.
+//! its suite allows (`Suite::records_max`); and whatever a peer may do again and again without sending data is counted.
 
 use std::io::IoSlice;
 use std::ops::Range;
