@@ -1,5 +1,6 @@
 //! The compact session by itself: two ends that share secrets, at every split point, up to the limits of their keys.
 
+use std::collections::BTreeSet;
 use std::io::IoSlice;
 
 use rustls::client::Resumption;
@@ -116,6 +117,26 @@ fn a_record_is_awaited_with_its_length_as_soon_as_that_is_known() {
         let opened = server.open(&mut input);
         let Ok(Opened::Data { content, consumed }) = opened else { panic!("{opened:?}") };
         assert_eq!((&input[content], consumed), (&b"some content"[..], record.len()));
+    }
+}
+
+#[test]
+fn every_fault_has_a_name_of_its_own_and_its_alert_is_understood() {
+    let names: BTreeSet<&str> = Fault::ALL.iter().map(|fault| fault.name()).collect();
+    assert_eq!(names.len(), Fault::ALL.len());
+    assert!(names.iter().all(|name| name.bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase() || byte.is_ascii_digit())));
+    for suite in SUITES {
+        for fault in Fault::ALL {
+            let (mut server, mut client) = pair(suite);
+            let mut out = Vec::new();
+            server.alert(fault, &mut out);
+            let expected = match fault {
+                Fault::NotTls | Fault::PeerAlert => Ok(Opened::Partial { needs: None }),
+                Fault::Exhausted => Ok(Opened::End { consumed: out.len() }),
+                _ => Err(Fault::PeerAlert),
+            };
+            assert_eq!(client.open(&mut out), expected, "{fault}");
+        }
     }
 }
 
