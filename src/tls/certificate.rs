@@ -1,7 +1,7 @@
 //! What a certificate (X.509, RFC 5280) says: whose it is, for which names, and from when until when. Whether it is to be believed is rustls's to judge.
 
+use core::net::IpAddr;
 use std::fmt;
-use std::net::IpAddr;
 
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
