@@ -20,7 +20,7 @@
 //! * [`addresses`]: whose quota a connection counts in
 //! * [`life`]: serving, draining, stopping
 //! * [`clock`]: how time is counted; [`rate`]: how often something may happen; [`release`]: when memory is given back; [`alarm`]: when a sleep ends; [`named`]: enums whose variants have names
-//! * [`client`]: a client of such a server, blocking
+//! * [`client`]: a client of such a server, blocking; [`trust`]: which servers are believed over TLS
 //! * [`cli`]: the commands; [`doctor`]: whether a host has what is needed
 //! * [`sys`]: the only unsafe code
 
@@ -51,4 +51,5 @@ pub mod server;
 pub mod shard;
 pub mod sys;
 pub mod systemd;
+pub mod trust;
 pub mod wire;

@@ -60,6 +60,7 @@ const MODULES: &[&str] = &[
     "shard",
     "sys",
     "systemd",
+    "trust",
     "wire",
 ];
 

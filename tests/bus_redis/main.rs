@@ -1,6 +1,8 @@
 //! The bus thread against a real `redis-server`, with inboxes in place of shards: subscribe, publish, kill, pause, log in.
 
 mod bench;
+#[path = "../support/certificates.rs"]
+mod certificates;
 mod durable;
 mod fake;
 mod login;
