@@ -4,6 +4,7 @@ mod clients;
 mod packaging;
 #[path = "../support/mod.rs"]
 mod support;
+mod tls;
 mod transports;
 
 use std::net::TcpListener;
