@@ -152,6 +152,34 @@ fn whoever_was_cut_off_by_the_terminator_has_everything_in_the_end() {
     }
 }
 
+/// TLS ends at nginx, in front of the control port.
+#[test]
+fn a_control_port_behind_a_proxy_is_asked_by_its_url() {
+    let test = "tls-control";
+    let certificates = certificates(test);
+    let server = Server::start(&["--shards", "1", "--history-count", "10"]);
+    let nginx = Terminator::nginx(&certificates, "server", server.control);
+    let url = format!("https://localhost:{}", nginx.address.port());
+    let (ca, other) = (certificates.text("root.crt"), certificates.text("other.crt"));
+    let ask = |arguments: &[&str], ca: &str| run(campanile(test).args(arguments).args(["--url", &url, "--ca", ca]));
+    let (code, stdout, stderr) = ask(&["health", "--ready"], &ca);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert_contains(&stdout, &[&format!("{url}/readyz: ")]);
+    let (code, stdout, stderr) = ask(&["publish", "news", "hello"], &ca);
+    assert_eq!((code, stdout.as_str(), stderr.as_str()), (0, "published to news: seq 1\n", ""));
+    let (code, stdout, stderr) = ask(&["top", "--once", "--json"], &ca);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert!(serde_json::from_str::<serde_json::Value>(&stdout).unwrap()["rates"].is_object(), "{stdout}");
+    for arguments in [&["health"][..], &["publish", "news", "hello"], &["top", "--once"]] {
+        let (code, _, stderr) = ask(arguments, &other);
+        assert_eq!(code, 1, "{stderr}");
+        assert_contains(&stderr, &["that nobody vouches for", "--ca FILE"]);
+    }
+    let (code, _, stderr) = run(campanile(test).args(["top", "--once", "--url", "http://h", "--ca", &ca]));
+    assert_eq!(code, 2, "{stderr}");
+    assert_contains(&stderr, &["--url: http://h shows no certificate"]);
+}
+
 /// Takes one client, over TLS.
 fn accept(listener: &TcpListener, config: &Arc<ServerConfig>) -> WebSocket<StreamOwned<ServerConnection, TcpStream>> {
     let stream = StreamOwned::new(ServerConnection::new(config.clone()).unwrap(), listener.accept().unwrap().0);
