@@ -1,4 +1,4 @@
-//! The bytes of a connection, in the clear or over TLS. Blocking, as long as the socket says. Made by [`super::target`], by `campanile top` and by the load
+//! The bytes of a connection, in the clear or over TLS. Blocking, as long as the socket says. Made by `target` beside it, by `campanile top` and by the load
 //! generator.
 //!
 //! Invariant: whoever reads does not keep others from writing: the session is locked while it works on bytes, never while the socket waits for some.

@@ -1,4 +1,4 @@
-//! TLS as a client speaks it: who is believed, and what is said of a server that is not. Called by [`super::target`] and by whoever else has a URL to dial:
+//! TLS as a client speaks it: who is believed, and what is said of a server that is not. Called by `target` beside it and by whoever else has a URL to dial:
 //! `campanile top`, the load generator.
 
 use std::io;

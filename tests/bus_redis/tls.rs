@@ -11,8 +11,8 @@ use crate::support::{self, RedisServer};
 /// A server that shows this certificate, and asks for one that `asks` vouches for.
 fn redis(certificates: &Certificates, name: &str, asks: Option<&str>) -> (RedisServer, u16) {
     let port = support::free_port();
-    let (port_text, cert, key) = (port.to_string(), certificates.text(&format!("{name}.crt")), certificates.text(&format!("{name}.key")));
-    let ca = certificates.text(&format!("{}.crt", asks.unwrap_or(name)));
+    let (port_text, cert, key) = (port.to_string(), certificates.path(&format!("{name}.crt")), certificates.path(&format!("{name}.key")));
+    let ca = certificates.path(&format!("{}.crt", asks.unwrap_or(name)));
     let arguments = ["--tls-port", &port_text, "--tls-cert-file", &cert, "--tls-key-file", &key, "--tls-ca-cert-file", &ca];
     let auth = ["--tls-auth-clients", if asks.is_some() { "yes" } else { "no" }];
     (RedisServer::with_arguments(&[&arguments[..], &auth].concat()), port)
@@ -38,12 +38,12 @@ fn why_not(tls: RedisTls) -> String {
 
 #[test]
 fn a_server_is_believed_for_its_root_or_for_itself() {
-    let certificates = Certificates::at(&RedisServer::prepared(&[]).directory.clone());
+    let certificates = Certificates::new("redis");
     certificates.root("root");
     certificates.root("other");
-    certificates.signed("server", "root");
-    certificates.signed("client", "root");
-    let file = |name: &str| Some(certificates.path(name));
+    certificates.signed("server", "root", &["localhost"]);
+    certificates.signed("client", "root", &[]);
+    let file = |name: &str| Some(PathBuf::from(certificates.path(name)));
     let works = |port: u16, host: &str, tls: RedisTls| {
         let mut bench = Bench::new(settings_of(port, host, tls));
         bench.wait_ready(true);
@@ -84,5 +84,4 @@ fn a_server_is_believed_for_its_root_or_for_itself() {
     let with_key = |key: Option<PathBuf>| why_not(RedisTls { key, ..own.clone() });
     assert!(with_key(file("root.crt")).contains("redis_key: no private key"), "{}", with_key(file("root.crt")));
     assert!(with_key(file("server.key")).contains("is not the key of"), "{}", with_key(file("server.key")));
-    let _ = std::fs::remove_dir_all(certificates.path(""));
 }

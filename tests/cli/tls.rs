@@ -11,19 +11,19 @@ use serde_json::json;
 use tungstenite::handshake::server::{Request, Response};
 use tungstenite::{Message, WebSocket};
 
-use super::support::certificates::{Certificates, HERE};
+use super::support::certificates::Certificates;
 use super::support::server::Server;
 use super::support::tls::Terminator;
 use super::transports::Follower;
-use super::{assert_contains, campanile, directory, run};
+use super::{assert_contains, campanile, run};
 
 const TRANSPORTS: [&str; 3] = ["ws", "sse", "poll"];
 
 fn certificates(test: &str) -> Certificates {
-    let certificates = Certificates::at(&directory(test).join("certificates"));
+    let certificates = Certificates::new(test);
     certificates.root("root");
     certificates.root("other");
-    certificates.signed("server", "root");
+    certificates.signed("server", "root", &["localhost"]);
     certificates
 }
 
@@ -40,7 +40,7 @@ fn a_message_comes_over_tls_by_every_transport() {
     let certificates = certificates("tls-transports");
     let server = Server::start(&["--shards", "1", "--history-count", "10"]);
     let nginx = Terminator::nginx(&certificates, "server", server.listen);
-    let (ca, pin) = (certificates.text("root.crt"), certificates.text("server.crt"));
+    let (ca, pin) = (certificates.path("root.crt"), certificates.path("server.crt"));
     let by_address = format!("wss://{}/ws", nginx.address);
     let ways: [(String, &[&str]); 5] = [
         (nginx.url(), &["--ca", &ca]),
@@ -71,10 +71,10 @@ fn a_message_comes_over_tls_by_every_transport() {
 fn a_server_that_is_not_believed_is_told_with_what_to_do() {
     let test = "tls-beliefs";
     let certificates = certificates(test);
-    certificates.signed_for("elsewhere", "root", "DNS:elsewhere.example", 2);
-    certificates.signed_for("expired", "root", HERE, -1);
+    certificates.signed("elsewhere", "root", &["elsewhere.example"]);
+    certificates.signed_for("expired", "/CN=expired", "root", &["localhost"], &["-days", "-1"]);
     let server = Server::start(&["--shards", "1"]);
-    let (ca, other) = (certificates.text("root.crt"), certificates.text("other.crt"));
+    let (ca, other) = (certificates.path("root.crt"), certificates.path("other.crt"));
     let good = Terminator::nginx(&certificates, "server", server.listen);
     let elsewhere = Terminator::nginx(&certificates, "elsewhere", server.listen);
     let expired = Terminator::nginx(&certificates, "expired", server.listen);
@@ -88,7 +88,7 @@ fn a_server_that_is_not_believed_is_told_with_what_to_do() {
         assert_contains(&refused(&good.url(), &["--ca", &other]), &["that nobody vouches for", "--ca FILE"]);
         assert_contains(
             &refused(&elsewhere.url(), &["--ca", &ca]),
-            &["a certificate for elsewhere.example, and not for localhost", "--server-name"],
+            &["a certificate for ", "elsewhere.example", ", and not for localhost", "--server-name"],
         );
         assert_contains(&refused(&expired.url(), &["--ca", &ca]), &["a certificate that has expired", "let it be renewed"]);
         // TLS where there is none, and none where there is.
@@ -102,7 +102,7 @@ fn a_server_that_is_not_believed_is_told_with_what_to_do() {
 fn what_cannot_be_meant_is_a_mistake() {
     let test = "tls-mistakes";
     let certificates = certificates(test);
-    let key = certificates.text("server.key");
+    let key = certificates.path("server.key");
     for (url, further, part) in [
         ("wss://h/ws", ["--ca", "/no/such/file"], "/no/such/file cannot be read as PEM"),
         ("wss://h/ws", ["--ca", key.as_str()], "there is no certificate in"),
@@ -128,7 +128,7 @@ fn whoever_was_cut_off_by_the_terminator_has_everything_in_the_end() {
     let certificates = certificates("tls-restart");
     let server = Server::start(&["--shards", "1", "--history-count", "100"]);
     let mut nginx = Terminator::nginx(&certificates, "server", server.listen);
-    let ca = certificates.text("root.crt");
+    let ca = certificates.path("root.crt");
     let mut followers = TRANSPORTS.map(|transport| Follower::start(&nginx.url(), "news", transport, &["--ca", &ca, "--count", "3"]));
     for follower in &mut followers {
         follower.remark("subscribed to news at 0");
@@ -160,7 +160,7 @@ fn a_control_port_behind_a_proxy_is_asked_by_its_url() {
     let server = Server::start(&["--shards", "1", "--history-count", "10"]);
     let nginx = Terminator::nginx(&certificates, "server", server.control);
     let url = format!("https://localhost:{}", nginx.address.port());
-    let (ca, other) = (certificates.text("root.crt"), certificates.text("other.crt"));
+    let (ca, other) = (certificates.path("root.crt"), certificates.path("other.crt"));
     let ask = |arguments: &[&str], ca: &str| run(campanile(test).args(arguments).args(["--url", &url, "--ca", ca]));
     let (code, stdout, stderr) = ask(&["health", "--ready"], &ca);
     assert_eq!((code, stderr.as_str()), (0, ""));
@@ -206,7 +206,7 @@ fn goodbye_is_said_over_tls_too() {
     let config = server_config(&certificates, "server");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("wss://{}/ws", listener.local_addr().unwrap());
-    let mut follower = Follower::start(&url, "news", "ws", &["--ca", &certificates.text("root.crt")]);
+    let mut follower = Follower::start(&url, "news", "ws", &["--ca", &certificates.path("root.crt")]);
     let mut socket = accept(&listener, &config);
     assert_eq!(socket.read().unwrap().into_text().unwrap().as_str(), r#"{"type":"subscribe","id":1,"channel":"news"}"#);
     socket.send(Message::text(r#"{"type":"notification","channel":"news","seq":1,"data":1}"#)).unwrap();
@@ -228,7 +228,7 @@ fn a_session_is_resumed() {
     let config = server_config(&certificates, "server");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("wss://{}/ws", listener.local_addr().unwrap());
-    let mut follower = Follower::start(&url, "news", "ws", &["--ca", &certificates.text("root.crt"), "--count", "2"]);
+    let mut follower = Follower::start(&url, "news", "ws", &["--ca", &certificates.path("root.crt"), "--count", "2"]);
     let mut kinds = Vec::new();
     for seq in 1..=2 {
         let mut socket = accept(&listener, &config);

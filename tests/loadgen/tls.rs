@@ -17,10 +17,10 @@ struct Behind {
 impl Behind {
     fn start(arguments: &[&str]) -> Behind {
         let server = Server::start(arguments);
-        let certificates = Certificates::at(&server.directory.join("certificates"));
+        let certificates = Certificates::new("loadgen");
         certificates.root("root");
         certificates.root("other");
-        certificates.signed("server", "root");
+        certificates.signed("server", "root", &["localhost"]);
         let proxy = Terminator::haproxy(&certificates, "server", server.listen, 500);
         Behind { server, proxy, certificates }
     }
@@ -28,7 +28,7 @@ impl Behind {
     /// Arguments of a run against it.
     fn target(&self) -> [String; 6] {
         let (url, control) = (format!("wss://{}", self.proxy.address), self.server.control.to_string());
-        ["--url".to_owned(), url, "--ca".to_owned(), self.certificates.text("root.crt"), "--control".to_owned(), control]
+        ["--url".to_owned(), url, "--ca".to_owned(), self.certificates.path("root.crt"), "--control".to_owned(), control]
     }
 
     fn run(&self, arguments: &[&str]) -> crate::Ran {
@@ -79,7 +79,7 @@ fn a_client_that_publishes_does_so_over_tls() {
 fn a_server_that_is_not_believed_is_told_before_the_run() {
     let behind = Behind::start(&["--shards", "1"]);
     let [url_flag, url, ca_flag, ..] = behind.target();
-    let other = behind.certificates.text("other.crt");
+    let other = behind.certificates.path("other.crt");
     run(&["connect", "-n", "5", &url_flag, &url, &ca_flag, &other]).fails("nobody vouches for who is trusted here");
     let elsewhere = ["--server-name", "elsewhere.example"];
     behind.run(&[&["connect", "-n", "5"][..], &elsewhere].concat()).fails("not for elsewhere.example");

@@ -25,7 +25,7 @@ impl Terminator {
             .iter()
             .map(|kind| format!("{kind}_temp_path {}/{kind};\n", directory.display()))
             .collect();
-        let (cert, key) = (certificates.text(&format!("{name}.crt")), certificates.text(&format!("{name}.key")));
+        let (cert, key) = (certificates.path(&format!("{name}.crt")), certificates.path(&format!("{name}.key")));
         let text = format!(
             "daemon off;\nmaster_process off;\npid {}/pid;\nerror_log stderr crit;\nevents {{ worker_connections 1024; }}\n\
              http {{\naccess_log off;\n{temporary}\
