@@ -66,8 +66,8 @@ export class Requests {
     const feed: Feed = { url, asked: [], left: [] };
     let room = URL_BYTES_MAX - url.length - (this.token?.length ?? 0);
     for (const one of wanted) {
-      const { channel, since, latest, maxRate } = one;
-      const more = pairs({ channel, since: since && `${since.epoch}:${since.seq}`, latest, max_rate: maxRate });
+      const { unread, since, ...wishes } = one;
+      const more = pairs({ ...wishes, since: since && `${since.epoch}:${since.seq}` });
       room -= more.length + 1 + POSITION_BYTES;
       if (room < 0 || feed.left.length > 0 || feed.asked.length === CHANNELS_MAX) {
         feed.left.push(one);
