@@ -83,6 +83,33 @@ class TestReconnect(unittest.IsolatedAsyncioTestCase):
                         await call
                 self.assertEqual(len(fake.requests), 1)
 
+    async def test_a_message_that_is_too_large_for_the_program_ends_it(self) -> None:
+        async def script(server: Connection) -> None:
+            await server.connected()
+            await server.tell(type="notification", channel="a", seq=1, data="x" * 1000, timestamp=0)
+            await server.gone()
+
+        async with Fake(script) as fake, connect(fake.url, max_size=500) as client:
+            self.assertRegex(str(await ended(client)), "larger than max_size")
+
+    async def test_an_on_state_that_fails_ends_nothing(self) -> None:
+        def on_state(state: str, why: str, retry_in: float) -> None:
+            raise ValueError(state)
+
+        failed = States()
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: failed(str(context["exception"]), "", 0))
+        async with Fake(closes(1001), holds) as fake, connect(fake.url, on_state=on_state):
+            await failed.until("connected", 2)
+        states = ["connecting", "connected", "waiting", "connecting", "connected", "closed"]
+        self.assertEqual([state for state, _, _ in failed.told], states)
+
+    async def test_a_client_that_is_closed_at_once_says_so(self) -> None:
+        async with connect("ws://127.0.0.1:1/ws") as client:
+            pass
+        self.assertEqual([event async for event in client], [])
+        with self.assertRaises(CampanileError):
+            await client.history("a")
+
     async def test_another_token_is_asked_for(self) -> None:
         reasons: list[str] = []
 

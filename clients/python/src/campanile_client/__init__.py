@@ -113,12 +113,16 @@ def after(error: Exception, failures: int) -> tuple[int, str, float | None]:
         told = re.fullmatch(r"\d{1,9}", ",".join(error.response.headers.get_all("Retry-After")))
         wait = jitter + (min(int(told[0]), RETRY_AFTER_MAX) if told else 0)
         return status, f"{status}: {body}", wait if status in (401, 408, 429) or status >= 500 else None
-    close = error.rcvd or error.sent if isinstance(error, websockets.ConnectionClosed) else None
-    if close is None:
+    if not isinstance(error, websockets.ConnectionClosed):
         return 0, str(error) or "no answer in time", jitter
-    told = re.fullmatch(r"reconnect in (\d{1,9}) ms", close.reason) if close.code == 1012 else None
+    if error.rcvd is None or error.rcvd_then_sent is False:
+        # The library has closed, as it could not take what came.
+        if error.sent is not None and error.sent.code == 1009:
+            return 0, "a message is larger than max_size; give connect() a larger one", None
+        return 0, str(error), jitter
+    told = re.fullmatch(r"reconnect in (\d{1,9}) ms", error.rcvd.reason) if error.rcvd.code == 1012 else None
     wait = min(int(told[1]) / 1000, RECONNECT_IN_MAX) if told else jitter
-    return close.code, str(error), None if close.code in (1002, 1007, 1008, 1009, 4002) else wait
+    return error.rcvd.code, str(error), None if error.rcvd.code in (1002, 1007, 1008, 1009, 4002) else wait
 
 
 class Client:
@@ -135,10 +139,10 @@ class Client:
         **websocket: Any,
     ) -> None:
         parse_uri(url)
-        self._url, self._websocket, self._on_state, self._events_max, self._timeout = url, websocket, on_state, events_max, command_timeout
+        self._url, self._websocket, self._on_state, self._timeout = url, websocket, on_state, command_timeout
+        self._events_max = max(events_max, 1)
         self._provider = token if callable(token) else None
         self._token = None if callable(token) else token
-        self._tokens_refused = 0
         self._channels: dict[str, Channel] = {}
         # Of these `subscribed` has come on this connection.
         self._live: set[str] = set()
@@ -155,6 +159,7 @@ class Client:
 
     async def __aenter__(self) -> Self:
         self._spawn(self._run())
+        await asyncio.sleep(0)  # What has begun also says how it ends.
         return self
 
     async def close(self, *exception: object) -> None:
@@ -246,20 +251,20 @@ class Client:
     async def _run(self) -> None:
         """One connection after the other, until the next would end the same way."""
         reason: TokenReason = "connect"
-        failures, end = 0, CampanileError("closed", "close() was called")
+        failures, refused, end = 0, 0, CampanileError("closed", "close() was called")
         try:
             while True:
-                self._on_state("connecting", "", 0)
+                self._tell("connecting")
                 began = time.monotonic()
                 try:
                     await self._converse(reason)
                 except Exception as error:
-                    failures = 0 if time.monotonic() - began > HOLD else failures
+                    failures, refused = (failures, refused) if time.monotonic() - began < HOLD else (0, 0)
                     code, why, wait = after(error, failures)
                 failures += 1
                 if code in (401, 4001):
-                    self._token, reason, self._tokens_refused = None, "refused" if code == 401 else "expired", self._tokens_refused + 1
-                    wait = wait if self._provider and self._tokens_refused <= TOKENS_REFUSED_MAX else None
+                    self._token, reason, refused = None, "refused" if code == 401 else "expired", refused + 1
+                    wait = wait if self._provider and refused <= TOKENS_REFUSED_MAX else None
                 if code == 1009 and self._fail("too_big", why, lambda command: command["type"] != "subscribe"):
                     # One of these was larger than the server takes, so none is sent again.
                     wait = BACKOFF_MIN
@@ -267,14 +272,14 @@ class Client:
                 if wait is None:
                     end = CampanileError("refused", why)
                     break
-                self._on_state("waiting", why, wait)
+                self._tell("waiting", why, wait)
                 await asyncio.sleep(wait)
         finally:
             self._end = end
             self._disconnect(str(end))
             self._fail(end.code, str(end), lambda command: True)
             self._events.put_nowait(None)
-            self._on_state("closed", str(end), 0)
+            self._tell("closed", str(end))
 
     async def _converse(self, reason: TokenReason) -> NoReturn:
         if self._provider and self._token is None:
@@ -286,8 +291,8 @@ class Client:
         async with websockets.connect(self._url, subprotocols=[PROTOCOL], **options) as socket:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 heartbeat = msgpack.unpackb(await socket.recv(decode=False))["heartbeat"]
-            self._socket, self._tokens_refused = socket, 0
-            self._on_state("connected", "", 0)
+            self._socket = socket
+            self._tell("connected")
             self._spawn(self._resume(list(self._channels)))
             self._spawn(self._send(*[command for key, (command, _) in self._pending.items() if isinstance(key, int)]))
             while True:
@@ -323,8 +328,7 @@ class Client:
         return waiting is not None
 
     def _handle(self, event: ServerEvent) -> None:
-        kind: str = event["type"]
-        name: Any = event.get("channel")
+        kind, name = event["type"], event.get("channel", "")
         answer = CampanileError(event["code"], event["message"]) if kind == "error" else event
         if self._settle(event.get("id"), answer):
             return
@@ -339,9 +343,8 @@ class Client:
                     self._live.add(name)
                     self._emit(*channel.take(event))
                     self._settle(name, event)
-            case "notification" | "gap":
-                if channel and live:
-                    self._emit(*channel.take(event))
+            case "notification" | "gap" if channel and live:
+                self._emit(*channel.take(event))
             case "error" if channel and not live and event.get("command") == "subscribe":
                 if event["code"] == "already_subscribed":
                     # By the server itself, which does not know from where on.
@@ -357,7 +360,7 @@ class Client:
                 self._lose(name, event["reason"])
             case "expiring" if self._provider:
                 self._spawn(self._renew(self._provider))
-            case _ if "id" not in event and kind not in ("error", "unsubscribed", "expiring"):
+            case _ if "id" not in event and kind not in ("notification", "gap", "error", "unsubscribed", "expiring"):
                 self._emit(event)
 
     def _lose(self, name: str, code: str) -> None:
@@ -378,6 +381,10 @@ class Client:
             self._token = await provider("expiring")
         if self._token is not None:
             await self.refresh(self._token)
+
+    def _tell(self, state: State, why: str = "", retry_in: float = 0) -> None:
+        # Apart from what goes on here: where it fails, this goes on.
+        asyncio.get_running_loop().call_soon(self._on_state, state, why, retry_in)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
