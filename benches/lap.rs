@@ -34,6 +34,7 @@ const REQUEST: &[u8] = b"GET /ws?channel=bench&format=raw HTTP/1.1\r\nHost: benc
 struct NullNet {
     waiting: usize,
     registered: Vec<usize>,
+    gear: (),
 }
 
 /// As small as the real one, which is a descriptor.
@@ -44,6 +45,12 @@ struct NullStream {
 
 impl Network for NullNet {
     type Stream = NullStream;
+    fn gear(&self) -> &() {
+        &()
+    }
+    fn gear_mut(&mut self) -> &mut () {
+        &mut self.gear
+    }
     fn accept(&mut self) -> Accepted<NullStream> {
         match self.waiting.checked_sub(1) {
             Some(rest) => {
@@ -67,16 +74,18 @@ impl Network for NullNet {
 }
 
 impl Stream for NullStream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<Received> {
+    type Gear = ();
+
+    fn read(&mut self, (): &mut (), buffer: &mut [u8], _at_most: usize) -> io::Result<Received> {
         let request = if std::mem::replace(&mut self.has_asked, true) { &[][..] } else { REQUEST };
         buffer[..request.len()].copy_from_slice(request);
         Ok(Received::Bytes { count: request.len(), drained: true })
     }
     #[inline(never)]
-    fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    fn write(&mut self, (): &mut (), slices: &[IoSlice<'_>]) -> io::Result<usize> {
         Ok(black_box(slices).iter().map(|slice| slice.len()).sum())
     }
-    fn shutdown_write(&mut self) {}
+    fn shutdown_write(&mut self, (): &mut ()) {}
 }
 
 struct Host {

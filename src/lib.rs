@@ -12,6 +12,7 @@
 //! [`server`] starts the threads and ends them. Around them:
 //!
 //! * [`auth`]: who a client is, by its token
+//! * [`tls`]: who listens encrypted, and what is kept of it
 //! * [`config`]: settings as typed, then checked; [`limits`]: every bound that is not one, named
 //! * [`listen`]: which sockets an address stands for; [`systemd`]: readiness, watchdog, given sockets
 //! * [`journal`]: durable channels of the embedded bus, in memory and in files
@@ -20,7 +21,7 @@
 //! * [`addresses`]: whose quota a connection counts in
 //! * [`life`]: serving, draining, stopping
 //! * [`clock`]: how time is counted; [`rate`]: how often something may happen; [`release`]: when memory is given back; [`alarm`]: when a sleep ends; [`named`]: enums whose variants have names
-//! * [`client`]: a client of such a server, blocking
+//! * [`client`]: a client of such a server, blocking; [`trust`]: which servers are believed over TLS
 //! * [`cli`]: the commands; [`doctor`]: whether a host has what is needed
 //! * [`sys`]: the only unsafe code
 
@@ -51,4 +52,6 @@ pub mod server;
 pub mod shard;
 pub mod sys;
 pub mod systemd;
+pub mod tls;
+pub mod trust;
 pub mod wire;

@@ -528,6 +528,47 @@ pub mod client {
     pub const READ_BYTES: usize = 64 * 1024;
 }
 
+/// TLS towards clients.
+pub mod tls {
+    /// The longest record: its head, 16 KiB of content, and what sealing adds (RFC 8446, 5.2).
+    pub const RECORD_BYTES_MAX: usize = 5 + CONTENT_BYTES + 256;
+    /// Of one record that we seal.
+    pub const CONTENT_BYTES: usize = 16 * 1024;
+    /// Of one that is sealed for a socket which took only a part of the last: the rest of one record is what such a connection keeps.
+    pub const CONTENT_BYTES_WHEN_BLOCKED: usize = 4 * 1024;
+    /// Steps of handshakes in one turn; a full one has two, of which the first costs a tenth of a millisecond.
+    pub const HANDSHAKES_PER_TURN: usize = 8;
+    /// Handshakes that a shard has begun and not ended; each takes some 4 KB. Whoever comes beyond waits, with its first words in the socket.
+    pub const HANDSHAKES_UNDER_WAY_MAX: usize = 512;
+    /// After which a handshake gives its place to somebody who waits for one: its client answers within a round trip.
+    pub const HANDSHAKE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
+    /// What a shard seals into before it writes: a few records.
+    pub const SCRATCH_BYTES: usize = 4 * RECORD_BYTES_MAX;
+    /// Bytes asked of one read while shaking hands.
+    pub const READ_BYTES_IN_HANDSHAKE: usize = 4 * 1024;
+    const _: () = assert!(2 * RECORD_BYTES_MAX + super::CLIENT_READ_BYTES <= super::READ_BYTES);
+
+    /// What a handshake may keep of what has come: a ClientHello, or a chain of certificates, of 16 KiB, and what follows.
+    pub const HANDSHAKE_BYTES_MAX: usize = 20 * 1024;
+    /// Records that a peer's part of a handshake may come in; a dozen are usual.
+    pub const HANDSHAKE_RECORDS_MAX: u8 = 64;
+    /// KeyUpdates and empty records between data, warnings of a session: as rustls has it.
+    pub const KEY_UPDATES_MAX: u8 = 32;
+    pub const EMPTY_RECORDS_MAX: u8 = 32;
+    pub const WARNINGS_MAX: u8 = 4;
+    /// How long keys make tickets; they are honoured for as long again.
+    pub const TICKET_KEY_SECONDS: u64 = 6 * 60 * 60;
+    /// Largest ticket that is looked at: it may hold a client's certificates.
+    pub const TICKET_BYTES_MAX: usize = 16 * 1024;
+    /// Largest file of certificates or of a key.
+    pub const FILE_BYTES_MAX: u64 = 1024 * 1024;
+    /// Of a file of ticket keys: each line, and how many.
+    pub const TICKET_SECRET_BYTES_MIN: usize = 32;
+    pub const TICKET_SECRETS_MAX: usize = 8;
+    /// Subject and names of a client's certificate.
+    pub const IDENTITY_BYTES_MAX: usize = 4096;
+}
+
 /// What an allocation of so many bytes takes of the heap: 8 bytes before it, steps of 16, 32 at least (glibc's malloc).
 pub const fn heap_bytes(bytes: usize) -> usize {
     match bytes {

@@ -31,6 +31,8 @@ pub struct Listener {
     pub is_ipv6_alone: bool,
     /// Each connection begins with a PROXY header ([`crate::wire::proxy`]).
     pub is_proxied: bool,
+    /// TLS is spoken, behind the PROXY header if there is one ([`crate::tls`]).
+    pub is_tls: bool,
 }
 
 /// Where something is listened on.
@@ -99,11 +101,11 @@ impl Listener {
     /// By itself, without others beside it.
     pub const fn new(address: SocketAddr) -> Listener {
         let is_ipv6_alone = address.is_ipv6() && !address.ip().is_unspecified();
-        Listener { address: Address::Ip(address), is_ipv6_alone, is_proxied: false }
+        Listener { address: Address::Ip(address), is_ipv6_alone, is_proxied: false, is_tls: false }
     }
 
     pub const fn unix(path: UnixPath) -> Listener {
-        Listener { address: Address::Unix(path), is_ipv6_alone: false, is_proxied: false }
+        Listener { address: Address::Unix(path), is_ipv6_alone: false, is_proxied: false, is_tls: false }
     }
 
     pub fn at(address: Address) -> Listener {
@@ -116,7 +118,7 @@ impl Listener {
     /// What a client types.
     pub fn url(&self) -> String {
         match &self.address {
-            Address::Ip(address) => format!("ws://{address}/ws"),
+            Address::Ip(address) => format!("{}://{address}/ws", if self.is_tls { "wss" } else { "ws" }),
             Address::Unix(_) => self.address.url(""),
         }
     }
@@ -145,9 +147,9 @@ impl Listener {
         Listener { address: SocketAddr::new(ip, address.port()).into(), ..self.clone() }
     }
 
-    /// Whether a WebSocket client that is told the address gets in.
+    /// Whether a WebSocket client that is told the address gets in, whatever certificates it believes.
     pub fn is_plain(&self) -> bool {
-        self.address.ip().is_some() && !self.is_proxied
+        self.address.ip().is_some() && !self.is_proxied && !self.is_tls
     }
 
     /// Whether the second of the two would be refused. Port 0 is a free port each time.
@@ -207,10 +209,11 @@ impl Listener {
 /// As an entry of the setting.
 impl fmt::Display for Listener {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.address, self.is_proxied) {
-            (address, false) => address.fmt(out),
-            (Address::Ip(address), true) => write!(out, "proxy+tcp://{address}"),
-            (Address::Unix(unix), true) => write!(out, "proxy+{unix}"),
+        let proxy = if self.is_proxied { "proxy+" } else { "" };
+        match &self.address {
+            Address::Ip(address) if self.is_tls => write!(out, "{proxy}tls://{address}"),
+            Address::Ip(address) if self.is_proxied => write!(out, "proxy+tcp://{address}"),
+            address => write!(out, "{proxy}{address}"),
         }
     }
 }

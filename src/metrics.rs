@@ -10,6 +10,8 @@ use crate::config::Overrun;
 use crate::config::routes::Unrouted;
 use crate::named::named;
 use crate::rate::Publisher;
+use crate::tls::Version;
+use crate::tls::fault::Fault;
 use crate::wire::close::CloseReason;
 use crate::wire::command::ErrorCode;
 use crate::wire::http::refusal::RefusalReason;
@@ -185,6 +187,14 @@ pub struct ShardMetrics {
     pub subscriptions: Counter,
     /// Channels with a subscriber on this shard (gauge).
     pub channels: Counter,
+    /// TLS handshakes that came to their end, by version; those that took up an earlier session and those that did not.
+    pub tls_full: [Counter; Version::ALL.len()],
+    pub tls_resumed: [Counter; Version::ALL.len()],
+    /// Sessions and handshakes that were given up, by what was wrong with them.
+    pub tls_faults: [Counter; Fault::ALL.len()],
+    /// Sessions now, and handshakes under way (gauges).
+    pub tls_sessions: Counter,
+    pub tls_under_way: Counter,
     /// Times a cursor was passed by the log's tail, by what was done.
     pub overruns: [Counter; Overrun::ALL.len()],
     /// Messages that subscribers were not sent and that a `gap` announced.

@@ -120,8 +120,8 @@ fn no_module_imports_from_its_own_floor_or_from_above() {
 }
 
 #[test]
-fn wire_fanout_and_auth_know_no_socket_no_thread_and_no_clock() {
-    for folder in ["wire", "fanout", "auth"] {
+fn wire_fanout_auth_and_tls_know_no_socket_no_thread_and_no_clock() {
+    for folder in ["wire", "fanout", "auth", "tls"] {
         for path in sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(folder)) {
             let code = code(&path);
             for name in ["std::net", "std::thread", "std::os", "Instant", "SystemTime", "mio::", "socket2", "tokio", "crate::sys"] {

@@ -117,6 +117,7 @@ struct Quiet {
     waiting: u32,
     accepted: u32,
     tokens: Vec<usize>,
+    gear: (),
 }
 
 /// As large as a descriptor: the number of the client, and in the last bits how much it has said.
@@ -139,6 +140,12 @@ thread_local! {
 
 impl Network for Quiet {
     type Stream = QuietStream;
+    fn gear(&self) -> &() {
+        &()
+    }
+    fn gear_mut(&mut self) -> &mut () {
+        &mut self.gear
+    }
     fn accept(&mut self) -> Accepted<QuietStream> {
         if self.waiting == 0 {
             return Accepted::None;
@@ -167,7 +174,9 @@ const REQUEST: &[u8] = b"GET /ws?format=json HTTP/1.1\r\nHost: memory\r\nUpgrade
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 impl Stream for QuietStream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<Received> {
+    type Gear = ();
+
+    fn read(&mut self, (): &mut (), buffer: &mut [u8], _at_most: usize) -> io::Result<Received> {
         let script = SCRIPT.get();
         let (number, said) = (self.0 >> SAID_BITS, self.0 % (1 << SAID_BITS));
         let mut bytes = Vec::new();
@@ -182,14 +191,14 @@ impl Stream for QuietStream {
         // There is more to read as long as anything came.
         Ok(Received::Bytes { count: bytes.len(), drained: bytes.is_empty() })
     }
-    fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    fn write(&mut self, (): &mut (), slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let script = SCRIPT.get();
         if script.blocks && self.0 % (1 << SAID_BITS) > script.commands {
             return Err(ErrorKind::WouldBlock.into());
         }
         Ok(slices.iter().map(|slice| slice.len()).sum())
     }
-    fn shutdown_write(&mut self) {}
+    fn shutdown_write(&mut self, (): &mut ()) {}
 }
 
 impl Node {

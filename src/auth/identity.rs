@@ -10,6 +10,9 @@ pub const GROUP_CHANNEL: &str = "group:";
 /// So that the channel of a user has a name.
 pub const USER_BYTES_MAX: usize = CHANNEL_NAME_BYTES_MAX - USER_CHANNEL.len();
 
+/// Of a certificate, as groups; whoever has more has the first ones.
+const UNITS_MAX: usize = 64;
+
 /// Shared by all connections that brought the same token, and by those who remember it. Laid small: a connection with a token of its own costs little
 /// more than one without.
 #[derive(Debug, PartialEq, Eq)]
@@ -46,6 +49,16 @@ impl Identity {
     pub fn of_user(user: &str) -> Result<Identity, &'static str> {
         check_user(user)?;
         Ok(Identity::new(user, "", u64::MAX, 0, Claims::default()))
+    }
+
+    /// Somebody whose certificate was believed, until it expires. Its organizational units are groups.
+    ///
+    /// # Errors
+    /// What is wrong with the name.
+    pub fn of_certificate<'a>(user: &str, units: impl Iterator<Item = &'a str>, expires_s: u64) -> Result<Identity, &'static str> {
+        check_user(user)?;
+        let groups: Vec<&str> = units.filter(|unit| check_user(unit).is_ok()).take(UNITS_MAX).collect();
+        Ok(Identity::new(user, "", expires_s, 0, Claims { groups: groups.join("\n").into(), ..Claims::default() }))
     }
 
     /// The user has passed [`check_user`]; no token is as long as 64 KiB, so neither is what it says.
@@ -179,6 +192,14 @@ mod tests {
             assert!(Identity::of_user(user).unwrap_err().contains(words), "{user}");
         }
         assert!(Identity::of_user(&"x".repeat(250)).is_ok());
+    }
+
+    #[test]
+    fn a_certificate_is_somebody_in_its_units_until_it_expires() {
+        let identity = Identity::of_certificate("pump-7", ["staff", "", "plant 2"].into_iter(), 99).unwrap();
+        assert_eq!((identity.user(), identity.groups(), identity.expires_s()), ("pump-7", vec!["staff", "plant 2"], Some(99)));
+        assert!(identity.is_in_group("plant 2") && !identity.may_hear("pump-7"));
+        assert!(Identity::of_certificate("", [].into_iter(), 99).is_err());
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub enum Gate {
     Open,
     /// `?user=` is believed: for networks in which nobody lies.
     Query,
+    /// By the certificate that their TLS session began with.
+    Certificate,
     /// By a token.
     Tokens(Arc<Verifier>),
 }

@@ -7,6 +7,7 @@ use crate::addresses::Source;
 use crate::auth::Gate;
 use crate::auth::cache::Cache;
 use crate::config::Settings;
+use crate::tls::acceptor::Acceptor;
 use crate::wire::Format;
 use crate::wire::client_id::ClientId;
 
@@ -28,9 +29,9 @@ pub enum Order {
     Depart { reply: Reply<()> },
     /// Tells of connections from slot `from` on, of those that `who` names or of all, until the page is full.
     List { who: Option<Who>, from: usize, limit: usize, reply: Reply<Listed> },
-    /// Goes by these settings from now on, and asks clients by this gate who they are. Answered at once; what clients may not have any more ends in the turns
+    /// Goes by these settings from now on, asks clients by this gate who they are, and begins TLS sessions so. Answered at once; what clients may not have any more ends in the turns
     /// that follow. The answer is what the shard has no use for any more, and no time to free.
-    Reload { settings: Arc<Settings>, gate: Gate, reply: Reply<Option<Cache>> },
+    Reload { settings: Arc<Settings>, gate: Gate, acceptor: Option<Arc<Acceptor>>, reply: Reply<Option<Cache>> },
 }
 
 /// Which connections are meant.

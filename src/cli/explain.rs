@@ -51,8 +51,11 @@ pub fn explain(loaded: &Loaded, channel: &str, token: Option<&str>, user: Option
     }
     let client = match (token, user) {
         (None, None) => None,
-        (None, Some(_)) if settings.auth.mode != AuthMode::Query => {
-            return Err(BadUsage("--user is for auth = \"query\", where it is believed".to_owned()).into());
+        (None, Some(_)) if !matches!(settings.auth.mode, AuthMode::Query | AuthMode::Certificate) => {
+            return Err(BadUsage(
+                "--user is for auth = \"query\" and auth = \"certificate\", where a name is all that is known".to_owned(),
+            )
+            .into());
         }
         (None, Some(user)) => {
             line("client", user)?;
@@ -81,6 +84,7 @@ pub fn explain(loaded: &Loaded, channel: &str, token: Option<&str>, user: Option
             _ if client.is_some() => "this client",
             AuthMode::None => "every client",
             AuthMode::Query => "a client that has said who it is (--user tells of one)",
+            AuthMode::Certificate => "a client with a certificate (--user tells of one by its common name)",
             AuthMode::Jwt => "a client with a token that says nothing of it (--token tells of one)",
         };
         let is_own =

@@ -8,6 +8,9 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches};
 
+use super::BadUsage;
+use crate::client::endpoint::Endpoint;
+use crate::client::tls::Trust;
 use crate::config::layers::{FILE_NAME, FILE_VARIABLE};
 use crate::config::problem::Origin;
 use crate::config::table::{SETTINGS, Setting, VARIABLE_PREFIX};
@@ -66,17 +69,13 @@ const MISNAMED: &[(&str, &[&str], &str)] = &[
     ("serve", &["--threads", "--workers"], "--shards 4"),
     ("serve", &["--max-connections"], "--connections-max 100000"),
     ("serve", &["--verbose", "-v"], "--log-level debug"),
-    ("publish", &["--port", "-p", "--host", "--url", "--server"], "--control 127.0.0.1:9090"),
+    ("publish", &["--port", "-p", "--host", "--server"], "--control 127.0.0.1:9090"),
     ("publish", &["--redis-url"], "--redis redis://127.0.0.1:6379"),
     ("subscribe", &["--port", "-p", "--host", "--server", "--listen"], "--url ws://127.0.0.1:8080/ws"),
     ("subscribe", &["--redis", "--redis-url"], "--url ws://127.0.0.1:8080/ws: a server's address, not that of Redis"),
-    ("health", &["--port", "-p", "--host", "--url", "--server"], "--control 127.0.0.1:9090, or --public 127.0.0.1:8080"),
+    ("health", &["--port", "-p", "--host", "--server"], "--control 127.0.0.1:9090, or --public 127.0.0.1:8080"),
     ("redis", &["--redis-url", "--url"], "--redis redis://127.0.0.1:6379"),
-    (
-        "top",
-        &["--url", "--server", "--host", "--port", "-p", "--listen"],
-        "--control 127.0.0.1:9090: the control address, not the public one",
-    ),
+    ("top", &["--server", "--host", "--port", "-p", "--listen"], "--control 127.0.0.1:9090: the control address, not the public one"),
     ("subscribe", &["--control"], "--url ws://127.0.0.1:8080/ws: the public address, not the control address"),
 ];
 
@@ -100,6 +99,44 @@ pub fn file() -> Arg {
         .value_parser(clap::value_parser!(PathBuf))
         .help(format!("The file of settings [default: {FILE_NAME} if present]"))
         .long_help(format!("The file of settings\n[default: {FILE_NAME} in the working directory, if present] [env: {FILE_VARIABLE}]"))
+}
+
+/// Whom to believe at the other end of `wss://` or `https://`.
+pub fn trust() -> [Arg; 3] {
+    let ca = "Who vouches for a server over TLS, in place of the system's root certificates: a PEM file, also with the server's own";
+    let name = "As whom a server over TLS is asked for and checked, if not by the URL's host";
+    [
+        Arg::new("ca").long("ca").value_name("FILE").value_parser(clap::value_parser!(PathBuf)).help(ca),
+        Arg::new("server-name").long("server-name").value_name("NAME").help(name),
+        Arg::new("insecure")
+            .long("insecure")
+            .action(ArgAction::SetTrue)
+            .conflicts_with("ca")
+            .help("Believe whoever answers over TLS: for trying out"),
+    ]
+    .map(|arg| arg.help_heading("TLS"))
+}
+
+/// A control port by its URL, for commands that have `--control` too.
+pub fn control_url() -> [Arg; 4] {
+    let help = "The control port behind a proxy that speaks TLS, in place of --control: https://HOST[:PORT][/PATH]";
+    let url = Arg::new("url").long("url").value_name("URL").conflicts_with("--control").help(help).help_heading("TLS");
+    let [ca, name, insecure] = trust();
+    [url, ca.requires("url"), name.requires("url"), insecure.requires("url")]
+}
+
+/// What `--url` of [`control_url`] names, if it was given.
+pub fn endpoint(matches: &ArgMatches) -> Result<Option<Endpoint>, BadUsage> {
+    let Some(url) = matches.get_one::<String>("url") else { return Ok(None) };
+    Endpoint::read(url, trusted(matches).as_ref()).map(Some).map_err(|why| BadUsage(format!("--url: {why}")))
+}
+
+/// None: nothing of it was said.
+pub fn trusted(matches: &ArgMatches) -> Option<Trust> {
+    let ca = matches.get_one::<PathBuf>("ca").cloned();
+    let server_name = matches.get_one::<String>("server-name").cloned();
+    let trust = Trust { ca, is_insecure: matches.get_flag("insecure"), server_name };
+    (trust != Trust::default()).then_some(trust)
 }
 
 /// Where the settings of this command line come from.

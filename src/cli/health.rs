@@ -19,14 +19,15 @@ const LONG_ABOUT: &str = "\
 Ask the control address of a server whether it lives (/healthz), or with --ready whether messages
 flow and it takes clients in (/readyz). With --public its public address is asked instead.
 
-Where it is says --control, else CAMPANILE_CONTROL, else the file of settings.
+Where it is says --control (or --url, through a proxy), else CAMPANILE_CONTROL, else the file of settings.
 Exit code 0: it is. 1: it is not, or nobody answers in time. 2: the command line is wrong.";
 const EXAMPLES: &str = "\
 Examples:
   campanile health                              for HEALTHCHECK in a container
   campanile health --ready && echo takes clients in
   campanile health --control unix:///run/campanile/control.sock
-  campanile health --public 127.0.0.1:8080";
+  campanile health --public 127.0.0.1:8080
+  campanile health --url https://ops.example.org/campanile";
 
 /// Of an answer so much is shown: it may be that of another program.
 const SHOWN_CHARS: usize = 200;
@@ -51,23 +52,25 @@ pub fn command() -> Command {
         )
         .arg(flags::file())
         .args(flags::some(&["control"]))
+        .args(flags::control_url())
+        .mut_arg("url", |arg| arg.conflicts_with("public"))
 }
 
 pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
-    let address = match matches.get_one::<Address>("public") {
-        Some(address) => address.clone(),
-        None => match control(&where_said(flags::sources(matches))) {
-            Ok(address) => address,
+    let timeout = *matches.get_one::<Duration>("timeout").expect("it has a default");
+    let client = match (flags::endpoint(matches)?, matches.get_one::<Address>("public")) {
+        (Some(endpoint), _) => Client::at(endpoint, None, timeout),
+        (None, Some(address)) => Client::new(address, None, timeout),
+        (None, None) => match control(&where_said(flags::sources(matches))) {
+            Ok(address) => Client::new(&address, None, timeout),
             Err(problems) => {
                 report(&problems, LogFormat::Text);
                 return Ok(ExitCode::FAILURE);
             }
         },
     };
-    let timeout = *matches.get_one::<Duration>("timeout").expect("it has a default");
     let path = if matches.get_flag("ready") { "/readyz" } else { "/healthz" };
-    let client = Client::new(&address, None, timeout);
-    let place = client.address().clone();
+    let place = client.place().to_owned();
     match client.get(path) {
         Ok(Answered { status, body }) if status.as_u16() == 200 => {
             output::line(format_args!("{place}{path}: {}", shown(&body)))?;

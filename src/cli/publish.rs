@@ -41,6 +41,7 @@ const EXAMPLES: &str = "\
 Examples:
   campanile publish news '{\"headline\":\"Bells\"}'
   campanile publish news 'plain text' --control 127.0.0.1:9090
+  campanile publish news 'plain text' --url https://ops.example.org/campanile
   campanile publish user:123 '{\"unread\":4}' --redis redis://127.0.0.1:6379
   campanile publish orders:7 '{\"paid\":true}' --idempotency-key order-7-paid
   tail -f app.log | campanile publish logs - --lines";
@@ -79,6 +80,8 @@ pub fn command() -> Command {
                 .into_iter()
                 .map(|arg| arg.help_heading("Where to")),
         )
+        .args(flags::control_url())
+        .mut_arg("url", |arg| arg.conflicts_with("--redis"))
         .mut_arg("--redis", |arg| {
             let help = "Publish through this Redis instead of a server's control address";
             let long_help = format!("{help}:\nredis://[[user]:password@]host[:6379][/db], rediss://… (TLS), unix:///path,\nredis+cluster://host:6379[,host:6379]…,\nredis+sentinel://host:26379[,host:26379]…/SERVICE; of several, the one that has the channel");
@@ -97,7 +100,13 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     if let Some(key) = key.filter(|key| !(1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&key.len())) {
         return Err(BadUsage(format!("--idempotency-key takes 1 to {IDEMPOTENCY_KEY_BYTES_MAX} bytes; this has {}", key.len())).into());
     }
-    let mut target = if through_redis { Target::redis(&settings, channel, key)? } else { Target::control(&settings, channel, key) };
+    let mut target = match flags::endpoint(matches)? {
+        Some(endpoint) => {
+            Target::Control { client: Client::at(endpoint, settings.addresses.control_token.as_deref(), TIMEOUT), channel, key }
+        }
+        None if through_redis => Target::redis(&settings, channel, key)?,
+        None => Target::control(&settings, channel, key),
+    };
 
     let payload = matches.get_one::<OsString>("payload").expect("it has a default");
     if matches.get_flag("lines") {
@@ -215,7 +224,7 @@ impl<'a> Target<'a> {
                 Ok(numbered(channel, epoch, seq, is_repeat > 0))
             }
             Target::Control { client, channel, key } => {
-                let address = client.address();
+                let address = client.place();
                 let body = serde_json::to_vec(&Body { idempotency_key: *key, ..body(channel, payload) })
                     .expect("texts and checked JSON can always be written");
                 let Answered { status, body: text } = client.post("/publish", &body).with_context(|| {

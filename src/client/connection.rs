@@ -1,6 +1,6 @@
 //! One connection over any of the transports, from dial to break. Held by [`super::Client`], which does not ask which one it is.
 
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::time::Duration;
 
 use tungstenite::WebSocket;
@@ -9,6 +9,7 @@ use super::Transport;
 use super::broken::Broken;
 use super::event_stream::EventStream;
 use super::poll::Poll;
+use super::stream::Stream;
 use super::subscriptions::Subscriptions;
 use super::target::Target;
 use super::web_socket;
@@ -24,7 +25,7 @@ pub(super) struct Raw {
 
 #[derive(Debug)]
 pub(super) enum Connection {
-    WebSocket(Box<WebSocket<TcpStream>>),
+    WebSocket(Box<WebSocket<Stream>>),
     EventStream(EventStream),
     Poll(Poll),
 }
@@ -60,7 +61,7 @@ impl Connection {
         let heartbeat = Duration::from_secs(seconds.max(1)).min(HEARTBEAT_MAX);
         let silence = heartbeat * 2 + Duration::from_secs(5);
         match self {
-            Connection::WebSocket(socket) => drop(socket.get_ref().set_read_timeout(Some(silence))),
+            Connection::WebSocket(socket) => drop(socket.get_ref().socket().set_read_timeout(Some(silence))),
             Connection::EventStream(stream) => stream.set_silence(silence),
             // Its requests have a deadline each.
             Connection::Poll(_) => {}
@@ -75,7 +76,7 @@ impl Connection {
         }
     }
 
-    pub fn stream(&self) -> &TcpStream {
+    pub fn stream(&self) -> &Stream {
         match self {
             Connection::WebSocket(socket) => socket.get_ref(),
             Connection::EventStream(stream) => stream.stream(),
@@ -88,6 +89,7 @@ impl Connection {
         if let Connection::WebSocket(socket) = &mut self {
             let _ = socket.close(None);
             let _ = socket.flush();
+            socket.get_mut().say_goodbye();
         }
     }
 }
@@ -95,6 +97,6 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         // Somebody may hold a copy of the descriptor: only a shutdown ends the connection for the server.
-        let _ = self.stream().shutdown(Shutdown::Both);
+        let _ = self.stream().socket().shutdown(Shutdown::Both);
     }
 }

@@ -1,13 +1,13 @@
 //! A connection over an event stream (`/sse`), from the request to its end. Called by [`super::connection`].
 
 use std::borrow::Cow;
-use std::net::TcpStream;
 use std::time::Duration;
 
 use super::broken::{Broken, closed, lost, refused};
 use super::connection::Raw;
 use super::event::{Event, Received};
 use super::http::{Body, Exchange, refusal, shown_text};
+use super::stream::Stream;
 use super::stream_reader::{Block, Piece, StreamReader};
 use super::subscriptions::Subscriptions;
 use super::target::Target;
@@ -58,13 +58,13 @@ impl EventStream {
         Ok(stream)
     }
 
-    pub fn stream(&self) -> &TcpStream {
+    pub fn stream(&self) -> &Stream {
         self.exchange.stream()
     }
 
     /// How long the server may say nothing.
     pub fn set_silence(&self, silence: Duration) {
-        let _ = self.stream().set_read_timeout(Some(silence));
+        let _ = self.stream().socket().set_read_timeout(Some(silence));
     }
 
     /// Waits for the next event.

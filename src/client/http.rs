@@ -5,13 +5,14 @@
 //! bodies are bounded by [`crate::limits::client`], and whoever waits has a deadline.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use tungstenite::http::StatusCode;
 
-use super::broken::{Broken, Refused, lost};
+use super::broken::{Broken, Refused, lost, refused};
+use super::stream::Stream;
 use super::target::Target;
+use super::tls::complaint;
 use crate::limits::client::{
     ANSWER_TIMEOUT, BODY_TIMEOUT, CHUNK_LINE_BYTES_MAX, HEAD_BYTES_MAX, HEAD_FIELDS_MAX, READ_BYTES, REFUSAL_BYTES_MAX, RETRY_AFTER_MAX,
     TRAILER_BYTES_MAX,
@@ -35,7 +36,12 @@ pub(super) enum Fault {
 
 impl From<Fault> for Broken {
     fn from(fault: Fault) -> Broken {
-        lost(fault.to_string())
+        match &fault {
+            Fault::Io(error) => {
+                complaint(error).map_or_else(|| lost(fault.to_string()), |complaint| refused(format!("the server {complaint}")))
+            }
+            Fault::Silent | Fault::Ended | Fault::Truncated | Fault::Malformed(_) => lost(fault.to_string()),
+        }
     }
 }
 
@@ -223,7 +229,7 @@ fn take_up_to(left: &mut u64, input: &mut &[u8], out: &mut Vec<u8>) {
 /// A connection on which requests are answered one after the other.
 #[derive(Debug)]
 pub(super) struct Exchange {
-    stream: TcpStream,
+    stream: Stream,
     /// Read, and not taken.
     incoming: Vec<u8>,
     room: Box<[u8]>,
@@ -235,7 +241,7 @@ impl Exchange {
         Ok(Exchange { stream, incoming: Vec::new(), room: vec![0; READ_BYTES].into() })
     }
 
-    pub fn stream(&self) -> &TcpStream {
+    pub fn stream(&self) -> &Stream {
         &self.stream
     }
 
@@ -270,7 +276,7 @@ impl Exchange {
                 if left.is_zero() {
                     return Err(Fault::Silent);
                 }
-                let _ = self.stream.set_read_timeout(Some(left));
+                let _ = self.stream.socket().set_read_timeout(Some(left));
             }
             match self.stream.read(&mut self.room) {
                 Ok(count) => {
@@ -342,7 +348,11 @@ pub(super) fn shown_text(text: &[u8]) -> String {
 /// What an HTTP status other than the one that was hoped for comes to.
 pub(super) fn refusal(target: &Target, status: u16, retry_after: Option<&str>, text: &[u8]) -> Broken {
     let named = StatusCode::from_u16(status).map_or_else(|_| status.to_string(), |status| status.to_string());
-    let why = format!("{} answered {named}: {}", target.shown(), shown_text(text));
+    let said = shown_text(text);
+    // As Campanile and nginx say it of a request in the clear.
+    let is_for_tls = status == 400 && !target.is_secure() && ["speaks TLS", "sent to HTTPS port"].iter().any(|words| said.contains(words));
+    let advice = if is_for_tls { "; give it by wss:// (https://)" } else { "" };
+    let why = format!("{} answered {named}: {said}{advice}", target.shown());
     if status >= 500 || matches!(status, 408 | 429) {
         let seconds = retry_after.and_then(|text| text.trim().parse().ok());
         Broken::Lost { why, retry_after: seconds.map(|seconds| Duration::from_secs(seconds).min(RETRY_AFTER_MAX)) }

@@ -26,22 +26,24 @@
 //! ```
 //!
 //! The same events come over each [`Transport`]. Read `connection` for what is one connection, `web_socket`, `event_stream` and `poll` for how it is spoken,
-//! [`stream_reader`] for the bytes of an event stream, `subscriptions` for what is remembered between two connections, `broken` for what the end of one means.
+//! [`stream`] and [`tls`] for the bytes below that, [`stream_reader`] for those of an event stream, `subscriptions` for what is remembered between two connections, `broken` for what the end of one means. [`endpoint`] is any other place at which HTTP is spoken, for the commands.
 #![forbid(unsafe_code)]
 
 mod backoff;
 mod broken;
 mod connection;
+pub mod endpoint;
 mod event;
 mod event_stream;
 mod http;
 mod poll;
+pub mod stream;
 pub mod stream_reader;
 mod subscriptions;
 mod target;
+pub mod tls;
 mod web_socket;
 
-use std::net::TcpStream;
 use std::time::Duration;
 
 use crate::named::named;
@@ -51,8 +53,10 @@ pub use crate::wire::command::Position;
 use backoff::Backoff;
 use broken::{Broken, closed, lost, refused};
 use connection::Connection;
+use stream::Stream;
 use subscriptions::Subscriptions;
 use target::Target;
+use tls::Trust;
 
 pub use broken::Refused;
 pub use event::{Close, Connected, Error, Event, Gap, Notification, Received, Standing, Subscribed, Unsubscribed};
@@ -102,6 +106,11 @@ pub enum Happening {
 #[error("{0}")]
 pub struct BadUrl(String);
 
+/// Why nobody can be believed so.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BadTrust(String);
+
 /// Where a token comes from.
 type TokenSource = Box<dyn FnMut() -> Result<String, String> + Send>;
 
@@ -130,8 +139,8 @@ impl std::fmt::Debug for Client {
 }
 
 impl Client {
-    /// Of the server at `ws://HOST:PORT/ws` (or `http://`, where the transport is no WebSocket) or `unix:///PATH`. Nothing is connected before
-    /// [`Client::wait`] is called.
+    /// Of the server at `ws://HOST:PORT/ws` (or `http://`, where the transport is no WebSocket) or `unix:///PATH`; over TLS at `wss://` (`https://`). Nothing
+    /// is connected before [`Client::wait`] is called.
     pub fn new(url: &str, transport: Transport) -> Result<Client, BadUrl> {
         Ok(Client {
             target: Target::read(url, transport).map_err(BadUrl)?,
@@ -151,6 +160,15 @@ impl Client {
     pub fn with_msgpack(self) -> Client {
         let format = if self.transport == Transport::EventStream { Format::Json } else { Format::Msgpack };
         Client { format, ..self }
+    }
+
+    /// Whom to believe at the other end of `wss://`.
+    ///
+    /// # Errors
+    /// A file that cannot be read, a name that can be nobody's, or a URL without TLS.
+    pub fn with_trust(mut self, trust: Trust) -> Result<Client, BadTrust> {
+        self.target.believe(trust).map_err(BadTrust)?;
+        Ok(self)
     }
 
     /// Who it is that connects.
@@ -180,8 +198,8 @@ impl Client {
         self.subscriptions.iter().map(|(subscription, position)| (&*subscription.channel, position))
     }
 
-    /// The socket that is open now, if any.
-    pub fn stream(&self) -> Option<&TcpStream> {
+    /// The connection that is open now, if any.
+    pub fn stream(&self) -> Option<&Stream> {
         self.connection.as_ref().map(Connection::stream)
     }
 
@@ -220,6 +238,7 @@ impl Client {
         if token.as_ref().is_some_and(|token| token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic())) {
             return Err(refused("a token has letters, digits, dots, - and _ alone"));
         }
+        self.target.prepare().map_err(refused)?;
         Connection::open(&self.target, self.transport, self.format, &self.subscriptions, token.as_deref())
     }
 

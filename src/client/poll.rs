@@ -3,12 +3,12 @@
 //! Invariant: the next request is made when everything of the last answer was handed on, from the positions that it led to.
 
 use std::collections::VecDeque;
-use std::net::TcpStream;
 use std::time::Instant;
 
 use super::broken::{Broken, lost, refused};
 use super::connection::Raw;
 use super::http::{Exchange, Fault, Head, shown_text};
+use super::stream::Stream;
 use super::subscriptions::Subscriptions;
 use super::target::Target;
 use crate::limits::POLL_WAIT_DEFAULT;
@@ -49,7 +49,7 @@ impl Poll {
         Ok(poll)
     }
 
-    pub fn stream(&self) -> &TcpStream {
+    pub fn stream(&self) -> &Stream {
         self.exchange.stream()
     }
 

@@ -1,7 +1,8 @@
-//! Where a server is, how it is dialled, and what is asked for there. Called by [`super::Client`] and the transports.
+//! Where a server is, how it is dialled, over TLS or in the clear, and what is asked for there. Called by [`super::Client`] and the transports.
 
 use std::fmt::Write;
-use std::net::{TcpStream, ToSocketAddrs};
+use std::io::ErrorKind;
+use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -10,17 +11,21 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tungstenite::http::Uri;
 
 use super::Transport;
-use super::broken::{Broken, lost};
+use super::broken::{Broken, lost, refused};
+use super::endpoint::connect;
+use super::stream::Stream;
 use super::subscriptions::Subscriptions;
+use super::tls::{Tls, Trust, complaint};
 use crate::config::mask;
 use crate::limits::client::{ANSWER_TIMEOUT, CONNECT_TIMEOUT};
 
 /// What stands for itself in a query.
 const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b':').remove(b'/');
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub(super) struct Target {
     way: Way,
+    security: Security,
     /// Host and port, as a request names them.
     authority: String,
     path: String,
@@ -35,7 +40,15 @@ enum Way {
     Unix(PathBuf),
 }
 
-const ACCEPTED: &str = "accepted: ws://HOST[:PORT][/ws], as in ws://127.0.0.1:8080/ws, and unix:///PATH";
+#[derive(Debug, Clone)]
+enum Security {
+    Clear,
+    /// Over TLS, by the system's root certificates, which have not been read yet.
+    Unread,
+    Tls(Box<Tls>),
+}
+
+const ACCEPTED: &str = "accepted: ws://HOST[:PORT][/ws], as in ws://127.0.0.1:8080/ws, wss:// over TLS, and unix:///PATH";
 
 impl Target {
     /// Reads a URL, or says what is wrong with it. Whatever the transport is, the URL may be that of the WebSocket.
@@ -49,6 +62,7 @@ impl Target {
             // No host has a name there, and a request needs one.
             return Ok(Target {
                 way: Way::Unix(path.into()),
+                security: Security::Clear,
                 authority: "localhost".to_owned(),
                 path: format!("/{}", transport.segment()),
                 query: None,
@@ -58,16 +72,13 @@ impl Target {
         // A token or a password may stand in it.
         let shown = mask::url(text);
         let uri: Uri = text.parse().map_err(|error| format!("{shown:?} is not a URL: {error}; {ACCEPTED}"))?;
+        let is_secure = matches!(uri.scheme_str(), Some("wss" | "https"));
         match (uri.scheme_str(), uri.host()) {
-            (Some("ws"), Some(_)) => {}
-            (Some("http"), Some(_)) if transport != Transport::WebSocket => {}
-            (Some("wss" | "https"), _) => {
-                return Err(format!(
-                    "TLS ({}) is not supported by this client yet; {ACCEPTED}, or a TLS proxy in between",
-                    &shown[..shown.find(':').unwrap_or(0)]
-                ));
+            (Some("ws" | "wss"), Some(_)) => {}
+            (Some("http" | "https"), Some(_)) if transport != Transport::WebSocket => {}
+            (Some("http" | "https"), Some(_)) => {
+                return Err(format!("{shown:?} is the address of a page; the socket is ws{}", &shown["http".len()..]));
             }
-            (Some("http"), Some(_)) => return Err(format!("{shown:?} is the address of a page; the socket is ws{}", &shown[4..])),
             // `host:port` reads as a host, or as a scheme and a path.
             (None, _) if text.contains(':') && !text.contains('/') => {
                 return Err(format!("{shown:?} is an address, not a URL; write ws://{shown}/ws"));
@@ -75,21 +86,52 @@ impl Target {
             _ => return Err(format!("{shown:?} names no WebSocket server; {ACCEPTED}")),
         }
         let host = uri.host().expect("it has been looked at");
-        let port = uri.port_u16().unwrap_or(80);
+        let port = uri.port_u16().unwrap_or(if is_secure { 443 } else { 80 });
         let authority = uri.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
         let path = path_of(uri.path(), transport).ok_or_else(|| {
             let segment = transport.segment();
             format!("the path of {shown:?} does not tell where /{segment} is: let it end with /{segment}, or with /ws")
         })?;
-        let scheme = if transport == Transport::WebSocket { "ws" } else { "http" };
+        let scheme = match (transport, is_secure) {
+            (Transport::WebSocket, false) => "ws",
+            (Transport::WebSocket, true) => "wss",
+            (Transport::EventStream | Transport::Poll, false) => "http",
+            (Transport::EventStream | Transport::Poll, true) => "https",
+        };
         let query = uri.query().map(str::to_owned);
         let whole = format!("{scheme}://{authority}{path}{}", query.as_ref().map_or(String::new(), |query| format!("?{query}")));
         let way = Way::Tcp { host: host.trim_matches(['[', ']']).to_owned(), port };
-        Ok(Target { way, authority, path, query, shown: mask::url(&whole) })
+        let security = if is_secure { Security::Unread } else { Security::Clear };
+        Ok(Target { way, security, authority, path, query, shown: mask::url(&whole) })
+    }
+
+    /// Reads what `trust` names. The error says what is wrong with that, or that it is of no use here.
+    pub fn believe(&mut self, trust: Trust) -> Result<(), String> {
+        match (&self.security, &self.way) {
+            (Security::Unread | Security::Tls(_), Way::Tcp { host, .. }) => {
+                self.security = Security::Tls(Box::new(Tls::new(host, &trust)?));
+                Ok(())
+            }
+            (Security::Clear, _) | (_, Way::Unix(_)) => {
+                Err(format!("{} shows no certificate that could be believed: give the URL by wss:// (https://)", self.shown))
+            }
+        }
+    }
+
+    /// Before it is dialled. The error says what is missing.
+    pub fn prepare(&mut self) -> Result<(), String> {
+        match self.security {
+            Security::Unread => self.believe(Trust::default()),
+            Security::Clear | Security::Tls(_) => Ok(()),
+        }
     }
 
     pub fn shown(&self) -> &str {
         &self.shown
+    }
+
+    pub fn is_secure(&self) -> bool {
+        !matches!(self.security, Security::Clear)
     }
 
     /// Of the WebSocket.
@@ -98,13 +140,30 @@ impl Target {
         format!("ws://{}{}{query}", self.authority, self.path).parse().expect("it is made of the parts of a URL")
     }
 
-    pub fn dial(&self) -> Result<TcpStream, Broken> {
+    /// [`Target::prepare`] comes first.
+    pub fn dial(&self) -> Result<Stream, Broken> {
         let unreachable = |why: String| lost(format!("{} cannot be reached ({why}; is `campanile serve` running?)", self.shown));
-        let stream = self.connect().map_err(unreachable)?;
-        let _ = stream.set_nodelay(true);
-        let _ = stream.set_read_timeout(Some(ANSWER_TIMEOUT));
-        let _ = stream.set_write_timeout(Some(ANSWER_TIMEOUT));
+        let socket = self.connect().map_err(unreachable)?;
+        let _ = socket.set_nodelay(true);
+        let _ = socket.set_write_timeout(Some(ANSWER_TIMEOUT));
+        let stream = match &self.security {
+            Security::Clear => Stream::plain(socket),
+            Security::Unread => return Err(refused("the certificates to believe were not read")),
+            Security::Tls(tls) => Stream::over_tls(socket, tls, ANSWER_TIMEOUT).map_err(|error| self.unshaken(&error))?,
+        };
+        let _ = stream.socket().set_read_timeout(Some(ANSWER_TIMEOUT));
         Ok(stream)
+    }
+
+    /// What a handshake comes to that failed.
+    fn unshaken(&self, error: &std::io::Error) -> Broken {
+        match complaint(error) {
+            Some(complaint) => refused(format!("{} {complaint}", self.shown)),
+            None if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                lost(format!("{} did not do its part of the TLS handshake in {} s", self.shown, ANSWER_TIMEOUT.as_secs()))
+            }
+            None => lost(format!("{} cannot be reached over TLS ({error})", self.shown)),
+        }
     }
 
     fn connect(&self) -> Result<TcpStream, String> {
@@ -113,16 +172,7 @@ impl Target {
             Way::Unix(path) => {
                 UnixStream::connect(path).map(|stream| TcpStream::from(OwnedFd::from(stream))).map_err(|error| error.to_string())
             }
-            Way::Tcp { host, port } => {
-                let mut why = "the name has no address".to_owned();
-                for address in (host.as_str(), *port).to_socket_addrs().map_err(|error| error.to_string())? {
-                    match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
-                        Ok(stream) => return Ok(stream),
-                        Err(error) => why = error.to_string(),
-                    }
-                }
-                Err(why)
-            }
+            Way::Tcp { host, port } => connect(host, *port, CONNECT_TIMEOUT),
         }
     }
 
@@ -188,19 +238,39 @@ mod tests {
             ("http://h/", "http://h/sse"),
             ("ws://h/feed/ws/news", "http://h/feed/sse/news"),
             ("http://h/poll", "http://h/sse"),
+            ("wss://h/ws", "https://h/sse"),
+            ("https://h", "https://h/sse"),
         ] {
             assert_eq!(url(text, Transport::EventStream), expected);
         }
         assert_eq!(url("ws://h/behind/a/proxy", Transport::WebSocket), "ws://h/behind/a/proxy");
         assert_eq!(url("unix:///run/c.sock?mode=660", Transport::Poll), "unix:///run/c.sock");
+        assert_eq!(url("wss://h", Transport::WebSocket), "wss://h/ws");
+        let port = |text| match Target::read(text, Transport::WebSocket).unwrap().way {
+            Way::Tcp { port, .. } => port,
+            Way::Unix(_) => panic!("{text}"),
+        };
+        assert_eq!(["ws://h/ws", "wss://h/ws", "wss://h:8443/ws"].map(port), [80, 443, 8443]);
+    }
+
+    #[test]
+    fn trust_is_for_what_shows_a_certificate() {
+        let trust = Trust { is_insecure: true, ..Trust::default() };
+        let believe = |text| Target::read(text, Transport::Poll).unwrap().believe(trust.clone());
+        assert_eq!((believe("wss://h"), believe("https://[::1]:1")), (Ok(()), Ok(())));
+        for text in ["ws://h", "http://h", "unix:///run/c.sock"] {
+            assert!(believe(text).unwrap_err().contains("wss://"), "{text}");
+        }
+        let missing = Trust { ca: Some("/no/such/file".into()), ..Trust::default() };
+        let reason = Target::read("wss://h", Transport::WebSocket).unwrap().believe(missing).unwrap_err();
+        assert!(reason.contains("--ca FILE: /no/such/file cannot be read as PEM"), "{reason}");
     }
 
     #[test]
     fn what_is_no_url_is_told() {
         for (text, part) in [
-            ("wss://h/ws", "not supported"),
-            ("https://h/ws", "not supported"),
-            ("http://h/ws", "ws://h/ws"),
+            ("http://h/ws", "socket is ws://h/ws"),
+            ("https://h/ws", "socket is wss://h/ws"),
             ("h:1", "write ws://h:1/ws"),
             ("/ws", "accepted"),
             ("unix://run/c.sock", "three slashes"),

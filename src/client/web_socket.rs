@@ -1,7 +1,6 @@
 //! A connection over WebSocket, from the upgrade to the close. Called by [`super::connection`].
 
 use std::io::ErrorKind;
-use std::net::TcpStream;
 
 use tungstenite::client::ClientRequestBuilder;
 use tungstenite::error::{Error, ProtocolError};
@@ -12,8 +11,10 @@ use tungstenite::{Message, WebSocket};
 use super::broken::{Broken, closed, lost, refused};
 use super::connection::Raw;
 use super::http::refusal;
+use super::stream::Stream;
 use super::subscriptions::Subscriptions;
 use super::target::Target;
+use super::tls::complaint;
 use crate::limits::client::{ANSWER_TIMEOUT, SILENCE_MAX};
 use crate::wire::Format;
 use crate::wire::http::upgrade::subprotocol;
@@ -24,7 +25,7 @@ pub(super) fn open(
     format: Format,
     subscriptions: &Subscriptions,
     token: Option<&str>,
-) -> Result<WebSocket<TcpStream>, Broken> {
+) -> Result<WebSocket<Stream>, Broken> {
     let stream = target.dial()?;
     let protocol = subprotocol(format);
     let mut request = ClientRequestBuilder::new(target.uri()).with_sub_protocol(protocol.as_str());
@@ -42,13 +43,18 @@ pub(super) fn open(
             return Err(refused(format!("{} does not speak {protocol}: {error}", target.shown())));
         }
         Err(HandshakeError::Failure(error)) => {
+            if let Error::Io(error) = &error
+                && let Some(complaint) = complaint(error)
+            {
+                return Err(refused(format!("{} {complaint}", target.shown())));
+            }
             return Err(lost(format!("{} did not complete the handshake ({error})", target.shown())));
         }
         Err(HandshakeError::Interrupted(_)) => {
             return Err(lost(format!("{} did not answer in {} s", target.shown(), ANSWER_TIMEOUT.as_secs())));
         }
     };
-    let _ = socket.get_ref().set_read_timeout(Some(SILENCE_MAX));
+    let _ = socket.get_ref().socket().set_read_timeout(Some(SILENCE_MAX));
     for command in subscriptions.commands(format) {
         let message = match format {
             Format::Msgpack => Message::binary(command),
@@ -60,7 +66,7 @@ pub(super) fn open(
 }
 
 /// Waits for the next message.
-pub(super) fn next(socket: &mut WebSocket<TcpStream>) -> Result<Raw, Broken> {
+pub(super) fn next(socket: &mut WebSocket<Stream>) -> Result<Raw, Broken> {
     loop {
         match socket.read() {
             Ok(Message::Text(text)) => return Ok(Raw { format: Format::Json, bytes: text.as_bytes().to_vec() }),

@@ -12,6 +12,7 @@ use crate::auth::keys::{KeyError, Keys};
 use crate::auth::pattern::Pattern;
 use crate::auth::rules::Access;
 use crate::auth::token::{Policy, Verifier, Wanted};
+use crate::tls::acceptor::ClientAuth;
 
 /// Why keys cannot be had, and which setting names them.
 type Fault = (&'static str, KeyError);
@@ -29,7 +30,7 @@ impl Auth {
     /// As of [`Auth::gate`].
     pub fn own_keys(&self) -> anyhow::Result<Keys> {
         match self.mode {
-            AuthMode::None | AuthMode::Query => Ok(Keys::default()),
+            AuthMode::None | AuthMode::Query | AuthMode::Certificate => Ok(Keys::default()),
             AuthMode::Jwt => self.keys().map_err(|(setting, reason)| anyhow::anyhow!("{setting}: {reason}")),
         }
     }
@@ -42,6 +43,7 @@ impl Auth {
         Ok(match self.mode {
             AuthMode::None => Gate::Open,
             AuthMode::Query => Gate::Query,
+            AuthMode::Certificate => Gate::Certificate,
             AuthMode::Jwt => {
                 let mut keys = own.clone();
                 keys.add_all(fetched).map_err(|reason| anyhow::anyhow!("jwks_url: {reason}"))?;
@@ -88,6 +90,13 @@ pub(super) fn check(settings: &Settings, origin: &dyn Fn(&str) -> Origin) -> Vec
             Ok(keys) => problems.extend(keys.ignored().iter().map(|ignored| Problem::warning(origin("token_keys"), "token_keys", ignored))),
         },
         AuthMode::None | AuthMode::Query => problems.extend(without_tokens(auth, origin)),
+        AuthMode::Certificate => {
+            if settings.tls.client_auth == ClientAuth::No {
+                let problem = error("auth", "no client is asked for a certificate, so none could come in");
+                problems.push(problem.help("tls_client_auth = \"required\", tls_client_ca, and a listener with tls://"));
+            }
+            problems.extend(without_tokens(auth, origin));
+        }
     }
     if auth.user_channel && auth.mode == AuthMode::None {
         problems.push(error("user_channel", "nobody is asked who it is, so no client has a channel of its own").help("auth = \"jwt\""));
@@ -175,7 +184,7 @@ fn check_access(settings: &Settings, access: Access, has_user: bool, key: &str, 
             let message = format!("`{}` lets no client in: nobody is asked who it is", access.name());
             Some(Problem::warning(origin, key, message).help("auth = \"jwt\""))
         }
-        Access::Token if settings.auth.mode == AuthMode::Query => {
+        Access::Token if matches!(settings.auth.mode, AuthMode::Query | AuthMode::Certificate) => {
             let problem = Problem::warning(origin, key, "no client can be named by a token: none is asked for");
             Some(problem.help("auth = \"jwt\", or owner, which goes by the user's name"))
         }

@@ -77,6 +77,7 @@ pub fn check(
         }
     }
 
+    problems.extend(super::tls::check(settings, origin));
     problems.extend(super::auth::check(settings, origin));
     problems.extend(super::auth::check_rules(settings, origin, rule_origin));
 

@@ -3,14 +3,17 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use super::settings::{Addresses, Auth, Bounds, Clients, Journal, Logging, Redis, Shards};
+use super::settings::{Addresses, Auth, Bounds, Clients, Journal, Logging, Redis, Shards, Tls};
 use super::{
-    AuthMode, ChannelRule, FdTable, Fsync, LogFilter, LogFormat, Mismatch, Overrun, Pin, PubSub, RedisSubscribe, Share, UserPresence,
+    AuthMode, ChannelRule, FdTable, Fsync, LogFilter, LogFormat, Mismatch, Overrun, Pin, PubSub, RedisSubscribe, Share, TlsSessions,
+    UserPresence,
 };
 use crate::addresses::Networks;
 use crate::auth::rules::Access;
 use crate::limits::SHARDS_MAX;
 use crate::listen::Listener;
+use crate::tls::Version;
+use crate::tls::acceptor::ClientAuth;
 use crate::wire::Format;
 use crate::wire::payload::Expect;
 
@@ -29,6 +32,21 @@ impl Default for Addresses {
             control_token: None,
             control_hosts: Vec::new(),
             reload_on_change: true,
+        }
+    }
+}
+
+impl Default for Tls {
+    fn default() -> Tls {
+        Tls {
+            certs: Vec::new(),
+            keys: Vec::new(),
+            min_version: Version::Tls12,
+            suites: Vec::new(),
+            client_auth: ClientAuth::No,
+            client_ca: None,
+            ticket_keys: None,
+            sessions: TlsSessions::Compact,
         }
     }
 }

@@ -5,24 +5,24 @@ use crate::listen::unix::{Group, PATH_BYTES_MAX, UnixPath};
 use crate::listen::{Address, Listener};
 use crate::sys;
 
-pub const ACCEPTED: &str = "an IP address and a port, as in 127.0.0.1:8080, [::1]:8080; or tcp://ADDR, unix:///PATH, each with proxy+ in front where PROXY protocol is expected, as in proxy+tcp://127.0.0.1:8080. 0.0.0.0 is every IPv4 address of the host, [::] IPv4 and IPv6, or IPv6 alone where 0.0.0.0 with the same port is listed too. unix:///PATH?mode=660&group=NAME says who may connect; 600 and the server's own group unless said";
+pub const ACCEPTED: &str = "an IP address and a port, as in 127.0.0.1:8080, [::1]:8080; or tcp://ADDR, tls://ADDR, unix:///PATH, each with proxy+ in front where PROXY protocol is expected, as in proxy+tcp://127.0.0.1:8080. 0.0.0.0 is every IPv4 address of the host, [::] IPv4 and IPv6, or IPv6 alone where 0.0.0.0 with the same port is listed too. unix:///PATH?mode=660&group=NAME says who may connect; 600 and the server's own group unless said";
 
 /// An entry of `listen`.
 pub fn listener(text: &str) -> Result<Listener, String> {
     let (is_proxied, bare) = text.strip_prefix("proxy+").map_or((false, text), |bare| (true, bare));
     let address = match bare.split_once("://") {
         Some(("unix", rest)) => Address::Unix(unix(rest)?),
-        Some(("tcp", rest)) => Address::Ip(address(rest.strip_suffix('/').unwrap_or(rest))?),
+        Some(("tcp" | "tls", rest)) => Address::Ip(address(rest.strip_suffix('/').unwrap_or(rest))?),
         Some((scheme, _)) if is_proxied || scheme == "proxy" => {
             return Err(format!(
-                "{text:?} says neither tcp nor unix; write proxy+tcp://127.0.0.1:8080 or proxy+unix:///run/campanile.sock"
+                "{text:?} says none of tcp, tls and unix; write proxy+tcp://127.0.0.1:8080, proxy+tls://0.0.0.0:443 or proxy+unix:///run/campanile.sock"
             ));
         }
         None if is_proxied => return Err(format!("{text:?} does not say what carries it; write proxy+tcp://{bare}")),
         _ if bare.starts_with('/') => return Err(format!("{text:?} is a path; write unix://{text}")),
         _ => Address::Ip(address(bare)?),
     };
-    Ok(Listener { is_proxied, ..Listener::at(address) })
+    Ok(Listener { is_proxied, is_tls: bare.starts_with("tls://"), ..Listener::at(address) })
 }
 
 /// Where operators ask.
@@ -99,6 +99,8 @@ mod tests {
             ("[::]:8080", false),
             ("proxy+tcp://127.0.0.1:8080", true),
             ("proxy+tcp://[::1]:8080", true),
+            ("tls://0.0.0.0:443", false),
+            ("proxy+tls://[::1]:443", true),
             ("unix:///run/campanile.sock", false),
             ("unix:///run/campanile.sock?mode=660", false),
             ("unix:///run/campanile.sock?group=0", false),

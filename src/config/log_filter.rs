@@ -60,6 +60,8 @@ const MODULES: &[&str] = &[
     "shard",
     "sys",
     "systemd",
+    "tls",
+    "trust",
     "wire",
 ];
 

@@ -5,7 +5,7 @@
 //!
 //! The way of a value: [`table`] knows its names, its default and how its text is read; [`layers`] lays file ([`mod@file`]), environment and
 //! flags over the defaults, into [`settings`], the [`rules`] of channels and the [`routes`] between them; [`problem`] says what is wrong and where, [`mask`] what of it may be shown; [`mod@print`] writes the
-//! table out, [`effective`] what is in force, [`changes`] what a reload changes; `auth` makes of the settings of tokens what shards ask; [`host`] and [`fd_table`] hold the settings against the host.
+//! table out, [`effective`] what is in force, [`changes`] what a reload changes; `auth` makes of the settings of tokens what shards ask, `tls` of those of TLS what they begin sessions with; [`host`] and [`fd_table`] hold the settings against the host.
 
 mod auth;
 pub mod changes;
@@ -29,6 +29,7 @@ mod rows;
 pub mod rules;
 pub mod settings;
 pub mod table;
+pub mod tls;
 pub mod words;
 
 pub use fd_table::{Resolved, resolve_fd_table};
@@ -37,5 +38,5 @@ pub use layers::{FileChoice, Loaded, Origins, Sources, load};
 pub use log_filter::LogFilter;
 pub use routes::Route;
 pub use rules::{ChannelRule, ChannelRules, Selector, SharedRules};
-pub use settings::{Auth, Bounds, Clients, Pin, RedisTls, Settings, Share};
-pub use words::{AuthMode, FdTable, Fsync, LogFormat, Mismatch, Overrun, PubSub, RedisSubscribe, UserPresence};
+pub use settings::{Auth, Bounds, Clients, Pin, RedisTls, Settings, Share, Tls};
+pub use words::{AuthMode, FdTable, Fsync, LogFormat, Mismatch, Overrun, PubSub, RedisSubscribe, TlsSessions, UserPresence};

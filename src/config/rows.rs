@@ -143,6 +143,7 @@ mod keeping;
 mod presence;
 /// How messages come from Redis.
 mod redis;
+mod tls;
 
 pub static SETTINGS: &[Setting] = &[
     arrivals::LISTEN,
@@ -157,33 +158,16 @@ pub static SETTINGS: &[Setting] = &[
         ..ROW
     },
     arrivals::CONTROL_TOKEN,
-    Setting {
-        key: "control_hosts",
-        section: Section::Addresses,
-        placeholder: "NAME",
-        help: "A host name under which the control port answers, besides its addresses and localhost; for a proxy in front of it. May be given more than once.",
-        accepted: "a host name without a port, as in ops.example.org",
-        value: Value::Many {
-            clear: |settings| settings.addresses.control_hosts.clear(),
-            push: |settings, text| push_distinct(&mut settings.addresses.control_hosts, parse::host_name(text)?),
-            show: |settings| settings.addresses.control_hosts.clone(),
-        },
-        live: true,
-        ..ROW
-    },
-    Setting {
-        key: "reload_on_change",
-        section: Section::Addresses,
-        placeholder: "BOOL",
-        help: "Reads the file of settings and those of keys again when they have changed, as SIGHUP does. Off, SIGHUP or POST /reload is needed.",
-        accepted: "true, false",
-        value: Value::Switch {
-            set: |settings, on| settings.addresses.reload_on_change = on,
-            get: |settings| settings.addresses.reload_on_change,
-        },
-        live: true,
-        ..ROW
-    },
+    arrivals::CONTROL_HOSTS,
+    arrivals::RELOAD_ON_CHANGE,
+    tls::CERT,
+    tls::KEY,
+    tls::MIN_VERSION,
+    tls::SUITES,
+    tls::CLIENT_AUTH,
+    tls::CLIENT_CA,
+    tls::TICKET_KEYS,
+    tls::SESSIONS,
     Setting {
         key: "redis",
         section: Section::Redis,

@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{AuthMode, ChannelRules, FdTable, Fsync, LogFilter, LogFormat, PubSub, RedisSubscribe, Route, UserPresence};
+use super::{AuthMode, ChannelRules, FdTable, Fsync, LogFilter, LogFormat, PubSub, RedisSubscribe, Route, TlsSessions, UserPresence};
 use crate::addresses::Networks;
 use crate::limits;
 use crate::listen::{Address, Listener};
+use crate::tls::Version;
+use crate::tls::acceptor::ClientAuth;
 use crate::wire::Format;
 use crate::wire::http::origin::AllowedOrigin;
 
@@ -14,6 +16,7 @@ use crate::wire::http::origin::AllowedOrigin;
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Settings {
     pub addresses: Addresses,
+    pub tls: Tls,
     pub redis: Redis,
     pub journal: Journal,
     pub shards: Shards,
@@ -38,6 +41,22 @@ pub struct Addresses {
     pub reload_on_change: bool,
     /// Names, in lower case, that a request to the control port may be for.
     pub control_hosts: Vec<String>,
+}
+
+/// Of listeners that speak it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tls {
+    pub certs: Vec<PathBuf>,
+    /// One for each.
+    pub keys: Vec<PathBuf>,
+    pub min_version: Version,
+    /// By their names; none: the usual ones.
+    pub suites: Vec<String>,
+    pub client_auth: ClientAuth,
+    pub client_ca: Option<PathBuf>,
+    /// What several nodes make the keys of tickets from.
+    pub ticket_keys: Option<PathBuf>,
+    pub sessions: TlsSessions,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -129,6 +129,7 @@ impl Shown {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Section {
     Addresses,
+    Tls,
     Redis,
     Shards,
     Clients,
@@ -139,8 +140,9 @@ pub enum Section {
 }
 
 impl Section {
-    pub const ALL: [Section; 8] = [
+    pub const ALL: [Section; 9] = [
         Section::Addresses,
+        Section::Tls,
         Section::Redis,
         Section::Shards,
         Section::Clients,
@@ -153,6 +155,7 @@ impl Section {
     pub const fn title(self) -> &'static str {
         match self {
             Section::Addresses => "Addresses",
+            Section::Tls => "TLS",
             Section::Redis => "Redis",
             Section::Shards => "Shards",
             Section::Clients => "Clients",

@@ -49,6 +49,15 @@ named! {
         None = "none",
         Query = "query",
         Jwt = "jwt",
+        Certificate = "certificate",
+    }
+}
+
+named! {
+    /// What is kept of a TLS session.
+    TlsSessions {
+        Compact = "compact",
+        Rustls = "rustls",
     }
 }
 

@@ -1,16 +1,21 @@
-//! The other end of a control port: asks one, by TCP or unix socket, with its token. For the commands, and for a server that takes another one's place.
+//! The other end of a control port: asks one, by TCP, unix socket or the URL of a proxy before it, with its token. For the commands, and for a server that takes
+//! another one's place.
 
 use std::time::Duration;
 
 use axum::http::StatusCode;
 
-use super::unix_agent;
+use super::agent::{Way, agent};
+use crate::client::endpoint::Endpoint;
 use crate::listen::{Address, Listener};
 
 #[derive(Debug)]
 pub struct Client {
     agent: ureq::Agent,
-    address: Address,
+    /// Where it asks, as it may be shown.
+    place: String,
+    /// What paths are appended to.
+    base: String,
     token: Option<String>,
 }
 
@@ -25,18 +30,24 @@ impl Client {
     /// `timeout`: of a whole request.
     pub fn new(control: &Address, token: Option<&str>, timeout: Duration) -> Client {
         let address = Listener::at(control.clone()).reachable().address;
-        // The control address is never behind a proxy, whatever the environment says.
-        let config = ureq::Agent::config_builder().timeout_global(Some(timeout)).http_status_as_error(false).proxy(None).build();
-        let agent = match &address {
+        let (place, config) = (address.to_string(), config(timeout));
+        // By a unix socket no host is named.
+        let base = format!("http://{}", address.ip().map_or_else(|| "localhost".to_owned(), |address| address.to_string()));
+        let agent = match address {
             Address::Ip(_) => config.into(),
-            Address::Unix(unix) => unix_agent::agent(config, &unix.path, timeout),
+            Address::Unix(unix) => agent(config, Way::Unix(unix.path), timeout),
         };
-        Client { agent, address, token: token.map(str::to_owned) }
+        Client { agent, place, base, token: token.map(str::to_owned) }
     }
 
-    /// Where it asks.
-    pub fn address(&self) -> &Address {
-        &self.address
+    /// The same through whatever stands before a control port.
+    pub fn at(endpoint: Endpoint, token: Option<&str>, timeout: Duration) -> Client {
+        let (place, base) = (endpoint.shown().to_owned(), endpoint.url("http", ""));
+        Client { agent: agent(config(timeout), Way::Url(endpoint), timeout), place, base, token: token.map(str::to_owned) }
+    }
+
+    pub fn place(&self) -> &str {
+        &self.place
     }
 
     /// # Errors
@@ -60,10 +71,13 @@ impl Client {
     }
 
     fn url(&self, path: &str) -> String {
-        // By a unix socket no host is named.
-        let host = self.address.ip().map_or_else(|| "localhost".to_owned(), |address| address.to_string());
-        format!("http://{host}{path}")
+        format!("{}{path}", self.base)
     }
+}
+
+/// The control address is never behind a proxy of the environment's, whatever that says.
+fn config(timeout: Duration) -> ureq::config::Config {
+    ureq::Agent::config_builder().timeout_global(Some(timeout)).http_status_as_error(false).proxy(None).build()
 }
 
 fn bearer(token: &str) -> String {

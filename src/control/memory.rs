@@ -1,5 +1,5 @@
 //! What memory is available, looked at once a second where `admission_memory` asks for it: the host's, or the control group's if that is less. And what
-//! connections have taken is given back when most of them have gone.
+//! connections have taken is given back when most of them have gone, and what TLS handshakes have when the last of many is over.
 //!
 //! Invariant: what cannot be read is taken to be enough.
 
@@ -9,10 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::State;
+use crate::metrics::{Counter, ShardMetrics};
 use crate::release::Release;
 use crate::sys::{monotonic_ns, release_free_memory};
 
 const EVERY: Duration = Duration::from_secs(1);
+/// Fewer have not left holes worth the time that it takes to find them.
+const HANDSHAKES_BEFORE_RELEASE: u64 = 1000;
 
 /// Runs as long as the control thread.
 pub(super) async fn watch(state: Arc<State>) {
@@ -28,11 +31,19 @@ pub(super) async fn watch(state: Arc<State>) {
 /// As long as the control thread runs.
 pub(super) async fn give_back(state: Arc<State>) {
     let mut release = Release::default();
+    let mut shaken = 0;
     loop {
         tokio::time::sleep(EVERY).await;
-        let (sockets, now) = (state.shards.iter().map(|shard| shard.sockets.get() as usize).sum(), monotonic_ns());
+        let sum = |of: fn(&ShardMetrics) -> u64| -> u64 { state.shards.iter().map(|shard| of(shard)).sum() };
+        let (sockets, now) = (sum(|shard| shard.sockets.get()) as usize, monotonic_ns());
         release.note(sockets, now);
-        if release.take(sockets, now) {
+        // Each leaves a few kilobytes of holes between what stays.
+        let handshakes = sum(|shard| shard.tls_full.iter().chain(&shard.tls_resumed).map(Counter::get).sum());
+        let are_over = handshakes - shaken >= HANDSHAKES_BEFORE_RELEASE && sum(|shard| shard.tls_under_way.get()) == 0;
+        if are_over {
+            shaken = handshakes;
+        }
+        if release.take(sockets, now) || are_over {
             let _ = tokio::task::spawn_blocking(release_free_memory).await;
         }
     }

@@ -34,6 +34,8 @@ use crate::config::routes::Unrouted;
 use crate::config::words::EMBEDDED;
 use crate::metrics::{Counter, LATENCY_BOUNDS_US, Latency, LoadCause, ServerState};
 use crate::rate::Publisher;
+use crate::tls::Version;
+use crate::tls::fault::Fault;
 use crate::wire::close::CloseReason;
 use crate::wire::command::ErrorCode;
 use crate::wire::http::refusal::RefusalReason;
@@ -147,6 +149,26 @@ impl Scrape {
             labelled().flat_map(|([shard], metrics)| {
                 let of = move |reason: &RefusalReason| (([shard], [("reason", reason.name())]), metrics.refused[*reason as usize].get());
                 RefusalReason::ALL.iter().map(of)
+            }),
+        )?;
+        page.counters(
+            "campanile_tls_handshakes",
+            "TLS handshakes that came to their end, by version, and by whether an earlier session was taken up. Unit: handshakes.",
+            labelled().flat_map(|([shard], metrics)| {
+                let of = move |version: &Version, resumed: &'static str, counters: &[Counter]| {
+                    (([shard], [("version", version.name()), ("resumed", resumed)]), counters[*version as usize].get())
+                };
+                Version::ALL
+                    .iter()
+                    .flat_map(move |version| [of(version, "no", &metrics.tls_full), of(version, "yes", &metrics.tls_resumed)])
+            }),
+        )?;
+        page.counters(
+            "campanile_tls_faults",
+            "TLS sessions and handshakes that were given up, by what was wrong with them. Unit: connections.",
+            labelled().flat_map(|([shard], metrics)| {
+                let of = move |fault: &Fault| (([shard], [("reason", fault.name())]), metrics.tls_faults[*fault as usize].get());
+                Fault::ALL.iter().map(of)
             }),
         )?;
         page.counters(
@@ -296,6 +318,17 @@ impl Scrape {
             "When the settings in force were read. Unit: seconds since 1970-01-01 UTC.",
             tally.good_unix_ms.load(Relaxed) as f64 / 1e3,
         )?;
+        let certificates = in_force.acceptor.iter().flat_map(|acceptor| acceptor.certificates());
+        let expiries: Vec<_> =
+            certificates.map(|certificate| ([("file", certificate.file.display().to_string())], certificate.not_after)).collect();
+        // Without a sample it would be no family.
+        if !expiries.is_empty() {
+            page.gauges(
+                "campanile_tls_certificate_expiry_timestamp_seconds",
+                "Until when each certificate that is shown is good. Unit: seconds since 1970-01-01 UTC.",
+                expiries.into_iter(),
+            )?;
+        }
         page.gauge("campanile_token_keys", "Keys that tokens are verified by now. Unit: keys.", in_force.keys() as u64)?;
         let help = "Fetches of keys from jwks_url, by whether there were any. Unit: fetches.";
         page.counters("campanile_jwks_fetches", help, results(&tally.fetched, &tally.fetch_failed))?;
@@ -415,8 +448,9 @@ mod tests {
         let named = addresses(&[SHARD_GAUGES, SHARD_COUNTERS], &shard).len() * size_of::<Counter>();
         let by_label =
             [size_of_val(&shard.closed), size_of_val(&shard.refused), size_of_val(&shard.tokens_refused), size_of_val(&shard.overruns)];
+        let of_tls = size_of_val(&shard.tls_full) + size_of_val(&shard.tls_resumed) + size_of_val(&shard.tls_faults);
         let by_label: usize =
-            by_label.into_iter().sum::<usize>() + size_of_val(&shard.admission_closed) + size_of_val(&shard.command_errors);
+            by_label.into_iter().sum::<usize>() + of_tls + size_of_val(&shard.admission_closed) + size_of_val(&shard.command_errors);
         let in_other_units =
             size_of_val(&shard.busy_ns) + size_of_val(&shard.lag_ns) + size_of_val(&shard.latency) + size_of_val(&shard.turn);
         assert_eq!(named + by_label + in_other_units, size_of::<ShardMetrics>(), "a counter of shards has no row here");

@@ -5,12 +5,14 @@
 //!
 //! The folder: `routes` is the table of endpoints; of their handlers `health` is for probes, [`metrics`] names the counters, `publish`,
 //! `channels`, `presence` and `history` ask the bus thread, `connections`, `disconnect`, `revoke` and `drain` order something of the shards by way of `orders`, `info` describes the process. [`stats`] shows it at work to whoever watches, `dashboard` is the page for that. [`reload`] puts other settings into force, when `watch` sees a file change or somebody asks for it, and [`jwks`] other keys. `listener` bounds connections, `socket` is what they come by, `room` requests, `hosts` says for whom they may
-//! be and `token` from whom, `tally` counts what became of them, `busy`, `memory` and `process` measure, `body` reads bodies, `answer` spells errors. [`client`] is the other end, over `unix_agent` where there is a unix socket.
+//! be and `token` from whom, `tally` counts what became of them, `busy`, `memory` and `process` measure, `body` reads bodies, `answer` spells errors. [`client`] is the other end, over `agent` where there is a unix socket, or a URL.
 #![forbid(unsafe_code)]
 
+mod agent;
 mod answer;
 mod body;
 mod busy;
+mod certificates;
 mod channels;
 pub mod client;
 mod connections;
@@ -41,7 +43,6 @@ mod tally;
 #[cfg(test)]
 mod tests;
 mod token;
-mod unix_agent;
 mod watch;
 
 use std::borrow::Cow;
@@ -391,6 +392,7 @@ async fn serve(
     tokio::spawn(stats::keep(state.clone()));
     tokio::spawn(memory::watch(state.clone()));
     tokio::spawn(memory::give_back(state.clone()));
+    tokio::spawn(certificates::keep(state.clone()));
     revoke::keep(&state);
     let notifier = supervision.as_ref().map(Supervision::notifier);
     if let Some(notifier) = &notifier {

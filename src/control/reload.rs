@@ -2,7 +2,7 @@
 //! stays as it is, and the log says why. Asked for by SIGHUP, by `POST /reload`, and by `watch` when a file has changed.
 //!
 //! Invariants: one reload after the other; what is in force has passed every check together; every shard gets every snapshot, however full its inbox is.
-//! Certificates will be a part of the snapshot as the gate is.
+//! Certificates are a part of the snapshot, as the gate is.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -33,6 +33,8 @@ use crate::config::{FileChoice, Host, Settings, Sources, load};
 use crate::listen::Address;
 use crate::shard::by_address::ByAddress;
 use crate::systemd::Notifier;
+use crate::tls::acceptor::Acceptor;
+use crate::tls::tickets::Tickets;
 
 /// What a server was started with, for reading it again.
 #[derive(Debug)]
@@ -46,6 +48,8 @@ pub struct Origin {
     /// From `jwks_url`, where they were fetched before the start.
     pub fetched: Keys,
     pub gate: Gate,
+    pub acceptor: Option<Arc<Acceptor>>,
+    pub tickets: Arc<Tickets>,
     /// Where shards say that a key is missing.
     pub wanted: Arc<Wanted>,
     pub addresses: Arc<ByAddress>,
@@ -65,6 +69,8 @@ impl Origin {
             keys: Keys::default(),
             fetched: Keys::default(),
             gate: Gate::Open,
+            acceptor: None,
+            tickets: crate::config::tls::tickets().unwrap(),
             wanted: Arc::default(),
             addresses,
         }
@@ -79,6 +85,8 @@ pub(super) struct InForce {
     /// What a request must bring; None: nothing.
     pub(super) token: Option<Token>,
     gate: Gate,
+    /// None: no listener speaks TLS.
+    pub(super) acceptor: Option<Arc<Acceptor>>,
     own: Keys,
     /// From `jwks_url`.
     fetched: Keys,
@@ -86,12 +94,13 @@ pub(super) struct InForce {
 
 impl InForce {
     fn new(settings: Settings, control: &Address, parts: Access) -> InForce {
-        let Access { gate, own, fetched } = parts;
+        let Access { gate, acceptor, own, fetched } = parts;
         InForce {
             hosts: Hosts::new(control, &settings.addresses.control_hosts),
             token: settings.addresses.control_token.as_deref().map(Token::new),
             settings: Arc::new(settings),
             gate,
+            acceptor,
             own,
             fetched,
         }
@@ -106,7 +115,7 @@ impl InForce {
     pub(super) fn keys(&self) -> usize {
         match &self.gate {
             Gate::Tokens(verifier) => verifier.keys().len(),
-            Gate::Open | Gate::Query => 0,
+            Gate::Open | Gate::Query | Gate::Certificate => 0,
         }
     }
 }
@@ -115,6 +124,8 @@ impl InForce {
 pub(super) struct Reload {
     sources: Sources,
     host: Host,
+    /// The keys of session tickets, whatever certificates there are.
+    pub(super) tickets: Arc<Tickets>,
     pub(super) wanted: Arc<Wanted>,
     addresses: Arc<ByAddress>,
     in_force: Mutex<Arc<InForce>>,
@@ -168,14 +179,15 @@ type Failure = Vec<String>;
 
 impl Reload {
     pub(super) fn new(origin: Origin, control: &Address) -> Reload {
-        let Origin { sources, host, settings, keys, fetched, gate, wanted, addresses } = origin;
+        let Origin { sources, host, settings, keys, fetched, gate, acceptor, tickets, wanted, addresses } = origin;
         let looked = Look::at(&files(&sources, &settings));
-        let in_force = InForce::new(settings, control, Access { gate, own: keys, fetched });
+        let in_force = InForce::new(settings, control, Access { gate, acceptor, own: keys, fetched });
         let lacks_keys = AtomicBool::new(in_force.lacks_keys());
         let tally = Tally { good_unix_ms: AtomicU64::new(crate::sys::unix_ms()), ..Tally::default() };
         Reload {
             sources,
             host,
+            tickets,
             wanted,
             addresses,
             in_force: Mutex::new(Arc::new(in_force)),
@@ -213,7 +225,7 @@ fn files(sources: &Sources, settings: &Settings) -> Vec<PathBuf> {
         FileChoice::IfPresent => Some(PathBuf::from(FILE_NAME)),
         FileChoice::Named { path, .. } => Some(path.clone()),
     };
-    file.into_iter().chain(settings.auth.key_files.iter().cloned()).collect()
+    file.into_iter().chain(settings.auth.key_files.iter().cloned()).chain(settings.tls.files().cloned()).collect()
 }
 
 /// Reads everything and finds out what would be in force; nothing is changed yet.
@@ -243,14 +255,16 @@ fn read(reload: &Reload) -> Result<(Settings, Access, Report), Failure> {
     let own = settings.auth.own_keys().map_err(|error| vec![format!("{error:#}")])?;
     let gate = settings.auth.gate_of(&own, &fetched, reload.wanted.clone()).map_err(|error| vec![format!("{error:#}")])?;
     let (gate, has_other_keys) = unless_like(&before.gate, gate);
+    let acceptor = settings.tls.acceptor(&reload.tickets).map_err(|error| vec![format!("{error:#}")])?;
     let warnings = lines(&found.warnings, Severity::Warning);
     let changes = changes::between(running, &found.settings);
-    Ok((settings, Access { gate, own, fetched }, Report { changes, has_other_keys, warnings }))
+    Ok((settings, Access { gate, acceptor, own, fetched }, Report { changes, has_other_keys, warnings }))
 }
 
-/// How clients say who they are, and by which keys.
+/// How clients say who they are, and by which keys; and how TLS sessions begin.
 struct Access {
     gate: Gate,
+    acceptor: Option<Arc<Acceptor>>,
     own: Keys,
     fetched: Keys,
 }
@@ -309,13 +323,13 @@ pub(super) async fn take_fetched(state: &Arc<State>, url: &str, fetched: Keys) -
         return Ok(false);
     }
     let gate = auth.gate_of(&before.own, &fetched, reload.wanted.clone()).map_err(|error| format!("{error:#}"))?;
-    install(state, (*before.settings).clone(), Access { gate, own: before.own.clone(), fetched }).await;
+    install(state, (*before.settings).clone(), Access { gate, acceptor: before.acceptor.clone(), own: before.own.clone(), fetched }).await;
     Ok(true)
 }
 
 /// Puts a snapshot into force: here, on the bus, and on every shard.
 async fn install(state: &Arc<State>, settings: Settings, access: Access) {
-    let gate = access.gate.clone();
+    let (gate, acceptor) = (access.gate.clone(), access.acceptor.clone());
     state.reload.addresses.set_limits(&settings.bounds);
     let in_force = Arc::new(InForce::new(settings, &state.facts.control, access));
     *lock(&state.reload.in_force) = in_force.clone();
@@ -335,7 +349,7 @@ async fn install(state: &Arc<State>, settings: Settings, access: Access) {
     let mut left: Vec<usize> = (0..state.orders.shards()).collect();
     while !left.is_empty() && !state.stopping() {
         for shard in std::mem::take(&mut left) {
-            let order = |reply| Order::Reload { settings: settings.clone(), gate: gate.clone(), reply };
+            let order = |reply| Order::Reload { settings: settings.clone(), gate: gate.clone(), acceptor: acceptor.clone(), reply };
             match state.orders.one(shard, PATIENCE, order).await {
                 Ok(forgotten) => drop(tokio::task::spawn_blocking(move || drop(forgotten))),
                 // A shard that is told twice goes by the same.

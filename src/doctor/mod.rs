@@ -8,7 +8,7 @@ pub mod host;
 use serde::Serialize;
 
 use crate::config::parse::show_size;
-use crate::config::{Resolved, Settings, fd_table, resolve_fd_table};
+use crate::config::{Resolved, Settings, TlsSessions, fd_table, resolve_fd_table};
 use crate::server::memory_bound::{memory_bound, show_bytes};
 use host::Facts;
 
@@ -16,6 +16,9 @@ use host::Facts;
 pub const SOCKET_BYTES: u64 = 4608;
 /// User memory of an idle connection with one subscription, measured. The bound reckons with the 300 B that are promised.
 pub const CONNECTION_BYTES: u64 = 145;
+/// And what a TLS session takes besides: compact, or rustls's own.
+pub const COMPACT_SESSION_BYTES: u64 = 168;
+pub const RUSTLS_SESSION_BYTES: u64 = 3700;
 /// Server CPU of a message that is written by itself.
 pub const SINGLE_US: f64 = 10.0;
 /// And of each message that shares a write with others.
@@ -217,19 +220,31 @@ impl Need<'_> {
         Some(if is_idle { Check { verdict: Verdict::Note, ..check } } else { check })
     }
 
+    /// Wherever TLS is spoken at all everybody may come that way.
+    fn connection_bytes(&self) -> u64 {
+        let is_tls = self.settings.addresses.listen.iter().any(|listener| listener.is_tls);
+        CONNECTION_BYTES
+            + match self.settings.tls.sessions {
+                _ if !is_tls => 0,
+                TlsSessions::Compact => COMPACT_SESSION_BYTES,
+                TlsSessions::Rustls => RUSTLS_SESSION_BYTES,
+            }
+    }
+
     /// What is needed even if nobody ever lags.
     fn memory_need(&self) -> u64 {
-        self.connections() * (CONNECTION_BYTES + SOCKET_BYTES) + self.lap_pages() * PAGE_BYTES
+        self.connections() * (self.connection_bytes() + SOCKET_BYTES) + self.lap_pages() * PAGE_BYTES
     }
 
     fn memory(&self) -> Check {
         let Some(available) = self.facts.memory_available else { return unknown("memory", "/proc/meminfo") };
         let need = self.memory_need();
         let text = format!(
-            "{} of {} available: {} user ({CONNECTION_BYTES} B each), {} sockets in the kernel, {} while a message is on its way",
+            "{} of {} available: {} user ({} B each), {} sockets in the kernel, {} while a message is on its way",
             show_bytes(need),
             show_bytes(available),
-            show_bytes(self.connections() * CONNECTION_BYTES),
+            show_bytes(self.connections() * self.connection_bytes()),
+            self.connection_bytes(),
             show_bytes(self.connections() * SOCKET_BYTES),
             show_bytes(self.lap_pages() * PAGE_BYTES),
         );

@@ -7,7 +7,7 @@ use crate::auth::identity::{USER_BYTES_MAX, heap_bytes_max};
 use crate::auth::revoked;
 use crate::bus::redis::durable::Durables;
 use crate::bus::{CONTROL_SHARE, ShardMessage};
-use crate::config::{AuthMode, RedisSubscribe, Settings, UserPresence};
+use crate::config::{AuthMode, RedisSubscribe, Settings, TlsSessions, UserPresence};
 use crate::control;
 use crate::fanout::compressor::COMPRESSOR_BYTES;
 use crate::limits::auth::{CACHE_BYTES_TOTAL, REFRESHES_WAITING_MAX, REVOKED_MAX};
@@ -15,10 +15,12 @@ use crate::limits::bus::{MARKS_BYTES_MAX, PAGES_KEPT_BYTES, PUBLISH_BYTES_MAX};
 use crate::limits::journal;
 use crate::limits::redis::WINDOW_BYTES_MAX;
 use crate::limits::redis::durable::{HELD_BYTES_MAX, READ_BYTES_MAX};
+use crate::limits::tls::{HANDSHAKES_UNDER_WAY_MAX, SCRATCH_BYTES};
 use crate::limits::{
     APPENDED_BEFORE_SWEEP, BATCH_BYTES_MAX, BUFFER_FLOOR_BYTES, CHANNEL_NAME_BYTES_MAX, ECHO_MESSAGE_BYTES_MAX, PAGES_PART,
     WAITER_BYTES_MAX, WAITERS_FLOOR, heap_bytes,
 };
+use crate::tls::acceptor::ClientAuth;
 use crate::wire::Format;
 use crate::wire::deflate::INFLATER_BYTES;
 use crate::wire::framing::Encoding;
@@ -26,6 +28,12 @@ use crate::wire::framing::Encoding;
 /// User memory of an idle connection with one subscription (the aim of the design, measured as RSS).
 pub(super) const CONNECTION_BYTES: u64 = 300;
 // What follows is measured, and held to be enough, by tests/memory.rs.
+/// A session, as many as there may be connections, in a list that may have as much room again while it grows; with rustls's own record layer. What a client has shown of itself. A handshake
+/// under way.
+const COMPACT_SESSION_BYTES: u64 = 2 * 168;
+const RUSTLS_SESSION_BYTES: u64 = 2 * 168 + 8192;
+const CLIENT_CERTIFICATE_BYTES: u64 = 1024;
+const HANDSHAKE_BYTES: u64 = 24 * 1024;
 /// A channel on the bus, without its name, and what is added when nobody hears it any more, or when it has a history.
 const CHANNEL_BYTES: u64 = 240;
 const LINGERING_BYTES: u64 = 336;
@@ -64,6 +72,8 @@ pub struct MemoryBound {
     pub deflate: u64,
     /// Those that have not been let in yet are among them.
     pub connections: u64,
+    /// Where a listener speaks TLS: sessions, handshakes under way, and what a shard seals into.
+    pub tls: u64,
     /// `channels_max` on the bus, those included that nobody hears any more, and on every shard as far as there are subscriptions for them;
     /// each with the longest name.
     pub channels: u64,
@@ -93,6 +103,7 @@ impl MemoryBound {
             inboxes,
             deflate,
             connections,
+            tls,
             channels,
             subscriptions,
             publishes,
@@ -102,7 +113,7 @@ impl MemoryBound {
             tokens,
             presence,
         } = self;
-        let first = logs + making + buffers + inboxes + deflate + connections + channels + subscriptions;
+        let first = logs + making + buffers + inboxes + deflate + connections + tls + channels + subscriptions;
         first + publishes + control + history + journal + tokens + presence
     }
 }
@@ -124,6 +135,7 @@ pub fn memory_bound(settings: &Settings) -> MemoryBound {
         inboxes: shards * (settings.shards.inbox_messages as u64 * INBOX_SLOT_BYTES + inbox_bytes),
         deflate: shards * deflate_bytes(settings),
         connections: sockets * CONNECTION_BYTES,
+        tls: tls_bound(settings, sockets),
         channels: channels_bound(settings, has_history),
         subscriptions: subscriptions_bound(settings),
         publishes: publishes_bytes_max(settings),
@@ -141,6 +153,19 @@ pub fn memory_bound(settings: &Settings) -> MemoryBound {
 pub(super) fn encodings(settings: &Settings) -> u64 {
     let compressed = if settings.clients.deflate { 0 } else { Format::ALL.len() };
     (Encoding::COUNT - compressed) as u64
+}
+
+fn tls_bound(settings: &Settings, sockets: u64) -> u64 {
+    if !settings.addresses.listen.iter().any(|listener| listener.is_tls) {
+        return 0;
+    }
+    let session = match settings.tls.sessions {
+        TlsSessions::Compact => COMPACT_SESSION_BYTES,
+        TlsSessions::Rustls => RUSTLS_SESSION_BYTES,
+    };
+    let certificates = if settings.tls.client_auth == ClientAuth::No { 0 } else { CLIENT_CERTIFICATE_BYTES };
+    let under_way = HANDSHAKES_UNDER_WAY_MAX as u64 * HANDSHAKE_BYTES + SCRATCH_BYTES as u64;
+    sockets * (session + certificates) + settings.shards.count as u64 * under_way
 }
 
 /// Of one shard. What was inflated lies in room that may be twice as large while it grows.
@@ -193,6 +218,8 @@ fn tokens_bound(settings: &Settings) -> u64 {
     let bound = match settings.auth.mode {
         AuthMode::None => 0,
         AuthMode::Query => connections * heap_bytes_max(USER_BYTES_MAX * 4 / 3),
+        // It may have many units.
+        AuthMode::Certificate => connections * heap_bytes_max(CLIENT_CERTIFICATE_BYTES as usize),
         AuthMode::Jwt => {
             let waiting = settings.shards.count * REFRESHES_WAITING_MAX * heap_bytes(bytes_max);
             connections * heap_bytes_max(bytes_max) + CACHE_BYTES_TOTAL + waiting + REVOKED_MAX * revoked::ENTRY_BYTES_MAX

@@ -43,6 +43,8 @@ use crate::shard::run::{self, MakeRider, Placement, Seat};
 use crate::shard::settings::ShardSettings;
 use crate::sys;
 use crate::systemd::{self, Given, Notifier, Pulses, Supervision};
+use crate::tls::acceptor::Acceptor;
+use crate::tls::tickets::Tickets;
 use crate::wire::peer::Peer;
 
 /// A server whose ports are open.
@@ -83,6 +85,8 @@ pub fn start(settings: Settings, sources: Sources, host: &Host, takes_over: bool
         keys: prepared.keys.clone(),
         fetched: std::mem::take(&mut prepared.fetched),
         gate: prepared.gate.clone(),
+        acceptor: prepared.acceptor.clone(),
+        tickets: prepared.tickets.clone(),
         wanted: prepared.wanted.clone(),
         addresses: prepared.addresses.clone(),
     };
@@ -103,6 +107,9 @@ struct Prepared {
     fetched: Keys,
     /// With those keys.
     gate: Gate,
+    /// None: no listener speaks TLS.
+    acceptor: Option<Arc<Acceptor>>,
+    tickets: Arc<Tickets>,
     /// What shards will be told of the host.
     host: Arc<HostLoad>,
     /// Where shards say that a key is missing.
@@ -142,6 +149,8 @@ impl Prepared {
             fetched = fetch_first(&settings, &keys)?;
         }
         let gate = settings.auth.gate_of(&keys, &fetched, wanted.clone())?;
+        let tickets = crate::config::tls::tickets()?;
+        let acceptor = settings.tls.acceptor(&tickets)?;
         let opened = match given {
             Some(_) => Opened::default(),
             None if takes_over => Opened::beside(&settings)?,
@@ -163,6 +172,8 @@ impl Prepared {
             keys,
             fetched,
             gate,
+            acceptor,
+            tickets,
             wanted,
             addresses,
             host: Arc::default(),
@@ -399,6 +410,7 @@ fn start_shards(
         };
         let placement = Placement {
             core: cores[index],
+            acceptor: prepared.acceptor.clone(),
             private_descriptors: table.private,
             entrances: match given {
                 Some(given) => given.share(index, settings.shards.count, table.private)?,

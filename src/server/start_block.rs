@@ -12,6 +12,7 @@ use crate::config::parse::{show_cores, show_pin};
 use crate::config::words::EMBEDDED;
 use crate::config::{AuthMode, Host, Pin, RedisSubscribe, Resolved, Settings, mask, redis_url};
 use crate::listen::Listener;
+use crate::tls::acceptor::ClientAuth;
 
 /// The version and, where the build was told it, the commit.
 pub fn version() -> String {
@@ -44,6 +45,9 @@ pub fn start_block(started: &Started<'_>) -> String {
 
     let listeners: Vec<String> = settings.addresses.listen.iter().map(|listener| shown(listener, listener.url())).collect();
     line("clients", listeners.join("  "));
+    if !settings.tls.certs.is_empty() && settings.addresses.listen.iter().any(|listener| listener.is_tls) {
+        line("TLS", tls(settings));
+    }
     let control = &settings.addresses.control;
     line("control", shown(&Listener::at(control.clone()), control.url("http")));
     let browsable = Listener::at(control.clone()).reachable().address;
@@ -97,6 +101,9 @@ pub fn start_block(started: &Started<'_>) -> String {
             show_bytes(bound.control)
         ),
     );
+    if bound.tls > 0 {
+        line("", format!("+ TLS {}", show_bytes(bound.tls)));
+    }
     if bound.deflate > 0 {
         line("", format!("+ deflate {}", show_bytes(bound.deflate)));
     }
@@ -168,7 +175,7 @@ pub fn first_commands(settings: &Settings, config: Option<&Path>, program: &str)
     };
     let subscribe = match settings.auth.mode {
         AuthMode::Jwt => format!("{subscribe} --token \"$({})\"", token_command(settings, config, program)),
-        AuthMode::None | AuthMode::Query => subscribe,
+        AuthMode::None | AuthMode::Query | AuthMode::Certificate => subscribe,
     };
     let publish = match settings.redis.urls().nth(placement::hashed("news", settings.redis.urls().count())) {
         // It finds the master.
@@ -226,12 +233,28 @@ fn shards(settings: &Settings, host: &Host) -> String {
     format!("{}, {cores}", settings.shards.count)
 }
 
+/// Which certificates, and what else is not usual.
+fn tls(settings: &Settings) -> String {
+    let tls = &settings.tls;
+    let files: Vec<String> = tls.certs.iter().map(|file| file.display().to_string()).collect();
+    let clients = match tls.client_auth {
+        ClientAuth::No => "",
+        ClientAuth::IfGiven => ", clients may show their own",
+        ClientAuth::Required => ", clients must show their own",
+    };
+    format!("{} and later, {}{clients}", tls.min_version.name(), files.join(", "))
+}
+
 /// How clients say who they are, where they are asked.
 fn identity(settings: &Settings) -> Option<String> {
     let auth = &settings.auth;
     match auth.mode {
         AuthMode::None => None,
         AuthMode::Query => Some("?user= is believed: whoever reaches the port may be anybody".to_owned()),
+        AuthMode::Certificate => {
+            let roots = settings.tls.client_ca.as_ref().map_or_else(String::new, |file| format!(" from {}", file.display()));
+            Some(format!("certificates{roots}"))
+        }
         AuthMode::Jwt => {
             let secret = auth.secret.as_ref().map(|_| "token_secret".to_owned());
             let files = auth.key_files.iter().map(|file| file.display().to_string());

@@ -35,8 +35,8 @@ pub fn ask_first(settings: &Settings) -> anyhow::Result<()> {
 pub fn control(settings: &Settings) -> anyhow::Result<(ControlSocket, Address)> {
     let client = trusted(settings)?;
     match ask_to_drain(&client)? {
-        true => tracing::info!("the server at {} drains, and this one takes its place", client.address()),
-        false => tracing::warn!("no server answers at {}: there is none whose place could be taken", client.address()),
+        true => tracing::info!("the server at {} drains, and this one takes its place", client.place()),
+        false => tracing::warn!("no server answers at {}: there is none whose place could be taken", client.place()),
     }
     wait_for(&settings.addresses.control).context("the control port")
 }
@@ -79,7 +79,7 @@ fn ask_to_drain(client: &Client) -> anyhow::Result<bool> {
 }
 
 fn refusal(client: &Client, answer: &Answered) -> String {
-    format!("the server at {} does not give its place up ({}): {}", client.address(), answer.status, answer.body.trim())
+    format!("the server at {} does not give its place up ({}): {}", client.place(), answer.status, answer.body.trim())
 }
 
 /// None: nobody is there.
@@ -88,7 +88,7 @@ fn answer_of(client: &Client, answer: Result<Answered, ureq::Error>) -> anyhow::
         Ok(answer) => Ok(Some(answer)),
         Err(ureq::Error::Io(error)) if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound) => Ok(None),
         Err(ureq::Error::ConnectionFailed) => Ok(None),
-        Err(error) => bail!("the server at {} does not answer, and may still serve clients: {error}; end it first", client.address()),
+        Err(error) => bail!("the server at {} does not answer, and may still serve clients: {error}; end it first", client.place()),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::conn::{Conn, Flags, Phase};
+use super::conn::{Conn, Flags, Formats, Phase};
 use super::identify::{Caller, Entry};
 use super::net::{Accepted, Network};
 use super::rate::moment;
@@ -177,7 +177,7 @@ impl<N: Network> Shard<N> {
         if self.connections.load(Relaxed) >= self.settings.connections_max {
             return refuse(self, RefusalReason::ConnectionsMax.into());
         }
-        let identity = match self.caller(head, entry) {
+        let identity = match self.caller(key, head, entry) {
             Caller::Is(identity) => identity,
             Caller::Refused(refusal) => return refuse(self, refusal),
             Caller::Later => {
@@ -219,7 +219,7 @@ impl<N: Network> Shard<N> {
         self.count_user(key, 1);
         let conn = &mut self.conns[key];
         if let Some(format) = upgrade.format {
-            (conn.format, conn.format_next) = (format, format);
+            conn.formats = Formats::both(format);
             conn.flags.set(Flags::FORMAT_FIXED);
         }
         answer::switch_protocols(conn.outbox(), upgrade);

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::Shard;
 use super::by_address::Refused;
 use super::conn::Phase;
-use super::net::Network;
+use super::net::{Network, Stream};
 use super::rate::moment;
 use super::sources::Standing;
 use super::timers::Timer;
@@ -115,6 +115,10 @@ impl<N: Network> Shard<N> {
                 };
                 if let Err(reason) = named {
                     self.turn_away(key, reason);
+                }
+                let conn = &mut self.conns[key];
+                if conn.stream.begin(self.net.gear_mut(), &input[bytes..]) {
+                    return self.account_buffers(key);
                 }
                 if bytes < input.len() {
                     self.read_head(key, &mut input[bytes..]);

@@ -288,7 +288,7 @@ impl<N: Network> Shard<N> {
             if !conn.is_open() {
                 return units;
             }
-            let frame = aside.frame(Encoding { format: conn.format_next, framing: conn.peer.framing() });
+            let frame = aside.frame(Encoding { format: conn.formats.next(), framing: conn.peer.framing() });
             // Of what connections may hold for themselves these take half: nobody is closed for them alone.
             let is_too_much = self.buffer_bytes + frame.len() > self.settings.buffer_bytes_max / 2;
             if is_too_much || conn.flags.has(Flags::BLOCKED) || conn.outbox_unsent() > limits::OUTBOX_PAUSE_BYTES {

@@ -31,7 +31,7 @@ impl<N: Network> Shard<N> {
     /// Brings the shard's account up to date; true if the connection holds more than before.
     pub(super) fn charge_buffers(&mut self, key: usize) -> bool {
         let conn = &mut self.conns[key];
-        let (before, now) = (conn.charged_bytes as usize, conn.buffer_bytes());
+        let (before, now) = (conn.charged_bytes as usize, conn.buffer_bytes(self.net.gear()));
         conn.charged_bytes = now as u32;
         self.buffer_bytes = self.buffer_bytes - before + now;
         now > before

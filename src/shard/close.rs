@@ -114,9 +114,9 @@ impl<N: Network> Shard<N> {
         let conn = &mut self.conns[key];
         if conn.phase == Phase::Ending {
             conn.enter(Phase::Shut);
-            conn.stream.shutdown_write();
+            conn.stream.shutdown_write(self.net.gear_mut());
         }
-        if conn.stream.wants_write() {
+        if conn.stream.wants_write(self.net.gear()) {
             // Its own goodbye.
             self.mark_ready(key);
         } else if conn.flags.has(Flags::ENDED) {
@@ -127,7 +127,7 @@ impl<N: Network> Shard<N> {
     /// Whether something of what this connection was to get is not with the kernel: replies, or the rest of a frame.
     pub(super) fn owes_bytes(&self, key: usize) -> bool {
         let conn = &self.conns[key];
-        conn.outbox_unsent() > 0 || conn.mid_frame().is_some() || conn.stream.wants_write()
+        conn.outbox_unsent() > 0 || conn.mid_frame().is_some() || conn.stream.wants_write(self.net.gear())
     }
 
     /// The only place that frees a connection. One with tens of thousands of subscriptions takes several turns.
@@ -151,7 +151,8 @@ impl<N: Network> Shard<N> {
             self.turned_away.remove(&(key as u32));
             self.streams.forget(key);
             let token = self.token(key);
-            let conn = self.conns.remove(key);
+            let mut conn = self.conns.remove(key);
+            conn.stream.release(self.net.gear_mut());
             self.mark_readers.remove(conn.identity.as_ref(), token);
             self.buffer_bytes -= conn.charged_bytes as usize;
             if conn.flags.has(Flags::COUNTED) {
@@ -178,7 +179,7 @@ impl<N: Network> Shard<N> {
         self.sources.keep(places);
         self.forget_strangers();
         self.dead.shrink_to(limits::QUEUE_KEPT);
-        for queue in [&mut self.ready, &mut self.reading] {
+        for queue in [&mut self.ready, &mut self.reading, &mut self.queued] {
             queue.shrink_to(limits::QUEUE_KEPT);
         }
     }

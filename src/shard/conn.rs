@@ -38,9 +38,7 @@ pub struct Conn<S> {
     /// Who is at the other end; None where nobody is asked.
     pub identity: Option<Arc<Identity>>,
     pub flags: Flags,
-    pub format: Format,
-    /// What `format` becomes at the next frame boundary.
-    pub format_next: Format,
+    pub formats: Formats,
     /// Why it is closing; counted when it is reaped.
     pub reason: CloseReason,
     /// What the shard's account of buffer bytes has for this connection.
@@ -103,6 +101,8 @@ impl Flags {
     pub const VERIFYING: Flags = Flags(1 << 13);
     /// It was told that its token expires.
     pub const WARNED: Flags = Flags(1 << 14);
+    /// On the list of those who wait for a place.
+    pub const QUEUED: Flags = Flags(1 << 15);
 
     pub fn has(self, flag: Flags) -> bool {
         self.0 & flag.0 != 0
@@ -118,6 +118,32 @@ impl Flags {
         let was = self.has(flag);
         self.set(flag);
         !was
+    }
+}
+
+/// The format of what is sent, and the one that takes its place at the next frame boundary, in one byte: a connection has none to spare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Formats(u8);
+
+impl Formats {
+    pub fn both(format: Format) -> Formats {
+        Formats(format as u8 | (format as u8) << 4)
+    }
+
+    pub fn now(self) -> Format {
+        Format::ALL[usize::from(self.0 & 0x0F)]
+    }
+
+    pub fn next(self) -> Format {
+        Format::ALL[usize::from(self.0 >> 4)]
+    }
+
+    pub fn change_to(&mut self, next: Format) {
+        self.0 = self.0 & 0x0F | (next as u8) << 4;
+    }
+
+    pub fn is_changing(self) -> bool {
+        self.now() != self.next()
     }
 }
 
@@ -313,8 +339,7 @@ impl<S> Conn<S> {
             behind: Behind::NOBODY,
             identity: None,
             flags: Flags::default(),
-            format,
-            format_next: format,
+            formats: Formats::both(format),
             reason: CloseReason::Gone,
             charged_bytes: 0,
         }
@@ -336,13 +361,13 @@ impl<S> Conn<S> {
 
     /// What the logs' messages are sent as.
     pub fn encoding(&self) -> Encoding {
-        Encoding { format: self.format, framing: self.peer.framing() }
+        Encoding { format: self.formats.now(), framing: self.peer.framing() }
     }
 
     /// A format that waits for a frame boundary begins if the socket is at one.
     pub fn settle_format(&mut self) {
-        if self.format != self.format_next && self.mid_frame().is_none() {
-            self.format = self.format_next;
+        if self.formats.is_changing() && self.mid_frame().is_none() {
+            self.formats = Formats::both(self.formats.next());
         }
     }
 
@@ -436,8 +461,8 @@ impl<S> Conn<S> {
 
 impl<S: Stream> Conn<S> {
     /// Heap bytes held for this connection alone; 0 when it is idle.
-    pub fn buffer_bytes(&self) -> usize {
-        let stream = self.stream.buffer_bytes();
+    pub fn buffer_bytes(&self, gear: &S::Gear) -> usize {
+        let stream = self.stream.buffer_bytes(gear);
         stream + self.peer.buffered_bytes() + self.outbox.as_ref().map_or(0, |outbox| outbox.bytes.capacity())
     }
 }
@@ -490,6 +515,6 @@ mod tests {
     fn an_idle_connection_owns_no_heap() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = mio::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        assert_eq!(Conn::new(stream, 1, Format::Json, 0).buffer_bytes(), 0);
+        assert_eq!(Conn::new(stream, 1, Format::Json, 0).buffer_bytes(&()), 0);
     }
 }

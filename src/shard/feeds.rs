@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::Shard;
-use super::conn::{Flags, Outbox, Phase};
+use super::conn::{Flags, Formats, Outbox, Phase};
 use super::gather::{Due, Plan};
 use super::net::Network;
 use super::rate::moment;
@@ -86,7 +86,7 @@ impl<N: Network> Shard<N> {
         let conn = &mut self.conns[key];
         conn.flags.set(Flags::COUNTED);
         conn.flags.set(Flags::FORMAT_FIXED);
-        (conn.format, conn.format_next) = (format, format);
+        conn.formats = Formats::both(format);
         conn.identity = identity;
         let (wishes, is_resumed) = self.wishes_of(key, feed);
         let is_of_one = wishes.len() == 1;
@@ -335,7 +335,7 @@ impl<N: Network> Shard<N> {
             conn.flags.clear(flag);
         }
         conn.identity = None;
-        (conn.format, conn.format_next) = (format, format);
+        conn.formats = Formats::both(format);
         conn.enter(Phase::Handshake);
         conn.peer = Peer::Unknown(None);
         let token = self.token(key);

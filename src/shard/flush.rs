@@ -136,7 +136,7 @@ impl<N: Network> Shard<N> {
             // An earlier visit has brought what this lap is for.
             return Visit::Idle;
         }
-        if conn.stream.wants_write() && !self.flush_stream(key) {
+        if conn.stream.wants_write(self.net.gear()) && !self.flush_stream(key) {
             return Visit::Idle;
         }
         self.look_around(key, news.unwrap_or(0));
@@ -173,11 +173,11 @@ impl<N: Network> Shard<N> {
     /// What the stream has taken, or has to say itself, goes before anything else; false if the socket does not take it all now.
     fn flush_stream(&mut self, key: usize) -> bool {
         let conn = &mut self.conns[key];
-        if conn.stream.flush().is_err() {
+        if conn.stream.flush(self.net.gear_mut()).is_err() {
             self.lose(key, CloseReason::Reset);
             return false;
         }
-        if conn.stream.wants_write() {
+        if conn.stream.wants_write(self.net.gear()) {
             conn.flags.set(Flags::BLOCKED);
             return false;
         }
@@ -341,7 +341,7 @@ impl<N: Network> Shard<N> {
             picked: &picked,
             mid_frame: conn.mid_frame(),
             encoding: conn.encoding(),
-            encoding_ends: conn.format != conn.format_next,
+            encoding_ends: conn.formats.is_changing(),
         };
         if let Some(at) = due.lost_frame(&self.topics) {
             let policy = self.topics[due.subscriptions[at].topic].rule.overrun;
@@ -359,7 +359,7 @@ impl<N: Network> Shard<N> {
             0
         } else {
             self.metrics.writes.inc();
-            match conn.stream.write(&slices) {
+            match conn.stream.write(self.net.gear_mut(), &slices) {
                 Ok(written) => written,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
                 Err(_) => {
@@ -377,7 +377,7 @@ impl<N: Network> Shard<N> {
         {
             self.streams.note_sent(key);
         }
-        if written < total || self.conns[key].stream.wants_write() {
+        if written < total || self.conns[key].stream.wants_write(self.net.gear()) {
             self.metrics.writes_blocked.inc();
             self.conns[key].flags.set(Flags::BLOCKED);
             // What could not be sent stays for a while: now it counts.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::Shard;
 use super::conn::{Flags, Phase};
-use super::net::Network;
+use super::net::{Network, Stream};
 use super::timers::Timer;
 use super::wheel::{TICK_NS, Tick};
 use crate::auth::Gate;
@@ -20,6 +20,7 @@ use crate::auth::token::{TokenError, TokenReason};
 use crate::bus::ConnToken;
 use crate::limits;
 use crate::metrics::ShardMetrics;
+use crate::tls::certificate::ClientCertificate;
 use crate::wire::close::CloseReason;
 use crate::wire::command::{self, Asked, ErrorCode, Id};
 use crate::wire::event::Event;
@@ -106,8 +107,8 @@ impl Door {
     pub(super) fn replace(&mut self, gate: Gate) -> Option<Cache> {
         let is_same = match (&self.gate, &gate) {
             (Gate::Tokens(before), Gate::Tokens(after)) => Arc::ptr_eq(before, after),
-            (Gate::Open, Gate::Open) | (Gate::Query, Gate::Query) => true,
-            (Gate::Tokens(_) | Gate::Open | Gate::Query, _) => false,
+            (Gate::Open, Gate::Open) | (Gate::Query, Gate::Query) | (Gate::Certificate, Gate::Certificate) => true,
+            (Gate::Tokens(_) | Gate::Open | Gate::Query | Gate::Certificate, _) => false,
         };
         self.gate = gate;
         (!is_same).then(|| self.known.take())
@@ -170,11 +171,15 @@ impl Door {
     }
 }
 
+fn of_certificate(shown: &ClientCertificate) -> Result<Identity, &'static str> {
+    Identity::of_certificate(&shown.common_name, shown.organizational_units.iter().map(String::as_str), shown.not_after)
+}
+
 const NO_TOKENS: &str = "this server asks for no tokens (auth)";
 
 impl<N: Network> Shard<N> {
     /// Who asks to come in, and whether it may from where it is.
-    pub(super) fn caller(&mut self, head: &Head<'_>, entry: Entry) -> Caller {
+    pub(super) fn caller(&mut self, key: usize, head: &Head<'_>, entry: Entry) -> Caller {
         let auth = &self.settings.auth;
         let origin = head.fields.values("origin").next();
         // Of two, nobody knows whose page it is.
@@ -188,6 +193,14 @@ impl<N: Network> Shard<N> {
                 Some(Ok(identity)) => Caller::Is(Some(Arc::new(identity))),
                 Some(Err(problem)) => Caller::Refused(Refusal::unauthorized(format!("The parameter user: {problem}."), true)),
                 None => Caller::Refused(Refusal::unauthorized("This server asks who you are: /ws?user=NAME, once (missing).", false)),
+            },
+            Gate::Certificate => match self.conns[key].stream.certificate(self.net.gear()).as_deref().map(of_certificate) {
+                Some(Ok(identity)) => Caller::Is(Some(Arc::new(identity))),
+                Some(Err(problem)) => Caller::Refused(Refusal::unauthorized(format!("The certificate's common name: {problem}."), true)),
+                None => {
+                    let text = "This server knows clients by their certificates: come by wss:// or https:// and show one (missing).";
+                    Caller::Refused(Refusal::unauthorized(text, false))
+                }
             },
             Gate::Tokens(_) => match credentials::token(head, auth.cookie.as_deref()) {
                 // What a browser sends by itself is believed only where it says whose page asked for it.

@@ -8,7 +8,7 @@
 //! anew), [`timers`] and `heartbeat`,
 //! [`load`] (whether more may come in), `strangers` (who has not said yet what it wants),
 //! [`behind`] (who has not been sent everything), `rests` (how soon laps follow each other), `pacing` (who wants the newest of a second), `aside` (messages without a number), `feeds` (event streams and polls), `flush` (one `writev` per due connection, of what `gather` finds; `deflate`: what of it is compressed), `close` (closing,
-//! reaping), `stop`, [`depart`] (who is asked to come back elsewhere), `orders` (of the control thread). `buffers` is the account of what connections hold for themselves.
+//! reaping), `stop`, [`depart`] (who is asked to come back elsewhere), `orders` (of the control thread). [`secured`] is a socket with TLS over it. `buffers` is the account of what connections hold for themselves.
 
 mod admission;
 mod arrivals;
@@ -43,6 +43,7 @@ mod replay;
 mod rests;
 mod rules;
 pub mod run;
+pub mod secured;
 pub mod settings;
 pub mod sockets;
 pub mod sources;
@@ -161,6 +162,8 @@ pub struct Shard<N: Network> {
 
     /// Connections with something to read, each once.
     reading: VecDeque<ConnToken>,
+    /// Connections whose stream has no place to begin yet.
+    queued: VecDeque<ConnToken>,
     /// Connections with something to write and no lap to come by for it: replies, replays, sockets that have room again.
     ready: VecDeque<ConnToken>,
     /// Topics that have something for their members.
@@ -257,6 +260,7 @@ impl<N: Network> Shard<N> {
             rosters: Rosters::default(),
             wheel: Wheel::default(),
             reading: VecDeque::new(),
+            queued: VecDeque::new(),
             ready: VecDeque::new(),
             laps: Laps::default(),
             asides: Asides::default(),
@@ -294,9 +298,12 @@ impl<N: Network> Shard<N> {
     /// One turn. The events since the last one have been told by [`Shard::on_listener`] and [`Shard::on_ready`].
     pub fn turn(&mut self) {
         self.read_clock();
+        self.net.begin_turn();
         self.follow_life();
         self.accept();
         self.verify_waiting();
+        self.make_places();
+        self.call_queued();
         self.read_ready();
         self.drain_inbox();
         self.obey_orders();
@@ -349,6 +356,7 @@ impl<N: Network> Shard<N> {
         if self.door.has_waiting()
             || self.accept_ready
             || !self.reading.is_empty()
+            || !self.queued.is_empty() && self.net.places() > 0
             || !self.ready.is_empty()
             || !self.dead.is_empty()
             || !self.orders.is_empty()
@@ -366,8 +374,10 @@ impl<N: Network> Shard<N> {
         let stop_wait = self.abandon_at_ns().map(|abandon_at_ns| abandon_at_ns.saturating_sub(now_ns));
         let users_wait = [self.users.due(), self.rosters.due()].into_iter().flatten().min().map(|due| due.saturating_sub(now_ns));
         // A door that is closed is opened again, though nobody knocks.
+        // Time passes for those who hold places.
+        let queue_wait = (!self.queued.is_empty()).then_some(TICK_NS);
         let load_wait = self.load.cause().map(|_| limits::ADMISSION_LOOK_NS);
-        [lap_wait, tick_wait, interest_wait, depart_wait, stop_wait, load_wait, users_wait].into_iter().flatten().min()
+        [lap_wait, tick_wait, interest_wait, depart_wait, stop_wait, queue_wait, load_wait, users_wait].into_iter().flatten().min()
     }
 
     /// The inbox, for the runner that sleeps on it.

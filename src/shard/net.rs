@@ -2,9 +2,12 @@
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::MonotonicNs;
+use crate::tls::acceptor::Acceptor;
+use crate::tls::certificate::ClientCertificate;
 
 /// A readiness event of one registered socket (edge-triggered: it comes once).
 #[derive(Debug, Clone, Copy, Default)]
@@ -37,6 +40,17 @@ pub enum Accepted<S> {
 
 pub trait Network {
     type Stream: Stream;
+    /// What the streams have in common.
+    fn gear(&self) -> &<Self::Stream as Stream>::Gear;
+    fn gear_mut(&mut self) -> &mut <Self::Stream as Stream>::Gear;
+    /// A turn begins: what streams may cost in one is theirs again.
+    fn begin_turn(&mut self) {}
+    /// How many streams that were told to wait ([`Received::Queued`]) may come now.
+    fn places(&self) -> usize {
+        usize::MAX
+    }
+    /// How sessions are begun from now on.
+    fn set_acceptor(&mut self, _acceptor: Option<Arc<Acceptor>>) {}
     fn accept(&mut self) -> Accepted<Self::Stream>;
     /// Registers the socket for reading and writing, once for its life.
     fn register(&mut self, stream: &mut Self::Stream, token: usize) -> io::Result<()>;
@@ -54,30 +68,60 @@ pub enum Received {
     Bytes { count: usize, drained: bool },
     /// The peer's stream is at its end.
     End,
+    /// This turn has no time left for it: read it again in the next.
+    Later,
+    /// There is no place for what it begins with: read it again when [`Network::places`] says so.
+    Queued,
+    /// What lies between was broken by the peer, and has said so. Nothing will come any more, and nothing can be sent.
+    Broken,
 }
 
 /// A non-blocking byte stream: a socket, and whatever lies between it and the connection's bytes (TLS keeps records that have come or gone in part).
 /// What is true of a bare socket need not be true here, and the shard relies on none of it: that a short read has emptied the socket, that what a
 /// write took is with the kernel, that every byte to read was announced by an edge.
 pub trait Stream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<Received>;
+    /// What all streams of a shard share, so that each is as small as it can be. Lent to every call.
+    type Gear;
+
+    /// Brings bytes. `at_most` are taken off the socket; what the stream has kept of earlier ones comes on top of them, and has room in `buffer`.
+    fn read(&mut self, gear: &mut Self::Gear, buffer: &mut [u8], at_most: usize) -> io::Result<Received>;
 
     /// Whether the stream holds bytes that the next read will bring and no edge will tell of.
-    fn has_pending(&self) -> bool {
+    fn has_pending(&self, _gear: &Self::Gear) -> bool {
         false
     }
 
+    /// Whether something has come in part, and the peer has to send the rest before the shard sees any of it.
+    fn has_part(&self, _gear: &Self::Gear) -> bool {
+        false
+    }
+
+    /// The bytes so far were not for it: it begins with these, if it is one that does. The next read brings what they come to.
+    fn begin(&mut self, _gear: &mut Self::Gear, _input: &[u8]) -> bool {
+        false
+    }
+
+    /// Whether it holds a place ([`Network::places`]).
+    fn has_place(&self, _gear: &Self::Gear) -> bool {
+        false
+    }
+
+    /// What the peer has shown of itself, and was believed.
+    fn certificate(&self, _gear: &Self::Gear) -> Option<Arc<ClientCertificate>> {
+        None
+    }
+
     /// Takes bytes over; how many, or WouldBlock. Not called while [`Stream::wants_write`].
-    fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
+    fn write(&mut self, gear: &mut Self::Gear, slices: &[IoSlice<'_>]) -> io::Result<usize>;
 
     /// Whether something that was taken, or that the stream has to say itself, is not with the kernel. After a write or a flush that is because
     /// the socket is full, and its edge will come; after a read it may be because nobody has tried.
-    fn wants_write(&self) -> bool {
+    fn wants_write(&self, _gear: &Self::Gear) -> bool {
         false
     }
 
     /// Tries to get rid of what [`Stream::wants_write`] is about.
-    fn flush(&mut self) -> io::Result<()> {
+    fn flush(&mut self, _gear: &mut Self::Gear) -> io::Result<()> {
         Ok(())
     }
 
@@ -87,10 +131,13 @@ pub trait Stream {
     }
 
     /// Ends our side, once everything that was taken is with the kernel.
-    fn shutdown_write(&mut self);
+    fn shutdown_write(&mut self, gear: &mut Self::Gear);
 
     /// Heap bytes that the stream holds now.
-    fn buffer_bytes(&self) -> usize {
+    fn buffer_bytes(&self, _gear: &Self::Gear) -> usize {
         0
     }
+
+    /// The connection has ended: what the gear holds for it is free again. Called once, before the stream is dropped.
+    fn release(&mut self, _gear: &mut Self::Gear) {}
 }

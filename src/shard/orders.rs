@@ -61,7 +61,8 @@ impl<N: Network> Shard<N> {
             Order::Shed { percent, reply } => {
                 let _ = reply.try_send(self.shed(percent));
             }
-            Order::Reload { settings, gate, reply } => {
+            Order::Reload { settings, gate, acceptor, reply } => {
+                self.net.set_acceptor(acceptor);
                 let _ = reply.try_send(self.reload(&settings, gate));
             }
             Order::Depart { reply } => {
@@ -160,7 +161,7 @@ impl<N: Network> Shard<N> {
             source: self.sources.source(key),
             since_unix_ms: self.unix_ms.saturating_sub(u64::from(age_s) * 1000),
             subscriptions: conn.subscriptions.iter().filter(|subscription| !subscription.is_leaving()).count(),
-            format: conn.format_next,
+            format: conn.formats.next(),
         }
     }
 

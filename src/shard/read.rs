@@ -5,6 +5,7 @@ use super::close::goodbye;
 use super::conn::{Flags, Phase};
 use super::net::{Network, Received, Stream};
 use super::rate::moment;
+use super::timers::Timer;
 use crate::fanout::naming::ChannelName;
 use crate::limits;
 use crate::wire::Format;
@@ -41,9 +42,12 @@ impl<N: Network> Shard<N> {
                 return;
             }
             let bytes_max = if conn.flags.has(Flags::ECHO) { limits::READ_BYTES } else { limits::CLIENT_READ_BYTES };
-            let (count, drained) = match conn.stream.read(&mut scratch[..bytes_max]) {
+            let (count, drained) = match conn.stream.read(self.net.gear_mut(), scratch, bytes_max) {
                 Ok(Received::Bytes { count, drained }) => (count, drained),
                 Ok(Received::End) => return self.end_of_stream(key),
+                Ok(Received::Later) => break,
+                Ok(Received::Queued) => return self.queue(key),
+                Ok(Received::Broken) => return self.end_broken(key),
                 Err(_) => return self.lose(key, CloseReason::Reset),
             };
             if count > 0 {
@@ -54,13 +58,15 @@ impl<N: Network> Shard<N> {
                 }
                 self.metrics.bytes_received.add(count as u64);
                 self.receive(key, &mut scratch[..count]);
+            }
+            if count > 0 || self.conns[key].stream.buffer_bytes(self.net.gear()) > 0 {
                 self.account_buffers(key);
             }
-            if self.conns[key].stream.wants_write() {
+            if self.conns[key].stream.wants_write(self.net.gear()) {
                 self.mark_ready(key);
             }
             let conn = &self.conns[key];
-            let is_empty = drained && !conn.stream.has_pending();
+            let is_empty = drained && !conn.stream.has_pending(self.net.gear());
             // The end of the stream may lie behind the last bytes: its edge has been.
             if is_empty && (count == 0 || !conn.flags.has(Flags::PEER_CLOSED)) {
                 return;
@@ -103,6 +109,47 @@ impl<N: Network> Shard<N> {
             Phase::Ending | Phase::Shut | Phase::Dead => {}
         }
         if self.owes_bytes(key) { self.mark_ready(key) } else { self.end(key) }
+    }
+
+    /// What it begins with has to wait for others.
+    fn queue(&mut self, key: usize) {
+        let token = self.token(key);
+        if self.conns[key].flags.raise(Flags::QUEUED) {
+            self.queued.push_back(token);
+        }
+    }
+
+    /// Those who had to wait come, as many as there are places for.
+    pub(super) fn call_queued(&mut self) {
+        for _ in 0..self.net.places().min(self.queued.len()) {
+            let Some(token) = self.queued.pop_front() else { break };
+            let Some(key) = self.resolve(token) else { continue };
+            self.conns[key].flags.clear(Flags::QUEUED);
+            if self.conns[key].flags.raise(Flags::READING) {
+                self.reading.push_back(token);
+            }
+        }
+    }
+
+    /// The peer broke what lies between the socket and its words, and was told so. Our side is shut as soon as it has been.
+    fn end_broken(&mut self, key: usize) {
+        match self.conns[key].phase {
+            Phase::Proxy | Phase::Handshake => {
+                self.conns[key].reason = CloseReason::Tls;
+                self.conns[key].outbox = None;
+                self.set_timer(key, Timer::Close, self.settings.clients.close_timeout);
+            }
+            Phase::Open | Phase::Finishing => {
+                self.end_wait(key, false);
+                if self.conns[key].is_dead() || !self.enter_closing(key, CloseReason::Tls) {
+                    return;
+                }
+            }
+            Phase::Closing => {}
+            Phase::Ending | Phase::Shut | Phase::Dead => return self.end(key),
+        }
+        self.conns[key].enter(Phase::Ending);
+        self.mark_ready(key);
     }
 
     /// The socket has failed: nothing can be sent any more. A connection that was closing keeps the reason it was closing for.
@@ -150,7 +197,7 @@ impl<N: Network> Shard<N> {
     pub(super) fn append(&mut self, key: usize, event: &Event<'_>) -> bool {
         let unix_ms = self.unix_ms;
         let conn = &mut self.conns[key];
-        let format = conn.format_next;
+        let format = conn.formats.next();
         if matches!(&conn.peer, Peer::Poll(poll) if !poll.is_waiting()) {
             // Its answer is whole: behind it another one would begin.
             return false;
@@ -239,8 +286,8 @@ impl<N: Network> Shard<N> {
     fn on_message(&mut self, key: usize, text: bool, message: &[u8]) {
         self.metrics.commands.inc();
         let conn = &mut self.conns[key];
-        if conn.flags.raise(Flags::FORMAT_FIXED) && conn.format != Format::Raw {
-            conn.format_next = if text { Format::Json } else { Format::Msgpack };
+        if conn.flags.raise(Flags::FORMAT_FIXED) && conn.formats.now() != Format::Raw {
+            conn.formats.change_to(if text { Format::Json } else { Format::Msgpack });
         }
         let may = self.sources.may_command(key, moment(self.now_ns));
         if let Some(channel) = self.raw_channel(key) {
@@ -258,7 +305,7 @@ impl<N: Network> Shard<N> {
     /// which only its user's own channel may stand before.
     fn raw_channel(&self, key: usize) -> Option<ChannelName> {
         let conn = &self.conns[key];
-        if conn.format_next != Format::Raw {
+        if conn.formats.next() != Format::Raw {
             return None;
         }
         let mut first = conn.subscriptions.iter().take(2).map(|subscription| &self.topics[subscription.topic]);

@@ -4,11 +4,13 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mio::{Events, Poll, Registry, Token};
 
 use super::net::{Network, Readiness};
+use super::secured::Gear;
 use super::sockets::{LISTENER_TOKEN, Sockets};
 use super::{Parts, Shard, unpack};
 use crate::alarm::Alarm;
@@ -20,6 +22,7 @@ use crate::limits;
 use crate::limits::bus::COMMANDS_MAX;
 use crate::listen::{Entrance, Handed, Listener, Opening};
 use crate::sys;
+use crate::tls::acceptor::Acceptor;
 
 const WAKER: Token = Token(usize::MAX);
 /// Below those of the listeners.
@@ -53,6 +56,8 @@ pub struct Placement {
     pub core: Option<core_affinity::CoreId>,
     pub private_descriptors: bool,
     pub entrances: Vec<Entrance>,
+    /// How TLS is begun, where a listener speaks it.
+    pub acceptor: Option<Arc<Acceptor>>,
 }
 
 /// The thread's body. `started` is told the listeners with their ports, or why there are none; then the loop runs until the bus says stop and
@@ -177,7 +182,8 @@ fn prepare(poll: &Poll, parts: &Parts, placement: Placement) -> io::Result<Socke
         taken = sys::unshare_descriptors(&[poll.as_raw_fd(), parts.inbox.wake_fd(), parts.bus.wake_fd()], &inherited)?;
     }
     let mut taken = taken.into_iter();
-    let mut sockets = Sockets::new(poll.registry().try_clone()?);
+    let gear = Gear::new(placement.acceptor, parts.metrics.clone());
+    let mut sockets = Sockets::new(poll.registry().try_clone()?, gear);
     for Entrance { listener, socket } in placement.entrances {
         match socket {
             Opening::Bind => sockets.bind(listener, &parts.settings)?,

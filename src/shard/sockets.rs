@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mio::event::Source;
@@ -13,9 +14,11 @@ use mio::{Interest, Registry, Token};
 use socket2::Socket;
 
 use super::net::{Accepted, Network, Received, Stream};
+use super::secured::{Gear, Secured};
 use super::settings::ShardSettings;
 use crate::clock::MonotonicNs;
 use crate::listen::{Address, Listener};
+use crate::tls::acceptor::Acceptor;
 use crate::{limits, sys};
 
 /// The shard's listener number `i` has the token `LISTENER_TOKEN - i`.
@@ -32,6 +35,7 @@ pub struct Sockets {
     /// Clients get descriptors below this alone. The kernel hands out the lowest free number, so whoever would get a higher one came when the table
     /// was all but full.
     descriptors_below: RawFd,
+    gear: Gear,
 }
 
 /// A listener that this shard accepts from.
@@ -110,9 +114,9 @@ impl Open {
 }
 
 impl Sockets {
-    /// Without a listener yet.
-    pub fn new(registry: Registry) -> Sockets {
-        Sockets { registry, open: Vec::new(), turn: 0, reserve: File::open("/dev/null").ok(), descriptors_below: RawFd::MAX }
+    /// Without a listener yet. `gear`: what its TLS connections have in common.
+    pub fn new(registry: Registry, gear: Gear) -> Sockets {
+        Sockets { registry, open: Vec::new(), turn: 0, reserve: File::open("/dev/null").ok(), descriptors_below: RawFd::MAX, gear }
     }
 
     /// Opens a listener on the calling thread, in its descriptor table. Other shards open the same: the kernel spreads new connections over them.
@@ -166,7 +170,7 @@ impl Sockets {
     }
 
     /// The table is full: takes one connection and drops it, so that its client learns at once instead of hanging in the backlog.
-    fn drop_one(&mut self) -> Accepted<TcpStream> {
+    fn drop_one(&mut self) -> Accepted<Secured<TcpStream>> {
         if self.reserve.take().is_none() {
             self.reserve = File::open("/dev/null").ok();
             return Accepted::Later;
@@ -185,9 +189,29 @@ fn set_options(listener: &Socket, settings: &ShardSettings) -> io::Result<()> {
 }
 
 impl Network for Sockets {
-    type Stream = TcpStream;
+    type Stream = Secured<TcpStream>;
 
-    fn accept(&mut self) -> Accepted<TcpStream> {
+    fn gear(&self) -> &Gear {
+        &self.gear
+    }
+
+    fn gear_mut(&mut self) -> &mut Gear {
+        &mut self.gear
+    }
+
+    fn begin_turn(&mut self) {
+        self.gear.begin_turn();
+    }
+
+    fn places(&self) -> usize {
+        self.gear.places()
+    }
+
+    fn set_acceptor(&mut self, acceptor: Option<Arc<Acceptor>>) {
+        self.gear.set_acceptor(acceptor);
+    }
+
+    fn accept(&mut self) -> Accepted<Secured<TcpStream>> {
         for _ in 0..self.open.len() {
             let index = self.turn % self.open.len();
             let open = &mut self.open[index];
@@ -197,7 +221,9 @@ impl Network for Sockets {
                     if stream.as_raw_fd() >= self.descriptors_below {
                         return Accepted::Dropped;
                     }
-                    return Accepted::Stream { stream, peer, is_proxied: open.listener.is_proxied };
+                    let Listener { is_tls, is_proxied, .. } = open.listener;
+                    let stream = if is_tls { Secured::tls(stream, is_proxied) } else { Secured::plain(stream) };
+                    return Accepted::Stream { stream, peer, is_proxied };
                 }
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EMFILE | libc::ENFILE) => return self.drop_one(),
@@ -214,8 +240,8 @@ impl Network for Sockets {
         Accepted::None
     }
 
-    fn register(&mut self, stream: &mut TcpStream, token: usize) -> io::Result<()> {
-        self.registry.register(stream, Token(token), Interest::READABLE | Interest::WRITABLE)
+    fn register(&mut self, stream: &mut Secured<TcpStream>, token: usize) -> io::Result<()> {
+        self.registry.register(stream.socket_mut(), Token(token), Interest::READABLE | Interest::WRITABLE)
     }
 
     fn close_listeners(&mut self) {
@@ -234,7 +260,10 @@ impl Network for Sockets {
 }
 
 impl Stream for TcpStream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<Received> {
+    type Gear = ();
+
+    fn read(&mut self, (): &mut (), buffer: &mut [u8], at_most: usize) -> io::Result<Received> {
+        let buffer = &mut buffer[..at_most];
         loop {
             return match Read::read(self, buffer) {
                 Ok(0) => Ok(Received::End),
@@ -247,7 +276,7 @@ impl Stream for TcpStream {
         }
     }
 
-    fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    fn write(&mut self, (): &mut (), slices: &[IoSlice<'_>]) -> io::Result<usize> {
         loop {
             let result = match slices {
                 [one] => Write::write(self, one),
@@ -263,7 +292,7 @@ impl Stream for TcpStream {
         sys::acknowledged_ago(self).ok()
     }
 
-    fn shutdown_write(&mut self) {
+    fn shutdown_write(&mut self, (): &mut ()) {
         let _ = TcpStream::shutdown(self, Shutdown::Write);
     }
 }
@@ -283,7 +312,7 @@ mod tests {
     fn bind(address: &str) -> (mio::Poll, Sockets) {
         let poll = mio::Poll::new().unwrap();
         let settings = ShardSettings { notsent_bytes: 12_345, ..ShardSettings::from(&Settings::default()) };
-        let mut sockets = Sockets::new(poll.registry().try_clone().unwrap());
+        let mut sockets = Sockets::new(poll.registry().try_clone().unwrap(), Gear::new(None, Arc::default()));
         sockets.bind(Listener::new(address.parse().unwrap()), &settings).unwrap();
         (poll, sockets)
     }
@@ -293,7 +322,7 @@ mod tests {
     fn accepted_sockets_inherit_their_options() {
         let (_poll, mut sockets) = bind("127.0.0.1:0");
         let client = StdStream::connect(sockets.listeners()[0].address.ip().unwrap()).unwrap();
-        let accepted = loop {
+        let mut accepted = loop {
             match sockets.accept() {
                 Accepted::Stream { stream, peer, is_proxied } => {
                     assert_eq!((peer, is_proxied), (client.local_addr().ok(), false));
@@ -303,8 +332,8 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         };
-        assert_eq!(option(&accepted, libc::TCP_NOTSENT_LOWAT), 12_345);
-        assert_eq!(option(&accepted, libc::TCP_NODELAY), 1);
+        assert_eq!(option(accepted.socket_mut(), libc::TCP_NOTSENT_LOWAT), 12_345);
+        assert_eq!(option(accepted.socket_mut(), libc::TCP_NODELAY), 1);
     }
 
     /// What a shard relies on of a stream holds for a unix socket under the name of a TCP one.
@@ -313,7 +342,7 @@ mod tests {
         let path = std::env::temp_dir().join(format!("campanile-sockets-{}", std::process::id()));
         let (socket, _file) = UnixPath::new(&path).listen(8).unwrap();
         let mut poll = mio::Poll::new().unwrap();
-        let mut sockets = Sockets::new(poll.registry().try_clone().unwrap());
+        let mut sockets = Sockets::new(poll.registry().try_clone().unwrap(), Gear::new(None, Arc::default()));
         let listener = Listener { is_proxied: true, ..Listener::unix(UnixPath::new(&path)) };
         sockets.take(listener, socket.into(), true, &ShardSettings::from(&Settings::default())).unwrap();
         let mut client = std::os::unix::net::UnixStream::connect(&path).unwrap();
@@ -322,22 +351,31 @@ mod tests {
         sockets.register(&mut stream, 7).unwrap();
         client.write_all(b"hello").unwrap();
         let mut buffer = [0; 16];
-        assert_eq!(super::Stream::read(&mut stream, &mut buffer).unwrap(), Received::Bytes { count: 5, drained: true });
-        assert_eq!(super::Stream::read(&mut stream, &mut buffer).unwrap(), Received::Bytes { count: 0, drained: true });
+        assert_eq!(
+            super::Stream::read(&mut stream, sockets.gear_mut(), &mut buffer, 16).unwrap(),
+            Received::Bytes { count: 5, drained: true }
+        );
+        assert_eq!(
+            super::Stream::read(&mut stream, sockets.gear_mut(), &mut buffer, 16).unwrap(),
+            Received::Bytes { count: 0, drained: true }
+        );
         // It takes what it can, then blocks, and an edge tells when there is room again.
         let full = vec![b'x'; 1 << 22];
-        let taken = super::Stream::write(&mut stream, &[IoSlice::new(&full), IoSlice::new(b"more")]).unwrap();
+        let taken = super::Stream::write(&mut stream, sockets.gear_mut(), &[IoSlice::new(&full), IoSlice::new(b"more")]).unwrap();
         assert!(taken < full.len());
-        assert_eq!(super::Stream::write(&mut stream, &[IoSlice::new(b"x")]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(
+            super::Stream::write(&mut stream, sockets.gear_mut(), &[IoSlice::new(b"x")]).unwrap_err().kind(),
+            io::ErrorKind::WouldBlock
+        );
         let mut events = mio::Events::with_capacity(8);
         poll.poll(&mut events, Some(std::time::Duration::ZERO)).unwrap();
         client.read_exact(&mut vec![0; taken]).unwrap();
         poll.poll(&mut events, Some(std::time::Duration::from_secs(10))).unwrap();
         assert!(events.iter().any(|event| event.token() == Token(7) && event.is_writable()));
-        stream.shutdown_write();
+        stream.shutdown_write(sockets.gear_mut());
         assert_eq!(client.read(&mut buffer).unwrap(), 0);
         drop(client);
-        assert_eq!(super::Stream::read(&mut stream, &mut buffer).unwrap(), Received::End);
+        assert_eq!(super::Stream::read(&mut stream, sockets.gear_mut(), &mut buffer, 16).unwrap(), Received::End);
     }
 
     #[test]

@@ -7,8 +7,9 @@
 use std::collections::HashSet;
 
 use super::Shard;
-use super::net::Network;
+use super::net::{Network, Stream};
 use crate::bus::ConnToken;
+use crate::limits::tls::{HANDSHAKE_PATIENCE, HANDSHAKES_PER_TURN, HANDSHAKES_UNDER_WAY_MAX};
 use crate::wire::close::CloseReason;
 use crate::wire::http::refusal::RefusalReason;
 
@@ -29,6 +30,27 @@ impl<N: Network> Shard<N> {
             }
         }
         false
+    }
+
+    /// Somebody waits for a place to begin in: those who have had one for longer than anybody needs give theirs, so that a crowd that never comes to the
+    /// end of its handshakes keeps nobody else out.
+    pub(super) fn make_places(&mut self) {
+        if self.queued.is_empty() || self.net.places() > 0 {
+            return;
+        }
+        let timeout = self.ticks(self.settings.clients.handshake_timeout);
+        let patience = self.ticks(HANDSHAKE_PATIENCE);
+        let has_had_time = |key: usize| {
+            let conn = &self.conns[key];
+            let age = self.tick.saturating_add(timeout).saturating_sub(conn.timer_tick());
+            conn.is_arriving() && age >= patience && conn.stream.has_place(self.net.gear())
+        };
+        let keys = self.strangers.iter().take(2 * HANDSHAKES_UNDER_WAY_MAX).filter_map(|&token| self.resolve(token));
+        let late: Vec<usize> = keys.filter(|&key| has_had_time(key)).take(HANDSHAKES_PER_TURN).collect();
+        for key in late {
+            self.metrics.refused[RefusalReason::Handshakes as usize].inc();
+            self.kill(key, CloseReason::HandshakeTimeout);
+        }
     }
 
     /// Takes those off the list who have arrived or gone.

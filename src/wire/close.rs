@@ -59,6 +59,8 @@ close_reasons! {
     Gone = "gone", WITHOUT;
     /// The socket reported an error (reset, broken pipe).
     Reset = "reset", WITHOUT;
+    /// The client broke TLS, or never came to speak it. `campanile_tls_faults_total` says how.
+    Tls = "tls", WITHOUT;
     /// An HTTP answer other than 101 was sent.
     Refused = "refused", WITHOUT;
     /// A request was answered, and the connection was not kept, or not used again.

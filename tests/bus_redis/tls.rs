@@ -1,51 +1,18 @@
 //! TLS to a real Redis: who vouches for it, and as whom we show ourselves.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
 
 use campanile::config::{RedisTls, Settings};
 
 use crate::bench::{Bench, settings};
+use crate::certificates::Certificates;
 use crate::support::{self, RedisServer};
-
-/// Makes what the tests need by the system's own openssl; each file is in PEM.
-struct Certificates(PathBuf);
-
-impl Certificates {
-    fn openssl(&self, arguments: &[&str]) {
-        let mut command = Command::new("openssl");
-        let status = command.args(arguments).current_dir(&self.0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
-        assert!(status.expect("openssl is needed; scripts/test installs it").success(), "{arguments:?}");
-    }
-
-    /// One that vouches for itself, as `openssl req -x509` makes it: it says that it is a CA.
-    fn root(&self, name: &str) {
-        let (key, cert, subject) = (format!("{name}.key"), format!("{name}.crt"), format!("/CN={name}"));
-        self.openssl(&["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", &subject, "-keyout", &key, "-out", &cert]);
-    }
-
-    /// One that a root vouches for, for this address.
-    fn signed(&self, name: &str, root: &str) {
-        let file = |ending: &str| format!("{name}.{ending}");
-        let (key, request, cert) = (file("key"), file("csr"), file("crt"));
-        let (subject, root_cert, root_key) = (format!("/CN={name}"), format!("{root}.crt"), format!("{root}.key"));
-        self.openssl(&["req", "-newkey", "rsa:2048", "-nodes", "-subj", &subject, "-keyout", &key, "-out", &request]);
-        std::fs::write(self.0.join("names"), "subjectAltName=IP:127.0.0.1,DNS:localhost\nbasicConstraints=CA:FALSE\n").unwrap();
-        let by = ["-CA", &root_cert, "-CAkey", &root_key, "-CAcreateserial", "-extfile", "names", "-days", "2"];
-        self.openssl(&[&["x509", "-req", "-in", &request, "-out", &cert][..], &by].concat());
-    }
-
-    fn path(&self, file: &str) -> PathBuf {
-        self.0.join(file)
-    }
-}
 
 /// A server that shows this certificate, and asks for one that `asks` vouches for.
 fn redis(certificates: &Certificates, name: &str, asks: Option<&str>) -> (RedisServer, u16) {
     let port = support::free_port();
-    let path = |file: String| certificates.path(&file).display().to_string();
-    let (port_text, cert, key) = (port.to_string(), path(format!("{name}.crt")), path(format!("{name}.key")));
-    let ca = path(format!("{}.crt", asks.unwrap_or(name)));
+    let (port_text, cert, key) = (port.to_string(), certificates.path(&format!("{name}.crt")), certificates.path(&format!("{name}.key")));
+    let ca = certificates.path(&format!("{}.crt", asks.unwrap_or(name)));
     let arguments = ["--tls-port", &port_text, "--tls-cert-file", &cert, "--tls-key-file", &key, "--tls-ca-cert-file", &ca];
     let auth = ["--tls-auth-clients", if asks.is_some() { "yes" } else { "no" }];
     (RedisServer::with_arguments(&[&arguments[..], &auth].concat()), port)
@@ -71,13 +38,12 @@ fn why_not(tls: RedisTls) -> String {
 
 #[test]
 fn a_server_is_believed_for_its_root_or_for_itself() {
-    let certificates = Certificates(RedisServer::prepared(&[]).directory.clone());
-    std::fs::create_dir_all(&certificates.0).unwrap();
+    let certificates = Certificates::new("redis");
     certificates.root("root");
     certificates.root("other");
-    certificates.signed("server", "root");
-    certificates.signed("client", "root");
-    let file = |name: &str| Some(certificates.path(name));
+    certificates.signed("server", "root", &["localhost"]);
+    certificates.signed("client", "root", &[]);
+    let file = |name: &str| Some(PathBuf::from(certificates.path(name)));
     let works = |port: u16, host: &str, tls: RedisTls| {
         let mut bench = Bench::new(settings_of(port, host, tls));
         bench.wait_ready(true);
@@ -118,5 +84,4 @@ fn a_server_is_believed_for_its_root_or_for_itself() {
     let with_key = |key: Option<PathBuf>| why_not(RedisTls { key, ..own.clone() });
     assert!(with_key(file("root.crt")).contains("redis_key: no private key"), "{}", with_key(file("root.crt")));
     assert!(with_key(file("server.key")).contains("is not the key of"), "{}", with_key(file("server.key")));
-    assert!(Path::new(&certificates.0).exists());
 }

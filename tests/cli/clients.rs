@@ -60,9 +60,11 @@ fn publish_sends_every_line_and_tells_a_refusal() {
 
 #[test]
 fn subscribe_takes_only_what_it_can() {
-    for (url, part) in
-        [("wss://127.0.0.1/ws", "not supported"), ("http://127.0.0.1/ws", "ws://127.0.0.1/ws"), ("nowhere", "accepted: ws://")]
-    {
+    for (url, part) in [
+        ("https://127.0.0.1/ws", "socket is wss://127.0.0.1/ws"),
+        ("http://127.0.0.1/ws", "socket is ws://127.0.0.1/ws"),
+        ("nowhere", "accepted: ws://"),
+    ] {
         let (code, _, stderr) = run(campanile("urls").args(["subscribe", "a", "--url", url]));
         assert_eq!(code, 2, "{url}");
         assert_contains(&stderr, &[part]);

@@ -4,6 +4,7 @@ mod clients;
 mod packaging;
 #[path = "../support/mod.rs"]
 mod support;
+mod tls;
 mod transports;
 
 use std::net::TcpListener;
@@ -263,7 +264,8 @@ fn what_other_programs_call_it_gets_the_right_hint() {
         (&["serve", "--listen", "ws://127.0.0.1:8080/ws"], "write 127.0.0.1:8080"),
         (&["serve", "--listen", "localhost:8080"], "write 127.0.0.1:8080"),
         (&["serve", "--log-level", "warning"], "did you mean warn?"),
-        (&["publish", "a", "b", "--url", "127.0.0.1:9090"], "write --control"),
+        (&["publish", "a", "b", "--host", "127.0.0.1:9090"], "write --control"),
+        (&["publish", "a", "b", "--url", "127.0.0.1:9090"], "an address is given by --control"),
         (&["subscribe", "a", "--control", "127.0.0.1:9090"], "write --url"),
         (&["subscribe", "a", "--redis", "redis://h"], "write --url"),
     ] {

@@ -207,7 +207,7 @@ fn what_would_end_the_same_way_ends_the_command() {
     }
     for (arguments, words) in [
         (&["--transport", "sse", "--format", "msgpack"][..], "an event stream is text"),
-        (&["--transport", "sse", "--url", "https://127.0.0.1/sse"], "TLS"),
+        (&["--transport", "sse", "--url", "https://127.0.0.1/feed"], "let it end with /sse"),
         (&["--transport", "poll", "--url", "http://127.0.0.1/feed"], "let it end with /poll"),
     ] {
         let (code, _, stderr) = run(campanile("ends").args(["subscribe", "news"]).args(arguments));
@@ -300,14 +300,14 @@ fn the_client_of_the_library_asks_for_what_it_is_told_to() {
 }
 
 /// `campanile subscribe` as it runs, killed at the end.
-struct Follower {
-    child: Child,
+pub struct Follower {
+    pub child: Child,
     remarks: Receiver<String>,
     lines: Receiver<String>,
 }
 
 impl Follower {
-    fn start(url: &str, channel: &str, transport: &str, further: &[&str]) -> Follower {
+    pub fn start(url: &str, channel: &str, transport: &str, further: &[&str]) -> Follower {
         let mut child = Command::new(env!("CARGO_BIN_EXE_campanile"))
             .args(["subscribe", channel, "--url", url, "--transport", transport])
             .args(further)
@@ -321,7 +321,7 @@ impl Follower {
 
     /// The next line on stderr that has these words.
     #[track_caller]
-    fn remark(&mut self, words: &str) -> String {
+    pub fn remark(&mut self, words: &str) -> String {
         loop {
             let line = self.remarks.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("it never said {words:?}"));
             if line.contains(words) {
@@ -332,7 +332,7 @@ impl Follower {
 
     /// The next line on stdout.
     #[track_caller]
-    fn event(&mut self) -> Value {
+    pub fn event(&mut self) -> Value {
         let line = self.lines.recv_timeout(PATIENCE).expect("a line on stdout");
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
     }

@@ -15,5 +15,6 @@ mod resp;
 mod routes;
 mod rules;
 mod seeds;
+mod tls;
 mod tokens;
 mod values;

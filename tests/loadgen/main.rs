@@ -1,9 +1,12 @@
-//! The load generator, as it is typed: every scenario against the real server, and bad input. What it must find is in `faults.rs`, what is limited in `limits.rs`, what is durable in `durable.rs`, event streams in `streams.rs`.
+//! The load generator, as it is typed: every scenario against the real server, and bad input. What it must find is in `faults.rs`, what is limited in `limits.rs`, what is durable in `durable.rs`, event streams in `streams.rs`, TLS in `tls.rs`.
 
 mod durable;
 mod faults;
 mod limits;
 mod streams;
+#[path = "../support/mod.rs"]
+mod support;
+mod tls;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener};

@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod net;
+pub mod tls;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;

@@ -6,15 +6,19 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use campanile::bus::ConnToken;
 use campanile::shard::net::{Accepted, Network, Readiness, Received, Stream};
+use campanile::shard::secured::{Gear, Secured};
 use campanile::shard::unpack;
 use campanile::wire::Format;
 use campanile::wire::http::upgrade::{Upgrade, subprotocol};
 use campanile::wire::peer::Peer;
 use fastrand::Rng;
+
+use super::tls::{self, Tls};
 
 /// One socket's two directions.
 #[derive(Debug, Default)]
@@ -45,6 +49,8 @@ pub struct Pipe {
     /// What the stream has to say itself. It takes room and means nothing to the client.
     own_out: usize,
     shut_asked: bool,
+    /// The client speaks TLS.
+    pub tls: Option<Box<Tls>>,
     /// Its host is gone, though there is room: nothing is acknowledged.
     pub is_cut: bool,
     /// When the client's host last took something, for those who ask.
@@ -63,7 +69,17 @@ impl Pipe {
         self.room -= own;
         let count = self.held_out.len().min(self.room);
         self.room -= count;
-        self.to_client.extend(self.held_out.drain(..count));
+        match &mut self.tls {
+            None => self.to_client.extend(self.held_out.drain(..count)),
+            Some(tls) => {
+                let bytes: Vec<u8> = self.held_out.drain(..count).collect();
+                let before = (self.to_client.len(), self.to_server.len());
+                tls.receive(&bytes, self.is_proxied, &mut self.to_client, &mut self.to_server);
+                self.readable_edge |= self.to_server.len() > before.1;
+                // What lies between takes no room of the client's.
+                self.room = (self.room + count).saturating_sub(self.to_client.len() - before.0);
+            }
+        }
         if own + count > 0 && !self.is_cut {
             self.acknowledged_ns = Some(now_ns);
         }
@@ -123,8 +139,27 @@ impl Wires {
 
     pub fn send(&mut self, pipe: usize, bytes: &[u8]) {
         let pipe = &mut self.pipes[pipe];
+        match &mut pipe.tls {
+            None => pipe.to_server.extend(bytes),
+            Some(tls) => tls.send(bytes, &mut pipe.to_server),
+        }
+        pipe.readable_edge = true;
+    }
+
+    /// Below TLS.
+    pub fn send_raw(&mut self, pipe: usize, bytes: &[u8]) {
+        let pipe = &mut self.pipes[pipe];
         pipe.to_server.extend(bytes);
         pipe.readable_edge = true;
+    }
+
+    /// From here on the client speaks TLS: what it has said so far is said in it.
+    pub fn secure(&mut self, pipe: usize) {
+        let pipe = &mut self.pipes[pipe];
+        let said: Vec<u8> = pipe.to_server.drain(..).collect();
+        let mut tls = Tls::new(&mut pipe.to_server);
+        tls.send(&said, &mut pipe.to_server);
+        pipe.tls = Some(Box::new(tls));
     }
 
     /// The end of the client's stream comes with what it sent last. It still reads.
@@ -186,8 +221,11 @@ pub fn peer_of(upgrade: &Upgrade<'_>) -> Peer {
 /// In a request's query.
 pub const UNASKED: &str = "unasked";
 
-#[derive(Debug, Clone)]
-pub struct SimNet(Rc<RefCell<Wires>>);
+#[derive(Debug)]
+pub struct SimNet {
+    wires: Rc<RefCell<Wires>>,
+    gear: Gear,
+}
 
 #[derive(Debug)]
 pub struct SimStream {
@@ -198,14 +236,26 @@ pub struct SimStream {
 impl SimNet {
     /// The server's side of them.
     pub fn of(wires: &Rc<RefCell<Wires>>) -> SimNet {
-        SimNet(wires.clone())
+        SimNet { wires: wires.clone(), gear: Gear::new(Some(tls::acceptor()), Arc::default()) }
     }
 }
 
 impl Network for SimNet {
-    type Stream = SimStream;
-    fn accept(&mut self) -> Accepted<SimStream> {
-        let mut wires = self.0.borrow_mut();
+    type Stream = Secured<SimStream>;
+    fn gear(&self) -> &Gear {
+        &self.gear
+    }
+    fn gear_mut(&mut self) -> &mut Gear {
+        &mut self.gear
+    }
+    fn begin_turn(&mut self) {
+        self.gear.begin_turn();
+    }
+    fn places(&self) -> usize {
+        self.gear.places()
+    }
+    fn accept(&mut self) -> Accepted<Secured<SimStream>> {
+        let mut wires = self.wires.borrow_mut();
         assert!(wires.listening, "no accept after the listeners are closed");
         if wires.short {
             return Accepted::Later;
@@ -213,31 +263,36 @@ impl Network for SimNet {
         match wires.waiting.pop_front() {
             Some(pipe) if wires.pipes[pipe].reset => Accepted::Gone,
             Some(pipe) => {
-                let Pipe { peer, is_proxied, .. } = wires.pipes[pipe];
-                Accepted::Stream { stream: SimStream { wires: self.0.clone(), pipe }, peer, is_proxied }
+                let Pipe { peer, is_proxied, ref tls, .. } = wires.pipes[pipe];
+                let stream = SimStream { wires: self.wires.clone(), pipe };
+                let stream = if tls.is_some() { Secured::tls(stream, is_proxied) } else { Secured::plain(stream) };
+                Accepted::Stream { stream, peer, is_proxied }
             }
             None => Accepted::None,
         }
     }
-    fn register(&mut self, stream: &mut SimStream, token: usize) -> io::Result<()> {
-        let pipe = &mut self.0.borrow_mut().pipes[stream.pipe];
+    fn register(&mut self, stream: &mut Secured<SimStream>, token: usize) -> io::Result<()> {
+        let pipe = &mut self.wires.borrow_mut().pipes[stream.socket_mut().pipe];
         assert_eq!(pipe.token, None, "registered once for its life");
         (pipe.token, pipe.readable_edge) = (Some(token), true);
         Ok(())
     }
     fn close_listeners(&mut self) {
-        self.0.borrow_mut().listening = false;
+        self.wires.borrow_mut().listening = false;
     }
     fn now_ns(&self) -> u64 {
-        self.0.borrow().now_ns
+        self.wires.borrow().now_ns
     }
     fn unix_ms(&self) -> u64 {
-        self.0.borrow().unix_ms()
+        self.wires.borrow().unix_ms()
     }
 }
 
 impl Stream for SimStream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<Received> {
+    type Gear = ();
+
+    fn read(&mut self, (): &mut (), buffer: &mut [u8], at_most: usize) -> io::Result<Received> {
+        let buffer = &mut buffer[..at_most];
         let Wires { pipes, tricks, .. } = &mut *self.wires.borrow_mut();
         let pipe = &mut pipes[self.pipe];
         if pipe.reset {
@@ -262,11 +317,11 @@ impl Stream for SimStream {
         Ok(Received::Bytes { count, drained: pipe.to_server.is_empty() })
     }
 
-    fn has_pending(&self) -> bool {
+    fn has_pending(&self, (): &()) -> bool {
         !self.wires.borrow().pipes[self.pipe].held_in.is_empty()
     }
 
-    fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    fn write(&mut self, (): &mut (), slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let Wires { pipes, tricks, now_ns, .. } = &mut *self.wires.borrow_mut();
         let pipe = &mut pipes[self.pipe];
         assert!(!pipe.shut_asked, "nothing is written after the shutdown");
@@ -285,11 +340,11 @@ impl Stream for SimStream {
         if taken == 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(taken) }
     }
 
-    fn wants_write(&self) -> bool {
+    fn wants_write(&self, (): &()) -> bool {
         self.wires.borrow().pipes[self.pipe].holds() > 0
     }
 
-    fn flush(&mut self) -> io::Result<()> {
+    fn flush(&mut self, (): &mut ()) -> io::Result<()> {
         let Wires { pipes, now_ns, .. } = &mut *self.wires.borrow_mut();
         let pipe = &mut pipes[self.pipe];
         if pipe.reset {
@@ -299,7 +354,7 @@ impl Stream for SimStream {
         Ok(())
     }
 
-    fn shutdown_write(&mut self) {
+    fn shutdown_write(&mut self, (): &mut ()) {
         let Wires { pipes, tricks, now_ns, .. } = &mut *self.wires.borrow_mut();
         let pipe = &mut pipes[self.pipe];
         pipe.shut_asked = true;
@@ -312,7 +367,7 @@ impl Stream for SimStream {
         wires.acknowledges.then(|| wires.pipes[self.pipe].acknowledged_ns).flatten().map(|at| Duration::from_nanos(wires.now_ns - at))
     }
 
-    fn buffer_bytes(&self) -> usize {
+    fn buffer_bytes(&self, (): &()) -> usize {
         let pipe = &self.wires.borrow().pipes[self.pipe];
         pipe.holds() + pipe.held_in.len()
     }

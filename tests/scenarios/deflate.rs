@@ -217,7 +217,7 @@ fn other_settings_count_from_the_next_message_on() {
     let (reply, answer) = crossbeam_channel::bounded(1);
     let settings = with_deflate(|settings| (settings.clients.deflate, settings.clients.deflate_min_bytes) = (false, 2000));
     let gate = settings.auth.gate().unwrap();
-    let order = campanile::bus::order::Order::Reload { settings: Arc::new(settings), gate, reply };
+    let order = campanile::bus::order::Order::Reload { settings: Arc::new(settings), gate, acceptor: None, reply };
     stage.rig.to_shard.push(ShardMessage::Order(order)).expect("the inbox has room");
     stage.turns(2);
     assert!(answer.try_recv().is_ok());

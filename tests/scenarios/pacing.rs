@@ -397,7 +397,7 @@ fn a_rest_goes_by_the_rule_that_holds() {
     settings.channels.tables[0].1.broadcast_budget = None;
     let (reply, _answer) = crossbeam_channel::bounded(1);
     let gate = settings.auth.gate().unwrap();
-    let order = campanile::bus::order::Order::Reload { settings: std::sync::Arc::new(settings), gate, reply };
+    let order = campanile::bus::order::Order::Reload { settings: std::sync::Arc::new(settings), gate, acceptor: None, reply };
     stage.rig.to_shard.send(campanile::bus::ShardMessage::Order(order)).expect("the inbox has room");
     stage.turns(5);
     stage.publish("c", 10);

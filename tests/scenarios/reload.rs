@@ -16,7 +16,11 @@ use serde_json::json;
 /// The order is in the inbox; the answer comes when it is in force.
 fn order(stage: &Stage, settings: &Settings, gate: Gate) -> Receiver<Option<Cache>> {
     let (reply, answer) = bounded(1);
-    stage.rig.to_shard.push(ShardMessage::Order(Order::Reload { settings: Arc::new(settings.clone()), gate, reply })).unwrap();
+    stage
+        .rig
+        .to_shard
+        .push(ShardMessage::Order(Order::Reload { settings: Arc::new(settings.clone()), gate, acceptor: None, reply }))
+        .unwrap();
     answer
 }
 

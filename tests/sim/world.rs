@@ -235,6 +235,8 @@ pub struct Simulation {
     reloads: Vec<crossbeam_channel::Receiver<Option<Cache>>>,
     /// Clients bring tokens. They expire by the clock on the wall, so nobody sets it then.
     has_tokens: bool,
+    /// Deals who speaks TLS; None: nobody does.
+    tls: Option<Rng>,
 }
 
 impl Simulation {
@@ -275,6 +277,8 @@ impl Simulation {
             settings,
             reloads: Vec::new(),
             has_tokens,
+            // A tenth of the seeds: the handshakes take time.
+            tls: Some(Rng::with_seed(seed ^ 0x5EC0)).filter(|_| seed % 10 == 7),
         }
     }
 
@@ -311,9 +315,26 @@ impl Simulation {
         self.digest.finish()
     }
 
+    /// A record that nobody has sealed, now and then, of somebody who speaks TLS.
+    fn breaks_tls(&mut self, at: usize) -> bool {
+        let peer = &mut self.peers[at];
+        let mut wires = self.wires.borrow_mut();
+        let speaks = wires.pipes[peer.pipe].tls.is_some() && !peer.mute && peer.last_said_ns.is_none();
+        if !speaks || self.tls.as_mut().is_none_or(|rng| rng.u8(..4) > 0) {
+            return false;
+        }
+        wires.pipes[peer.pipe].tls.iter_mut().for_each(|tls| tls.is_broken = true);
+        wires.send_raw(peer.pipe, &[&[0x17, 3, 3, 0, 32][..], &[0; 32]].concat());
+        (peer.mute, peer.broke_protocol) = (true, true);
+        true
+    }
+
     /// Something goes wrong.
     fn misfortune(&mut self) {
         let at = self.live_peer();
+        if at.is_some_and(|at| self.breaks_tls(at)) {
+            return;
+        }
         match (self.rng.u8(..11), at) {
             (8, Some(at)) if !self.peers[at].is_stream => {
                 // The first half of a message whose rest never comes.
@@ -329,7 +350,8 @@ impl Simulation {
                 if let Some(peer) = self.peers.get_mut(before) {
                     peer.mute = true;
                     // Of whoever has said its last a PROXY header might be left, and nobody to answer.
-                    if peer.last_said_ns.is_none() {
+                    let is_tls = self.wires.borrow().pipes[peer.pipe].tls.is_some();
+                    if peer.last_said_ns.is_none() && !is_tls {
                         self.wires.borrow_mut().pipes[peer.pipe].to_server.truncate(40);
                     }
                 }
@@ -378,7 +400,7 @@ impl Simulation {
         rule.subscribe = if rule.subscribe == Access::Nobody { Access::Auto } else { Access::Nobody };
         let (reply, answer) = crossbeam_channel::bounded(1);
         let gate = self.settings.auth.gate().unwrap();
-        let order = Order::Reload { settings: Arc::new(self.settings.clone()), gate, reply };
+        let order = Order::Reload { settings: Arc::new(self.settings.clone()), gate, acceptor: None, reply };
         if self.rig.to_shard.push(ShardMessage::Order(order)).is_err() {
             // Its inbox is full, and whoever reloads tries again.
             let rule = &mut self.settings.channels.tables[at].1;

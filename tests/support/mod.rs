@@ -2,6 +2,7 @@
 
 #![allow(dead_code)]
 
+pub mod certificates;
 pub mod chromium;
 pub mod client;
 pub mod crowd;
@@ -10,4 +11,5 @@ pub mod languages;
 pub mod redis;
 pub mod seccomp;
 pub mod server;
+pub mod tls;
 pub mod topology;

@@ -8,6 +8,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::support::certificates::Certificates;
 use crate::support::client::Client;
 use crate::support::server::Server;
 use campanile::bus::redis::library;
@@ -34,7 +35,11 @@ const STANDARD: [&str; 7] = [
 
 /// A page in the text format 0.0.4, of a server through which a message has gone.
 fn page() -> String {
-    let server = Server::start(&["--shards", "2"]);
+    let certificates = Certificates::new("metrics");
+    certificates.root("server");
+    let (cert, key) = (certificates.path("server.crt"), certificates.path("server.key"));
+    let tls = ["--listen", "127.0.0.1:0", "--listen", "tls://127.0.0.2:0", "--tls-cert", &cert, "--tls-key", &key];
+    let server = Server::start(&[&["--shards", "2"], &tls[..]].concat());
     let mut client = Client::subscribed(server.listen, "news");
     server.publish("news", &json!("hello"));
     assert_eq!(client.event()["data"], "hello");

@@ -1,10 +1,12 @@
-// Notifications that show themselves for some seconds, three at most: what comes beyond that is told as a number. They do not go while somebody points at
-// them, has the focus in them, or is in another tab.
+// Notifications that show themselves for some seconds, three at most and on a phone one: what comes beyond that is told as a number. They do not go while
+// somebody points at them, has the focus in them, or is in another tab.
 
 import { aboutOf, element, icon, written } from "./dom.js";
 import type { Notice } from "./notice.js";
 
 const TOASTS_MAX = 3;
+/** As in bell.css: there they stand below the bell, and cover what is behind them. */
+const PHONE = "(max-width: 30rem)";
 const TOAST_MS = 7000;
 const LOOK_MS = 500;
 
@@ -38,11 +40,20 @@ export class Toasts {
     const show = element("button", "show");
     show.append(this.#moreText);
     show.addEventListener("click", () => this.#chosen(null));
-    this.#moreElement.append(show);
+    this.#moreElement.append(
+      show,
+      dismissal("Dismiss all", () => {
+        this.clear();
+        this.#leave();
+      }),
+    );
   }
 
-  show(notice: Notice, showsChannel: boolean): void {
-    if (this.#toasts.length >= TOASTS_MAX) {
+  /** `bellBottom` is where the bell ends, in pixels from the top of the window. */
+  show(notice: Notice, showsChannel: boolean, bellBottom: number): void {
+    const isAbove = bellBottom > 0 && bellBottom < innerHeight / 2;
+    this.element.style.setProperty("--bell-bottom", `${isAbove ? bellBottom : 0}px`);
+    if (this.#toasts.length >= (matchMedia(PHONE).matches ? 1 : TOASTS_MAX)) {
       this.#more += 1;
     } else {
       const toast = { notice, element: this.#made(notice, showsChannel), leftMs: TOAST_MS };
@@ -68,10 +79,7 @@ export class Toasts {
     about.textContent = aboutOf(notice, showsChannel);
     show.append(written("title", notice.title), ...(notice.body === "" ? [] : [written("body", notice.body)]), about);
     show.addEventListener("click", () => this.#chosen(notice));
-    const dismiss = element("button", "dismiss");
-    dismiss.setAttribute("aria-label", "Dismiss");
-    dismiss.append(icon("close"));
-    dismiss.addEventListener("click", () => {
+    const dismiss = dismissal("Dismiss", () => {
       this.#remove(this.#toasts.filter((other) => other.element === toast));
       const next = this.#toasts[0]?.element.querySelector<HTMLElement>(".dismiss");
       next ? next.focus() : this.#leave();
@@ -108,4 +116,12 @@ export class Toasts {
       this.#moreElement.remove();
     }
   }
+}
+
+function dismissal(label: string, dismissed: () => void): HTMLButtonElement {
+  const dismiss = element("button", "dismiss");
+  dismiss.setAttribute("aria-label", label);
+  dismiss.append(icon("close"));
+  dismiss.addEventListener("click", dismissed);
+  return dismiss;
 }

@@ -101,7 +101,7 @@ export class View {
     this.#speaking ??= setTimeout(() => this.#speak(), SPEAK_MS);
     this.#opener.classList.add("rings");
     if (!this.isOpen) {
-      this.#toasts.show(notice, this.#shown?.hasSeveralChannels ?? false);
+      this.#toasts.show(notice, this.#shown?.hasSeveralChannels ?? false, this.#opener.getBoundingClientRect().bottom);
     }
   }
 

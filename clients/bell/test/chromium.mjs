@@ -228,19 +228,28 @@ async function hostileContentIsText(server) {
   await context.close();
 }
 
-async function aFloodIsBounded(server) {
-  const context = await newContext();
-  const page = await open(context, `${server.demo}?channel=flood`);
+async function aFloodIsBounded(server, channel, shown, options) {
+  const context = await newContext(options);
+  const page = await open(context, `${server.demo}?channel=${channel}`);
   await live(page);
   for (let number = 1; number <= 250; number += 25) {
-    await Promise.all(Array.from({ length: 25 }, (_, more) => server.publish("flood", { title: `number ${number + more}` })));
+    await Promise.all(Array.from({ length: 25 }, (_, more) => server.publish(channel, { title: `number ${number + more}` })));
   }
   await page.locator("campanile-bell .badge", { hasText: "99+" }).waitFor();
   await bellOf(page, 100).waitFor();
-  assert.equal(await page.locator("campanile-bell .toast").count(), 4, "three, and how many more");
+  const toasts = page.locator("campanile-bell .toast");
+  assert.equal(await toasts.count(), shown + 1, "those, and how many more");
+  // Nothing that is to be typed lies behind them.
+  const [above, commands] = [await toasts.last().boundingBox(), await page.locator("#commands").boundingBox()];
+  assert.ok(shown > 1 || above.y + above.height <= commands.y, `${above.y} and ${above.height} above ${commands.y}`);
+  await page.getByRole("button", { name: "Dismiss all" }).click();
+  assert.equal(await toasts.count(), 0);
+  assert.equal(await page.evaluate(() => document.querySelector("campanile-bell").shadowRoot.activeElement.classList.contains("opener")), true);
+  await server.publish(channel, { title: "one more" });
+  await toasts.getByText("one more").waitFor();
   await bellOf(page, 100).click();
   await page.waitForFunction(() => document.querySelector("campanile-bell").shadowRoot.querySelectorAll("li").length === 100);
-  assert.equal(await page.locator("campanile-bell .toast").count(), 0);
+  assert.equal(await toasts.count(), 0);
   await close(page);
   await context.close();
 }
@@ -365,7 +374,8 @@ export async function inChromium(folder) {
     ["by keyboard", () => byKeyboard(embedded)],
     ["two tabs of a browser", () => twoTabsAgree(embedded)],
     ["hostile content", () => hostileContentIsText(embedded)],
-    ["a flood", () => aFloodIsBounded(embedded)],
+    ["a flood", () => aFloodIsBounded(embedded, "flood", 3)],
+    ["a flood on a phone", () => aFloodIsBounded(embedded, "flood-phone", 1, { viewport: { width: 390, height: 844 }, isMobile: true, hasTouch: true })],
     ["every light and size", () => inAllLights(embedded)],
     ["a server that forgets", () => aGapIsSaid(embedded)],
     ["foreign origins", foreignOriginsAreRefused],

@@ -27,8 +27,10 @@ await Promise.all(jobs);
 // One file without imports, so that the same text serves as index.d.ts and index.d.cts, which may import no common file.
 const parts = ["errors", "types"].map((name) => readFileSync(`build/types/${name}.d.ts`, "utf8"));
 const connect = /^(?:\/\*\*(?:(?!\*\/)[^])*\*\/\n)?export declare function connect\([^]*?;$/m.exec(readFileSync("build/types/client.d.ts", "utf8"));
-const lines = [...parts, `${connect[0]}\n`].join("\n").split("\n");
-const dropped = /^import |^export (?:type )?\{\};?$|^export declare function messageOf/;
+// Of the functions none but connect is handed out.
+const inner = /(?:\/\*\*(?:(?!\*\/)[^])*\*\/\n)?export declare function [^]*?;\n/g;
+const lines = [...parts.map((part) => part.replace(inner, "")), `${connect[0]}\n`].join("\n").split("\n");
+const dropped = /^import |^export (?:type )?\{\};?$/;
 writeFileSync("dist/index.d.ts", lines.filter((line) => !dropped.test(line)).join("\n"));
 copyFileSync("dist/index.d.ts", "dist/index.d.cts");
 // Both ask to be handed on with every copy. They stand at the top of the repository, or here where this folder has been copied from it.

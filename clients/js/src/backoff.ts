@@ -19,23 +19,14 @@ export interface End {
 
 export type Verdict = "never" | "token" | "later";
 
-const CODES: Record<number, Verdict> = {
-  1002: "never",
-  1007: "never",
-  1008: "never",
-  1009: "never",
-  4001: "token",
-  4002: "never",
-};
-
+const NEVER = [1002, 1007, 1008, 1009, 4002];
 /** A refusal that is over some time; every other 4xx is about the request itself. */
 const PASSING = [408, 425, 429];
 
-export function judge(end: End): Verdict {
-  const { code, status } = end;
-  if (status === 401) return "token";
-  if (status !== undefined && status >= 400 && status < 500 && !PASSING.includes(status)) return "never";
-  return (code !== undefined && CODES[code]) || "later";
+export function judge({ code = 0, status = 0 }: End): Verdict {
+  if (status === 401 || code === 4001) return "token";
+  const isRefused = status >= 400 && status < 500 && !PASSING.includes(status);
+  return isRefused || NEVER.includes(code) ? "never" : "later";
 }
 
 const RECONNECT_IN = /reconnect in (\d{1,9}) ?ms/;

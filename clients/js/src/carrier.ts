@@ -3,12 +3,12 @@
 import type { End } from "./backoff.js";
 import type { Position, ServerEvent, TransportName } from "./types.js";
 
-/** A channel as a request or a command asks for it. */
+/** A channel as a request or a command asks for it, by the names of the protocol. */
 export interface Wanted {
   channel: string;
   since?: Position;
   latest?: boolean;
-  maxRate?: number;
+  max_rate?: number;
   unread?: boolean;
 }
 

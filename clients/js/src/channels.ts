@@ -2,9 +2,9 @@
 
 import { jitter } from "./backoff.js";
 import type { Wanted } from "./carrier.js";
-import { bytesOf, isNumber, numberOf, payloadOf, textOf } from "./codec.js";
+import { bytesOf, isNumber, mapsOf, numberOf, payloadOf, textOf } from "./codec.js";
 import { Emitter } from "./emitter.js";
-import { CampanileError, known } from "./errors.js";
+import { badRequest, CampanileError, known } from "./errors.js";
 import type { Positions } from "./positions.js";
 import type {
   Client, ClientEvents, History, HistoryOptions, Message, Position, Presence, PresenceOptions, Published, PublishOptions, Read, ServerEvent, Stale,
@@ -30,10 +30,10 @@ const SERVERS_OWN = "__campanile__:";
 export interface Link {
   /** A connection is there, and it takes commands; or requests have the channels in their URL; or there is none. */
   readonly mode: "commands" | "requests" | "none";
-  send(command: object): void;
+  /** With an id of its own, which it returns. */
+  send(command: object): number;
   /** Asks with other channels; `always`: also where they are those of the present request. */
   renew(always: boolean): void;
-  nextId(): number;
   countUnread(channel: string): Promise<Unread | undefined>;
   emit<K extends keyof ClientEvents>(event: K, value: ClientEvents[K]): void;
 }
@@ -149,7 +149,7 @@ export class Channels {
     this.#positions.set(channel.name, undefined);
     if (this.#link.mode === "requests") this.#link.renew(false);
     if (this.#link.mode === "commands" && (channel.phase === "asked" || channel.phase === "active")) {
-      this.#link.send({ type: "unsubscribe", channel: channel.name, id: this.#link.nextId() });
+      this.#link.send({ type: "unsubscribe", channel: channel.name });
     }
     this.#reset(channel, "idle");
   }
@@ -178,21 +178,15 @@ export class Channels {
   }
 
   #command(channels: Channel[]): void {
-    const id = this.#link.nextId();
-    const entries = channels.map((channel) => {
-      channel.phase = "asked";
-      channel.id = id;
-      channel.asked = channel.position;
-      const { channel: name, since, latest, maxRate, unread } = wantedOf(channel);
-      return { channel: name, since, latest, max_rate: maxRate, unread };
-    });
-    this.#link.send(entries.length === 1 ? { type: "subscribe", ...entries[0], id } : { type: "subscribe", channels: entries, id });
+    const entries = channels.map(wantedOf);
+    const id = this.#link.send({ type: "subscribe", ...(entries.length === 1 ? entries[0] : { channels: entries }) });
+    for (const channel of channels) Object.assign(channel, { phase: "asked", id, asked: channel.position });
   }
 
   /** The server has subscribed it by itself, from now on: asks for it again from where we stand. */
   #claim(channel: Channel): void {
     channel.isClaimed = true;
-    this.#link.send({ type: "unsubscribe", channel: channel.name, id: this.#link.nextId() });
+    this.#link.send({ type: "unsubscribe", channel: channel.name });
     this.#command([channel]);
   }
 
@@ -234,9 +228,9 @@ export class Channels {
     }
     // A poll is answered so each time.
     if (!wasActive || stale) {
-      const recovered = event.recovered === true;
-      const more = { maxRate: numberOf(event.max_rate), unread: numberOf(event.unread) };
-      this.#tell(channel, "subscribed", known({ channel: name, position: channel.position ?? position, recovered, ...more }));
+      const { recovered, max_rate: maxRate, unread } = event;
+      const told = { channel: name, position: channel.position!, recovered: recovered === true, maxRate: numberOf(maxRate), unread: numberOf(unread) };
+      this.#tell(channel, "subscribed", known(told));
     }
     if (stale) this.#stale(channel, stale);
   }
@@ -271,12 +265,17 @@ export class Channels {
     this.#stale(channel, { reason: "unsubscribed" });
   }
 
+  /** What comes before `subscribed` is of a subscription that has ended. */
+  #active(name: string): Channel | undefined {
+    const channel = this.#channels.get(name);
+    return channel?.phase === "active" ? channel : undefined;
+  }
+
   #notification(event: ServerEvent): void {
     const { channel: name, seq, timestamp } = event;
     if (typeof name !== "string" || (seq !== undefined && seq !== null && !isNumber(seq))) return this.#malformed(event);
-    const channel = this.#channels.get(name);
-    // Until `subscribed` it is of a subscription that has ended.
-    if (channel?.phase !== "active") return;
+    const channel = this.#active(name);
+    if (!channel) return;
     const message: Message = { channel: name, data: payloadOf(event), timestamp: isNumber(timestamp) ? timestamp : Date.now() };
     if (isNumber(seq) && channel.position) {
       const { epoch, seq: before } = channel.position;
@@ -295,24 +294,23 @@ export class Channels {
   #gap(event: ServerEvent): void {
     const { channel: name, from, to, reason } = event;
     if (typeof name !== "string" || !isNumber(from) || !isNumber(to) || to < from) return this.#malformed(event);
-    const channel = this.#channels.get(name);
-    if (channel?.phase !== "active" || !channel.position || to <= channel.position.seq) return;
+    const channel = this.#active(name);
+    if (!channel?.position || to <= channel.position.seq) return;
     const gap = textOf(reason) ?? "unknown";
-    const missed = { from: channel.position.seq + 1, to };
-    const position = { epoch: channel.position.epoch, seq: to };
+    const { epoch, seq: before } = channel.position;
+    const position = { epoch, seq: to };
     this.#move(channel, position);
     this.#tell(channel, "gap", { channel: name, from, to, reason: gap });
     const { latest, maxRate } = channel.options;
-    if (!((latest || maxRate) && BY_REQUEST.includes(gap))) this.#stale(channel, { reason: "gap", ...missed, gap, position });
+    if (!((latest || maxRate) && BY_REQUEST.includes(gap))) this.#stale(channel, { reason: "gap", from: before + 1, to, gap, position });
     if (channel.unread !== undefined) this.#count(channel);
   }
 
   /** Where a poll is to go on: the same as what its messages and gaps say, unless one of them could not be read. */
   #standings(event: ServerEvent): void {
-    for (const standing of Array.isArray(event.channels) ? event.channels : []) {
-      const { channel: name, epoch, seq } = Object(standing) as Record<string, unknown>;
-      const channel = this.#channels.get(String(name));
-      if (!channel?.position || channel.phase !== "active" || !isNumber(epoch) || !isNumber(seq)) continue;
+    for (const { channel: name, epoch, seq } of mapsOf(event.channels)) {
+      const channel = this.#active(name);
+      if (!channel?.position || !isNumber(epoch) || !isNumber(seq)) continue;
       const { epoch: ours, seq: before } = channel.position;
       if (epoch !== ours || seq <= before) continue;
       this.#move(channel, { epoch, seq });
@@ -338,18 +336,17 @@ export class Channels {
   }
 
   #error(event: ServerEvent): void {
+    const { id, command } = event;
     const name = textOf(event.channel);
     const error = errorOf(event);
-    if (event.command !== undefined && event.command !== "subscribe") return this.#link.emit("error", error);
     const isMeant = (channel: Channel): boolean => {
-      if (name !== undefined && channel.name !== name) return false;
-      return event.id === undefined ? event.command === "subscribe" && name !== undefined : channel.phase === "asked" && channel.id === event.id;
+      if (id === undefined) return command === "subscribe" && channel.name === name;
+      return channel.phase === "asked" && channel.id === id && (name ?? channel.name) === channel.name;
     };
     const meant = [...this.#channels.values()].filter(isMeant);
-    // The answer about a channel that has been given back, or asked for otherwise, meanwhile.
-    if (meant.length === 0 && event.command === "subscribe" && event.id !== undefined) return;
-    if (meant.length === 0) this.#link.emit("error", error);
     for (const channel of meant) this.#refused(channel, error);
+    // Else it may be the answer about a channel that has been given back, or asked for otherwise, meanwhile.
+    if (meant.length === 0 && (command !== "subscribe" || id === undefined)) this.#link.emit("error", error);
   }
 
   #refused(channel: Channel, error: CampanileError): void {
@@ -357,18 +354,17 @@ export class Channels {
       if (channel.phase === "asked" && !channel.isClaimed && this.#link.mode === "commands") this.#claim(channel);
       return;
     }
+    const again = (): void => {
+      this.#reset(channel, "idle");
+      this.#ask();
+    };
     this.#reset(channel, "refused");
     this.#tell(channel, "error", error);
     if ((error.code === "not_durable" || error.code === "no_user") && channel.options.unread) {
       // Better without the count than not at all.
       channel.options.unread = false;
-      this.#reset(channel, "idle");
-      this.#ask();
+      again();
     } else if (PASSING.includes(error.code)) {
-      const again = (): void => {
-        this.#reset(channel, "idle");
-        this.#ask();
-      };
       channel.retry = setTimeout(again, RETRY_MS_MIN + jitter(channel.failures++, RETRY_MS_MIN, RETRY_MS_MAX));
     }
   }
@@ -461,11 +457,8 @@ export class Handle<T = unknown> implements Subscription<T> {
 
   markRead(seq?: number): Promise<Read> {
     const { position } = this.#channel;
-    if (!position) {
-      if (seq !== undefined) return this.#client.markRead(this.channel, seq);
-      return Promise.reject(new CampanileError("bad_request", "Nothing was handed out yet.", { channel: this.channel }));
-    }
-    return this.#client.markRead(this.channel, { epoch: position.epoch, seq: seq ?? position.seq });
+    if (!position && seq === undefined) return Promise.reject(badRequest("Nothing was handed out yet.", this.channel));
+    return this.#client.markRead(this.channel, position ? { epoch: position.epoch, seq: seq ?? position.seq } : seq!);
   }
 
   presence(options?: PresenceOptions): Promise<Presence> {
@@ -489,20 +482,20 @@ export function errorOf(event: ServerEvent): CampanileError {
 export function checkName(name: unknown): void {
   const isGood = typeof name === "string" && name !== "" && bytesOf(name) <= 255 && !CONTROL.test(name) && !name.startsWith(SERVERS_OWN);
   if (isGood) return;
-  throw new CampanileError("bad_request", `A channel has 1 to 255 bytes, no control characters, and does not begin with ${SERVERS_OWN}.`, { channel: String(name) });
+  throw badRequest(`A channel has 1 to 255 bytes, no control characters, and does not begin with ${SERVERS_OWN}.`, String(name));
 }
 
 function checkOptions(channel: string, { since, maxRate }: SubscribeOptions): void {
   if (since !== undefined && !(isNumber(since?.epoch) && isNumber(since.seq))) {
-    throw new CampanileError("bad_request", "since is { epoch, seq }.", { channel });
+    throw badRequest("since is { epoch, seq }.", channel);
   }
   if (maxRate !== undefined && !(isNumber(maxRate) && maxRate >= 1 && maxRate <= 1000)) {
-    throw new CampanileError("bad_request", "maxRate is a whole number, 1 to 1000.", { channel });
+    throw badRequest("maxRate is a whole number, 1 to 1000.", channel);
   }
 }
 
 function wantedOf({ name, position, options: { latest, maxRate, unread } }: Channel): Wanted {
-  return known({ channel: name, since: position, latest: latest || undefined, maxRate, unread: unread || undefined });
+  return known({ channel: name, since: position, latest: latest || undefined, max_rate: maxRate, unread: unread || undefined });
 }
 
 function isSame(left: Position, right: Position): boolean {

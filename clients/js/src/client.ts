@@ -1,12 +1,13 @@
 import type { Carrier, Wanted } from "./carrier.js";
 import { Channels, checkName } from "./channels.js";
 import type { Link } from "./channels.js";
-import { Codec, isNumber, numberOf, payloadOf } from "./codec.js";
+import { Codec, isNumber, mapsOf, numberOf, payloadOf } from "./codec.js";
 import { Commands, failure } from "./commands.js";
 import type { Command } from "./commands.js";
 import { Connection, TIMING, TRANSPORTS } from "./connection.js";
 import { Emitter } from "./emitter.js";
-import { CampanileError, known } from "./errors.js";
+import { badRequest, known } from "./errors.js";
+import type { CampanileError } from "./errors.js";
 import { watchPage } from "./page.js";
 import { Positions } from "./positions.js";
 import { baseOf, Requests } from "./requests.js";
@@ -55,7 +56,8 @@ class CampanileClient implements Client {
     this.#tokens = new Tokens(options.token, timing.tokenTimeout);
     this.#requests = new Requests(base, options);
     this.#commands = new Commands(timing.commandTimeout);
-    this.#positions = new Positions(options.storage, options.storageKey ?? `campanile:${base}`, (error) => this.#emitter.emit("error", error));
+    const report = (error: CampanileError): void => this.#emitter.emit("error", error);
+    this.#positions = new Positions(options.storage, options.storageKey ?? `campanile:${base}`, report);
     this.#channels = new Channels(this.#link(), this.#positions);
     this.#connection = new Connection({
       requests: this.#requests,
@@ -68,7 +70,7 @@ class CampanileClient implements Client {
       ended: () => this.#ended(),
       event: (event, asked) => this.#event(event, asked),
       state: (change) => this.#changed(change),
-      error: (error) => this.#emitter.emit("error", error),
+      error: report,
     });
     if (options.onStale) this.on("stale", options.onStale);
   }
@@ -111,9 +113,9 @@ class CampanileClient implements Client {
 
   async publish(channel: string, data: unknown, { idempotencyKey }: PublishOptions = {}): Promise<Published> {
     checkName(channel);
-    if (data === undefined) throw new CampanileError("bad_request", "data is undefined.", { channel });
+    if (data === undefined) throw badRequest("data is undefined.", channel);
     if (data instanceof Uint8Array && this.#codec.format === "json") {
-      throw new CampanileError("bad_request", 'Bytes need format: "msgpack".', { channel });
+      throw badRequest('Bytes need format: "msgpack".', channel);
     }
     const answer = await this.#ask({ type: "publish", channel, data, idempotency_key: idempotencyKey }, idempotencyKey !== undefined);
     return known({ channel, seq: numberOf(answer.seq), repeated: answer.repeated === true });
@@ -123,12 +125,11 @@ class CampanileClient implements Client {
     checkName(channel);
     const answer = await this.#ask({ type: "history", channel, limit, since: plain(since), before: plain(before) }, true);
     const epoch = numberOf(answer.epoch);
-    const messages = Array.isArray(answer.messages) ? answer.messages.filter((message) => Object(message) === message) : [];
     return known({
       channel,
       epoch,
       recovered: flagOf(answer.recovered),
-      messages: messages.map(({ seq, timestamp, ...payload }) => ({ channel, seq, epoch, data: payloadOf(payload) as T, timestamp })),
+      messages: mapsOf(answer.messages).map(({ seq, timestamp, ...payload }) => ({ channel, seq, epoch, data: payloadOf(payload) as T, timestamp })),
       more: answer.more === true,
     });
   }
@@ -144,12 +145,11 @@ class CampanileClient implements Client {
 
   async unread(channels: string[]): Promise<Unread[]> {
     if (channels.length === 0 || channels.length > UNREAD_CHANNELS_MAX) {
-      throw new CampanileError("bad_request", `unread takes 1 to ${UNREAD_CHANNELS_MAX} channels.`);
+      throw badRequest(`unread takes 1 to ${UNREAD_CHANNELS_MAX} channels.`);
     }
     channels.forEach(checkName);
     const answer = await this.#ask({ type: "unread", channels }, true);
-    const entries = Array.isArray(answer.channels) ? answer.channels : [];
-    return entries.filter(isUnread);
+    return mapsOf(answer.channels).filter(isUnread);
   }
 
   async presence(channel: string, { members, after, limit }: PresenceOptions = {}): Promise<Presence> {
@@ -215,7 +215,7 @@ class CampanileClient implements Client {
     if (given === undefined) this.#tokens.spoil(reason);
     else this.#tokens.replace(given);
     const token = await this.#tokens.get();
-    if (token === undefined) throw new CampanileError("bad_request", "There is no token.", { command: "refresh" });
+    if (token === undefined) throw badRequest("There is no token to refresh with.");
     const carrier = this.#carrier;
     // The next connection begins with it anyway.
     if (!carrier) return;
@@ -243,9 +243,12 @@ class CampanileClient implements Client {
         if (!client.#carrier) return "none";
         return client.#carrier.takesCommands ? "commands" : "requests";
       },
-      send: (command) => client.#carrier?.send(command),
+      send: (command) => {
+        const id = client.#commands.nextId();
+        client.#carrier?.send({ ...command, id });
+        return id;
+      },
       renew: (always) => client.#connection.renew(always),
-      nextId: () => client.#commands.nextId(),
       // Where it cannot be told, the count goes on from what was known.
       countUnread: (channel) => client.unread([channel]).then(([told]) => told, () => undefined),
       emit: (event, value) => client.#emitter.emit(event, value),
@@ -258,9 +261,9 @@ const NO_COMMANDS = "event streams and polling carry no commands";
 
 function checkOptions(transports: string[], format: string): void {
   if (transports.length === 0 || !transports.every((name) => TRANSPORTS.includes(name as TransportName))) {
-    throw new CampanileError("bad_request", `transports are of ${TRANSPORTS}.`);
+    throw badRequest(`transports are of ${TRANSPORTS}.`);
   }
-  if (format !== "json" && format !== "msgpack") throw new CampanileError("bad_request", "format is json or msgpack.");
+  if (format !== "json" && format !== "msgpack") throw badRequest("format is json or msgpack.");
 }
 
 /** A message may be given where a position is wanted. */

@@ -46,6 +46,11 @@ export function isEvent(value: unknown): value is ServerEvent {
   return typeof value === "object" && value !== null && typeof (value as ServerEvent).type === "string";
 }
 
+/** A list of maps, without what is none. */
+export function mapsOf(value: unknown): Record<string, any>[] {
+  return Array.isArray(value) ? value.filter((one) => Object(one) === one) : [];
+}
+
 /** An integer as the protocol has them, else nothing. */
 export function numberOf(value: unknown): number | undefined {
   return isNumber(value) ? value : undefined;

@@ -59,8 +59,6 @@ interface Attempt {
   isOpen: boolean;
   isOver: boolean;
   heardAt: number;
-  /** How often something came. */
-  heard: number;
   heartbeatMs: number;
   deadline?: Timer;
   watchdog?: Timer;
@@ -109,7 +107,8 @@ export class Connection {
     clearTimeout(this.#retry);
     clearTimeout(this.#upgrade);
     const wasOpen = this.#attempt?.isOpen;
-    for (const attempt of [this.#attempt, this.#candidate]) if (attempt) finish(attempt);
+    finish(this.#attempt);
+    finish(this.#candidate);
     this.#attempt = this.#candidate = undefined;
     if (wasOpen) this.#around.ended();
     this.#around.state(known({ state: "closed", error }));
@@ -149,12 +148,9 @@ export class Connection {
       const name = this.#transports[attempt.index];
       const WebSocket = name === "websocket" ? await findWebSocket(options.WebSocket) : undefined;
       if (attempt.isOver) return;
-      if (name === "websocket" && !WebSocket) {
-        const reason = "no WebSocket; install ws, or give the option WebSocket";
-        return this.#over(attempt, { reason, impossible: true });
-      }
-      if (name !== "websocket" && !requests.canFetch) {
-        return this.#over(attempt, { reason: "no fetch", impossible: true });
+      if (!(name === "websocket" ? WebSocket : requests.canFetch)) {
+        const missing = name === "websocket" ? "WebSocket; install ws, or give the option WebSocket" : "fetch";
+        return this.#over(attempt, { reason: `no ${missing}`, impossible: true });
       }
       attempt.deadline = setTimeout(() => {
         this.#over(attempt, { reason: `not connected within ${timing.connectTimeout} ms` });
@@ -179,7 +175,7 @@ export class Connection {
   #hooks(attempt: Attempt): Hooks {
     const around = this.#around;
     return {
-      opened: () => this.#opened(attempt, undefined),
+      opened: () => this.#opened(attempt),
       event: (event, asked) => {
         if (attempt.isOver) return;
         if (!isEvent(event)) return around.error(new CampanileError("bad_event", "A message is no map with a type."));
@@ -192,21 +188,20 @@ export class Connection {
       },
       heard: () => {
         attempt.heardAt = Date.now();
-        attempt.heard += 1;
       },
       ended: (end) => this.#over(attempt, end),
       trouble: (cause) => around.error(new CampanileError("bad_event", `A message cannot be read: ${messageOf(cause)}`, { cause })),
     };
   }
 
-  #opened(attempt: Attempt, clientId: string | undefined): void {
+  #opened(attempt: Attempt, clientId?: string): void {
     if (attempt.isOpen || attempt.isOver) return;
     attempt.isOpen = true;
     clearTimeout(attempt.deadline);
     if (attempt === this.#candidate) {
       this.#candidate = undefined;
       const before = this.#attempt;
-      if (before) finish(before);
+      finish(before);
       if (before?.isOpen) this.#around.ended();
       this.#attempt = attempt;
       this.#index = attempt.index;
@@ -245,10 +240,10 @@ export class Connection {
   /** A browser shows no pings, so this one is a command. */
   #ask(attempt: Attempt): void {
     clearTimeout(attempt.watchdog);
-    const { heard } = attempt;
+    const asked = Date.now();
     attempt.carrier?.send({ type: "ping" });
     attempt.watchdog = setTimeout(() => {
-      if (attempt.heard > heard) this.#watch(attempt);
+      if (attempt.heardAt >= asked) this.#watch(attempt);
       else this.#over(attempt, { reason: `no answer to a ping within ${this.#around.timing.pongTimeout} ms` });
     }, this.#around.timing.pongTimeout);
   }
@@ -262,7 +257,7 @@ export class Connection {
     }
     if (attempt !== this.#attempt) return;
     clearTimeout(this.#upgrade);
-    if (this.#candidate) finish(this.#candidate);
+    finish(this.#candidate);
     this.#candidate = undefined;
     if (attempt.isOpen) this.#around.ended();
     void this.#next(attempt, { ...end, opened: attempt.isOpen });
@@ -270,7 +265,7 @@ export class Connection {
 
   async #next(attempt: Attempt, end: End): Promise<void> {
     const isPolling = this.#transports[attempt.index] === "polling";
-    let unavailable = end.unavailable || end.impossible || false;
+    let unavailable = end.unavailable || end.impossible;
     const { code = 1006, status = 502 } = end;
     // Nothing that the server has said; another 5xx is of what is before it.
     if (!end.opened && !isPolling && !unavailable && code === 1006 && status >= 500 && status !== 503) {
@@ -303,11 +298,11 @@ export class Connection {
     }
     const spread = jitter(this.#failures, timing.backoffMin, timing.backoffMax);
     // The server has spread those whom it sends away with 1012; it counts as a failure only if they are not let in again.
-    const isExact = end.code === 1012 && end.retryInMs !== undefined;
+    const { retryInMs = 0 } = end;
     this.#failures += 1;
     this.#error = error;
-    this.#notBefore = Date.now() + (end.retryInMs ?? 0);
-    this.#wait(isExact ? end.retryInMs! : (end.retryInMs ?? 0) + spread);
+    this.#notBefore = Date.now() + retryInMs;
+    this.#wait(end.code === 1012 && end.retryInMs !== undefined ? retryInMs : retryInMs + spread);
   }
 
   #wait(delay: number): void {
@@ -340,10 +335,11 @@ export class Connection {
 }
 
 function newAttempt(index: number): Attempt {
-  return { index, isOpen: false, isOver: false, heardAt: Date.now(), heard: 0, heartbeatMs: HEARTBEAT_SECONDS * 1000 };
+  return { index, isOpen: false, isOver: false, heardAt: Date.now(), heartbeatMs: HEARTBEAT_SECONDS * 1000 };
 }
 
-function finish(attempt: Attempt): void {
+function finish(attempt: Attempt | undefined): void {
+  if (!attempt) return;
   attempt.isOver = true;
   for (const timer of [attempt.deadline, attempt.watchdog, attempt.stable]) clearTimeout(timer);
   attempt.carrier?.close();

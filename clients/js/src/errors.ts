@@ -25,6 +25,10 @@ export class CampanileError extends Error {
   }
 }
 
+export function badRequest(message: string, channel?: string): CampanileError {
+  return new CampanileError("bad_request", message, { channel });
+}
+
 /** Without the fields that are undefined: what is not known is not there. */
 export function known<T extends object>(value: T): T {
   return Object.fromEntries(Object.entries(value).filter(([, field]) => field !== undefined)) as T;

@@ -87,9 +87,7 @@ export class Parser {
 
   #line(line: string): void {
     if (line === "") return this.#end();
-    const colon = line.indexOf(":");
-    const field = colon < 0 ? line : line.slice(0, colon);
-    const value = colon < 0 ? "" : line.slice(colon + 1).replace(/^ /, "");
+    const [, field, value] = /^([^:]*):? ?(.*)$/s.exec(line) as unknown as [string, string, string];
     if (field === "event") this.#name = value;
     if (field === "retry" && /^\d{1,9}$/.test(value)) this.retryMs = Number(value);
     if (field === "data") {

@@ -21,10 +21,10 @@ export function watchPage(hooks: PageHooks): () => void {
     target.addEventListener(event, listener);
     ends.push(() => target.removeEventListener(event, listener));
   };
-  listen(globalThis, "online", () => hooks.online());
-  listen(globalThis, "offline", () => hooks.offline());
+  listen(globalThis, "online", hooks.online);
+  listen(globalThis, "offline", hooks.offline);
   listen(globalThis, "pageshow", (event: PageTransitionEvent) => event.persisted && hooks.shown(true));
-  listen(globalThis, "pagehide", () => hooks.hidden());
+  listen(globalThis, "pagehide", hooks.hidden);
   if (typeof document !== "undefined") {
     listen(document, "visibilitychange", () => (document.visibilityState === "hidden" ? hooks.hidden() : hooks.shown(false)));
   }

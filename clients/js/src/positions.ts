@@ -45,9 +45,8 @@ export class Positions {
       if (position) all.set(channel, position);
     }
     this.#changed.clear();
-    const kept = [...all].slice(-CHANNELS_MAX).map(([channel, { epoch, seq }]) => [channel, epoch, seq]);
     try {
-      this.#storage.setItem(this.#key, JSON.stringify(kept));
+      this.#storage.setItem(this.#key, JSON.stringify([...all].slice(-CHANNELS_MAX)));
     } catch (cause) {
       this.#failed(cause);
     }
@@ -62,7 +61,7 @@ export class Positions {
       this.#failed(cause);
     }
     try {
-      for (const [channel, epoch, seq] of JSON.parse(text ?? "[]")) if (isNumber(epoch) && isNumber(seq)) all.set(String(channel), { epoch, seq });
+      for (const [channel, { epoch, seq }] of JSON.parse(text ?? "[]")) if (isNumber(epoch) && isNumber(seq)) all.set(String(channel), { epoch, seq });
     } catch {
       // What somebody else has written there is not ours.
     }

@@ -47,8 +47,7 @@ export class Requests {
     this.base = base;
     this.#user = options.user;
     // It must not be called as a method of this.
-    const given = options.fetch ?? globalThis.fetch;
-    this.#fetch = given && ((input, init) => given(input, init));
+    this.#fetch = (options.fetch ?? globalThis.fetch)?.bind(globalThis);
     this.#credentials = options.credentials ?? "same-origin";
   }
 
@@ -62,21 +61,19 @@ export class Requests {
 
   /** `/sse` or `/poll` with these channels, each followed by what belongs to it. */
   feed(path: string, parameters: Record<string, string | number>, wanted: Wanted[]): Feed {
-    let url = `${this.base}${path}?${pairs({ ...parameters, user: this.#user })}`;
-    const feed: Feed = { url, asked: [], left: [] };
-    let room = URL_BYTES_MAX - url.length - (this.token?.length ?? 0);
+    const feed: Feed = { url: `${this.base}${path}?${pairs({ ...parameters, user: this.#user })}`, asked: [], left: [] };
+    let room = URL_BYTES_MAX - feed.url.length - (this.token ?? "").length;
     for (const one of wanted) {
-      const { channel, since, latest, maxRate } = one;
-      const more = pairs({ channel, since: since && `${since.epoch}:${since.seq}`, latest, max_rate: maxRate });
+      const { unread, since, ...wishes } = one;
+      const more = pairs({ ...wishes, since: since && `${since.epoch}:${since.seq}` });
       room -= more.length + 1 + POSITION_BYTES;
       if (room < 0 || feed.left.length > 0 || feed.asked.length === CHANNELS_MAX) {
         feed.left.push(one);
       } else {
-        url += `&${more}`;
+        feed.url += `&${more}`;
         feed.asked.push(one);
       }
     }
-    feed.url = url;
     return feed;
   }
 

@@ -213,6 +213,6 @@ class Leader {
 function merged(left: Wanted, right: Wanted): Wanted {
   const [one, other] = [left.since, right.since];
   const since = one && other && one.epoch === other.epoch && other.seq < one.seq ? other : (one ?? other);
-  const maxRate = left.maxRate && right.maxRate && Math.max(left.maxRate, right.maxRate);
-  return known({ channel: left.channel, since, latest: left.latest || right.latest, maxRate });
+  const rate = left.max_rate && right.max_rate && Math.max(left.max_rate, right.max_rate);
+  return known({ channel: left.channel, since, latest: left.latest || right.latest, max_rate: rate });
 }

@@ -1,3 +1,4 @@
+import { textOf } from "./codec.js";
 import { CampanileError, messageOf } from "./errors.js";
 import type { TokenProvider, TokenReason } from "./types.js";
 
@@ -23,8 +24,7 @@ export class Tokens {
 
   /** Whose token it is, as far as it can be read. */
   get user(): string {
-    const subject = claims(this.#current)?.sub;
-    return typeof subject === "string" ? subject : "";
+    return textOf(claims(this.#current).sub) ?? "";
   }
 
   /** The current one is not taken any more. */
@@ -35,18 +35,17 @@ export class Tokens {
   replace(token: string): void {
     this.#current = token;
     this.#reason = undefined;
-    if (typeof this.#source !== "function") this.#source = token;
+    if (!this.canRenew) this.#source = token;
   }
 
   /** The current token, or a new one. */
   async get(): Promise<string | undefined> {
     const source = this.#source;
     if (typeof source !== "function") return (this.#current = source);
-    const expires = claims(this.#current)?.exp;
+    const expires = claims(this.#current).exp;
     if (typeof expires === "number" && expires * 1000 < Date.now() + MARGIN_MS) this.#reason ??= "expired";
     if (this.#reason === undefined) return this.#current;
-    const token = await this.#ask(source, this.#reason);
-    this.#current = token ?? undefined;
+    this.#current = (await this.#ask(source, this.#reason)) ?? undefined;
     this.#reason = undefined;
     return this.#current;
   }
@@ -67,12 +66,10 @@ export class Tokens {
 }
 
 /** What a JSON Web Token says; whether it is true is for the server to find out. */
-function claims(token: string | undefined): { exp?: unknown; sub?: unknown } | undefined {
+function claims(token = ""): { exp?: unknown; sub?: unknown } {
   try {
-    const body = token?.split(".")[1]?.replaceAll("-", "+").replaceAll("_", "/");
-    const value: unknown = body && JSON.parse(atob(body));
-    return typeof value === "object" && value !== null ? value : undefined;
+    return Object(JSON.parse(atob(token.split(".")[1]!.replaceAll("-", "+").replaceAll("_", "/"))));
   } catch {
-    return undefined;
+    return {};
   }
 }

@@ -419,9 +419,9 @@ test("positions outlive the page, and a storage that fails is told once", async 
   assert.deepEqual((await second.socket.command()).since, { epoch: 7, seq: 42 });
   second.client.subscribe("other", { since: { epoch: 1, seq: 2 } }).unsubscribe();
   second.client.close();
-  assert.deepEqual(JSON.parse(storage.getItem("campanile:http://played.test")), [["news", 7, 42]]);
+  assert.deepEqual(JSON.parse(storage.getItem("campanile:http://played.test")), [["news", { epoch: 7, seq: 42 }]]);
 
-  for (const text of ["{", "[1]", '[["news"]]', '[["news",-1,"x"]]', "null", '{"a":1}']) {
+  for (const text of ["{", "[1]", '[["news"]]', '[["news",{"epoch":-1,"seq":"x"}]]', "null", '{"a":1}']) {
     storage.setItem("campanile:http://played.test", text);
     const { client, socket } = await open(t, { storage });
     socket.connected();

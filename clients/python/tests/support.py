@@ -19,8 +19,7 @@ from websockets.asyncio.server import Server as SocketServer
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
-from campanile_client import Client, Event, Message
-from campanile_client.client import PROTOCOL
+from campanile_client import PROTOCOL, Client, Event, Message
 
 # Longer than anything takes where nothing else runs; every wait is for an event.
 PATIENCE = 30.0

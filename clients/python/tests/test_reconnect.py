@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import campanile_client
 from campanile_client import CampanileError, Client, Message, Position, Stale, connect
-from campanile_client import client as client_module
-from campanile_client import reconnect
 from support import PATIENCE, Connection, Fake, Script, States, cut, messages, next_event, next_that
 
 
@@ -43,8 +42,8 @@ async def ended(client: Client) -> CampanileError:
 class TestReconnect(unittest.IsolatedAsyncioTestCase):
     def setUp(self) -> None:
         # Nothing here is about how long these are.
-        for module, name in [(reconnect, "BACKOFF_MIN"), (client_module, "ASK_AGAIN_MIN"), (client_module, "ASK_AGAIN_MAX")]:
-            patcher = patch.object(module, name, 0.001)
+        for name in ["BACKOFF_MIN", "ASK_AGAIN_MIN", "ASK_AGAIN_MAX"]:
+            patcher = patch.object(campanile_client, name, 0.001)
             patcher.start()
             self.addCleanup(patcher.stop)
 
@@ -56,20 +55,20 @@ class TestReconnect(unittest.IsolatedAsyncioTestCase):
         return states.of("waiting")
 
     async def test_what_the_server_says_of_when_is_heeded(self) -> None:
-        with patch.object(reconnect, "RETRY_AFTER_MAX", 0.05):
+        with patch.object(campanile_client, "RETRY_AFTER_MAX", 0.05):
             waits = await self.waits((503, {"Retry-After": "7"}), (429, {"Retry-After": "soon"}), (502, {}), (408, {}))
         self.assertEqual([why[:3] for why, _ in waits], ["503", "429", "502", "408"])
         self.assertTrue(0.05 <= waits[0][1] and max(wait for _, wait in waits[1:]) < 0.05, waits)
         waits = await self.waits(closes(1012, "reconnect in 37 ms"), closes(1001), closes(1012, "no number"), closes(1000), closes(4029))
         self.assertEqual(waits[0][1], 0.037)
         self.assertTrue(all(wait < 0.037 for _, wait in waits[1:]), waits)
-        with patch.object(reconnect, "RECONNECT_IN_MAX", 0.05):
+        with patch.object(campanile_client, "RECONNECT_IN_MAX", 0.05):
             self.assertEqual((await self.waits(closes(1012, "reconnect in 999999999 ms")))[0][1], 0.05)
 
     def test_waits_are_random_and_bounded(self) -> None:
         for failures, most in [(0, 1.0), (3, 8.0), (6, 60.0), (10**6, 60.0)]:
-            with patch.object(reconnect, "BACKOFF_MIN", 1.0):
-                waits = [reconnect.ended(OSError("gone"), failures).retry_in or 0 for _ in range(300)]
+            with patch.object(campanile_client, "BACKOFF_MIN", 1.0):
+                waits = [campanile_client.after(OSError("gone"), failures)[2] or 0 for _ in range(300)]
             self.assertTrue(0 <= min(waits) < most / 4 and most / 2 < max(waits) <= most, (failures, min(waits), max(waits)))
 
     async def test_where_it_would_end_the_same_way_the_client_ends(self) -> None:
@@ -83,6 +82,33 @@ class TestReconnect(unittest.IsolatedAsyncioTestCase):
                     with self.assertRaises(CampanileError):
                         await call
                 self.assertEqual(len(fake.requests), 1)
+
+    async def test_a_message_that_is_too_large_for_the_program_ends_it(self) -> None:
+        async def script(server: Connection) -> None:
+            await server.connected()
+            await server.tell(type="notification", channel="a", seq=1, data="x" * 1000, timestamp=0)
+            await server.gone()
+
+        async with Fake(script) as fake, connect(fake.url, max_size=500) as client:
+            self.assertRegex(str(await ended(client)), "larger than max_size")
+
+    async def test_an_on_state_that_fails_ends_nothing(self) -> None:
+        def on_state(state: str, why: str, retry_in: float) -> None:
+            raise ValueError(state)
+
+        failed = States()
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: failed(str(context["exception"]), "", 0))
+        async with Fake(closes(1001), holds) as fake, connect(fake.url, on_state=on_state):
+            await failed.until("connected", 2)
+        states = ["connecting", "connected", "waiting", "connecting", "connected", "closed"]
+        self.assertEqual([state for state, _, _ in failed.told], states)
+
+    async def test_a_client_that_is_closed_at_once_says_so(self) -> None:
+        async with connect("ws://127.0.0.1:1/ws") as client:
+            pass
+        self.assertEqual([event async for event in client], [])
+        with self.assertRaises(CampanileError):
+            await client.history("a")
 
     async def test_another_token_is_asked_for(self) -> None:
         reasons: list[str] = []
@@ -104,7 +130,7 @@ class TestReconnect(unittest.IsolatedAsyncioTestCase):
         refused: list[Any] = [(401, {})] * 9
         async with Fake(*refused) as fake, connect(fake.url, token=provider) as client:
             self.assertRegex(str(await ended(client)), "401")
-            self.assertEqual(len(fake.requests), 1 + client_module.TOKENS_REFUSED_MAX)
+            self.assertEqual(len(fake.requests), 1 + campanile_client.TOKENS_REFUSED_MAX)
 
     async def test_a_silent_server_is_asked_and_given_up(self) -> None:
         pings = 0
@@ -114,7 +140,9 @@ class TestReconnect(unittest.IsolatedAsyncioTestCase):
             await server.connected(heartbeat=0.02)
             await server.command("ping")
             pings += 1
-            await server.tell(type="pong")
+            # What ends in vain ends soon; all else may take its time.
+            campanile_client.PONG_TIMEOUT = 0.01
+            await server.tell(type="pong", id=0)
             await server.command("ping")
             await server.gone()
 
@@ -122,9 +150,15 @@ class TestReconnect(unittest.IsolatedAsyncioTestCase):
             await server.gone()
 
         states = States()
-        with patch.object(client_module, "PONG_TIMEOUT", 0.1), patch.object(client_module, "CONNECT_TIMEOUT", 3):
-            async with Fake(answers_once, says_nothing, holds) as fake, connect(fake.url, on_state=states):
-                await states.until("connected", 2)
+
+        def on_state(state: str, why: str, retry_in: float) -> None:
+            states(state, why, retry_in)
+            campanile_client.CONNECT_TIMEOUT = 0.01 if len(states.of("connecting")) == 2 else PATIENCE
+
+        with patch.object(campanile_client, "PONG_TIMEOUT", PATIENCE), patch.object(campanile_client, "CONNECT_TIMEOUT", PATIENCE):
+            async with Fake(answers_once, says_nothing, holds) as fake:
+                async with connect(fake.url, on_state=on_state, open_timeout=PATIENCE):
+                    await states.until("connected", 2)
         self.assertEqual((pings, [why for why, _ in states.of("waiting")]), (1, ["no answer in time"] * 2))
 
     async def test_each_channel_is_resumed_where_it_was(self) -> None:
@@ -219,7 +253,7 @@ class TestReconnect(unittest.IsolatedAsyncioTestCase):
         async with Fake(holds) as fake, connect(fake.url, command_timeout=0.05) as client:
             with self.assertRaises(CampanileError) as raised:
                 await client.history("a")
-            self.assertEqual((raised.exception.code, client._answers), ("timeout", {}))
+            self.assertEqual((raised.exception.code, client._pending), ("timeout", {}))
 
     async def test_a_program_that_does_not_read_holds_the_server_back(self) -> None:
         told = 0
@@ -237,11 +271,11 @@ class TestReconnect(unittest.IsolatedAsyncioTestCase):
         async with Fake(floods) as fake, connect(fake.url, events_max=5) as client:
             await client.subscribe("a")
             async with asyncio.timeout(PATIENCE):
-                while len(client._events) < 5:
+                while client._events.qsize() < 5:
                     await asyncio.sleep(0.001)
             # Nobody reads, but a command is answered; what is too much then is told to be missing.
             self.assertEqual((await client.presence("a"))["subscribers"], 1)
-            self.assertLess(len(client._events), 60)
+            self.assertLess(client._events.qsize(), 60)
             self.assertEqual(await next_that(client, Stale), Stale("a", "overrun"))
 
     async def test_what_is_no_event_of_the_protocol_disturbs_nothing(self) -> None:
@@ -259,7 +293,7 @@ class TestReconnect(unittest.IsolatedAsyncioTestCase):
             await server.gone()
 
         async with Fake(script) as fake, connect(fake.url) as client:
-            with self.assertLogs("campanile_client.client", "WARNING"):
+            with self.assertLogs("campanile_client", "WARNING"):
                 await client.subscribe("a")
                 self.assertEqual(await messages(client, 1), [1])
             self.assertEqual(list(client._channels), ["a"])
@@ -278,16 +312,17 @@ class TestReconnect(unittest.IsolatedAsyncioTestCase):
             for event in lot.choices(events, k=60):
                 client._handle(event)
                 if lot.random() < 0.1:
-                    client._disconnect()
+                    client._disconnect("cut")
             seen = dict[str, Position]()
-            for told in client._events:
+            while not client._events.empty():
+                told = client._events.get_nowait()
                 if isinstance(told, Message) and told.position is not None:
                     kept = seen.get(told.channel)
                     same = kept is not None and kept.epoch == told.position.epoch
                     # Numbers go back only where a new beginning or a loss was told of between.
                     self.assertTrue(kept is None or not same or told.position.seq > kept.seq, f"seed {seed}: {told}")
                     seen[told.channel] = told.position
-                elif not isinstance(told, Message):
+                elif isinstance(told, (Stale, dict)):
                     seen.pop(told.channel if isinstance(told, Stale) else told.get("channel", ""), None)
             for task in client._tasks:
                 task.cancel()

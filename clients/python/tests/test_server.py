@@ -6,11 +6,13 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import importlib.metadata
 import json
 import signal
 import sys
 import time
 import unittest
+from pathlib import Path
 from typing import Any
 
 import campanile_client
@@ -44,6 +46,14 @@ def token(user: str, seconds: float) -> str:
 class TestServer(unittest.IsolatedAsyncioTestCase):
     def test_what_is_tested_is_the_package_that_was_installed(self) -> None:
         self.assertTrue(campanile_client.__file__.startswith(sys.prefix), campanile_client.__file__)
+
+    def test_the_licences_of_the_server_are_in_the_package(self) -> None:
+        held = {file.name: file for file in importlib.metadata.files("campanile-client") or []}
+        for name in ["LICENSE-APACHE", "LICENSE-MIT"]:
+            original = Path(__file__).parents[3] / name
+            if not original.exists():
+                self.skipTest(f"{name} is not beside this package")
+            self.assertEqual(held[name].read_text(), original.read_text())
 
     async def test_commands_are_answered(self) -> None:
         async with Campanile('auth = "query"\n' + FEEDS) as server:

@@ -1,6 +1,7 @@
 //! The command line: what is measured, with how many clients, and where the results go.
 
 mod choices;
+mod tls;
 mod values;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -13,6 +14,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::payload::PayloadKind;
 
 pub use choices::{Auth, Breaks, Leave, Through, Transport};
+pub use tls::TlsOptions;
 pub use values::Cores;
 use values::{parse_format, parse_head_bytes, parse_number, parse_payload, parse_positive, parse_threads};
 
@@ -271,6 +273,8 @@ pub struct Options {
     /// Of a Campanile: each subscription wants no more than so many messages a second, the newest. What is passed over counts as announced
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_RATE_MAX)), conflicts_with = "subscribe", help_heading = "Target")]
     pub max_rate: Option<u16>,
+    #[command(flatten)]
+    pub tls: TlsOptions,
     /// The channel's name; with many channels, what stands before their numbers
     #[arg(long, value_name = "NAME", default_value = "bench", help_heading = "Target")]
     pub channel: String,
@@ -427,10 +431,13 @@ impl Scenario {
         }
         let has_two_servers = options.has_two_servers();
         if has_two_servers && !matches!(self, Scenario::Connect(_) | Scenario::Broadcast(_) | Scenario::Burst(_)) {
-            return Some("--beside-open and --beside-ws go with connect, broadcast and burst".to_owned());
+            return Some("--beside-open, --beside-ws and --beside-plain go with connect, broadcast and burst".to_owned());
         }
         if has_two_servers && options.redis.as_deref().is_some_and(|url| url != "own") {
-            return Some("--beside-open and --beside-ws give either server a Redis of its own: take --redis own, or none".to_owned());
+            return Some("--beside-… gives either server a Redis of its own: take --redis own, or none".to_owned());
+        }
+        if let Some(problem) = options.tls.problem(options) {
+            return Some(problem);
         }
         if let Some(problem) = self.problem_of_streams(options) {
             return Some(problem.to_owned());
@@ -534,7 +541,7 @@ impl Scenario {
 impl Options {
     /// The same server stands beside the one that is measured.
     pub fn has_two_servers(&self) -> bool {
-        self.beside_open || self.beside_ws
+        self.beside_open || self.beside_ws || self.tls.beside_plain
     }
 }
 

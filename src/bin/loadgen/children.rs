@@ -13,6 +13,7 @@ use campanile::sys;
 
 use super::identity::Gate;
 use super::target::Needs;
+use super::tls::certificate::Certificate;
 
 /// How long a child may take to start or to end.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -31,7 +32,14 @@ pub struct Server {
 
 impl Server {
     /// Starts `campanile serve ARGUMENTS` beside this program, on free ports, and waits for its start block.
-    pub fn start(arguments: &str, redis: Option<&str>, clients: u32, needs: &Needs, gate: Option<&Gate>) -> anyhow::Result<Server> {
+    pub fn start(
+        arguments: &str,
+        redis: Option<&str>,
+        clients: u32,
+        needs: &Needs,
+        gate: Option<&Gate>,
+        certificate: Option<&Certificate>,
+    ) -> anyhow::Result<Server> {
         let program = std::env::current_exe()?.with_file_name("campanile");
         if !program.exists() {
             bail!("--serve needs {} beside this program: cargo build builds both", program.display());
@@ -53,7 +61,7 @@ impl Server {
                 command.args([flag, value]);
             }
         };
-        default("--listen", "127.0.0.1:0");
+        default("--listen", if certificate.is_some() { "tls://127.0.0.1:0" } else { "127.0.0.1:0" });
         default("--control", "127.0.0.1:0");
         default("--connections-max", &(clients + 1000).to_string());
         default("--channels-max", &(clients.max(needs.channels) + 1000).max(200_000).to_string());
@@ -74,6 +82,9 @@ impl Server {
         }
         if let Some(gate) = gate {
             gate.hand_to(&mut command);
+        }
+        if let Some(certificate) = certificate {
+            certificate.hand_to(&mut command);
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         sys::end_with_caller(&mut command);
@@ -106,7 +117,8 @@ impl Server {
                 let text = line.strip_prefix(name)?.trim().strip_prefix(scheme)?;
                 text.split(['/', ' ']).next()?.parse::<SocketAddr>().ok()
             };
-            server.clients = address("  clients ", "ws://").unwrap_or(server.clients);
+            let clients = ["ws://", "wss://", "tls://"].iter().find_map(|scheme| address("  clients ", scheme));
+            server.clients = clients.unwrap_or(server.clients);
             server.control = address("  control ", "http://").unwrap_or(server.control);
         }
         Ok(server)

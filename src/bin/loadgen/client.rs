@@ -12,6 +12,8 @@ pub enum Phase {
     /// No connection: not begun, or closed by us to come again.
     Idle,
     Connecting,
+    /// In the TLS handshake.
+    Shaking,
     /// The request is sent, the answer's head is awaited.
     Head,
     /// Upgraded; what says that messages flow has not come yet.

@@ -1,7 +1,7 @@
 //! `loadgen`: puts load on a WebSocket server from one host, checks every message, and says what it cost.
 //!
 //! Read [`args`] for what can be asked, [`scenario`] for what is done, [`worker`] and [`sequence`] for how messages are received and checked,
-//! [`publish`] for where they come from, [`floor`] for what the kernel alone would cost, [`identity`] for the tokens that clients bring, [`report`] for what comes out.
+//! [`publish`] for where they come from, [`floor`] for what the kernel alone would cost, [`identity`] for the tokens that clients bring, [`tls`] for whom they believe, [`report`] for what comes out.
 
 mod args;
 mod beside;
@@ -28,6 +28,7 @@ mod stamp;
 mod stop;
 mod tally;
 mod target;
+mod tls;
 mod topology;
 mod worker;
 

@@ -18,6 +18,8 @@ const DESCRIPTORS_SPARE: u64 = 64;
 const PER_SOURCE: u32 = 5000;
 /// Kernel memory of both ends of a connection on this host. Measured 6.4 to 8.4 KB.
 const KERNEL_BYTES_PER_PAIR: u64 = 8400;
+/// Of the load generator's own, for a client over TLS.
+const SESSION_BYTES: u64 = 8000;
 
 /// With --realtime the publisher runs before Redis, and Redis before the clients: a message is on its way before somebody reads the last one.
 pub const PUBLISHERS_FIRST: i32 = 3;
@@ -59,12 +61,13 @@ pub fn size(options: &Options, target: &Target) -> anyhow::Result<Size> {
         options.source.clone()
     };
     check_ports(clients, sources.len().max(1) as u64)?;
-    if is_loopback {
+    let sessions = if target.tls.is_some() { clients * SESSION_BYTES } else { 0 };
+    let needed = sessions + if is_loopback { clients * crowds * KERNEL_BYTES_PER_PAIR } else { 0 };
+    if needed > 0 {
         let available = process::kernel().available_bytes;
-        let needed = clients * crowds * KERNEL_BYTES_PER_PAIR;
         if available > 0 && needed > available {
             bail!(
-                "{} connections with both ends on this host take about {} MB of kernel memory, but {} MB are available: \
+                "{} connections from this host take about {} MB of memory for sockets and TLS sessions, but {} MB are available: \
                  use fewer clients",
                 clients * crowds,
                 needed / 1_000_000,

@@ -1,4 +1,7 @@
-//! One run: the target, the processes started for it, the clock, the record. The scenarios are written on top of this.
+//! One run: the target, the processes started for it, the clock, the record. The scenarios are written on top of this. Servers beside the first and after it
+//! are in [`servers`].
+
+mod servers;
 
 use std::time::{Duration, Instant};
 
@@ -25,6 +28,7 @@ use super::round::Round;
 use super::stop;
 use super::tally::Counts;
 use super::target::{Channels, FirstMessage, Needs, OwnRedis, Ready, Target};
+use super::tls::{self, certificate::Certificate};
 use super::topology::Topology;
 
 /// How often the counters are looked at.
@@ -49,6 +53,8 @@ pub struct Run {
     pub server: Option<children::Server>,
     /// What the server asks its clients.
     gate: Option<Gate>,
+    /// Of a server that was started over TLS.
+    certificate: Option<Certificate>,
     needs: Needs,
     /// Its channels are durable.
     pub is_durable: bool,
@@ -122,13 +128,16 @@ impl Run {
         let own_url = redis.as_ref().map(children::Redis::url).or_else(|| topology.as_ref().map(Topology::url));
         let redis_url = own_url.or_else(|| options.redis.clone());
         let mut gate = Gate::of(&options)?;
+        let certificate = options.tls.tls.then(Certificate::make).transpose()?;
         let server = options
             .serve
             .as_ref()
-            .map(|arguments| children::Server::start(arguments, redis_url.as_deref(), options.clients, &needs, gate.as_ref()))
+            .map(|arguments| {
+                children::Server::start(arguments, redis_url.as_deref(), options.clients, &needs, gate.as_ref(), certificate.as_ref())
+            })
             .transpose()?;
         if let Some(server) = &server {
-            options.url = format!("ws://{}", server.clients);
+            options.url = format!("{}://{}", if certificate.is_some() { "wss" } else { "ws" }, server.clients);
             options.control.get_or_insert(server.control);
         }
         let server_id = server.as_ref().map(children::Server::id).or(options.server_pid);
@@ -137,6 +146,11 @@ impl Run {
         }
         let channels = Channels { name: options.channel.clone(), count: needs.channels };
         let mut target = Target::new(&options.url, options.format, channels)?;
+        if target.is_secure {
+            let ca = certificate.as_ref().map(Certificate::ca);
+            let tls = tls::of(&options, target.host_name(), ca.as_deref())?;
+            target = target.with_tls(Some(tls));
+        }
         if let Some(path) = needs.path.filter(|_| target.is_campanile) {
             target = target.with_path(path.to_owned());
         }
@@ -156,7 +170,8 @@ impl Run {
         let size = preflight::size(&options, &target)?;
         preflight::probe(&target)?;
         // Before this thread takes its core: whatever is started later inherits that.
-        let open = options.has_two_servers().then(|| Open::start(&options, &target, &needs)).transpose()?;
+        let beside = certificate.as_ref().filter(|_| !options.tls.beside_plain);
+        let open = options.has_two_servers().then(|| Open::start(&options, &target, &needs, beside)).transpose()?;
         let report = Report::new(scenario, &target, &options);
         let is_durable = options.durable;
         // Its own polling must not run where the server does; whatever is started from here on inherits this.
@@ -172,6 +187,7 @@ impl Run {
             size,
             server,
             gate,
+            certificate,
             needs,
             is_durable,
             open,
@@ -181,49 +197,6 @@ impl Run {
             server_id,
             report,
         })
-    }
-
-    /// The server is killed, and another one starts at its addresses.
-    pub fn replace_server(&mut self) -> anyhow::Result<()> {
-        let mut old = self.server.take().context("there is no server to replace")?;
-        old.kill();
-        let server = self.another_server(&format!("--listen {} --control {}", old.clients, old.control))?;
-        self.server_id = Some(server.id());
-        self.server = Some(server);
-        Ok(())
-    }
-
-    /// The same server once more, with further arguments.
-    pub fn another_server(&self, further: &str) -> anyhow::Result<children::Server> {
-        let arguments = format!("{} {further}", self.options.serve.as_deref().unwrap_or_default());
-        children::Server::start(&arguments, self.redis_url.as_deref(), self.options.clients, &self.needs, self.gate.as_ref())
-    }
-
-    /// Clients bring other tokens from now on, if they bring any.
-    pub fn renew_tokens(&mut self) -> anyhow::Result<()> {
-        if let Some(gate) = &mut self.gate {
-            self.target = self.target.clone().with_tokens(gate.tokens()?);
-        }
-        Ok(())
-    }
-
-    /// The server that stands beside this one (--beside-open, --beside-ws), to be asked for once.
-    pub fn take_open(&mut self) -> anyhow::Result<Open> {
-        let mut open = self.open.take().context("there is no server to stand beside")?;
-        let target = self.target.clone().with_tokens(None).with_deflate(false).at(open.target.address);
-        open.target = if self.options.beside_ws { target.over_web_socket() } else { target };
-        Ok(open)
-    }
-
-    /// What is published from now on goes through the other server, and its process is looked at; or back again.
-    pub fn change_sides(&mut self, open: &mut Open) {
-        std::mem::swap(&mut self.target, &mut open.target);
-        std::mem::swap(&mut self.redis_url, &mut open.redis_url);
-        std::mem::swap(&mut self.options.control, &mut open.control);
-        std::mem::swap(&mut self.server_id, &mut open.server_id);
-        std::mem::swap(&mut self.server, &mut open.server);
-        std::mem::swap(&mut self.redis, &mut open.redis);
-        std::mem::swap(&mut self.is_durable, &mut open.is_durable);
     }
 
     pub fn through(&self) -> Through {

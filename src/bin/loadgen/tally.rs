@@ -47,6 +47,10 @@ counters! {
     ready,
     /// Clients whose connection is under way now.
     connecting,
+    /// TLS handshakes that came to their end, and brought a new session,
+    tls_full,
+    /// or took an old one up.
+    tls_resumed,
     /// Connections that became ready, those that came again included.
     connected,
     /// Tries to connect that failed and were repeated.

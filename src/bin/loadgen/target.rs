@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 
 use anyhow::{Context, bail};
+use campanile::client::tls::Tls;
 use campanile::wire::Format;
 use campanile::wire::frame::{Opcode, encode_masked_frame};
 use tungstenite::http::Uri;
@@ -105,7 +106,11 @@ impl Channels {
 #[derive(Debug, Clone)]
 pub struct Target {
     pub address: SocketAddr,
+    /// As its URL names it.
     host: String,
+    /// Its URL is one of TLS: [`Target::with_tls`] says how.
+    pub is_secure: bool,
+    pub tls: Option<Tls>,
     path: String,
     subprotocol: Option<String>,
     first: Option<FirstMessage>,
@@ -125,12 +130,12 @@ impl Target {
     pub fn new(url: &str, format: Format, channels: Channels) -> anyhow::Result<Target> {
         let uri: Uri = url.parse().with_context(|| format!("{url} is no URL; it should look like ws://127.0.0.1:8080/ws"))?;
         match uri.scheme_str() {
-            Some("ws") => {}
-            Some("wss") => bail!("{url}: TLS is not spoken here; aim behind the proxy, at a ws:// address"),
+            Some("ws" | "wss") => {}
             _ => bail!("{url} is no WebSocket URL; it should look like ws://127.0.0.1:8080/ws"),
         }
         let authority = uri.authority().with_context(|| format!("{url} names no host"))?;
-        let port = authority.port_u16().unwrap_or(80);
+        let is_secure = uri.scheme_str() == Some("wss");
+        let port = authority.port_u16().unwrap_or(if is_secure { 443 } else { 80 });
         let address = (authority.host().trim_matches(['[', ']']), port)
             .to_socket_addrs()
             .with_context(|| format!("{url}: the host cannot be resolved"))?
@@ -141,6 +146,8 @@ impl Target {
         let target = Target {
             address,
             host: authority.to_string(),
+            is_secure,
+            tls: None,
             path: String::new(),
             subprotocol: None,
             first: None,
@@ -193,6 +200,16 @@ impl Target {
         Target { deflate, ..self }
     }
 
+    /// None: in the clear.
+    pub fn with_tls(self, tls: Option<Tls>) -> Target {
+        Target { is_secure: tls.is_some(), tls, ..self }
+    }
+
+    /// The host of its URL, without its port.
+    pub fn host_name(&self) -> &str {
+        self.host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit())).map_or(&*self.host, |(host, _)| host)
+    }
+
     pub fn with_tokens(self, tokens: Option<Tokens>) -> Target {
         Target { tokens, ..self }
     }
@@ -209,7 +226,12 @@ impl Target {
 
     /// Where it is, for people.
     pub fn url(&self) -> String {
-        let scheme = if self.transport == Transport::Sse { "http" } else { "ws" };
+        let scheme = match (self.transport, self.is_secure) {
+            (Transport::Ws, false) => "ws",
+            (Transport::Ws, true) => "wss",
+            (Transport::Sse, false) => "http",
+            (Transport::Sse, true) => "https",
+        };
         format!("{scheme}://{}{}", self.host, self.path)
     }
 
@@ -354,8 +376,21 @@ mod tests {
     }
 
     #[test]
+    fn a_url_of_tls_has_a_port_and_a_name_of_its_own() {
+        let target = |url| Target::new(url, Format::Json, channels(1)).unwrap();
+        let secure = target("wss://127.0.0.1");
+        assert_eq!((secure.address.port(), secure.host_name(), secure.is_secure), (443, "127.0.0.1", true));
+        assert!(secure.url().starts_with("wss://127.0.0.1/ws?") && secure.clone().with_tls(None).url().starts_with("ws://"));
+        assert!(secure.over_event_stream().url().starts_with("https://127.0.0.1/sse?"));
+        assert_eq!(
+            ["wss://[::1]:8443", "wss://[::1]", "ws://localhost:1"].map(|url| target(url).host_name().to_owned()),
+            ["[::1]", "[::1]", "localhost"]
+        );
+    }
+
+    #[test]
     fn what_is_no_websocket_url_is_refused() {
-        for url in ["127.0.0.1:8080", "http://127.0.0.1/", "wss://127.0.0.1/", "ws:///x", ""] {
+        for url in ["127.0.0.1:8080", "http://127.0.0.1/", "wss:///x", "ws:///x", ""] {
             assert!(Target::new(url, Format::Json, channels(1)).is_err(), "{url}");
         }
     }

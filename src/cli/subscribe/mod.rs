@@ -31,6 +31,7 @@ Examples:
   campanile subscribe prices:eurusd --count 10 | jq .data
   campanile subscribe news --token \"$(campanile token --sub me)\"
   campanile subscribe news --url unix:///run/campanile.sock
+  campanile subscribe news --url wss://push.example.org/ws
   campanile subscribe news --transport sse";
 
 pub fn command() -> Command {
@@ -80,6 +81,7 @@ pub fn command() -> Command {
                 .value_parser(value_parser!(u64).range(1..))
                 .help("Exit after this many messages"),
         )
+        .args(flags::trust())
         .arg(flags::file())
 }
 
@@ -106,6 +108,9 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         }
         (Format::Msgpack, Transport::WebSocket | Transport::Poll) => client = client.with_msgpack(),
         (Format::Json | Format::Raw, _) => {}
+    }
+    if let Some(trust) = flags::trusted(matches) {
+        client = client.with_trust(trust).map_err(|error| BadUsage(error.to_string()))?;
     }
     let token = token(matches)?;
     let has_token = token.is_some();

@@ -14,6 +14,8 @@ use tungstenite::handshake::HandshakeError;
 use tungstenite::http::StatusCode;
 use tungstenite::{Message, WebSocket};
 
+use crate::client::endpoint::Endpoint;
+use crate::client::stream::Stream;
 use crate::control::stats::CHANNEL;
 use crate::control::stats::snapshot::Snapshot;
 use crate::listen::{Address, Listener};
@@ -27,13 +29,20 @@ const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// Whose statistics, and by which token.
 #[derive(Debug, Clone)]
 pub struct Target {
-    pub control: Address,
-    pub token: Option<String>,
+    way: Way,
+    token: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+enum Way {
+    Control(Address),
+    /// Through whatever stands before a control port.
+    Url(Endpoint),
 }
 
 #[derive(Debug)]
 pub struct Connection {
-    socket: WebSocket<TcpStream>,
+    socket: WebSocket<Stream>,
 }
 
 /// A message of the server, as far as it matters here.
@@ -47,31 +56,53 @@ struct Told {
 
 impl Target {
     pub fn new(control: &Address, token: Option<String>) -> Target {
-        Target { control: Listener::at(control.clone()).reachable().address, token }
+        Target { way: Way::Control(Listener::at(control.clone()).reachable().address), token }
     }
 
-    fn dial(&self) -> std::io::Result<TcpStream> {
-        match &self.control {
-            Address::Ip(address) => TcpStream::connect_timeout(address, CONNECT_TIMEOUT),
+    pub fn at(endpoint: Endpoint, token: Option<String>) -> Target {
+        Target { way: Way::Url(endpoint), token }
+    }
+
+    pub fn place(&self) -> String {
+        match &self.way {
+            Way::Control(address) => address.place(),
+            Way::Url(endpoint) => endpoint.shown().to_owned(),
+        }
+    }
+
+    fn dial(&self) -> anyhow::Result<Stream> {
+        let place = self.place();
+        let socket = match &self.way {
+            Way::Control(Address::Ip(address)) => TcpStream::connect_timeout(address, CONNECT_TIMEOUT),
             // What is read, written and shut is the same.
-            Address::Unix(unix) => UnixStream::connect(&unix.path).map(|stream| TcpStream::from(OwnedFd::from(stream))),
+            Way::Control(Address::Unix(unix)) => UnixStream::connect(&unix.path).map(|stream| TcpStream::from(OwnedFd::from(stream))),
+            Way::Url(endpoint) => return endpoint.dial(SILENCE_MAX).map_err(|why| anyhow!("{place} {why}")),
+        };
+        let socket = socket.map_err(|error| {
+            anyhow!(
+                "the control port {place} cannot be reached ({error}); is `campanile serve` running there? Another one: --control ADDRESS"
+            )
+        })?;
+        let _ = socket.set_nodelay(true);
+        let _ = socket.set_read_timeout(Some(SILENCE_MAX));
+        let _ = socket.set_write_timeout(Some(SILENCE_MAX));
+        Ok(Stream::plain(socket))
+    }
+
+    fn url(&self) -> String {
+        match &self.way {
+            Way::Control(Address::Ip(address)) => format!("ws://{address}/stats"),
+            // No host is named.
+            Way::Control(Address::Unix(_)) => "ws://localhost/stats".to_owned(),
+            Way::Url(endpoint) => endpoint.url("ws", "/stats"),
         }
     }
 
     /// The error says what to do.
     pub fn connect(&self) -> anyhow::Result<Connection> {
-        let place = self.control.place();
-        let stream = self.dial().map_err(|error| {
-            anyhow!(
-                "the control port {place} cannot be reached ({error}); is `campanile serve` running there? Another one: --control ADDRESS"
-            )
-        })?;
-        let _ = stream.set_nodelay(true);
-        let _ = stream.set_read_timeout(Some(SILENCE_MAX));
-        let _ = stream.set_write_timeout(Some(SILENCE_MAX));
-        // By a unix socket no host is named.
-        let host = self.control.ip().map_or_else(|| "localhost".to_owned(), |address| address.to_string());
-        let url = format!("ws://{host}/stats").parse().expect("an address makes a URL");
+        let place = self.place();
+        let stream = self.dial()?;
+        let url = self.url().parse().expect("an address makes a URL");
         let mut request = ClientRequestBuilder::new(url).with_sub_protocol(subprotocol(Format::Json));
         if let Some(token) = &self.token {
             request = request.with_header("Authorization", format!("Bearer {token}"));
@@ -127,6 +158,7 @@ impl Drop for Connection {
     fn drop(&mut self) {
         let _ = self.socket.close(None);
         let _ = self.socket.flush();
-        let _ = self.socket.get_ref().shutdown(Shutdown::Both);
+        self.socket.get_mut().say_goodbye();
+        let _ = self.socket.get_ref().socket().shutdown(Shutdown::Both);
     }
 }

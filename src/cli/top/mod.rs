@@ -31,6 +31,7 @@ const EXAMPLES: &str = "\
 Examples:
   campanile top
   campanile top --control 10.0.0.7:9090
+  campanile top --url https://ops.example.org/campanile
   campanile top --once
   campanile top --json | jq .rates.deliveries
 
@@ -51,11 +52,16 @@ pub fn command() -> Command {
         .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print JSON, a line each second; with --once one line"))
         .arg(flags::file())
         .args(flags::some(&["control", "control_token"]).into_iter().map(|arg| arg.help_heading("Which server")))
+        .args(flags::control_url())
 }
 
 pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let settings = load(&flags::sources(matches), None).map_err(BadSettings)?.settings;
-    let target = Target::new(&settings.addresses.control, settings.addresses.control_token.clone());
+    let token = settings.addresses.control_token.clone();
+    let target = match flags::endpoint(matches)? {
+        Some(endpoint) => Target::at(endpoint, token),
+        None => Target::new(&settings.addresses.control, token),
+    };
     let (once, json) = (matches.get_flag("once"), matches.get_flag("json"));
     let connection = target.connect()?;
     if json || once || !std::io::stdout().is_terminal() {
@@ -88,7 +94,7 @@ enum News {
 }
 
 fn watch(target: Target, connection: Connection) -> anyhow::Result<ExitCode> {
-    let mut screen = Screen::new(target.control.place());
+    let mut screen = Screen::new(target.place());
     let (sender, news) = sync_channel(NEWS_MAX);
     std::thread::Builder::new().name("stats".to_owned()).spawn(move || follow(&target, connection, &sender))?;
     restore_on_signal()?;

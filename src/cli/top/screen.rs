@@ -125,16 +125,19 @@ impl Screen {
             lines.push(title.bold().into());
             lines.extend(stats.first_commands.iter().map(|command| Line::from(format!("  {}", printable(command)))));
         }
-        // With head and foot, a terminal of 24 lines.
-        let has_room = area.height >= 22;
         // A word that does not fit takes its line's rest along.
         let rows_of = |line: &Line<'_>| (line.width() + 12).div_ceil(usize::from(area.width).max(1)).max(1);
         let figures_rows = lines.iter().map(rows_of).sum::<usize>().min(usize::from(area.height)) as u16;
-        let spark_rows = if has_room { 5 } else { 0 };
+        // A low graph, where a whole one would leave the tables too little: they want six rows beside it.
+        let spark_rows = match area.height.saturating_sub(figures_rows) {
+            19.. => 5,
+            9.. => 3,
+            _ => 0,
+        };
         let [top, spark, tables] =
             Layout::vertical([Constraint::Length(figures_rows), Constraint::Length(spark_rows), Constraint::Min(0)]).areas(area);
         frame.render_widget(Paragraph::new(lines).wrap(Wrap { trim: false }), top);
-        if has_room {
+        if spark_rows > 0 {
             let shown = self.deliveries.len().saturating_sub(usize::from(spark.width));
             let most = self.deliveries[shown..].iter().max().copied().unwrap_or(0);
             let title = format!(" deliveries a second, up to {} ", count(most));
@@ -150,10 +153,15 @@ impl Screen {
             frame.render_widget(shards(stats), upper);
             frame.render_widget(reasons_table(stats), lower);
         } else {
+            // Two rows of a table are its title and the names of its columns: rather none of it.
             let shard_rows = (stats.shards.len() as u16).saturating_add(2).min(tables.height / 3);
-            let [upper, middle, lower] =
-                Layout::vertical([Constraint::Fill(1), Constraint::Length(shard_rows), Constraint::Length(tables.height / 4)])
-                    .areas(tables);
+            let reason_rows = tables.height / 4;
+            let [upper, middle, lower] = Layout::vertical([
+                Constraint::Fill(1),
+                Constraint::Length(if shard_rows > 2 { shard_rows } else { 0 }),
+                Constraint::Length(if reason_rows > 2 { reason_rows } else { 0 }),
+            ])
+            .areas(tables);
             frame.render_widget(self.channels(stats, upper), upper);
             frame.render_widget(shards(stats), middle);
             frame.render_widget(reasons_table(stats), lower);
@@ -247,7 +255,7 @@ mod tests {
     use ratatui::backend::TestBackend;
 
     use super::*;
-    use crate::control::stats::snapshot::{Bus, Count, Latency, Memory, Rates, Server, Shard};
+    use crate::control::stats::snapshot::{Bus, Count, Latency, Memory, Part, Rates, Server, Shard};
 
     fn stats() -> Snapshot {
         let channel = |name: &str, deliveries, messages, subscribers| Channel { name: name.into(), deliveries, messages, subscribers };
@@ -318,6 +326,28 @@ mod tests {
         for (width, height) in [(1, 1), (10, 3), (40, 10), (99, 24), (300, 5)] {
             shown(&screen, width, height);
         }
+    }
+
+    #[test]
+    fn the_graph_is_there_on_a_terminal_of_24_rows_and_somewhat_below() {
+        let part = |name: &str| Part { name: name.into(), bytes: 1 << 20, bytes_max: 1 << 30 };
+        // As long as a server tells it, a line that takes several rows.
+        let parts = ["connections", "logs", "inboxes", "history", "commands"].map(part).to_vec();
+        let long = screen_with(Snapshot { memory: Memory { parts, ..stats().memory }, ..stats() });
+        let graph = "deliveries a second, up to 12,345";
+        for (screen, height) in [(&screen_with(stats()), 18), (&screen_with(stats()), 22), (&long, 24)] {
+            let text = shown(screen, 80, height);
+            for part in [graph, "█", "zebra", "ant", "news", "q quit"] {
+                assert!(text.contains(part), "{part:?} is missing in {height} rows:\n{text}");
+            }
+        }
+        let text = shown(&screen_with(stats()), 80, 24);
+        for part in [graph, "50 %", "refused: overloaded_lag"] {
+            assert!(text.contains(part), "{part:?} is missing:\n{text}");
+        }
+        // Figures and channels are worth more than a picture.
+        let text = shown(&screen_with(stats()), 80, 14);
+        assert!(!text.contains(graph) && text.contains("zebra"), "{text}");
     }
 
     #[test]

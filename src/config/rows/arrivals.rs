@@ -1,6 +1,6 @@
 //! Rows about who comes in, from where, and how often: listeners, proxies, limits of addresses; and who may use the control port. Each has its place in the table.
 
-use super::{NAMED_TWICE, ROW, show_limit, size};
+use super::{NAMED_TWICE, ROW, push_distinct, show_limit, size};
 use crate::config::table::{Section, Setting, Shown, Value};
 use crate::config::{listen_url, mask, parse};
 use crate::limits::{self, CONNECTIONS_MAX, RATE_PER_SECOND_MAX};
@@ -131,6 +131,35 @@ pub(super) const COMMANDS_PER_SECOND: Setting = Setting {
     help: "Commands that one connection may send in a second, in the long run; after a rest four times subscriptions_max more at once. The next one is answered with the error rate_limited.",
     accepted: "none, or 1 to 10000",
     value: one!(bounds.commands_per_second, text => parse::limit(text, RATE_PER_SECOND_MAX), value => show_limit(*value)),
+    live: true,
+    ..ROW
+};
+
+pub(super) const CONTROL_HOSTS: Setting = Setting {
+    key: "control_hosts",
+    section: Section::Addresses,
+    placeholder: "NAME",
+    help: "A host name under which the control port answers, besides its addresses and localhost; for a proxy in front of it. May be given more than once.",
+    accepted: "a host name without a port, as in ops.example.org",
+    value: Value::Many {
+        clear: |settings| settings.addresses.control_hosts.clear(),
+        push: |settings, text| push_distinct(&mut settings.addresses.control_hosts, parse::host_name(text)?),
+        show: |settings| settings.addresses.control_hosts.clone(),
+    },
+    live: true,
+    ..ROW
+};
+
+pub(super) const RELOAD_ON_CHANGE: Setting = Setting {
+    key: "reload_on_change",
+    section: Section::Addresses,
+    placeholder: "BOOL",
+    help: "Reads the file of settings and those of keys again when they have changed, as SIGHUP does. Off, SIGHUP or POST /reload is needed.",
+    accepted: "true, false",
+    value: Value::Switch {
+        set: |settings, on| settings.addresses.reload_on_change = on,
+        get: |settings| settings.addresses.reload_on_change,
+    },
     live: true,
     ..ROW
 };

@@ -37,7 +37,7 @@ pub const AUTH: Setting = Setting {
     key: "auth",
     section: Section::Identity,
     placeholder: "HOW",
-    help: "How clients say who they are. none asks nobody; jwt asks each for a JSON Web Token; query believes the parameter user, for closed networks.",
+    help: "How clients say who they are. none asks nobody; jwt asks each for a JSON Web Token; certificate knows each by the common name of its certificate (tls_client_auth), with its organizational units as groups; query believes the parameter user, for closed networks.",
     ..word!(auth.mode: AuthMode)
 };
 

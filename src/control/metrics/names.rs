@@ -19,6 +19,8 @@ pub(super) const SHARD_GAUGES: &[Named<ShardMetrics>] = &[
     ),
     ("campanile_inbox_depth", "Entries waiting in the shard's inbox at the start of its last turn. Unit: entries.", |m| &m.inbox_depth),
     ("campanile_inbox_bytes", "Messages waiting in the shard's inbox at the end of its last turn. Unit: bytes.", |m| &m.inbox_bytes),
+    ("campanile_tls_sessions", "TLS sessions now. Unit: sessions.", |m| &m.tls_sessions),
+    ("campanile_tls_handshakes_under_way", "TLS handshakes begun and not ended now. Unit: handshakes.", |m| &m.tls_under_way),
     ("campanile_log_bytes", "Memory held by channel logs now. Unit: bytes.", |m| &m.log_bytes),
     ("campanile_buffer_bytes", "Memory held by split frames and unsent control frames now. Unit: bytes.", |m| &m.buffer_bytes),
 ];

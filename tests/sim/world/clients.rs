@@ -2,6 +2,7 @@
 
 use campanile::wire::Format;
 use campanile::wire::frame::{Opcode, encode_masked_compressed_frame, encode_masked_frame};
+use fastrand::Rng;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 
 use super::{CHANNELS, COUNTED, Peer, Poll, RATES, SECRET, SLOW_RATE, Simulation, USERS};
@@ -62,6 +63,9 @@ impl Simulation {
             );
             peer.last_said_ns = Some(wires.now_ns);
         }
+        if peer.last_said_ns.is_none() && self.tls.as_mut().is_some_and(Rng::bool) {
+            self.wires.borrow_mut().secure(pipe);
+        }
         self.peers.push(peer);
         self.rig.shard.on_listener();
         if self.rng.u8(..3) == 0 {
@@ -73,6 +77,9 @@ impl Simulation {
     fn come_to_poll(&mut self, client: Client) {
         let channels = CHANNELS.into_iter().filter(|_| self.rng.u8(..3) == 0).map(str::to_owned).collect();
         let pipe = self.wires.borrow_mut().connect("", self.rng.usize(0..600));
+        if self.tls.as_mut().is_some_and(Rng::bool) {
+            self.wires.borrow_mut().secure(pipe);
+        }
         self.peers.push(Peer { poll: Some(Poll { channels, answered: 0 }), ..Peer::new(pipe, client) });
         self.ask_next(self.peers.len() - 1);
         self.rig.shard.on_listener();
@@ -134,10 +141,10 @@ impl Simulation {
             said
         };
         for byte in header {
-            self.wires.borrow_mut().send(pipe, &[byte]);
+            self.wires.borrow_mut().send_raw(pipe, &[byte]);
             self.turn();
         }
-        self.wires.borrow_mut().send(pipe, &said);
+        self.wires.borrow_mut().send_raw(pipe, &said);
     }
 
     /// A token of somebody, good for some seconds, or long past; now and then nobody has signed it. There are few, so many are known.

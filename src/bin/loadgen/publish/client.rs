@@ -5,6 +5,8 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use campanile::client::stream::Stream;
+use campanile::client::tls::complaint;
 use campanile::wire::frame::{Opcode, parse_server_header};
 
 use super::{Message, Route};
@@ -18,7 +20,7 @@ pub const TEMPLATE: &str = r#"{"type":"publish","channel":"{channel}","data":"{p
 
 #[derive(Debug)]
 pub struct ClientRoute {
-    stream: TcpStream,
+    stream: Stream,
     target: Target,
     template: String,
     outgoing: Vec<u8>,
@@ -30,7 +32,7 @@ impl ClientRoute {
     pub fn connect(target: &Target, template: &str) -> anyhow::Result<ClientRoute> {
         let (stream, incoming) = open(target, &target.request(u32::MAX, 0, target.is_campanile))?;
         // Answers are read when there are some, and never waited for.
-        stream.set_nonblocking(true)?;
+        stream.socket().set_nonblocking(true)?;
         Ok(ClientRoute { stream, target: target.clone(), template: template.to_owned(), outgoing: Vec::new(), incoming })
     }
 
@@ -68,8 +70,12 @@ impl ClientRoute {
     fn flush(&mut self) -> anyhow::Result<()> {
         let mut written = 0;
         let mut moved = Instant::now();
-        while written < self.outgoing.len() {
-            match self.stream.write(&self.outgoing[written..]) {
+        loop {
+            let is_taken = written == self.outgoing.len();
+            // Over TLS, what was taken may still have to go.
+            let result = if is_taken { self.stream.flush().map(|()| 0) } else { self.stream.write(&self.outgoing[written..]) };
+            match result {
+                Ok(_) if is_taken => break,
                 Ok(count) => {
                     written += count;
                     moved = Instant::now();
@@ -113,14 +119,28 @@ impl Route for ClientRoute {
     }
 }
 
-/// A connection that has been answered 101, and what came after the answer's head. Says what is wrong if there is none.
-pub fn open(target: &Target, request: &str) -> anyhow::Result<(TcpStream, Vec<u8>)> {
+/// A connection on which nothing was said. Says what is wrong if there is none.
+pub fn dial(target: &Target) -> anyhow::Result<Stream> {
     let address = target.address;
-    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)
+    let socket = TcpStream::connect_timeout(&address, TIMEOUT)
         .with_context(|| format!("nothing answers at {address}: is the server running, is --url right? (connect)"))?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.set_write_timeout(Some(TIMEOUT))?;
+    socket.set_nodelay(true)?;
+    socket.set_write_timeout(Some(TIMEOUT))?;
+    let stream = match &target.tls {
+        None => Stream::plain(socket),
+        Some(tls) => Stream::over_tls(socket, tls, TIMEOUT).map_err(|error| match complaint(&error) {
+            Some(complaint) => anyhow::anyhow!("{address} {complaint}"),
+            None => anyhow::anyhow!("{address} cannot be reached over TLS: {error}"),
+        })?,
+    };
+    stream.socket().set_read_timeout(Some(TIMEOUT))?;
+    Ok(stream)
+}
+
+/// A connection that has been answered 101, and what came after the answer's head. Says what is wrong if there is none.
+pub fn open(target: &Target, request: &str) -> anyhow::Result<(Stream, Vec<u8>)> {
+    let address = target.address;
+    let mut stream = dial(target)?;
     stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     let mut buffer = [0; 4096];
@@ -135,7 +155,10 @@ pub fn open(target: &Target, request: &str) -> anyhow::Result<(TcpStream, Vec<u8
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 bail!("{address} accepted the connection, but did not answer the upgrade within {} s", TIMEOUT.as_secs())
             }
-            Err(error) => return Err(error).with_context(|| format!("{address} did not answer the upgrade")),
+            Err(error) => match complaint(&error) {
+                Some(complaint) => bail!("{address} {complaint}"),
+                None => return Err(error).with_context(|| format!("{address} did not answer the upgrade")),
+            },
         }
         if answer.len() > 64 * 1024 {
             bail!("{address} answers the upgrade with an endless head");
@@ -145,7 +168,7 @@ pub fn open(target: &Target, request: &str) -> anyhow::Result<(TcpStream, Vec<u8
     if !target.is_accepted(head) {
         // The body explains; it comes with the head or right after it.
         let mut all = answer.clone();
-        let _ = stream.set_read_timeout(Some(Duration::from_millis(200)));
+        let _ = stream.socket().set_read_timeout(Some(Duration::from_millis(200)));
         while let Ok(count @ 1..) = stream.read(&mut buffer) {
             all.extend_from_slice(&buffer[..count]);
             if all.len() > length + 4096 {

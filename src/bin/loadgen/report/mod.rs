@@ -140,6 +140,8 @@ impl Report {
         if counts.retries > 0 {
             self.row("connects repeated", counts.retries.to_string());
         }
+        self.handshakes("tls", counts, seconds);
+        let is_secure = counts.tls_full + counts.tls_resumed > 0;
         let connections = counts.ready.max(1) as f64;
         let mut memory = Map::new();
         if let (Some(before), Some(after)) = (&before.process, &after.process) {
@@ -147,7 +149,8 @@ impl Report {
             let cpu_us = (after.cpu_ns.saturating_sub(before.cpu_ns)) as f64 / 1000.0 / connections;
             self.headline("user memory per connection", format!("{user:.0} B"));
             if !self.has_floor || self.scenario != "connect" {
-                self.row("server CPU per connection", format!("{cpu_us:.1} µs"));
+                let and_all = if is_secure { ", with its TLS handshake" } else { "" };
+                self.row(&format!("server CPU per connection{and_all}"), format!("{cpu_us:.1} µs"));
             }
             memory.insert("user_bytes_per_connection".to_owned(), json!(user));
             memory.insert("server_anonymous_bytes".to_owned(), after.anonymous_bytes.into());
@@ -167,6 +170,18 @@ impl Report {
             "connect",
             json!({"ready": counts.ready, "seconds": seconds, "per_second": rate, "retries": counts.retries, "refused": counts.refused}),
         );
+    }
+
+    /// TLS handshakes that were done in so many seconds, if any were.
+    pub fn handshakes(&mut self, key: &str, counts: &Counts, seconds: f64) {
+        let (full, resumed) = (counts.tls_full, counts.tls_resumed);
+        if full + resumed == 0 {
+            return;
+        }
+        let rate = |count: u64| count as f64 / seconds.max(1e-9);
+        let told = |count: u64, what: &str| format!("{count} {what} ({}/s)", short(rate(count)));
+        self.headline("TLS handshakes", format!("{}, {}", told(full, "full"), told(resumed, "resumed")));
+        self.set(key, json!({"full": full, "resumed": resumed, "full_per_second": rate(full), "resumed_per_second": rate(resumed)}));
     }
 
     /// How subscribing beyond each client's first channel went, and what it cost.

@@ -261,12 +261,18 @@ pub enum Beside {
     Open,
     /// The same server, where clients of event streams are WebSockets.
     WebSockets,
+    /// The same server, without TLS.
+    Plain,
 }
 
 impl Beside {
     /// What stands beside the server, if it is another server.
     pub fn of(options: &Options) -> Beside {
-        if options.beside_ws { Beside::WebSockets } else { Beside::Open }
+        match (options.beside_ws, options.tls.beside_plain) {
+            (true, _) => Beside::WebSockets,
+            (false, true) => Beside::Plain,
+            (false, false) => Beside::Open,
+        }
     }
 
     /// In the JSON, and before its figures.
@@ -275,6 +281,7 @@ impl Beside {
             Beside::Floor => "floor",
             Beside::Open => "open",
             Beside::WebSockets => "ws",
+            Beside::Plain => "plain",
         }
     }
 
@@ -283,6 +290,7 @@ impl Beside {
             Beside::Floor => "the floor",
             Beside::Open => "an open server",
             Beside::WebSockets => "a server of WebSockets",
+            Beside::Plain => "a server in the clear",
         }
     }
 }

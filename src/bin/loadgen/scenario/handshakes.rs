@@ -16,6 +16,7 @@ use crate::progress::{short_bytes, short_us};
 use crate::report::Report;
 use crate::round::Round;
 use crate::run::{Ended, Run, whole};
+use crate::tls;
 
 /// Descriptors of a holder's thread that are no connections.
 const DESCRIPTORS_SPARE: u64 = 64;
@@ -42,6 +43,11 @@ fn handshakes(run: &mut Run, held: Held) -> Result<()> {
     let mut head = run.target.request(0, 0, false).trim_end().as_bytes().to_vec();
     head.extend_from_slice(b"\r\nX-Slow: ");
     head.resize(held.head_bytes.max(head.len()), b'x');
+    if let Some(tls) = &run.target.tls {
+        // All but its end, here too.
+        head = tls::client_hello(tls)?;
+        head.pop();
+    }
     let per_thread = campanile::sys::raise_descriptor_limit()?.soft.saturating_sub(DESCRIPTORS_SPARE).max(1);
     let plan = Plan {
         address: run.target.address,
@@ -57,11 +63,11 @@ fn handshakes(run: &mut Run, held: Held) -> Result<()> {
         counts.open.load(Relaxed) >= u64::from(held.connections)
     });
     let open = counts.open.load(Relaxed);
-    let url = format!("http://{}/healthz", run.target.address);
+    let target = run.target.clone();
     let is_over = AtomicBool::new(false);
     let mut memory_most = memory(run);
     let (beside, health) = std::thread::scope(|scope| {
-        let health = scope.spawn(|| watch_health(&url, &is_over));
+        let health = scope.spawn(|| watch_health(&target, &is_over));
         let round = run.publish("beside handshakes", &crowd, schedule.clone(), |run, _| memory_most = memory_most.max(memory(run)));
         is_over.store(true, Relaxed);
         (round, health.join().unwrap_or_default())

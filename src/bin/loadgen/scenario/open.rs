@@ -1,11 +1,12 @@
 //! The same server by turns with and without what it asks of its clients (--beside-open): what tokens, rules and limits cost. Or with clients of event
-//! streams and of WebSockets (--beside-ws).
+//! streams and of WebSockets (--beside-ws), over TLS and in the clear (--beside-plain).
 //!
 //! As with the floor, the two crowds stand in the middle of each other, so that neither is nearer to the front of the kernel's chains.
 
 use anyhow::Result;
+use serde_json::json;
 
-use super::floor::{Beside, Pairs};
+use super::floor::{Beside, Pairs, median, spread};
 use crate::beside::Open;
 use crate::crowd::{Crowd, Habits, Size};
 use crate::publish::Schedule;
@@ -19,6 +20,7 @@ pub fn connect(run: &mut Run) -> Result<()> {
     let size = run.size.clone();
     let beside = Beside::of(&run.options);
     let (mut rates, mut cpu) = (Pairs::beside(beside), Pairs::beside(beside));
+    let mut differences = Vec::new();
     for pair in 0..=run.options.pairs.max(1) {
         if pair > 0 && run.options.new_tokens {
             run.renew_tokens()?;
@@ -31,11 +33,19 @@ pub fn connect(run: &mut Run) -> Result<()> {
         if pair > 0 {
             rates.add_figures(server.0, other.0);
             cpu.add_figures(server.1, other.1);
+            differences.push(server.1 - other.1);
         }
     }
     cpu.report(&mut run.report, "CPU per connect", "µs");
     let figures = run.report.take(beside.name());
     run.report.set(&format!("{}_cpu", beside.name()), figures);
+    if beside == Beside::Plain && !differences.is_empty() {
+        let ((lowest, highest), median) = (spread(&differences), median(&differences));
+        let resumed = if run.options.tls.resume { "resumed" } else { "full" };
+        let told = format!("{median:.1} µs ({lowest:.1} to {highest:.1}): what a connect costs more than in the clear, {resumed}");
+        run.report.headline("server CPU per TLS handshake", told);
+        run.report.set("tls_handshake_cpu_us", json!(differences));
+    }
     rates.report(&mut run.report, "connects per second", "/s");
     Ok(())
 }

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use campanile::bus::redis::{keys, library};
+use campanile::client::stream::Stream;
 use campanile::wire::frame::{Opcode, parse_server_header};
 use serde_json::json;
 
@@ -154,7 +155,7 @@ fn through_server(run: &Run, server: SocketAddr, messages: u64, pipeline: usize)
 }
 
 /// So many commands at once, and the next ones when all are answered.
-fn publish((mut stream, mut incoming): (std::net::TcpStream, Vec<u8>), asked: &[u8], pipeline: usize, rounds: u64) -> Result<()> {
+fn publish((mut stream, mut incoming): (Stream, Vec<u8>), asked: &[u8], pipeline: usize, rounds: u64) -> Result<()> {
     let mut buffer = vec![0; 64 * 1024];
     for _ in 0..rounds {
         stream.write_all(asked)?;

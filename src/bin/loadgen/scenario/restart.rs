@@ -15,7 +15,6 @@ use crate::crowd::Habits;
 use crate::pick::Pick;
 use crate::report::Report;
 use crate::run::{Run, whole};
-use crate::target::Needs;
 
 /// The rate of arrivals is looked at over so long at a time.
 const WINDOW: Duration = Duration::from_secs(1);
@@ -109,9 +108,7 @@ fn restart(run: &mut Run, drain_rate: u32) -> Result<()> {
 /// Starts a server at the addresses of the first one.
 fn successor(run: &Run, old: Option<&children::Server>) -> Result<children::Server> {
     let old = old.ok_or_else(|| anyhow::anyhow!("there is no first one"))?;
-    let arguments = run.options.serve.as_deref().unwrap_or_default();
-    let arguments = format!("{arguments} --listen {} --control {} --takeover", old.clients, old.control);
-    children::Server::start(&arguments, run.redis_url.as_deref(), run.options.clients, &Needs::from(1), None)
+    run.another_server(&format!("{} --takeover", run.at_the_place_of(old)))
 }
 
 /// Most arrivals within a second.

@@ -1,6 +1,7 @@
 //! All clients drop at once and come back, resuming where they were, while messages flow. Nothing may be missing, and the server must
 //! go on answering /healthz.
 
+use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -11,13 +12,14 @@ use crate::args::Options;
 use crate::crowd::{Crowd, Habits};
 use crate::pick::Pick;
 use crate::progress::short_us;
+use crate::publish::client::dial;
 use crate::report::Report;
 use crate::run::{Run, whole};
 use crate::stop;
+use crate::target::Target;
 
-/// How often /healthz is asked, and after how long it counts as not answered. The slowest answer is told apart, so this is long.
+/// How often /healthz is asked.
 const HEALTH_PAUSE: Duration = Duration::from_millis(50);
-const HEALTH_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
 pub(super) struct Health {
@@ -34,12 +36,13 @@ fn storm(run: &mut Run) -> Result<()> {
     run.must_be_campanile()?;
     let habits = Habits { keeps_positions: true, ..Habits::default() };
     let Some(crowd) = run.connect(&habits, |_| 0)? else { return Ok(()) };
+    let first = crowd.counts();
     let schedule = run.schedule(10.0, 1, 100, Pick::new(1, 0.0));
     let first_part = Duration::from_secs_f64(schedule.count as f64 / schedule.rate / 3.0);
-    let url = format!("http://{}/healthz", run.target.address);
+    let target = run.target.clone();
     let is_over = AtomicBool::new(false);
     let (round, back, health) = std::thread::scope(|scope| {
-        let health = scope.spawn(|| watch_health(&url, &is_over));
+        let health = scope.spawn(|| watch_health(&target, &is_over));
         let back = scope.spawn(|| storm_after(first_part, &crowd, &is_over));
         let round = run.publish("storm", &crowd, schedule, |_, _| {});
         let all = u64::from(crowd.clients);
@@ -50,7 +53,10 @@ fn storm(run: &mut Run) -> Result<()> {
     let round = round?;
     run.report.round(&round);
     match back {
-        Some(time) => run.report.headline("all back after", format!("{:.2} s", time.as_secs_f64())),
+        Some(time) => {
+            run.report.headline("all back after", format!("{:.2} s", time.as_secs_f64()));
+            run.report.handshakes("storm_tls", &crowd.counts().since(&first), time.as_secs_f64());
+        }
         None => run.report.fail("not all clients came back"),
     }
     run.report.headline(
@@ -99,19 +105,31 @@ fn storm_after(wait: Duration, crowd: &Crowd, is_over: &AtomicBool) -> Option<Du
     (crowd.counts().connected >= connected_before + u64::from(crowd.clients)).then(|| begin.elapsed())
 }
 
-pub(super) fn watch_health(url: &str, is_over: &AtomicBool) -> Health {
-    // A new connection each time, as a load balancer makes it: it has to come through the same storm.
-    let config = ureq::Agent::config_builder().timeout_global(Some(HEALTH_TIMEOUT)).max_idle_connections(0).proxy(None).build();
-    let agent: ureq::Agent = config.into();
+pub(super) fn watch_health(target: &Target, is_over: &AtomicBool) -> Health {
     let mut health = Health::default();
     while !is_over.load(Relaxed) {
         let begin = Instant::now();
-        match agent.get(url).call() {
-            Ok(_) => health.answers += 1,
-            Err(_) => health.failures += 1,
+        match is_healthy(target) {
+            Ok(true) => health.answers += 1,
+            Ok(false) | Err(_) => health.failures += 1,
         }
         health.slowest = health.slowest.max(begin.elapsed());
         std::thread::sleep(HEALTH_PAUSE);
     }
     health
+}
+
+/// By a new connection each time, as a load balancer makes it: it has to come through the same storm.
+fn is_healthy(target: &Target) -> Result<bool> {
+    let mut stream = dial(target)?;
+    let request = format!("GET /healthz HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", target.address);
+    stream.write_all(request.as_bytes())?;
+    let (mut answer, mut room) = (Vec::new(), [0; 1024]);
+    while !answer.windows(4).any(|window| window == b"\r\n\r\n") {
+        match stream.read(&mut room)? {
+            0 => return Ok(false),
+            count => answer.extend_from_slice(&room[..count]),
+        }
+    }
+    Ok(answer.starts_with(b"HTTP/1.1 200 "))
 }

@@ -172,8 +172,9 @@ impl Worker {
         let client = &mut self.clients[index];
         client.stream = None;
         client.spill = None;
+        self.sessions.end(index);
         match client.phase {
-            Phase::Connecting | Phase::Head | Phase::Subscribing => self.tally.counts.connecting -= 1,
+            Phase::Connecting | Phase::Shaking | Phase::Head | Phase::Subscribing => self.tally.counts.connecting -= 1,
             Phase::Ready => self.tally.counts.ready -= 1,
             Phase::Idle | Phase::Ended => {}
         }

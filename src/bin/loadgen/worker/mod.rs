@@ -8,6 +8,7 @@ mod connect;
 mod further;
 mod habits;
 mod receive;
+mod session;
 mod split;
 
 use std::collections::{HashMap, VecDeque};
@@ -31,6 +32,7 @@ use super::inflate::Inflated;
 use super::payload::PayloadKind;
 use super::tally::{Live, Tally};
 use super::target::Target;
+use session::Sessions;
 
 /// The token of the command inbox; clients have their number within the worker.
 pub const INBOX: Token = Token(usize::MAX);
@@ -144,6 +146,7 @@ pub struct Worker {
     slow_reads: Ticker,
     start_ns: u64,
     buffer: Vec<u8>,
+    sessions: Sessions,
     /// None while one is at it.
     inflated: Option<Box<Inflated>>,
     hint: usize,
@@ -213,6 +216,7 @@ impl Worker {
             slow_reads: Ticker::default(),
             start_ns: sys::monotonic_ns(),
             buffer: vec![0; READ_BYTES],
+            sessions: Sessions::default(),
             inflated: None,
             hint: 0,
             spinning: false,

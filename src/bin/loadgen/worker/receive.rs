@@ -1,14 +1,16 @@
 //! What comes in: bytes into messages, each checked. The hot path of the load generator. How bytes are split stands in [`super::split`].
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::sync::atomic::Ordering::Relaxed;
 
+use campanile::client::tls::complaint;
 use campanile::sys;
 use campanile::wire::close::reconnect_delay_ms;
 use campanile::wire::frame::Opcode;
 use mio::event::Event as Readiness;
 
 use super::connect::summary;
+use super::session::{Came, Shaken};
 use super::split::{self, Part};
 use super::{End, Further, HEAD_BYTES_MAX, READ_BYTES, Worker};
 use crate::client::{Phase, Reading};
@@ -28,6 +30,14 @@ pub(super) enum ReadOnce {
     Blocked,
 }
 
+/// What a connection comes to that could not be made.
+fn unshaken(error: io::Error) -> End {
+    match complaint(&error) {
+        Some(complaint) => End::Refused(format!("the server {complaint}")),
+        None => End::Lost(error),
+    }
+}
+
 impl Worker {
     pub(super) fn on_ready(&mut self, event: &Readiness) {
         let index = event.token().0;
@@ -39,13 +49,21 @@ impl Worker {
                 if !event.is_writable() && !is_over {
                     return;
                 }
-                self.say_hello(index).and_then(|()| if event.is_readable() || is_over { self.read(index, is_over) } else { Ok(()) })
+                self.greet(index).and_then(|is_said| {
+                    if is_said && (self.plan.target.tls.is_some() || event.is_readable() || is_over) {
+                        self.read(index, is_over)
+                    } else {
+                        Ok(())
+                    }
+                })
             }
+            // The edge that told of the handshake's end may have told of more.
+            Phase::Shaking => self.shake_hands(index).and_then(|is_said| if is_said { self.read(index, is_over) } else { Ok(()) }),
             Phase::Ready if self.is_slow_now && !self.is_catching_up && client.reading != Reading::Normal => {
                 if event.is_error() || event.is_write_closed() { Err(End::Closed(1006)) } else { Ok(()) }
             }
             Phase::Head | Phase::Subscribing | Phase::Ready => {
-                if event.is_writable() && client.spill.is_some() {
+                if event.is_writable() && (client.spill.is_some() || self.sessions.is_blocked(index)) {
                     self.send(index, &[]);
                 }
                 if event.is_readable() || is_over { self.read(index, is_over) } else { Ok(()) }
@@ -56,14 +74,43 @@ impl Worker {
         }
     }
 
-    pub(super) fn say_hello(&mut self, index: usize) -> Result<(), End> {
-        let client = &mut self.clients[index];
-        let stream = client.stream.as_mut().expect("it is connecting");
+    /// Whether the request is on its way.
+    fn greet(&mut self, index: usize) -> Result<bool, End> {
+        let stream = self.clients[index].stream.as_mut().expect("it is connecting");
         if let Some(error) = stream.take_error().ok().flatten() {
             return Err(End::Lost(error));
         }
+        match &self.plan.target.tls {
+            None => self.say_hello(index).map(|()| true),
+            Some(tls) => {
+                self.sessions.begin(index, tls).map_err(End::Lost)?;
+                self.clients[index].phase = Phase::Shaking;
+                self.shake_hands(index)
+            }
+        }
+    }
+
+    fn shake_hands(&mut self, index: usize) -> Result<bool, End> {
+        let stream = self.clients[index].stream.as_mut().expect("it is connected");
+        match self.sessions.shake_hands(index, stream).map_err(unshaken)? {
+            Shaken::UnderWay => Ok(false),
+            Shaken::Done { is_resumed } => {
+                let counts = &mut self.tally.counts;
+                *(if is_resumed { &mut counts.tls_resumed } else { &mut counts.tls_full }) += 1;
+                self.say_hello(index).map(|()| true)
+            }
+        }
+    }
+
+    fn say_hello(&mut self, index: usize) -> Result<(), End> {
+        let client = &mut self.clients[index];
+        let stream = client.stream.as_mut().expect("it is connected");
         let request = self.plan.target.request(self.base + index as u32, client.channel, client.resumes);
-        match stream.write(request.as_bytes()) {
+        let written = match self.sessions.of(index) {
+            Some(session) => session.write(stream, request.as_bytes()),
+            None => stream.write(request.as_bytes()),
+        };
+        match written {
             Ok(count) if count == request.len() => {}
             Ok(_) => return Err(End::Lost(io::Error::other("the request was not taken in one piece"))),
             Err(error) => return Err(End::Lost(error)),
@@ -105,20 +152,19 @@ impl Worker {
             }
             _ => 0,
         };
-        let end = buffer.len().min(kept.saturating_add(bytes_max));
         let stream = client.stream.as_mut().expect("a client that is connected has a stream");
-        let count = match stream.read(&mut buffer[kept..end]) {
-            Ok(0) => return Err(End::Closed(1006)),
-            Ok(count) => count,
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => return Ok(ReadOnce::Blocked),
-            Err(error) => return Err(End::Lost(error)),
+        let (count, is_filled) = match self.sessions.read(index, stream, &mut buffer[kept..], bytes_max) {
+            Ok(Came::Bytes { count, is_filled }) => (count, is_filled),
+            Ok(Came::Blocked) => return Ok(ReadOnce::Blocked),
+            Ok(Came::End) => return Err(End::Closed(1006)),
+            Err(error) => return Err(unshaken(error)),
         };
         self.tally.counts.reads += 1;
         self.tally.counts.bytes += count as u64;
         if let Some(spill) = &mut client.spill {
             spill.incoming.clear();
         }
-        let filled = if kept + count == end { ReadOnce::Filled } else { ReadOnce::Drained };
+        let filled = if is_filled { ReadOnce::Filled } else { ReadOnce::Drained };
         let taken = self.take(index, &buffer[..kept + count], sys::monotonic_ns())?;
         let client = &mut self.clients[index];
         if taken < kept + count {
@@ -345,11 +391,12 @@ impl Worker {
             waiting.extend_from_slice(bytes);
             &waiting
         };
-        if all.is_empty() {
-            return;
-        }
         // A write that fails is seen by the read that follows.
-        let written = stream.write(all).unwrap_or(0);
+        let written = match self.sessions.of(index) {
+            Some(session) => session.write(stream, all).unwrap_or(0),
+            None if all.is_empty() => return,
+            None => stream.write(all).unwrap_or(0),
+        };
         if written < all.len() {
             let rest = all[written..].to_vec();
             client.spill().outgoing = rest;
