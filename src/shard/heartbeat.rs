@@ -14,7 +14,7 @@ const ACKNOWLEDGED_INTERVALS: Tick = 4;
 
 impl<N: Network> Shard<N> {
     /// The first heartbeat comes anywhere within the first interval, and pings whether the client has spoken or not: connections that came together,
-    /// and subscribed together, would otherwise beat together for ever.
+    /// and subscribed together, would otherwise beat together for ever. Not whoever has been sent something since, at a time of its own.
     pub(super) fn start_heartbeat(&mut self, key: usize) {
         let interval = self.ticks(self.settings.clients.heartbeat);
         let spread = (self.conns[key].generation.wrapping_mul(0x9E37_79B9) >> 8) % interval;
@@ -52,7 +52,7 @@ impl<N: Network> Shard<N> {
             let next = conn.heard + interval;
             return self.set_timer_at(key, Timer::Heartbeat, next);
         }
-        if let Some(next) = self.acknowledged_until(key).filter(|_| !is_first) {
+        if let Some(next) = self.acknowledged_until(key, is_first) {
             return self.set_timer_at(key, Timer::Heartbeat, next);
         }
         let conn = &mut self.conns[key];
@@ -76,7 +76,7 @@ impl<N: Network> Shard<N> {
     /// Until when a connection need not be asked because its host has acknowledged what it was sent, without a word of its own: where each client gets a
     /// message now and then, a ping and its pong would cost more than the messages. A host acknowledges for an application that hangs as
     /// well, so after [`ACKNOWLEDGED_INTERVALS`] of silence that one is asked.
-    fn acknowledged_until(&self, key: usize) -> Option<Tick> {
+    fn acknowledged_until(&self, key: usize, is_first: bool) -> Option<Tick> {
         let interval = self.ticks(self.settings.clients.heartbeat);
         let conn = &self.conns[key];
         let must_speak_at = conn.heard.saturating_add(interval.saturating_mul(ACKNOWLEDGED_INTERVALS));
@@ -86,7 +86,11 @@ impl<N: Network> Shard<N> {
         // By quarters of a heartbeat, so that those who were sent the same message are not looked at together for ever. One that is almost as old as a
         // heartbeat would put the ping off by next to nothing: most often it is the acknowledgement of the last ping.
         let quarter = (interval / 4).max(1);
-        let quarters_ago = self.ticks(conn.stream.acknowledged_ago()?).div_ceil(quarter);
+        let ago = self.ticks(conn.stream.acknowledged_ago()?);
+        if is_first && ago.saturating_add(quarter) > self.tick.saturating_sub(conn.heard) {
+            return None;
+        }
+        let quarters_ago = ago.div_ceil(quarter);
         (quarters_ago < 4).then(|| self.tick.saturating_add((4 - quarters_ago) * quarter).min(must_speak_at))
     }
 
@@ -109,7 +113,7 @@ impl<N: Network> Shard<N> {
     /// otherwise let it hold memory for ever.
     fn is_message_overdue(&mut self, key: usize) -> bool {
         let conn = &mut self.conns[key];
-        let unfinished = conn.is_open() && conn.peer.is_message_under_way();
+        let unfinished = conn.is_open() && (conn.peer.is_message_under_way() || conn.stream.has_part(self.net.gear()));
         if unfinished {
             !conn.flags.raise(Flags::UNFINISHED)
         } else {
