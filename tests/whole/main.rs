@@ -28,5 +28,6 @@ mod servers;
 #[path = "../support/mod.rs"]
 mod support;
 mod systemd;
+mod tls;
 mod tokens;
 mod unread;
