@@ -115,3 +115,30 @@ fn the_servers_own_tls_is_measured() {
     let json = run(&[&["connect", "-n", "100", "--resume", "--beside-plain", "--pairs", "2"], &serve[..]].concat()).passes();
     assert_eq!(json["tls_handshake_cpu_us"].as_array().unwrap().len(), 2);
 }
+
+#[test]
+fn a_thousand_stay_while_certificates_and_ticket_keys_change() {
+    let certificates = Certificates::new("stay");
+    certificates.root("root");
+    certificates.signed("server", "root", &["localhost"]);
+    certificates.signed("next", "root", &["localhost"]);
+    let path = |file: &str| certificates.path(file);
+    std::fs::write(path("tickets"), [1; 48]).unwrap();
+    let listen = ["--shards", "1", "--listen", "tls://127.0.0.1:0"];
+    let (cert, key, tickets) = (path("server.crt"), path("server.key"), path("tickets"));
+    let server = Server::start(&[&listen[..], &["--tls-cert", &cert, "--tls-key", &key, "--tls-ticket-keys", &tickets]].concat());
+    let (url, control) = (format!("wss://{}", server.listen), server.control.to_string());
+    let target = ["--url".to_owned(), url, "--ca".to_owned(), path("root.crt"), "--control".to_owned(), control];
+    let clients = std::thread::spawn(move || {
+        let hold = ["hold", "-n", "1000", "--threads", "2", "--hold", "8", "--messages", "3", "--rate", "10"];
+        run(&[&hold[..], &target.each_ref().map(String::as_str)].concat())
+    });
+    server.eventually_metric("campanile_tls_sessions", "", 1000.0);
+    std::fs::copy(path("next.key"), &key).unwrap();
+    std::fs::copy(path("next.crt"), &cert).unwrap();
+    std::fs::write(&tickets, [2; 48]).unwrap();
+    let (status, answer) = server.post("/reload", "");
+    assert_eq!(status, 200, "{answer}");
+    let json = clients.join().unwrap().passes();
+    assert_eq!((&json["messages"]["delivered"], &json["tls"]["full"]), (&3000.into(), &1000.into()));
+}
