@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use super::Shard;
 use super::net::{Network, Stream};
 use crate::bus::ConnToken;
-use crate::limits::tls::{HANDSHAKE_PATIENCE, HANDSHAKES_PER_TURN, HANDSHAKES_UNDER_WAY_MAX};
+use crate::limits::tls::{HANDSHAKE_PATIENCE, HANDSHAKES_UNDER_WAY_MAX, PLACES_MADE_PER_TURN};
 use crate::wire::close::CloseReason;
 use crate::wire::http::refusal::RefusalReason;
 
@@ -46,7 +46,7 @@ impl<N: Network> Shard<N> {
             conn.is_arriving() && age >= patience && conn.stream.has_place(self.net.gear())
         };
         let keys = self.strangers.iter().take(2 * HANDSHAKES_UNDER_WAY_MAX).filter_map(|&token| self.resolve(token));
-        let late: Vec<usize> = keys.filter(|&key| has_had_time(key)).take(HANDSHAKES_PER_TURN).collect();
+        let late: Vec<usize> = keys.filter(|&key| has_had_time(key)).take(self.queued.len().min(PLACES_MADE_PER_TURN)).collect();
         for key in late {
             self.metrics.refused[RefusalReason::Handshakes as usize].inc();
             self.kill(key, CloseReason::HandshakeTimeout);

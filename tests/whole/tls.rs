@@ -485,7 +485,7 @@ fn handshakes_that_do_not_end_make_room() {
         client.join().unwrap();
         hello[..count].to_vec()
     };
-    let crowd: Vec<TcpStream> = (0..400)
+    let crowd: Vec<TcpStream> = (0..700)
         .map(|_| {
             let mut stream = TcpStream::connect(server.listen).unwrap();
             stream.write_all(&hello).unwrap();
