@@ -542,8 +542,9 @@ pub mod tls {
     pub const HANDSHAKES_UNDER_WAY_MAX: usize = 512;
     /// After which a handshake gives its place to somebody who waits for one: its client answers within a round trip.
     pub const HANDSHAKE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
-    /// So many give theirs in one turn at most: closing each takes some microseconds.
-    pub const PLACES_MADE_PER_TURN: usize = 64;
+    /// So many give theirs at once at most: closing each takes some microseconds. And so many of those who are arriving are looked at for it.
+    pub const PLACES_MADE_AT_ONCE: usize = 256;
+    pub const STRANGERS_LOOKED_AT: usize = 4096;
     /// What a shard seals into before it writes: a few records.
     pub const SCRATCH_BYTES: usize = 4 * RECORD_BYTES_MAX;
     /// Bytes asked of one read while shaking hands.

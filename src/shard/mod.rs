@@ -94,6 +94,7 @@ use replay::Replays;
 use rests::Rest;
 use settings::ShardSettings;
 use sources::Sources;
+use strangers::PlaceSearch;
 use waiters::Waiters;
 use wheel::{TICK_NS, Tick, Wheel};
 
@@ -186,6 +187,7 @@ pub struct Shard<N: Network> {
     turned_away: HashMap<u32, RefusalReason>,
     /// Those who are arriving, oldest first, and some who have arrived.
     strangers: VecDeque<ConnToken>,
+    place_search: PlaceSearch,
 
     accept_ready: bool,
     /// The door is being closed: so many more are taken at most.
@@ -273,6 +275,7 @@ impl<N: Network> Shard<N> {
             streams: Streams::default(),
             turned_away: HashMap::new(),
             strangers: VecDeque::new(),
+            place_search: PlaceSearch::default(),
             accept_ready: false,
             door_accepts: None,
             accept_retry: None,

@@ -8,10 +8,18 @@ use std::collections::HashSet;
 
 use super::Shard;
 use super::net::{Network, Stream};
+use super::wheel::Tick;
 use crate::bus::ConnToken;
-use crate::limits::tls::{HANDSHAKE_PATIENCE, HANDSHAKES_UNDER_WAY_MAX, PLACES_MADE_PER_TURN};
+use crate::limits::tls::{HANDSHAKE_PATIENCE, PLACES_MADE_AT_ONCE, STRANGERS_LOOKED_AT};
 use crate::wire::close::CloseReason;
 use crate::wire::http::refusal::RefusalReason;
+
+/// How far the search for those who have held a place too long has come; once a tick at most, which is by what they are judged.
+#[derive(Debug, Default)]
+pub(super) struct PlaceSearch {
+    tick: Tick,
+    from: usize,
+}
 
 impl<N: Network> Shard<N> {
     /// Whether somebody who comes now may have a place, if need be that of another one.
@@ -35,9 +43,13 @@ impl<N: Network> Shard<N> {
     /// Somebody waits for a place to begin in: those who have had one for longer than anybody needs give theirs, so that a crowd that never comes to the
     /// end of its handshakes keeps nobody else out.
     pub(super) fn make_places(&mut self) {
-        if self.queued.is_empty() || self.net.places() > 0 {
+        if self.queued.is_empty() || self.net.places() > 0 || self.place_search.tick == self.tick {
             return;
         }
+        // Whoever has said nothing at all may stand before them, so a part of the list is looked at each time, all of it in turn.
+        let from = if self.place_search.from < self.strangers.len() { self.place_search.from } else { 0 };
+        let to = self.strangers.len().min(from + STRANGERS_LOOKED_AT);
+        self.place_search = PlaceSearch { tick: self.tick, from: to };
         let timeout = self.ticks(self.settings.clients.handshake_timeout);
         let patience = self.ticks(HANDSHAKE_PATIENCE);
         let has_had_time = |key: usize| {
@@ -45,8 +57,8 @@ impl<N: Network> Shard<N> {
             let age = self.tick.saturating_add(timeout).saturating_sub(conn.timer_tick());
             conn.is_arriving() && age >= patience && conn.stream.has_place(self.net.gear())
         };
-        let keys = self.strangers.iter().take(2 * HANDSHAKES_UNDER_WAY_MAX).filter_map(|&token| self.resolve(token));
-        let late: Vec<usize> = keys.filter(|&key| has_had_time(key)).take(self.queued.len().min(PLACES_MADE_PER_TURN)).collect();
+        let keys = self.strangers.range(from..to).filter_map(|&token| self.resolve(token));
+        let late: Vec<usize> = keys.filter(|&key| has_had_time(key)).take(self.queued.len().min(PLACES_MADE_AT_ONCE)).collect();
         for key in late {
             self.metrics.refused[RefusalReason::Handshakes as usize].inc();
             self.kill(key, CloseReason::HandshakeTimeout);

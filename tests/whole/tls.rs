@@ -1,7 +1,7 @@
 //! TLS on the public port, spoken by OpenSSL, GnuTLS, curl, Python and Node; certificates that change, clients' own, tickets, and what attackers send.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -27,6 +27,19 @@ fn certificates(test: &str) -> Certificates {
 fn launch(certificates: &Certificates, more: &[&str]) -> Launch {
     let (cert, key) = (certificates.path("server.crt"), certificates.path("server.key"));
     Launch::new(&[&TLS[..], &["--tls-cert", &cert, "--tls-key", &key], more].concat())
+}
+
+/// A client's first words, as OpenSSL says them.
+fn client_hello() -> Vec<u8> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let client = std::thread::spawn(move || s_client(port, &[], b""));
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut hello = vec![0; 4096];
+    let count = stream.read(&mut hello).unwrap();
+    drop(stream);
+    client.join().unwrap();
+    hello[..count].to_vec()
 }
 
 /// What curl prints of an answer, and its status; 000: there was none.
@@ -385,17 +398,7 @@ fn a_proxy_header_comes_before_tls() {
     assert_eq!(curl(&certificates, port, &[]).0, "000", "a header is expected");
 
     // In one segment with the first words of TLS, and byte by byte: the handshake is not over, but it goes on.
-    let hello = {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let client = std::thread::spawn(move || s_client(port, &[], b""));
-        let (mut stream, _) = listener.accept().unwrap();
-        let mut hello = vec![0; 4096];
-        let count = stream.read(&mut hello).unwrap();
-        drop(stream);
-        client.join().unwrap();
-        hello[..count].to_vec()
-    };
+    let hello = client_hello();
     let whole = [b"PROXY TCP4 192.0.2.7 192.0.2.1 4000 443\r\n".to_vec(), hello].concat();
     for size in [whole.len(), 1] {
         let mut stream = TcpStream::connect(server.listen).unwrap();
@@ -473,18 +476,10 @@ fn what_is_not_tls_is_told_so_and_counted() {
 fn handshakes_that_do_not_end_make_room() {
     let certificates = certificates("crowd");
     let server = launch(&certificates, &["--shards", "1", "--handshake-timeout", "60"]).start();
-    let hello = {
-        // As OpenSSL says it.
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let client = std::thread::spawn(move || s_client(port, &[], b""));
-        let (mut stream, _) = listener.accept().unwrap();
-        let mut hello = vec![0; 4096];
-        let count = stream.read(&mut hello).unwrap();
-        let _ = stream.shutdown(Shutdown::Both);
-        client.join().unwrap();
-        hello[..count].to_vec()
-    };
+    let hello = client_hello();
+    // Before them come more who say nothing at all than are looked at together.
+    let dial = |_| TcpStream::connect(server.listen).unwrap();
+    let silent: Vec<TcpStream> = (0..4_200).map(dial).collect();
     let crowd: Vec<TcpStream> = (0..700)
         .map(|_| {
             let mut stream = TcpStream::connect(server.listen).unwrap();
@@ -497,7 +492,7 @@ fn handshakes_that_do_not_end_make_room() {
     server.eventually("there is no more room", made_room);
     assert!(server.metric("campanile_tls_handshakes_under_way", "") <= 512.0);
     assert_eq!(curl(&certificates, server.listen.port(), &[]).0, "200");
-    drop(crowd);
+    drop((crowd, silent));
     server.eventually_metric("campanile_tls_handshakes_under_way", "", 0.0);
     server.eventually_metric("campanile_sockets", "", 0.0);
 }
