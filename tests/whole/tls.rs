@@ -478,6 +478,7 @@ fn handshakes_that_do_not_end_make_room() {
     let server = launch(&certificates, &["--shards", "1", "--handshake-timeout", "60"]).start();
     let hello = client_hello();
     // Before them come more who say nothing at all than are looked at together.
+    campanile::sys::raise_descriptor_limit().unwrap();
     let dial = |_| TcpStream::connect(server.listen).unwrap();
     let silent: Vec<TcpStream> = (0..4_200).map(dial).collect();
     let crowd: Vec<TcpStream> = (0..700)
