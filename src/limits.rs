@@ -85,11 +85,15 @@ pub const QUEUE_KEPT: usize = 1024;
 pub const EVENTS_PER_WAIT: usize = 1024;
 /// Accepts per turn and shard.
 pub const ACCEPTS_PER_TURN: usize = 128;
+/// The same while messages are being sent: a lap of some thousand takes many turns, and each would be longer by that.
+pub const ACCEPTS_PER_TURN_OF_LAPS: usize = 16;
 /// Replies of one connection that wait for the turn to send them; more are sent as soon as it has been read. So a crowd that subscribes to many
 /// channels each does not leave a heap full of holes where its replies were.
 pub const REPLIES_HELD_BYTES: usize = 2048;
 /// Connections read per turn and shard.
 pub const READS_PER_TURN: usize = 256;
+/// The same while messages are being sent.
+pub const READS_PER_TURN_OF_LAPS: usize = 64;
 /// Reads from one connection per turn; whoever has more to say waits for the next.
 pub const READ_ROUNDS_PER_TURN: usize = 4;
 /// Bytes asked of one read from an ordinary client. Bounds how many replies one read can cause: the shortest frame that is answered
@@ -538,6 +542,8 @@ pub mod tls {
     pub const CONTENT_BYTES_WHEN_BLOCKED: usize = 4 * 1024;
     /// Steps of handshakes in one turn; a full one has two, of which the first costs a tenth of a millisecond.
     pub const HANDSHAKES_PER_TURN: usize = 8;
+    /// The same while messages are being sent.
+    pub const HANDSHAKES_PER_TURN_OF_LAPS: usize = 1;
     /// Handshakes that a shard has begun and not ended; each takes some 4 KB. Whoever comes beyond waits, with its first words in the socket.
     pub const HANDSHAKES_UNDER_WAY_MAX: usize = 512;
     /// After which a handshake gives its place to somebody who waits for one: its client answers within a round trip.

@@ -48,9 +48,17 @@ impl<N: Network> Shard<N> {
             self.accept_retry = None;
             self.accept_ready = true;
         }
-        for _ in 0..limits::ACCEPTS_PER_TURN {
+        // What waits at a door that is being closed waits for nobody else.
+        let is_serving = self.stage == Stage::Serving;
+        let most = if is_serving && !self.laps.is_empty() { limits::ACCEPTS_PER_TURN_OF_LAPS } else { limits::ACCEPTS_PER_TURN };
+        for _ in 0..most {
             if !self.accept_ready || (self.stage != Stage::Serving && self.door_accepts.is_none()) {
                 self.accept_ready = false;
+                return;
+            }
+            if is_serving && self.is_crowded() {
+                self.accept_ready = false;
+                self.accept_retry = Some(self.tick + limits::ACCEPT_RETRY_TICKS);
                 return;
             }
             match self.net.accept() {
@@ -219,8 +227,7 @@ impl<N: Network> Shard<N> {
         self.count_user(key, 1);
         let conn = &mut self.conns[key];
         if let Some(format) = upgrade.format {
-            conn.formats = Formats::both(format);
-            conn.flags.set(Flags::FORMAT_FIXED);
+            conn.formats = Formats::fixed(format);
         }
         answer::switch_protocols(conn.outbox(), upgrade);
         self.mark_ready(key);

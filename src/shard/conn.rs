@@ -81,8 +81,8 @@ impl Flags {
     pub const PEER_CLOSED: Flags = Flags(1 << 3);
     /// A ping is unanswered; or a peer that cannot be asked was due to be told, and its socket took nothing.
     pub const PINGED: Flags = Flags(1 << 4);
-    /// The format was chosen and stays.
-    pub const FORMAT_FIXED: Flags = Flags(1 << 5);
+    /// It was sent something of a channel since its last heartbeat.
+    pub const SENT: Flags = Flags(1 << 5);
     /// On the diagnostic echo path.
     pub const ECHO: Flags = Flags(1 << 6);
     /// Reading stopped until the outbox has drained.
@@ -121,31 +121,56 @@ impl Flags {
     }
 }
 
-/// The format of what is sent, and the one that takes its place at the next frame boundary, in one byte: a connection has none to spare.
+/// The format of what is sent, the one that takes its place at the next frame boundary, and whether it stays, in one byte: a connection has none to spare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Formats(u8);
 
 impl Formats {
-    pub fn both(format: Format) -> Formats {
-        Formats(format as u8 | (format as u8) << 4)
+    /// What is left of it is the format that is sent now; above that the next one's.
+    const ONE: u8 = 0b111;
+    const NEXT: u32 = 3;
+    const FIXED: u8 = 1 << 7;
+
+    /// What a client says first may change it.
+    pub fn open(format: Format) -> Formats {
+        Formats(format as u8 | (format as u8) << Formats::NEXT)
+    }
+
+    /// It was chosen and stays.
+    pub fn fixed(format: Format) -> Formats {
+        Formats(Formats::open(format).0 | Formats::FIXED)
     }
 
     pub fn now(self) -> Format {
-        Format::ALL[usize::from(self.0 & 0x0F)]
+        Format::ALL[usize::from(self.0 & Formats::ONE)]
     }
 
     pub fn next(self) -> Format {
-        Format::ALL[usize::from(self.0 >> 4)]
+        Format::ALL[usize::from(self.0 >> Formats::NEXT & Formats::ONE)]
+    }
+
+    /// Fixes it; true if it was not before.
+    pub fn fix(&mut self) -> bool {
+        let was = self.0 & Formats::FIXED != 0;
+        self.0 |= Formats::FIXED;
+        !was
     }
 
     pub fn change_to(&mut self, next: Format) {
-        self.0 = self.0 & 0x0F | (next as u8) << 4;
+        self.0 = self.0 & !(Formats::ONE << Formats::NEXT) | (next as u8) << Formats::NEXT;
     }
 
     pub fn is_changing(self) -> bool {
         self.now() != self.next()
     }
+
+    /// The next one is sent from here on.
+    pub fn settle(&mut self) {
+        self.0 = self.0 & !Formats::ONE | self.next() as u8;
+    }
 }
+
+const _: () = assert!(Format::ALL.len() <= Formats::ONE as usize + 1);
 
 /// One subscription: which topic, which member of it, and how far it has been sent. A client may have tens of thousands, so it is laid flat: 24 bytes.
 #[derive(Debug, Clone, Copy)]
@@ -339,7 +364,7 @@ impl<S> Conn<S> {
             behind: Behind::NOBODY,
             identity: None,
             flags: Flags::default(),
-            formats: Formats::both(format),
+            formats: Formats::open(format),
             reason: CloseReason::Gone,
             charged_bytes: 0,
         }
@@ -367,7 +392,7 @@ impl<S> Conn<S> {
     /// A format that waits for a frame boundary begins if the socket is at one.
     pub fn settle_format(&mut self) {
         if self.formats.is_changing() && self.mid_frame().is_none() {
-            self.formats = Formats::both(self.formats.next());
+            self.formats.settle();
         }
     }
 

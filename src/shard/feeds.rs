@@ -85,8 +85,7 @@ impl<N: Network> Shard<N> {
         let format = feed.format;
         let conn = &mut self.conns[key];
         conn.flags.set(Flags::COUNTED);
-        conn.flags.set(Flags::FORMAT_FIXED);
-        conn.formats = Formats::both(format);
+        conn.formats = Formats::fixed(format);
         conn.identity = identity;
         let (wishes, is_resumed) = self.wishes_of(key, feed);
         let is_of_one = wishes.len() == 1;
@@ -331,11 +330,11 @@ impl<N: Network> Shard<N> {
         self.connections.fetch_sub(1, Relaxed);
         let format = self.settings.clients.format;
         let conn = &mut self.conns[key];
-        for flag in [Flags::COUNTED, Flags::FORMAT_FIXED, Flags::PINGED, Flags::BEATS, Flags::WARNED] {
+        for flag in [Flags::COUNTED, Flags::PINGED, Flags::BEATS, Flags::SENT, Flags::WARNED] {
             conn.flags.clear(flag);
         }
         conn.identity = None;
-        conn.formats = Formats::both(format);
+        conn.formats = Formats::open(format);
         conn.enter(Phase::Handshake);
         conn.peer = Peer::Unknown(None);
         let token = self.token(key);

@@ -410,7 +410,10 @@ impl<N: Network> Shard<N> {
                         self.account_buffers(key);
                     }
                 }
-                Source::Page(at) if taken > 0 || bytes == 0 => self.take_off_page(key, at, taken),
+                Source::Page(at) if taken > 0 || bytes == 0 => {
+                    conn.flags.set(Flags::SENT);
+                    self.take_off_page(key, at, taken);
+                }
                 Source::Page(_) => {}
                 Source::FrameRest(at) | Source::Log(at, _) => {
                     let metrics = &*self.metrics;
@@ -418,6 +421,7 @@ impl<N: Network> Shard<N> {
                         metrics.messages_sent.add(count);
                         metrics.latency.record(now_ns.saturating_sub(received) / 1000, count);
                     };
+                    conn.flags.set(Flags::SENT);
                     let subscription = &mut conn.subscriptions[at];
                     let log = self.topics[subscription.topic].log().expect("it was gathered");
                     let from = subscription.cursor();

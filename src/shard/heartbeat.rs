@@ -52,7 +52,10 @@ impl<N: Network> Shard<N> {
             let next = conn.heard + interval;
             return self.set_timer_at(key, Timer::Heartbeat, next);
         }
-        if let Some(next) = self.acknowledged_until(key, is_first) {
+        let was_sent = self.conns[key].flags.has(Flags::SENT);
+        self.conns[key].flags.clear(Flags::SENT);
+        // Whoever was sent nothing has acknowledged its last ping at best: the kernel need not be asked.
+        if was_sent && let Some(next) = self.acknowledged_until(key, is_first) {
             return self.set_timer_at(key, Timer::Heartbeat, next);
         }
         let conn = &mut self.conns[key];

@@ -301,7 +301,8 @@ impl<N: Network> Shard<N> {
     /// One turn. The events since the last one have been told by [`Shard::on_listener`] and [`Shard::on_ready`].
     pub fn turn(&mut self) {
         self.read_clock();
-        self.net.begin_turn();
+        let handshakes = self.handshakes_in_turn();
+        self.net.begin_turn(self.now_ns, handshakes);
         self.follow_life();
         self.accept();
         self.verify_waiting();

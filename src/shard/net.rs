@@ -43,8 +43,8 @@ pub trait Network {
     /// What the streams have in common.
     fn gear(&self) -> &<Self::Stream as Stream>::Gear;
     fn gear_mut(&mut self) -> &mut <Self::Stream as Stream>::Gear;
-    /// A turn begins: what streams may cost in one is theirs again.
-    fn begin_turn(&mut self) {}
+    /// A turn begins: what streams may cost in one is theirs again, so many steps of handshakes among it.
+    fn begin_turn(&mut self, _now_ns: u64, _handshakes: usize) {}
     /// How many streams that were told to wait ([`Received::Queued`]) may come now.
     fn places(&self) -> usize {
         usize::MAX
@@ -64,8 +64,10 @@ pub trait Network {
 /// What one read brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Received {
-    /// So many bytes, perhaps none. `drained`: the socket had no more, and an edge will tell when it has.
+    /// So many bytes; none: there were none. `drained`: the socket had no more, and an edge will tell when it has.
     Bytes { count: usize, drained: bool },
+    /// Bytes were taken off the socket, and come to nothing yet. As it is no sign that there were none, the end of the stream may lie right behind them.
+    Part { drained: bool },
     /// The peer's stream is at its end.
     End,
     /// This turn has no time left for it: read it again in the next.
@@ -101,9 +103,9 @@ pub trait Stream {
         false
     }
 
-    /// Whether it holds a place ([`Network::places`]).
-    fn has_place(&self, _gear: &Self::Gear) -> bool {
-        false
+    /// How long it has held a place ([`Network::places`]); None: it has none.
+    fn has_place_for(&self, _gear: &Self::Gear) -> Option<Duration> {
+        None
     }
 
     /// What the peer has shown of itself, and was believed.

@@ -6,6 +6,7 @@ use super::conn::{Flags, Phase};
 use super::net::{Network, Received, Stream};
 use super::rate::moment;
 use super::timers::Timer;
+use crate::bus::ConnToken;
 use crate::fanout::naming::ChannelName;
 use crate::limits;
 use crate::wire::Format;
@@ -20,7 +21,8 @@ impl<N: Network> Shard<N> {
     /// Reads from connections whose edge has come, a few rounds each; who has more to say stays on the list.
     pub(super) fn read_ready(&mut self) {
         let mut scratch = std::mem::take(&mut self.scratch);
-        for _ in 0..limits::READS_PER_TURN.min(self.reading.len()) {
+        let most = if self.laps.is_empty() { limits::READS_PER_TURN } else { limits::READS_PER_TURN_OF_LAPS };
+        for _ in 0..most.min(self.reading.len()) {
             if self.deflate.has_inflated_enough() {
                 break;
             }
@@ -42,8 +44,9 @@ impl<N: Network> Shard<N> {
                 return;
             }
             let bytes_max = if conn.flags.has(Flags::ECHO) { limits::READ_BYTES } else { limits::CLIENT_READ_BYTES };
-            let (count, drained) = match conn.stream.read(self.net.gear_mut(), scratch, bytes_max) {
-                Ok(Received::Bytes { count, drained }) => (count, drained),
+            let (count, has_come, drained) = match conn.stream.read(self.net.gear_mut(), scratch, bytes_max) {
+                Ok(Received::Bytes { count, drained }) => (count, count > 0, drained),
+                Ok(Received::Part { drained }) => (0, true, drained),
                 Ok(Received::End) => return self.end_of_stream(key),
                 Ok(Received::Later) => break,
                 Ok(Received::Queued) => return self.queue(key),
@@ -68,7 +71,7 @@ impl<N: Network> Shard<N> {
             let conn = &self.conns[key];
             let is_empty = drained && !conn.stream.has_pending(self.net.gear());
             // The end of the stream may lie behind the last bytes: its edge has been.
-            if is_empty && (count == 0 || !conn.flags.has(Flags::PEER_CLOSED)) {
+            if is_empty && !(has_come && conn.flags.has(Flags::PEER_CLOSED)) {
                 return;
             }
             if self.deflate.has_inflated_enough() {
@@ -119,14 +122,19 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Those who had to wait come, as many as there are places for.
+    /// Those who had to wait come, as many as there are places for and as this turn can serve: before those who have just come, and with all the time that
+    /// a handshake may take before them.
     pub(super) fn call_queued(&mut self) {
-        for _ in 0..self.net.places().min(self.queued.len()) {
-            let Some(token) = self.queued.pop_front() else { break };
+        let count = self.net.places().min(self.queued.len()).min(self.handshakes_in_turn());
+        let called: Vec<ConnToken> = self.queued.drain(..count).collect();
+        for token in called.into_iter().rev() {
             let Some(key) = self.resolve(token) else { continue };
             self.conns[key].flags.clear(Flags::QUEUED);
+            if self.conns[key].is_arriving() {
+                self.set_timer(key, Timer::Handshake, self.settings.clients.handshake_timeout);
+            }
             if self.conns[key].flags.raise(Flags::READING) {
-                self.reading.push_back(token);
+                self.reading.push_front(token);
             }
         }
     }
@@ -286,7 +294,7 @@ impl<N: Network> Shard<N> {
     fn on_message(&mut self, key: usize, text: bool, message: &[u8]) {
         self.metrics.commands.inc();
         let conn = &mut self.conns[key];
-        if conn.flags.raise(Flags::FORMAT_FIXED) && conn.formats.now() != Format::Raw {
+        if conn.formats.fix() && conn.formats.now() != Format::Raw {
             conn.formats.change_to(if text { Format::Json } else { Format::Msgpack });
         }
         let may = self.sources.may_command(key, moment(self.now_ns));

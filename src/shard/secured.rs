@@ -80,6 +80,8 @@ pub struct Gear {
     handshakes: Slab<Box<UnderWay>>,
     /// Those of them that have an object of rustls's.
     begun: usize,
+    /// When this turn began.
+    now_ns: u64,
     /// How many more may go a step in this turn.
     steps_left: usize,
     /// Records are sealed here. None, as long as nobody speaks TLS.
@@ -122,20 +124,20 @@ struct UnderWay {
     /// Read, and to be looked at when there is a place for it.
     came: Vec<u8>,
     goes: Vec<u8>,
-    /// It has an object of rustls's, or has had it until it was done.
-    has_place: bool,
+    /// Since when it has an object of rustls's, or had it until it was done.
+    placed_ns: Option<u64>,
 }
 
 impl UnderWay {
     fn new(acceptor: &Arc<Acceptor>, came: Vec<u8>) -> Box<UnderWay> {
-        Box::new(UnderWay { handshake: Handshake::new(acceptor.clone()), came, goes: Vec::new(), has_place: false })
+        Box::new(UnderWay { handshake: Handshake::new(acceptor.clone()), came, goes: Vec::new(), placed_ns: None })
     }
 }
 
 impl Gear {
     pub fn new(acceptor: Option<Arc<Acceptor>>, metrics: Arc<ShardMetrics>) -> Gear {
         let (sessions, handshakes) = (Slab::new(), Slab::new());
-        Gear { acceptor, metrics, sessions, handshakes, begun: 0, steps_left: HANDSHAKES_PER_TURN, scratch: Box::default() }
+        Gear { acceptor, metrics, sessions, handshakes, begun: 0, now_ns: 0, steps_left: HANDSHAKES_PER_TURN, scratch: Box::default() }
     }
 
     /// For the handshakes that begin from now on.
@@ -143,8 +145,10 @@ impl Gear {
         self.acceptor = acceptor;
     }
 
-    pub fn begin_turn(&mut self) {
-        self.steps_left = HANDSHAKES_PER_TURN;
+    /// `steps`: so many steps of handshakes are for this turn.
+    pub fn begin_turn(&mut self, now_ns: u64, steps: usize) {
+        self.now_ns = now_ns;
+        self.steps_left = steps;
     }
 
     /// How many handshakes more may begin.
@@ -158,7 +162,7 @@ impl Gear {
 
     fn forget_handshake(&mut self, index: usize) -> Box<UnderWay> {
         let under_way = self.handshakes.remove(index);
-        self.begun -= usize::from(under_way.has_place);
+        self.begun -= usize::from(under_way.placed_ns.is_some());
         self.metrics.tls_under_way.set(self.begun as u64);
         if self.handshakes.is_empty() {
             self.handshakes.shrink_to_fit();
@@ -189,7 +193,7 @@ impl<S: Stream<Gear = ()>> Secured<S> {
             What::Handshake(index) => Some(index),
             _ => None,
         };
-        if !index.is_some_and(|index| gear.handshakes[index].has_place) && gear.places() == 0 {
+        if index.is_none_or(|index| gear.handshakes[index].placed_ns.is_none()) && gear.places() == 0 {
             return Ok(Received::Queued);
         }
         if gear.steps_left == 0 {
@@ -216,23 +220,23 @@ impl<S: Stream<Gear = ()>> Secured<S> {
                 index
             }
         };
-        let UnderWay { handshake, goes, has_place, .. } = &mut *gear.handshakes[index];
+        let UnderWay { handshake, goes, placed_ns, .. } = &mut *gear.handshakes[index];
         let step = handshake.advance(input, goes);
-        if handshake.has_begun() && !*has_place {
-            *has_place = true;
+        if handshake.has_begun() && placed_ns.is_none() {
+            *placed_ns = Some(gear.now_ns);
             gear.begun += 1;
         }
-        gear.steps_left -= usize::from(*has_place);
+        gear.steps_left -= usize::from(placed_ns.is_some());
         gear.metrics.tls_under_way.set(gear.begun as u64);
         match step {
             Ok(Step::Wants) => {
                 self.flush(gear)?;
-                Ok(Received::Bytes { count: 0, drained })
+                Ok(Received::Part { drained })
             }
             Ok(Step::Done(established)) => {
                 self.establish(gear, index, *established);
                 self.flush(gear)?;
-                Ok(Received::Bytes { count: 0, drained })
+                Ok(Received::Part { drained })
             }
             Err(fault) => {
                 let UnderWay { goes, .. } = *gear.forget_handshake(index);
@@ -337,7 +341,10 @@ impl<S: Stream<Gear = ()>> Secured<S> {
             None => held.in_hand.get_or_insert_default().came = input[done..].to_vec(),
             verdict => held.in_hand.get_or_insert_default().verdict = verdict,
         }
-        Ok(Received::Bytes { count: brought, drained })
+        Ok(match (brought, count) {
+            (0, 1..) => Received::Part { drained },
+            _ => Received::Bytes { count: brought, drained },
+        })
     }
 
     fn break_with_alert(&mut self, gear: &mut Gear, index: usize, fault: Fault) -> Received {
@@ -437,7 +444,7 @@ impl<S: Stream<Gear = ()>> Stream for Secured<S> {
             What::Fresh | What::Handshake(_) => self.shake(gear, buffer),
             What::Session(index) => self.read_records(gear, index, buffer, at_most),
             What::Broken => Ok(match self.socket.read(&mut (), buffer, at_most)? {
-                Received::Bytes { drained, .. } => Received::Bytes { count: 0, drained },
+                Received::Bytes { count: 1.., drained } => Received::Part { drained },
                 other => other,
             }),
         }
@@ -566,8 +573,10 @@ impl<S: Stream<Gear = ()>> Stream for Secured<S> {
         true
     }
 
-    fn has_place(&self, gear: &Gear) -> bool {
-        matches!(self.place.what(), What::Handshake(index) if gear.handshakes[index].has_place)
+    fn has_place_for(&self, gear: &Gear) -> Option<Duration> {
+        let What::Handshake(index) = self.place.what() else { return None };
+        let since_ns = gear.handshakes[index].placed_ns?;
+        Some(Duration::from_nanos(gear.now_ns.saturating_sub(since_ns)))
     }
 
     fn certificate(&self, gear: &Gear) -> Option<Arc<ClientCertificate>> {

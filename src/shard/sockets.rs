@@ -199,8 +199,8 @@ impl Network for Sockets {
         &mut self.gear
     }
 
-    fn begin_turn(&mut self) {
-        self.gear.begin_turn();
+    fn begin_turn(&mut self, now_ns: u64, handshakes: usize) {
+        self.gear.begin_turn(now_ns, handshakes);
     }
 
     fn places(&self) -> usize {

@@ -1,5 +1,6 @@
 //! Those who have connected and have not said yet what they want, in the order in which they came. There may be so many of them on a shard; beyond it the one that has taken
-//! longest makes room, so that a crowd that never comes to the end of its handshake keeps nobody else out.
+//! longest makes room, if it has had its time: a crowd that never comes to the end of its handshake keeps nobody else out, and a crowd that would if it were let
+//! does not push itself out.
 //!
 //! Invariant: whoever is arriving is on the list; who has arrived or gone is taken off it sooner or later, and the list never becomes longer than
 //! twice what the shard may have.
@@ -7,10 +8,11 @@
 use std::collections::HashSet;
 
 use super::Shard;
+use super::conn::Flags;
 use super::net::{Network, Stream};
 use super::wheel::Tick;
 use crate::bus::ConnToken;
-use crate::limits::tls::{HANDSHAKE_PATIENCE, PLACES_MADE_AT_ONCE, STRANGERS_LOOKED_AT};
+use crate::limits::tls::{HANDSHAKE_PATIENCE, HANDSHAKES_PER_TURN, HANDSHAKES_PER_TURN_OF_LAPS, PLACES_MADE_AT_ONCE, STRANGERS_LOOKED_AT};
 use crate::wire::close::CloseReason;
 use crate::wire::http::refusal::RefusalReason;
 
@@ -22,46 +24,81 @@ pub(super) struct PlaceSearch {
 }
 
 impl<N: Network> Shard<N> {
-    /// Whether somebody who comes now may have a place, if need be that of another one.
-    pub(super) fn has_room_for_stranger(&mut self) -> bool {
-        // Who is dead has given its place back, though it may take turns until it is taken out of all its channels.
-        let open = (self.metrics.connections.get() as usize).saturating_sub(self.dead_open);
-        let strangers = (self.conns.len() - self.dead.len()).saturating_sub(open);
-        if strangers < self.settings.handshakes_max {
-            return true;
-        }
-        while let Some(token) = self.strangers.pop_front() {
-            if let Some(key) = self.resolve(token).filter(|&key| self.conns[key].is_arriving()) {
-                self.metrics.refused[RefusalReason::Handshakes as usize].inc();
-                self.kill(key, CloseReason::HandshakeTimeout);
-                return true;
-            }
-        }
-        false
+    /// How many steps of handshakes this turn is for.
+    pub(super) fn handshakes_in_turn(&self) -> usize {
+        if self.laps.is_empty() { HANDSHAKES_PER_TURN } else { HANDSHAKES_PER_TURN_OF_LAPS }
     }
 
-    /// Somebody waits for a place to begin in: those who have had one for longer than anybody needs give theirs, so that a crowd that never comes to the
-    /// end of its handshakes keeps nobody else out.
+    fn strangers_now(&self) -> usize {
+        // Who is dead has given its place back, though it may take turns until it is taken out of all its channels.
+        let open = (self.metrics.connections.get() as usize).saturating_sub(self.dead_open);
+        (self.conns.len() - self.dead.len()).saturating_sub(open)
+    }
+
+    /// There are as many as there may be, and the first of them has not had its time yet. Whoever comes next had better wait where it is, in the listener's
+    /// queue: it would only take the place of one that comes again at once, and in a storm nobody would get through.
+    pub(super) fn is_crowded(&mut self) -> bool {
+        if self.strangers_now() < self.settings.handshakes_max {
+            return false;
+        }
+        self.forget_first_strangers();
+        !self.strangers.front().and_then(|&token| self.resolve(token)).is_some_and(|key| self.is_late(key))
+    }
+
+    /// Whether somebody who comes now may have a place, if need be that of another one.
+    pub(super) fn has_room_for_stranger(&mut self) -> bool {
+        if self.strangers_now() < self.settings.handshakes_max {
+            return true;
+        }
+        self.forget_first_strangers();
+        let Some(key) = self.strangers.pop_front().and_then(|token| self.resolve(token)) else { return false };
+        self.send_away(key);
+        true
+    }
+
+    fn send_away(&mut self, key: usize) {
+        self.metrics.refused[RefusalReason::Handshakes as usize].inc();
+        self.kill(key, CloseReason::HandshakeTimeout);
+    }
+
+    /// Whether a client that is arriving has had time enough to answer, so that its place may go to somebody who waits for one. Whatever waits for this shard is
+    /// not late.
+    fn is_late(&self, key: usize) -> bool {
+        let conn = &self.conns[key];
+        if conn.flags.has(Flags::QUEUED) || conn.flags.has(Flags::READING) {
+            return false;
+        }
+        match conn.stream.has_place_for(self.net.gear()) {
+            Some(time) => time >= HANDSHAKE_PATIENCE,
+            None => {
+                let timeout = self.ticks(self.settings.clients.handshake_timeout);
+                self.tick.saturating_add(timeout).saturating_sub(conn.timer_tick()) >= self.ticks(HANDSHAKE_PATIENCE)
+            }
+        }
+    }
+
+    /// Somebody waits for a place to begin in, or outside for one on the list: those who have had one for longer than anybody needs give theirs, so that a crowd
+    /// that never comes to the end of its handshakes keeps nobody else out.
     pub(super) fn make_places(&mut self) {
-        if self.queued.is_empty() || self.net.places() > 0 || self.place_search.tick == self.tick {
+        let waits_within = !self.queued.is_empty() && self.net.places() == 0;
+        if !waits_within && self.accept_retry.is_none() || self.place_search.tick == self.tick {
             return;
         }
+        let is_full = self.strangers_now() >= self.settings.handshakes_max;
         // Whoever has said nothing at all may stand before them, so a part of the list is looked at each time, all of it in turn.
         let from = if self.place_search.from < self.strangers.len() { self.place_search.from } else { 0 };
         let to = self.strangers.len().min(from + STRANGERS_LOOKED_AT);
         self.place_search = PlaceSearch { tick: self.tick, from: to };
-        let timeout = self.ticks(self.settings.clients.handshake_timeout);
-        let patience = self.ticks(HANDSHAKE_PATIENCE);
-        let has_had_time = |key: usize| {
+        let gives_place = |key: usize| {
             let conn = &self.conns[key];
-            let age = self.tick.saturating_add(timeout).saturating_sub(conn.timer_tick());
-            conn.is_arriving() && age >= patience && conn.stream.has_place(self.net.gear())
+            conn.is_arriving() && self.is_late(key) && (is_full || conn.stream.has_place_for(self.net.gear()).is_some())
         };
         let keys = self.strangers.range(from..to).filter_map(|&token| self.resolve(token));
-        let late: Vec<usize> = keys.filter(|&key| has_had_time(key)).take(self.queued.len().min(PLACES_MADE_AT_ONCE)).collect();
+        // How many wait outside the kernel alone knows.
+        let wanted = if is_full { PLACES_MADE_AT_ONCE } else { self.queued.len().min(PLACES_MADE_AT_ONCE) };
+        let late: Vec<usize> = keys.filter(|&key| gives_place(key)).take(wanted).collect();
         for key in late {
-            self.metrics.refused[RefusalReason::Handshakes as usize].inc();
-            self.kill(key, CloseReason::HandshakeTimeout);
+            self.send_away(key);
         }
     }
 
@@ -79,12 +116,16 @@ impl<N: Network> Shard<N> {
             self.forget_strangers();
         }
         // As a rule whoever came first has arrived.
+        self.forget_first_strangers();
+        self.strangers.push_back(token);
+    }
+
+    fn forget_first_strangers(&mut self) {
         while let Some(&first) = self.strangers.front() {
             if self.resolve(first).is_some_and(|key| self.conns[key].is_arriving()) {
                 break;
             }
             self.strangers.pop_front();
         }
-        self.strangers.push_back(token);
     }
 }

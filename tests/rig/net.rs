@@ -20,6 +20,9 @@ use fastrand::Rng;
 
 use super::tls::{self, Tls};
 
+/// More than any turn has, or the handshakes of a crowd take.
+const END_UNREAD_MAX: u32 = 100;
+
 /// One socket's two directions.
 #[derive(Debug, Default)]
 pub struct Pipe {
@@ -40,6 +43,9 @@ pub struct Pipe {
     pub reset: bool,
     /// The edge of either has been told.
     end_told: bool,
+    end_read: bool,
+    /// Turns in which it could have been.
+    end_unread: u32,
     pub server_shut: bool,
     pub server_gone: bool,
     /// Read off the socket and not given to the shard: no edge tells of it.
@@ -174,6 +180,9 @@ impl Wires {
         for pipe in &mut self.pipes {
             let Some(token) = pipe.token.filter(|_| !pipe.server_gone) else { continue };
             let closed = pipe.client_closed || pipe.reset;
+            let has_come = pipe.to_server.is_empty() && pipe.held_in.is_empty() && !pipe.blocked;
+            pipe.end_unread += u32::from(pipe.end_told && !pipe.end_read && !pipe.reset && has_come);
+            assert!(pipe.end_unread < END_UNREAD_MAX, "whoever has read all that came reads the end, which has no edge of its own");
             let end_edge = closed && !pipe.end_told;
             let writable = pipe.blocked && pipe.room > 0 || pipe.reset && end_edge;
             if pipe.readable_edge || writable || end_edge {
@@ -248,8 +257,8 @@ impl Network for SimNet {
     fn gear_mut(&mut self) -> &mut Gear {
         &mut self.gear
     }
-    fn begin_turn(&mut self) {
-        self.gear.begin_turn();
+    fn begin_turn(&mut self, now_ns: u64, handshakes: usize) {
+        self.gear.begin_turn(now_ns, handshakes);
     }
     fn places(&self) -> usize {
         self.gear.places()
@@ -299,6 +308,7 @@ impl Stream for SimStream {
             return Err(ErrorKind::ConnectionReset.into());
         }
         if pipe.held_in.is_empty() && pipe.to_server.is_empty() {
+            pipe.end_read |= pipe.client_closed;
             return Ok(if pipe.client_closed { Received::End } else { Received::Bytes { count: 0, drained: true } });
         }
         let Some(rng) = tricks else {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use campanile::config::Settings;
+use campanile::shard::net::Network;
 use campanile::wire::Format;
 use campanile::wire::close::CloseReason;
 use campanile::wire::http::refusal::RefusalReason;
@@ -293,32 +294,90 @@ fn each_is_told_to_wait_for_another_time() {
 /// Whoever never comes to the end of its handshake makes room for those who do.
 #[test]
 fn a_crowd_of_half_open_handshakes_keeps_nobody_out() {
-    let mut stage = Stage::new(settings().with(|settings| settings.bounds.connections_max = 10));
+    let mut stage = Stage::new(settings().with(|settings| settings.bounds.connections_max = 20));
     let most = campanile::limits::HANDSHAKES_MIN;
     let crowd: Vec<usize> =
         (0..most).map(|number| stage.knock(if number % 2 == 0 { "" } else { "GET /ws HTTP/1.1\r\nHost:" }, PLENTY)).collect();
     stage.rig.shard.on_listener();
     stage.turns(most / 100 + 5);
     assert_eq!((stage.rig.metrics.sockets.get(), refused(&stage, RefusalReason::Handshakes)), (most as u64, 0));
+    // Nobody goes before it has had its time; whoever comes meanwhile waits outside.
+    let early = stage.connect("/ws/news", PLENTY);
+    stage.pass(Duration::from_millis(800));
+    stage.turns(3);
+    assert!(!stage.clients[early].is_upgraded() && !stage.wires.borrow().pipes[early].server_gone);
+    stage.pass(Duration::from_millis(300));
+    stage.turns(3);
+    assert!(stage.clients[early].is_upgraded());
+    assert_eq!(refused(&stage, RefusalReason::Handshakes), 1);
     for number in 0..10 {
         let newcomer = stage.connect("/ws/news", PLENTY);
         stage.turns(3);
         assert!(stage.clients[newcomer].is_upgraded());
-        // The first of them needed the place of the one that came first; in it there is room for the next.
+        // It needed the place of the one that came first; in it there is room for the next.
         assert_eq!(refused(&stage, RefusalReason::Handshakes), 1, "newcomer {number}");
     }
     assert!(stage.wires.borrow().pipes[crowd[0]].server_gone && !stage.wires.borrow().pipes[crowd[1]].server_gone);
-    // As many again, and the oldest go, one for each that comes; those who were let in stay.
+    // As many again, and the oldest go, one for each that comes but the first; those who were let in stay.
     for _ in 0..100 {
         stage.knock("", PLENTY);
     }
     stage.rig.shard.on_listener();
     stage.turns(5);
     assert_eq!(refused(&stage, RefusalReason::Handshakes), 100);
-    assert_eq!((stage.rig.metrics.connections.get(), stage.rig.metrics.sockets.get()), (10, most as u64 + 10));
+    assert_eq!((stage.rig.metrics.connections.get(), stage.rig.metrics.sockets.get()), (11, most as u64 + 11));
     stage.publish("news", 100);
     stage.turns(3);
-    assert!((most..most + 10).all(|client| stage.clients[client].subscriptions["news"].seq == 1));
+    let has_news = stage.clients.iter().filter(|client| client.subscriptions.get("news").is_some_and(|view| view.seq == 1));
+    assert_eq!(has_news.count(), 11);
+}
+
+/// In a storm of TLS clients most wait for a place to begin in; the time that each has for its handshake begins when it has one.
+#[test]
+fn waiting_for_a_place_takes_nothing_off_the_time_in_it() {
+    const PLACES: usize = campanile::limits::tls::HANDSHAKES_UNDER_WAY_MAX;
+    let mut stage = Stage::new(settings());
+    // None of them is told anything at first.
+    let come = |stage: &mut Stage, count: usize| -> Vec<usize> {
+        let crowd: Vec<usize> = (0..count).map(|_| stage.connect("/ws/news", 0)).collect();
+        crowd.iter().for_each(|&client| stage.wires.borrow_mut().secure(client));
+        stage.turns(count / 4);
+        crowd
+    };
+    let first = come(&mut stage, PLACES);
+    assert_eq!(stage.rig.shard.net().places(), 0);
+    let second = come(&mut stage, PLACES);
+    stage.pass(Duration::from_millis(900));
+    first.iter().for_each(|&client| stage.set_room(client, PLENTY));
+    stage.turns(PLACES);
+    assert!(first.iter().all(|&client| stage.clients[client].is_upgraded()));
+    let third = come(&mut stage, 100);
+    stage.pass(Duration::from_millis(500));
+    stage.turns(10);
+    assert_eq!((stage.rig.shard.net().places(), refused(&stage, RefusalReason::Handshakes)), (0, 0));
+    second.iter().chain(&third).for_each(|&client| stage.set_room(client, PLENTY));
+    stage.turns(PLACES);
+    assert!(second.iter().chain(&third).all(|&client| stage.clients[client].is_upgraded()));
+    assert_eq!(refused(&stage, RefusalReason::Handshakes), 0);
+}
+
+/// More TLS clients arrive at once than may be arriving, and each handshake takes turns: those who are too many wait outside, and nobody is sent away to come
+/// again, which would take the place of somebody who is nearly through.
+#[test]
+fn a_storm_of_handshakes_comes_through() {
+    const MOST: usize = campanile::limits::HANDSHAKES_MIN;
+    let mut stage = Stage::new(settings().with(|settings| settings.bounds.connections_max = 4 * MOST));
+    let crowd: Vec<usize> = (0..3 * MOST).map(|_| stage.connect("/ws/news", PLENTY)).collect();
+    crowd.iter().for_each(|&client| stage.wires.borrow_mut().secure(client));
+    // Somebody among them says nothing, which is no reason for anybody to wait.
+    stage.wires.borrow_mut().pipes[crowd[0]].to_server.clear();
+    for _ in 0..100 {
+        stage.turns(MOST / 8);
+        assert!(stage.rig.metrics.sockets.get() - stage.rig.metrics.connections.get() <= MOST as u64);
+        stage.pass(Duration::from_millis(100));
+    }
+    assert!(crowd[1..].iter().all(|&client| stage.clients[client].is_upgraded()));
+    assert!(refused(&stage, RefusalReason::Handshakes) <= 1);
 }
 
 /// A crowd that is being taken out of its channels, which takes turns, makes no more room for those who are arriving than there is.
@@ -327,6 +386,7 @@ fn a_mass_of_dead_connections_lets_no_more_strangers_wait() {
     const STRANGERS: usize = campanile::limits::HANDSHAKES_MIN;
     let mut stage = Stage::new(settings().with(|settings| {
         settings.bounds.connections_max = 1000;
+        settings.clients.handshake_timeout = Duration::from_secs(60);
         (settings.bounds.subscriptions_max, settings.bounds.commands_per_second) = (1000, None);
     }));
     let crowd: Vec<usize> = (0..100).map(|_| stage.connect("/ws", PLENTY)).collect();
@@ -351,6 +411,7 @@ fn a_mass_of_dead_connections_lets_no_more_strangers_wait() {
             stage.knock("GET ", PLENTY);
         }
         stage.rig.shard.on_listener();
+        stage.pass(Duration::from_millis(100));
         stage.turn();
         let waiting = stage.rig.metrics.sockets.get() - stage.rig.metrics.connections.get();
         assert!(waiting as usize <= STRANGERS + 16, "{waiting}");

@@ -329,6 +329,15 @@ impl Simulation {
         true
     }
 
+    /// Before the end of the stream, of somebody who speaks TLS: its edge is that of these bytes.
+    fn leaves_half_a_record(&mut self, at: usize) {
+        let peer = &self.peers[at];
+        let mut wires = self.wires.borrow_mut();
+        if wires.pipes[peer.pipe].tls.is_some() && peer.last_said_ns.is_none() && self.tls.as_mut().is_some_and(Rng::bool) {
+            wires.send_raw(peer.pipe, &[&[0x17, 3, 3, 0x40, 0][..], &[0; 100]].concat());
+        }
+    }
+
     /// Something goes wrong.
     fn misfortune(&mut self) {
         let at = self.live_peer();
@@ -357,7 +366,10 @@ impl Simulation {
                 }
             }
             (0, Some(at)) => self.wires.borrow_mut().pipes[self.peers[at].pipe].reset = true,
-            (1, Some(at)) => self.wires.borrow_mut().pipes[self.peers[at].pipe].client_closed = true,
+            (1, Some(at)) => {
+                self.leaves_half_a_record(at);
+                self.wires.borrow_mut().pipes[self.peers[at].pipe].client_closed = true;
+            }
             (2..4, Some(at)) => self.peers[at].stalled = true,
             (4, Some(at)) if !self.peers[at].mute && !self.peers[at].is_stream => {
                 self.frame(at, Opcode::Text, b"{\"type\":\"ping\"} and more")
