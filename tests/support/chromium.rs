@@ -41,7 +41,7 @@ pub struct Page {
 }
 
 impl Page {
-    /// Starts a browser with a fresh profile in `directory` and opens `url`. Gives the browser, the page, and what its console prints,
+    /// Starts a browser with a fresh profile in `directory`, which is its home as well, and opens `url`. Gives the browser, the page, and what its console prints,
     /// errors of the network among it.
     pub fn open(url: &str, directory: &Path) -> (Child, Page, Receiver<String>) {
         let (commands_end, commands) = io::pipe().expect("a pipe");
@@ -95,7 +95,7 @@ impl Page {
 
 fn spawn(directory: &Path, pipe: [OwnedFd; 2]) -> Child {
     let mut command = Command::new(program());
-    command.args(FLAGS).arg(format!("--user-data-dir={}", directory.display())).arg("about:blank");
+    command.args(FLAGS).arg(format!("--user-data-dir={}", directory.display())).arg("about:blank").env("HOME", directory);
     command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let numbers = pipe.each_ref().map(AsRawFd::as_raw_fd);
     let place = move || {
@@ -110,6 +110,18 @@ fn spawn(directory: &Path, pipe: [OwnedFd; 2]) -> Child {
     // SAFETY: between fork and exec it copies descriptors and allocates nothing.
     unsafe { command.pre_exec(place) };
     command.spawn().unwrap_or_else(|error| panic!("{:?} cannot be started: {error}", command.get_program()))
+}
+
+/// Has a browser that is opened in this directory later believe a CA, as its user would.
+pub fn trust(directory: &Path, ca: &str) {
+    let store = directory.join(".pki/nssdb");
+    std::fs::create_dir_all(&store).unwrap();
+    let store = format!("sql:{}", store.display());
+    for arguments in [&["-N", "--empty-password"][..], &["-A", "-t", "C,,", "-n", "test", "-i", ca]] {
+        let output = Command::new("certutil").args(["-d", &store]).args(arguments).output();
+        let output = output.expect("this test needs certutil; scripts/test installs it");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 fn program() -> PathBuf {

@@ -1,4 +1,7 @@
-//! TLS on the public port, spoken by OpenSSL, GnuTLS, curl, Python and Node; certificates that change, clients' own, tickets, and what attackers send.
+//! TLS on the public port, spoken by OpenSSL, GnuTLS, curl, Python and Node; certificates that change, clients' own, tickets. What attackers send is in
+//! [`hostile`].
+
+mod hostile;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -9,6 +12,7 @@ use std::sync::mpsc::{Receiver, channel};
 use serde_json::{Value, json};
 
 use crate::support::certificates::Certificates;
+use crate::support::chromium::{self, Page};
 use crate::support::frames;
 use crate::support::languages;
 use crate::support::redis::PATIENCE;
@@ -214,6 +218,41 @@ fn node_hears_what_it_subscribed_to() {
     server.publish("news", &json!("over TLS"));
     assert!(until("notification").unwrap().contains("over TLS"));
     assert!(wait(&mut child, PATIENCE).expect("it ends").success());
+}
+
+/// A browser, whose user has given it a CA. It has the page and the messages over TLS, and leaves without a close_notify.
+#[test]
+fn chromium_believes_a_ca_of_its_users() {
+    let certificates = certificates("chromium");
+    let server = launch(&certificates, &[]).start();
+    let home = certificates.path("browser");
+    chromium::trust(Path::new(&home), &certificates.path("root.crt"));
+    let port = server.listen.port();
+    let (browser, mut page, console) = Page::open(&format!("https://localhost:{port}/healthz"), Path::new(&home));
+    let browser = Browser(browser);
+    page.evaluate(&format!(
+        "const socket = new WebSocket('wss://localhost:{port}/ws?format=json&channel=news');
+         socket.onmessage = (event) => console.log(event.data);
+         socket.onclose = (event) => console.log('closed', event.code);"
+    ));
+    let event = || serde_json::from_str::<Value>(&console.recv_timeout(PATIENCE).expect("the page prints")).unwrap();
+    while event()["type"] != "subscribed" {}
+    let seq = server.publish("news", &json!("hello"));
+    assert_eq!((event()["seq"].as_u64(), handshakes(&server, "1.3", "no") > 0.0), (Some(seq), true));
+    drop(browser);
+    server.eventually_metric("campanile_tls_sessions", "", 0.0);
+    assert_eq!(server.metric("campanile_tls_faults_total", ""), 0.0);
+}
+
+/// Ended with its children.
+struct Browser(Child);
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // SAFETY: a signal to a group that the browser was started in.
+        unsafe { libc::kill(-(self.0.id() as i32), libc::SIGKILL) };
+        let _ = self.0.wait();
+    }
 }
 
 /// s_client takes `k` and `K` at the beginning of what it reads for a change of keys, with and without the wish that we change ours.
@@ -428,131 +467,4 @@ fn a_reader_that_stalls_misses_nothing() {
         }
         assert_eq!(server.metric("campanile_tls_faults_total", ""), 0.0);
     }
-}
-
-/// What a socket brings back that said this.
-fn answer(server: &Server, bytes: &[u8]) -> Vec<u8> {
-    let mut stream = TcpStream::connect(server.listen).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.write_all(bytes).unwrap();
-    let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer);
-    answer
-}
-
-#[test]
-fn what_is_not_tls_is_told_so_and_counted() {
-    let certificates = certificates("garbage");
-    let server = launch(&certificates, &[]).start();
-    let said = answer(&server, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
-    let said = String::from_utf8(said).unwrap();
-    assert!(said.starts_with("HTTP/1.1 400 ") && said.ends_with("This port speaks TLS: use https:// or wss:// in its place.\n"), "{said}");
-    let body = said.split("\r\n\r\n").nth(1).unwrap();
-    assert!(said.contains(&format!("Content-Length: {}\r\n", body.len())), "{said}");
-    for other in [&b"SSH-2.0-x\r\n"[..], b"PROXY TCP4 1.2.3.4 1.2.3.4 1 1\r\n", &[0x80, 0x2e, 1, 3, 1], b"\0\0\0\0"] {
-        assert!(answer(&server, other).starts_with(b"HTTP/1.1 400 "), "{other:?}");
-    }
-    assert_eq!(faults(&server, "not_tls"), 5.0);
-
-    // Alerts, in the clear: level fatal and what is wrong.
-    let alert = |answer: Vec<u8>| (answer.first().copied(), answer.get(5).copied(), answer.get(6).copied());
-    let long = [&[0x16, 3, 1, 0xff, 0xff][..], &[1; 3000]].concat();
-    assert_eq!(alert(answer(&server, &long)).0, Some(0x15), "a record that is too long");
-    let garbage = [&[0x16, 3, 1, 0, 64][..], &[9; 64]].concat();
-    assert_eq!(alert(answer(&server, &garbage)).0, Some(0x15), "no ClientHello");
-    let old = s_client(server.listen.port(), &["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"], b"");
-    assert!(old.contains("alert"), "{old}");
-    let none = s_client(server.listen.port(), &["-tls1_2", "-cipher", "AES256-SHA"], b"");
-    assert!(none.contains("alert handshake failure"), "{none}");
-    assert_eq!(faults(&server, "no_shared_suite"), 1.0);
-    assert!(server.metric("campanile_tls_faults_total", "") >= 9.0);
-    server.eventually_metric("campanile_sockets", "", 0.0);
-    server.eventually_metric("campanile_buffer_bytes", "", 0.0);
-    assert_eq!(server.metric("campanile_tls_handshakes_under_way", ""), 0.0);
-}
-
-/// A crowd of handshakes that are begun and never ended is bounded, and whoever comes meanwhile is served when they have run out of time.
-#[test]
-fn handshakes_that_do_not_end_make_room() {
-    let certificates = certificates("crowd");
-    let server = launch(&certificates, &["--shards", "1", "--handshake-timeout", "60"]).start();
-    let hello = client_hello();
-    // Before them come more who say nothing at all than are looked at together.
-    campanile::sys::raise_descriptor_limit().unwrap();
-    let dial = |_| TcpStream::connect(server.listen).unwrap();
-    let silent: Vec<TcpStream> = (0..4_200).map(dial).collect();
-    let crowd: Vec<TcpStream> = (0..700)
-        .map(|_| {
-            let mut stream = TcpStream::connect(server.listen).unwrap();
-            stream.write_all(&hello).unwrap();
-            stream
-        })
-        .collect();
-    // Long before they have run out of time somebody has had to make room, so there never were more than may be.
-    let made_room = |server: &Server| server.metric("campanile_connections_refused_total", "reason=\"handshakes\"") > 0.0;
-    server.eventually("there is no more room", made_room);
-    assert!(server.metric("campanile_tls_handshakes_under_way", "") <= 512.0);
-    assert_eq!(curl(&certificates, server.listen.port(), &[]).0, "200");
-    drop((crowd, silent));
-    server.eventually_metric("campanile_tls_handshakes_under_way", "", 0.0);
-    server.eventually_metric("campanile_sockets", "", 0.0);
-}
-
-/// By tlslite-ng, which sends any record: each is answered with the alert that RFC 8446 or 5246 has for it, or goes on where they say so.
-#[test]
-fn hostile_records_are_answered_with_the_right_alert() {
-    const EXPECTED: &[(&str, &str)] = &[
-        ("1.3 nothing", "alive"),
-        ("1.3 a record of 16,384 bytes", "alive"),
-        ("1.3 an empty record of data", "alive"),
-        ("1.3 33 empty records of data", "alert 10"),
-        ("1.3 an empty handshake record", "alert 10"),
-        ("1.3 an empty alert", "alert 10"),
-        ("1.3 an alert of one byte", "alert 50"),
-        ("1.3 two alerts in a record", "alert 50"),
-        ("1.3 user_canceled", "alive"),
-        ("1.3 a warning of another kind", "alert 50"),
-        ("1.3 a fatal alert", "closed"),
-        ("1.3 an inner type of 99", "alert 10"),
-        ("1.3 an inner change_cipher_spec", "alert 10"),
-        ("1.3 a ClientHello", "alert 10"),
-        ("1.3 a HelloRequest", "alert 10"),
-        ("1.3 a key update", "alive"),
-        ("1.3 a key update in two records", "alive"),
-        ("1.3 data within a key update", "alert 10"),
-        ("1.3 two key updates in a record", "alert 10"),
-        ("1.3 a key update with a byte behind", "alert 10"),
-        ("1.3 a key update with value 2", "alert 47"),
-        ("1.3 a key update of 16 MB", "alert 50"),
-        ("1.3 3,000 key updates", "alert 10"),
-        ("1.3 a header of 16,641 bytes", "alert 22"),
-        ("1.3 a header of 20,000 bytes", "alert 22"),
-        ("1.3 an alert in the clear", "alert 10"),
-        ("1.3 data in the clear", "alert 20"),
-        ("1.3 change_cipher_spec in the clear", "alert 10"),
-        ("1.3 a wrong tag", "alert 20"),
-        ("1.3 a record again", "alert 20"),
-        ("1.2 nothing", "alive"),
-        ("1.2 an empty record of data", "alive"),
-        ("1.2 33 empty records of data", "alert 10"),
-        ("1.2 a warning", "alive"),
-        ("1.2 5 warnings", "alert 10"),
-        ("1.2 a fatal alert", "closed"),
-        ("1.2 an alert of one byte", "alert 50"),
-        ("1.2 change_cipher_spec", "alert 10"),
-        ("1.2 a Finished", "alert 10"),
-        ("1.2 a header of 20,000 bytes", "alert 22"),
-        ("1.2 a wrong tag", "alert 20"),
-        ("1.2 a record again", "alert 20"),
-    ];
-    let certificates = certificates("hostile");
-    let server = launch(&certificates, &[]).start();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/python/tls_hostile.py");
-    let output = Command::new(languages::python().join("bin/python")).arg(script).arg(server.listen.port().to_string()).output().unwrap();
-    let said = String::from_utf8(output.stdout).unwrap();
-    let found: Vec<(&str, &str)> = said.lines().filter_map(|line| line.rsplit_once(": ")).collect();
-    assert_eq!(found, EXPECTED, "{}", String::from_utf8_lossy(&output.stderr));
-    server.eventually_metric("campanile_sockets", "", 0.0);
-    server.eventually_metric("campanile_tls_sessions", "", 0.0);
-    server.eventually_metric("campanile_buffer_bytes", "", 0.0);
 }
