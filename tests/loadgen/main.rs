@@ -189,6 +189,20 @@ fn clients_bring_tokens_and_a_server_without_stands_beside() {
 }
 
 #[test]
+fn a_crowd_arrives_beside_clients() {
+    for tls in [&[][..], &["--tls"]] {
+        let arguments =
+            ["arrivals", "--serve", "--shards 1", "-n", "400", "--stay", "20", "--pairs", "2", "--rate", "100", "--messages", "20"];
+        let json = run(&[&arguments[..], tls].concat()).passes();
+        assert_eq!(json["connect"]["ready"], 380);
+        assert_eq!(json["arrivals"]["seconds"].as_array().unwrap().len(), 2);
+        assert!(json["arrivals"]["p99_ratio"]["median"].as_f64().unwrap() > 0.0 && json["messages"]["delivered"].as_u64().unwrap() >= 40);
+    }
+    let ran = run(&["arrivals", "-n", "10", "--stay", "10"]);
+    assert!(ran.code() == 2 && ran.stderr().contains("leaves none to arrive"), "{}", ran.stderr());
+}
+
+#[test]
 fn handshakes_that_never_end_are_held_beside_clients() {
     let arguments =
         ["handshakes", "--serve", "--shards 1 --handshake-timeout 2", "-n", "50", "--handshakes", "300", "--handshake-rate", "1000"];

@@ -121,6 +121,14 @@ pub enum Scenario {
         #[arg(long, value_name = "BYTES", default_value_t = 2000, value_parser = parse_head_bytes)]
         head_bytes: usize,
     },
+    /// All clients but --stay connect at once, while those receive and must not feel it; by turns with those alone
+    Arrivals {
+        #[command(flatten)]
+        options: Options,
+        /// Clients that are there before the others, on a channel of their own
+        #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+        stay: u32,
+    },
     /// All clients drop at once and come back, resuming where they were
     Storm(Options),
     /// Redis is killed and comes back while messages flow (needs --serve; starts its own Redis)
@@ -380,6 +388,7 @@ impl Scenario {
             | Scenario::Return { options, .. }
             | Scenario::Restart { options, .. }
             | Scenario::Handshakes { options, .. }
+            | Scenario::Arrivals { options, .. }
             | Scenario::Reload { options, .. } => Some(options),
             Scenario::FloorServer { .. } => None,
         }
@@ -517,6 +526,9 @@ impl Scenario {
             ),
             Scenario::Return { stay, channels, .. } if u64::from(*stay) + u64::from(*channels) > u64::from(options.clients) => {
                 Some(format!("of {} clients {stay} stay, which leaves fewer than --channels {channels} to come back", options.clients))
+            }
+            Scenario::Arrivals { stay, .. } if *stay >= options.clients => {
+                Some(format!("of {} clients {stay} stay, which leaves none to arrive (--clients, --stay)", options.clients))
             }
             Scenario::Restart { .. } if options.serve.is_none() => {
                 Some("restart replaces the server, so it starts both: give --serve ARGS (even --serve '')".to_owned())

@@ -79,6 +79,7 @@ fn run(scenario: Scenario) -> anyhow::Result<ExitCode> {
             let held = scenario::handshakes::Held { connections: handshakes, per_second: handshake_rate, head_bytes };
             (scenario::handshakes::run(&options, held)?, options)
         }
+        Scenario::Arrivals { options, stay } => (scenario::arrivals::run(&options, stay)?, options),
         Scenario::Fair(options) => (scenario::fair::run(&options)?, options),
         Scenario::Storm(options) => (scenario::storm::run(&options)?, options),
         Scenario::Failover { options, outage } => (scenario::failover::run(&options, outage)?, options),

@@ -1,5 +1,6 @@
 //! The scenarios: one file each, on top of [`crate::run::Run`].
 
+pub mod arrivals;
 pub mod broadcast;
 pub mod channels;
 pub mod churn;
