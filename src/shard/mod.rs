@@ -354,6 +354,12 @@ impl<N: Network> Shard<N> {
         }
     }
 
+    /// In a storm of handshakes no turn waits for anything: whoever else is to run on this core, another shard with messages to send or the bus, would get it
+    /// only when the slice is used up, some milliseconds later.
+    pub fn lets_others_go_first(&self) -> bool {
+        self.laps.is_empty() && self.net.is_shaking()
+    }
+
     /// How long the next turn may be put off: None until something happens, 0 while work remains.
     pub fn wait_ns(&self, now_ns: u64) -> Option<u64> {
         let lap_wait = if self.laps.is_empty() { self.laps.due().map(|due| due.saturating_sub(now_ns)) } else { Some(0) };

@@ -45,6 +45,10 @@ pub trait Network {
     fn gear_mut(&mut self) -> &mut <Self::Stream as Stream>::Gear;
     /// A turn begins: what streams may cost in one is theirs again, so many steps of handshakes among it.
     fn begin_turn(&mut self, _now_ns: u64, _handshakes: usize) {}
+    /// Whether this turn had no steps of handshakes left: there may be more to do.
+    fn is_shaking(&self) -> bool {
+        false
+    }
     /// How many streams that were told to wait ([`Received::Queued`]) may come now.
     fn places(&self) -> usize {
         usize::MAX

@@ -165,6 +165,9 @@ impl Runner {
         metrics.busy_ns.add(busy);
         metrics.turn.record(busy / 1000, 1);
         self.shard.note_turn(busy);
+        if self.shard.lets_others_go_first() {
+            std::thread::yield_now();
+        }
     }
 }
 

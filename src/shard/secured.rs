@@ -151,6 +151,10 @@ impl Gear {
         self.steps_left = steps;
     }
 
+    pub fn is_shaking(&self) -> bool {
+        self.steps_left == 0
+    }
+
     /// How many handshakes more may begin.
     pub fn places(&self) -> usize {
         HANDSHAKES_UNDER_WAY_MAX.saturating_sub(self.begun)

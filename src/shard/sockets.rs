@@ -203,6 +203,10 @@ impl Network for Sockets {
         self.gear.begin_turn(now_ns, handshakes);
     }
 
+    fn is_shaking(&self) -> bool {
+        self.gear.is_shaking()
+    }
+
     fn places(&self) -> usize {
         self.gear.places()
     }

@@ -5,13 +5,14 @@
 //! Invariant: whoever is arriving is on the list; who has arrived or gone is taken off it sooner or later, and the list never becomes longer than
 //! twice what the shard may have.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 
 use super::Shard;
 use super::conn::Flags;
 use super::net::{Network, Stream};
 use super::wheel::Tick;
 use crate::bus::ConnToken;
+use crate::limits::QUEUE_KEPT;
 use crate::limits::tls::{HANDSHAKE_PATIENCE, HANDSHAKES_PER_TURN, HANDSHAKES_PER_TURN_OF_LAPS, PLACES_MADE_AT_ONCE, STRANGERS_LOOKED_AT};
 use crate::wire::close::CloseReason;
 use crate::wire::http::refusal::RefusalReason;
@@ -80,6 +81,9 @@ impl<N: Network> Shard<N> {
     /// Somebody waits for a place to begin in, or outside for one on the list: those who have had one for longer than anybody needs give theirs, so that a crowd
     /// that never comes to the end of its handshakes keeps nobody else out.
     pub(super) fn make_places(&mut self) {
+        if self.strangers.capacity() > QUEUE_KEPT && self.strangers_now() == 0 {
+            self.end_storm();
+        }
         let waits_within = !self.queued.is_empty() && self.net.places() == 0;
         if !waits_within && self.accept_retry.is_none() || self.place_search.tick == self.tick {
             return;
@@ -99,6 +103,14 @@ impl<N: Network> Shard<N> {
         let late: Vec<usize> = keys.filter(|&key| gives_place(key)).take(wanted).collect();
         for key in late {
             self.send_away(key);
+        }
+    }
+
+    /// All who came are in: the lists in which they stood are not needed any more.
+    fn end_storm(&mut self) {
+        self.strangers = VecDeque::new();
+        for queue in [&mut self.ready, &mut self.reading, &mut self.queued] {
+            queue.shrink_to(QUEUE_KEPT);
         }
     }
 

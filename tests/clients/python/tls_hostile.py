@@ -94,6 +94,12 @@ def one(kind, content):
     return times(1, kind, content)
 
 
+def requests(size):
+    """Whole ones, one behind the other, the last with a field that makes them so long together."""
+    many = REQUEST * (size // len(REQUEST) - 2)
+    return many + REQUEST[:-2] + b"X: " + b"x" * (size - len(many) - len(REQUEST) - 5) + b"\r\n\r\n"
+
+
 def raw(content):
     return lambda it: it.raw(content)
 
@@ -123,7 +129,8 @@ def replayed(it):
 
 TLS13 = [
     ("nothing", lambda it: None),
-    ("a record of 16,384 bytes", one(DATA, b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 4000 + b"\r\n\r\n")),
+    ("a record of 16,384 bytes", one(DATA, requests(16_384))),
+    ("a record of 16,385 bytes", one(DATA, requests(16_385))),
     ("an empty record of data", one(DATA, b"")),
     ("33 empty records of data", times(33, DATA, b"")),
     ("an empty handshake record", one(HANDSHAKE, b"")),

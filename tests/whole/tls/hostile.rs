@@ -81,6 +81,7 @@ fn hostile_records_are_answered_with_the_right_alert() {
     const EXPECTED: &[(&str, &str)] = &[
         ("1.3 nothing", "alive"),
         ("1.3 a record of 16,384 bytes", "alive"),
+        ("1.3 a record of 16,385 bytes", "alert 22"),
         ("1.3 an empty record of data", "alive"),
         ("1.3 33 empty records of data", "alert 10"),
         ("1.3 an empty handshake record", "alert 10"),
@@ -137,6 +138,36 @@ fn nothing_is_left(server: &Server) {
     for metric in ["campanile_sockets", "campanile_tls_sessions", "campanile_tls_handshakes_under_way", "campanile_buffer_bytes"] {
         server.eventually_metric(metric, "", 0.0);
     }
+}
+
+/// Who asks for a name that nobody has gets the first certificate, and says itself what it thinks of it.
+#[test]
+fn a_name_that_no_certificate_has_is_refused_by_the_client() {
+    let certificates = certificates("name");
+    let server = launch(&certificates, &[]).start();
+    for version in ["1.3", "1.2"] {
+        let peer = Peer::start(&certificates, server.listen.port(), &["--version", version, "--name", "elsewhere.example"]);
+        let why = peer.told("end ");
+        assert!(why.contains("Hostname mismatch"), "{why}");
+    }
+    server.eventually_metric("campanile_tls_faults_total", "reason=\"peer_alert\"", 2.0);
+    nothing_is_left(&server);
+}
+
+/// 0-RTT: no ticket allows it, and who sends it all the same is none the wiser.
+#[test]
+fn early_data_is_not_taken() {
+    let certificates = certificates("early");
+    let server = launch(&certificates, &[]).start();
+    let (port, session, early) = (server.listen.port(), certificates.path("session"), certificates.path("early"));
+    let request = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    std::fs::write(&early, request).unwrap();
+    let first = s_client(port, &["-tls1_3", "-ign_eof", "-sess_out", &session], request);
+    assert!(first.contains("Max Early Data: 0"), "{first}");
+    let again = s_client(port, &["-tls1_3", "-ign_eof", "-sess_in", &session, "-early_data", &early], request);
+    assert!(again.contains("Reused, TLSv1.3") && again.contains("Early data was not sent"), "{again}");
+    assert_eq!(again.matches("\nok\n").count(), 1, "{again}");
+    nothing_is_left(&server);
 }
 
 fn closed(server: &Server, reason: &str) -> f64 {
