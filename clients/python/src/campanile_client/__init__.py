@@ -20,13 +20,11 @@ from websockets.uri import parse_uri
 
 PROTOCOL, CHANNELS_PER_COMMAND = websockets.Subprotocol("campanile.v1.msgpack"), 128
 CONNECT_TIMEOUT, PONG_TIMEOUT, TOKEN_TIMEOUT, TOKENS_REFUSED_MAX = 10.0, 10.0, 30.0, 5
-# Each failure doubles what the next attempt may wait. What has lasted longer than all deadlines of an attempt was none.
-BACKOFF_MIN, BACKOFF_MAX, HOLD = 1.0, 60.0, 60.0
-# No server is believed that asks for more.
-RETRY_AFTER_MAX, RECONNECT_IN_MAX = 600, 60
+# Each failure doubles what the next attempt may wait. What has lasted longer than all deadlines of an attempt was none. No server is believed that
+# asks for longer waits than the last two.
+BACKOFF_MIN, BACKOFF_MAX, HOLD, RETRY_AFTER_MAX, RECONNECT_IN_MAX = 1.0, 60.0, 60.0, 600, 60
 # After these errors [10] a subscription that was there before is asked for again.
 LATER, ASK_AGAIN_MIN, ASK_AGAIN_MAX = ("busy", "rate_limited", "bus_unavailable", "too_many_channels"), 1.0, 5.0
-log = logging.getLogger(__name__)
 
 State = Literal["connecting", "connected", "waiting", "closed"]
 TokenReason = Literal["connect", "expiring", "expired", "refused"]
@@ -117,9 +115,8 @@ def after(error: Exception, failures: int) -> tuple[int, str, float | None]:
         return 0, str(error) or "no answer in time", jitter
     if error.rcvd is None or error.rcvd_then_sent is False:
         # The library has closed, as it could not take what came.
-        if error.sent is not None and error.sent.code == 1009:
-            return 0, "a message is larger than max_size; give connect() a larger one", None
-        return 0, str(error), jitter
+        is_large = error.sent is not None and error.sent.code == 1009
+        return 0, "a message is larger than max_size; give connect() a larger one" if is_large else str(error), None if is_large else jitter
     told = re.fullmatch(r"reconnect in (\d{1,9}) ms", error.rcvd.reason) if error.rcvd.code == 1012 else None
     wait = min(int(told[1]) / 1000, RECONNECT_IN_MAX) if told else jitter
     return error.rcvd.code, str(error), None if error.rcvd.code in (1002, 1007, 1008, 1009, 4002) else wait
@@ -139,8 +136,8 @@ class Client:
         **websocket: Any,
     ) -> None:
         parse_uri(url)
-        self._url, self._websocket, self._on_state, self._timeout = url, websocket, on_state, command_timeout
-        self._events_max = max(events_max, 1)
+        self._url, self._websocket, self._on_state = url, websocket, on_state
+        self._timeout, self._events_max = command_timeout, max(events_max, 1)
         self._provider = token if callable(token) else None
         self._token = None if callable(token) else token
         self._channels: dict[str, Channel] = {}
@@ -245,8 +242,8 @@ class Client:
     async def _resume(self, names: Sequence[str], delay: float = 0) -> None:
         await asyncio.sleep(delay)
         channels = [self._channels[name] for name in names if name in self._channels and name not in self._live]
-        for at in range(0, len(channels), CHANNELS_PER_COMMAND):
-            await self._send({"type": "subscribe", "id": 0, "channels": channels[at : at + CHANNELS_PER_COMMAND]})
+        parts = [channels[at : at + CHANNELS_PER_COMMAND] for at in range(0, len(channels), CHANNELS_PER_COMMAND)]
+        await self._send(*[{"type": "subscribe", "id": 0, "channels": part} for part in parts])
 
     async def _run(self) -> None:
         """One connection after the other, until the next would end the same way."""
@@ -283,8 +280,7 @@ class Client:
 
     async def _converse(self, reason: TokenReason) -> NoReturn:
         if self._provider and self._token is None:
-            async with asyncio.timeout(TOKEN_TIMEOUT):
-                self._token = await self._provider(reason)
+            await self._renew(self._provider, reason)
         options = {"open_timeout": CONNECT_TIMEOUT, "close_timeout": 1, "ping_interval": None, "max_size": 16 << 20} | self._websocket
         if self._token is not None:
             options["additional_headers"] = {**options.get("additional_headers", {}), "Authorization": f"Bearer {self._token}"}
@@ -310,11 +306,10 @@ class Client:
                 try:
                     self._handle(msgpack.unpackb(message, strict_map_key=False))
                 except (KeyError, TypeError, ValueError) as error:
-                    log.warning("what came is no event of the protocol: %r", error)
+                    logging.getLogger(__name__).warning("what came is no event of the protocol: %r", error)
 
     def _disconnect(self, why: str) -> None:
-        self._socket = None
-        self._live.clear()
+        self._socket, self._live = None, set()
         self._fail("disconnected", why, lambda command: command["type"] == "publish" and command["idempotency_key"] is None)
 
     def _fail(self, code: str, why: str, which: Callable[[dict[str, Any]], bool]) -> bool:
@@ -359,7 +354,7 @@ class Client:
             case "unsubscribed" if channel and "reason" in event:
                 self._lose(name, event["reason"])
             case "expiring" if self._provider:
-                self._spawn(self._renew(self._provider))
+                self._spawn(self._renew(self._provider, "expiring"))
             case _ if "id" not in event and kind not in ("notification", "gap", "error", "unsubscribed", "expiring"):
                 self._emit(event)
 
@@ -376,10 +371,10 @@ class Client:
         for event in events:
             self._events.put_nowait(event)
 
-    async def _renew(self, provider: TokenProvider) -> None:
+    async def _renew(self, provider: TokenProvider, reason: TokenReason) -> None:
         async with asyncio.timeout(TOKEN_TIMEOUT):
-            self._token = await provider("expiring")
-        if self._token is not None:
+            self._token = await provider(reason)
+        if self._token is not None and reason == "expiring":
             await self.refresh(self._token)
 
     def _tell(self, state: State, why: str = "", retry_in: float = 0) -> None:
