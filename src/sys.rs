@@ -311,6 +311,12 @@ pub fn run_first(thread: u32, priority: i32) -> io::Result<()> {
     check(unsafe { libc::sched_setscheduler(thread as libc::pid_t, libc::SCHED_FIFO, &parameters) })
 }
 
+/// Has the calling thread run behind all that are as nice as usual.
+pub fn run_last() -> io::Result<()> {
+    // SAFETY: three numbers; 0 is the calling thread.
+    check(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) })
+}
+
 /// Bytes of a memory page, the unit of /proc/net/sockstat.
 pub fn page_bytes() -> u64 {
     // SAFETY: sysconf takes a number and gives one.

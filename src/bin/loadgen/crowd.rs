@@ -14,6 +14,7 @@ use super::client::{Client, Reading};
 use super::payload::PayloadKind;
 use super::tally::{Counts, Live, Tally};
 use super::target::Target;
+pub use super::worker::Rank;
 use super::worker::{Command, Further, INBOX, Plan, Worker};
 
 /// Commands that may wait for one worker.
@@ -26,8 +27,7 @@ pub struct Size {
     pub threads: usize,
     /// Worker `i` runs on core `cores[i mod n]`; empty: wherever the scheduler likes.
     pub cores: Vec<usize>,
-    /// Real-time priority of the workers.
-    pub priority: Option<i32>,
+    pub rank: Rank,
     /// Connections under way at once, all workers together.
     pub window: usize,
     /// Connections begun per second, all workers together; 0: as fast as they come through.
@@ -189,9 +189,9 @@ impl Crowd {
                 worker.add(Client::new(first, reading), further.map(Further::new));
             }
             crowd.at_once += if size.is_halved { worker.keep_half_back() } else { end - base };
-            let priority = size.priority;
+            let rank = size.rank;
             let core = (!size.cores.is_empty()).then(|| size.cores[index % size.cores.len()]);
-            let thread = std::thread::Builder::new().name(format!("clients-{index}")).spawn(move || worker.run(core, priority))?;
+            let thread = std::thread::Builder::new().name(format!("clients-{index}")).spawn(move || worker.run(core, rank))?;
             crowd.workers.push(Handle { inbox: sender, live, thread });
             base = end;
         }
@@ -332,7 +332,7 @@ mod tests {
             clients: 11,
             threads: 2,
             cores: Vec::new(),
-            priority: None,
+            rank: Rank::Usual,
             window: 100,
             connects_per_second: 0.0,
             sources: Vec::new(),

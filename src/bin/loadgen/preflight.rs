@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use campanile::sys;
 
 use super::args::Options;
-use super::crowd::Size;
+use super::crowd::{Rank, Size};
 use super::process;
 use super::publish::client;
 use super::target::Target;
@@ -76,7 +76,7 @@ pub fn size(options: &Options, target: &Target) -> anyhow::Result<Size> {
         }
     }
     Ok(Size {
-        priority: options.realtime.then_some(CLIENTS_FIRST),
+        rank: if options.realtime { Rank::First(CLIENTS_FIRST) } else { Rank::Usual },
         clients: options.clients,
         threads,
         cores: options.cores.0.clone(),

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::connect::rest;
 use super::floor::{median, spread};
 use crate::args::Options;
-use crate::crowd::{Crowd, Habits, Size};
+use crate::crowd::{Crowd, Habits, Rank, Size};
 use crate::pick::Pick;
 use crate::progress::short_us;
 use crate::publish::Schedule;
@@ -43,7 +43,7 @@ fn arrivals(run: &mut Run, stay: u32) -> Result<()> {
     let staying = Size { clients: stay, ..run.size.clone() };
     // All at once; and a storm's own wish for a core must not keep those who stay from theirs.
     let clients = run.size.clients - stay;
-    let arriving = Size { clients, window: clients as usize, priority: None, ..run.size.clone() };
+    let arriving = Size { clients, window: clients as usize, rank: Rank::Usual, ..run.size.clone() };
     let Connected { crowd: stays, is_complete, .. } = run.connect_to(&target, &staying, &Habits::default(), |_| 0, false)?;
     if !is_complete {
         return Ok(());

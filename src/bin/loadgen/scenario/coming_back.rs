@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::outages::durable;
 use crate::args::Options;
-use crate::crowd::{Crowd, Habits, Size};
+use crate::crowd::{Crowd, Habits, Rank, Size};
 use crate::pick::Pick;
 use crate::progress::short_us;
 use crate::publish::{Publisher, Schedule};
@@ -35,7 +35,9 @@ fn coming_back(run: &mut Run, missed: u32, stay: u32) -> Result<()> {
     run.must_be_campanile()?;
     let (target, channels) = (run.target.clone(), run.target.channels.count - 1);
     let sized = |clients: u32| Size { clients, ..run.size.clone() };
-    let (leaving, staying) = (sized(run.size.clients - stay), sized(stay));
+    // Where those who stay go first, the crowd that comes back goes last: its threads are many, and on this host they would keep the server from its cores.
+    let rank = if run.options.realtime { Rank::Last } else { Rank::Usual };
+    let (leaving, staying) = (Size { rank, ..sized(run.size.clients - stay) }, sized(stay));
     let habits = Habits { keeps_positions: true, ..Habits::default() };
     let Connected { crowd, is_complete, server_cpu_ns, .. } =
         run.connect_to(&target, &leaving, &habits, |client| client % channels, true)?;

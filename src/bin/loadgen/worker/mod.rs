@@ -75,6 +75,17 @@ pub struct Plan {
     pub has_direct: bool,
 }
 
+/// Whether a crowd's threads get a core before others that want it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Rank {
+    #[default]
+    Usual,
+    /// With this real-time priority.
+    First(i32),
+    /// Behind the server, where both are on one host.
+    Last,
+}
+
 /// What the main thread wants done.
 #[derive(Debug)]
 pub enum Command {
@@ -238,7 +249,7 @@ impl Worker {
     }
 
     /// The thread's body.
-    pub fn run(mut self, core: Option<usize>, priority: Option<i32>) {
+    pub fn run(mut self, core: Option<usize>, rank: Rank) {
         if let Err(error) = sys::unshare_descriptors(&[self.poll.as_raw_fd(), self.inbox.wake_fd()], &[]) {
             self.tally.sample(|| format!("a worker has no descriptor table of its own ({error}); all share one limit"));
         }
@@ -246,7 +257,11 @@ impl Worker {
             core_affinity::set_for_current(core_affinity::CoreId { id });
         }
         // That it may was tried before the run.
-        let _ = priority.map(|priority| sys::run_first(0, priority));
+        let _ = match rank {
+            Rank::Usual => Ok(()),
+            Rank::First(priority) => sys::run_first(0, priority),
+            Rank::Last => sys::run_last(),
+        };
         self.start_ns = sys::monotonic_ns();
         let mut events = Events::with_capacity(EVENTS_PER_WAIT);
         while !self.stopping {
