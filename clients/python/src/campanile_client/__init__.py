@@ -20,11 +20,13 @@ from websockets.uri import parse_uri
 
 PROTOCOL, CHANNELS_PER_COMMAND = websockets.Subprotocol("campanile.v1.msgpack"), 128
 CONNECT_TIMEOUT, PONG_TIMEOUT, TOKEN_TIMEOUT, TOKENS_REFUSED_MAX = 10.0, 10.0, 30.0, 5
-# Each failure doubles what the next attempt may wait. What has lasted longer than all deadlines of an attempt was none. No server is believed that
-# asks for longer waits than the last two.
-BACKOFF_MIN, BACKOFF_MAX, HOLD, RETRY_AFTER_MAX, RECONNECT_IN_MAX = 1.0, 60.0, 60.0, 600, 60
+# Each failure doubles what the next attempt may wait. What has lasted longer than all deadlines of an attempt was none.
+BACKOFF_MIN, BACKOFF_MAX, HOLD = 1.0, 60.0, 60.0
+# No server is believed that asks for more.
+RETRY_AFTER_MAX, RECONNECT_IN_MAX = 600, 60
 # After these errors [10] a subscription that was there before is asked for again.
 LATER, ASK_AGAIN_MIN, ASK_AGAIN_MAX = ("busy", "rate_limited", "bus_unavailable", "too_many_channels"), 1.0, 5.0
+log = logging.getLogger(__name__)
 
 State = Literal["connecting", "connected", "waiting", "closed"]
 TokenReason = Literal["connect", "expiring", "expired", "refused"]
@@ -115,8 +117,9 @@ def after(error: Exception, failures: int) -> tuple[int, str, float | None]:
         return 0, str(error) or "no answer in time", jitter
     if error.rcvd is None or error.rcvd_then_sent is False:
         # The library has closed, as it could not take what came.
-        is_large = error.sent is not None and error.sent.code == 1009
-        return 0, "a message is larger than max_size; give connect() a larger one" if is_large else str(error), None if is_large else jitter
+        if error.sent is not None and error.sent.code == 1009:
+            return 0, "a message is larger than max_size; give connect() a larger one", None
+        return 0, str(error), jitter
     told = re.fullmatch(r"reconnect in (\d{1,9}) ms", error.rcvd.reason) if error.rcvd.code == 1012 else None
     wait = min(int(told[1]) / 1000, RECONNECT_IN_MAX) if told else jitter
     return error.rcvd.code, str(error), None if error.rcvd.code in (1002, 1007, 1008, 1009, 4002) else wait
@@ -136,8 +139,8 @@ class Client:
         **websocket: Any,
     ) -> None:
         parse_uri(url)
-        self._url, self._websocket, self._on_state = url, websocket, on_state
-        self._timeout, self._events_max = command_timeout, max(events_max, 1)
+        self._url, self._websocket, self._on_state, self._timeout = url, websocket, on_state, command_timeout
+        self._events_max = max(events_max, 1)
         self._provider = token if callable(token) else None
         self._token = None if callable(token) else token
         self._channels: dict[str, Channel] = {}
@@ -306,10 +309,11 @@ class Client:
                 try:
                     self._handle(msgpack.unpackb(message, strict_map_key=False))
                 except (KeyError, TypeError, ValueError) as error:
-                    logging.getLogger(__name__).warning("what came is no event of the protocol: %r", error)
+                    log.warning("what came is no event of the protocol: %r", error)
 
     def _disconnect(self, why: str) -> None:
-        self._socket, self._live = None, set()
+        self._socket = None
+        self._live.clear()
         self._fail("disconnected", why, lambda command: command["type"] == "publish" and command["idempotency_key"] is None)
 
     def _fail(self, code: str, why: str, which: Callable[[dict[str, Any]], bool]) -> bool:
