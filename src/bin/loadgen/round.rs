@@ -33,6 +33,19 @@ impl Round {
         self.seconds += other.seconds;
     }
 
+    /// The same, where there may be none so far.
+    pub fn add_to(self, sum: &mut Option<Round>) {
+        match sum {
+            Some(sum) => sum.add(&self),
+            None => *sum = Some(self),
+        }
+    }
+
+    /// Of its latencies, microseconds.
+    pub fn p99_us(&self) -> f64 {
+        self.tally.latency_us.value_at_percentile(99.0) as f64
+    }
+
     /// CPU of the server for one delivery, nanoseconds.
     pub fn cpu_per_delivery(&self) -> Option<f64> {
         self.server_cpu_ns.filter(|_| self.deliveries() > 0).map(|cpu| cpu as f64 / self.deliveries() as f64)

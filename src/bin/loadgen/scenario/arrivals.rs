@@ -54,12 +54,9 @@ fn arrivals(run: &mut Run, stay: u32) -> Result<()> {
         let alone_schedule = run.schedule(RATE, 1, MESSAGES, Pick::new(1, 0.0));
         let alone = run.publish(&format!("alone {turn}"), &stays, alone_schedule, |_, _| {})?;
         let Some((round, crowd, seconds)) = arrive(run, turn, &stays, &arriving)? else { break };
-        turns.push(Turn { alone_p99_us: p99(&alone), beside_p99_us: p99(&round), seconds });
+        turns.push(Turn { alone_p99_us: alone.p99_us(), beside_p99_us: round.p99_us(), seconds });
         run.report.total.add(&alone.tally);
-        match &mut beside {
-            Some(all) => all.add(&round),
-            None => beside = Some(round),
-        }
+        round.add_to(&mut beside);
         crowd.end();
         if run.is_over_time() || !run.report.failures.is_empty() {
             break;
@@ -95,10 +92,7 @@ fn arrive(run: &mut Run, turn: usize, stays: &Crowd, size: &Size) -> Result<Opti
                 is_in = Some(begin.elapsed());
             }
         })?;
-        match &mut whole {
-            Some(whole) => whole.add(&round),
-            None => whole = Some(round),
-        }
+        round.add_to(&mut whole);
     }
     let found = crowd.counts();
     let (Some(whole), Some(is_in)) = (whole, is_in.filter(|_| found.ready == all)) else {
@@ -132,8 +126,4 @@ fn tell(run: &mut Run, turns: &[Turn]) {
     run.report.headline("p99 of those who were there", text);
     run.report.headline("all newcomers in after", format!("{:.2} s", median(&seconds)));
     run.report.set("arrivals", json!({"p99_ratio": {"median": median(&ratios), "min": lowest, "max": highest}, "p99_us_alone": alone, "p99_us_beside": beside, "seconds": seconds}));
-}
-
-fn p99(round: &Round) -> f64 {
-    round.tally.latency_us.value_at_percentile(99.0) as f64
 }

@@ -100,7 +100,7 @@ fn coming_back(run: &mut Run, missed: u32, stay: u32) -> Result<()> {
                 json!({
                     "back_seconds": back_seconds, "clients": clients, "missed": missed, "replay_cpu_ns": replay_ns, "connects_cpu_ns": connects_ns,
                     "live_cpu_ns": live.server_cpu_ns, "cpu_ratio": ratio, "redis_reads": reads,
-                    "p99_us_without": p99(&quiet), "p99_us_with": p99(&storm),
+                    "p99_us_without": quiet.p99_us(), "p99_us_with": storm.p99_us(),
                 }),
             );
         }
@@ -125,13 +125,9 @@ fn tell(run: &mut Run, live: &Round, [quiet, storm]: [&Round; 2], replayed: u64,
     run.report.latency_of = "those who stayed, while the others came back";
     let each = live.cpu_per_delivery().unwrap_or(0.0);
     run.report.row("replayed", format!("{replayed} messages, by {reads} reads of Redis; live they cost {each:.0} ns each"));
-    let (without, with) = (p99(quiet), p99(storm));
+    let (without, with) = (quiet.p99_us(), storm.p99_us());
     let text = format!("{:.2} × ({} and {})", with / without.max(1.0), short_us(without), short_us(with));
     run.report.headline("p99 of those who stayed, against before", text);
-}
-
-fn p99(round: &Round) -> f64 {
-    round.tally.latency_us.value_at_percentile(99.0) as f64
 }
 
 fn cpu_since(run: &Run, before: &crate::process::Snapshot) -> Option<u64> {

@@ -14,7 +14,6 @@ use crate::holders::{Holders, Plan};
 use crate::pick::Pick;
 use crate::progress::{short_bytes, short_us};
 use crate::report::Report;
-use crate::round::Round;
 use crate::run::{Ended, Run, whole};
 use crate::tls;
 
@@ -83,16 +82,15 @@ fn handshakes(run: &mut Run, held: Held) -> Result<()> {
     run.report.round(&beside);
     run.report.total.add(&before.tally);
     run.report.total.add(&after.tally);
-    let p99 = |round: &Round| round.tally.latency_us.value_at_percentile(99.0) as f64;
     // On either side of them, so that a host that warms up or slows down favours neither.
-    let alone = (p99(&before) + p99(&after)) / 2.0;
-    let ratio = p99(&beside) / alone.max(1.0);
+    let alone = (before.p99_us() + after.p99_us()) / 2.0;
+    let ratio = beside.p99_us() / alone.max(1.0);
     let number = |counter: &std::sync::atomic::AtomicU64| counter.load(Relaxed);
     let (begun, closed, answered, failed) =
         (number(&counts.begun), number(&counts.closed), number(&counts.answered), number(&counts.failed));
     run.report
         .row("handshakes under way", format!("{open} of {}, {begun} begun, {closed} closed, {answered} with an answer", held.connections));
-    run.report.headline("p99 of the others", format!("{} with them, {} without: {ratio:.2} ×", short_us(p99(&beside)), short_us(alone)));
+    run.report.headline("p99 of the others", format!("{} with them, {} without: {ratio:.2} ×", short_us(beside.p99_us()), short_us(alone)));
     run.report.headline(
         "newcomers meanwhile",
         format!(
@@ -104,7 +102,7 @@ fn handshakes(run: &mut Run, held: Held) -> Result<()> {
     );
     let mut figures = json!({
         "open": open, "begun": begun, "closed": closed, "answered": answered, "failed": failed, "p99_us_alone": alone,
-        "p99_us_others": p99(&beside), "p99_ratio": ratio, "healthz_answers": health.answers, "healthz_failures": health.failures,
+        "p99_us_others": beside.p99_us(), "p99_ratio": ratio, "healthz_answers": health.answers, "healthz_failures": health.failures,
         "healthz_slowest_us": health.slowest.as_micros() as u64,
     });
     if let (Some(before), Some(most), Some((after, seconds))) = (memory_before, memory_most, back) {

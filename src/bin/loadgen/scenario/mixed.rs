@@ -106,7 +106,7 @@ fn by_turns(
         }
         let alone = run.publish(&format!("alone {pair}"), crowd, broadcast.clone(), |_, _| {})?;
         if run.is_over_time() || !run.report.failures.is_empty() {
-            add(&mut found.alone, alone);
+            alone.add_to(&mut found.alone);
             break;
         }
         let beside = run.publish_beside(&format!("mixed {pair}"), crowd, broadcast.clone(), Some(direct.clone()), |_, _| {})?;
@@ -115,8 +115,8 @@ fn by_turns(
             found.beside_p99_us.push(p99(&beside.tally.latency_us));
             found.direct_p99_us.push(p99(&beside.tally.direct_us));
         }
-        add(&mut found.alone, alone);
-        add(&mut found.beside, beside);
+        alone.add_to(&mut found.alone);
+        beside.add_to(&mut found.beside);
         if let Some(floor) = &mut floor
             && !run.is_over_time()
         {
@@ -133,13 +133,6 @@ fn by_turns(
         floor.end();
     }
     Ok(())
-}
-
-fn add(sum: &mut Option<Round>, round: Round) {
-    match sum {
-        Some(sum) => sum.add(&round),
-        None => *sum = Some(round),
-    }
 }
 
 fn p99(histogram: &Histogram<u64>) -> u64 {
