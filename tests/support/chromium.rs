@@ -31,6 +31,18 @@ const FLAGS: [&str; 9] = [
 /// Where `--remote-debugging-pipe` reads and writes, by its own convention.
 const PIPE: [i32; 2] = [3, 4];
 
+/// Ended with all its processes.
+#[derive(Debug)]
+pub struct Browser(pub Child);
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // SAFETY: kill takes numbers alone; the group is the browser's own, which has not been waited for.
+        unsafe { libc::kill(-(self.0.id() as i32), libc::SIGKILL) };
+        let _ = self.0.wait();
+    }
+}
+
 /// An open page. Whoever holds the child ends it.
 #[derive(Debug)]
 pub struct Page {

@@ -5,10 +5,10 @@
 mod bell;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::support::chromium::Page;
+use crate::support::chromium::{Browser, Page};
 use crate::support::languages::{javascript, node, python, python_client};
 use crate::support::redis::RedisServer;
 use crate::support::server::{self, Launch, Server};
@@ -143,17 +143,6 @@ fn chromium_reads_compressed_and_plain() {
     assert_eq!(next(), "pong 64");
     assert_eq!(server.metric("campanile_messages_deflated_total", ""), 16.0 * 6.0);
     assert!(server.metric("campanile_messages_inflated_total", "") >= 1.0);
-}
-
-/// Ended with all its processes.
-struct Browser(Child);
-
-impl Drop for Browser {
-    fn drop(&mut self) {
-        // SAFETY: kill takes numbers alone; the group is the browser's own.
-        unsafe { libc::kill(-(self.0.id() as i32), libc::SIGKILL) };
-        let _ = self.0.wait();
-    }
 }
 
 /// Builds it, weighs it, and runs its tests in Node and in Chromium, which start servers of this program.

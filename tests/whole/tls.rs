@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, channel};
 use serde_json::{Value, json};
 
 use crate::support::certificates::Certificates;
-use crate::support::chromium::{self, Page};
+use crate::support::chromium::{self, Browser, Page};
 use crate::support::frames;
 use crate::support::languages;
 use crate::support::redis::PATIENCE;
@@ -242,17 +242,6 @@ fn chromium_believes_a_ca_of_its_users() {
     drop(browser);
     server.eventually_metric("campanile_tls_sessions", "", 0.0);
     assert_eq!(server.metric("campanile_tls_faults_total", ""), 0.0);
-}
-
-/// Ended with its children.
-struct Browser(Child);
-
-impl Drop for Browser {
-    fn drop(&mut self) {
-        // SAFETY: a signal to a group that the browser was started in.
-        unsafe { libc::kill(-(self.0.id() as i32), libc::SIGKILL) };
-        let _ = self.0.wait();
-    }
 }
 
 /// s_client takes `k` and `K` at the beginning of what it reads for a change of keys, with and without the wish that we change ours.

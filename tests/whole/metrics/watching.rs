@@ -1,21 +1,21 @@
 //! Whoever watches a real server: its page in a real browser, and `campanile top`.
 
 use std::path::Path;
-use std::process::{Child, Command, Output};
+use std::process::{Command, Output};
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::support::chromium::Page;
+use crate::support::chromium::{self, Page};
 use crate::support::client::Client;
 use crate::support::redis::PATIENCE;
 use crate::support::server::{Launch, Server};
 
 const TOKEN: &str = "a/token=of+the~tests";
 
-/// A browser that ends with the test.
+/// A browser with one page, which ends with the test.
 struct Browser {
-    child: Child,
+    _process: chromium::Browser,
     page: Page,
     console: std::sync::mpsc::Receiver<String>,
 }
@@ -24,7 +24,7 @@ impl Browser {
     fn open(server: &Server) -> Browser {
         std::fs::create_dir_all(&server.directory).unwrap();
         let (child, page, console) = Page::open(&format!("http://{}/", server.control), &server.directory.join("browser"));
-        Browser { child, page, console }
+        Browser { _process: chromium::Browser(child), page, console }
     }
 
     /// Asks the page again and again until it says this: what it shows changes once a second.
@@ -43,14 +43,6 @@ impl Browser {
 
     fn text(&mut self, id: &str) -> String {
         self.page.evaluate(&format!("document.getElementById({id:?}).textContent")).as_str().unwrap().to_owned()
-    }
-}
-
-impl Drop for Browser {
-    fn drop(&mut self) {
-        // SAFETY: the group is that of a child which has not been waited for.
-        unsafe { libc::kill(-(self.child.id() as i32), libc::SIGKILL) };
-        let _ = self.child.wait();
     }
 }
 
