@@ -16,7 +16,7 @@ pub struct Pages {
     /// By channel (as it is counted now) and first number.
     readers: HashMap<Key, Vec<PageReader>>,
     due: VecDeque<(Arc<Channel>, u64)>,
-    /// Whole ones, newest last.
+    /// Newest last.
     kept: VecDeque<Kept>,
     kept_bytes: usize,
 }
@@ -32,6 +32,18 @@ struct Kept {
     bytes: usize,
 }
 
+impl Kept {
+    /// The number after its last.
+    fn end(&self) -> u64 {
+        self.batches.last().map_or(self.from, |last| last.end())
+    }
+
+    /// No message can come to it any more.
+    fn is_whole(&self) -> bool {
+        self.end() >= self.from + PAGE_NUMBERS
+    }
+}
+
 fn key(channel: &Arc<Channel>, from: u64) -> Key {
     (Arc::as_ptr(channel) as usize, from)
 }
@@ -44,8 +56,13 @@ impl Pages {
     /// Somebody wants one: it is here, or is to be read.
     pub fn want(&mut self, hub: &mut Hub, wanted: PageWanted) {
         let PageWanted { channel, from, to } = wanted;
-        if let Some(kept) = self.kept.iter().find(|kept| kept.from == from && Arc::ptr_eq(&kept.channel, &channel)) {
-            return hub.page(to, from, kept.batches.clone());
+        if let Some(at) = self.kept.iter().position(|kept| kept.from == from && Arc::ptr_eq(&kept.channel, &channel)) {
+            let kept = &self.kept[at];
+            if kept.is_whole() || hub.count_of(&channel.name).is_some_and(|count| count.seq < kept.end()) {
+                return hub.page(to, from, kept.batches.clone());
+            }
+            // Messages have come to it since.
+            self.let_go(at);
         }
         let readers = self.readers.entry(key(&channel, from)).or_insert_with(|| {
             self.due.push_back((channel.clone(), from));
@@ -96,15 +113,17 @@ impl Pages {
         for reader in self.readers.remove(&key(&channel, from)).unwrap_or_default() {
             hub.page(reader, from, batches.clone());
         }
-        // One to which messages are still to come would be incomplete.
-        if batches.last().is_some_and(|last| last.end() >= from + PAGE_NUMBERS) {
+        if !batches.is_empty() {
             let bytes = batches.iter().map(|batch| batch.bytes()).sum();
             self.kept_bytes += bytes;
             self.kept.push_back(Kept { channel, from, batches, bytes });
         }
         while self.kept.len() > PAGES_KEPT_MAX || self.kept_bytes > PAGES_KEPT_BYTES {
-            let Some(oldest) = self.kept.pop_front() else { break };
-            self.kept_bytes -= oldest.bytes;
+            self.let_go(0);
         }
+    }
+
+    fn let_go(&mut self, at: usize) {
+        self.kept_bytes -= self.kept.remove(at).map_or(0, |gone| gone.bytes);
     }
 }

@@ -137,9 +137,15 @@ fn a_join_is_answered_between_the_messages_that_it_came_between() {
         assert_eq!(bed.got(), ["joined 1 at 2 0", "1 3..4"]);
         let channel = Arc::new(Channel { name: "c".into(), epoch: answers[0].epoch.unwrap(), subscribers: Default::default() });
         let to = PageReader { shard: 0, topic: TopicToken { index: 1, generation: 1 } };
-        bed.bus.read_page(&mut bed.hub, PageWanted { channel, from: 1, to });
+        bed.bus.read_page(&mut bed.hub, PageWanted { channel: channel.clone(), from: 1, to });
         bed.turn();
         assert_eq!(bed.got(), ["page 1: 1..4"]);
+        bed.publish("c", "d", None);
+        bed.answer().unwrap();
+        assert_eq!(bed.got(), ["1 4..5"]);
+        bed.bus.read_page(&mut bed.hub, PageWanted { channel, from: 1, to });
+        bed.turn();
+        assert_eq!(bed.got(), ["page 1: 1..5"], "what was kept of the page was not all of it any more");
         bed.bus.stop(&mut bed.hub);
     }
     std::fs::remove_dir_all(folder).unwrap();
