@@ -341,6 +341,8 @@ pub mod redis {
         pub const ASK_SOON: Duration = Duration::from_millis(100);
         /// The same while one of them is lost: a replica takes its place some seconds later.
         pub const ASK_LOST: Duration = Duration::from_millis(250);
+        /// How long a message that its master has taken may be on its way to a replica before it counts as not coming.
+        pub const REPLICA_LAG: Duration = Duration::from_millis(250);
         /// For how long a publish is sent again that a node has not executed.
         pub const REDIRECT_PATIENCE: Duration = Duration::from_secs(10);
         /// How often, at most.

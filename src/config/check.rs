@@ -7,7 +7,7 @@ use super::host::Host;
 use super::parse::{show_cores, show_size};
 use super::problem::{Origin, Problem};
 use super::rules::Selector;
-use super::{ChannelRule, FdTable, Pin, PubSub, RedisSubscribe, RedisTls, Settings, Share, redis_url};
+use super::{ChannelRule, FdTable, Pin, PubSub, PubSubFrom, RedisSubscribe, RedisTls, Settings, Share, redis_url};
 use crate::listen::{Address, Listener};
 
 /// What surprises about `[::]`.
@@ -180,6 +180,10 @@ fn check_placement(settings: &Settings, origin: &dyn Fn(&str) -> Origin) -> Vec<
         let problem = Problem::error(origin("redis"), "redis", "a Cluster stands beside other servers");
         problems.push(problem.help("give the Cluster alone; it divides the channels among its masters"));
     }
+    if redis.pubsub_from == PubSubFrom::Replica && redis.url.is_some() && !is_cluster {
+        let problem = Problem::error(origin("pubsub_from"), "pubsub_from", "only a Redis Cluster says which replicas its masters have");
+        problems.push(problem.help("name nodes of a Cluster (redis = \"redis+cluster://HOST:PORT\"), or leave pubsub_from = \"master\""));
+    }
     let is_sharded = redis.pubsub == PubSub::Sharded && redis.url.is_some();
     if (is_cluster || is_sharded) && redis.prefix.contains('{') {
         let message = format!("{:?} holds a {{, so that a channel's name would not have the channel's hash slot", redis.prefix);
@@ -332,6 +336,11 @@ mod tests {
             settings.redis.beside = vec!["redis://j".to_owned()];
         });
         assert!(beside.contains("the Cluster alone"), "{beside}");
+        let from = one(|settings| {
+            settings.redis.url = Some("redis://h:1".to_owned());
+            settings.redis.pubsub_from = PubSubFrom::Replica;
+        });
+        assert!(from.contains("redis+cluster://HOST:PORT"), "{from}");
         let lone = one(|settings| settings.redis.url = Some("redis+cluster://secret@h:1,i:2".to_owned()));
         assert!(lone.contains("redis://:PASSWORD@host") && !lone.contains("secret"), "{lone}");
         for (change, words) in [

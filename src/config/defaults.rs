@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::settings::{Addresses, Auth, Bounds, Clients, Journal, Logging, Redis, Shards, Tls};
 use super::{
-    AuthMode, ChannelRule, FdTable, Fsync, LogFilter, LogFormat, Mismatch, Overrun, Pin, PubSub, RedisSubscribe, Share, TlsSessions,
-    UserPresence,
+    AuthMode, ChannelRule, FdTable, Fsync, LogFilter, LogFormat, Mismatch, Overrun, Pin, PubSub, PubSubFrom, RedisSubscribe, Share,
+    TlsSessions, UserPresence,
 };
 use crate::addresses::Networks;
 use crate::auth::rules::Access;
@@ -63,6 +63,7 @@ impl Default for Redis {
             channels: vec!["notifications".to_owned()],
             subscribe: RedisSubscribe::Exact,
             pubsub: PubSub::Classic,
+            pubsub_from: PubSubFrom::Master,
             durable_wait: 0,
             linger: Duration::from_secs(10),
             bus_rest: Duration::from_millis(2),

@@ -39,4 +39,4 @@ pub use log_filter::LogFilter;
 pub use routes::Route;
 pub use rules::{ChannelRule, ChannelRules, Selector, SharedRules};
 pub use settings::{Auth, Bounds, Clients, Pin, RedisTls, Settings, Share, Tls};
-pub use words::{AuthMode, FdTable, Fsync, LogFormat, Mismatch, Overrun, PubSub, RedisSubscribe, TlsSessions, UserPresence};
+pub use words::{AuthMode, FdTable, Fsync, LogFormat, Mismatch, Overrun, PubSub, PubSubFrom, RedisSubscribe, TlsSessions, UserPresence};

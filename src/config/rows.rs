@@ -210,6 +210,7 @@ pub static SETTINGS: &[Setting] = &[
     },
     redis::REDIS_SUBSCRIBE,
     redis::PUBSUB,
+    redis::PUBSUB_FROM,
     keeping::DURABLE_WAIT,
     Setting {
         key: "linger",

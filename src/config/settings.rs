@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{AuthMode, ChannelRules, FdTable, Fsync, LogFilter, LogFormat, PubSub, RedisSubscribe, Route, TlsSessions, UserPresence};
+use super::{
+    AuthMode, ChannelRules, FdTable, Fsync, LogFilter, LogFormat, PubSub, PubSubFrom, RedisSubscribe, Route, TlsSessions, UserPresence,
+};
 use crate::addresses::Networks;
 use crate::limits;
 use crate::listen::{Address, Listener};
@@ -74,6 +76,7 @@ pub struct Redis {
     pub channels: Vec<String>,
     pub subscribe: RedisSubscribe,
     pub pubsub: PubSub,
+    pub pubsub_from: PubSubFrom,
     /// Replicas that must have a durable message before it is acknowledged.
     pub durable_wait: usize,
     /// How long a channel without subscribers stays subscribed.

@@ -26,6 +26,14 @@ named! {
 }
 
 named! {
+    /// Which node of a Cluster brings the messages of a slot.
+    PubSubFrom {
+        Master = "master",
+        Replica = "replica",
+    }
+}
+
+named! {
     /// When the disk has what is published to a durable channel.
     Fsync {
         /// Before its publisher is answered.

@@ -9,14 +9,19 @@ use crate::support::topology::{Cluster, eventually};
 use campanile::bus::redis::keys;
 use serde_json::{Value, json};
 
+/// `pubsub`: lines of the file about it.
 fn launch(cluster: &Cluster, pubsub: &str) -> Launch {
     let file = format!(
-        "redis = \"{}\"\npubsub = \"{pubsub}\"\nshards = 1\nlog_bytes_per_channel = \"64M\"\n[[channels]]\nprefix = \"feed:\"\ndurable = true\nhistory_count = 100000\n\
+        "redis = \"{}\"\n{pubsub}\nshards = 1\nlog_bytes_per_channel = \"64M\"\n[[channels]]\nprefix = \"feed:\"\ndurable = true\nhistory_count = 100000\n\
          history_age = 3600\nsubscribe = \"anyone\"\npublish = \"anyone\"\n",
         cluster.url()
     );
     Launch::new(&[]).file(&file)
 }
+
+const CLASSIC: &str = "pubsub = \"classic\"";
+const SHARDED: &str = "pubsub = \"sharded\"";
+const FROM_REPLICAS: &str = "pubsub = \"sharded\"\npubsub_from = \"replica\"";
 
 /// Epoch, number and content.
 type Message = (u64, u64, u64);
@@ -86,6 +91,14 @@ fn names(cluster: &Cluster, of_each: usize) -> Vec<String> {
     found.into_values().flatten().collect()
 }
 
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Publishes one number after the other to all of them until it is told to end. Returns of each which were acknowledged, with their numbers.
 fn publish_until(server: &Server, names: &[String], end: &AtomicBool) -> HashMap<String, Vec<Message>> {
     let mut acknowledged: HashMap<String, Vec<Message>> = HashMap::new();
@@ -109,7 +122,7 @@ fn publish_until(server: &Server, names: &[String], end: &AtomicBool) -> HashMap
 #[test]
 fn channels_lie_on_all_masters_plain_and_durable_classic_and_sharded() {
     let cluster = Cluster::start(3, 0, &[]);
-    for pubsub in ["classic", "sharded"] {
+    for pubsub in [CLASSIC, SHARDED] {
         let server = launch(&cluster, pubsub).start();
         server.eventually("ready", Server::is_ready);
         let mut names = names(&cluster, 2);
@@ -147,6 +160,9 @@ fn channels_lie_on_all_masters_plain_and_durable_classic_and_sharded() {
 /// While messages are published something happens to the Cluster. No durable message is lost that was acknowledged and kept, and all come in order.
 fn goes_on_through(pubsub: &str, replicas: usize, change: impl FnOnce(&mut Cluster, &Server)) {
     let mut cluster = Cluster::start(3, replicas, &["--appendonly", "yes"]);
+    if replicas > 0 {
+        replicas_are_known(&cluster);
+    }
     let server = launch(&cluster, pubsub).start();
     server.eventually("ready", Server::is_ready);
     let names = names(&cluster, 3);
@@ -154,12 +170,14 @@ fn goes_on_through(pubsub: &str, replicas: usize, change: impl FnOnce(&mut Clust
     let end = AtomicBool::new(false);
     let acknowledged = std::thread::scope(|scope| {
         let publisher = scope.spawn(|| publish_until(&server, &names, &end));
+        // Also when what follows fails: the thread is waited for.
+        let ending = Ends(&end);
         server.eventually("messages flow", |server| server.metric("campanile_bus_published_total", "") > 200.0);
         change(&mut cluster, &server);
         server.eventually("ready again", Server::is_ready);
         let before = server.metric("campanile_bus_published_total", "");
         server.eventually("messages flow again", |server| server.metric("campanile_bus_published_total", "") > before + 200.0);
-        end.store(true, Ordering::Relaxed);
+        drop(ending);
         publisher.join().unwrap()
     });
     for name in &names {
@@ -193,7 +211,7 @@ fn kept(cluster: &Cluster, name: &str) -> Vec<Message> {
 
 #[test]
 fn slots_move_under_load() {
-    for pubsub in ["classic", "sharded"] {
+    for pubsub in [CLASSIC, SHARDED] {
         goes_on_through(pubsub, 0, |cluster, _| {
             cluster.move_slots(0, 1, 4000);
             cluster.move_slots(2, 0, 3000);
@@ -203,7 +221,7 @@ fn slots_move_under_load() {
 
 #[test]
 fn a_master_is_lost_and_its_replica_takes_its_place() {
-    for pubsub in ["classic", "sharded"] {
+    for pubsub in [CLASSIC, SHARDED, FROM_REPLICAS] {
         goes_on_through(pubsub, 1, |cluster, server| {
             let lost = cluster.owner(keys::slot_of("feed:0"));
             cluster.servers[lost].kill();
@@ -214,6 +232,71 @@ fn a_master_is_lost_and_its_replica_takes_its_place() {
             });
         });
     }
+}
+
+/// Of each server whether it is a master, and how many connections have subscribed there.
+fn subscribed_at(cluster: &Cluster) -> Vec<(bool, usize)> {
+    let up = cluster.servers.iter().filter(|server| server.is_running());
+    up.map(|server| {
+        let clients = server.command(&["CLIENT", "LIST", "TYPE", "pubsub"]);
+        (server.command(&["ROLE"]).contains("master"), clients.matches(" addr=").count())
+    })
+    .collect()
+}
+
+/// Nodes of a Cluster know of each other's replicas only once those have answered.
+fn replicas_are_known(cluster: &Cluster) {
+    let is_named = |map: &str| cluster.servers.iter().filter(|server| map.contains(&format!(":{}\r\n", server.port))).count() == 6;
+    eventually("each node names all replicas", || cluster.servers.iter().all(|server| is_named(&server.command(&["CLUSTER", "SLOTS"]))));
+}
+
+#[test]
+fn replicas_bring_what_their_masters_publish() {
+    let cluster = Cluster::start(3, 1, &[]);
+    replicas_are_known(&cluster);
+    for pubsub in ["pubsub_from = \"replica\"", FROM_REPLICAS] {
+        let server = launch(&cluster, pubsub).start();
+        server.eventually("ready", Server::is_ready);
+        server.log_when("comes from its replica");
+        for (is_master, subscribed) in subscribed_at(&cluster) {
+            assert_eq!(subscribed, usize::from(!is_master), "{:?}", subscribed_at(&cluster));
+        }
+        let mut names = names(&cluster, 2);
+        names.extend(names.clone().iter().map(|name| name.replace("feed:", "plain:")));
+        let mut seen = Seen::begin(&server, &names);
+        for name in &names {
+            for number in 1..=3 {
+                let (status, answer) = server.post("/publish", json!({"channel": name, "data": number}).to_string());
+                assert_eq!(
+                    (status, &answer["seq"]),
+                    (200, &json!(number)),
+                    "{name}: the number of its message, which comes later: {answer}"
+                );
+            }
+            seen.read_to(name, 3);
+            assert_eq!(seen.channels[name].1.iter().map(|message| message.2).collect::<Vec<_>>(), [1, 2, 3], "{pubsub} {name}");
+        }
+        // What nobody here has subscribed to does not come, and its publisher is answered.
+        let (status, answer) = server.post("/publish", json!({"channel": "plain:unheard", "data": 1}).to_string());
+        assert_eq!((status, &answer["seq"]), (200, &Value::Null), "{answer}");
+        assert_eq!(seen.gaps, [] as [Value; 0]);
+        for server in &cluster.servers {
+            if server.command(&["ROLE"]).contains("master") {
+                server.command(&["FLUSHALL"]);
+            }
+        }
+    }
+}
+
+/// Whoever has listened at one that is lost listens at the master, where there is no other.
+#[test]
+fn a_replica_is_lost_that_brings_messages() {
+    goes_on_through(FROM_REPLICAS, 1, |cluster, server| {
+        let lost = cluster.servers.iter().position(|server| server.command(&["ROLE"]).contains("slave")).unwrap();
+        cluster.servers[lost].kill();
+        eventually("its master has a listener", || subscribed_at(cluster).iter().filter(|&&at| at == (true, 1)).count() == 1);
+        server.eventually("ready", Server::is_ready);
+    });
 }
 
 #[test]

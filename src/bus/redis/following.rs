@@ -23,7 +23,7 @@ use super::{Make, RedisBus, keys};
 use crate::bus::hub::Hub;
 use crate::bus::upstream::{FIRST_TOKEN, Upstream};
 use crate::clock::{MonotonicNs, nanos};
-use crate::config::AuthMode;
+use crate::config::{AuthMode, PubSubFrom};
 use crate::limits::redis::cluster::{ASK_LOST, ASK_SOON, REDIRECT_PATIENCE};
 use crate::limits::redis::{LINKS_MAX, SERVERS_MAX, sentinel};
 
@@ -161,10 +161,15 @@ impl RedisBus {
         if let Some(by) = self.keeping.take_is_old() {
             cluster.discovery.ask_within(ASK_SOON, by);
         }
-        if let Some(map) = cluster.discovery.drive(now)
-            && cluster.map.as_ref() != Some(&map)
-        {
-            self.take_map(map, hub, now);
+        if let Some(map) = cluster.discovery.drive(now) {
+            match &mut cluster.map {
+                Some(known) if *known == map => {}
+                Some(known) if known.is_divided_as(&map) => {
+                    *known = map;
+                    self.place_listeners(hub, now);
+                }
+                _ => self.take_map(map, hub, now),
+            }
         }
         for wanted in pages {
             self.read_page(hub, wanted);
@@ -207,6 +212,7 @@ impl RedisBus {
             }
         }
         moves.carry_out(&mut self.servers, hub);
+        self.place_listeners(hub, now);
         self.place_revocations();
         self.place_users(hub, now);
         for number in 0..self.servers.len() {
@@ -269,6 +275,21 @@ impl RedisBus {
         }
         cluster.retiring.retain(|(number, _)| !numbers.contains(&Some(*number)));
         numbers
+    }
+
+    /// Each server is told which replicas its master has, where those are to bring the messages.
+    fn place_listeners(&mut self, hub: &mut Hub, now: MonotonicNs) {
+        let Some(Cluster { discovery, map: Some(map), .. }) = &self.cluster else { return };
+        if self.make.settings.redis.pubsub_from == PubSubFrom::Master {
+            return;
+        }
+        for Master { node, replicas, .. } in &map.masters {
+            // One that cannot be used is passed over.
+            let replicas = replicas.iter().filter_map(|replica| discovery.target(replica).ok()).collect();
+            if let Some(server) = self.servers.iter_mut().flatten().find(|server| server.target().is_at(&node.host, node.port)) {
+                server.listen_at(replicas, hub, now);
+            }
+        }
     }
 
     /// What is revoked is kept by whoever has its slot.

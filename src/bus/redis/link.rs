@@ -302,6 +302,16 @@ impl Link {
         self.locator.address()
     }
 
+    /// Where it is connected, or will be.
+    pub fn target(&self) -> &Arc<Target> {
+        &self.target
+    }
+
+    /// Nothing is tried at the moment.
+    pub fn is_down(&self) -> bool {
+        matches!(self.phase, Phase::Down { .. })
+    }
+
     /// It goes to another server from now on. It must be down.
     pub fn retarget(&mut self, target: Arc<Target>) {
         debug_assert!(!self.is_ready());
@@ -310,9 +320,11 @@ impl Link {
         (self.without_hello_until, self.silence_max) = (0, None);
     }
 
-    /// Takes over what another connection to the same server has learned: where it is, and how it wants to be treated.
+    /// Takes over what another connection has learned: how it wants to be treated, and where it is, if it is one to the same server.
     pub fn learn_from(&mut self, other: &Link) {
-        self.locator.learn_from(&other.locator);
+        if Arc::ptr_eq(&self.target, &other.target) || self.target.is_where(&other.target) {
+            self.locator.learn_from(&other.locator);
+        }
         self.without_hello_until = other.without_hello_until;
         self.asks_timeout = other.asks_timeout;
         self.silence_max = other.silence_max;

@@ -1,4 +1,4 @@
-//! One Redis server: Pub/Sub on one connection, PUBLISH (and what is revoked) on a second one that is opened when first needed, a third on which
+//! One Redis server: Pub/Sub on one connection (in a Cluster perhaps to a replica: [`listening`]), PUBLISH (and what is revoked) on a second one that is opened when first needed, a third on which
 //! streams of durable channels are read, and one each, likewise, for what is kept of users and for who is there. Owned and driven by [`super::RedisBus`], through the methods of [`Upstream`] by the same names.
 //!
 //! Each is a [`Link`], which knows which command an answer belongs to, and has a [`Role`]: what its answers mean is the business of the [`Feed`]
@@ -6,6 +6,7 @@
 //! When a subscribed connection is lost, every channel that flowed gets one number for what was missed as soon as it flows again.
 
 mod answers;
+mod listening;
 mod moving;
 mod users;
 
@@ -45,6 +46,8 @@ use crate::limits::redis::{LINKS_MAX, TURN_BYTES, VALUE_BYTES_MIN};
 use crate::metrics::Counter;
 use crate::sys;
 
+use listening::Listening;
+
 /// Which of the servers of a bus it is.
 #[derive(Debug)]
 pub struct Seat {
@@ -75,6 +78,7 @@ pub struct Server {
     /// The first is subscribed; one to publish on follows when it is first needed.
     links: Vec<RoleLink>,
     make_link: LinkParts,
+    listening: Listening,
     outlet: Outlet,
     feed: Feed,
     /// The functions of durable channels, where there may be any.
@@ -153,6 +157,7 @@ impl Server {
                 value_bytes_max,
                 reply_bytes_max: Durables::reply_bytes_max(settings.bounds.payload_bytes_max),
             },
+            listening: Listening::default(),
             outlet: Outlet::new(settings, servers, is_cluster),
             feed: Feed::new(settings, revocations, timing, (part, servers), at),
             library,
@@ -228,6 +233,7 @@ impl Server {
             if let Some(probe) = self.feed.probe.as_mut().filter(|probe| probe.needs_fence(now)) {
                 probe.fence(self.links[at].link.ping(now));
             }
+            self.fence_late(now);
             self.judge(now);
         }
         Ok(())
@@ -243,6 +249,9 @@ impl Server {
                         break;
                     }
                     tracing::warn!("{} of {} is of no use: {fault}. Using another address of that name", place, self.make_link.target);
+                }
+                if !Arc::ptr_eq(link.target(), &self.make_link.target) {
+                    tracing::info!("what {} publishes comes from its replica {}", self.make_link.target, link.target());
                 }
                 if self.must_be_master {
                     link.ask(Asked::Role, &[b"ROLE"], now);
@@ -268,9 +277,10 @@ impl Server {
 
     /// The publishing connections go where the subscribed one is.
     fn follow(&mut self, subscribed: usize, hub: &mut Hub, now: MonotonicNs) {
+        let is_at_replica = self.is_at_replica();
         for at in (0..self.links.len()).filter(|&at| at != subscribed) {
             // Two addresses of one name need not be one server: what is published on another may never come back.
-            if self.links[at].link.is_ready() && self.links[at].link.address() != self.links[subscribed].link.address() {
+            if !is_at_replica && self.links[at].link.is_ready() && self.links[at].link.address() != self.links[subscribed].link.address() {
                 self.lose_link(at, hub, &Fault::new("its messages would not come back: we subscribe elsewhere now"), now);
             }
             let [publishing, subscribed] = self.links.get_disjoint_mut([at, subscribed]).expect("two different links");
@@ -294,7 +304,9 @@ impl Server {
             Role::Subscribed => {
                 warn(self.health.trouble(Trouble::Away, &fault.reason, now));
                 self.is_ready = false;
+                self.give_late_up();
                 self.feed.lose(hub);
+                self.listen_elsewhere(was_ready, fault);
             }
             Role::Reading => {
                 self.library.iter_mut().for_each(Loading::restart);
@@ -544,10 +556,19 @@ impl Server {
         let is_probing = self.library.as_ref().is_none_or(Loading::is_settled) && self.link(probing).is_some_and(Link::is_ready);
         let probe = self.feed.probe_deadline(is_probing);
         let presence = self.link(Role::Presence).filter(|link| link.is_ready()).and_then(|_| self.presence.deadline());
-        self.links.iter().map(|link| link.link.deadline()).chain(self.feed.deadline()).chain(library).chain(probe).chain(presence).min()
+        self.links
+            .iter()
+            .map(|link| link.link.deadline())
+            .chain(self.feed.deadline())
+            .chain(library)
+            .chain(probe)
+            .chain(presence)
+            .chain(self.late_due())
+            .min()
     }
 
     pub fn stop(&mut self, hub: &mut Hub) {
+        self.give_late_up();
         for (publish, result) in self.feed.publishes.subscription_lost() {
             hub.published(publish, result);
         }

@@ -1,4 +1,4 @@
-//! Which master has which slots, as a node of a Cluster tells it (`CLUSTER SLOTS`). Depends on the answer alone.
+//! Which master has which slots, and who its replicas are, as a node of a Cluster tells it (`CLUSTER SLOTS`). Depends on the answer alone.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -38,6 +38,22 @@ impl Node {
     }
 }
 
+impl Node {
+    /// An entry of `CLUSTER SLOTS`.
+    fn told(value: &Value, spoken_to: &str) -> Option<Node> {
+        let Value::Array(parts) = value else { return None };
+        let [host, Value::Int(port), ..] = parts.as_slice() else { return None };
+        let host = match host {
+            Value::BulkString(host) => std::str::from_utf8(host).ok()?,
+            Value::SimpleString(host) => host,
+            Value::Nil => "",
+            _ => return None,
+        };
+        let host = if host.is_empty() || host == "?" { spoken_to } else { host };
+        Some(Node { host: host.to_owned(), port: u16::try_from(*port).ok().filter(|&port| port > 0)? })
+    }
+}
+
 /// The masters that have slots, each once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Map {
@@ -48,9 +64,17 @@ pub struct Map {
 pub struct Master {
     pub node: Node,
     pub slots: Vec<RangeInclusive<u16>>,
+    /// Those that are up, as far as the node knows that was asked.
+    pub replicas: Vec<Node>,
 }
 
 impl Map {
+    /// Whether the masters are the same, with the same slots.
+    pub fn is_divided_as(&self, other: &Map) -> bool {
+        let parts = |map: &Map| map.masters.iter().map(|master| (master.node.clone(), master.slots.clone())).collect::<Vec<_>>();
+        parts(self) == parts(other)
+    }
+
     /// `spoken_to`: the host whose answer it is. A node that does not know its own address, or is told to keep it to itself, leaves it out. None: it is no such
     /// answer.
     pub fn read(value: &Value, spoken_to: &str) -> Option<Map> {
@@ -58,21 +82,15 @@ impl Map {
         let mut masters: Vec<Master> = Vec::new();
         for range in ranges {
             let Value::Array(parts) = range else { return None };
-            let [Value::Int(first), Value::Int(last), Value::Array(master), ..] = parts.as_slice() else { return None };
+            let [Value::Int(first), Value::Int(last), master, others @ ..] = parts.as_slice() else { return None };
             let slot = |number: i64| u16::try_from(number).ok().filter(|&slot| slot < SLOTS);
             let slots = slot(*first)?..=slot(*last)?;
-            let [host, Value::Int(port), ..] = master.as_slice() else { return None };
-            let host = match host {
-                Value::BulkString(host) => std::str::from_utf8(host).ok()?,
-                Value::SimpleString(host) => host,
-                Value::Nil => "",
-                _ => return None,
-            };
-            let host = if host.is_empty() || host == "?" { spoken_to } else { host };
-            let node = Node { host: host.to_owned(), port: u16::try_from(*port).ok().filter(|&port| port > 0)? };
+            let node = Node::told(master, spoken_to)?;
+            // Nobody depends on a replica: one that cannot be understood is none.
+            let replicas: Vec<Node> = others.iter().filter_map(|other| Node::told(other, spoken_to)).collect();
             match masters.iter_mut().find(|master| master.node == node) {
                 Some(master) => master.slots.push(slots),
-                None => masters.push(Master { node, slots: vec![slots] }),
+                None => masters.push(Master { node, slots: vec![slots], replicas }),
             }
         }
         (!masters.is_empty()).then_some(Map { masters })
@@ -123,8 +141,12 @@ mod tests {
         let text = format!(
             "*3 *4 :0 :3299 *4 $9 127.0.0.1 :7001 {id} *4 $9 127.0.0.1 :7004 {id} *3 :3300 :3300 *4 $9 127.0.0.1 :7002 {id} *3 :3301 :16383 *4 $9 127.0.0.1 :7001 {id} "
         );
-        let master =
-            |port, slots: &[RangeInclusive<u16>]| Master { node: Node { host: "127.0.0.1".to_owned(), port }, slots: slots.to_vec() };
+        let node = |port| Node { host: "127.0.0.1".to_owned(), port };
+        let master = |port, slots: &[RangeInclusive<u16>]| Master {
+            node: node(port),
+            slots: slots.to_vec(),
+            replicas: if port == 7001 { vec![node(7004)] } else { Vec::new() },
+        };
         assert_eq!(read(&text), Some(Map { masters: vec![master(7001, &[0..=3299, 3301..=16383]), master(7002, &[3300..=3300])] }));
     }
 

@@ -127,11 +127,8 @@ impl Server {
                         Err(fault) => break Err(fault),
                     }
                 };
-                // Also of those that were answered before what went wrong. One PING serves all of them.
-                if !fenced.is_empty() {
-                    let ping = self.link_mut(Role::Subscribed).expect("it is the first").ping(now);
-                    fenced.into_iter().for_each(|fenced| self.feed.publishes.fence(fenced, ping));
-                }
+                // Also of those that were answered before what went wrong.
+                self.fence(fenced, now);
                 result
             }
         }

@@ -23,6 +23,7 @@ impl Server {
 
     /// Its slots have a new master: what was done there is done here from now on, as after an outage.
     pub fn retarget(&mut self, target: Arc<Target>, hub: &mut Hub, now: MonotonicNs) {
+        self.forget_replicas();
         for at in 0..self.links.len() {
             self.lose_link(at, hub, &Fault::new(format!("the master is {target} now")), now);
             let link = &mut self.links[at].link;
