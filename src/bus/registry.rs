@@ -4,7 +4,6 @@
 //! Invariant: a channel lingers, with one time at which it is looked at, exactly while nobody is interested in it.
 
 use std::collections::{HashMap, VecDeque};
-use std::num::NonZero;
 use std::ops::{Index, IndexMut};
 use std::sync::Arc;
 
@@ -55,7 +54,7 @@ pub struct Registry {
     requests: VecDeque<Request>,
     /// After a reload: the slot from which on channels still go by the rules of before.
     old_from: Option<usize>,
-    /// Channels without a listener, by when they are to be looked at ([`Entry::looked_at`]).
+    /// Channels without a listener, by when they are to be looked at ([`Attention::LookedAt`]).
     lingering: Lingering,
     release: Release,
 }
@@ -65,8 +64,7 @@ pub struct Entry {
     pub naming: Naming,
     /// Who brought it into being: whoever comes later does not answer for what lingers.
     creator: Creator,
-    /// On whose behalf it is heard, while anybody hears it: who was the first.
-    heard_for: Source,
+    attention: Attention,
     pub rule: Arc<ChannelRule>,
     pub flow: Flow,
     counter: Counter,
@@ -78,9 +76,31 @@ pub struct Entry {
     pub interest: Few<Interest>,
     /// Somebody was interested once: for that long after the last one left, the channel stays as it is.
     was_heard: bool,
-    /// When to look whether it is still to be kept; None while somebody is interested.
-    looked_at: Option<NonZero<MonotonicNs>>,
     pub history: Option<Box<History>>,
+}
+
+/// Bytes that may lie anywhere, as those of a [`Source`]: there is one in each entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Attention {
+    /// It has just been made.
+    New,
+    /// Somebody hears it, on behalf of whoever was the first.
+    HeardFor(Source),
+    /// Nobody does; when to look whether it is still to be kept.
+    LookedAt([u8; 8]),
+}
+
+impl Attention {
+    fn looked_at(due: MonotonicNs) -> Attention {
+        Attention::LookedAt(due.to_ne_bytes())
+    }
+
+    fn due(self) -> Option<MonotonicNs> {
+        match self {
+            Attention::LookedAt(due) => Some(MonotonicNs::from_ne_bytes(due)),
+            Attention::New | Attention::HeardFor(_) => None,
+        }
+    }
 }
 
 /// A shard that has subscribers of a channel.
@@ -232,7 +252,7 @@ impl Registry {
         let id = self.entries.insert(Entry {
             naming: Naming::waiting(name.clone()),
             creator,
-            heard_for: creator.source,
+            attention: Attention::New,
             rule,
             flow: Flow::Awaited,
             counter: Counter::Hub,
@@ -241,7 +261,6 @@ impl Registry {
             open: OpenAt::NOWHERE,
             interest: Few::Nobody,
             was_heard: false,
-            looked_at: None,
             history: None,
         });
         self.requests.push_back(Request::Want(name));
@@ -253,8 +272,8 @@ impl Registry {
     pub fn remove(&mut self, id: ChannelId, now: MonotonicNs) -> Entry {
         let entry = self.entries.remove(id);
         debug_assert!(entry.interest.is_empty() && entry.open == OpenAt::NOWHERE);
-        if let Some(due) = entry.looked_at {
-            self.lingering.remove(id, due.get(), entry.creator);
+        if let Some(due) = entry.attention.due() {
+            self.lingering.remove(id, due, entry.creator);
         }
         self.last_found = None;
         self.requests.push_back(Request::Unwant { channel: entry.name().clone(), had_come: entry.flow.takes_messages() });
@@ -285,15 +304,16 @@ impl Registry {
     pub fn hear(&mut self, id: ChannelId, source: Source) {
         *self.heard_by.entry(source).or_insert(0) += 1;
         let entry = &mut self.entries[id as usize];
-        (entry.heard_for, entry.was_heard) = (source, true);
-        if let Some(due) = entry.looked_at.take() {
-            self.lingering.remove(id, due.get(), entry.creator);
+        let before = std::mem::replace(&mut entry.attention, Attention::HeardFor(source));
+        entry.was_heard = true;
+        if let Some(due) = before.due() {
+            self.lingering.remove(id, due, entry.creator);
         }
     }
 
     /// The last one who heard it is gone.
     pub fn unhear(&mut self, id: ChannelId, now: MonotonicNs) {
-        let source = self.entries[id as usize].heard_for;
+        let Attention::HeardFor(source) = self.entries[id as usize].attention else { unreachable!("somebody has heard it") };
         let channels = self.heard_by.get_mut(&source).expect("counted when it was first heard");
         *channels -= 1;
         if *channels == 0 {
@@ -322,19 +342,17 @@ impl Registry {
     /// It is kept for longer, and looked at again then.
     pub fn look_again_at(&mut self, id: ChannelId, due: MonotonicNs) {
         let entry = &mut self.entries[id as usize];
-        if let Some(before) = entry.looked_at.take() {
-            self.lingering.remove(id, before.get(), entry.creator);
+        if let Some(before) = std::mem::replace(&mut entry.attention, Attention::New).due() {
+            self.lingering.remove(id, before, entry.creator);
         }
         self.look_at(id, due);
     }
 
     fn look_at(&mut self, id: ChannelId, due: MonotonicNs) {
         let entry = &mut self.entries[id as usize];
-        // The clock counts from the host's start: nobody has been there at 0.
-        let due = NonZero::new(due).unwrap_or(NonZero::<MonotonicNs>::MIN);
-        let before = entry.looked_at.replace(due);
-        debug_assert_eq!(before, None, "in the list at most once");
-        self.lingering.insert(id, due.get(), entry.creator);
+        debug_assert_eq!(entry.attention.due(), None, "in the list at most once");
+        entry.attention = Attention::looked_at(due);
+        self.lingering.insert(id, due, entry.creator);
     }
 
     /// A channel that nobody hears and that is to be looked at next, and when.
@@ -355,5 +373,15 @@ impl Registry {
     /// Whether the allocator should give back now what many channels held; says so once.
     pub fn releases_memory(&mut self, now: MonotonicNs) -> bool {
         self.release.take(self.entries.len(), now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_channel_that_is_not_used_takes_little() {
+        assert_eq!(size_of::<Entry>(), 88);
     }
 }
