@@ -96,6 +96,17 @@ impl RedisServer {
         try_command_at(self.port, self.password.as_deref(), parts)
     }
 
+    /// From now on it notes what it is asked. Its statistics count what functions do themselves, too.
+    pub fn note_commands(&self) {
+        self.command(&["CONFIG", "SET", "slowlog-log-slower-than", "0", "slowlog-max-len", "100000"]);
+        self.command(&["SLOWLOG", "RESET"]);
+    }
+
+    /// How often it was asked this since.
+    pub fn noted(&self, command: &str) -> usize {
+        self.command(&["SLOWLOG", "GET", "-1"]).matches(&format!("\r\n{command}\r\n")).count()
+    }
+
     /// It was not killed.
     pub fn is_running(&self) -> bool {
         self.child.is_some()

@@ -143,12 +143,7 @@ fn a_crowd_that_comes_back_is_served_from_the_same_pages() {
         epoch = publish(&server, "feed:a", &json!(number))["epoch"].as_u64().unwrap();
     }
     let mut clients: Vec<Client> = (0..200).map(|_| connect(&server)).collect();
-    let calls = || {
-        let stats = redis.command(&["INFO", "commandstats"]);
-        let calls = stats.split("cmdstat_xrange:calls=").nth(1).and_then(|rest| rest.split(',').next()?.parse::<u64>().ok());
-        calls.unwrap_or(0)
-    };
-    let before = calls();
+    redis.note_commands();
     for (at, client) in clients.iter_mut().enumerate() {
         client.command(json!({"type": "subscribe", "channel": "feed:a", "since": {"epoch": epoch, "seq": 100 + at % 50}}));
     }
@@ -157,7 +152,7 @@ fn a_crowd_that_comes_back_is_served_from_the_same_pages() {
         let got = client.messages(100 - at % 50);
         assert_eq!((got[0].0, got.last().unwrap().0), (101 + at as u64 % 50, 200));
     }
-    assert_eq!(calls() - before, 4, "readings of four pages, the last of which is not full, for two shards");
+    assert_eq!(redis.noted("XRANGE"), 4, "readings of four pages, the last of which is not full, for two shards");
     // It is read again once there is more of it.
     publish(&server, "feed:a", &json!(201));
     let mut late = connect(&server);

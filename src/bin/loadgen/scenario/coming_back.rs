@@ -26,6 +26,8 @@ const AWAY: Duration = Duration::from_secs(3);
 const RATE: f64 = 20.0;
 /// So many are taken to come back in a second, to know how long those who stay are to have messages.
 const BACK_PER_SECOND: f64 = 5000.0;
+/// Commands that Redis notes, at most: some hundred come meanwhile.
+const NOTED_MAX: &str = "100000";
 
 pub fn run(options: &Options, channels: u32, missed: u32, stay: u32) -> Result<Report> {
     whole("return", &durable(options), channels + 1, |run| coming_back(run, missed, stay))
@@ -60,7 +62,7 @@ fn coming_back(run: &mut Run, missed: u32, stay: u32) -> Result<()> {
     run.until("leaving", &crowd, Some(AWAY), |counts| counts.ready == 0);
     let published = Publisher::start(run.route(&stays, false)?, of_missed, crowd.published.clone())?.finish();
     ensure!(published.error.is_none(), "publishing failed: {:?}", published.error);
-    let reads = xranges(&mut redis)?;
+    note_reads(&mut redis)?;
     let before = run.snapshot();
     let clients = u64::from(crowd.clients);
     let seconds = AWAY.as_secs_f64() + f64::from(crowd.clients) / BACK_PER_SECOND + 2.0;
@@ -83,7 +85,7 @@ fn coming_back(run: &mut Run, missed: u32, stay: u32) -> Result<()> {
         stop::sleep(Duration::from_millis(20));
         look(run, &crowd, &mut back);
     }
-    let reads = xranges(&mut redis)? - reads;
+    let reads = reads(&mut redis)?;
     tell(run, &live, [&quiet, &storm], all * clients / u64::from(channels), reads);
     let cost = |round: &Round| round.cpu_per_delivery().unwrap_or(0.0);
     match back {
@@ -120,7 +122,7 @@ fn coming_back(run: &mut Run, missed: u32, stay: u32) -> Result<()> {
     Ok(())
 }
 
-fn tell(run: &mut Run, live: &Round, [quiet, storm]: [&Round; 2], replayed: u64, reads: u64) {
+fn tell(run: &mut Run, live: &Round, [quiet, storm]: [&Round; 2], replayed: u64, reads: usize) {
     run.report.round(storm);
     run.report.latency_of = "those who stayed, while the others came back";
     let each = live.cpu_per_delivery().unwrap_or(0.0);
@@ -136,8 +138,15 @@ fn cpu_since(run: &Run, before: &crate::process::Snapshot) -> Option<u64> {
 }
 
 /// How many pages of streams Redis has read.
-fn xranges(redis: &mut Connection) -> Result<u64> {
-    let text: String = redis::cmd("INFO").arg("commandstats").query(redis)?;
-    let calls = text.lines().find_map(|line| line.strip_prefix("cmdstat_xrange:calls=")?.split(',').next()?.parse().ok());
-    Ok(calls.unwrap_or(0))
+/// From now on Redis notes what it is asked. Its statistics count what functions do themselves, too.
+fn note_reads(redis: &mut Connection) -> Result<()> {
+    redis::cmd("CONFIG").arg(&["SET", "slowlog-log-slower-than", "0", "slowlog-max-len", NOTED_MAX]).exec(redis)?;
+    Ok(redis::cmd("SLOWLOG").arg("RESET").exec(redis)?)
+}
+
+/// How often a stream was read since.
+fn reads(redis: &mut Connection) -> Result<usize> {
+    type Noted = (u64, u64, u64, Vec<String>, String, String);
+    let noted: Vec<Noted> = redis::cmd("SLOWLOG").arg(&["GET", "-1"]).query(redis)?;
+    Ok(noted.iter().filter(|(_, _, _, command, ..)| command.first().is_some_and(|name| name == "XRANGE")).count())
 }
