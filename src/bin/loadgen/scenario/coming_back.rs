@@ -146,7 +146,7 @@ fn note_reads(redis: &mut Connection) -> Result<()> {
 
 /// How often a stream was read since.
 fn reads(redis: &mut Connection) -> Result<usize> {
-    type Noted = (u64, u64, u64, Vec<String>, String, String);
+    type Noted = (u64, u64, u64, Vec<Vec<u8>>, String, String);
     let noted: Vec<Noted> = redis::cmd("SLOWLOG").arg(&["GET", "-1"]).query(redis)?;
-    Ok(noted.iter().filter(|(_, _, _, command, ..)| command.first().is_some_and(|name| name == "XRANGE")).count())
+    Ok(noted.iter().filter(|(_, _, _, command, ..)| command.first().is_some_and(|name| name == b"XRANGE")).count())
 }

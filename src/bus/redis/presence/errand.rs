@@ -114,19 +114,17 @@ impl Errand {
                 endless.iter().for_each(|node| ask(&[b"PEXPIRE", keys.of(Kind::Channels, node).as_bytes(), lease.as_bytes()]));
             }
             Errand::Claim { .. } => ask(&[b"SET", keys.sweeper.as_bytes(), keys.node().as_bytes(), b"NX", b"PX", lease.as_bytes()]),
-            Errand::Page(Sweep { kind, after, .. }) => {
+            Errand::Page(Sweep { kind, after, dead }) => {
                 ask(&[b"SMEMBERS", nodes]);
                 ask_names(keys.told(*kind), after.as_deref(), NAMES_MAX, ask);
+                // One that has come back since has to write all of it again, as after any end of its lease: what it had is not to count for anybody who looks now.
+                delete(keys, dead, ask);
             }
             Errand::Bury { dead } => {
                 let mut strike: Vec<&[u8]> = vec![b"SREM", nodes];
                 strike.extend(dead.iter().map(|node| node.as_bytes()));
                 ask(&strike);
-                for node in dead {
-                    for key in [keys.of(Kind::Channels, node), keys.of(Kind::Users, node), keys.members_of(node)] {
-                        ask(&[b"DEL", key.as_bytes()]);
-                    }
-                }
+                delete(keys, dead, ask);
                 ask(&[b"DEL", keys.sweeper.as_bytes()]);
             }
             Errand::Write { kind, written } => {
@@ -158,9 +156,12 @@ impl Errand {
                 ask(&[b"PEXPIRE", own, lease.as_bytes()]);
             }
             Errand::Nodes(_) => ask(&[b"SMEMBERS", nodes]),
-            Errand::Look(Look { kind, names, .. }) => {
+            Errand::Look(Look { kind, names, sweep }) => {
                 let names: Vec<&str> = names.iter().map(|looked| &*looked.name).collect();
-                ask_counts(keys, *kind, others, &names, ask);
+                // Those who are about to be struck from the list have nobody, whatever they have written meanwhile.
+                let dead = sweep.as_ref().map_or(&[] as &[Box<str>], |sweep| &sweep.dead);
+                let live: Vec<Box<str>> = others.iter().filter(|other| !dead.contains(other)).cloned().collect();
+                ask_counts(keys, *kind, &live, &names, ask);
                 let mut told: Vec<&[u8]> = vec![b"ZMSCORE", keys.told(*kind).as_bytes()];
                 told.extend(names.iter().map(|name| name.as_bytes()));
                 ask(&told);
@@ -188,6 +189,14 @@ impl Errand {
                 let names: Vec<&str> = census.channels.iter().map(|(name, _)| &**name).collect();
                 ask_counts(keys, Kind::Channels, others, &names, ask);
             }
+        }
+    }
+}
+
+fn delete(keys: &Keys, nodes: &[Box<str>], ask: &mut dyn FnMut(&[&[u8]])) {
+    for node in nodes {
+        for key in [keys.of(Kind::Channels, node), keys.of(Kind::Users, node), keys.members_of(node)] {
+            ask(&[b"DEL", key.as_bytes()]);
         }
     }
 }
@@ -243,7 +252,8 @@ fn ask_names(key: &str, after: Option<&str>, limit: usize, ask: &mut dyn FnMut(&
     ask(&[b"ZRANGE", key.as_bytes(), begin.as_bytes(), b"+", b"BYLEX", b"LIMIT", b"0", limit.to_string().as_bytes()]);
 }
 
-/// Which of them back ends were told to be there, and which not.
+/// Which of them back ends were told to be there, and which not; and that whoever has told them is a node. It may have been struck from the list meanwhile, as all else when
+/// Redis was emptied, and if it died so, nobody would take back what it has told.
 fn note(keys: &Keys, look: &Look, is_there: impl Fn(&Looked) -> bool, ask: &mut dyn FnMut(&[&[u8]])) {
     let key = keys.told(look.kind).as_bytes();
     let (mut there, mut gone): (Vec<&[u8]>, Vec<&[u8]>) = (vec![b"ZADD", key], vec![b"ZREM", key]);
@@ -255,6 +265,7 @@ fn note(keys: &Keys, look: &Look, is_there: impl Fn(&Looked) -> bool, ask: &mut 
         }
     }
     [there, gone].iter().filter(|command| command.len() > 2).for_each(|command| ask(command));
+    ask(&[b"SADD", keys.nodes.as_bytes(), keys.node().as_bytes()]);
 }
 
 fn ask_event(keys: &Keys, kind: Kind, looked: &Looked, ask: &mut dyn FnMut(&[&[u8]])) {

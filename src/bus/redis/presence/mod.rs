@@ -19,7 +19,7 @@
 //!   the other, or both say the same. An event is written to the stream in one step with its note in the sorted set, so that the note is what was told last. Then it is
 //!   looked at once more: if it is not so any more, that is told as well. So each event is told at least once, and the last one is true.
 //! * **The dead.** A node whose hash is gone is missing at the roll that follows each beat. One of the others claims the sweep, walks through the sorted sets,
-//!   says of what nobody has that it is vacated, and strikes the dead from the list.
+//!   says of what nobody has that it is vacated, and strikes the dead from the list. Whoever came back meanwhile finds that, and writes all of its own again.
 //! * **Doubt.** When a connection was lost, or the node's own hash was gone (an empty Redis, an eviction, a pause longer than the lease), all is written again.
 //!
 //! All of it has one hash tag: in a Cluster it lies on one master, and goes where its slot goes. Invariants: what back ends are to be told is not lost for a refusal: it is looked at again

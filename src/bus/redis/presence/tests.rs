@@ -359,7 +359,9 @@ fn play(seed: u64) {
 fn whatever_befalls_nodes_and_redis_the_end_is_known_and_told() {
     let seeds = std::env::var("PRESENCE_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(300);
     let mut failed = Vec::new();
-    for seed in 0..seeds {
+    // The last ones: Redis is emptied between a look and what is told of it, and the node that tells it dies before it has written anything else; a node that
+    // counts as dead writes again, and dies while it is buried.
+    for seed in (0..seeds).chain([890, 29_597, 38_468, 38_804]) {
         if std::panic::catch_unwind(|| play(seed)).is_err() {
             failed.push(seed);
         }
