@@ -21,6 +21,7 @@ mod presence;
 mod quotas;
 mod readme;
 mod redis;
+mod redis_tls;
 mod reload;
 mod restart;
 mod sentinel;
