@@ -307,6 +307,11 @@ impl Link {
         &self.target
     }
 
+    /// It has not failed yet, and not been ready.
+    pub fn is_at_first_try(&self) -> bool {
+        self.attempts <= 1 && !self.is_ready() && !self.is_backing_off()
+    }
+
     /// Nothing is tried at the moment.
     pub fn is_down(&self) -> bool {
         matches!(self.phase, Phase::Down { .. })

@@ -305,7 +305,8 @@ impl Upstream for RedisBus {
             return false;
         }
         let is_cluster = self.cluster.is_some();
-        self.of(&publish.channel).is_none_or(|server| !(is_cluster && server.is_arriving()) && server.takes(publish))
+        let may_come = |server: &Server| if is_cluster { server.is_arriving() } else { server.is_at_first_try() };
+        self.of(&publish.channel).is_none_or(|server| !may_come(server) && server.takes(publish))
     }
 
     fn takes_in_parts(&self) -> bool {

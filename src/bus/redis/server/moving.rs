@@ -47,6 +47,11 @@ impl Server {
         self.link(Role::Subscribed).is_some_and(|link| !link.is_ready() && !link.is_backing_off())
     }
 
+    /// It has just been made, and may be there in a moment.
+    pub fn is_at_first_try(&self) -> bool {
+        self.link(Role::Subscribed).is_some_and(Link::is_at_first_try)
+    }
+
     /// A publish that has time would be sent at once.
     pub fn is_open_for(&mut self, publish: &Publish) -> bool {
         self.takes(publish) && self.link(Role::Publishing).is_some_and(Link::is_ready)
