@@ -26,12 +26,14 @@ pub enum Errand {
     Claim {
         dead: Vec<Box<str>>,
     },
-    /// The next ones of those that back ends were told to be there.
-    Page(Sweep),
-    /// All was looked at.
+    /// Strikes them from the list.
     Bury {
         dead: Vec<Box<str>>,
     },
+    /// The next ones of those that back ends were told to be there.
+    Page(Sweep),
+    /// All was looked at: another one may sweep.
+    Release,
     /// What has changed; and which nodes there are.
     Write {
         kind: Kind,
@@ -66,7 +68,6 @@ pub struct Sweep {
     pub kind: Kind,
     /// Behind this name.
     pub after: Option<Box<str>>,
-    pub dead: Vec<Box<str>>,
 }
 
 #[derive(Debug)]
@@ -114,19 +115,25 @@ impl Errand {
                 endless.iter().for_each(|node| ask(&[b"PEXPIRE", keys.of(Kind::Channels, node).as_bytes(), lease.as_bytes()]));
             }
             Errand::Claim { .. } => ask(&[b"SET", keys.sweeper.as_bytes(), keys.node().as_bytes(), b"NX", b"PX", lease.as_bytes()]),
-            Errand::Page(Sweep { kind, after, dead }) => {
-                ask(&[b"SMEMBERS", nodes]);
-                ask_names(keys.told(*kind), after.as_deref(), NAMES_MAX, ask);
-                // One that has come back since has to write all of it again, as after any end of its lease: what it had is not to count for anybody who looks now.
-                delete(keys, dead, ask);
-            }
             Errand::Bury { dead } => {
+                // One step: from here on, the walk is owed by whoever strikes them, and by its own death if it does not come to it.
+                ask(&[b"MULTI"]);
+                enlist(keys, ask);
                 let mut strike: Vec<&[u8]> = vec![b"SREM", nodes];
                 strike.extend(dead.iter().map(|node| node.as_bytes()));
                 ask(&strike);
-                delete(keys, dead, ask);
-                ask(&[b"DEL", keys.sweeper.as_bytes()]);
+                for node in dead {
+                    for key in [keys.of(Kind::Channels, node), keys.of(Kind::Users, node), keys.members_of(node)] {
+                        ask(&[b"DEL", key.as_bytes()]);
+                    }
+                }
+                ask(&[b"EXEC"]);
             }
+            Errand::Page(Sweep { kind, after }) => {
+                ask(&[b"SMEMBERS", nodes]);
+                ask_names(keys.told(*kind), after.as_deref(), NAMES_MAX, ask);
+            }
+            Errand::Release => ask(&[b"DEL", keys.sweeper.as_bytes()]),
             Errand::Write { kind, written } => {
                 let own = keys.own(*kind).as_bytes();
                 let counts: Vec<String> = written.iter().map(|written| written.now.to_string()).collect();
@@ -156,12 +163,9 @@ impl Errand {
                 ask(&[b"PEXPIRE", own, lease.as_bytes()]);
             }
             Errand::Nodes(_) => ask(&[b"SMEMBERS", nodes]),
-            Errand::Look(Look { kind, names, sweep }) => {
+            Errand::Look(Look { kind, names, .. }) => {
                 let names: Vec<&str> = names.iter().map(|looked| &*looked.name).collect();
-                // Those who are about to be struck from the list have nobody, whatever they have written meanwhile.
-                let dead = sweep.as_ref().map_or(&[] as &[Box<str>], |sweep| &sweep.dead);
-                let live: Vec<Box<str>> = others.iter().filter(|other| !dead.contains(other)).cloned().collect();
-                ask_counts(keys, *kind, &live, &names, ask);
+                ask_counts(keys, *kind, others, &names, ask);
                 let mut told: Vec<&[u8]> = vec![b"ZMSCORE", keys.told(*kind).as_bytes()];
                 told.extend(names.iter().map(|name| name.as_bytes()));
                 ask(&told);
@@ -169,12 +173,16 @@ impl Errand {
             Errand::Tell(look) => {
                 // One step, so that the last event of each is what is noted, whoever else tells at the same moment.
                 ask(&[b"MULTI"]);
+                enlist(keys, ask);
                 look.names.iter().for_each(|looked| ask_event(keys, look.kind, looked, ask));
                 note(keys, look, |looked| looked.total > 0, ask);
-                ask(&[b"EXEC"]);
                 ask(&[b"SMEMBERS", nodes]);
+                ask(&[b"EXEC"]);
             }
-            Errand::Unnote(look) => note(keys, look, |looked| looked.total == 0, ask),
+            Errand::Unnote(look) => {
+                enlist(keys, ask);
+                note(keys, look, |looked| looked.total == 0, ask);
+            }
             Errand::Count(wanted) => {
                 let Groups { channels, users, listed } = Groups::of(wanted);
                 ask_counts(keys, Kind::Channels, others, &channels, ask);
@@ -189,14 +197,6 @@ impl Errand {
                 let names: Vec<&str> = census.channels.iter().map(|(name, _)| &**name).collect();
                 ask_counts(keys, Kind::Channels, others, &names, ask);
             }
-        }
-    }
-}
-
-fn delete(keys: &Keys, nodes: &[Box<str>], ask: &mut dyn FnMut(&[&[u8]])) {
-    for node in nodes {
-        for key in [keys.of(Kind::Channels, node), keys.of(Kind::Users, node), keys.members_of(node)] {
-            ask(&[b"DEL", key.as_bytes()]);
         }
     }
 }
@@ -230,6 +230,11 @@ impl Groups<'_> {
     }
 }
 
+/// Whoever is to be followed by a walk when it dies must be on the list, from which it may be gone: Redis was emptied, or others took it for dead.
+fn enlist(keys: &Keys, ask: &mut dyn FnMut(&[&[u8]])) {
+    ask(&[b"SADD", keys.nodes.as_bytes(), keys.node().as_bytes()]);
+}
+
 /// What each of the others has of these: as many commands as there are others, or none.
 fn ask_counts(keys: &Keys, kind: Kind, others: &[Box<str>], names: &[&str], ask: &mut dyn FnMut(&[&[u8]])) {
     ask_fields(others.iter().map(|other| keys.of(kind, other)), names, ask);
@@ -252,8 +257,7 @@ fn ask_names(key: &str, after: Option<&str>, limit: usize, ask: &mut dyn FnMut(&
     ask(&[b"ZRANGE", key.as_bytes(), begin.as_bytes(), b"+", b"BYLEX", b"LIMIT", b"0", limit.to_string().as_bytes()]);
 }
 
-/// Which of them back ends were told to be there, and which not; and that whoever has told them is a node. It may have been struck from the list meanwhile, as all else when
-/// Redis was emptied, and if it died so, nobody would take back what it has told.
+/// Which of them back ends were told to be there, and which not.
 fn note(keys: &Keys, look: &Look, is_there: impl Fn(&Looked) -> bool, ask: &mut dyn FnMut(&[&[u8]])) {
     let key = keys.told(look.kind).as_bytes();
     let (mut there, mut gone): (Vec<&[u8]>, Vec<&[u8]>) = (vec![b"ZADD", key], vec![b"ZREM", key]);
@@ -265,7 +269,6 @@ fn note(keys: &Keys, look: &Look, is_there: impl Fn(&Looked) -> bool, ask: &mut 
         }
     }
     [there, gone].iter().filter(|command| command.len() > 2).for_each(|command| ask(command));
-    ask(&[b"SADD", keys.nodes.as_bytes(), keys.node().as_bytes()]);
 }
 
 fn ask_event(keys: &Keys, kind: Kind, looked: &Looked, ask: &mut dyn FnMut(&[&[u8]])) {

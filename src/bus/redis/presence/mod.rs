@@ -18,8 +18,9 @@
 //! * **Events.** Whoever has written a channel's first or last subscriber of its own looks afterwards at what the others have. Of two who write at the same moment one sees
 //!   the other, or both say the same. An event is written to the stream in one step with its note in the sorted set, so that the note is what was told last. Then it is
 //!   looked at once more: if it is not so any more, that is told as well. So each event is told at least once, and the last one is true.
-//! * **The dead.** A node whose hash is gone is missing at the roll that follows each beat. One of the others claims the sweep, walks through the sorted sets,
-//!   says of what nobody has that it is vacated, and strikes the dead from the list. Whoever came back meanwhile finds that, and writes all of its own again.
+//! * **The dead.** A node whose hash is gone is missing at the roll that follows each beat. One of the others claims the sweep, strikes the dead from the list,
+//!   walks through the sorted sets, and says of what nobody has that it is vacated. In this order, as a node that was taken for dead may still write: it is not counted,
+//!   or is on the list again. Whoever tells or strikes puts itself on the list in the same step. So behind each death, also that of whoever swept, there is a walk.
 //! * **Doubt.** When a connection was lost, or the node's own hash was gone (an empty Redis, an eviction, a pause longer than the lease), all is written again.
 //!
 //! All of it has one hash tag: in a Cluster it lies on one master, and goes where its slot goes. Invariants: what back ends are to be told is not lost for a refusal: it is looked at again
@@ -92,6 +93,8 @@ pub struct Presence {
     /// A beat was done in part: what would have shown that all is gone may be lost with it.
     is_doubtful: bool,
     is_sweeping: bool,
+    /// It may have struck some from the list and not looked at all that they may have left. Kept over lost connections.
+    owes_walk: bool,
     /// To be done, one after the other; and what somebody waits for.
     errands: VecDeque<Errand>,
     questions: VecDeque<Errand>,
@@ -154,6 +157,7 @@ impl Presence {
             beat_at: 0,
             is_doubtful: false,
             is_sweeping: false,
+            owes_walk: false,
             errands: VecDeque::new(),
             questions: VecDeque::new(),
             waiting: Waiting::default(),
@@ -302,29 +306,27 @@ impl Presence {
             Errand::Roll => self.rolled(&replies),
             Errand::Limit { .. } => {}
             Errand::Claim { dead } => self.claimed(dead, &replies),
-            Errand::Bury { .. } => self.is_sweeping = false,
+            Errand::Bury { .. } => self.buried(&replies),
+            Errand::Release => self.is_sweeping = false,
             Errand::Write { kind, written } => {
-                self.know_others(replies.last());
+                self.know_others(answer_of(replies.last()));
                 self.written(kind, written);
             }
             Errand::List(_) => self.rosters.is_busy = false,
             Errand::Nodes(beginning) => {
-                self.know_others(replies.last());
+                self.know_others(answer_of(replies.last()));
                 self.go_on(hub, beginning);
             }
             Errand::Page(sweep) => {
-                self.know_others(replies.first());
+                self.know_others(answer_of(replies.first()));
                 self.paged(sweep, &replies);
             }
             Errand::Look(look) => self.looked(look, &replies),
-            Errand::Tell(look) => {
-                self.know_others(replies.last());
-                self.told(hub, look, &replies);
-            }
-            Errand::Unnote(_) => {}
+            Errand::Tell(look) => self.told(hub, look, &replies),
+            Errand::Unnote(_) => answer_of(replies.first()).into_iter().for_each(|enlisted| self.enlisted(enlisted)),
             Errand::Count(wanted) => self.counted(hub, wanted, &replies),
             Errand::Names(census) => {
-                self.know_others(replies.first());
+                self.know_others(answer_of(replies.first()));
                 self.named(hub, census, &replies);
             }
             Errand::Counts(census) => self.census_counted(hub, census, &replies),
@@ -345,14 +347,14 @@ impl Presence {
         }
         self.has_beaten = true;
         self.refusal.clear();
-        self.know_others(replies.last());
-        if !self.others.is_empty() {
+        self.know_others(answer_of(replies.last()));
+        if self.owes_walk || !self.others.is_empty() {
             self.errands.push_back(Errand::Roll);
         }
     }
 
-    fn know_others(&mut self, reply: Option<&Reply>) {
-        let Some(Ok(Value::Array(ids) | Value::Set(ids))) = reply else { return };
+    fn know_others(&mut self, answer: Option<&Value>) {
+        let Some(Value::Array(ids) | Value::Set(ids)) = answer else { return };
         let others = ids.iter().filter_map(|id| match id {
             Value::BulkString(id) => std::str::from_utf8(id).ok(),
             _ => None,
@@ -382,7 +384,7 @@ impl Presence {
             }
             // The next beat finds what is left to be done.
             Errand::Roll | Errand::Limit { .. } | Errand::Unnote(_) => {}
-            Errand::Claim { .. } | Errand::Page(_) | Errand::Bury { .. } => self.is_sweeping = false,
+            Errand::Claim { .. } | Errand::Bury { .. } | Errand::Page(_) | Errand::Release => self.is_sweeping = false,
             Errand::Look(look) | Errand::Tell(look) | Errand::Nodes(Beginning::Look(look)) => self.look_later(look, pause_ns),
             Errand::Nodes(Beginning::Count(wanted)) | Errand::Count(wanted) => self.answer_refused(hub, &wanted, error),
             Errand::Names(census) | Errand::Counts(census) => self.census_refused(census, error),
@@ -441,4 +443,8 @@ impl Presence {
             }
         }
     }
+}
+
+fn answer_of(reply: Option<&Reply>) -> Option<&Value> {
+    reply.and_then(|reply| reply.as_ref().ok())
 }

@@ -22,9 +22,13 @@ impl Presence {
 
     /// Some could not be looked at, or told, before.
     pub(super) fn look_again(&mut self, kind: Kind, names: Vec<Box<str>>) {
-        let names = names.into_iter().map(|name| (self.ledger(kind).count(&name), name)).map(|(mine, name)| Looked::new(name, mine));
-        let look = Look { kind, names: names.collect(), sweep: None };
-        self.errands.push_back(Errand::Nodes(Beginning::Look(look)));
+        let names = self.with_mine(kind, names);
+        self.errands.push_back(Errand::Nodes(Beginning::Look(Look { kind, names, sweep: None })));
+    }
+
+    fn with_mine(&mut self, kind: Kind, names: Vec<Box<str>>) -> Vec<Looked> {
+        let ledger = self.ledger(kind);
+        names.into_iter().map(|name| (ledger.look_at(&name), name)).map(|(mine, name)| Looked::new(name, mine)).collect()
     }
 
     fn look(&mut self, look: Look) {
@@ -57,7 +61,10 @@ impl Presence {
 
     /// Back ends were told, but for events that Redis could not take; and it may be otherwise by now.
     pub(super) fn told(&mut self, hub: &Hub, mut look: Look, replies: &[Reply]) {
-        let Some([Ok(Value::Array(done)), _]) = replies.last_chunk() else { return self.look_later(look, REFUSED_RETRY_NS) };
+        let Some(Ok(Value::Array(done))) = replies.last() else { return self.look_later(look, REFUSED_RETRY_NS) };
+        let Some((enlisted, done)) = done.split_first() else { return self.look_later(look, REFUSED_RETRY_NS) };
+        self.enlisted(enlisted);
+        self.know_others(done.last());
         let refusal = done.iter().take(look.names.len()).find_map(|answer| match answer {
             Value::ServerError(error) => Some(error),
             _ => None,
@@ -76,7 +83,7 @@ impl Presence {
             return self.finish(look);
         }
         for looked in &mut look.names {
-            looked.mine = self.ledger(look.kind).count(&looked.name);
+            looked.mine = self.ledger(look.kind).look_at(&looked.name);
         }
         self.errands.push_back(Errand::Look(look));
     }
@@ -102,10 +109,13 @@ impl Presence {
             None => self.ledger(look.kind).is_busy = false,
             // When it was given up meanwhile, the next beat begins anew.
             Some(_) if !self.is_sweeping => {}
-            Some(Sweep { after: None, kind: Kind::Channels, dead }) if self.tells(Kind::Users) => {
-                self.errands.push_back(Errand::Page(Sweep { kind: Kind::Users, after: None, dead }));
+            Some(Sweep { after: None, kind: Kind::Channels }) if self.tells(Kind::Users) => {
+                self.errands.push_back(Errand::Page(Sweep { kind: Kind::Users, after: None }));
             }
-            Some(Sweep { after: None, dead, .. }) => self.errands.push_back(Errand::Bury { dead }),
+            Some(Sweep { after: None, .. }) => {
+                self.owes_walk = false;
+                self.errands.push_back(Errand::Release);
+            }
             Some(sweep) => self.errands.push_back(Errand::Page(sweep)),
         }
     }
@@ -123,25 +133,48 @@ impl Presence {
         if !endless.is_empty() {
             self.errands.push_back(Errand::Limit { endless });
         }
-        if !dead.is_empty() && !std::mem::replace(&mut self.is_sweeping, true) {
+        if (self.owes_walk || !dead.is_empty()) && !std::mem::replace(&mut self.is_sweeping, true) {
             self.errands.push_back(Errand::Claim { dead });
         }
     }
 
     pub(super) fn claimed(&mut self, dead: Vec<Box<str>>, replies: &[Reply]) {
         match replies {
-            [Ok(Value::Okay)] => self.errands.push_back(Errand::Page(Sweep { kind: Kind::Channels, after: None, dead })),
+            [Ok(Value::Okay)] if dead.is_empty() => self.walk(),
+            [Ok(Value::Okay)] => {
+                // Before it is known whether they are struck: an answer can be lost.
+                self.owes_walk = true;
+                self.errands.push_back(Errand::Bury { dead });
+            }
             // Another one does it.
             _ => self.is_sweeping = false,
         }
     }
 
+    pub(super) fn buried(&mut self, replies: &[Reply]) {
+        if let Some(Ok(Value::Array(done))) = replies.last() {
+            done.iter().take(1).for_each(|enlisted| self.enlisted(enlisted));
+        }
+        self.walk();
+    }
+
+    fn walk(&mut self) {
+        self.errands.push_back(Errand::Page(Sweep { kind: Kind::Channels, after: None }));
+    }
+
     pub(super) fn paged(&mut self, sweep: Sweep, replies: &[Reply]) {
-        let Sweep { kind, dead, .. } = sweep;
+        let kind = sweep.kind;
         let names = names(replies.get(1));
         let after = names.last().filter(|_| names.len() == NAMES_MAX).cloned();
-        let names = names.into_iter().map(|name| (self.ledger(kind).count(&name), name)).map(|(mine, name)| Looked::new(name, mine));
-        let names: Vec<Looked> = names.collect();
-        self.look(Look { kind, names, sweep: Some(Sweep { kind, after, dead }) });
+        let names = self.with_mine(kind, names);
+        self.look(Look { kind, names, sweep: Some(Sweep { kind, after }) });
+    }
+
+    /// This node had to be on the list, and is.
+    pub(super) fn enlisted(&mut self, answer: &Value) {
+        if *answer == Value::Int(1) {
+            // It was not, so others have not counted what it wrote; and the next beat cannot see that any more.
+            (self.beat_at, self.is_doubtful) = (0, true);
+        }
     }
 }
