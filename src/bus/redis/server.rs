@@ -1,4 +1,4 @@
-//! One Redis server: Pub/Sub on one connection (in a Cluster perhaps to a replica: [`listening`]), PUBLISH (and what is revoked) on a second one that is opened when first needed, a third on which
+//! One Redis server: Pub/Sub on one connection (in a Cluster perhaps to a replica), PUBLISH (and what is revoked) on a second one that is opened when first needed, a third on which
 //! streams of durable channels are read, and one each, likewise, for what is kept of users and for who is there. Owned and driven by [`super::RedisBus`], through the methods of [`Upstream`] by the same names.
 //!
 //! Each is a [`Link`], which knows which command an answer belongs to, and has a [`Role`]: what its answers mean is the business of the [`Feed`]

@@ -17,14 +17,22 @@ use crate::bus::redis::target::Target;
 use crate::clock::{MonotonicNs, nanos};
 use crate::limits::redis::cluster::REPLICA_LAG;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Listening {
     /// None: it listens at its master.
     replicas: Vec<Arc<Target>>,
-    /// Which of them; as many as there are: the master.
+    /// Which of them is the first to be tried: each node has its own, so that all together are spread over them.
+    first: usize,
+    /// How many were tried before the one that is now; as many as there are: it is the master.
     turn: usize,
     /// Answered publishes whose messages may still be on their way to the replica, and until when.
     late: VecDeque<(MonotonicNs, Fenced)>,
+}
+
+impl Default for Listening {
+    fn default() -> Listening {
+        Listening { replicas: Vec::new(), first: fastrand::u16(..).into(), turn: 0, late: VecDeque::new() }
+    }
 }
 
 impl Listening {
@@ -44,9 +52,10 @@ impl Server {
     }
 
     /// Its master has these replicas, and one of them is to bring its messages. Whoever listens already goes on where it is, if that is one of them or the master.
-    pub fn listen_at(&mut self, replicas: Vec<Arc<Target>>, hub: &mut Hub, now: MonotonicNs) {
+    pub fn listen_at(&mut self, mut replicas: Vec<Arc<Target>>, hub: &mut Hub, now: MonotonicNs) {
+        let (count, is_down) = (replicas.len(), self.listener().is_down());
+        replicas.rotate_left(self.listening.first % count.max(1));
         self.listening.replicas = replicas;
-        let (count, is_down) = (self.listening.replicas.len(), self.listener().is_down());
         let here = self.listener().target().clone();
         match self.listening.place_of(&here) {
             Some(place) => self.listening.turn = place,
@@ -54,7 +63,7 @@ impl Server {
                 if !is_down {
                     self.lose_link(0, hub, &Fault::new(format!("{here} is no replica of {} any more", self.make_link.target)), now);
                 }
-                self.listening.turn = fastrand::usize(..count.max(1));
+                self.listening.turn = 0;
                 self.go_to_turn();
             }
             None => self.listening.turn = count,
