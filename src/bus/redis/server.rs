@@ -241,6 +241,7 @@ impl Server {
 
     fn connected(&mut self, at: usize, hub: &mut Hub, now: MonotonicNs) {
         hub.metrics().connects.inc();
+        let is_at_replica = self.is_at_replica();
         let RoleLink { role, link, told } = &mut self.links[at];
         match role {
             Role::Subscribed => {
@@ -250,7 +251,7 @@ impl Server {
                     }
                     tracing::warn!("{} of {} is of no use: {fault}. Using another address of that name", place, self.make_link.target);
                 }
-                if !Arc::ptr_eq(link.target(), &self.make_link.target) {
+                if is_at_replica {
                     tracing::info!("what {} publishes comes from its replica {}", self.make_link.target, link.target());
                 }
                 if self.must_be_master {

@@ -137,7 +137,6 @@ fn cpu_since(run: &Run, before: &crate::process::Snapshot) -> Option<u64> {
     Some(after.process?.cpu_ns.saturating_sub(before.process.as_ref()?.cpu_ns))
 }
 
-/// How many pages of streams Redis has read.
 /// From now on Redis notes what it is asked.
 fn note_reads(redis: &mut Connection) -> Result<()> {
     redis::cmd("CONFIG").arg(&["SET", "slowlog-log-slower-than", "0", "slowlog-max-len", NOTED_MAX]).exec(redis)?;

@@ -36,9 +36,7 @@ impl Node {
         let port = port.parse().ok().filter(|&port| port > 0)?;
         (!host.is_empty() && host != "?").then(|| Node { host: host.to_owned(), port })
     }
-}
 
-impl Node {
     /// An entry of `CLUSTER SLOTS`.
     fn told(value: &Value, spoken_to: &str) -> Option<Node> {
         let Value::Array(parts) = value else { return None };
