@@ -311,10 +311,10 @@ pub fn run_first(thread: u32, priority: i32) -> io::Result<()> {
     check(unsafe { libc::sched_setscheduler(thread as libc::pid_t, libc::SCHED_FIFO, &parameters) })
 }
 
-/// Has the calling thread run behind all that are as nice as usual.
-pub fn run_last() -> io::Result<()> {
+/// Has the calling thread give way to all that are as nice as usual, -20 to 19.
+pub fn be_nice(niceness: i32) -> io::Result<()> {
     // SAFETY: three numbers; 0 is the calling thread.
-    check(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) })
+    check(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, niceness) })
 }
 
 /// Bytes of a memory page, the unit of /proc/net/sockstat.

@@ -22,8 +22,8 @@ use crate::stop;
 
 /// How long they are away, at least.
 const AWAY: Duration = Duration::from_secs(3);
-/// Messages a second to those who stay, unless the options say otherwise.
-const RATE: f64 = 20.0;
+/// Messages a second to those who stay, unless the options say otherwise. Few: they are there to feel what the others do, not to keep the host busy.
+const RATE: f64 = 5.0;
 /// So many are taken to come back in a second, to know how long those who stay are to have messages.
 const BACK_PER_SECOND: f64 = 5000.0;
 /// Commands that Redis notes, at most: some hundred come meanwhile.
@@ -37,8 +37,8 @@ fn coming_back(run: &mut Run, missed: u32, stay: u32) -> Result<()> {
     run.must_be_campanile()?;
     let (target, channels) = (run.target.clone(), run.target.channels.count - 1);
     let sized = |clients: u32| Size { clients, ..run.size.clone() };
-    // Where those who stay go first, the crowd that comes back goes last: its threads are many, and on this host they would keep the server from its cores.
-    let rank = if run.options.realtime { Rank::Last } else { Rank::Usual };
+    // Where those who stay go first, the crowd that comes back gives way: its threads are many, and on this host they would keep the server from its cores.
+    let rank = if run.options.realtime { Rank::Later } else { Rank::Usual };
     let (leaving, staying) = (Size { rank, ..sized(run.size.clients - stay) }, sized(stay));
     let habits = Habits { keeps_positions: true, ..Habits::default() };
     let Connected { crowd, is_complete, server_cpu_ns, .. } =

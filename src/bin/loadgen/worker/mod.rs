@@ -46,6 +46,9 @@ const RETRY_US: u32 = 50_000;
 /// So many failures of one client mean that it will not come through.
 const TRIES_MAX: u32 = 100;
 
+/// Not more: at 19 a shard takes the core at each request, serves that one alone, and sleeps again; where they are as nice as the server, they keep it waiting.
+const LATER: i32 = 5;
+
 /// What all workers of a crowd have in common.
 #[derive(Debug)]
 pub struct Plan {
@@ -82,8 +85,8 @@ pub enum Rank {
     Usual,
     /// With this real-time priority.
     First(i32),
-    /// Behind the server, where both are on one host.
-    Last,
+    /// Rather after the server, where both are on one host.
+    Later,
 }
 
 /// What the main thread wants done.
@@ -260,7 +263,7 @@ impl Worker {
         let _ = match rank {
             Rank::Usual => Ok(()),
             Rank::First(priority) => sys::run_first(0, priority),
-            Rank::Last => sys::run_last(),
+            Rank::Later => sys::be_nice(LATER),
         };
         self.start_ns = sys::monotonic_ns();
         let mut events = Events::with_capacity(EVENTS_PER_WAIT);
