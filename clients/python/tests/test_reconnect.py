@@ -90,7 +90,7 @@ class TestReconnect(unittest.IsolatedAsyncioTestCase):
             await server.gone()
 
         async with Fake(script) as fake, connect(fake.url, max_size=500) as client:
-            self.assertRegex(str(await ended(client)), "larger than max_size")
+            self.assertRegex(str(await ended(client)), "1009.*exceeds limit of 500 bytes")
 
     async def test_an_on_state_that_fails_ends_nothing(self) -> None:
         def on_state(state: str, why: str, retry_in: float) -> None:
@@ -127,6 +127,10 @@ class TestReconnect(unittest.IsolatedAsyncioTestCase):
             self.assertEqual(reasons, ["connect", "connect", "refused", "expired"])
             sent = [request.headers["Authorization"] for request in fake.requests]
             self.assertEqual(sent, ["Bearer token-2", "Bearer token-3", "Bearer token-4", "Bearer token-4"])
+        for headers in [{"X-Of": "ours"}, [("X-Of", "ours")]]:
+            async with Fake((400, {})) as fake, connect(fake.url, token="t", additional_headers=headers) as client:
+                await ended(client)
+                self.assertEqual([fake.requests[0].headers[name] for name in ["X-Of", "Authorization"]], ["ours", "Bearer t"])
         refused: list[Any] = [(401, {})] * 9
         async with Fake(*refused) as fake, connect(fake.url, token=provider) as client:
             self.assertRegex(str(await ended(client)), "401")

@@ -4,7 +4,6 @@ Numbers in brackets are sections of docs/protocol.md, the server's own page. Tim
 """
 
 import asyncio
-import itertools
 import logging
 import random
 import re
@@ -26,7 +25,6 @@ BACKOFF_MIN, BACKOFF_MAX, HOLD = 1.0, 60.0, 60.0
 RETRY_AFTER_MAX, RECONNECT_IN_MAX = 600, 60
 # After these errors [10] a subscription that was there before is asked for again.
 LATER, ASK_AGAIN_MIN, ASK_AGAIN_MAX = ("busy", "rate_limited", "bus_unavailable", "too_many_channels"), 1.0, 5.0
-log = logging.getLogger(__name__)
 
 State = Literal["connecting", "connected", "waiting", "closed"]
 TokenReason = Literal["connect", "expiring", "expired", "refused"]
@@ -107,22 +105,20 @@ class Channel:
 def after(error: Exception, failures: int) -> tuple[int, str, float | None]:
     """What has ended an attempt: a status [2.4], a close code [11] or 0; why; and when to come back. None: it would end the same way."""
     # The whole of the time is random ("full jitter"): those who were cut off together do not come back together.
-    jitter = random.uniform(0, min(BACKOFF_MAX, BACKOFF_MIN * 2 ** min(failures, 16)))
+    wait = random.uniform(0, min(BACKOFF_MAX, BACKOFF_MIN * 2 ** min(failures, 16)))
     if isinstance(error, websockets.InvalidStatus):
         status, body = error.response.status_code, (error.response.body or b"").decode(errors="replace").strip()
         told = re.fullmatch(r"\d{1,9}", ",".join(error.response.headers.get_all("Retry-After")))
-        wait = jitter + (min(int(told[0]), RETRY_AFTER_MAX) if told else 0)
+        wait += min(int(told[0]), RETRY_AFTER_MAX) if told else 0
         return status, f"{status}: {body}", wait if status in (401, 408, 429) or status >= 500 else None
-    if not isinstance(error, websockets.ConnectionClosed):
-        return 0, str(error) or "no answer in time", jitter
-    if error.rcvd is None or error.rcvd_then_sent is False:
-        # The library has closed, as it could not take what came.
-        if error.sent is not None and error.sent.code == 1009:
-            return 0, "a message is larger than max_size; give connect() a larger one", None
-        return 0, str(error), jitter
-    told = re.fullmatch(r"reconnect in (\d{1,9}) ms", error.rcvd.reason) if error.rcvd.code == 1012 else None
-    wait = min(int(told[1]) / 1000, RECONNECT_IN_MAX) if told else jitter
-    return error.rcvd.code, str(error), None if error.rcvd.code in (1002, 1007, 1008, 1009, 4002) else wait
+    closed = error if isinstance(error, websockets.ConnectionClosed) else None
+    if closed is None or closed.rcvd is None or closed.rcvd_then_sent is False:
+        # Where the library has closed as a message is larger than `max_size`, it would come again.
+        is_too_large = closed is not None and closed.sent is not None and closed.sent.code == 1009
+        return 0, str(error) or "no answer in time", None if is_too_large else wait
+    told = re.fullmatch(r"reconnect in (\d{1,9}) ms", closed.rcvd.reason) if closed.rcvd.code == 1012 else None
+    wait = min(int(told[1]) / 1000, RECONNECT_IN_MAX) if told else wait
+    return closed.rcvd.code, str(error), None if closed.rcvd.code in (1002, 1007, 1008, 1009, 4002) else wait
 
 
 class Client:
@@ -148,7 +144,7 @@ class Client:
         self._live: set[str] = set()
         # What waits for its answer: the first `subscribe` of a channel by its name, other commands by their `id`.
         self._pending: dict[int | str, tuple[dict[str, Any], asyncio.Future[ServerEvent]]] = {}
-        self._ids = itertools.count(1)
+        self._last_id = 0
         # None: there will be no more.
         self._events: asyncio.Queue[Event | None] = asyncio.Queue()
         # Set where there is room for another event, or an answer that may lie behind it.
@@ -217,7 +213,7 @@ class Client:
         return await self._call("refresh", token=token)
 
     async def _call(self, kind: str, **fields: Any) -> ServerEvent:
-        number = next(self._ids)
+        number = self._last_id = self._last_id + 1
         return await self._ask(number, {"type": kind, "id": number, **fields}, self._timeout)
 
     async def _ask(self, key: int | str, command: dict[str, Any], timeout: float | None) -> ServerEvent:
@@ -271,7 +267,7 @@ class Client:
                 self._disconnect(why)
                 if wait is None:
                     end = CampanileError("refused", why)
-                    break
+                    return
                 self._tell("waiting", why, wait)
                 await asyncio.sleep(wait)
         finally:
@@ -286,7 +282,7 @@ class Client:
             await self._renew(self._provider, reason)
         options = {"open_timeout": CONNECT_TIMEOUT, "close_timeout": 1, "ping_interval": None, "max_size": 16 << 20} | self._websocket
         if self._token is not None:
-            options["additional_headers"] = {**options.get("additional_headers", {}), "Authorization": f"Bearer {self._token}"}
+            options["additional_headers"] = {**dict(options.get("additional_headers", {})), "Authorization": f"Bearer {self._token}"}
         async with websockets.connect(self._url, subprotocols=[PROTOCOL], **options) as socket:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 heartbeat = msgpack.unpackb(await socket.recv(decode=False))["heartbeat"]
@@ -309,7 +305,7 @@ class Client:
                 try:
                     self._handle(msgpack.unpackb(message, strict_map_key=False))
                 except (KeyError, TypeError, ValueError) as error:
-                    log.warning("what came is no event of the protocol: %r", error)
+                    logging.getLogger(__name__).warning("what came is no event of the protocol: %r", error)
 
     def _disconnect(self, why: str) -> None:
         self._socket = None
