@@ -52,6 +52,8 @@ interface Channel {
   asked?: Position | undefined;
   /** It was subscribed without a word of ours, and has been asked for again; once for each connection. */
   isClaimed: boolean;
+  /** That there are too many has been said of it. */
+  isTooMany?: boolean;
   failures: number;
   retry?: ReturnType<typeof setTimeout> | undefined;
   unread?: number;
@@ -151,6 +153,12 @@ export class Channels {
     if (this.#link.mode === "commands" && (channel.phase === "asked" || channel.phase === "active")) {
       this.#link.send({ type: "unsubscribe", channel: channel.name });
     }
+    // One less may let another in.
+    const next = channel.phase !== "refused" && [...this.#channels.values()].find(({ phase, isTooMany }) => phase === "refused" && isTooMany);
+    if (next) {
+      this.#reset(next, "idle");
+      this.#ask();
+    }
     this.#reset(channel, "idle");
   }
 
@@ -219,6 +227,7 @@ export class Channels {
     const wasActive = channel.phase === "active";
     channel.phase = "active";
     channel.failures = 0;
+    channel.isTooMany = false;
     const stale = this.#settle(channel, position, since);
     if (isNumber(event.unread)) {
       channel.countedTo = seq;
@@ -359,7 +368,10 @@ export class Channels {
       this.#ask();
     };
     this.#reset(channel, "refused");
-    this.#tell(channel, "error", error);
+    const wasTooMany = channel.isTooMany;
+    channel.isTooMany = error.code === "too_many_subscriptions";
+    // Each connection tries it again, and that it is in vain is no news.
+    if (!(wasTooMany && channel.isTooMany)) this.#tell(channel, "error", error);
     if ((error.code === "not_durable" || error.code === "no_user") && channel.options.unread) {
       // Better without the count than not at all.
       channel.options.unread = false;

@@ -8,10 +8,11 @@ import type { ConnectOptions } from "./types.js";
 
 /** Servers take a head of 8 KiB, of which the browser needs some. */
 const URL_BYTES_MAX = 7_000;
-/** `channel=` may stand so often in a request. */
-const CHANNELS_MAX = 128;
-/** What a position takes when it comes back as `Last-Event-ID`: the server counts it in. */
-const POSITION_BYTES = 35;
+/**
+ * What a position may take in the URL, and when it comes back as `Last-Event-ID`: the server counts it in. Reserved also where none is known yet: what fits
+ * must not be left out once it has one. So no more than 82 channels fit, and a request may have 128.
+ */
+const POSITION_BYTES = 40 + 35;
 /** Of the text of a refusal. */
 const REASON_LENGTH_MAX = 300;
 
@@ -65,12 +66,12 @@ export class Requests {
     let room = URL_BYTES_MAX - feed.url.length - (this.token ?? "").length;
     for (const one of wanted) {
       const { unread, since, ...wishes } = one;
-      const more = pairs({ ...wishes, since: since && `${since.epoch}:${since.seq}` });
-      room -= more.length + 1 + POSITION_BYTES;
-      if (room < 0 || feed.left.length > 0 || feed.asked.length === CHANNELS_MAX) {
+      const more = `&${pairs(wishes)}`;
+      room -= more.length + POSITION_BYTES;
+      if (room < 0) {
         feed.left.push(one);
       } else {
-        feed.url += `&${more}`;
+        feed.url += more + (since ? `&since=${since.epoch}:${since.seq}` : "");
         feed.asked.push(one);
       }
     }

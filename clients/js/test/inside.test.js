@@ -41,11 +41,15 @@ test("addresses in every form lead to the server", () => {
 test("channels follow each other in a URL with what belongs to them, as far as they fit", () => {
   const requests = new Requests("http://h", { user: "a&b" });
   const wanted = [{ channel: "ä b", since: { epoch: 7, seq: 42 }, latest: true, max_rate: 5 }, { channel: "c" }];
-  assert.equal(requests.feed("/poll", { wait: "25" }, wanted).url, "http://h/poll?wait=25&user=a%26b&channel=%C3%A4%20b&latest=true&max_rate=5&since=7%3A42&channel=c");
+  assert.equal(requests.feed("/poll", { wait: "25" }, wanted).url, "http://h/poll?wait=25&user=a%26b&channel=%C3%A4%20b&latest=true&max_rate=5&since=7:42&channel=c");
   const many = Array.from({ length: 300 }, (_, at) => ({ channel: `${at}` }));
   const { asked, left } = requests.feed("/sse", {}, many);
-  assert.deepEqual([asked.length, left.length, left[0].channel], [128, 172, "128"]);
-  const long = Array.from({ length: 128 }, (_, at) => ({ channel: `${at}`.padEnd(255, "ä"), since: { epoch: 2 ** 53 - 1, seq: 2 ** 53 - 1 } }));
+  assert.deepEqual([asked.length, left.length, left[0].channel], [81, 219, "81"]);
+  // The same ones, wherever they stand.
+  const since = { epoch: 2 ** 53 - 1, seq: 2 ** 53 - 1 };
+  const late = requests.feed("/sse", {}, many.map((one) => ({ ...one, since })));
+  assert.deepEqual([late.asked.length, late.url.length <= 7_000], [81, true]);
+  const long = Array.from({ length: 128 }, (_, at) => ({ channel: `${at}`.padEnd(255, "ä"), since }));
   const feed = requests.feed("/sse", {}, long);
   assert(feed.asked.length > 0 && feed.url.length <= 7_000 && feed.asked.length + feed.left.length === 128);
 });

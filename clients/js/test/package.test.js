@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { execFile, execFileSync } from "node:child_process";
-import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -47,12 +47,23 @@ test("the package is installed in a fresh place, and used there in every form", 
     assert.equal(stdout, "websocket a\nsse a\npolling a\n", file);
   }
 
-  const compiler = { strict: true, noEmit: true, target: "es2022", module: "node16", lib: ["es2022", "dom"], types: [], skipLibCheck: false };
-  writeFileSync(join(place, "tsconfig.json"), JSON.stringify({ compilerOptions: compiler, files: ["typed.mts", "typed.cts"] }));
+  const check = (options, ...files) => {
+    const compilerOptions = { noEmit: true, target: "es2022", lib: ["es2022", "dom"], types: [], ...options };
+    writeFileSync(join(place, "tsconfig.json"), JSON.stringify({ compilerOptions, files }));
+    try {
+      run(join(HERE, "node_modules/.bin/tsc"), "-p", ".");
+    } catch (error) {
+      assert.fail(`${error.stdout}`);
+    }
+  };
   for (const file of ["typed.mts", "typed.cts"]) copyFileSync(join(HERE, "test/typed.ts"), join(place, file));
-  try {
-    run(join(HERE, "node_modules/.bin/tsc"), "-p", ".");
-  } catch (error) {
-    assert.fail(`${error.stdout}`);
-  }
+  check({ strict: true, module: "node16", skipLibCheck: false }, "typed.mts", "typed.cts");
+
+  // The example bundles as its own package.json says, and what it asks of the client is there. React is not looked into.
+  cpSync(join(HERE, "examples/react"), join(place, "react"), { recursive: true, filter: (path) => !path.endsWith("node_modules") });
+  const [react, PATH] = [["react", "react-dom"], `${join(HERE, "node_modules/.bin")}:${process.env.PATH}`];
+  const flags = ["--log-level=warning", ...react.map((name) => `--external:${name}`)];
+  execFileSync("npm", ["run", "build", "--", ...flags], { cwd: join(place, "react"), env: { ...process.env, PATH }, encoding: "utf8" });
+  writeFileSync(join(place, "react.d.ts"), 'declare module "react";\ndeclare module "react-dom/client";\n');
+  check({ strict: false, module: "esnext", moduleResolution: "bundler", checkJs: true, jsx: "preserve" }, "react.d.ts", "react/app.jsx");
 });

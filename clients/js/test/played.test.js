@@ -189,6 +189,31 @@ test("a channel that is refused for now is asked for again, and others are not t
   assert.equal((await socket.command()).channel, "busy");
 });
 
+test("too many channels are told so once, and tried again when there is one less", async (t) => {
+  const { client, Played, socket } = await open(t);
+  socket.connected();
+  const [first, ...others] = ["a", "b", "c"].map((name) => client.subscribe(name));
+  const refused = new Kept(client, "error", ({ code, channel }) => [code, channel]);
+  const tooMany = (id, channel) => ({ type: "error", id, command: "subscribe", channel, code: "too_many_subscriptions", message: "" });
+  const { id } = await socket.command();
+  socket.say(subscribed("a", 1, { id }), tooMany(id, "b"), tooMany(id, "c"));
+  socket.end(1006);
+  const again = (await Played.next()).connected();
+  const { id: second } = await again.command();
+  again.say(subscribed("a", 1, { id: second, recovered: true }), tooMany(second, "b"), tooMany(second, "c"));
+  first.unsubscribe();
+  assert.deepEqual(await again.command(), { type: "unsubscribe", channel: "a", id: 3 });
+  assert.deepEqual(await again.command(), { type: "subscribe", channel: "b", id: 4 });
+  again.say(subscribed("b", 1, { id: 4 }));
+  assert.deepEqual([others.map(({ active }) => active), refused.values], [[true, false], [["too_many_subscriptions", "b"], ["too_many_subscriptions", "c"]]]);
+  // Whoever was let in, and then was not, is told anew.
+  again.end(1006);
+  const last = (await Played.next()).connected();
+  const { id: third } = await last.command();
+  last.say(tooMany(third, "b"), tooMany(third, "c"));
+  assert.deepEqual(refused.values.slice(2), [["too_many_subscriptions", "b"]]);
+});
+
 test("a count that cannot be had does not cost the channel", async (t) => {
   const { client, socket } = await open(t);
   socket.connected();

@@ -241,11 +241,42 @@ test("a better transport is tried again, and taken over without a loss", async (
   assert.equal(client.transport, "websocket");
 });
 
-test("more channels than fit into a URL are told so", async (t) => {
-  const { client, server } = open(t, { transports: ["sse"] });
-  const refused = new Kept(client, "error", ({ code, channel }) => [code, channel]);
-  for (let at = 0; at < 130; at++) client.subscribe(`${at}`);
-  const request = await server.next();
-  assert.equal(asked(request).length, 128);
-  await refused.is(["too_many_subscriptions", "128"], ["too_many_subscriptions", "129"]);
-});
+for (const transport of ["sse", "polling"]) {
+  test(`channels that do not fit into a URL are told so once over ${transport}, and let in where others go`, async (t) => {
+    const { client, server } = open(t, { transports: [transport] });
+    const told = new Kept(client, "error", ({ code, channel }) => `${code} ${channel}`);
+    const names = Array.from({ length: 128 }, (_, at) => `channel-of-25-letters-${at + 100}`);
+    const subscriptions = names.map((name) => client.subscribe(name));
+    const LAST = Number.MAX_SAFE_INTEGER;
+    const answer = (request) => {
+      const events = asked(request).map(([channel]) => ({ ...subscribed(channel, LAST), epoch: LAST }));
+      return transport === "sse" ? request.stream().say(connected, ...events) : request.events(...events);
+    };
+    const first = await server.next();
+    const fits = asked(first).length;
+    const tooMany = names.slice(fits).map((name) => `too_many_subscriptions ${name}`);
+    assert.deepEqual(told.values, tooMany);
+    answer(first);
+    // The longest positions throw nobody out.
+    const second = await server.next();
+    assert.deepEqual(asked(second), names.slice(0, fits).map((name) => [name, `${LAST}:${LAST}`]));
+    assert(second.url.href.length <= 7_000, second.url.href);
+    answer(second);
+    await active(subscriptions[fits - 1]);
+    subscriptions[0].unsubscribe();
+    let request = second;
+    while (request.url.href.includes(names[0])) request = await server.next();
+    assert.deepEqual(asked(request).map(([channel]) => channel), names.slice(1, fits + 1));
+    answer(request);
+    await active(subscriptions[fits]);
+    // Another connection is no news.
+    client.close();
+    client.connect();
+    do request = await server.next();
+    while (request.signal.aborted);
+    answer(request);
+    await inState(client, "connected");
+    await server.next();
+    assert.deepEqual(told.values, tooMany);
+  });
+}

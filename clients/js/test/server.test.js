@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { createServer, connect as dial } from "node:net";
 import { test } from "node:test";
 import { connect } from "../dist/index.js";
-import { active, inState, Kept, next, QUICK, SECRET, Server, Storage, token } from "./support.js";
+import { active, inState, Kept, next, QUICK, SECRET, Server, Storage, token, within } from "./support.js";
 
 function open(t, server, options = {}) {
   const client = connect(server.url ?? server, { ...options, timing: { ...QUICK, ...options.timing } });
@@ -203,18 +203,28 @@ test("a token that is not taken is asked for again, or ends the client", async (
   }
 });
 
-/** A proxy that knows nothing of WebSocket, or holds back event streams, as the test wants it. */
-async function proxy(t, server, blocks) {
+/** A proxy that refuses the paths in `blocks`, and of the answers to those in `buffers` hands on "nothing", or "the head alone". */
+async function proxy(t, server, blocks, buffers = new Map()) {
   const sockets = new Set();
+  let hold;
+  const held = new Promise((resolve) => void (hold = resolve));
   const listener = createServer((client) => {
     const upstream = dial(Number(server.address.split(":")[1]), "127.0.0.1");
     sockets.add(client).add(upstream);
     for (const socket of [client, upstream]) socket.on("error", () => {}).on("close", () => sockets.delete(socket));
-    client.once("data", (head) => {
-      const path = /^GET (\/\w+)/.exec(head)?.[1];
+    upstream.pipe(client);
+    // One request after another may come on a connection.
+    client.on("data", (data) => {
+      const path = /^GET (\/\w+)/.exec(data)?.[1];
       if (blocks.has(path)) return client.end("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-      upstream.write(head);
-      client.pipe(upstream).pipe(client);
+      if (buffers.has(path)) {
+        const taken = (answer) => {
+          if (buffers.get(path) === "the head alone") client.write(answer.subarray(0, answer.indexOf("\r\n\r\n") + 4));
+          hold();
+        };
+        upstream.unpipe(client).once("data", taken).resume();
+      }
+      upstream.write(data);
     });
     upstream.on("close", () => client.destroy());
     client.on("close", () => upstream.destroy());
@@ -225,7 +235,8 @@ async function proxy(t, server, blocks) {
     for (const socket of sockets) socket.destroy();
     listener.close();
   });
-  return { url: `http://127.0.0.1:${listener.address().port}`, cut: () => sockets.forEach((socket) => socket.destroy()) };
+  const cut = () => sockets.forEach((socket) => socket.destroy());
+  return { url: `http://127.0.0.1:${listener.address().port}`, held, cut };
 }
 
 test("where WebSocket does not come through it is an event stream, then polling, and back, without a loss", async (t) => {
@@ -253,6 +264,25 @@ test("where WebSocket does not come through it is an event stream, then polling,
   await client.publish("kept:a", 5);
   await messages.is(1, 2, 3, 4, 5);
 });
+
+for (const passes of ["nothing", "the head alone"]) {
+  test(`a proxy that buffers, and lets through of an event stream ${passes}, leads to polling without a loss`, async (t) => {
+    const server = await Server.start(t);
+    await server.publish("kept:a", 1);
+    const { epoch } = await open(t, server).history("kept:a");
+    const between = await proxy(t, server, new Set(["/ws"]), new Map([["/sse", passes]]));
+    // What is held back is given up then; a poll that takes longer is made again.
+    const client = open(t, between, { timing: { connectTimeout: 500 } });
+    const messages = new Kept(client.subscribe("kept:a", { since: { epoch, seq: 1 } }));
+    const [stale, used] = [new Kept(client, "stale"), new Kept(client, "state", ({ state, transport }) => state === "connected" && transport)];
+    await within(between.held, "an event stream that is held back");
+    await server.publish("kept:a", 2);
+    await inState(client, "connected", "polling");
+    await server.publish("kept:a", 3);
+    await messages.is(2, 3);
+    assert.deepEqual([stale.values, used.values.filter(Boolean)], [[], ["polling"]]);
+  });
+}
 
 test("a full server says when to come back, and is believed", async (t) => {
   const server = await Server.start(t, "--connections-max", "1");

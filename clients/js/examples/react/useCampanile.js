@@ -11,7 +11,11 @@ export function createCampanile(address, options) {
   };
 }
 
-/** The newest messages of a channel, newest first; whether they may be incomplete; and how the connection is. */
+/**
+ * The newest messages of a channel, newest first; whether they may be incomplete; and how the connection is.
+ * @param {ReturnType<typeof createCampanile>} campanile
+ * @param {string} channel
+ */
 export function useCampanile(campanile, channel, { limit = 50, history = true } = {}) {
   const [messages, setMessages] = useState([]);
   const [isStale, setStale] = useState(false);
