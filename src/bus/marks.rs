@@ -97,13 +97,15 @@ pub enum MarksError {
     OtherEpoch { asked: u64, epoch: u64 },
     #[error("Redis cannot be reached; nothing was marked, try again")]
     Unavailable,
-    #[error("Redis could not be asked within 4 seconds: {0}. What was to be marked may be; try again")]
+    #[error("Redis could not be asked within 4 seconds: {0}. If something was to be marked, it may have been; try again")]
     Late(String),
     #[error("too many questions about what is read are under way; try again")]
     Busy,
     #[error("Redis refused it: {0}")]
     Refused(String),
-    #[error("the disk takes nothing, and within 4 seconds has not what would be told. What was to be marked may be; try again")]
+    #[error(
+        "the disk takes nothing, and within 4 seconds has not what would be told. If something was to be marked, it may have been; try again"
+    )]
     Unsettled,
     #[error("what is read cannot be kept: {0}")]
     NotKept(AppendError),

@@ -118,7 +118,7 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         while stdin.read_until(b'\n', &mut line).context("stdin cannot be read")? > 0 {
             line.pop_if(|byte| *byte == b'\n');
             line.pop_if(|byte| *byte == b'\r');
-            output::line(format_args!("{}", target.publish(&line)?))?;
+            output::json(&target.publish(&line)?)?;
             line.clear();
         }
     } else if payload == "-" {
@@ -128,9 +128,9 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         }
         let mut bytes = Vec::new();
         stdin.read_to_end(&mut bytes).context("stdin cannot be read")?;
-        output::line(format_args!("{}", target.publish(&bytes)?))?;
+        output::json(&target.publish(&bytes)?)?;
     } else {
-        output::line(format_args!("{}", target.publish(&payload.clone().into_vec())?))?;
+        output::json(&target.publish(&payload.clone().into_vec())?)?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -137,7 +137,7 @@ impl Subscriptions {
             Event::Notification(notification) => {
                 // One without a number moves no position.
                 if let (Some(Some(position)), Some(seq)) = (self.position(&notification.channel), notification.seq) {
-                    position.seq = seq;
+                    position.seq = position.seq.max(seq);
                 }
                 None
             }
@@ -181,6 +181,38 @@ mod tests {
         let mut subscriptions = Subscriptions::default();
         channels.iter().for_each(|channel| subscriptions.add(Subscription::to(*channel)));
         subscriptions
+    }
+
+    /// Whatever order a server says things in, nothing fails, and what is asked for stays.
+    #[test]
+    fn the_vectors_of_the_protocol_come_in_any_order() {
+        let page = include_str!("../../docs/protocol.md");
+        let vectors: Vec<Received> = page
+            .split("\nvector: event/")
+            .skip(1)
+            .filter_map(|rest| rest.lines().find_map(|line| line.strip_prefix("json:")))
+            .filter_map(|json| Received::read(Format::Json, json.trim().as_bytes()).ok())
+            .collect();
+        assert!(vectors.len() > 20, "{}", vectors.len());
+        let channels: std::collections::BTreeSet<&str> =
+            page.split("\"channel\":\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+        for seed in 0..500 {
+            fastrand::seed(seed);
+            let mut of = Subscriptions::default();
+            channels.iter().for_each(|channel| of.add(Subscription::to(*channel)));
+            for _ in 0..60 {
+                let event = &vectors[fastrand::usize(..vectors.len())].event;
+                let before: Vec<_> = of.iter().map(|(subscription, position)| (subscription.channel.clone(), position)).collect();
+                of.take(event);
+                for ((channel, before), (_, now)) in before.iter().zip(of.iter()) {
+                    let stands_anew = matches!(event, Event::Subscribed(_) | Event::Position(_));
+                    let goes_on = now.map(|now| now.epoch) == before.map(|before| before.epoch)
+                        && now.map(|now| now.seq) >= before.map(|before| before.seq);
+                    assert!(stands_anew || goes_on, "seed {seed}: {channel} at {now:?} after {event:?}, was at {before:?}");
+                }
+                assert_eq!(commands(&of).len(), channels.len(), "seed {seed}");
+            }
+        }
     }
 
     #[test]

@@ -298,7 +298,17 @@ impl<N: Network> Shard<N> {
         self.mark_ready(key);
     }
 
-    /// It is answered with what is there: it has waited as long as it may, or its client has said that it will say no more.
+    /// The client of a poll that waits has said that it will say no more: it is told what there is, as if it did not want to wait. False: it is no such poll.
+    pub(super) fn hurry_poll(&mut self, key: usize) -> bool {
+        let Some(poll) = self.conns[key].peer.waiting_poll() else { return false };
+        poll.keeps_alive = false;
+        if !poll.is_late {
+            self.on_poll_late(key);
+        }
+        true
+    }
+
+    /// It is answered with what is there: it has waited as long as it may, or its client is gone.
     pub(super) fn end_wait(&mut self, key: usize, may_ask_again: bool) {
         if let Some(poll) = self.conns[key].peer.waiting_poll() {
             poll.is_overdue = true;

@@ -88,7 +88,8 @@ impl<N: Network> Shard<N> {
     fn end_of_stream(&mut self, key: usize) {
         let conn = &mut self.conns[key];
         conn.flags.set(Flags::ENDED);
-        match conn.phase {
+        let phase = conn.phase;
+        match phase {
             // The answer to what it asked for is on the way, and perhaps to more.
             Phase::Handshake if conn.outbox_unsent() > 0 => {}
             Phase::Proxy | Phase::Handshake if conn.peer.buffered_bytes() == 0 => return self.kill(key, CloseReason::Gone),
@@ -100,6 +101,7 @@ impl<N: Network> Shard<N> {
                 let text = "the request ended before its head did; a head ends with an empty line";
                 return self.refuse(key, &Refusal::new(RefusalReason::BadRequest, text));
             }
+            Phase::Open if self.hurry_poll(key) => return,
             Phase::Open | Phase::Finishing => {
                 self.end_wait(key, false);
                 if self.conns[key].is_dead() || !self.enter_closing(key, CloseReason::Gone) {
@@ -108,7 +110,7 @@ impl<N: Network> Shard<N> {
                 self.conns[key].enter(Phase::Ending);
             }
             // The answer to our close frame will not come.
-            Phase::Closing => conn.enter(Phase::Ending),
+            Phase::Closing => self.conns[key].enter(Phase::Ending),
             Phase::Ending | Phase::Shut | Phase::Dead => {}
         }
         if self.owes_bytes(key) { self.mark_ready(key) } else { self.end(key) }

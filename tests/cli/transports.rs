@@ -94,6 +94,27 @@ fn subscribe(test: &str, address: &str, transport: &str, further: &[&str]) -> (i
     run(campanile(test).args(["subscribe", "news", "--url", &url, "--transport", transport]).args(further))
 }
 
+/// Neither the message of a publisher nor the words of a server are obeyed by a terminal.
+#[test]
+fn what_others_have_chosen_steers_no_terminal() {
+    let hostile = "\u{9b}31m\u{7f}\u{202e}evil\u{2066} 👩\u{200d}🚒";
+    let begun = format!("event: subscribed\nid: 5:0\ndata: {}\n\n", subscribed(0, false));
+    let message = json!({"type": "notification", "channel": "news", "seq": 1, "data": {hostile: hostile}});
+    let error = json!({"type": "error", "channel": "news", "code": format!("not_allowed\x1b[31m{hostile}"), "message": format!("no\x1b]0;owned\x07{hostile}")});
+    let nonsense = format!("data: \x1b[31m{hostile}\n\n");
+    let (address, server) = server(vec![Act::Last(
+        [STREAM, CONNECTED, &begun, &format!("id: 5:1\ndata: {message}\n\n"), &nonsense, &format!("data: {error}\n\n")].concat(),
+    )]);
+    let (code, stdout, stderr) = subscribe("hostile", &address, "sse", &[]);
+    server.join().unwrap();
+    assert_eq!(code, 1, "{stderr}");
+    let steers =
+        |letter: char| letter != '\n' && (letter.is_control() || matches!(letter, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'));
+    assert!(!stdout.contains(steers) && !stderr.contains(steers), "{stdout:?} {stderr:?}");
+    assert_eq!(serde_json::from_str::<Value>(stdout.trim()).unwrap(), message, "it is the same value");
+    assert_contains(&stderr, &["not understood: ", "error: the server says not_allowed", "]0;owned", "evil"]);
+}
+
 #[test]
 fn an_event_stream_resumes_after_every_break() {
     let begun = format!("event: subscribed\nid: 5:0\ndata: {}\n\n", subscribed(0, false));

@@ -121,6 +121,13 @@ fn hold_answers_pings() {
 }
 
 #[test]
+fn hold_tells_what_a_dashboard_costs() {
+    let json = run(&["hold", "--serve", "--shards 1", "-n", "20", "--hold", "2", "--watched", "--pairs", "2"]).passes();
+    assert!(json["watched"]["events"].as_u64().unwrap() >= 2, "{}", json["watched"]);
+    assert_eq!(json["watched"]["cores_more"].as_array().unwrap().len(), 2);
+}
+
+#[test]
 fn broadcast_counts_every_delivery() {
     for format in ["msgpack", "json", "raw"] {
         let arguments = ["broadcast", "--serve", "--shards 2", "-n", "500", "--rate", "50", "--messages", "20", "--format", format];

@@ -310,6 +310,39 @@ fn requests_may_come_together() {
     assert!(stage.rig.metrics.buffer_bytes.get() < 1 << 20, "{}", stage.rig.metrics.buffer_bytes.get());
 }
 
+/// Closing one's own side says that no more will be asked for, not that nothing is to be answered.
+#[test]
+fn a_poll_whose_client_says_no_more_is_answered_with_what_is_there() {
+    let mut stage = Stage::new(settings().with(|settings| settings.channels.default.history_count = 10));
+    stage.subscribers(1, "c");
+    (0..3).for_each(|_| stage.publish("c", 10));
+    stage.turns(3);
+    for (target, told) in [
+        ("/poll?channel=c&since=7:1", &["subscribed", "notification", "notification", "position"][..]),
+        ("/poll?channel=c", &["subscribed", "position"]),
+        // One that the bus has still to confirm.
+        ("/poll?channel=new&wait=60", &["subscribed", "position"]),
+        ("/poll", &["position"]),
+    ] {
+        for comes_later in [false, true] {
+            let client = stage.knock("", PLENTY);
+            stage.rig.shard.on_listener();
+            stage.turn();
+            let request = get(&target.replace("new", &format!("new{comes_later}")), "");
+            if comes_later {
+                stage.send(client, request.as_bytes());
+                stage.turn();
+                stage.send_last(client, b"");
+            } else {
+                stage.send_last(client, request.as_bytes());
+            }
+            stage.turns(6);
+            assert_eq!(types(&stage.clients[client].polled[0]), told, "{target}, the end later: {comes_later}");
+            assert!(stage.wires.borrow().pipes[client].server_gone, "{target}, the end later: {comes_later}");
+        }
+    }
+}
+
 /// Whoever polls as fast as it can is told to slow down.
 #[test]
 fn polling_has_a_rate() {
@@ -340,18 +373,24 @@ fn a_page_may_read_what_it_is_answered() {
     assert_eq!(allowed(&stage, client).as_deref(), Some("http://a.example"));
     let client = ask(&mut stage, "/poll", "Origin: http://b.example\r\n");
     assert_eq!((stage.clients[client].refused, allowed(&stage, client)), (Some(403), None));
-    let asks =
-        stage.knock("OPTIONS /poll HTTP/1.1\r\nHost: h\r\nOrigin: http://a.example\r\nAccess-Control-Request-Method: GET\r\n\r\n", PLENTY);
-    stage.rig.shard.on_listener();
-    stage.turns(3);
-    let answer = &stage.clients[asks].answered[0];
-    assert!(
-        answer.starts_with("HTTP/1.1 204 ") && answer.contains("Access-Control-Allow-Headers: authorization, last-event-id"),
-        "{answer}"
-    );
-    for (method, path, allow) in
-        [("PUT", "/sse/c", "GET, OPTIONS"), ("POST", "/poll", "GET, OPTIONS"), ("POST", "/healthz", "GET, HEAD, OPTIONS")]
-    {
+    for path in ["/poll", "/sse", "/sse/c"] {
+        let request =
+            format!("OPTIONS {path} HTTP/1.1\r\nHost: h\r\nOrigin: http://a.example\r\nAccess-Control-Request-Method: GET\r\n\r\n");
+        let asks = stage.knock(&request, PLENTY);
+        stage.rig.shard.on_listener();
+        stage.turns(3);
+        let answer = &stage.clients[asks].answered[0];
+        assert!(
+            answer.starts_with("HTTP/1.1 204 ") && answer.contains("Access-Control-Allow-Headers: authorization, last-event-id"),
+            "{path}: {answer}"
+        );
+    }
+    for (method, path, allow) in [
+        ("PUT", "/sse/c", "GET, OPTIONS"),
+        ("POST", "/sse/c", "GET, OPTIONS"),
+        ("POST", "/poll", "GET, OPTIONS"),
+        ("POST", "/healthz", "GET, HEAD, OPTIONS"),
+    ] {
         let client = stage.knock(&format!("{method} {path} HTTP/1.1\r\nHost: h\r\n\r\n"), PLENTY);
         stage.rig.shard.on_listener();
         stage.turns(3);

@@ -47,6 +47,9 @@ pub enum Scenario {
         /// How long to hold them
         #[arg(long, value_parser = parse_number, value_name = "SECONDS", default_value_t = 30.0)]
         hold: f64,
+        /// Then hold them that long again without and with somebody who looks at the dashboard, by turns, as often as --pairs says
+        #[arg(long)]
+        watched: bool,
     },
     /// One channel, every client subscribed, one message at a time
     Broadcast(Options),

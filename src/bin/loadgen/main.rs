@@ -30,6 +30,7 @@ mod tally;
 mod target;
 mod tls;
 mod topology;
+mod watcher;
 mod worker;
 
 use std::process::ExitCode;
@@ -64,7 +65,7 @@ fn run(scenario: Scenario) -> anyhow::Result<ExitCode> {
         Scenario::Burst(options) => (scenario::broadcast::run("burst", &options, 100, 100.0, 500)?, options),
         Scenario::Floor(options) => (scenario::floor::run(&options)?, options),
         Scenario::Connect(options) => (scenario::connect::run(&options)?, options),
-        Scenario::Hold { options, hold } => (scenario::hold::run(&options, hold)?, options),
+        Scenario::Hold { options, hold, watched } => (scenario::hold::run(&options, hold, watched)?, options),
         Scenario::Channels { options, channels, channels_per_client, zipf, leave } => {
             let dealt = scenario::channels::Dealt { channels, per_client: channels_per_client, zipf };
             (scenario::channels::run(&options, dealt, leave)?, options)

@@ -72,7 +72,9 @@ pub fn with_advice(error: &ServerError) -> String {
         "NOAUTH" => "; put the password into the URL: redis://:PASSWORD@HOST",
         "MOVED" | "ASK" => "; it is a node of a Cluster, whose URL is redis+cluster://HOST:PORT",
         "WRONGPASS" => "; check user and password in the URL",
-        "NOPERM" => "; the user needs +subscribe +unsubscribe +psubscribe +publish +ping and the channels (ACL SETUSER)",
+        "NOPERM" => {
+            "; the user needs +subscribe +unsubscribe +psubscribe +publish +ping and the channels (ACL SETUSER), and what docs/durable.md names for durable ones"
+        }
         "ERR" if is_too_many(error) => "; raise `maxclients` in its configuration or disconnect others",
         _ => "",
     };

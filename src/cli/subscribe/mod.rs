@@ -139,21 +139,21 @@ pub fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
             }
             Happening::Subscribed { subscribed, continuity, line } => {
                 if continuity == Continuity::Anew {
-                    output::line(format_args!("{line}"))?;
+                    output::json(&line)?;
                 }
                 output::remark(told(&subscribed, continuity));
             }
             Happening::Received(received) => match received.event {
                 // What the server gives a user unasked is not what was asked for.
                 Event::Notification(message) if channels.contains(&message.channel) => {
-                    output::line(format_args!("{}", received.line))?;
+                    output::json(&received.line)?;
                     left = left.map(|left| left - 1);
                     if left == Some(0) {
                         client.close();
                         return Ok(ExitCode::SUCCESS);
                     }
                 }
-                Event::Gap(gap) if channels.contains(&gap.channel) => output::line(format_args!("{}", received.line))?,
+                Event::Gap(gap) if channels.contains(&gap.channel) => output::json(&received.line)?,
                 Event::Error(error) => bail!("{error}"),
                 Event::Unsubscribed(ended) => {
                     let why = ended.reason.map_or(String::new(), |reason| format!(": {reason}"));

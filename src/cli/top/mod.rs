@@ -81,7 +81,7 @@ fn print(mut connection: Connection, once: bool, json: bool) -> anyhow::Result<E
             output::bytes(text::page(&stats).as_bytes())?;
             return Ok(ExitCode::SUCCESS);
         }
-        output::line(format_args!("{}", serde_json::to_string(&stats)?))?;
+        output::json(&serde_json::to_string(&stats)?)?;
         if once {
             return Ok(ExitCode::SUCCESS);
         }

@@ -7,7 +7,8 @@ use ratatui::style::{Color, Style, Stylize};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Cell, Paragraph, Row, Sparkline, Table, Wrap};
 
-use super::text::{bytes, count, figures, number, printable, reasons, seconds, span, yet_or_now};
+use super::text::{bytes, count, figures, number, reasons, seconds, span, yet_or_now};
+use crate::cli::output::printable;
 use crate::control::stats::snapshot::{Channel, Snapshot};
 use crate::named::named;
 

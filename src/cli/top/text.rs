@@ -2,15 +2,8 @@
 
 use std::fmt::Write;
 
+use crate::cli::output::printable;
 use crate::control::stats::snapshot::{Count, Snapshot};
-
-/// A name that somebody else has chosen: nothing of it steers a terminal or turns the direction of what stands beside it.
-pub fn printable(text: &str) -> String {
-    let steers = |letter: char| {
-        letter.is_control() || matches!(letter, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-    };
-    text.chars().map(|letter| if steers(letter) { char::REPLACEMENT_CHARACTER } else { letter }).collect()
-}
 
 /// 7, 1.5, 12,345, 1.2M.
 pub fn number(value: f64) -> String {
@@ -192,14 +185,5 @@ mod tests {
         assert_eq!([0, 1023, 1536, 200 << 20, 3 << 40].map(bytes), ["0 B", "1023 B", "1.5 KiB", "200 MiB", "3.0 TiB"]);
         assert_eq!([42e-6, 1.25e-3, 0.25, 2.5, 30.0].map(seconds), ["42 µs", "1.2 ms", "250 ms", "2.5 s", "30 s"]);
         assert_eq!([5, 65, 7300, 100_000].map(span), ["5 s", "1 min", "2 h 1 min", "1 d 3 h"]);
-    }
-
-    #[test]
-    fn nothing_that_a_name_holds_steers_a_terminal() {
-        assert_eq!(printable("größe:🔔 \u{5d0}"), "größe:🔔 \u{5d0}");
-        let hostile = "a\x1b[31mb\u{9b}2Jc\r\n\x07\u{202e}d\u{2066}e\u{feff}\u{200f}";
-        let shown = printable(hostile);
-        assert!(!shown.contains(char::is_control) && shown.starts_with("a\u{fffd}[31mb"), "{shown:?}");
-        assert_eq!(shown.chars().filter(|letter| *letter == char::REPLACEMENT_CHARACTER).count(), 9, "{shown:?}");
     }
 }

@@ -194,7 +194,10 @@ impl Replay {
         }
         let mut is_damaged = !has_header;
         let mut bytes = file.len().max(HEADER_BYTES);
-        self.damages += usize::from(is_damaged);
+        if is_damaged {
+            tracing::error!(file = %path.display(), bytes = file.len(), "the head of a file of the journal is damaged: what else is missing of it is lost");
+            self.damages += 1;
+        }
         for scanned in Scanner::new(&file, salt, HEADER_BYTES) {
             match scanned {
                 Scanned::Record { at, bytes, record } => {

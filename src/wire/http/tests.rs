@@ -243,6 +243,8 @@ fn refusals() -> Vec<(Vec<u8>, RefusalReason, &'static str)> {
         (head("POST /ws/ HTTP/1.1", &["Host: h"]), MethodNotAllowed, "\r\nAllow: GET, OPTIONS\r\n"),
         (head("POST /ws HTTP/1.1", &["Host: h"]), MethodNotAllowed, "\r\nAllow: GET, OPTIONS\r\n"),
         (head("HEAD /ws/a HTTP/1.1", &["Host: h"]), MethodNotAllowed, "\r\nAllow: GET, OPTIONS\r\n"),
+        (head("HEAD /sse/a HTTP/1.1", &["Host: h"]), MethodNotAllowed, "\r\nAllow: GET, OPTIONS\r\n"),
+        (head("HEAD /poll HTTP/1.1", &["Host: h"]), MethodNotAllowed, "\r\nAllow: GET, OPTIONS\r\n"),
         (head("get /echo HTTP/1.1", &["Host: h"]), MethodNotAllowed, "\r\nAllow: GET, OPTIONS\r\n"),
         (head("POST /healthz HTTP/1.1", &["Host: h", "Content-Length: 4"]), MethodNotAllowed, "\r\nAllow: GET, HEAD, OPTIONS\r\n"),
         (upgrade_head("/ws", &["Content-Length: 1"]), BodyNotAllowed, "body"),

@@ -17,6 +17,8 @@ pub enum Applied {
     NoRoom,
     /// Numbers before it are missing, or it is of another epoch than what came before.
     Beyond,
+    /// Its last number is that of the last message that was handed out, and it is another one.
+    Doubled,
 }
 
 /// Gives the hub what of an envelope is next, as far as there is room.
@@ -48,6 +50,9 @@ pub fn apply(
     }
     for (number, payload) in (envelope.first..).zip(envelope.payloads()) {
         if number <= seq {
+            if newest.is_some_and(|newest| newest.is_another(epoch, number, envelope.timestamp_ms, payload)) {
+                return Applied::Doubled;
+            }
             hub.metrics().repeated.inc();
             continue;
         }

@@ -7,7 +7,7 @@ use redis::{ServerError, Value};
 use super::envelope::Envelope;
 use super::newest::Newest;
 use super::reading::{self, Entry, Standing};
-use super::{About, Durables, RETRY_NS, State};
+use super::{About, Durables, REFUSED_NS, RETRY_NS, State};
 use crate::bus::flow::{Count, Counter, Start};
 use crate::bus::hub::Hub;
 use crate::bus::question::PageWanted;
@@ -35,6 +35,7 @@ impl Durables {
         }
         self.retry_at = None;
         self.ask_recalls(link, hub, now);
+        self.ask_refused(link, now);
         while self.asked.len() < QUESTIONS_MAX && self.has_room() {
             let Some(channel) = self.due.pop_front() else { break };
             let ticket = self.take_ticket();
@@ -112,6 +113,7 @@ impl Durables {
             Some(About::Channel(channel)) => channel,
             Some(About::Page(channel, from)) => return self.page_read(hub, channel, from, answer),
             Some(About::Recall(recall, newest)) => return self.recalled(hub, recall, newest, answer),
+            Some(About::Refused(channel, is_new)) => return self.answered_after_all(hub, channel, is_new, answer),
             None => return,
         };
         let Some(tracked) = self.channels.get_mut(&channel).filter(|tracked| tracked.ticket == Some(ticket)) else { return };
@@ -163,8 +165,12 @@ impl Durables {
             }
             Some(Count { by: Counter::Source, .. }) => {}
             Some(Count { by: Counter::Hub, .. }) | None => {
-                hub.flowing(channel, Start::At { epoch, seq: last });
-                tracked.newest = timestamp_ms.map(|timestamp_ms| Newest::of_standing(epoch, last, timestamp_ms));
+                // What came while the stream could not be asked was handed on as it came, and what has come since is held.
+                let held =
+                    tracked.held.iter().find_map(|held| Envelope::read(&held.message)?.ok().filter(|envelope| envelope.epoch == epoch));
+                let seq = held.filter(|_| count.is_some()).map_or(last, |held| last.min(held.first - 1));
+                hub.flowing(channel, Start::At { epoch, seq });
+                tracked.newest = timestamp_ms.filter(|_| seq == last).map(|timestamp_ms| Newest::of_standing(epoch, last, timestamp_ms));
             }
         }
         let seq = hub.count_of(channel).map_or(last, |count| count.seq);
@@ -245,6 +251,47 @@ impl Durables {
         // What comes is delivered all the same; what is missing is said.
         hub.flowing(channel, Start::Fresh);
         self.set_state(channel, State::Live);
+        self.refused.insert(channel.into());
+        self.refused_until.get_or_insert(monotonic_ns() + REFUSED_NS);
         self.advance(hub, channel);
+    }
+
+    /// A key may have been deleted meanwhile, and a right be given: asks again of those that were refused, as they are live and their clients need not know.
+    fn ask_refused(&mut self, link: &mut Link, now: MonotonicNs) {
+        if self.refused_until.is_some_and(|until| until <= now) {
+            self.refused_until = None;
+            self.refused.retain(|channel| self.channels.contains_key(channel));
+            self.to_be_asked.extend(self.refused.iter().map(|channel| (channel.clone(), false)));
+        }
+        while self.asked.len() < QUESTIONS_MAX
+            && let Some((channel, is_new)) = self.to_be_asked.pop_front()
+        {
+            let ticket = self.take_ticket();
+            let (stream, meta) = (keys::stream(&self.prefix, &channel), keys::meta(&self.prefix, &channel));
+            let (stream, meta) = (stream.as_bytes(), meta.as_bytes());
+            match is_new {
+                false => link.ask(Asked::Durable(ticket), &[b"HMGET", meta, b"e", b"n", b"t"], now),
+                true => link.ask(Asked::Durable(ticket), &[b"FCALL", library::OPEN.as_bytes(), b"2", stream, meta], now),
+            }
+            self.asked.insert(ticket, About::Refused(channel, is_new));
+        }
+    }
+
+    fn answered_after_all(&mut self, hub: &mut Hub, channel: Box<str>, is_new: bool, answer: Result<&Value, &ServerError>) {
+        match answer {
+            Ok(value) if Standing::read(value).is_some() => {
+                if self.refused.remove(&channel) && self.channels.contains_key(&channel) {
+                    tracing::info!(
+                        "where the durable channel `{channel}` stands can be asked again: its messages have the stream's numbers from now on"
+                    );
+                    self.ask_anew(hub, &channel);
+                }
+            }
+            Ok(_) if !is_new => self.to_be_asked.push_back((channel, true)),
+            Ok(_) | Err(_) => {}
+        }
+        if !self.refused.is_empty() {
+            self.refused_until.get_or_insert(monotonic_ns() + REFUSED_NS);
+        }
     }
 }

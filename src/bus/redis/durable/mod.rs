@@ -12,7 +12,8 @@
 //! Where the stream stands is asked after the subscription is confirmed, so whatever is published later comes as a message. What comes before a channel is
 //! live is held; what comes and is known already is dropped.
 //!
-//! A message is not believed to be further than the stream says that it is: a number that it has not given is dropped.
+//! A message is not believed to be further than the stream says that it is: a number that it has not given is dropped. A stream that cannot be asked about, until an
+//! operator has changed something, is live by the hub's numbers, and asked about again every few seconds.
 //!
 //! Invariants: a channel's numbers go to the hub in order, each once, as a message or as lost; nothing is skipped in silence: what cannot be held is read
 //! from the stream again; what is held and what was read and waits for room are bounded.
@@ -28,7 +29,7 @@ mod recalling;
 
 pub use reading::{entry_bytes_max, first, is_without_library, published};
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use self::applying::{Applied, apply, put, put_plain, takes};
@@ -53,6 +54,8 @@ use crate::wire::event::GapReason;
 
 /// What Redis does not answer now is asked again after this long.
 const RETRY_NS: u64 = 200_000_000;
+/// What it refuses for good, until an operator has changed something, is asked again after this long.
+const REFUSED_NS: u64 = 5_000_000_000;
 /// How soon it is looked again whether there is room in the shards' inboxes.
 const ROOM_NS: u64 = 2_000_000;
 
@@ -72,6 +75,10 @@ pub struct Durables {
     due: VecDeque<Box<str>>,
     /// Those that wait for room, each once.
     stalled: VecDeque<Box<str>>,
+    /// Those that are live though it is not known where they stand, which may be asked again then; and those whose turn it is.
+    refused: BTreeSet<Box<str>>,
+    refused_until: Option<MonotonicNs>,
+    to_be_asked: VecDeque<(Box<str>, bool)>,
     pages: Pages,
     recalls: Recalls,
     /// Questions that are not answered, by number.
@@ -100,6 +107,8 @@ enum About {
     Page(Arc<Channel>, u64),
     /// Where its channel stands; known where its messages are asked for.
     Recall(Recall, Option<Position>),
+    /// Whether a channel that was refused still is; and whether its stream is to get an epoch.
+    Refused(Box<str>, bool),
 }
 
 #[derive(Debug)]
@@ -181,6 +190,9 @@ impl Durables {
             remembered: HashMap::new(),
             due: VecDeque::new(),
             stalled: VecDeque::new(),
+            refused: BTreeSet::new(),
+            refused_until: None,
+            to_be_asked: VecDeque::new(),
             pages: Pages::default(),
             recalls: Recalls::default(),
             asked: HashMap::new(),
@@ -213,6 +225,7 @@ impl Durables {
     /// Its messages come from now on.
     pub fn begin(&mut self, hub: &mut Hub, channel: &str) {
         self.suspend(channel);
+        self.refused.remove(channel);
         let remembered = self.remembered.remove(channel);
         // Whoever joins waits until it is known where it stands.
         hub.interrupt_channel(channel);
@@ -275,6 +288,7 @@ impl Durables {
                 }
                 About::Page(channel, from) => self.pages.put_back(channel, from),
                 About::Recall(..) => {}
+                About::Refused(channel, is_new) => self.to_be_asked.push_back((channel, is_new)),
             }
         }
     }
@@ -293,6 +307,7 @@ impl Durables {
             let Some(envelope) = &envelope else { return put_plain(hub, channel, message, receipt) };
             match apply(hub, channel, envelope, receipt.received, &mut self.turn_bytes, &mut tracked.newest) {
                 Applied::Whole => return,
+                Applied::Doubled => return self.suspect(hub, channel),
                 stopped => self.stop_at(hub, channel, stopped),
             }
         }
@@ -316,6 +331,21 @@ impl Durables {
             Applied::Whole => {}
             Applied::NoRoom => self.stall(channel),
             Applied::Beyond => self.ask_anew(hub, channel),
+            Applied::Doubled => self.suspect(hub, channel),
+        }
+    }
+
+    /// Two have come under one number, and the stream has one of them: it is compared with what was handed out.
+    fn suspect(&mut self, hub: &mut Hub, channel: &str) {
+        hub.metrics().envelopes_refused.inc();
+        if self.warnings.take(monotonic_ns()).is_some() {
+            tracing::warn!(
+                "two messages have come on `{channel}` under one number, one of them forged; nobody but campanile_publish may publish to a durable channel so"
+            );
+        }
+        self.ask_anew(hub, channel);
+        if let Some(tracked) = self.channels.get_mut(channel) {
+            tracked.is_doubtful = tracked.newest.is_some();
         }
     }
 
@@ -408,7 +438,7 @@ impl Durables {
     pub fn deadline(&self) -> Option<MonotonicNs> {
         let room = (!self.stalled.is_empty()).then(|| monotonic_ns() + ROOM_NS);
         let retry = self.retry_at.filter(|_| !self.due.is_empty() || !self.pages.is_idle() || !self.recalls.is_idle());
-        room.into_iter().chain(retry).min()
+        room.into_iter().chain(retry).chain(self.refused_until).min()
     }
 
     /// Hands on what was read, then what was held, as far as there is room.
@@ -463,7 +493,12 @@ impl Durables {
             let Some(Ok(envelope)) = Envelope::read(&held.message) else { unreachable!("it was read before it was held") };
             match apply(hub, channel, &envelope, held.receipt.received, &mut self.turn_bytes, &mut tracked.newest) {
                 Applied::Whole => self.held_bytes -= tracked.held.pop_front().expect("it was shown").bytes(),
-                stopped => return self.stop_at(hub, channel, stopped),
+                stopped => {
+                    if stopped == Applied::Doubled {
+                        self.held_bytes -= tracked.held.pop_front().expect("it was shown").bytes();
+                    }
+                    return self.stop_at(hub, channel, stopped);
+                }
             }
         }
         tracked.held = VecDeque::new();

@@ -29,6 +29,12 @@ impl Newest {
             && entry.payload.as_ref().map_or(true, |payload| entry.timestamp_ms == self.timestamp_ms && is_payload(payload))
     }
 
+    /// Whether this message has its number and is another one.
+    pub fn is_another(&self, epoch: u64, seq: u64, timestamp_ms: u64, payload: &[u8]) -> bool {
+        (epoch, seq) == (self.epoch, self.seq)
+            && (timestamp_ms != self.timestamp_ms || self.sum.is_some_and(|sum| sum != crc32c::crc32c(payload)))
+    }
+
     /// Whether the last message that the meta hash knows of, which has this one's number, may be this one.
     pub fn is_of_time(&self, timestamp_ms: u64) -> bool {
         self.timestamp_ms == timestamp_ms
@@ -52,5 +58,7 @@ mod tests {
         let unseen = Newest::of_standing(9, 4, 170);
         assert!(unseen.is(&entry(4, 170, b"ho")) && !unseen.is(&entry(4, 171, b"ho")));
         assert!(unseen.is_of_time(170) && !unseen.is_of_time(169));
+        assert!(!newest.is_another(9, 4, 170, b"hi") && !newest.is_another(9, 3, 0, b"ho") && !newest.is_another(8, 4, 0, b"ho"));
+        assert!(newest.is_another(9, 4, 171, b"hi") && newest.is_another(9, 4, 170, b"ho") && !unseen.is_another(9, 4, 170, b"ho"));
     }
 }
