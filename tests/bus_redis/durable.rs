@@ -1,5 +1,9 @@
 //! Channels whose messages a stream keeps: nothing is missed that it holds, whatever becomes of connections and servers.
 
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use campanile::bus::question::PublishError;
@@ -248,6 +252,76 @@ fn what_only_looks_like_a_message_is_dropped_and_counted() {
     raw.settle();
     bench.wait("three", |bench| bench.words(2).len() >= 4);
     assert_eq!(bench.words(2)[2..], ["m:xy#2", "m:z#3"]);
+}
+
+/// Forwards to a Redis; while `waits` is set, who asks about streams gets no answers, and subscribers get their messages.
+fn waiting_proxy(redis_port: u16, waits: Arc<AtomicBool>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let forward = |mut from: TcpStream, mut to: TcpStream, mut look: Box<dyn FnMut(&[u8]) + Send>| {
+        std::thread::spawn(move || {
+            let mut buffer = [0; 65_536];
+            while let Ok(count @ 1..) = from.read(&mut buffer) {
+                look(&buffer[..count]);
+                if to.write_all(&buffer[..count]).is_err() {
+                    break;
+                }
+            }
+            let _ = to.shutdown(Shutdown::Both);
+        });
+    };
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let Ok(server) = TcpStream::connect(("127.0.0.1", redis_port)) else { continue };
+            let asks = Arc::new(AtomicBool::new(false));
+            let (is_asking, waits) = (asks.clone(), waits.clone());
+            let sees = move |bytes: &[u8]| {
+                if bytes.windows(5).any(|word| word == b"HMGET") {
+                    asks.store(true, Relaxed);
+                }
+            };
+            let holds = move |_: &[u8]| {
+                while is_asking.load(Relaxed) && waits.load(Relaxed) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            };
+            forward(client.try_clone().unwrap(), server.try_clone().unwrap(), Box::new(sees));
+            forward(server, client, Box::new(holds));
+        }
+    });
+    port
+}
+
+/// It begins anew from the stream, and nothing is skipped.
+#[test]
+fn what_cannot_be_held_while_a_channel_is_repaired_is_read_again() {
+    const BYTES: usize = 500_000;
+    let redis = RedisServer::start();
+    let waits = Arc::new(AtomicBool::new(false));
+    let url = format!("redis://127.0.0.1:{}", waiting_proxy(redis.port, waits.clone()));
+    let mut bench = Bench::new(durable(&redis, 1000).with(|settings| settings.redis.url = Some(url)));
+    bench.join(1, "d1");
+    bench.wait("the join", |bench| !bench.words(1).is_empty());
+    let mut publisher = Publisher::new(&redis);
+    let payload = "x".repeat(BYTES);
+    publisher.publish("d1", &[&payload]);
+    bench.wait("the first", |bench| bench.words(1).len() == 2);
+    waits.store(true, Relaxed);
+    publisher.publish_behind_their_backs("d1", 1000, std::slice::from_ref(&payload));
+    let mut sent = 2;
+    let metrics = bench.metrics.clone();
+    bench.wait("more than can be held", |_| {
+        if metrics.repairs_overflowed.get() == 0 && sent < 500 {
+            publisher.publish("d1", &[&payload]);
+            sent += 1;
+        }
+        metrics.repairs_overflowed.get() > 0
+    });
+    assert_eq!(bench.words(1).len(), 2, "nothing is handed on before what is missing");
+    waits.store(false, Relaxed);
+    bench.wait("all", |bench| bench.words(1).len() > sent);
+    let all: Vec<String> = (1..=sent).map(|seq| format!("m:{BYTES} bytes#{seq}")).collect();
+    assert_eq!(bench.words(1)[1..], all);
 }
 
 /// A crowd of channels, a server that hangs, one that is killed and has kept its file.
