@@ -319,6 +319,8 @@ impl Worker {
                 if check_tail {
                     self.check_tails();
                 }
+                // Whoever has this answer may look at those, too.
+                self.live.store(&self.tally.counts);
                 let mut counts = self.tally.counts;
                 let tally = std::mem::take(&mut self.tally);
                 // What counts connections as they are now goes on counting; so does what the main thread takes differences of.
