@@ -256,9 +256,10 @@ fn what_only_looks_like_a_message_is_dropped_and_counted() {
 
 /// Forwards to a Redis; while `waits` is set, who asks about streams gets no answers, and subscribers get their messages.
 fn waiting_proxy(redis_port: u16, waits: Arc<AtomicBool>) -> u16 {
+    type Look = Box<dyn FnMut(&[u8]) + Send>;
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let forward = |mut from: TcpStream, mut to: TcpStream, mut look: Box<dyn FnMut(&[u8]) + Send>| {
+    let forward = |mut from: TcpStream, mut to: TcpStream, mut look: Look| {
         std::thread::spawn(move || {
             let mut buffer = [0; 65_536];
             while let Ok(count @ 1..) = from.read(&mut buffer) {

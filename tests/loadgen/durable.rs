@@ -50,13 +50,29 @@ fn what_was_missed_is_repaired_and_what_was_subscribed_is_again() {
 
 #[test]
 fn who_was_away_gets_what_it_missed() {
-    let arguments =
-        ["return", "--serve", "--shards 2", "-n", "150", "--stay", "50", "--channels", "2", "--missed", "100", "--patience", "30"];
+    let arguments = [
+        "return",
+        "--serve",
+        "--shards 2",
+        "-n",
+        "150",
+        "--stay",
+        "50",
+        "--channels",
+        "2",
+        "--missed",
+        "100",
+        "--rate",
+        "20",
+        "--pairs",
+        "2",
+    ];
     let json = run(&arguments).passes();
     let found = &json["return"];
     assert_eq!((&found["clients"], &found["missed"]), (&100.into(), &100.into()));
     // However many ask for a page, it is read once: 100 messages are a handful of pages of each channel.
     assert!(found["redis_reads"].as_u64().unwrap() <= 20, "{found}");
+    assert_eq!(found["p99_ratios"].as_array().unwrap().len(), 2);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! All clients but some are away while messages are published to their durable channels. Then they come back at once, each asking for what it has missed.
+//! All clients but some are away while messages are published to their durable channels. Then they come back at once, each asking for what it has missed; and that again.
 //!
 //! What that costs the server beyond connecting is held against what it cost to send them as many messages at once while they were there. Those who stayed,
 //! on a channel of their own, must not feel it.
@@ -9,11 +9,11 @@ use anyhow::{Context, Result, ensure};
 use redis::Connection;
 use serde_json::json;
 
+use super::floor::middle;
 use super::outages::durable;
 use crate::args::Options;
 use crate::crowd::{Crowd, Habits, Rank, Size};
 use crate::pick::Pick;
-use crate::progress::short_us;
 use crate::publish::{Publisher, Schedule};
 use crate::report::Report;
 use crate::round::Round;
@@ -53,61 +53,19 @@ fn coming_back(run: &mut Run, missed: u32, stay: u32) -> Result<()> {
     let of_missed = Schedule { rate: 1e9, burst: all, count: all, pick: Pick::InTurn { first: 0, count: channels }, ..of_stayed.clone() };
 
     let live = run.publish("live", &crowd, of_missed.clone(), |_, _| {})?;
-    let quiet = run.publish("without", &stays, of_stayed.clone(), |_, _| {})?;
-
-    let url = run.redis_url.clone().context("there is a Redis")?;
-    let mut redis = redis::Client::open(url)?.get_connection()?;
-    let begin = Instant::now();
-    crowd.go_away(AWAY);
-    run.until("leaving", &crowd, Some(AWAY), |counts| counts.ready == 0);
-    let published = Publisher::start(run.route(&stays, false)?, of_missed, crowd.published.clone())?.finish();
-    ensure!(published.error.is_none(), "publishing failed: {:?}", published.error);
-    note_reads(&mut redis)?;
-    let before = run.snapshot();
-    let clients = u64::from(crowd.clients);
-    let seconds = AWAY.as_secs_f64() + f64::from(crowd.clients) / BACK_PER_SECOND + 2.0;
-    let beside = Schedule { count: (of_stayed.rate * seconds) as u64, ..of_stayed };
-    let mut back = None;
-    let look = |run: &Run, crowd: &Crowd, back: &mut Option<(Instant, Option<u64>)>| {
-        if back.is_none() && crowd.counts().ready == clients && crowd.missing() == 0 {
-            *back = Some((Instant::now(), cpu_since(run, &before)));
+    let Some(live_cpu_ns) = live.server_cpu_ns.filter(|_| run.report.failures.is_empty()) else { return Ok(()) };
+    let crowds = Crowds { leaves: &crowd, stays: &stays, connects_ns: server_cpu_ns.unwrap_or(0) as f64 };
+    let mut turns = Vec::new();
+    for number in 1..=run.options.pairs.max(1) {
+        match turn(run, &crowds, &of_stayed, &of_missed, number)? {
+            Some(turn) => turns.push(turn),
+            None => {
+                run.report.fail("not all clients came back with everything");
+                break;
+            }
         }
-    };
-    let mut delivered = None;
-    let storm = run.publish("coming back", &stays, beside, |run, _| {
-        look(run, &crowd, &mut back);
-        if back.is_some() {
-            delivered.get_or_insert_with(|| stays.counts().messages);
-        }
-    })?;
-    let patience = Instant::now();
-    while back.is_none() && patience.elapsed() < Duration::from_secs_f64(run.options.patience) && !run.is_over_time() {
-        stop::sleep(Duration::from_millis(20));
-        look(run, &crowd, &mut back);
     }
-    let reads = reads(&mut redis)?;
-    tell(run, &live, [&quiet, &storm], all * clients / u64::from(channels), reads);
-    let cost = |round: &Round| round.cpu_per_delivery().unwrap_or(0.0);
-    match back {
-        Some((at, cpu_ns)) => {
-            let back_seconds = at.duration_since(begin + AWAY).as_secs_f64();
-            let connects_ns = server_cpu_ns.unwrap_or(0);
-            let stayed_ns = cost(&quiet) * delivered.unwrap_or(0).saturating_sub(quiet.counts.messages) as f64;
-            let replay_ns = cpu_ns.unwrap_or(0) as f64 - connects_ns as f64 - stayed_ns;
-            let ratio = replay_ns / live.server_cpu_ns.unwrap_or(1).max(1) as f64;
-            run.report.headline("all back with everything after", format!("{back_seconds:.2} s"));
-            run.report.headline("CPU of the replay, against sending it live", format!("{ratio:.2} ×, without the connects' own"));
-            run.report.set(
-                "return",
-                json!({
-                    "back_seconds": back_seconds, "clients": clients, "missed": missed, "replay_cpu_ns": replay_ns, "connects_cpu_ns": connects_ns,
-                    "live_cpu_ns": live.server_cpu_ns, "cpu_ratio": ratio, "redis_reads": reads,
-                    "p99_us_without": quiet.p99_us(), "p99_us_with": storm.p99_us(),
-                }),
-            );
-        }
-        None => run.report.fail("not all clients came back with everything"),
-    }
+    tell(run, &live, live_cpu_ns as f64, &turns, (crowd.clients, missed));
     // How late what they have missed is says nothing.
     let mut missed = crowd.collect(!stop::is_asked())?;
     missed.latency_us.reset();
@@ -122,14 +80,99 @@ fn coming_back(run: &mut Run, missed: u32, stay: u32) -> Result<()> {
     Ok(())
 }
 
-fn tell(run: &mut Run, live: &Round, [quiet, storm]: [&Round; 2], replayed: u64, reads: usize) {
-    run.report.round(storm);
-    run.report.latency_of = "those who stayed, while the others came back";
-    let each = live.cpu_per_delivery().unwrap_or(0.0);
-    run.report.row("replayed", format!("{replayed} messages, by {reads} reads of Redis; live they cost {each:.0} ns each"));
-    let (without, with) = (quiet.p99_us(), storm.p99_us());
-    let text = format!("{:.2} × ({} and {})", with / without.max(1.0), short_us(without), short_us(with));
-    run.report.headline("p99 of those who stayed, against before", text);
+struct Crowds<'c> {
+    leaves: &'c Crowd,
+    stays: &'c Crowd,
+    /// What it cost the server that those who leave connected in the beginning.
+    connects_ns: f64,
+}
+
+/// They have been away once, and are back.
+struct Turn {
+    storm: Round,
+    p99_us_without: f64,
+    back_seconds: f64,
+    /// Beyond what the connects cost, and those who stayed.
+    replay_ns: f64,
+    reads: usize,
+}
+
+/// None: not all came back with everything.
+fn turn(run: &mut Run, crowds: &Crowds<'_>, of_stayed: &Schedule, of_missed: &Schedule, number: usize) -> Result<Option<Turn>> {
+    let (crowd, stays) = (crowds.leaves, crowds.stays);
+    let quiet = run.publish(&format!("without {number}"), stays, of_stayed.clone(), |_, _| {})?;
+    let url = run.redis_url.clone().context("there is a Redis")?;
+    let mut redis = redis::Client::open(url)?.get_connection()?;
+    let begin = Instant::now();
+    crowd.go_away(AWAY);
+    run.until("leaving", crowd, Some(AWAY), |counts| counts.ready == 0);
+    let published = Publisher::start(run.route(stays, false)?, of_missed.clone(), crowd.published.clone())?.finish();
+    ensure!(published.error.is_none(), "publishing failed: {:?}", published.error);
+    note_reads(&mut redis)?;
+    let before = run.snapshot();
+    let clients = u64::from(crowd.clients);
+    let seconds = AWAY.as_secs_f64() + f64::from(crowd.clients) / BACK_PER_SECOND + 2.0;
+    let beside = Schedule { count: (of_stayed.rate * seconds) as u64, ..of_stayed.clone() };
+    let mut back = None;
+    let look = |run: &Run, crowd: &Crowd, back: &mut Option<(Instant, Option<u64>)>| {
+        if back.is_none() && crowd.counts().ready == clients && crowd.missing() == 0 {
+            *back = Some((Instant::now(), cpu_since(run, &before)));
+        }
+    };
+    let mut delivered = None;
+    let storm = run.publish(&format!("coming back {number}"), stays, beside, |run, _| {
+        look(run, crowd, &mut back);
+        if back.is_some() {
+            delivered.get_or_insert_with(|| stays.counts().messages);
+        }
+    })?;
+    let patience = Instant::now();
+    while back.is_none() && patience.elapsed() < Duration::from_secs_f64(run.options.patience) && !run.is_over_time() {
+        stop::sleep(Duration::from_millis(20));
+        look(run, crowd, &mut back);
+    }
+    let reads = reads(&mut redis)?;
+    Ok(back.map(|(at, cpu_ns)| {
+        let stayed_ns = quiet.cpu_per_delivery().unwrap_or(0.0) * delivered.unwrap_or(0).saturating_sub(quiet.counts.messages) as f64;
+        Turn {
+            p99_us_without: quiet.p99_us(),
+            back_seconds: at.duration_since(begin + AWAY).as_secs_f64(),
+            replay_ns: cpu_ns.unwrap_or(0) as f64 - crowds.connects_ns - stayed_ns,
+            reads,
+            storm,
+        }
+    }))
+}
+
+/// What the middle turn has brought, and how far the others were from it.
+fn tell(run: &mut Run, live: &Round, live_cpu_ns: f64, turns: &[Turn], (clients, missed): (u32, u32)) {
+    let Some(last) = turns.last() else { return };
+    let report = &mut run.report;
+    report.round(&last.storm);
+    report.latency_of = "those who stayed, while the others came back the last time";
+    let reads = turns.iter().map(|turn| turn.reads).max().unwrap_or(0);
+    let (replayed, each) = (u64::from(clients) * u64::from(missed), live.cpu_per_delivery().unwrap_or(0.0));
+    report.row("replayed", format!("{replayed} messages each time, by {reads} reads of Redis at most; live they cost {each:.0} ns each"));
+    let of_turns = |figure: &dyn Fn(&Turn) -> f64| turns.iter().map(figure).collect::<Vec<_>>();
+    let back = of_turns(&|turn| turn.back_seconds);
+    let cpu = of_turns(&|turn| turn.replay_ns / live_cpu_ns.max(1.0));
+    let p99 = of_turns(&|turn| turn.storm.p99_us() / turn.p99_us_without.max(1.0));
+    let told = |figures: &[f64], unit: &str| {
+        let (lowest, highest) =
+            (figures.iter().copied().fold(f64::INFINITY, f64::min), figures.iter().copied().fold(f64::NEG_INFINITY, f64::max));
+        format!("{:.2} {unit} ({lowest:.2} to {highest:.2}, the middle one of {})", figures[middle(figures)], figures.len())
+    };
+    report.headline("all back with everything after", told(&back, "s"));
+    report.headline("p99 of those who stayed, against before", told(&p99, "×"));
+    report.headline("CPU of the replay, against sending it live", format!("{}, without the connects' own", told(&cpu, "×")));
+    report.set(
+        "return",
+        json!({
+            "clients": clients, "missed": missed, "redis_reads": reads, "live_cpu_ns": live_cpu_ns,
+            "back_seconds": back[middle(&back)], "cpu_ratio": cpu[middle(&cpu)], "p99_ratio": p99[middle(&p99)],
+            "all_back_seconds": back, "cpu_ratios": cpu, "p99_ratios": p99,
+        }),
+    );
 }
 
 fn cpu_since(run: &Run, before: &crate::process::Snapshot) -> Option<u64> {
