@@ -119,7 +119,7 @@ fn turn(run: &mut Run, crowds: &Crowds<'_>, of_stayed: &Schedule, of_missed: &Sc
             *back = Some((Instant::now(), cpu_since(run, &before)));
         }
     };
-    let mut delivered = None;
+    let (delivered_before, mut delivered) = (stays.counts().messages, None);
     let storm = run.publish(&format!("coming back {number}"), stays, beside, |run, _| {
         look(run, crowd, &mut back);
         if back.is_some() {
@@ -133,7 +133,7 @@ fn turn(run: &mut Run, crowds: &Crowds<'_>, of_stayed: &Schedule, of_missed: &Sc
     }
     let reads = reads(&mut redis)?;
     Ok(back.map(|(at, cpu_ns)| {
-        let stayed_ns = quiet.cpu_per_delivery().unwrap_or(0.0) * delivered.unwrap_or(0).saturating_sub(quiet.counts.messages) as f64;
+        let stayed_ns = quiet.cpu_per_delivery().unwrap_or(0.0) * delivered.unwrap_or(0).saturating_sub(delivered_before) as f64;
         Turn {
             p99_us_without: quiet.p99_us(),
             back_seconds: at.duration_since(begin + AWAY).as_secs_f64(),
