@@ -39,7 +39,8 @@ impl Behind {
 
 #[test]
 fn a_broadcast_over_tls_loses_nothing() {
-    let behind = Behind::start(&["--shards", "1"]);
+    // Whoever waits for a core is not slow: the log has room for all that is sent.
+    let behind = Behind::start(&["--shards", "1", "--log-bytes-per-channel", "16M"]);
     for transport in ["ws", "sse"] {
         let arguments = ["broadcast", "-n", "200", "--threads", "2", "--rate", "50", "--messages", "20", "--transport", transport];
         let json = behind.run(&arguments).passes();
