@@ -1,8 +1,7 @@
 //! One Redis server: Pub/Sub on one connection (in a Cluster perhaps to a replica), PUBLISH (and what is revoked) on a second one that is opened when first needed, a third on which
 //! streams of durable channels are read, and one each, likewise, for what is kept of users and for who is there. Owned and driven by [`super::RedisBus`], through the methods of [`Upstream`] by the same names.
 //!
-//! Each is a [`Link`], which knows which command an answer belongs to, and has a [`Role`]: what its answers mean is the business of the [`Feed`]
-//! (subscriptions) or the [`Outlet`] (publishes).
+//! Each is a [`Link`], which knows which command an answer belongs to, and has a [`Role`]: what its answers mean is the business of the [`Feed`] (subscriptions) or the [`Outlet`] (publishes).
 //! When a subscribed connection is lost, every channel that flowed gets one number for what was missed as soon as it flows again.
 
 mod answers;

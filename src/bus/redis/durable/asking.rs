@@ -22,6 +22,14 @@ use crate::limits::redis::durable::QUESTIONS_MAX;
 use crate::sys::monotonic_ns;
 use crate::wire::event::GapReason;
 
+/// Asks where a stream stands; one that is new, and has no epoch, gets one.
+fn ask_standing(link: &mut Link, asked: Asked, (stream, meta): (&[u8], &[u8]), is_new: bool, now: MonotonicNs) {
+    match is_new {
+        false => link.ask(asked, &[b"HMGET", meta, b"e", b"n", b"t"], now),
+        true => link.ask(asked, &[b"FCALL", library::OPEN.as_bytes(), b"2", stream, meta], now),
+    }
+}
+
 impl Durables {
     /// Whether answers may be taken in.
     pub fn has_room(&self) -> bool {
@@ -30,12 +38,12 @@ impl Durables {
 
     /// Asks what is due, as far as there is room. The connection is ready.
     pub fn write(&mut self, link: &mut Link, hub: &mut Hub, now: MonotonicNs) {
+        self.ask_refused(link, now);
         if self.retry_at.is_some_and(|retry_at| now < retry_at) {
             return;
         }
         self.retry_at = None;
         self.ask_recalls(link, hub, now);
-        self.ask_refused(link, now);
         while self.asked.len() < QUESTIONS_MAX && self.has_room() {
             let Some(channel) = self.due.pop_front() else { break };
             let ticket = self.take_ticket();
@@ -47,8 +55,7 @@ impl Durables {
             let (stream, meta) = (keys::stream(&self.prefix, &channel), keys::meta(&self.prefix, &channel));
             let (stream, meta) = (stream.as_bytes(), meta.as_bytes());
             match tracked.state {
-                State::Asking { is_new: false } => link.ask(asked, &[b"HMGET", meta, b"e", b"n", b"t"], now),
-                State::Asking { is_new: true } => link.ask(asked, &[b"FCALL", library::OPEN.as_bytes(), b"2", stream, meta], now),
+                State::Asking { is_new } => ask_standing(link, asked, (stream, meta), is_new, now),
                 State::Renewing { epoch } => {
                     link.ask(asked, &[b"FCALL", library::RENEW.as_bytes(), b"2", stream, meta, epoch.to_string().as_bytes()], now);
                 }
@@ -268,11 +275,7 @@ impl Durables {
         {
             let ticket = self.take_ticket();
             let (stream, meta) = (keys::stream(&self.prefix, &channel), keys::meta(&self.prefix, &channel));
-            let (stream, meta) = (stream.as_bytes(), meta.as_bytes());
-            match is_new {
-                false => link.ask(Asked::Durable(ticket), &[b"HMGET", meta, b"e", b"n", b"t"], now),
-                true => link.ask(Asked::Durable(ticket), &[b"FCALL", library::OPEN.as_bytes(), b"2", stream, meta], now),
-            }
+            ask_standing(link, Asked::Durable(ticket), (stream.as_bytes(), meta.as_bytes()), is_new, now);
             self.asked.insert(ticket, About::Refused(channel, is_new));
         }
     }

@@ -273,6 +273,7 @@ impl Durables {
             self.remember(channel, &gone);
         }
         (self.due, self.stalled) = Default::default();
+        (self.refused, self.to_be_asked, self.refused_until) = Default::default();
         (self.held_bytes, self.read_bytes, self.retry_at) = (0, 0, None);
     }
 
@@ -287,10 +288,12 @@ impl Durables {
                     }
                 }
                 About::Page(channel, from) => self.pages.put_back(channel, from),
-                About::Recall(..) => {}
-                About::Refused(channel, is_new) => self.to_be_asked.push_back((channel, is_new)),
+                About::Recall(..) | About::Refused(..) => {}
             }
         }
+        // As soon as there is one again; until then there is nothing to wake for.
+        self.to_be_asked = self.refused.iter().map(|channel| (channel.clone(), false)).collect();
+        self.refused_until = None;
     }
 
     // Messages.
