@@ -301,6 +301,10 @@ pub mod redis {
     pub const SERVERS_MAX: usize = 64;
     /// Nodes of a Cluster, or Sentinels, that a URL names.
     pub const SEEDS_MAX: usize = 64;
+    /// Questions that wait for the connection that they are asked on to be made, and for how long; and how often it is looked whether it is.
+    pub const EARLY_MAX: usize = 1024;
+    pub const EARLY_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
+    pub const EARLY_LOOK: std::time::Duration = std::time::Duration::from_millis(10);
     /// Connections to one of them.
     pub const LINKS_MAX: usize = 8;
     /// What a Cluster tells of its masters: a thousand nodes, and ranges of slots by the thousand.

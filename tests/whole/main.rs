@@ -8,6 +8,7 @@ mod clients;
 mod cluster;
 mod durable;
 mod durable_embedded;
+mod early;
 mod examples;
 mod feeds;
 mod history;

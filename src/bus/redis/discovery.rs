@@ -121,6 +121,11 @@ impl<Q: Question> Discovery<Q> {
         }
     }
 
+    /// Not each of the seeds has been of no use yet.
+    pub fn is_at_first_round(&self) -> bool {
+        (self.failures as usize) < self.seeds.len()
+    }
+
     /// What kept an answer from being had, until one is.
     pub fn trouble(&self) -> Option<&str> {
         self.trouble.as_deref()

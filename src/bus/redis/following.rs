@@ -75,6 +75,11 @@ impl Cluster {
         self.is_whole
     }
 
+    /// No node has told yet who the masters are, and not each has been asked in vain.
+    pub fn is_being_found(&self) -> bool {
+        self.map.is_none() && self.discovery.is_at_first_round()
+    }
+
     pub fn is_retiring(&self, number: usize) -> bool {
         self.retiring.iter().any(|&(retiring, _)| retiring == number)
     }

@@ -7,7 +7,7 @@
 //! (how much may come back), [`feed`] (what comes in), [`revocations`], [`outlet`] (what goes out), [`health`] (what is logged), [`server`] (the links to one
 //! server). Of durable channels: [`durable`] (their numbers, and what is missing), [`keys`] (their names), [`library`] (the functions that publish),
 //! [`loading`] (into this server), [`call_error`] (what their errors mean), [`eviction`] (whether it would throw them away), [`probe`] (whether they come through). Of users:
-//! [`keeping`] (how far they have read). Of all nodes: [`presence`] (who is there), [`census`] (which channels, of all servers).
+//! [`keeping`] (how far they have read). What is asked before there is a connection for it: `early`. Of all nodes: [`presence`] (who is there), [`census`] (which channels, of all servers).
 
 pub mod awaiting;
 pub mod call_error;
@@ -15,6 +15,7 @@ pub mod census;
 pub mod cluster;
 pub mod discovery;
 pub mod durable;
+mod early;
 pub mod eviction;
 pub mod fault;
 pub mod feed;
@@ -53,8 +54,7 @@ use mio::{Registry, Token, Waker};
 use super::hub::Hub;
 use super::marks::MarksQuestion;
 use super::presence::{CensusAsked, PresenceAsked, PresenceError};
-use super::question::{Answer, HistoryAsked, PageWanted, Publish, PublishError};
-use super::recall::{self, HistoryError};
+use super::question::{Answer, HistoryAsked, PageWanted, Publish, PublishError, Question};
 use super::revoke::{Revocations, Revoke, RevokeError};
 use super::upstream::{FIRST_TOKEN, TOKENS, Upstream};
 use crate::clock::{MonotonicNs, nanos};
@@ -66,6 +66,7 @@ use crate::limits::redis::{LINKS_MAX, SERVERS_MAX};
 use crate::metrics::{Counter, ServerState};
 
 use census::Censuses;
+use early::Early;
 use following::Cluster;
 use keeping::Keeping;
 use placement::{Part, Placement, Slots};
@@ -91,6 +92,7 @@ pub struct RedisBus {
     /// What was told last of each server.
     told: Vec<bool>,
     censuses: Censuses,
+    early: Early,
     /// What this node has of channels and users is looked at, and told to the servers, when the time has come; None: nothing is counted.
     look_at: Option<MonotonicNs>,
 }
@@ -136,6 +138,7 @@ impl RedisBus {
             first_read: 0,
             told: Vec::new(),
             censuses: Censuses::default(),
+            early: Early::default(),
             look_at: None,
         };
         if bus.cluster.is_none() {
@@ -173,13 +176,47 @@ impl RedisBus {
         self.servers[number].as_mut()
     }
 
-    /// The one that keeps what is counted of this name. In a Cluster one keeps it all.
-    fn of_users(&mut self, name: &str) -> Option<&mut Server> {
-        let number = match &self.cluster {
+    /// The number of the one that keeps what is counted of this name. In a Cluster one keeps it all.
+    fn users_at(&self, name: &str) -> Option<usize> {
+        match &self.cluster {
             Some(cluster) => cluster.users_at(),
             None => self.placement.server_of(name),
-        };
-        self.servers[number?].as_mut()
+        }
+    }
+
+    fn of_users(&mut self, name: &str) -> Option<&mut Server> {
+        let number = self.users_at(name)?;
+        self.servers[number].as_mut()
+    }
+
+    /// Those that keep what is counted of channels; None for one that is not known yet.
+    fn counting(&self) -> Vec<Option<usize>> {
+        match &self.cluster {
+            Some(cluster) => vec![cluster.users_at()],
+            None => (0..self.servers.len()).map(Some).collect(),
+        }
+    }
+
+    fn count_channels(&mut self, hub: &mut Hub, CensusAsked { after, limit, asker }: CensusAsked) {
+        let counting: Vec<usize> = self.counting().into_iter().flatten().collect();
+        if counting.is_empty() {
+            return hub.answer(asker, Answer::Census { result: Err(PresenceError::Unavailable) });
+        }
+        let census = self.censuses.begin(asker, limit, counting.len());
+        for number in counting {
+            match &mut self.servers[number] {
+                Some(server) => server.census(Census::new(census, after.clone(), limit)),
+                None => self.censuses.take(hub, Census::failed(census, PresenceError::Unavailable)),
+            }
+        }
+        self.gather(hub);
+    }
+
+    fn pass(&mut self, hub: &mut Hub, publish: Publish, now: MonotonicNs) {
+        match self.of(&publish.channel) {
+            Some(server) => server.publish(hub, publish, now),
+            None => hub.published(publish, Err(PublishError::Unavailable)),
+        }
     }
 
     fn all(&self) -> impl Iterator<Item = &Server> {
@@ -304,9 +341,7 @@ impl Upstream for RedisBus {
         if self.cluster.as_ref().is_some_and(|cluster| cluster.again.holds(&publish.channel)) {
             return false;
         }
-        let is_cluster = self.cluster.is_some();
-        let may_come = |server: &Server| if is_cluster { server.is_arriving() } else { server.is_at_first_try() };
-        self.of(&publish.channel).is_none_or(|server| !may_come(server) && server.takes(publish))
+        !self.may_come(publish) && self.of(&publish.channel).is_none_or(|server| server.takes(publish))
     }
 
     fn takes_in_parts(&self) -> bool {
@@ -314,10 +349,7 @@ impl Upstream for RedisBus {
     }
 
     fn publish(&mut self, hub: &mut Hub, publish: Publish, now: MonotonicNs) {
-        match self.of(&publish.channel) {
-            Some(server) => server.publish(hub, publish, now),
-            None => hub.published(publish, Err(PublishError::Unavailable)),
-        }
+        self.pass(hub, publish, now);
     }
 
     fn revoke(&mut self, revoke: Revoke, now: MonotonicNs) {
@@ -336,39 +368,19 @@ impl Upstream for RedisBus {
     }
 
     fn recall(&mut self, hub: &mut Hub, asked: HistoryAsked) {
-        match self.of(&asked.recall.channel) {
-            Some(server) => server.recall(hub, asked),
-            None => recall::answer(hub, asked.asker, &asked.recall.channel, Err(HistoryError::Unavailable)),
-        }
+        self.ask(hub, Question::History(asked));
     }
 
-    fn marks(&mut self, hub: &mut Hub, question: Box<MarksQuestion>, now: MonotonicNs) {
-        self.keeping.take(hub, question, |server| self.servers[server].as_ref().is_some_and(Server::can_keep), now);
+    fn marks(&mut self, hub: &mut Hub, question: Box<MarksQuestion>, _: MonotonicNs) {
+        self.ask(hub, Question::Marks(question));
     }
 
     fn presence(&mut self, hub: &mut Hub, asked: PresenceAsked) {
-        match self.of_users(asked.subject.name()) {
-            Some(server) => server.presence(hub, asked),
-            None => super::presence::answer(hub, asked.asker, asked.subject, Err(PresenceError::Unavailable)),
-        }
+        self.ask(hub, Question::Presence(asked));
     }
 
     fn census(&mut self, hub: &mut Hub, asked: CensusAsked) {
-        let only = self.cluster.as_ref().map(Cluster::users_at);
-        let is_asked = |number: usize| only.is_none_or(|only| only == Some(number));
-        let count = (0..self.servers.len()).filter(|&number| is_asked(number)).count();
-        if count == 0 {
-            return hub.answer(asked.asker, Answer::Census { result: Err(PresenceError::Unavailable) });
-        }
-        let number = self.censuses.begin(asked.asker, asked.limit, count);
-        for (_, server) in self.servers.iter_mut().enumerate().filter(|(place, _)| is_asked(*place)) {
-            let census = Census::new(number, asked.after.clone(), asked.limit);
-            match server {
-                Some(server) => server.census(census),
-                None => self.censuses.take(hub, Census::failed(number, PresenceError::Unavailable)),
-            }
-        }
-        self.gather(hub);
+        self.ask(hub, Question::Census(asked));
     }
 
     fn event(&mut self, event: &Event) {
@@ -402,6 +414,7 @@ impl Upstream for RedisBus {
     }
 
     fn write(&mut self, hub: &mut Hub, now: MonotonicNs) {
+        self.ask_early(hub, now);
         self.send_again(hub, now);
         self.keeping.expire(hub, now);
         self.count(hub, now);
@@ -420,10 +433,18 @@ impl Upstream for RedisBus {
     fn deadline(&self) -> Option<MonotonicNs> {
         let cluster = self.cluster.as_ref().map(Cluster::deadline);
         let watches = self.watches.iter().flatten().map(Watch::deadline);
-        self.all().filter_map(Server::deadline).chain(cluster).chain(watches).chain(self.keeping.deadline()).chain(self.look_at).min()
+        self.all()
+            .filter_map(Server::deadline)
+            .chain(cluster)
+            .chain(watches)
+            .chain(self.keeping.deadline())
+            .chain(self.look_at)
+            .chain(self.early.deadline())
+            .min()
     }
 
     fn stop(&mut self, hub: &mut Hub) {
+        self.end_early(hub);
         self.all_mut().for_each(|server| server.stop(hub));
         self.keeping.stop(hub);
         self.gather(hub);

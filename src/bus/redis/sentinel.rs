@@ -129,6 +129,11 @@ impl Watch {
         Some(self.login.at(&node.host, node.port).map_err(|error| format!("{error:#}")))
     }
 
+    /// Not each of the Sentinels has been of no use yet.
+    pub fn is_at_first_round(&self) -> bool {
+        self.discovery.is_at_first_round()
+    }
+
     /// The master is lost: there may soon be another.
     pub fn ask_within(&mut self, pause: Duration) {
         self.discovery.ask_within(pause, None);

@@ -6,6 +6,15 @@ use crate::bus::presence::{self, PresenceAsked, PresenceError, Roster};
 use crate::bus::redis::presence::Census;
 
 impl Server {
+    /// Whether what is asked on such a connection can be asked in a moment: it is being made. It is opened where there is none yet.
+    pub fn is_coming(&mut self, role: Role) -> bool {
+        self.open_beside(role);
+        match self.link(role) {
+            Some(link) => !link.is_ready() && !link.is_backing_off() && self.is_subscribed(),
+            None => self.is_at_first_try(),
+        }
+    }
+
     /// Whether it can be asked about users, as far as is known. The connection for that may have to be made first.
     pub fn can_keep(&self) -> bool {
         self.is_subscribed()
