@@ -220,11 +220,28 @@ local function trim_by_age(stream, epoch, last, oldest_ms)
   redis.call('XTRIM', stream, 'MINID', format(ID, epoch, young))
 end
 
+-- The texts of lengths that have come before: to make one costs as much as to take an argument in.
+local length_texts = {}
+local LENGTH_TEXTS_MAX = 1024
+
+local function length_text(length)
+  local text = length_texts[length]
+  if not text then
+    text = format(WHOLE, length)
+    if length < LENGTH_TEXTS_MAX then length_texts[length] = text end
+  end
+  return text
+end
+
+-- For as many lengths as an entry holds: a table that grows is made anew again and again.
+local few_lengths = {}
+
 -- Lengths and payloads of some arguments in a row.
 local function joined(args, from, to)
-  local lengths = {}
-  for at = from, to do lengths[at - from + 1] = #args[at] end
-  return table.concat(lengths, ' '), table.concat(args, '', from, to)
+  local count = to - from + 1
+  local lengths = count <= PACKED_MAX and few_lengths or {}
+  for at = 1, count do lengths[at] = length_text(#args[from + at - 1]) end
+  return table.concat(lengths, ' ', 1, count), table.concat(args, '', from, to)
 end
 
 -- The last of those arguments that go into one entry with this one.
@@ -285,9 +302,10 @@ local function append(stream, place, args, epoch, last, expires, time, is_packed
   elseif final > last_count_number and (final % TRIM_NUMBERS < count or #payloads >= TRIM_BYTES) then
     trim_by, trim_to = 'MINID', epoch_text .. '-' .. format(WHOLE, final - last_count_number + 1)
   end
+  local is_one_entry = is_packed and count <= PACKED_MAX and #payloads <= PACKED_BYTES_MAX
   local call, from = redis.pcall, FIRST_PAYLOAD
   while from <= #args do
-    local to = is_packed and from < #args and pack_end(args, from) or from
+    local to = is_one_entry and #args or is_packed and from < #args and pack_end(args, from) or from
     local number = to == #args and final_text or format(WHOLE, last + (to - FIRST_PAYLOAD + 1))
     local of_entry, payload = nil, args[from]
     if to - from + 1 == count then
