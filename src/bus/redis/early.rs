@@ -8,8 +8,9 @@ use super::RedisBus;
 use super::server::{Role, Server};
 use crate::bus::hub::Hub;
 use crate::bus::presence::{self, PresenceError};
-use crate::bus::question::{Publish, Question};
+use crate::bus::question::Question;
 use crate::bus::recall::{self, HistoryError};
+use crate::bus::upstream::Upstream;
 use crate::clock::{MonotonicNs, nanos};
 use crate::limits::redis::{EARLY_LOOK, EARLY_MAX, EARLY_WAIT};
 use crate::sys::monotonic_ns;
@@ -61,7 +62,7 @@ impl RedisBus {
 
     fn put(&mut self, hub: &mut Hub, question: Question) {
         match question {
-            Question::Publish(publish) => self.pass(hub, publish, monotonic_ns()),
+            Question::Publish(publish) => self.publish(hub, publish, monotonic_ns()),
             Question::History(asked) => match self.of(&asked.recall.channel) {
                 Some(server) => server.recall(hub, asked),
                 None => recall::answer(hub, asked.asker, &asked.recall.channel, Err(HistoryError::Unavailable)),
@@ -78,16 +79,15 @@ impl RedisBus {
         }
     }
 
-    /// Whether the one that has the channel may be there in a moment: what is published waits for it.
-    pub(super) fn may_come(&mut self, publish: &Publish) -> bool {
+    /// Whether this server may be there in a moment: what is published waits for it.
+    pub(super) fn may_come(&mut self, number: Option<usize>) -> bool {
         let is_cluster = self.cluster.is_some();
-        let number = self.placement.server_of(&publish.channel);
         self.comes(number, |server| if is_cluster { server.is_arriving() } else { server.is_at_first_try() })
     }
 
     fn is_coming(&mut self, question: &Question) -> bool {
         match question {
-            Question::Publish(publish) => self.may_come(publish),
+            Question::Publish(publish) => self.may_come(self.placement.server_of(&publish.channel)),
             Question::History(asked) => {
                 let number = self.placement.server_of(&asked.recall.channel);
                 self.comes(number, |server| server.is_coming(Role::Reading))

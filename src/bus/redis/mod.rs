@@ -212,13 +212,6 @@ impl RedisBus {
         self.gather(hub);
     }
 
-    fn pass(&mut self, hub: &mut Hub, publish: Publish, now: MonotonicNs) {
-        match self.of(&publish.channel) {
-            Some(server) => server.publish(hub, publish, now),
-            None => hub.published(publish, Err(PublishError::Unavailable)),
-        }
-    }
-
     fn all(&self) -> impl Iterator<Item = &Server> {
         self.servers.iter().flatten()
     }
@@ -341,7 +334,11 @@ impl Upstream for RedisBus {
         if self.cluster.as_ref().is_some_and(|cluster| cluster.again.holds(&publish.channel)) {
             return false;
         }
-        !self.may_come(publish) && self.of(&publish.channel).is_none_or(|server| server.takes(publish))
+        let number = self.placement.server_of(&publish.channel);
+        if self.may_come(number) {
+            return false;
+        }
+        number.and_then(|number| self.servers[number].as_mut()).is_none_or(|server| server.takes(publish))
     }
 
     fn takes_in_parts(&self) -> bool {
@@ -349,7 +346,10 @@ impl Upstream for RedisBus {
     }
 
     fn publish(&mut self, hub: &mut Hub, publish: Publish, now: MonotonicNs) {
-        self.pass(hub, publish, now);
+        match self.of(&publish.channel) {
+            Some(server) => server.publish(hub, publish, now),
+            None => hub.published(publish, Err(PublishError::Unavailable)),
+        }
     }
 
     fn revoke(&mut self, revoke: Revoke, now: MonotonicNs) {
